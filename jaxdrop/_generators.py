@@ -1,0 +1,102 @@
+"""Counter-based generators: (key words, position) -> 32 random bits, as plain uint32 arithmetic.
+
+Nothing here loops, stores or knows about JAX keys, so XLA fuses every generator into whatever uses its bits.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop._positions import Positions
+from jaxdrop._words import multiply_high
+
+Words = tuple[jax.Array, jax.Array]
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = np.uint32(0x1BD11BDA)
+
+
+def threefry(key: Words, count: tuple[jax.Array, jax.Array]) -> Words:
+    """Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+
+    `jax.random` runs the same function; on CPU it is lowered to a loop there, which cannot be fused.
+    """
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    a, b = count[0] + schedule[0], count[1] + schedule[1]
+    for block in range(5):
+        for rotation in _ROTATIONS[block % 2]:
+            a = a + b
+            b = a ^ ((b << np.uint32(rotation)) | (b >> np.uint32(32 - rotation)))
+        a = a + schedule[(block + 1) % 3]
+        b = b + schedule[(block + 2) % 3] + np.uint32(block + 1)
+    return a, b
+
+
+def threefry_bits(key: Words, positions: Positions) -> Words:
+    """The threefry block of each position; `jax.random.bits` returns the two words XORed."""
+    high = jnp.zeros_like(positions.low) if positions.high is None else positions.high
+    return threefry(key, (high, positions.low))
+
+
+def spread(key: Words, lane: int) -> Words:
+    """Two words that share nothing visible with the key's own, which may be as plain as (0, 1).
+
+    Lanes give independent pairs. The high counter word keeps them apart from the keys that `split` and `fold_in` derive.
+    """
+    return threefry(key, (jnp.uint32(0x6A617864), jnp.uint32(lane)))  # "jaxd"
+
+
+def hash_bits(words: Words, positions: Positions) -> jax.Array:
+    """A keyed hash of the position: 32 bits from 14 integer operations.
+
+    The mixer is triple32 (Wellons, hash-prospector, 2018: three rounds of xor-shift and multiply, with an avalanche bias at the
+    floor of what can be measured over all 2**32 inputs), keyed before its first step and again between its first and second
+    product. `words` must be `spread`: two keys whose words differ in a bit only permute each other's positions.
+    """
+    first, second = words
+    if positions.high is not None:
+        first = first ^ (positions.high * np.uint32(0x9E3779B1))
+        second = second + positions.high * np.uint32(0x85EBCA77)
+    x = positions.low ^ first
+    x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB) + second
+    x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
+    return x ^ (x >> np.uint32(14))
+
+
+_SHUFFLE_ROUNDS = 8
+
+
+def stratified_bits(lanes: tuple[Words, Words, Words], index: jax.Array, count: jax.Array, positions: Positions) -> jax.Array:
+    """The bits of sample `index` out of `count`: over all samples, one value in each of `count` equal strata.
+
+    At each position the samples visit the strata in an order of its own: a swap-or-not shuffle (Hoang, Morris & Rogaway,
+    CRYPTO 2012, arXiv:1208.1176), which permutes any number of elements without a table, then a rotation that makes each single
+    sample uniform. Inside its stratum a value is uniform.
+
+    Args:
+      lanes: spread words: two lanes for the positions, one for the shuffle's round keys.
+      index: uint32 scalar in [0, count).
+      count: uint32 scalar in [1, 65535].
+      positions: the positions.
+    """
+    coin = hash_bits(lanes[0], positions)
+    value = hash_bits(lanes[1], positions)
+    stratum = index
+    for step in range(_SHUFFLE_ROUNDS):
+        pivot = multiply_high(hash_bits(lanes[2], Positions(None, jnp.uint32(step))), count)
+        partner = pivot - stratum
+        partner = jnp.minimum(partner, partner + count)  # modulo count: the wrapped one of the two is huge
+        name = jnp.maximum(stratum, partner)  # both members of a pair must toss the same coin
+        toss = (name * np.uint32(0x9E3779B1 + 2 * step)) ^ coin
+        toss = (toss ^ (toss >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
+        stratum = jnp.where(toss >> np.uint32(31) == 0, stratum, partner)
+    stratum = stratum + multiply_high(value, count)
+    stratum = jnp.minimum(stratum, stratum - count)
+    # 2**32 / count = step + fraction / 2**16, in integers: the strata's edges are right to two parts in 2**32.
+    step_size = np.uint32(0xFFFFFFFF) // count
+    fraction = ((np.uint32(0) - step_size * count) << np.uint32(16)) // count
+    edge = stratum * step_size + ((stratum * fraction) >> np.uint32(16))
+    return edge + multiply_high(value * count, step_size)

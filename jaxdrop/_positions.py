@@ -1,0 +1,100 @@
+"""Where an entry stands in the whole array.
+
+The position of the entry at coordinates `(c_0, ..., c_n)` of an array of extent `(e_0, ..., e_n)` is its row-major index
+`c_0 e_1 ... e_n + ... + c_n`, exact up to 2**64. It does not depend on how the array is tiled or sharded, which is what makes a
+mask the same under every layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+
+from jaxdrop._words import WORD, add_wide, multiply_wide
+
+Coordinate = jax.Array | tuple[jax.Array, jax.Array]
+
+
+class Positions(NamedTuple):
+    """Row-major positions, `high * 2**32 + low`; `high` is None where the array has at most 2**32 entries."""
+
+    high: jax.Array | None
+    low: jax.Array
+
+
+def linear(coordinates: Sequence[Coordinate], extent: Sequence[int]) -> Positions:
+    """Positions of entries from one uint32 coordinate array an axis, in an array of shape `extent`.
+
+    The coordinate arrays broadcast against each other. A coordinate may be a (high, low) pair.
+    """
+    size = math.prod(extent)
+    if size > WORD**2:
+        raise ValueError(f"an array of shape {tuple(extent)} has more than 2**64 entries")
+    low: jax.Array = jnp.zeros((), jnp.uint32)
+    high: jax.Array | None = None if size <= WORD else jnp.zeros((), jnp.uint32)
+    stride = size
+    for coordinate, length in zip(coordinates, extent, strict=True):
+        stride = stride // length if length else 0
+        if length == 1:
+            continue
+        word, more = (coordinate[1], coordinate[0]) if isinstance(coordinate, tuple) else (coordinate, None)
+        if high is None:
+            low = low + word * np.uint32(stride)
+            continue
+        # An axis that spans at most 2**32 positions never carries into the high word by itself.
+        wide = length * stride > WORD
+        term = multiply_wide(word, stride) if wide else (jnp.zeros_like(word), word * np.uint32(stride))
+        if more is not None:
+            term = (term[0] + more * np.uint32(stride % WORD), term[1])
+        high, low = add_wide((high, low), term)
+    return Positions(high, low)
+
+
+def grid(
+    shape: Sequence[int],
+    *,
+    origin: Sequence[jax.Array | int] | None = None,
+    extent: Sequence[int] | None = None,
+    sharding: NamedSharding | None = None,
+) -> Positions:
+    """Positions of all entries of a block of `shape`, each an array of `shape` itself.
+
+    Args:
+      shape: the shape of the block.
+      origin: the block's place along each axis, counted in blocks: 3 on an axis of length 8 starts at coordinate 24. Zero by
+        default.
+      extent: the shape of the whole array that the block is part of; `shape` by default.
+      sharding: the layout to give to the positions, for meshes with explicit axes.
+    """
+    extent = tuple(shape) if extent is None else tuple(extent)
+    coordinates = [
+        _coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding) for axis in range(len(shape))
+    ]
+    high, low = linear(coordinates, extent)
+    return Positions(None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape))
+
+
+def _coordinate(
+    shape: Sequence[int],
+    axis: int,
+    origin: jax.Array | int,
+    length: int,
+    sharding: NamedSharding | None,
+) -> Coordinate:
+    start = jnp.asarray(origin, jnp.uint32)
+    moved = not isinstance(origin, int) or origin != 0
+    if length <= WORD:
+        near = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
+        return near + start * np.uint32(shape[axis] % WORD) if moved else near
+    with jax.enable_x64(True):  # an axis of more than 2**32 entries: the one place where a word is not enough to count
+        far = lax.broadcasted_iota(jnp.uint64, shape, axis, out_sharding=sharding)
+        high = (far >> np.uint64(32)).astype(jnp.uint32)
+        low = far.astype(jnp.uint32)
+    return add_wide((high, low), multiply_wide(start, shape[axis])) if moved else (high, low)

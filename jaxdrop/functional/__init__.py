@@ -1,0 +1,1 @@
+"""What is dropped, one file a kind. The public names are re-exported by `jaxdrop`."""

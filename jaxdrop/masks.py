@@ -1,0 +1,175 @@
+"""From a rate to a keep mask.
+
+An entry is kept where its 32 random bits, taken as one of 2**23 equally likely values, fall below a threshold. That is the grid
+of `jax.random.bernoulli` in float32, so that the mask of a threefry key is the one that `flax.linen.Dropout` draws.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import checkify
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxdrop import random
+
+Rate = float | jax.Array | np.ndarray
+
+_GRID = 2**23
+# From this keep probability on, 1 / (1 - rate) is off by less than 2**-19 because of the grid, and gives Flax's very values.
+_FINE = 2.0**-4
+
+
+class Law(NamedTuple):
+    """How many of the 2**23 values are kept (uint32), and what the kept entries are multiplied by (float32)."""
+
+    threshold: jax.Array | np.ndarray
+    scale: jax.Array | np.ndarray
+
+
+def check_rate(rate: Rate) -> float | jax.Array:
+    """A rate known now, as a Python float (or an array, if it has axes); a traced one as it is.
+
+    Raises:
+      TypeError: not a real number.
+      ValueError: outside [0, 1], or NaN. A traced rate is checked under `checkify` only.
+    """
+    dtype = getattr(rate, "dtype", np.dtype(float))
+    real = isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(rate, bool)
+    if not real or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"rate must be a real number in [0, 1], the probability of dropping, got {type(rate).__name__} {rate!r}")
+    if isinstance(rate, jax.core.Tracer):
+        rate = lax.stop_gradient(rate)
+        inside = jnp.all((rate >= 0) & (rate <= 1))
+        checkify.debug_check(inside, "rate must lie in [0, 1], got {rate}", rate=jnp.asarray(rate))
+        return rate
+    known = np.asarray(rate, np.float64)
+    if not np.all((known >= 0) & (known <= 1)):
+        shown = rate if known.ndim == 0 else known[~((known >= 0) & (known <= 1))][0]
+        raise ValueError(
+            f"rate must lie in [0, 1], got {shown}. It is the probability of dropping, not of keeping, and not a percentage."
+        )
+    return float(known) if known.ndim == 0 else jnp.asarray(rate)
+
+
+def is_certain(rate: Rate) -> bool:
+    """Whether the rate is the number 0 or 1, so that there is nothing to draw."""
+    return isinstance(rate, numbers.Real) and rate in (0, 1)
+
+
+def law(rate: float | jax.Array) -> Law:
+    """The mask's law at a rate: threshold `T = ceil((1 - rate) 2**23)` and scale `1 / (1 - rate)`, both of the shape of `rate`.
+
+    The keep probability is `T / 2**23` exactly. Above a rate of 15/16 the scale is its exact inverse; below, where the two agree
+    to 2e-6, it is that of `1 - rate` itself. At rate 1 nothing is kept and the scale is 0.
+    """
+    if isinstance(rate, float):
+        return _law(np.float32(1.0 - rate), np)
+    return _law(1 - rate.astype(jnp.float32), jnp)
+
+
+def _law(keep: Any, xp: Any) -> Law:
+    threshold = xp.ceil(keep * np.float32(_GRID))
+    exact = threshold * np.float32(1 / _GRID)
+    divisor = xp.where(keep < np.float32(_FINE), exact, keep)
+    scale = xp.where(threshold == 0, np.float32(0), 1 / xp.where(threshold == 0, np.float32(1), divisor))
+    return Law(threshold.astype(np.uint32), scale.astype(np.float32))
+
+
+def check_broadcast_dims(broadcast_dims: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """The axes that share a mask, as sorted numbers from 0 to `ndim - 1`."""
+    try:
+        dims = [int(dim) for dim in broadcast_dims]
+    except TypeError:
+        raise TypeError(f"broadcast_dims must be a sequence of axis numbers, got {broadcast_dims!r}") from None
+    for dim in dims:
+        if not -ndim <= dim < ndim:
+            raise ValueError(
+                f"broadcast_dims={tuple(dims)} names axis {dim}, but x has {ndim} axes: -{ndim} to {ndim - 1} are allowed."
+            )
+    return tuple(sorted({dim % ndim for dim in dims}))
+
+
+def check_spec(spec: PartitionSpec | None, ndim: int) -> PartitionSpec | None:
+    """Checks that `spec` describes an array of `ndim` axes. Axes that it leaves out are not divided."""
+    if spec is None:
+        return None
+    if not isinstance(spec, (PartitionSpec, tuple)):
+        raise TypeError(f"spec must be a jax.sharding.PartitionSpec, got {type(spec).__name__} {spec!r}")
+    if len(spec) > ndim:
+        raise ValueError(f"spec={PartitionSpec(*spec)} lays out {len(spec)} axes, but x has {ndim}.")
+    return PartitionSpec(*spec)
+
+
+def keep(
+    key: jax.Array,
+    like: jax.Array,
+    threshold: jax.Array,
+    *,
+    broadcast_dims: tuple[int, ...] = (),
+    spec: PartitionSpec | None = None,
+) -> jax.Array:
+    """The keep mask of an array.
+
+    Args:
+      key: a single key.
+      like: the array, of which shape and layout are used.
+      threshold: uint32, of a shape that broadcasts to the mask's.
+      broadcast_dims: axes along which all entries share their mask.
+      spec: inside `shard_map` or `pmap`, the layout of the whole array of which `like` is this device's part.
+
+    Returns:
+      bool, of the shape of `like`, with length 1 along the axes in `broadcast_dims`.
+    """
+    shape = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(like.shape))
+    origin, extent = _place(shape, broadcast_dims, spec)
+    drawn = random.bits(key, shape, origin=origin, extent=extent, sharding=_explicit(like, broadcast_dims))
+    if threshold.ndim:
+        threshold = lax.expand_dims(threshold, range(len(shape) - threshold.ndim))
+    return (drawn >> np.uint32(9)) < threshold
+
+
+def check_rate_shape(rate: float | jax.Array, shape: tuple[int, ...], broadcast_dims: tuple[int, ...]) -> None:
+    """Checks that a rate with axes fits the mask of an array of `shape`."""
+    if isinstance(rate, float) or rate.ndim == 0:
+        return
+    mask = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(shape))
+    try:
+        fits = np.broadcast_shapes(rate.shape, mask) == mask
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"rate has shape {tuple(rate.shape)}, which does not broadcast to the mask's shape {mask}. Give one rate, or one for"
+            " each entry along the mask's last axes."
+        )
+
+
+def _place(
+    shape: tuple[int, ...], broadcast_dims: tuple[int, ...], spec: PartitionSpec | None
+) -> tuple[list[jax.Array | int] | None, tuple[int, ...]]:
+    """Which block of the whole array this device holds, and the whole array's shape."""
+    if spec is None:
+        return None, shape
+    origin: list[jax.Array | int] = [0] * len(shape)
+    extent = list(shape)
+    for axis, names in enumerate(spec):
+        if names and axis not in broadcast_dims:
+            origin[axis], parts = random.axis_place(names)
+            extent[axis] *= parts
+    return (None if all(isinstance(start, int) for start in origin) else origin), tuple(extent)
+
+
+def _explicit(like: jax.Array, broadcast_dims: tuple[int, ...]) -> NamedSharding | None:
+    """The layout of the mask, where the mesh wants it said."""
+    sharding = jax.typeof(like).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = (None if axis in broadcast_dims else names for axis, names in enumerate(sharding.spec))
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))

@@ -1,0 +1,95 @@
+"""What the NNX modules share: where `deterministic`, the rate, the layout and the key come from."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+from jaxdrop.functional import _arguments
+
+T = TypeVar("T")
+RngSource: TypeAlias = nnx.Rngs | nnx.RngStream | jax.Array
+
+
+class Stochastic(nnx.Module):
+    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`."""
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        deterministic: bool | None,
+        rng_collection: str,
+        rngs: nnx.Rngs | nnx.RngStream | None,
+        spec: PartitionSpec | None,
+    ) -> None:
+        masks.check_rate(rate)
+        self.rate = rate
+        self.deterministic = deterministic
+        self.rng_collection = rng_collection
+        self.spec = spec
+        if isinstance(rngs, nnx.Rngs):
+            self.rngs = rngs[rng_collection].fork()
+        elif isinstance(rngs, nnx.RngStream):
+            self.rngs = rngs.fork()
+        elif rngs is None:
+            self.rngs = nnx.data(None)
+        else:
+            raise TypeError(
+                f"rngs must be an nnx.Rngs, an nnx.RngStream or None in the constructor, got {type(rngs).__name__}."
+                " A plain key goes into the call: layer(x, rngs=key)."
+            )
+
+    def _settle(
+        self, deterministic: bool | None, rngs: RngSource | None, rate: masks.Rate | None, spec: PartitionSpec | None
+    ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
+        """What one call uses: its own arguments first, then the module's. A key is taken only if something is drawn with it."""
+        name = type(self).__name__
+        chosen = _first(deterministic, self.deterministic)
+        if chosen is None:
+            raise ValueError(
+                f"{name} was not told whether to drop. Either\n"
+                f"1. pass deterministic to the constructor: {name}(..., deterministic=False);\n"
+                "2. pass deterministic to the call: layer(x, deterministic=True);\n"
+                "3. call model.train() or model.eval()."
+            )
+        rate = self.rate if rate is None else rate
+        draws = not (_arguments.is_true(chosen) or masks.is_certain(rate))
+        key = self._key(_first(rngs, self.rngs)) if draws else None
+        return chosen, key, rate, _first(spec, self.spec)
+
+    def _key(self, rngs: RngSource | None) -> jax.Array:
+        if isinstance(rngs, nnx.Rngs):
+            return rngs[self.rng_collection]()
+        if isinstance(rngs, nnx.RngStream):
+            return rngs()
+        if isinstance(rngs, (jax.Array, np.ndarray)):
+            return jnp.asarray(rngs)
+        name = type(self).__name__
+        if rngs is None:
+            raise ValueError(
+                f"{name} is stochastic here and has no key. Either\n"
+                f"1. pass rngs to the constructor: {name}(..., rngs=nnx.Rngs(jaxdrop.key(0)));\n"
+                "2. pass rngs or a key to the call: layer(x, rngs=key);\n"
+                "3. turn dropout off: model.eval(), or layer(x, deterministic=True)."
+            )
+        raise TypeError(f"rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got {type(rngs).__name__} {rngs!r}")
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Used by `nnx.view`.
+
+        Args:
+          deterministic: if True, nothing is dropped.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+def _first(call: T | None, module: T | None) -> T | None:
+    return module if call is None else call

@@ -1,0 +1,341 @@
+"""Keys and bits. The only file that draws randomness.
+
+A bit is a function of (key, position in the whole array) and of nothing else, so any part of an array's bits can be asked for
+alone, on any device, and is the same part. The key decides the generator:
+
+=============================  =========================================================================================
+key                            generator
+=============================  =========================================================================================
+`jaxdrop.key(0)`               a keyed hash of the position, about 14 integer operations an entry
+`jaxdrop.mc.keys(key, S)`      the same hash, stratified (or mirrored) over S samples
+`jax.random.key(0)`            threefry: the bits of `jax.random.bits`, computed inline, so that they fuse with what uses them
+`jax.random.PRNGKey(0)`        legacy raw keys: as threefry
+rbg, unsafe_rbg, philox, ...   their own `jax.random.bits`; such a stream has no random access, see `fast`
+=============================  =========================================================================================
+
+`jax.random.uniform`, `normal`, `split`, Flax's `make_rng` and `nnx.Rngs` all take this library's keys. What looks an
+implementation up by name does not know them: `jax.random.key(0, impl='...')`, the `jax_default_prng_impl` setting, and the
+restoring of a saved key. Save the seed, or `jax.random.key_data(key)`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.random import define_prng_impl
+from jax.sharding import NamedSharding
+
+from jaxdrop import _generators
+from jaxdrop._positions import Coordinate, Positions, grid, linear
+
+Bits32 = Callable[[jax.Array, Positions], jax.Array]
+
+_DTYPES = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
+
+
+# -- this library's key types
+
+
+def _hash32(data: jax.Array, positions: Positions, lane: int = 0) -> jax.Array:
+    return _generators.hash_bits(_generators.spread((data[0], data[1]), lane), positions)
+
+
+def _stratified32(data: jax.Array, positions: Positions) -> jax.Array:
+    base = data[0], data[1]
+    lanes = tuple(_generators.spread(base, lane) for lane in (0, 1, 2))
+    return _generators.stratified_bits((lanes[0], lanes[1], lanes[2]), data[2], data[3], positions)
+
+
+def _antithetic32(data: jax.Array, positions: Positions) -> jax.Array:
+    return _hash32(data, positions) ^ data[2]
+
+
+def _widen(bits32: Bits32, data: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
+    """Bits of any width. Narrow ones are the top bits: those are the ones that stratification orders."""
+    bits = bits32(data, positions)
+    if bit_width == 64:
+        low = _hash32(data, positions, lane=3).astype(jnp.uint64)
+        return (bits.astype(jnp.uint64) << np.uint64(32)) | low
+    return bits if bit_width == 32 else (bits >> np.uint32(32 - bit_width)).astype(_DTYPES[bit_width])
+
+
+def _derive(data: jax.Array, count: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """A child key: two new words; what a key carries behind its first two words (its place among samples) is kept."""
+    first, second = _generators.threefry((data[0], data[1]), count)
+    rest = jnp.broadcast_to(data[2:], (*first.shape, data.size - 2))
+    return jnp.concatenate([first[..., None], second[..., None], rest], axis=-1)
+
+
+def _define(name: str, tag: str, bits32: Bits32, rest: Sequence[int] = ()) -> Hashable:
+    """A PRNG implementation whose keys are two words and the constants `rest`."""
+
+    def seed(value: jax.Array) -> jax.Array:
+        value = jnp.asarray(value)
+        if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"a seed must be an integer scalar, got {value.dtype}{value.shape}")
+        wide = value.dtype.itemsize > 4
+        high = (value >> 32 if wide else jnp.zeros_like(value)).astype(jnp.uint32)
+        return jnp.stack([high, value.astype(jnp.uint32), *(jnp.uint32(word) for word in rest)])
+
+    def split(data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return _derive(data, _counter(grid(shape)))
+
+    def fold_in(data: jax.Array, value: int | jax.Array) -> jax.Array:
+        return _derive(data, (jnp.uint32(0), jnp.asarray(value).astype(jnp.uint32)))
+
+    def random_bits(data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+        return _widen(bits32, data, grid(shape), bit_width)
+
+    return define_prng_impl(
+        key_shape=(2 + len(rest),),
+        seed=seed,
+        split=split,
+        random_bits=random_bits,
+        fold_in=fold_in,
+        name=name,
+        tag=tag,
+    )
+
+
+def _counter(positions: Positions) -> tuple[jax.Array, jax.Array]:
+    high = jnp.zeros_like(positions.low) if positions.high is None else positions.high
+    return high, positions.low
+
+
+_HASH = _define("jaxdrop_hash", "jaxdrop", _hash32)
+_STRATIFIED = _define("jaxdrop_stratified", "jaxdrop-s", _stratified32, rest=(0, 1))
+_ANTITHETIC = _define("jaxdrop_antithetic", "jaxdrop-a", _antithetic32, rest=(0,))
+_OWN = {_HASH: _hash32, _STRATIFIED: _stratified32, _ANTITHETIC: _antithetic32}
+
+
+# -- making and checking keys
+
+
+def key(seed: int | jax.Array) -> jax.Array:
+    """A typed JAX key of this library's generator, from an integer seed. It goes wherever a `jax.random.key(seed)` goes."""
+    return jax.random.key(seed, impl=_HASH)
+
+
+def fast(key: jax.Array) -> jax.Array:
+    """The key of this library's generator that belongs to `key`; a key array of the same shape for a key array.
+
+    Takes keys of every JAX implementation, and legacy raw keys. The new key's stream has nothing in common with that of `key`.
+    A key that already is of this library comes back as it is.
+    """
+    key = _typed(key)
+    if jax.random.key_impl(key) in _OWN:
+        return key
+    data = jax.random.key_data(key)
+    words = jnp.uint32(0x66617374), jnp.full(key.shape, data.shape[-1], jnp.uint32)  # "fast"
+    for start in range(0, data.shape[-1], 2):
+        pair = data[..., start], data[..., min(start + 1, data.shape[-1] - 1)]
+        words = _generators.threefry(pair, words)
+    return jax.random.wrap_key_data(jnp.stack(words, axis=-1), impl=_HASH)
+
+
+def fold_in_axes(key: jax.Array, axis_names: str | Sequence[str]) -> jax.Array:
+    """Inside `shard_map`, `pmap` or `vmap` with an `axis_name`: another key for every index along the named axes.
+
+    For whoever just wants different masks on different devices. To draw the masks of the whole array instead, the same under
+    every layout, leave the key alone and pass `spec` to the function that drops.
+
+    Raises:
+      ValueError: a name is not that of a mapped axis.
+    """
+    index, _ = axis_place(axis_names)
+    return jax.random.fold_in(single(key, "fold_in_axes"), index)
+
+
+def axis_place(axis_names: str | Sequence[str]) -> tuple[jax.Array, int]:
+    """The index of this device along mapped axes, the first name being the slowest, and the number of indices."""
+    names = axis_names if isinstance(axis_names, str) else tuple(axis_names)
+    try:
+        return lax.axis_index(names), lax.axis_size(names)
+    except NameError:
+        raise ValueError(
+            f"{axis_names!r} is not a mapped axis here. Axis names count only inside jax.shard_map, jax.pmap or"
+            " jax.vmap(..., axis_name=...). Under plain jax.jit an array is the whole array, also when it is sharded: leave"
+            " the axis out."
+        ) from None
+
+
+def single(key: jax.Array | None, caller: str) -> jax.Array:
+    """Checks that `key` is one key, and returns it as a typed key (legacy raw keys become threefry keys).
+
+    Raises:
+      TypeError: not a key at all.
+      ValueError: no key, or an array of keys.
+    """
+    if key is None:
+        raise ValueError(
+            f"{caller} is stochastic here and needs a key, but key is None. Either\n"
+            "1. pass one: jaxdrop.key(seed), jax.random.key(seed), or a fold_in or split of such a key;\n"
+            "2. pass deterministic=True, for evaluation;\n"
+            "3. pass rate=0."
+        )
+    typed = _typed(key)
+    if typed.ndim:
+        raise ValueError(
+            f"{caller} takes a single key, but key is an array of keys of shape {typed.shape}. Use jax.vmap to run over keys,"
+            " or index it."
+        )
+    return typed
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == np.uint32 and getattr(key, "ndim", 0) >= 1:
+        if key.shape[-1] == 2:
+            return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+        try:
+            return jax.random.wrap_key_data(jnp.asarray(key))
+        except TypeError:
+            pass
+    what = type(key).__name__ if dtype is None else f"an array of {dtype}{list(key.shape)}"
+    shown = "" if dtype is not None else f" {key!r}"
+    raise TypeError(
+        f"key must be a JAX PRNG key, such as jaxdrop.key(0) or jax.random.key(0), but it is {what}{shown}."
+        " Keys come first: dropout(key, x, rate)."
+    )
+
+
+# -- drawing
+
+
+def bits(
+    key: jax.Array,
+    shape: Sequence[int],
+    *,
+    bit_width: int = 32,
+    origin: Sequence[jax.Array | int] | None = None,
+    extent: Sequence[int] | None = None,
+    sharding: NamedSharding | None = None,
+) -> jax.Array:
+    """Uniform random bits for a block of an array.
+
+    Args:
+      key: a single key.
+      shape: the block's shape.
+      bit_width: 8, 16, 32 or 64 (64 only with `jax_enable_x64`).
+      origin: where the block stands along each axis, counted in blocks; zero by default.
+      extent: the shape of the whole array; `shape` by default.
+      sharding: the layout of the result, for meshes with explicit axes.
+
+    Returns:
+      An unsigned integer array of `shape`. With `origin` and `extent` left out and a threefry key this is
+      `jax.random.bits(key, shape)`, bit for bit; with them it is that part of the whole array's bits.
+
+    Raises:
+      NotImplementedError: a part is asked for of a generator that can only draw whole arrays.
+    """
+    key = single(key, "bits")
+    _check_width(bit_width)
+    if _has_random_access(key):
+        positions = grid(shape, origin=origin, extent=extent, sharding=sharding)
+        return _bits(key, positions, bit_width)
+    if origin is not None or (extent is not None and tuple(extent) != tuple(shape)):
+        raise _no_random_access(key)
+    return jax.random.bits(key, tuple(shape), _DTYPES[bit_width], out_sharding=sharding)
+
+
+def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[int], *, bit_width: int = 32) -> jax.Array:
+    """The bits of any set of entries of an array of shape `extent`, equal to those entries of `bits(key, extent)`.
+
+    Args:
+      key: a single key, of a generator with random access.
+      coordinates: one uint32 array an axis of the whole array; they broadcast against each other. Coordinates along an axis of
+        more than 2**32 entries are (high word, low word) pairs.
+      extent: the shape of the whole array.
+      bit_width: 8, 16, 32 or 64 (64 only with `jax_enable_x64`).
+
+    Returns:
+      An unsigned integer array of the coordinates' common shape.
+
+    Raises:
+      NotImplementedError: the key's generator can only draw whole arrays.
+      ValueError: not one coordinate array for each axis.
+    """
+    key = single(key, "bits_at")
+    _check_width(bit_width)
+    if len(coordinates) != len(extent):
+        raise ValueError(f"got {len(coordinates)} coordinate arrays for an array of shape {tuple(extent)}")
+    if not _has_random_access(key):
+        raise _no_random_access(key)
+    return _bits(key, linear(coordinates, extent), bit_width)
+
+
+def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
+    data = jax.random.key_data(key)
+    own = _OWN.get(jax.random.key_impl(key))
+    if own is not None:
+        return _widen(own, data, positions, bit_width)
+    high, low = _generators.threefry((data[0], data[1]), _counter(positions))
+    if bit_width == 64:
+        return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
+    return (high ^ low).astype(_DTYPES[bit_width])
+
+
+def _check_width(bit_width: int) -> None:
+    if bit_width not in _DTYPES:
+        raise ValueError(f"bit_width must be 8, 16, 32 or 64, got {bit_width!r}")
+    if bit_width == 64 and jax.dtypes.canonicalize_dtype(np.uint64) != np.uint64:
+        raise ValueError("bit_width=64 needs 64-bit integers: set jax_enable_x64, or draw two 32-bit words")
+
+
+def _has_random_access(key: jax.Array) -> bool:
+    impl = jax.random.key_impl(key)
+    if impl in _OWN:
+        return True
+    # Without this flag, on by default since JAX 0.5, threefry's bits depend on the size of the whole array.
+    return impl == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+
+
+def _no_random_access(key: jax.Array) -> NotImplementedError:
+    return NotImplementedError(
+        f"a {jax.random.key_impl(key)} key draws whole arrays only: part of an array's bits cannot be asked for alone."
+        " Use jaxdrop.random.fast(key), jaxdrop.key(seed) or a threefry key (with jax_threefry_partitionable on), or leave"
+        " out the layout and give each device a key of its own: jaxdrop.random.fold_in_axes(key, axis_names)."
+    )
+
+
+# -- the keys of S samples
+
+
+def independent_keys(key: jax.Array, num: int) -> jax.Array:
+    """`fold_in(key, 0), ..., fold_in(key, num - 1)`, of the generator of `key`."""
+    return jax.vmap(functools.partial(jax.random.fold_in, single(key, "keys")))(jnp.arange(num))
+
+
+def stratified_keys(key: jax.Array, num: int) -> jax.Array:
+    """Keys of `num` samples that divide the unit interval among them, position by position. See `jaxdrop.mc.keys`."""
+    if num >= 2**16:
+        raise ValueError(
+            f"stratified sampling takes at most 65535 samples, got {num}. Draw them in groups with a key each, or independently."
+        )
+    base = jnp.broadcast_to(_plain(key), (num,))
+    return _extend(base, _STRATIFIED, jnp.arange(num, dtype=jnp.uint32), jnp.full(num, num, jnp.uint32))
+
+
+def antithetic_keys(key: jax.Array, num: int) -> jax.Array:
+    """Keys of `num` samples of which each odd one mirrors the one before it. See `jaxdrop.mc.keys`."""
+    base = jnp.repeat(independent_keys(_plain(key), (num + 1) // 2), 2)[:num]
+    mirrored = jnp.arange(num) % 2 == 1
+    return _extend(base, _ANTITHETIC, jnp.where(mirrored, np.uint32(0xFFFFFFFF), np.uint32(0)))
+
+
+def _plain(key: jax.Array) -> jax.Array:
+    key = fast(single(key, "keys"))
+    if jax.random.key_impl(key) != _HASH:
+        raise ValueError(f"{key} already is the key of one Monte Carlo sample; start from jaxdrop.key or jax.random.key")
+    return key
+
+
+def _extend(keys: jax.Array, impl: Hashable, *words: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.column_stack([jax.random.key_data(keys), *words]), impl=impl)
