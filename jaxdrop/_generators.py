@@ -84,17 +84,19 @@ def stratified_bits(lanes: tuple[Words, Words, Words], index: jax.Array, count: 
     """
     coin = hash_bits(lanes[0], positions)
     value = hash_bits(lanes[1], positions)
+    steps = jnp.arange(_SHUFFLE_ROUNDS, dtype=jnp.uint32)
+    pivots = multiply_high(hash_bits(lanes[2], Positions(None, steps)), count)
     stratum = index
     for step in range(_SHUFFLE_ROUNDS):
-        pivot = multiply_high(hash_bits(lanes[2], Positions(None, jnp.uint32(step))), count)
+        pivot = pivots[step]
         partner = pivot - stratum
-        partner = jnp.minimum(partner, partner + count)  # modulo count: the wrapped one of the two is huge
+        partner = jnp.where(stratum > pivot, partner + count, partner)  # modulo count
         name = jnp.maximum(stratum, partner)  # both members of a pair must toss the same coin
         toss = (name * np.uint32(0x9E3779B1 + 2 * step)) ^ coin
         toss = (toss ^ (toss >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
         stratum = jnp.where(toss >> np.uint32(31) == 0, stratum, partner)
     stratum = stratum + multiply_high(value, count)
-    stratum = jnp.minimum(stratum, stratum - count)
+    stratum = jnp.where(stratum < count, stratum, stratum - count)
     # 2**32 / count = step + fraction / 2**16, in integers: the strata's edges are right to two parts in 2**32.
     step_size = np.uint32(0xFFFFFFFF) // count
     fraction = ((np.uint32(0) - step_size * count) << np.uint32(16)) // count
