@@ -115,24 +115,31 @@ def keep(
     broadcast_dims: tuple[int, ...] = (),
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """The keep mask of an array.
+    """The keep mask of an array: bool, of the shape of `like` with length 1 along the axes in `broadcast_dims`.
 
     Args:
       key: a single key.
       like: the array, of which shape and layout are used.
-      threshold: uint32, of a shape that broadcasts to the mask's.
+      threshold: from `law`; of a shape that broadcasts to the mask's.
       broadcast_dims: axes along which all entries share their mask.
       spec: inside `shard_map` or `pmap`, the layout of the whole array of which `like` is this device's part.
-
-    Returns:
-      bool, of the shape of `like`, with length 1 along the axes in `broadcast_dims`.
     """
+    drawn = draw(key, like, broadcast_dims=broadcast_dims, spec=spec)
+    return (drawn >> np.uint32(9)) < expand(threshold, like.ndim)
+
+
+def draw(
+    key: jax.Array, like: jax.Array, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+) -> jax.Array:
+    """The 32 random bits of each mask entry; arguments and shape as in `keep`."""
     shape = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(like.shape))
     origin, extent = _place(shape, broadcast_dims, spec)
-    drawn = random.bits(key, shape, origin=origin, extent=extent, sharding=_explicit(like, broadcast_dims))
-    if threshold.ndim:
-        threshold = lax.expand_dims(threshold, range(len(shape) - threshold.ndim))
-    return (drawn >> np.uint32(9)) < threshold
+    return random.bits(key, shape, origin=origin, extent=extent, sharding=_explicit(like, broadcast_dims))
+
+
+def expand(x: jax.Array, ndim: int) -> jax.Array:
+    """`x` with leading axes of length 1, up to `ndim` axes; a scalar stays one."""
+    return lax.expand_dims(x, range(ndim - x.ndim)) if x.ndim else x
 
 
 def check_rate_shape(rate: float | jax.Array, shape: tuple[int, ...], broadcast_dims: tuple[int, ...]) -> None:

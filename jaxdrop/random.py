@@ -271,6 +271,19 @@ def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[
     return _bits(key, linear(coordinates, extent), bit_width)
 
 
+def uniform(bits: jax.Array) -> jax.Array:
+    """float32 values in [0, 1) on a grid of 2**-23, from 32-bit words: those of `jax.random.uniform`."""
+    mantissa = (bits >> np.uint32(9)) | np.uint32(0x3F800000)
+    return lax.bitcast_convert_type(mantissa, jnp.float32) - np.float32(1)
+
+
+def normal(bits: jax.Array) -> jax.Array:
+    """Standard normal float32 values from 32-bit words: those of `jax.random.normal`."""
+    low = np.nextafter(np.float32(-1), np.float32(0))
+    symmetric = jnp.maximum(uniform(bits) * (np.float32(1) - low) + low, low)
+    return np.float32(np.sqrt(2)) * lax.erf_inv(symmetric)
+
+
 def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
     data = jax.random.key_data(key)
     own = _OWN.get(jax.random.key_impl(key))

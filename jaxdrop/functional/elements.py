@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import masks, random
 from jaxdrop.functional import _arguments
+from jaxdrop.functional._kernel import kernel
 
 
 def dropout(
@@ -63,12 +63,11 @@ def dropout(
         return x
     if isinstance(rate, float) and rate == 1:
         return jnp.zeros_like(x)
-    return _masked_scale(random.single(key, "dropout"), x, *masks.law(rate), shared=shared, spec=spec)
+    return _dropout(random.single(key, "dropout"), x, *masks.law(rate), shared=shared, spec=spec)
 
 
-@functools.partial(jax.jit, static_argnames=("shared", "spec"))
-@jax.named_scope("jaxdrop.dropout")
-def _masked_scale(
+@kernel("dropout")
+def _dropout(
     key: jax.Array,
     x: jax.Array,
     threshold: jax.Array,
@@ -77,14 +76,7 @@ def _masked_scale(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    # Without the checkpoint, the mask of each site would be kept from the forward to the backward pass. Its inputs are a key and
-    # two numbers, so XLA may merge or repeat the computation as it likes: prevent_cse would only put a barrier in its way.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def apply(key: jax.Array, x: jax.Array, threshold: jax.Array, scale: jax.Array) -> jax.Array:
-        keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
-        if scale.ndim:
-            scale = jax.lax.expand_dims(scale, range(x.ndim - scale.ndim))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return jnp.where(keep, wide * scale.astype(wide.dtype), jnp.zeros((), wide.dtype)).astype(x.dtype)
-
-    return apply(key, x, threshold, scale)
+    keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    scaled = wide * masks.expand(scale, x.ndim).astype(wide.dtype)
+    return jnp.where(keep, scaled, jnp.zeros((), wide.dtype)).astype(x.dtype)
