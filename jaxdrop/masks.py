@@ -27,7 +27,7 @@ _FINE = 2.0**-4
 
 
 class Law(NamedTuple):
-    """How many of the 2**23 values are kept (uint32), and what the kept entries are multiplied by (float32)."""
+    """How many of the 2**23 values are kept (uint32), and what the kept entries are multiplied by."""
 
     threshold: jax.Array | np.ndarray
     scale: jax.Array | np.ndarray
@@ -58,28 +58,40 @@ def check_rate(rate: Rate) -> float | jax.Array:
     return float(known) if known.ndim == 0 else jnp.asarray(rate)
 
 
-def is_certain(rate: Rate) -> bool:
-    """Whether the rate is the number 0 or 1, so that there is nothing to draw."""
-    return isinstance(rate, numbers.Real) and rate in (0, 1)
+def is_number(rate: Rate, value: int) -> bool:
+    """Whether the rate is known, without axes, and equal to `value`. At 0 and 1 there is nothing to draw."""
+    return isinstance(rate, numbers.Real) and rate == value
 
 
-def law(rate: float | jax.Array) -> Law:
+def law(rate: float | jax.Array, dtype: Any = jnp.float32) -> Law:
     """The mask's law at a rate: threshold `T = ceil((1 - rate) 2**23)` and scale `1 / (1 - rate)`, both of the shape of `rate`.
 
     The keep probability is `T / 2**23` exactly. Above a rate of 15/16 the scale is its exact inverse; below, where the two agree
     to 2e-6, it is that of `1 - rate` itself. At rate 1 nothing is kept and the scale is 0.
+
+    Args:
+      rate: from `check_rate`.
+      dtype: of what is to be scaled; the scale is real, and float32 at least.
     """
+    real = jnp.finfo(wide(dtype)).dtype
     if isinstance(rate, float):
-        return _law(np.float32(1.0 - rate), np)
-    return _law(1 - rate.astype(jnp.float32), jnp)
+        return _law(np.asarray(1.0 - rate, real), np)
+    return _law(1 - rate.astype(real), jnp)
+
+
+def wide(dtype: Any) -> np.dtype[Any]:
+    """The dtype to scale in: `dtype`, or float32 for the short floats, whose mean would suffer from a rounded scale."""
+    dtype = np.dtype(dtype)
+    return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
 
 
 def _law(keep: Any, xp: Any) -> Law:
-    threshold = xp.ceil(keep * np.float32(_GRID))
-    exact = threshold * np.float32(1 / _GRID)
-    divisor = xp.where(keep < np.float32(_FINE), exact, keep)
-    scale = xp.where(threshold == 0, np.float32(0), 1 / xp.where(threshold == 0, np.float32(1), divisor))
-    return Law(threshold.astype(np.uint32), scale.astype(np.float32))
+    threshold = xp.ceil(keep.astype(np.float32) * np.float32(_GRID))
+    exact = (threshold * np.float32(1 / _GRID)).astype(keep.dtype)
+    divisor = xp.where(keep < _FINE, exact, keep)
+    none = threshold == 0
+    scale = xp.where(none, xp.zeros_like(keep), 1 / xp.where(none, xp.ones_like(keep), divisor))
+    return Law(threshold.astype(np.uint32), scale)
 
 
 def check_broadcast_dims(broadcast_dims: Sequence[int], ndim: int) -> tuple[int, ...]:

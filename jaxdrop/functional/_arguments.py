@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+
+
+class Site(NamedTuple):
+    """The checked arguments of one place where something is dropped."""
+
+    x: jax.Array
+    rate: float | jax.Array
+    shared: tuple[int, ...]
+    spec: PartitionSpec | None
+
+
+def site(caller: str, x: jax.Array, rate: masks.Rate, broadcast_dims: Sequence[int], spec: PartitionSpec | None) -> Site:
+    """Checks what nearly every function takes: an inexact array, a rate that fits its mask, shared axes, and a layout."""
+    x = inexact(x, caller)
+    checked = masks.check_rate(rate)
+    shared = masks.check_broadcast_dims(broadcast_dims, x.ndim)
+    masks.check_rate_shape(checked, x.shape, shared)
+    return Site(x, checked, shared, masks.check_spec(spec, x.ndim))
 
 
 def inexact(x: jax.Array, caller: str) -> jax.Array:

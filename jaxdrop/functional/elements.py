@@ -54,16 +54,12 @@ def dropout(
       detectors", 2012, arXiv:1207.0580. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
       JMLR 15, 2014 (whose p is the probability of keeping).
     """
-    x = _arguments.inexact(x, "dropout")
-    rate = masks.check_rate(rate)
-    shared = masks.check_broadcast_dims(broadcast_dims, x.ndim)
-    spec = masks.check_spec(spec, x.ndim)
-    masks.check_rate_shape(rate, x.shape, shared)
-    if _arguments.is_true(deterministic) or (isinstance(rate, float) and rate == 0):
+    x, rate, shared, spec = _arguments.site("dropout", x, rate, broadcast_dims, spec)
+    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
         return x
-    if isinstance(rate, float) and rate == 1:
+    if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    return _dropout(random.single(key, "dropout"), x, *masks.law(rate), shared=shared, spec=spec)
+    return _dropout(random.single(key, "dropout"), x, *masks.law(rate, x.dtype), shared=shared, spec=spec)
 
 
 @kernel("dropout")
@@ -77,6 +73,6 @@ def _dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    scaled = wide * masks.expand(scale, x.ndim).astype(wide.dtype)
-    return jnp.where(keep, scaled, jnp.zeros((), wide.dtype)).astype(x.dtype)
+    wide = masks.wide(x.dtype)
+    scaled = x.astype(wide) * masks.expand(scale, x.ndim).astype(wide)
+    return jnp.where(keep, scaled, jnp.zeros((), wide)).astype(x.dtype)

@@ -22,7 +22,7 @@ class Stochastic(nn.Module):
         """What one call uses: its own arguments first, then the module's. A key is made only if something is drawn with it."""
         chosen = nn.merge_param("deterministic", self.deterministic, deterministic)
         rate = self.rate if rate is None else rate
-        draws = not (_arguments.is_true(chosen) or masks.is_certain(rate))
+        draws = not (_arguments.is_true(chosen) or masks.is_number(rate, 0) or masks.is_number(rate, 1))
         if draws and rng is None:
             rng = self.make_rng(self.rng_collection)
         return chosen, rng, rate, self.spec if spec is None else spec

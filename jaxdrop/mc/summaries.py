@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr, logsumexp
 
+from jaxdrop import masks
 from jaxdrop.functional import _arguments
 
 
@@ -48,7 +49,7 @@ def classification(logits: jax.Array) -> Classification:
     logits = _arguments.inexact(logits, "classification")
     if logits.ndim < 2 or logits.shape[0] == 0:
         raise ValueError(f"logits must have shape (S, ..., C) with at least one sample, got {tuple(logits.shape)}")
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+    log_probs = jax.nn.log_softmax(logits.astype(masks.wide(logits.dtype)), axis=-1)
     log_mean = logsumexp(log_probs, axis=0) - jnp.log(jnp.asarray(logits.shape[0], log_probs.dtype))
     probs, mean = jnp.exp(log_probs), jnp.exp(log_mean)
     gap = jnp.where(probs > 0, log_probs - jnp.expand_dims(log_mean, 0), jnp.zeros_like(probs))

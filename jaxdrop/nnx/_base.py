@@ -60,7 +60,7 @@ class Stochastic(nnx.Module):
                 "3. call model.train() or model.eval()."
             )
         rate = self.rate if rate is None else rate
-        draws = not (_arguments.is_true(chosen) or masks.is_certain(rate))
+        draws = not (_arguments.is_true(chosen) or masks.is_number(rate, 0) or masks.is_number(rate, 1))
         key = self._key(_first(rngs, self.rngs)) if draws else None
         return chosen, key, rate, _first(spec, self.spec)
 
