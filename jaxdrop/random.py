@@ -20,6 +20,7 @@ restoring of a saved key. Save the seed, or `jax.random.key_data(key)`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
 
@@ -64,42 +65,53 @@ def _widen(bits32: Bits32, data: jax.Array, positions: Positions, bit_width: int
     return bits if bit_width == 32 else (bits >> np.uint32(32 - bit_width)).astype(_DTYPES[bit_width])
 
 
-def _derive(data: jax.Array, count: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """A child key: two new words; what a key carries behind its first two words (its place among samples) is kept."""
-    first, second = _generators.threefry((data[0], data[1]), count)
-    rest = jnp.broadcast_to(data[2:], (*first.shape, data.size - 2))
-    return jnp.concatenate([first[..., None], second[..., None], rest], axis=-1)
+@dataclasses.dataclass(frozen=True)
+class _Generator:
+    """A PRNG implementation. Its keys are two words, which children replace, and behind them constants, which they keep."""
 
+    name: str
+    tag: str
+    bits32: Bits32
+    rest: tuple[int, ...] = ()
 
-def _define(name: str, tag: str, bits32: Bits32, rest: Sequence[int] = ()) -> Hashable:
-    """A PRNG implementation whose keys are two words and the constants `rest`."""
-
-    def seed(value: jax.Array) -> jax.Array:
+    def seed(self, value: jax.Array) -> jax.Array:
         value = jnp.asarray(value)
         if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"a seed must be an integer scalar, got {value.dtype}{value.shape}")
-        wide = value.dtype.itemsize > 4
-        high = (value >> 32 if wide else jnp.zeros_like(value)).astype(jnp.uint32)
-        return jnp.stack([high, value.astype(jnp.uint32), *(jnp.uint32(word) for word in rest)])
+        high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
+        return jnp.stack([high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)])
 
-    def split(data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return _derive(data, _counter(grid(shape)))
+    def split(self, data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return self._children(data, _counter(grid(shape)))
 
-    def fold_in(data: jax.Array, value: int | jax.Array) -> jax.Array:
-        return _derive(data, (jnp.uint32(0), jnp.asarray(value).astype(jnp.uint32)))
+    def fold_in(self, data: jax.Array, value: int | jax.Array) -> jax.Array:
+        return self._children(data, (jnp.uint32(0), jnp.asarray(value).astype(jnp.uint32)))
 
-    def random_bits(data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-        return _widen(bits32, data, grid(shape), bit_width)
+    def random_bits(self, data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+        return _widen(self.bits32, data, grid(shape), bit_width)
 
-    return define_prng_impl(
-        key_shape=(2 + len(rest),),
-        seed=seed,
-        split=split,
-        random_bits=random_bits,
-        fold_in=fold_in,
-        name=name,
-        tag=tag,
-    )
+    def _children(self, data: jax.Array, count: tuple[jax.Array, jax.Array]) -> jax.Array:
+        first, second = _generators.threefry((data[0], data[1]), count)
+        rest = jnp.broadcast_to(data[2:], (*first.shape, len(self.rest)))
+        return jnp.concatenate([first[..., None], second[..., None], rest], axis=-1)
+
+    def implementation(self) -> Hashable:
+        return define_prng_impl(
+            key_shape=(2 + len(self.rest),),
+            seed=self.seed,
+            split=self.split,
+            random_bits=self.random_bits,
+            fold_in=self.fold_in,
+            name=self.name,
+            tag=self.tag,
+        )
+
+    def __reduce__(self) -> tuple[Callable[[str], _Generator], tuple[str]]:
+        return _by_name, (self.name,)  # so that a key that was pickled has the type of all others
+
+
+def _by_name(name: str) -> _Generator:
+    return next(generator for generator in _GENERATORS if generator.name == name)
 
 
 def _counter(positions: Positions) -> tuple[jax.Array, jax.Array]:
@@ -107,9 +119,12 @@ def _counter(positions: Positions) -> tuple[jax.Array, jax.Array]:
     return high, positions.low
 
 
-_HASH = _define("jaxdrop_hash", "jaxdrop", _hash32)
-_STRATIFIED = _define("jaxdrop_stratified", "jaxdrop-s", _stratified32, rest=(0, 1))
-_ANTITHETIC = _define("jaxdrop_antithetic", "jaxdrop-a", _antithetic32, rest=(0,))
+_GENERATORS = (
+    _Generator("jaxdrop_hash", "jaxdrop", _hash32),
+    _Generator("jaxdrop_stratified", "jaxdrop-s", _stratified32, rest=(0, 1)),
+    _Generator("jaxdrop_antithetic", "jaxdrop-a", _antithetic32, rest=(0,)),
+)
+_HASH, _STRATIFIED, _ANTITHETIC = (generator.implementation() for generator in _GENERATORS)
 _OWN = {_HASH: _hash32, _STRATIFIED: _stratified32, _ANTITHETIC: _antithetic32}
 
 
@@ -148,7 +163,7 @@ def fold_in_axes(key: jax.Array, axis_names: str | Sequence[str]) -> jax.Array:
       ValueError: a name is not that of a mapped axis.
     """
     index, _ = axis_place(axis_names)
-    return jax.random.fold_in(single(key, "fold_in_axes"), index)
+    return jax.random.fold_in(checked(key, "fold_in_axes"), index)
 
 
 def axis_place(axis_names: str | Sequence[str]) -> tuple[jax.Array, int]:
@@ -165,6 +180,14 @@ def axis_place(axis_names: str | Sequence[str]) -> tuple[jax.Array, int]:
 
 
 def single(key: jax.Array | None, caller: str) -> jax.Array:
+    """The one key that `caller` is about to draw from, checked and typed, and used up in the eyes of `jax_debug_key_reuse`."""
+    typed = checked(key, caller)
+    if jax.config.jax_debug_key_reuse:  # type: ignore[attr-defined]
+        jax.random.bits(typed, (), jnp.uint8)
+    return typed
+
+
+def checked(key: jax.Array | None, caller: str) -> jax.Array:
     """Checks that `key` is one key, and returns it as a typed key (legacy raw keys become threefry keys).
 
     Raises:
@@ -235,7 +258,7 @@ def bits(
     Raises:
       NotImplementedError: a part is asked for of a generator that can only draw whole arrays.
     """
-    key = single(key, "bits")
+    key = checked(key, "bits")
     _check_width(bit_width)
     if _has_random_access(key):
         positions = grid(shape, origin=origin, extent=extent, sharding=sharding)
@@ -262,7 +285,7 @@ def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[
       NotImplementedError: the key's generator can only draw whole arrays.
       ValueError: not one coordinate array for each axis.
     """
-    key = single(key, "bits_at")
+    key = checked(key, "bits_at")
     _check_width(bit_width)
     if len(coordinates) != len(extent):
         raise ValueError(f"got {len(coordinates)} coordinate arrays for an array of shape {tuple(extent)}")
@@ -323,7 +346,7 @@ def _no_random_access(key: jax.Array) -> NotImplementedError:
 
 def independent_keys(key: jax.Array, num: int) -> jax.Array:
     """`fold_in(key, 0), ..., fold_in(key, num - 1)`, of the generator of `key`."""
-    return jax.vmap(functools.partial(jax.random.fold_in, single(key, "keys")))(jnp.arange(num))
+    return jax.vmap(functools.partial(jax.random.fold_in, checked(key, "keys")))(jnp.arange(num))
 
 
 def stratified_keys(key: jax.Array, num: int) -> jax.Array:
@@ -344,7 +367,7 @@ def antithetic_keys(key: jax.Array, num: int) -> jax.Array:
 
 
 def _plain(key: jax.Array) -> jax.Array:
-    key = fast(single(key, "keys"))
+    key = fast(checked(key, "keys"))
     if jax.random.key_impl(key) != _HASH:
         raise ValueError(f"{key} already is the key of one Monte Carlo sample; start from jaxdrop.key or jax.random.key")
     return key
