@@ -13,15 +13,80 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxdrop import masks, mc, random
-from jaxdrop.functional.elements import dropout
+from jaxdrop import masks, mc, random, schedules
+from jaxdrop.functional.elements import alpha_dropout, classic_dropout, dropout, feature_alpha_dropout
+from jaxdrop.functional.graphs import drop_edge, drop_node, symmetric_normalization
+from jaxdrop.functional.learned import (
+    concrete_dropout,
+    concrete_kl,
+    sparse_kl,
+    sparse_log_alpha,
+    sparse_variational_dense,
+    variational_dense,
+    variational_dropout,
+    variational_kl,
+)
+from jaxdrop.functional.losses import multi_sample_dropout, r_drop
+from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
+from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, shake_drop
+from jaxdrop.functional.regions import drop_block, spatial_dropout
+from jaxdrop.functional.sequences import embedding_dropout, locked_dropout, recurrent_dropout, word_dropout, zoneout
+from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
+from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
 from jaxdrop.random import key
 
 if TYPE_CHECKING:
     from jaxdrop import linen, nnx
 
 __version__ = "0.1.0"
-__all__ = ["dropout", "key", "linen", "masks", "mc", "nnx", "random"]
+__all__ = [
+    "alpha_dropout",
+    "classic_dropout",
+    "concrete_dropout",
+    "concrete_kl",
+    "depth_rates",
+    "drop_block",
+    "drop_connect",
+    "drop_connect_gaussian",
+    "drop_edge",
+    "drop_node",
+    "drop_path",
+    "dropout",
+    "embedding_dropout",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
+    "key",
+    "label_dropout",
+    "layer_drop",
+    "linen",
+    "locked_dropout",
+    "masks",
+    "mc",
+    "modality_dropout",
+    "multi_sample_dropout",
+    "neftune",
+    "nnx",
+    "quant_noise",
+    "r_drop",
+    "random",
+    "recurrent_dropout",
+    "schedules",
+    "shake_drop",
+    "sparse_kl",
+    "sparse_log_alpha",
+    "sparse_variational_dense",
+    "spatial_dropout",
+    "symmetric_normalization",
+    "token_dropout",
+    "uniform_dropout",
+    "variational_dense",
+    "variational_dropout",
+    "variational_kl",
+    "weight_drop",
+    "word_dropout",
+    "zoneout",
+]
 
 _ON_FIRST_USE = ("linen", "nnx")
 

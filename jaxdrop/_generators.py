@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop._positions import Positions
-from jaxdrop._words import multiply_high
+from jaxdrop._words import WORD, multiply_high
 
 Words = tuple[jax.Array, jax.Array]
 
@@ -34,34 +34,40 @@ def threefry(key: Words, count: tuple[jax.Array, jax.Array]) -> Words:
     return a, b
 
 
-def threefry_bits(key: Words, positions: Positions) -> Words:
-    """The threefry block of each position; `jax.random.bits` returns the two words XORed."""
-    high = jnp.zeros_like(positions.low) if positions.high is None else positions.high
-    return threefry(key, (high, positions.low))
-
-
 def spread(key: Words, lane: int) -> Words:
-    """Two words that share nothing visible with the key's own, which may be as plain as (0, 1).
+    """Two words that share nothing visible with the key's own, which may be as plain as (0, 1): a three-round Feistel network.
 
-    Lanes give independent pairs. The high counter word keeps them apart from the keys that `split` and `fold_in` derive.
+    Different keys give different pairs. Lanes give unrelated pairs.
     """
-    return threefry(key, (jnp.uint32(0x6A617864), jnp.uint32(lane)))  # "jaxd"
+    left, right = key
+    for step in range(3):
+        constant = np.uint32((3 * lane + step + 1) * 0x9E3779B9 % WORD)
+        left, right = right, left ^ _triple32(right, constant)
+    return left, right
 
 
 def hash_bits(words: Words, positions: Positions) -> jax.Array:
     """A keyed hash of the position: 32 bits from 14 integer operations.
 
-    The mixer is triple32 (Wellons, hash-prospector, 2018: three rounds of xor-shift and multiply, with an avalanche bias at the
-    floor of what can be measured over all 2**32 inputs), keyed before its first step and again between its first and second
-    product. `words` must be `spread`: two keys whose words differ in a bit only permute each other's positions.
+    One word of the key moves the position, the other enters in the middle of the mixer. `words` must be `spread`: two keys whose
+    words differ in a bit only permute each other's positions.
     """
     first, second = words
     if positions.high is not None:
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
         second = second + positions.high * np.uint32(0x85EBCA77)
-    x = positions.low ^ first
-    x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB) + second
-    x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51)
+    return _triple32(positions.low ^ first, second)
+
+
+def _triple32(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
+    """A permutation of the words for each `middle`.
+
+    The constants are those of triple32 (Wellons, hash-prospector, 2018), whose avalanche bias is at the floor of what can be
+    measured over all 2**32 inputs. `middle` joins after the second of its three products: after the first it would only shift a
+    counter, and the streams of two keys would overlap.
+    """
+    x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB)
+    x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51) + middle
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
     return x ^ (x >> np.uint32(14))
 

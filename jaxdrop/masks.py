@@ -6,9 +6,11 @@ of `jax.random.bernoulli` in float32, so that the mask of a threefry key is the 
 
 from __future__ import annotations
 
+import math
 import numbers
+import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,34 +35,48 @@ class Law(NamedTuple):
     scale: jax.Array | np.ndarray
 
 
+class Block(NamedTuple):
+    """Where a mask stands in the whole one: what `random.bits` takes."""
+
+    shape: tuple[int, ...]
+    origin: list[jax.Array | int] | None
+    extent: tuple[int, ...]
+    sharding: NamedSharding | None
+
+
 def check_rate(rate: Rate) -> float | jax.Array:
-    """A rate known now, as a Python float (or an array, if it has axes); a traced one as it is.
+    """A rate known now, as a Python float (or an array, if it has axes); a traced one without its gradient.
 
     Raises:
       TypeError: not a real number.
       ValueError: outside [0, 1], or NaN. A traced rate is checked under `checkify` only.
     """
-    dtype = getattr(rate, "dtype", np.dtype(float))
-    real = isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(rate, bool)
+    rate = check_number(rate, "rate", 1, " It is the probability of dropping, not of keeping, and not a percentage.")
+    return lax.stop_gradient(rate) if isinstance(rate, jax.core.Tracer) else rate
+
+
+def check_number(value: Rate, name: str, most: float = math.inf, meaning: str = "") -> float | jax.Array:
+    """As `check_rate`, of any real number in [0, `most`]. `name` and `meaning` (a sentence) are for the message."""
+    dtype = getattr(value, "dtype", np.dtype(float))
+    real = isinstance(value, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(value, bool)
+    allowed = f"[0, {most}]" if math.isfinite(most) else "[0, infinity)"
     if not real or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(f"rate must be a real number in [0, 1], the probability of dropping, got {type(rate).__name__} {rate!r}")
-    if isinstance(rate, jax.core.Tracer):
-        rate = lax.stop_gradient(rate)
-        inside = jnp.all((rate >= 0) & (rate <= 1))
-        checkify.debug_check(inside, "rate must lie in [0, 1], got {rate}", rate=jnp.asarray(rate))
-        return rate
-    known = np.asarray(rate, np.float64)
-    if not np.all((known >= 0) & (known <= 1)):
-        shown = rate if known.ndim == 0 else known[~((known >= 0) & (known <= 1))][0]
-        raise ValueError(
-            f"rate must lie in [0, 1], got {shown}. It is the probability of dropping, not of keeping, and not a percentage."
-        )
-    return float(known) if known.ndim == 0 else jnp.asarray(rate)
+        raise TypeError(f"{name} must be a real number in {allowed}, got {type(value).__name__} {value!r}.{meaning}")
+    if isinstance(value, jax.core.Tracer):
+        inside = (value >= 0) & (value <= most if math.isfinite(most) else jnp.isfinite(value))
+        checkify.debug_check(jnp.all(inside), f"{name} must lie in {allowed}, got {{value}}", value=jnp.asarray(value))
+        return value
+    known = np.asarray(value, np.float64)
+    outside = ~((known >= 0) & (known <= most) & np.isfinite(known))
+    if np.any(outside):
+        raise ValueError(f"{name} must lie in {allowed}, got {known[outside][0] if known.ndim else value}.{meaning}")
+    return float(known) if known.ndim == 0 else cast(jax.Array, value)
 
 
 def is_number(rate: Rate, value: int) -> bool:
     """Whether the rate is known, without axes, and equal to `value`. At 0 and 1 there is nothing to draw."""
-    return isinstance(rate, numbers.Real) and rate == value
+    known = isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(rate, jax.core.Tracer)
+    return known and np.ndim(rate) == 0 and bool(rate == value)
 
 
 def law(rate: float | jax.Array, dtype: Any = jnp.float32) -> Law:
@@ -96,27 +112,40 @@ def _law(keep: Any, xp: Any) -> Law:
 
 def check_broadcast_dims(broadcast_dims: Sequence[int], ndim: int) -> tuple[int, ...]:
     """The axes that share a mask, as sorted numbers from 0 to `ndim - 1`."""
-    try:
-        dims = [int(dim) for dim in broadcast_dims]
-    except TypeError:
-        raise TypeError(f"broadcast_dims must be a sequence of axis numbers, got {broadcast_dims!r}") from None
+    dims = axis_numbers(broadcast_dims)
     for dim in dims:
         if not -ndim <= dim < ndim:
-            raise ValueError(
-                f"broadcast_dims={tuple(dims)} names axis {dim}, but x has {ndim} axes: -{ndim} to {ndim - 1} are allowed."
-            )
+            raise ValueError(f"broadcast_dims={dims} names axis {dim}, but x has {ndim} axes: -{ndim} to {ndim - 1} are allowed.")
     return tuple(sorted({dim % ndim for dim in dims}))
+
+
+def axis_numbers(broadcast_dims: Sequence[int]) -> tuple[int, ...]:
+    """Checks that `broadcast_dims` is a sequence of integers."""
+    try:
+        return tuple(operator.index(dim) for dim in broadcast_dims)
+    except TypeError:
+        raise TypeError(f"broadcast_dims must be a sequence of axis numbers, got {broadcast_dims!r}") from None
 
 
 def check_spec(spec: PartitionSpec | None, ndim: int) -> PartitionSpec | None:
     """Checks that `spec` describes an array of `ndim` axes. Axes that it leaves out are not divided."""
     if spec is None:
         return None
-    if not isinstance(spec, (PartitionSpec, tuple)):
+    if not isinstance(spec, PartitionSpec):
         raise TypeError(f"spec must be a jax.sharding.PartitionSpec, got {type(spec).__name__} {spec!r}")
     if len(spec) > ndim:
-        raise ValueError(f"spec={PartitionSpec(*spec)} lays out {len(spec)} axes, but x has {ndim}.")
-    return PartitionSpec(*spec)
+        raise ValueError(f"spec={spec} lays out {len(spec)} axes, but x has {ndim}.")
+    names = [name for entry in spec if entry for name in ([entry] if isinstance(entry, str) else entry)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"spec={spec} names an axis twice: each mapped axis divides one axis of x.")
+    return spec
+
+
+def mapped_axes(spec: PartitionSpec | None, axes: Sequence[int]) -> tuple[tuple[str, ...], int]:
+    """The names of the mapped axes that divide these axes of the whole array, and the number of parts that this makes."""
+    entries = [spec[axis] for axis in axes if axis < len(spec)] if spec else []
+    names = tuple(name for entry in entries if entry for name in ([entry] if isinstance(entry, str) else entry))
+    return names, random.axis_place(names)[1] if names else 1
 
 
 def keep(
@@ -136,17 +165,39 @@ def keep(
       broadcast_dims: axes along which all entries share their mask.
       spec: inside `shard_map` or `pmap`, the layout of the whole array of which `like` is this device's part.
     """
-    drawn = draw(key, like, broadcast_dims=broadcast_dims, spec=spec)
-    return (drawn >> np.uint32(9)) < expand(threshold, like.ndim)
+    return below(draw(key, like, broadcast_dims=broadcast_dims, spec=spec), threshold)
+
+
+def below(bits: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Which of the 32-bit words stand for one of the kept values, whose number is from `law`."""
+    return (bits >> np.uint32(9)) < expand(threshold, bits.ndim)
 
 
 def draw(
-    key: jax.Array, like: jax.Array, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+    key: jax.Array,
+    like: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    broadcast_dims: tuple[int, ...] = (),
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """The 32 random bits of each mask entry; arguments and shape as in `keep`."""
+    return random.bits(key, **block(like, broadcast_dims=broadcast_dims, spec=spec)._asdict())
+
+
+def block(
+    like: jax.Array | jax.ShapeDtypeStruct, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+) -> Block:
+    """The part of the whole mask that belongs to `like`; arguments as in `keep`."""
     shape = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(like.shape))
     origin, extent = _place(shape, broadcast_dims, spec)
-    return random.bits(key, shape, origin=origin, extent=extent, sharding=_explicit(like, broadcast_dims))
+    return Block(shape, origin, extent, _explicit(like, broadcast_dims))
+
+
+def scaled(keep: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
+    """`x * scale` where `keep` is true and 0 elsewhere whatever `x` holds, formed in float32 at least; of the dtype of `x`."""
+    kind = wide(x.dtype)
+    product = x.astype(kind) * expand(scale, x.ndim).astype(kind)
+    return jnp.where(keep, product, jnp.zeros((), kind)).astype(x.dtype)
 
 
 def expand(x: jax.Array, ndim: int) -> jax.Array:
@@ -154,7 +205,9 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return lax.expand_dims(x, range(ndim - x.ndim)) if x.ndim else x
 
 
-def check_rate_shape(rate: float | jax.Array, shape: tuple[int, ...], broadcast_dims: tuple[int, ...]) -> None:
+def check_rate_shape(
+    rate: float | jax.Array, shape: tuple[int, ...], broadcast_dims: tuple[int, ...], name: str = "rate"
+) -> None:
     """Checks that a rate with axes fits the mask of an array of `shape`."""
     if isinstance(rate, float) or rate.ndim == 0:
         return
@@ -165,8 +218,8 @@ def check_rate_shape(rate: float | jax.Array, shape: tuple[int, ...], broadcast_
         fits = False
     if not fits:
         raise ValueError(
-            f"rate has shape {tuple(rate.shape)}, which does not broadcast to the mask's shape {mask}. Give one rate, or one for"
-            " each entry along the mask's last axes."
+            f"{name} has shape {tuple(rate.shape)}, which does not broadcast to the mask's shape {mask}. Give one {name}, or one"
+            " for each entry along the mask's last axes."
         )
 
 
@@ -185,7 +238,7 @@ def _place(
     return (None if all(isinstance(start, int) for start in origin) else origin), tuple(extent)
 
 
-def _explicit(like: jax.Array, broadcast_dims: tuple[int, ...]) -> NamedSharding | None:
+def _explicit(like: jax.Array | jax.ShapeDtypeStruct, broadcast_dims: tuple[int, ...]) -> NamedSharding | None:
     """The layout of the mask, where the mesh wants it said."""
     sharding = jax.typeof(like).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.random import define_prng_impl
+from jax.extend.random import define_prng_impl, threefry_prng_impl
 from jax.sharding import NamedSharding
 
 from jaxdrop import _generators
@@ -67,7 +67,7 @@ def _widen(bits32: Bits32, data: jax.Array, positions: Positions, bit_width: int
 
 @dataclasses.dataclass(frozen=True)
 class _Generator:
-    """A PRNG implementation. Its keys are two words, which children replace, and behind them constants, which they keep."""
+    """A PRNG implementation: keys are two words, derived from each other as threefry's are, and constants that children keep."""
 
     name: str
     tag: str
@@ -82,18 +82,16 @@ class _Generator:
         return jnp.stack([high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)])
 
     def split(self, data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return self._children(data, _counter(grid(shape)))
+        return self._with_rest(data, threefry_prng_impl.split(data[:2], shape))
 
     def fold_in(self, data: jax.Array, value: int | jax.Array) -> jax.Array:
-        return self._children(data, (jnp.uint32(0), jnp.asarray(value).astype(jnp.uint32)))
+        return self._with_rest(data, threefry_prng_impl.fold_in(data[:2], value))
 
     def random_bits(self, data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
         return _widen(self.bits32, data, grid(shape), bit_width)
 
-    def _children(self, data: jax.Array, count: tuple[jax.Array, jax.Array]) -> jax.Array:
-        first, second = _generators.threefry((data[0], data[1]), count)
-        rest = jnp.broadcast_to(data[2:], (*first.shape, len(self.rest)))
-        return jnp.concatenate([first[..., None], second[..., None], rest], axis=-1)
+    def _with_rest(self, data: jax.Array, words: jax.Array) -> jax.Array:
+        return jnp.concatenate([words, jnp.broadcast_to(data[2:], (*words.shape[:-1], len(self.rest)))], axis=-1)
 
     def implementation(self) -> Hashable:
         return define_prng_impl(
@@ -112,11 +110,6 @@ class _Generator:
 
 def _by_name(name: str) -> _Generator:
     return next(generator for generator in _GENERATORS if generator.name == name)
-
-
-def _counter(positions: Positions) -> tuple[jax.Array, jax.Array]:
-    high = jnp.zeros_like(positions.low) if positions.high is None else positions.high
-    return high, positions.low
 
 
 _GENERATORS = (
@@ -273,7 +266,7 @@ def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[
 
     Args:
       key: a single key, of a generator with random access.
-      coordinates: one uint32 array an axis of the whole array; they broadcast against each other. Coordinates along an axis of
+      coordinates: one integer array an axis of the whole array; they broadcast against each other. Coordinates along an axis of
         more than 2**32 entries are (high word, low word) pairs.
       extent: the shape of the whole array.
       bit_width: 8, 16, 32 or 64 (64 only with `jax_enable_x64`).
@@ -291,7 +284,8 @@ def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[
         raise ValueError(f"got {len(coordinates)} coordinate arrays for an array of shape {tuple(extent)}")
     if not _has_random_access(key):
         raise _no_random_access(key)
-    return _bits(key, linear(coordinates, extent), bit_width)
+    words = jax.tree.map(lambda coordinate: jnp.asarray(coordinate).astype(jnp.uint32), tuple(coordinates))
+    return _bits(key, linear(words, extent), bit_width)
 
 
 def uniform(bits: jax.Array) -> jax.Array:
@@ -312,7 +306,8 @@ def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
     own = _OWN.get(jax.random.key_impl(key))
     if own is not None:
         return _widen(own, data, positions, bit_width)
-    high, low = _generators.threefry((data[0], data[1]), _counter(positions))
+    place = jnp.zeros_like(positions.low) if positions.high is None else positions.high, positions.low
+    high, low = _generators.threefry((data[0], data[1]), place)
     if bit_width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype(_DTYPES[bit_width])
@@ -346,7 +341,7 @@ def _no_random_access(key: jax.Array) -> NotImplementedError:
 
 def independent_keys(key: jax.Array, num: int) -> jax.Array:
     """`fold_in(key, 0), ..., fold_in(key, num - 1)`, of the generator of `key`."""
-    return jax.vmap(functools.partial(jax.random.fold_in, checked(key, "keys")))(jnp.arange(num))
+    return jax.vmap(functools.partial(jax.random.fold_in, _not_a_sample(key)))(jnp.arange(num))
 
 
 def stratified_keys(key: jax.Array, num: int) -> jax.Array:
@@ -355,20 +350,20 @@ def stratified_keys(key: jax.Array, num: int) -> jax.Array:
         raise ValueError(
             f"stratified sampling takes at most 65535 samples, got {num}. Draw them in groups with a key each, or independently."
         )
-    base = jnp.broadcast_to(_plain(key), (num,))
+    base = jnp.broadcast_to(fast(_not_a_sample(key)), (num,))
     return _extend(base, _STRATIFIED, jnp.arange(num, dtype=jnp.uint32), jnp.full(num, num, jnp.uint32))
 
 
 def antithetic_keys(key: jax.Array, num: int) -> jax.Array:
     """Keys of `num` samples of which each odd one mirrors the one before it. See `jaxdrop.mc.keys`."""
-    base = jnp.repeat(independent_keys(_plain(key), (num + 1) // 2), 2)[:num]
+    base = jnp.repeat(independent_keys(fast(_not_a_sample(key)), (num + 1) // 2), 2)[:num]
     mirrored = jnp.arange(num) % 2 == 1
     return _extend(base, _ANTITHETIC, jnp.where(mirrored, np.uint32(0xFFFFFFFF), np.uint32(0)))
 
 
-def _plain(key: jax.Array) -> jax.Array:
-    key = fast(checked(key, "keys"))
-    if jax.random.key_impl(key) != _HASH:
+def _not_a_sample(key: jax.Array) -> jax.Array:
+    key = checked(key, "keys")
+    if jax.random.key_impl(key) in (_STRATIFIED, _ANTITHETIC):
         raise ValueError(f"{key} already is the key of one Monte Carlo sample; start from jaxdrop.key or jax.random.key")
     return key
 

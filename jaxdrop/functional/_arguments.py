@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,45 @@ def site(caller: str, x: jax.Array, rate: masks.Rate, broadcast_dims: Sequence[i
 def inexact(x: jax.Array, caller: str) -> jax.Array:
     """`x` as an array of floating or complex numbers; anything else is a TypeError."""
     if not hasattr(x, "dtype"):
-        x = jnp.asarray(x)
+        try:
+            x = jnp.asarray(x)
+        except (TypeError, ValueError):
+            raise TypeError(f"{caller} takes an array x of floating or complex numbers, got {type(x).__name__} {x!r}") from None
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"x is a key, of dtype {x.dtype}. The key comes first, and then the array: {caller}(key, x, rate).")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
             f"{caller} scales what it keeps, and cannot do so with x of dtype {x.dtype}. Convert it first, as in"
             " x.astype(jnp.float32), or put the dropout after the embedding."
         )
     return x
+
+
+def integers(ids: jax.Array, caller: str) -> jax.Array:
+    """`ids` as an array of integers; anything else is a TypeError."""
+    if not hasattr(ids, "dtype"):
+        ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{caller} takes integer ids, got an array of dtype {ids.dtype}. For vectors there is jaxdrop.dropout.")
+    return ids
+
+
+def axis(name: str, value: int, ndim: int) -> int:
+    """The axis that the argument `name` names, as a number from 0 to `ndim - 1`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be the number of an axis, got {value!r}") from None
+    if not -ndim <= number < ndim:
+        raise ValueError(f"{name}={number} is out of range: with {ndim} axes, -{ndim} to {ndim - 1} are allowed.")
+    return number % ndim
+
+
+def one_of(name: str, value: str, names: Any) -> None:
+    """Checks that the argument `name` is one of the names in the Literal type `names`."""
+    allowed = get_args(names)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def is_true(deterministic: bool) -> bool:

@@ -1,5 +1,46 @@
 """Dropout as Flax Linen modules: hyperparameters, a key, and one call into the functions of `jaxdrop`."""
 
-from jaxdrop.linen.elements import Dropout
+from jaxdrop.linen.elements import AlphaDropout, ClassicDropout, Dropout, FeatureAlphaDropout
+from jaxdrop.linen.graphs import DropEdge, DropNode
+from jaxdrop.linen.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
+from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
+from jaxdrop.linen.paths import DropPath, LayerDrop, ShakeDrop
+from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
+from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
+from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
+from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop
 
-__all__ = ["Dropout"]
+__all__ = [
+    "AlphaDropout",
+    "ClassicDropout",
+    "ConcreteDropout",
+    "DropBlock",
+    "DropConnect",
+    "DropEdge",
+    "DropNode",
+    "DropPath",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "LabelDropout",
+    "LayerDrop",
+    "LockedDropout",
+    "ModalityDropout",
+    "NEFTune",
+    "QuantNoise",
+    "ShakeDrop",
+    "SparseVariationalDense",
+    "SpatialDropout",
+    "TokenDropout",
+    "UniformDropout",
+    "VariationalDense",
+    "VariationalDropout",
+    "WeightDrop",
+    "WordDropout",
+    "Zoneout",
+]

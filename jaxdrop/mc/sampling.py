@@ -54,12 +54,7 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") ->
     """
     if strategy not in _STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(map(repr, _STRATEGIES))}, got {strategy!r}")
-    try:
-        num = operator.index(num_samples)
-    except TypeError:
-        raise TypeError(f"num_samples must be an integer, got {num_samples!r}") from None
-    if num < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num}")
+    num = _count("num_samples", num_samples)
     return _STRATEGIES[strategy](key, num)
 
 
@@ -77,12 +72,20 @@ def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int 
       What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit` to run it more than once.
 
     Raises:
+      TypeError: `batch_size` is not an integer.
       ValueError: `keys` is not one axis of keys, or `batch_size` is below 1.
     """
     if getattr(keys, "ndim", None) != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError(f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {keys!r}")
-    if batch_size is None or batch_size >= keys.shape[0]:
-        return jax.vmap(fn)(keys)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return jax.lax.map(fn, keys, batch_size=batch_size)
+    size = keys.shape[0] if batch_size is None else _count("batch_size", batch_size)
+    return jax.vmap(fn)(keys) if size >= keys.shape[0] else jax.lax.map(fn, keys, batch_size=size)
+
+
+def _count(name: str, value: int) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+    return count

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr, logsumexp
+import numpy as np
+from jax.scipy.special import logsumexp
 
 from jaxdrop import masks
 from jaxdrop.functional import _arguments
@@ -39,7 +40,7 @@ def classification(logits: jax.Array) -> Classification:
       A `Classification`.
 
     Raises:
-      TypeError: integers or booleans.
+      TypeError: integers, booleans or complex numbers.
       ValueError: fewer than two axes, or no samples.
 
     References:
@@ -47,15 +48,22 @@ def classification(logits: jax.Array) -> Classification:
       arXiv:1112.5745. Gal, "Uncertainty in deep learning", PhD thesis, Cambridge, 2016, section 3.3.
     """
     logits = _arguments.inexact(logits, "classification")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"classification takes real logits, got {logits.dtype}")
     if logits.ndim < 2 or logits.shape[0] == 0:
         raise ValueError(f"logits must have shape (S, ..., C) with at least one sample, got {tuple(logits.shape)}")
     log_probs = jax.nn.log_softmax(logits.astype(masks.wide(logits.dtype)), axis=-1)
-    log_mean = logsumexp(log_probs, axis=0) - jnp.log(jnp.asarray(logits.shape[0], log_probs.dtype))
-    probs, mean = jnp.exp(log_probs), jnp.exp(log_mean)
-    gap = jnp.where(probs > 0, log_probs - jnp.expand_dims(log_mean, 0), jnp.zeros_like(probs))
+    probs, possible = jnp.exp(log_probs), log_probs > -jnp.inf
+    # A class that is ruled out gets a finite log-probability, since gradients at -inf are NaN.
+    log_probs = jnp.where(possible, log_probs, jnp.finfo(log_probs.dtype).min / 4)
+    log_mean = logsumexp(log_probs, axis=0) - np.log(logits.shape[0]).astype(log_probs.dtype)
+    mean = jnp.exp(log_mean)
+    ratio = jnp.where(possible, log_probs - jnp.expand_dims(log_mean, 0), jnp.zeros_like(probs))
+    # KL(p_s || p) = sum p f(log(p_s / p)), where f is 0 at 0 and positive elsewhere: no large terms cancel.
+    terms = jnp.where(possible, ratio * jnp.exp(ratio) - jnp.expm1(ratio), jnp.ones_like(probs))
     return Classification(
         mean=mean,
-        predictive_entropy=entr(mean).sum(-1),
-        expected_entropy=entr(probs).sum(-1).mean(0),
-        mutual_information=jnp.maximum((probs * gap).sum(-1).mean(0), 0),
+        predictive_entropy=-(mean * log_mean).sum(-1),
+        expected_entropy=-(probs * log_probs).sum(-1).mean(0),
+        mutual_information=jnp.maximum((jnp.expand_dims(mean, 0) * terms).sum(-1).mean(0), 0),
     )

@@ -1,5 +1,46 @@
 """Dropout as Flax NNX modules: hyperparameters, a random stream, and one call into the functions of `jaxdrop`."""
 
-from jaxdrop.nnx.elements import Dropout
+from jaxdrop.nnx.elements import AlphaDropout, ClassicDropout, Dropout, FeatureAlphaDropout
+from jaxdrop.nnx.graphs import DropEdge, DropNode
+from jaxdrop.nnx.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
+from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
+from jaxdrop.nnx.paths import DropPath, LayerDrop, ShakeDrop
+from jaxdrop.nnx.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
+from jaxdrop.nnx.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
+from jaxdrop.nnx.tokens import LabelDropout, ModalityDropout, TokenDropout
+from jaxdrop.nnx.weights import DropConnect, QuantNoise, WeightDrop
 
-__all__ = ["Dropout"]
+__all__ = [
+    "AlphaDropout",
+    "ClassicDropout",
+    "ConcreteDropout",
+    "DropBlock",
+    "DropConnect",
+    "DropEdge",
+    "DropNode",
+    "DropPath",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "LabelDropout",
+    "LayerDrop",
+    "LockedDropout",
+    "ModalityDropout",
+    "NEFTune",
+    "QuantNoise",
+    "ShakeDrop",
+    "SparseVariationalDense",
+    "SpatialDropout",
+    "TokenDropout",
+    "UniformDropout",
+    "VariationalDense",
+    "VariationalDropout",
+    "WeightDrop",
+    "WordDropout",
+    "Zoneout",
+]

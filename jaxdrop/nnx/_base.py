@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,25 @@ RngSource: TypeAlias = nnx.Rngs | nnx.RngStream | jax.Array
 
 
 class Stochastic(nnx.Module):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`."""
+    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+
+    Where the amount that is dropped is no rate, a subclass gives None for the rate, and `_settle` its own amount in each call.
+    """
+
+    _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
 
     def __init__(
         self,
-        rate: float,
+        rate: float | None,
         *,
         deterministic: bool | None,
         rng_collection: str,
         rngs: nnx.Rngs | nnx.RngStream | None,
         spec: PartitionSpec | None,
     ) -> None:
-        masks.check_rate(rate)
-        self.rate = rate
+        if rate is not None:
+            masks.check_rate(rate)
+            self.rate = rate
         self.deterministic = deterministic
         self.rng_collection = rng_collection
         self.spec = spec
@@ -60,7 +66,7 @@ class Stochastic(nnx.Module):
                 "3. call model.train() or model.eval()."
             )
         rate = self.rate if rate is None else rate
-        draws = not (_arguments.is_true(chosen) or masks.is_number(rate, 0) or masks.is_number(rate, 1))
+        draws = not (_arguments.is_true(chosen) or any(masks.is_number(rate, value) for value in self._draws_nothing_at))
         key = self._key(_first(rngs, self.rngs)) if draws else None
         return chosen, key, rate, _first(spec, self.spec)
 

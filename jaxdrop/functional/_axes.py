@@ -1,0 +1,59 @@
+"""Which axes of an array are its examples, its space and its channels."""
+
+from __future__ import annotations
+
+import operator
+from typing import NamedTuple
+
+import jax
+
+from jaxdrop.functional import _arguments
+
+
+class Axes(NamedTuple):
+    """Axis numbers, from 0 to `ndim - 1`."""
+
+    batch: tuple[int, ...]
+    space: tuple[int, ...]
+    channel: int
+
+
+def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
+    """The axes of `(batch..., space..., channels)` or `(batch..., channels, space...)`.
+
+    Args:
+      ndim: of the array.
+      channel_axis: the last axis, or the one before the spatial axes.
+      spatial_rank: how many axes are spatial; None for all but the first axis and the channels.
+    """
+    channel = _arguments.axis("channel_axis", channel_axis, ndim)
+    rank = ndim - 2 if spatial_rank is None else _rank(spatial_rank)
+    if rank < 1 or rank >= ndim:
+        raise ValueError(
+            f"x has {ndim} axes, too few for {max(rank, 1)} of space and one of channels"
+            + (" behind one of examples. For a single example give spatial_rank." if spatial_rank is None else ".")
+        )
+    first = ndim - 1 - rank
+    if channel not in (ndim - 1, first):
+        raise ValueError(
+            f"channel_axis={channel_axis} of {ndim} axes would stand among {rank} axes of space. Channels are the last axis (-1)"
+            f" or the one before those of space ({-1 - rank}), whether there are axes of examples in front or not."
+        )
+    space = range(first, ndim - 1) if channel == ndim - 1 else range(first + 1, ndim)
+    return Axes(tuple(range(first)), tuple(space), channel)
+
+
+def _rank(spatial_rank: int) -> int:
+    try:
+        return operator.index(spatial_rank)
+    except TypeError:
+        raise TypeError(f"spatial_rank must be a number of axes, or None, got {spatial_rank!r}") from None
+
+
+def check_rank(caller: str, x: jax.Array, rank: int) -> None:
+    """Checks that `x` is one example or a batch of them, with `rank` spatial axes."""
+    if x.ndim not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"{caller} takes a batch of {rank + 2} axes or a single example of {rank + 1}, got shape {x.shape}. For other layouts"
+            " there is jaxdrop.spatial_dropout(key, x, rate, spatial_rank=...), for vectors jaxdrop.dropout."
+        )

@@ -1,0 +1,43 @@
+"""Dense layers with random weights: their operands, and pre-activations that are drawn themselves in place of the weights."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks, random
+from jaxdrop.functional import _arguments
+
+
+def operands(caller: str, x: jax.Array, w: jax.Array, *, real: bool) -> tuple[jax.Array, jax.Array]:
+    """Checks that `x @ w` is the product of a dense layer, of real numbers if its noise has no meaning for complex ones."""
+    x, w = _arguments.inexact(x, caller), _arguments.inexact(w, caller)
+    if real and (jnp.iscomplexobj(x) or jnp.iscomplexobj(w)):
+        raise TypeError(f"{caller} takes real x and w, got {x.dtype} and {w.dtype}: a complex variance has no one definition.")
+    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
+        raise ValueError(f"{caller} multiplies x of shape (..., in) and w of shape (in, out), got {x.shape} and {w.shape}")
+    return x, w
+
+
+def gaussian(key: jax.Array, x: jax.Array, mean: jax.Array, variance: jax.Array, spec: PartitionSpec | None) -> jax.Array:
+    """One draw of `x W` for each row of `x`, where the weights `W` are normal and independent (local reparameterization).
+
+    `N(x mean, (x * x) variance)`, differentiable in all three.
+
+    Args:
+      key: a single key.
+      x: shape (..., in).
+      mean: of the weights, shape (in, out).
+      variance: of the weights, shape (in, out), at least 0.
+      spec: the layout of the whole result.
+    """
+    kind = masks.wide(jnp.result_type(x, mean))
+    rows = x.astype(kind)
+    center, spread = rows @ mean.astype(kind), (rows * rows) @ variance.astype(kind)
+    noise = random.normal(masks.draw(key, center, spec=spec)).astype(kind)
+    varies = spread > 0  # at 0 the square root has no derivative
+    deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, spread, jnp.ones_like(spread))), jnp.zeros_like(spread))
+    # The minimum never binds. Without it the compiler may round product and sum at once, in one program and not in another.
+    shift = jnp.minimum(deviation * noise, jnp.finfo(kind).max)
+    return (center + shift).astype(jnp.result_type(x, mean))

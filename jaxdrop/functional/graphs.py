@@ -1,0 +1,223 @@
+"""Dropping edges and nodes of a graph. Shapes are static: what is returned are masks over the edges and nodes that are given.
+
+A graph is a list of edges, `senders` and `receivers`, integers of shape (E,). Padding edges are edges like others: mask them too.
+For many graphs of one shape use `jax.vmap`, with a key each.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks, random
+from jaxdrop.functional import _arguments
+from jaxdrop.functional._kernel import kernel
+
+
+class Kept(NamedTuple):
+    """What `drop_node` leaves of a graph."""
+
+    nodes: jax.Array
+    """bool, shape (N,)."""
+    edges: jax.Array
+    """bool, shape (E,): edges of which both ends are kept."""
+
+
+class Normalized(NamedTuple):
+    """The entries of a symmetric-normalized adjacency matrix."""
+
+    edges: jax.Array
+    """Shape (E,): of the edges, 0 for those that are dropped."""
+    loops: jax.Array
+    """Shape (N,): of the diagonal."""
+
+
+def drop_edge(
+    key: jax.Array | None,
+    senders: jax.Array,
+    receivers: jax.Array,
+    rate: masks.Rate,
+    *,
+    undirected: bool = False,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
+) -> jax.Array:
+    """DropEdge: which edges are kept, `Bernoulli(1 - rate)` for each edge. Kept edges are not scaled.
+
+    This is the law of PyTorch Geometric's `dropout_edge`. The paper's own code instead keeps exactly
+    `int(E * (1 - rate))` of the directed edges, once an epoch, and then normalizes the adjacency matrix anew (see
+    `symmetric_normalization`). For edge weights with the same expectation, use `jaxdrop.dropout` on the weights.
+
+    Args:
+      key: a single PRNG key. May be None if nothing is drawn.
+      senders: integers of shape (E,).
+      receivers: integers of shape (E,).
+      rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or one for each edge.
+      undirected: if True, the edges `i -> j` and `j -> i` are kept or dropped together, wherever they stand in the list: their
+        bits are those of the position `(min(i, j), max(i, j))`. So are parallel edges. If False, the bits are those of the
+        edge's place in the list.
+      deterministic: if True, or if `rate` is the number 0, all edges are kept.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole list of edges. Undirected edges
+        need none.
+
+    Returns:
+      bool, shape (E,): True for the edges that are kept.
+
+    Raises:
+      TypeError: senders or receivers are not integers; otherwise as `jaxdrop.dropout`.
+      ValueError: senders and receivers are not two lists of one length; otherwise as `jaxdrop.dropout`.
+      NotImplementedError: the key's generator can only draw whole arrays, and `undirected` or `spec` asks for more.
+
+    References:
+      Rong, Huang, Xu & Huang, "DropEdge: towards deep graph convolutional networks on node classification", 2019,
+      arXiv:1907.10903.
+    """
+    senders, receivers = _edges("drop_edge", senders, receivers)
+    rate = masks.check_rate(rate)
+    masks.check_rate_shape(rate, senders.shape, ())
+    spec = masks.check_spec(spec, 1)
+    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+        return jnp.ones_like(senders, bool)
+    if masks.is_number(rate, 1):
+        return jnp.zeros_like(senders, bool)
+    threshold = masks.law(rate).threshold
+    return _drop_edge(random.single(key, "drop_edge"), senders, receivers, threshold, undirected=bool(undirected), spec=spec)
+
+
+@kernel("drop_edge")
+def _drop_edge(
+    key: jax.Array,
+    senders: jax.Array,
+    receivers: jax.Array,
+    threshold: jax.Array,
+    *,
+    undirected: bool,
+    spec: PartitionSpec | None,
+) -> jax.Array:
+    if not undirected:
+        return masks.keep(key, senders, threshold, spec=spec)
+    pair = _node(jnp.minimum(senders, receivers)), _node(jnp.maximum(senders, receivers))
+    return masks.below(random.bits_at(key, pair, (2**32, 2**32)), threshold)
+
+
+def drop_node(
+    key: jax.Array | None,
+    num_nodes: int,
+    senders: jax.Array,
+    receivers: jax.Array,
+    rate: masks.Rate,
+    *,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
+) -> Kept:
+    """DropNode: which nodes are kept, `Bernoulli(1 - rate)` for each node, and which edges still have both ends.
+
+    This is the law of PyTorch Geometric's `dropout_node`. GRAND means another thing by the same name: feature rows are zeroed and
+    the others scaled, while all edges stay. That is `jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))`.
+
+    Args:
+      key: a single PRNG key. May be None if nothing is drawn.
+      num_nodes: N (of this device's part under `spec`).
+      senders: integers of shape (E,), in [0, N); node numbers of the whole graph, also under `spec`.
+      receivers: integers of shape (E,), in [0, N).
+      rate: the probability of dropping, in [0, 1]: a number or a traced scalar.
+      deterministic: if True, or if `rate` is the number 0, everything is kept.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole list of nodes.
+
+    Returns:
+      `Kept(nodes, edges)`, bool masks of shape (N,) and (E,).
+
+    Raises:
+      TypeError: senders or receivers are not integers; otherwise as `jaxdrop.dropout`.
+      ValueError: senders and receivers are not two lists of one length, `rate` has axes; otherwise as `jaxdrop.dropout`.
+      NotImplementedError: the key's generator can only draw whole arrays.
+
+    References:
+      Do, Nguyen, Bekoulis, Munteanu & Deligiannis, "Graph convolutional neural networks with node transition probability-based
+      message passing and DropNode regularization", 2020, arXiv:2008.12578. Feng et al., "Graph random neural network for
+      semi-supervised learning on graphs", 2020, arXiv:2005.11079 (GRAND).
+    """
+    senders, receivers = _edges("drop_node", senders, receivers)
+    rate = masks.check_rate(rate)
+    masks.check_rate_shape(rate, (), ())
+    spec = masks.check_spec(spec, 1)
+    nodes = operator.index(num_nodes)
+    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+        return Kept(jnp.ones(nodes, bool), jnp.ones_like(senders, bool))
+    if masks.is_number(rate, 1):
+        return Kept(jnp.zeros(nodes, bool), jnp.zeros_like(senders, bool))
+    threshold = masks.law(rate).threshold
+    return Kept(*_drop_node(random.single(key, "drop_node"), senders, receivers, threshold, num_nodes=nodes, spec=spec))
+
+
+@kernel("drop_node")
+def _drop_node(
+    key: jax.Array,
+    senders: jax.Array,
+    receivers: jax.Array,
+    threshold: jax.Array,
+    *,
+    num_nodes: int,
+    spec: PartitionSpec | None,
+) -> tuple[jax.Array, jax.Array]:
+    # The ends ask for the bits of their node anew: no table of nodes to look up, and none to send between devices.
+    sent, received = (masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold) for ends in (senders, receivers))
+    return masks.keep(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
+
+
+def symmetric_normalization(
+    senders: jax.Array,
+    receivers: jax.Array,
+    num_nodes: int,
+    *,
+    keep: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    self_loops: bool = True,
+) -> Normalized:
+    """The weights of a graph convolution, `w_ij / sqrt(d_i d_j)`, with the degrees `d` of the edges that are kept.
+
+    `d_i` is the sum of the kept weights of the edges that node `i` receives, and 1 more with self-loops, as in PyTorch
+    Geometric's `gcn_norm`. A node without edges gets weights of 0. Dropping edges and normalizing anew is what DropEdge does:
+
+        keep = drop_edge(key, senders, receivers, 0.3)
+        weights, loops = symmetric_normalization(senders, receivers, num_nodes, keep=keep)
+        h = jax.ops.segment_sum(weights[:, None] * h[senders], receivers, num_nodes) + loops[:, None] * h
+
+    Args:
+      senders: integers of shape (E,), in [0, N).
+      receivers: integers of shape (E,), in [0, N).
+      num_nodes: N.
+      keep: bool, shape (E,), from `drop_edge` or `drop_node`; all edges by default.
+      weights: shape (E,), not negative; 1 for each edge by default.
+      self_loops: whether each node has an edge of weight 1 to itself besides.
+
+    Returns:
+      `Normalized(edges, loops)`, of the dtype of `weights`; without self-loops the second is 0.
+    """
+    senders, receivers = _edges("symmetric_normalization", senders, receivers)
+    kept = jnp.ones_like(senders, jnp.float32) if weights is None else weights
+    if keep is not None:
+        kept = jnp.where(keep, kept, jnp.zeros_like(kept))
+    degrees = jax.ops.segment_sum(kept, receivers, num_nodes) + int(self_loops)
+    some = degrees > 0
+    inverse = jnp.where(some, lax.rsqrt(jnp.where(some, degrees, jnp.ones_like(degrees))), jnp.zeros_like(degrees))
+    return Normalized(kept * inverse[senders] * inverse[receivers], inverse * inverse * int(self_loops))
+
+
+def _edges(caller: str, senders: jax.Array, receivers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    senders, receivers = _arguments.integers(senders, caller), _arguments.integers(receivers, caller)
+    if senders.ndim != 1 or senders.shape != receivers.shape:
+        raise ValueError(
+            f"{caller} takes senders and receivers of one shape (E,), got {senders.shape} and {receivers.shape}. For a batch of"
+            " graphs use jax.vmap."
+        )
+    return senders, receivers
+
+
+def _node(ids: jax.Array) -> jax.Array:
+    return ids.astype(jnp.uint32)

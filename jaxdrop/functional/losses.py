@@ -1,0 +1,144 @@
+"""Losses that need two or more masks of the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+from jaxdrop.functional import _arguments
+from jaxdrop.functional._kernel import kernel
+from jaxdrop.functional.elements import dropout
+
+Scaling = Literal["fairseq", "readme", "vit"]
+
+# What the two cross-entropies are multiplied by, and what the two divergences times alpha are.
+_FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
+
+
+def r_drop(
+    logits: jax.Array, other: jax.Array, labels: jax.Array, *, alpha: float | jax.Array, scaling: Scaling = "fairseq"
+) -> jax.Array:
+    """R-Drop: cross-entropy of two passes under different masks, and their symmetric divergence, for each example.
+
+    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, in the scalings that are in use:
+
+    ==========  =============================  =============================================
+    `fairseq`   `CE1 + CE2 + alpha/2 J`        the paper; its code for translation (alpha 5)
+    `readme`    `(CE1 + CE2)/2 + alpha/2 J`    the usage in its README
+    `vit`       `CE1 + CE2 + alpha J`          its code for ViT (alpha 0.3)
+    ==========  =============================  =============================================
+
+    Take the mean or the sum of the result. (The ViT code averages the cross-entropies over the batch but sums J: its alpha grows
+    with the batch.) `J` is formed as `sum (p1 - p2) (log p1 - log p2)`, a sum of terms that are not negative.
+
+    The two passes need two keys: `first, second = jax.vmap(apply)(jax.random.split(key))`.
+
+    Args:
+      logits: shape (..., C), of the first pass. A class that both rule out with -inf adds nothing; one that only one of them
+        rules out makes J infinite.
+      other: of the second pass, like `logits`.
+      labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C) gives NaN.
+      alpha: the weight of the divergence, at least 0; a number or a scalar array.
+      scaling: one of the three names.
+
+    Returns:
+      Shape (...), of the dtype of `logits`, float32 at least.
+
+    Raises:
+      TypeError: logits are not floating.
+      ValueError: shapes do not fit, `alpha` is negative or `scaling` unknown.
+
+    References:
+      Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural networks", 2021,
+      arXiv:2106.14448.
+    """
+    logits, other = _arguments.inexact(logits, "r_drop"), _arguments.inexact(other, "r_drop")
+    labels = jnp.asarray(labels)
+    are_ids = jnp.issubdtype(labels.dtype, jnp.integer)
+    if not logits.ndim or logits.shape != other.shape or labels.shape != (logits.shape[:-1] if are_ids else logits.shape):
+        raise ValueError(
+            "r_drop takes two arrays of logits of shape (..., C), and labels: integers of shape (...) or probabilities of shape"
+            f" (..., C). Got {logits.shape}, {other.shape}, and labels of {labels.dtype}{list(labels.shape)}."
+        )
+    _arguments.one_of("scaling", scaling, Scaling)
+    return _r_drop(logits, other, labels, masks.check_number(alpha, "alpha"), scaling=scaling)
+
+
+@kernel("r_drop")
+def _r_drop(logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, scaling: Scaling) -> jax.Array:
+    dtype = masks.wide(logits.dtype)
+    one, two = (jax.nn.log_softmax(array.astype(dtype), axis=-1) for array in (logits, other))
+    impossible = jnp.isneginf(one) & jnp.isneginf(two)
+    gap = jnp.where(impossible, jnp.zeros_like(one), one - two)
+    divergence = ((jnp.exp(one) - jnp.exp(two)) * gap).sum(-1)
+    cross_entropy = _cross_entropy(one, labels) + _cross_entropy(two, labels)
+    weight, share = _FACTORS[scaling]
+    return weight * cross_entropy + share * jnp.asarray(alpha, dtype) * divergence
+
+
+def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        classes = lax.broadcasted_iota(labels.dtype, log_probs.shape, log_probs.ndim - 1)
+        hit = classes == jnp.expand_dims(labels, -1)
+        loss = -jnp.where(hit, log_probs, jnp.zeros_like(log_probs)).sum(-1)
+        return jnp.where(hit.any(-1), loss, jnp.full_like(loss, jnp.nan))
+    used = labels > 0  # 0 log 0 is 0
+    return -jnp.where(used, labels.astype(log_probs.dtype) * jnp.where(used, log_probs, jnp.zeros_like(log_probs)), 0).sum(-1)
+
+
+def multi_sample_dropout(
+    keys: jax.Array | None,
+    x: jax.Array,
+    rate: masks.Rate,
+    loss: Callable[[jax.Array], Any],
+    *,
+    broadcast_dims: Sequence[int] = (),
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
+) -> Any:
+    """Multi-sample dropout: `1/M sum_m loss(dropout(keys[m], x, rate))`, the mean of the losses (not of the logits) over M masks.
+
+    All samples share the features `x` and run through `jax.vmap`, so that what comes before is computed once:
+
+        def loss(h):
+            return optax.softmax_cross_entropy_with_integer_labels(head(h), labels).mean()
+
+        value = multi_sample_dropout(jaxdrop.mc.keys(key, 8), features, 0.5, loss)
+
+    Args:
+      keys: a key array of shape (M,): `jax.random.split(key, 8)`, or `jaxdrop.mc.keys(key, 8)`, whose masks balance each other.
+        May be None if nothing is drawn.
+      x: the features, any shape, floating or complex.
+      rate: the probability of dropping, in [0, 1], as in `jaxdrop.dropout`.
+      loss: a function of the dropped features; it returns an array or a pytree of arrays, in the paper the loss of a head with
+        shared weights.
+      broadcast_dims: axes of `x` along which all entries share one mask value.
+      deterministic: if True, or if `rate` is the number 0, `loss(x)` is returned.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole `x`.
+
+    Returns:
+      What `loss` returns, averaged over the samples.
+
+    Raises:
+      ValueError: `keys` is not one axis of keys; otherwise as `jaxdrop.dropout`.
+      TypeError, NotImplementedError: as `jaxdrop.dropout`.
+
+    References:
+      Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019, arXiv:1905.09788.
+    """
+    if _arguments.is_true(deterministic) or masks.is_number(masks.check_rate(rate), 0):
+        return loss(x)
+    if keys is None or keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or not keys.size:
+        raise ValueError(f"keys must be a key array of shape (M,), such as jax.random.split(key, 8), got {keys!r}")
+
+    def sample(key: jax.Array) -> Any:
+        return loss(dropout(key, x, rate, broadcast_dims=broadcast_dims, spec=spec))
+
+    with jax.named_scope("jaxdrop.multi_sample_dropout"):
+        return jax.tree.map(lambda values: values.mean(0), jax.vmap(sample)(keys))

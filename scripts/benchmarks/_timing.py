@@ -1,0 +1,51 @@
+"""Wall-clock times of candidates that are measured side by side."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+
+LEAST_RUNS = 7
+_RESOLVED = 2e-3  # seconds: shorter calls are timed several at a time
+
+
+def interleaved(candidates: Mapping[str, Callable[[], Any]], *, seconds: float) -> dict[str, float]:
+    """The median time in seconds of one call of each candidate.
+
+    The candidates take turns, so that what disturbs the machine disturbs all alike, and each round in another order, so that none
+    always follows the one that leaves the caches cold or its threads spinning. Rounds go on for about `seconds`, and there are at
+    least `LEAST_RUNS`. What compiling and warming up takes is not counted.
+    """
+    repeats: dict[str, int] = {}
+    for name, call in candidates.items():
+        _time(call, 1)
+        repeats[name] = max(1, round(_RESOLVED / _time(call, 1)))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    for done, order in enumerate(rounds(candidates)):
+        if done >= LEAST_RUNS and time.perf_counter() > end:
+            break
+        for name in order:
+            samples[name].append(_time(candidates[name], repeats[name]))
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def rounds(names: Collection[str]) -> Iterator[list[str]]:
+    """The names in one random order after another, without end."""
+    order = random.Random(0)
+    while True:
+        yield order.sample(list(names), len(names))
+
+
+def _time(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        result = jax.block_until_ready(call())
+    stop = time.perf_counter()
+    del result  # freeing a large array takes time of its own
+    return (stop - start) / repeats

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Compiles dropout for a TPU, on any x86-64 Linux machine, and prints what the compiler says about it.
+
+    python -m venv .venv-tpu
+    .venv-tpu/bin/pip install 'jax[tpu]' .
+    .venv-tpu/bin/python scripts/compile_tpu.py core
+    .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
+
+The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its own, because JAX looks for a TPU
+wherever libtpu is installed. Cycles are the compiler's own estimates, summed over the instructions of one device's program; a
+loop's body counts once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before JAX is imported: libtpu would ask the cloud what machine this is, and JAX would look for a TPU to run on.
+os.environ.update(
+    TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-4", JAX_PLATFORMS="cpu"
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks import _peers
+from benchmarks._compiled import scratch_bytes
+from benchmarks._figures import Bar, Table
+from benchmarks._report import Report, versions
+
+_COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def cycles(compiled: jax.stages.Compiled) -> int:
+    """The estimated cycles of a program on one device."""
+    return sum(int(count) for count in re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text() or ""))
+
+
+def collectives(compiled: jax.stages.Compiled) -> int:
+    """How many instructions of a program exchange data between devices."""
+    names = "|".join(_COLLECTIVES)
+    return len(re.findall(rf" (?:{names})(?:-start)?\(", compiled.as_text() or ""))
+
+
+def core(mesh: Mesh) -> Iterator[Table | Bar]:
+    """One call over an array of 16384 x 4096 that is divided along both axes."""
+    divided, everywhere = NamedSharding(mesh, PartitionSpec(*mesh.axis_names)), NamedSharding(mesh, PartitionSpec())
+    tables = {
+        cycles: Table(f"estimated cycles of one of {mesh.size} devices", "", {}, limit=_peers.MULTIPLY),
+        scratch_bytes: Table("temporaries", "B", {}),
+        collectives: Table("collectives", "", {}),
+    }
+    passes: tuple[tuple[str, int, Callable[[Any], Any]], ...] = (
+        ("forward", 1, lambda drop: drop),
+        ("forward + backward", 2, _peers.with_gradient),
+    )
+    for dtype, (title, arrays, build) in itertools.product((jnp.bfloat16, jnp.float32), passes):
+        values = [jax.ShapeDtypeStruct((16384, 4096), dtype, sharding=divided)] * arrays
+        for name, peer in _peers.peers().items():
+            single = jax.eval_shape(lambda keys=peer.keys: keys(2)[1])
+            key = jax.ShapeDtypeStruct(single.shape, single.dtype, sharding=everywhere)
+            compiled = jax.jit(build(peer.drop)).lower(key, *values).compile()
+            for figure, table in tables.items():
+                table.figures.setdefault(f"{title}, {jnp.dtype(dtype).name}", {})[name] = figure(compiled)
+    yield from tables.values()
+    case = "forward, bfloat16"
+    estimate = tables[cycles].figures[case]
+    yield Bar(f"cycles, {case}: jaxdrop / multiply", estimate[_peers.OWN_KEY] / estimate[_peers.MULTIPLY], "<=", 1.1)
+    yield Bar(f"collectives, {case}", tables[collectives].figures[case][_peers.OWN_KEY], "<=", 0, "")
+
+
+SUITES = {"core": core}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--topology", default="v5e:2x2", help="as libtpu names it (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    arguments = parser.parse_args()
+    if importlib.util.find_spec("libtpu") is None:
+        sys.exit("libtpu is not installed in this environment. It needs one of its own:\n" + (__doc__ or "").split("\n\n")[1])
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology)
+    except jax.errors.JaxRuntimeError as error:
+        # Only one process at a time can use libtpu.
+        sys.exit(f"libtpu cannot compile for {arguments.topology} now: {error}")
+    mesh = Mesh(np.array(topology.devices).reshape(2, -1), ("data", "model"))
+    report = Report(f"{arguments.suite}, {arguments.topology}")
+    report.console.print(", ".join(f"{package} {version}" for package, version in versions().items()))
+    for item in SUITES[arguments.suite](mesh):
+        report.add(item)
+    report.close()
+    if arguments.json:
+        report.save(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

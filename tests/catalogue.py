@@ -1,0 +1,817 @@
+"""Every variant once. The properties in `test_catalogue.py` and `test_sharding.py` hold for each row.
+
+A new variant is a new row. Where a property cannot hold for it, the row says so in `exempt`, with the mathematical reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax import lax
+
+import jaxdrop
+import jaxdrop.linen
+import jaxdrop.linen.elements
+import jaxdrop.linen.graphs
+import jaxdrop.linen.learned
+import jaxdrop.linen.noise
+import jaxdrop.linen.paths
+import jaxdrop.linen.regions
+import jaxdrop.linen.sequences
+import jaxdrop.linen.tokens
+import jaxdrop.linen.weights
+import jaxdrop.nnx
+import jaxdrop.nnx.elements
+import jaxdrop.nnx.graphs
+import jaxdrop.nnx.learned
+import jaxdrop.nnx.noise
+import jaxdrop.nnx.paths
+import jaxdrop.nnx.regions
+import jaxdrop.nnx.sequences
+import jaxdrop.nnx.tokens
+import jaxdrop.nnx.weights
+from jaxdrop.functional import elements, graphs, learned, noise, paths, regions, sequences, tokens, weights
+
+Shape = tuple[int, ...]
+Test = TypeVar("Test", bound=Callable[..., None])
+
+KEYS = {"hash": jaxdrop.key(7), "threefry": jax.random.key(7)}
+KEY = KEYS["hash"]
+RATE = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """How likely entries are to be dropped, and which of them fall together."""
+
+    units: Callable[[Shape], np.ndarray]
+    """For each entry, the number of the coin that decides on it. Different coins are independent."""
+    rates: Callable[[float, Shape], np.ndarray] = lambda rate, shape: np.full(shape, rate)
+    """For each entry, the probability of being dropped."""
+
+
+def own(shape: Shape) -> np.ndarray:
+    """Each entry has its own coin."""
+    return np.arange(np.prod(shape)).reshape(shape)
+
+
+def shared(*axes: int) -> Callable[[Shape], np.ndarray]:
+    """All entries along `axes` have one coin."""
+
+    def units(shape: Shape) -> np.ndarray:
+        kept = tuple(1 if axis in axes else length for axis, length in enumerate(shape))
+        return np.broadcast_to(own(kept), shape)
+
+    return units
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row."""
+
+    name: str
+    function: Callable[..., Any]
+    """The public function, whose docstring names the paper."""
+    paper: str
+    call: Callable[..., jax.Array]
+    """`call(key, x, rate, *, deterministic, spec)`: the function with everything else settled."""
+    law: Law
+    nnx: Callable[..., nnx.Module]
+    """`nnx(rate, *, rngs)`: the module that makes the same call."""
+    linen: Callable[..., nn.Module]
+    """`linen(rate, *, deterministic)`."""
+    shape: Shape = (8, 16)
+    """Of the input in most properties; eight devices must be able to share the first and the last axis."""
+    large: Shape = (1024, 1024)
+    """Of the input in which temporary memory is measured."""
+    exempt: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Name of a test -> why the property cannot hold."""
+
+    def example(self, dtype: Any = jnp.float32) -> jax.Array:
+        """An input of `shape` without zeros: what is 0 in the output has been dropped."""
+        return jnp.linspace(0.5, 2, int(np.prod(self.shape)), dtype=jnp.float32).reshape(self.shape).astype(dtype)
+
+    def at(self, key: jax.Array | None, rate: Any = RATE, **options: Any) -> Callable[[jax.Array], jax.Array]:
+        """The function of `x` alone."""
+        return lambda x: self.call(key, x, rate, **options)
+
+
+def ramp(features: int) -> np.ndarray:
+    """Fractions of the rate that rise along the features up to 1."""
+    return np.linspace(0.5, 1, features, dtype=np.float32)
+
+
+def _per_feature(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return jaxdrop.dropout(key, x, rate * ramp(x.shape[-1]), **options)
+
+
+DROPOUT = Variant(
+    name="dropout",
+    function=jaxdrop.dropout,
+    paper="arXiv:1207.0580",
+    call=jaxdrop.dropout,
+    law=Law(own),
+    nnx=jaxdrop.nnx.Dropout,
+    linen=jaxdrop.linen.Dropout,
+)
+
+VARIANTS = [
+    DROPOUT,
+    dataclasses.replace(
+        DROPOUT,
+        name="dropout_broadcast_dims",
+        call=functools.partial(jaxdrop.dropout, broadcast_dims=(0,)),
+        law=Law(shared(0)),
+        nnx=functools.partial(jaxdrop.nnx.Dropout, broadcast_dims=(0,)),
+        linen=functools.partial(jaxdrop.linen.Dropout, broadcast_dims=(0,)),
+    ),
+    dataclasses.replace(
+        DROPOUT,
+        name="dropout_per_feature",
+        call=_per_feature,
+        law=Law(own, rates=lambda rate, shape: np.broadcast_to(rate * ramp(shape[-1]), shape)),
+        exempt={
+            "test_nnx_module_makes_the_same_call": "a module's rate is one number; an array comes with the call",
+            "test_linen_module_makes_the_same_call": "a module's rate is one number; an array comes with the call",
+            "test_rate_zero_is_no_operation": "an array of rates is a value that is not looked at",
+            "test_rate_one_gives_zeros": "only the last feature's rate is 1",
+            "test_shard_map_with_spec_draws_the_whole_mask": "its rates must be divided along with x",
+        },
+    ),
+]
+
+
+# -- weights: the x of these rows are weights, but for drop_connect with one mask for each example
+
+_OWN_WEIGHTS = "its input is not what is dropped; see the tests of the modules"
+_PRODUCT = {
+    "test_rate_zero_is_no_operation": "the product remains",
+    "test_deterministic_is_no_operation": "the product remains",
+    "test_nnx_module_makes_the_same_call": _OWN_WEIGHTS,
+    "test_linen_module_makes_the_same_call": _OWN_WEIGHTS,
+}
+
+
+def _drop_connect(key: jax.Array | None, w: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return weights.drop_connect(key, jnp.eye(w.shape[0], dtype=w.dtype), w, rate, **options)
+
+
+def _drop_connect_per_example(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    """Each entry of x is an example of its own, of one feature."""
+    y = weights.drop_connect(key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per_example=True, **options)
+    return y.squeeze(-1)
+
+
+def _weight_drop(key: jax.Array | None, w: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return weights.weight_drop(key, {"kernel": w}, rate, match="kernel", **options)["kernel"]
+
+
+DROP_CONNECT = Variant(
+    name="drop_connect",
+    function=weights.drop_connect,
+    paper="ICML 2013",
+    call=_drop_connect,
+    law=Law(own),
+    nnx=jaxdrop.nnx.weights.DropConnect,
+    linen=jaxdrop.linen.weights.DropConnect,
+    exempt=_PRODUCT
+    | {
+        "test_dropped_values_do_not_leak": "a NaN in a cotangent is a term of every sum of its row; see test_weights.py",
+        "test_nothing_of_the_size_of_x_is_stored": "the derivative in w needs x, that in x needs w; see test_weights.py",
+        "test_forward_pass_needs_no_memory": "a product of matrices reads its operands from memory",
+        "test_jit_draws_the_same_mask_under_every_layout": "a sum over a divided axis crosses devices; see test_weights.py",
+        "test_eager_calls_and_gradients_keep_the_layout": "the output has the layout of x and w together",
+    },
+)
+
+VARIANTS += [
+    DROP_CONNECT,
+    dataclasses.replace(
+        DROP_CONNECT,
+        name="drop_connect_per_example",
+        call=_drop_connect_per_example,
+        exempt=_PRODUCT
+        | {
+            "test_dropped_values_do_not_leak": "x is not dropped but multiplied by a weight of 0",
+            "test_rate_one_gives_zeros": "x is not dropped but multiplied by a weight of 0",
+        },
+    ),
+    Variant(
+        name="weight_drop",
+        function=weights.weight_drop,
+        paper="arXiv:1708.02182",
+        call=_weight_drop,
+        law=Law(own),
+        nnx=jaxdrop.nnx.weights.WeightDrop,
+        linen=jaxdrop.linen.weights.WeightDrop,
+        exempt={
+            "test_nnx_module_makes_the_same_call": _OWN_WEIGHTS,
+            "test_linen_module_makes_the_same_call": _OWN_WEIGHTS,
+        },
+    ),
+    Variant(
+        name="quant_noise",
+        function=weights.quant_noise,
+        paper="arXiv:2004.07320",
+        call=functools.partial(weights.quant_noise, block_size=2),
+        law=Law(lambda shape: np.repeat(own((shape[0] // 2, *shape[1:])), 2, axis=0)),
+        nnx=jaxdrop.nnx.weights.QuantNoise,
+        linen=jaxdrop.linen.weights.QuantNoise,
+        shape=(16, 16),
+        exempt={
+            "test_nnx_module_makes_the_same_call": _OWN_WEIGHTS,
+            "test_linen_module_makes_the_same_call": _OWN_WEIGHTS,
+        },
+    ),
+]
+
+
+# -- elements
+
+_AFFINE = {
+    "test_law": "what is dropped is not 0; see test_elements.py",
+    "test_dropped_values_do_not_leak": "what is dropped is not 0; see test_elements.py",
+    "test_scan_and_remat_equal_a_loop": "one site's product and the next one's sum may be rounded once; see test_elements.py",
+}
+
+VARIANTS += [
+    Variant(
+        name="classic_dropout",
+        function=elements.classic_dropout,
+        paper="JMLR 15, 2014",
+        call=elements.classic_dropout,
+        law=Law(own),
+        nnx=jaxdrop.nnx.elements.ClassicDropout,
+        linen=jaxdrop.linen.elements.ClassicDropout,
+        exempt={"test_deterministic_is_no_operation": "evaluation multiplies by 1 - rate"},
+    ),
+    Variant(
+        name="alpha_dropout",
+        function=elements.alpha_dropout,
+        paper="arXiv:1706.02515",
+        call=elements.alpha_dropout,
+        law=Law(own),
+        nnx=jaxdrop.nnx.elements.AlphaDropout,
+        linen=jaxdrop.linen.elements.AlphaDropout,
+        exempt=_AFFINE,
+    ),
+    Variant(
+        name="feature_alpha_dropout",
+        function=elements.feature_alpha_dropout,
+        paper="arXiv:1706.02515",
+        call=elements.feature_alpha_dropout,
+        law=Law(shared(1)),
+        nnx=jaxdrop.nnx.elements.FeatureAlphaDropout,
+        linen=jaxdrop.linen.elements.FeatureAlphaDropout,
+        shape=(8, 3, 8),
+        large=(1024, 8, 128),
+        exempt=_AFFINE,
+    ),
+]
+
+
+# -- noise: nothing is dropped
+
+_NOISE = {"test_law": "nothing is dropped", "test_rate_one_gives_zeros": "nothing is dropped"}
+_AMOUNT = _NOISE | {"test_rate_gets_no_gradient": "the noise is a differentiable function of its amount; see test_noise.py"}
+_ADDED = _AMOUNT | {
+    "test_dtype_is_kept": "complex noise has no one definition; see test_noise.py",
+    "test_mask_does_not_depend_on_the_dtype": "complex noise has no one definition; see test_noise.py",
+    "test_nothing_of_the_size_of_x_is_stored": "the derivative is the identity: not even the key is stored; see test_noise.py",
+}
+
+VARIANTS += [
+    Variant(
+        name="gaussian_dropout",
+        function=noise.gaussian_dropout,
+        paper="JMLR 15, 2014",
+        call=noise.gaussian_dropout,
+        law=Law(own),
+        nnx=jaxdrop.nnx.noise.GaussianDropout,
+        linen=jaxdrop.linen.noise.GaussianDropout,
+        exempt=_NOISE
+        | {"test_traced_rate_traces_once_and_draws_the_same_mask": "at rate 1 the variance is infinite; see test_noise.py"},
+    ),
+    Variant(
+        name="gaussian_noise",
+        function=noise.gaussian_noise,
+        paper="Neural Computation 7, 1995",
+        call=noise.gaussian_noise,
+        law=Law(own),
+        nnx=jaxdrop.nnx.noise.GaussianNoise,
+        linen=jaxdrop.linen.noise.GaussianNoise,
+        exempt=_ADDED,
+    ),
+    Variant(
+        name="uniform_dropout",
+        function=noise.uniform_dropout,
+        paper="arXiv:1801.05134",
+        call=noise.uniform_dropout,
+        law=Law(own),
+        nnx=jaxdrop.nnx.noise.UniformDropout,
+        linen=jaxdrop.linen.noise.UniformDropout,
+        exempt=_AMOUNT,
+    ),
+    Variant(
+        name="neftune",
+        function=noise.neftune,
+        paper="arXiv:2310.05914",
+        call=noise.neftune,
+        law=Law(own),
+        nnx=jaxdrop.nnx.noise.NEFTune,
+        linen=jaxdrop.linen.noise.NEFTune,
+        exempt=_ADDED,
+    ),
+]
+
+
+# -- regions
+
+SPATIAL_DROPOUT = Variant(
+    name="spatial_dropout",
+    function=regions.spatial_dropout,
+    paper="arXiv:1411.4280",
+    call=regions.spatial_dropout,
+    law=Law(shared(1)),
+    nnx=jaxdrop.nnx.regions.SpatialDropout,
+    linen=jaxdrop.linen.regions.SpatialDropout,
+    shape=(8, 3, 8),
+    large=(1024, 8, 128),
+)
+
+DROP_BLOCK = Variant(
+    name="drop_block",
+    function=regions.drop_block,
+    paper="arXiv:1810.12890",
+    call=functools.partial(regions.drop_block, block_size=3),
+    law=Law(own),
+    nnx=functools.partial(jaxdrop.nnx.regions.DropBlock, block_size=3),
+    linen=functools.partial(jaxdrop.linen.regions.DropBlock, block_size=3),
+    shape=(8, 5, 4, 8),
+    exempt={
+        "test_law": "neighbors fall together, but not always; see test_regions.py",
+        "test_rate_one_gives_zeros": "blocks overlap, and leave something at rate 1; see test_regions.py",
+        "test_forward_pass_needs_no_memory": "an entry needs the seeds around it; the mask stands in memory, a byte an entry",
+        "test_jit_draws_the_same_mask_under_every_layout": "what is kept is counted over divided channels; see test_regions.py",
+    },
+)
+
+VARIANTS += [
+    SPATIAL_DROPOUT,
+    DROP_BLOCK,
+    dataclasses.replace(
+        DROP_BLOCK,
+        name="drop_block_expected",
+        call=functools.partial(DROP_BLOCK.call, normalize="expected"),
+        nnx=functools.partial(DROP_BLOCK.nnx, normalize="expected"),
+        linen=functools.partial(DROP_BLOCK.linen, normalize="expected"),
+        exempt={
+            test: reason
+            for test, reason in DROP_BLOCK.exempt.items()
+            if test != "test_jit_draws_the_same_mask_under_every_layout"
+        },
+    ),
+]
+
+
+# -- paths
+
+_RESIDUAL = "a skipped layer's output is x, not 0; see test_paths.py"
+_LAYER = "a call takes a layer; see the tests of the modules"
+
+
+def _layer_drop(key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: Any = None) -> jax.Array:
+    """There is no `spec`: one coin decides for all devices."""
+    return paths.layer_drop(key, x, rate, lambda x: 2 * x, deterministic=deterministic)
+
+
+DROP_PATH = Variant(
+    name="drop_path",
+    function=paths.drop_path,
+    paper="arXiv:1603.09382",
+    call=paths.drop_path,
+    law=Law(shared(1)),
+    nnx=jaxdrop.nnx.paths.DropPath,
+    linen=jaxdrop.linen.paths.DropPath,
+)
+
+VARIANTS += [
+    DROP_PATH,
+    dataclasses.replace(
+        DROP_PATH,
+        name="drop_path_unscaled",
+        call=functools.partial(paths.drop_path, batch_axis=1, scale_by_keep=False),
+        law=Law(shared(0)),
+        nnx=functools.partial(jaxdrop.nnx.paths.DropPath, batch_axis=1, scale_by_keep=False),
+        linen=functools.partial(jaxdrop.linen.paths.DropPath, batch_axis=1, scale_by_keep=False),
+    ),
+    Variant(
+        name="layer_drop",
+        function=paths.layer_drop,
+        paper="arXiv:1909.11556",
+        call=_layer_drop,
+        law=Law(shared(0, 1)),
+        nnx=jaxdrop.nnx.paths.LayerDrop,
+        linen=jaxdrop.linen.paths.LayerDrop,
+        exempt={
+            "test_law": _RESIDUAL,
+            "test_dropped_values_do_not_leak": _RESIDUAL,
+            "test_rate_one_gives_zeros": _RESIDUAL,
+            "test_rate_zero_is_no_operation": "the layer remains; see test_paths.py",
+            "test_deterministic_is_no_operation": "the layer remains; see test_paths.py",
+            "test_nothing_of_the_size_of_x_is_stored": "the backward pass needs the coin alone, not the key",
+            "test_vmap_over_sharded_keys_draws_the_same_masks": "JAX has no such select under explicit axes; see test_paths.py",
+            "test_nnx_module_makes_the_same_call": _LAYER,
+            "test_linen_module_makes_the_same_call": _LAYER,
+        },
+    ),
+    Variant(
+        name="shake_drop",
+        function=paths.shake_drop,
+        paper="arXiv:1802.02375",
+        call=paths.shake_drop,
+        law=Law(shared(1)),
+        nnx=jaxdrop.nnx.paths.ShakeDrop,
+        linen=jaxdrop.linen.paths.ShakeDrop,
+        exempt={
+            "test_law": "nothing becomes 0; see test_paths.py",
+            "test_rate_one_gives_zeros": "at rate 1 everything is shaken, not dropped; see test_paths.py",
+            "test_deterministic_is_no_operation": "evaluation multiplies by the expected coefficient",
+            "test_derivatives_of_a_linear_map": "the derivative is not that of the value, on purpose; see test_paths.py",
+        },
+    ),
+]
+
+
+# -- graphs: rows of x belong to edges or nodes
+
+_MASK = {
+    "test_rate_zero_is_no_operation": "it returns a mask: the choice by the mask remains",
+    "test_deterministic_is_no_operation": "it returns a mask: the choice by the mask remains",
+    "test_nothing_of_the_size_of_x_is_stored": "it returns a mask, one value for each row, which is the caller's to store",
+    "test_nnx_module_makes_the_same_call": "its input is a graph, not x; see test_graphs.py",
+    "test_linen_module_makes_the_same_call": "its input is a graph, not x; see test_graphs.py",
+}
+
+
+def _rows(keep: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.where(jnp.expand_dims(keep, -1), x, jnp.zeros_like(x))
+
+
+def _drop_edge(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
+    ids = jnp.zeros(len(x), jnp.int32)
+    return _rows(graphs.drop_edge(key, ids, ids, rate, spec=spec and spec[:1], **options), x)
+
+
+def _drop_node(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
+    ids = jnp.zeros(1, jnp.int32)
+    return _rows(graphs.drop_node(key, len(x), ids, ids, rate, spec=spec and spec[:1], **options).nodes, x)
+
+
+DROP_EDGE = Variant(
+    name="drop_edge",
+    function=graphs.drop_edge,
+    paper="arXiv:1907.10903",
+    call=_drop_edge,
+    law=Law(shared(1)),
+    nnx=jaxdrop.nnx.graphs.DropEdge,
+    linen=jaxdrop.linen.graphs.DropEdge,
+    exempt=_MASK,
+)
+
+VARIANTS += [
+    DROP_EDGE,
+    dataclasses.replace(
+        DROP_EDGE,
+        name="drop_node",
+        function=graphs.drop_node,
+        paper="arXiv:2008.12578",
+        call=_drop_node,
+        nnx=jaxdrop.nnx.graphs.DropNode,
+        linen=jaxdrop.linen.graphs.DropNode,
+    ),
+]
+
+
+# -- sequences and tokens: a layer that takes or returns more than x runs through an adapter, `run(layer, x)`
+
+Layer = Callable[..., Any]
+
+
+class Adapted(nn.Module):
+    """A Linen layer behind its adapter."""
+
+    layer: nn.Module
+    run: Callable[[Layer, jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        return self.run(functools.partial(self.layer, rng=rng), x)
+
+
+def adapted(
+    function: Layer, nnx_layer: Layer, linen_layer: Layer, run: Callable[[Layer, jax.Array], jax.Array], **hyper: Any
+) -> dict[str, Any]:
+    """The fields `function`, `call`, `nnx` and `linen` of a row."""
+
+    def call(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+        return run(lambda x, **more: function(key, x, rate, **hyper, **more, **options), x)
+
+    return {
+        "function": function,
+        "call": call,
+        "nnx": lambda rate, rngs: functools.partial(run, nnx_layer(rate, **hyper, rngs=rngs)),
+        "linen": lambda rate, deterministic: Adapted(linen_layer(rate, **hyper, deterministic=deterministic), run),
+    }
+
+
+def _words(shape: Shape) -> np.ndarray:
+    """Ids of 13 types, for the first two axes."""
+    return own(shape[:2]) * 5 % 13
+
+
+def _of_words(layer: Layer, x: jax.Array) -> jax.Array:
+    return layer(x, ids=_words(x.shape))
+
+
+def _after_zeros(layer: Layer, x: jax.Array) -> jax.Array:
+    return layer(x, previous=np.zeros(x.shape, x.dtype))
+
+
+def _as_ids(layer: Layer, x: jax.Array) -> jax.Array:
+    """The bits of x are ids; a dropped one becomes 0."""
+    kind = jnp.dtype(f"int{8 * x.dtype.itemsize}")
+    return lax.bitcast_convert_type(layer(lax.bitcast_convert_type(x, kind)), x.dtype)
+
+
+def _put_back(layer: Layer, x: jax.Array) -> jax.Array:
+    """Each kept token at its place, and 0 in place of the others."""
+    kept, indices = layer(x)
+    if kept is x:
+        return x
+    places = lax.broadcasted_iota(jnp.int32, (1, x.shape[1], 1), 1)
+    found = jnp.expand_dims(indices, 1) == places
+    back = jnp.take_along_axis(kept, jnp.argmax(found, axis=-1, keepdims=True), axis=1)
+    return jnp.where(found.any(-1, keepdims=True), back, jnp.zeros_like(x))
+
+
+def _first_of_two(layer: Layer, x: jax.Array) -> jax.Array:
+    return layer((x, x))[0]
+
+
+_INTEGERS = {
+    "test_derivatives_of_a_linear_map": "integers have no derivative",
+    "test_dropped_values_do_not_leak": "integers have no derivative",
+    "test_nothing_of_the_size_of_x_is_stored": "integers have no derivative",
+    "test_rate_zero_is_no_operation": "the adapter converts",
+    "test_deterministic_is_no_operation": "the adapter converts",
+    "test_eager_calls_and_gradients_keep_the_layout": "integers have no derivative",
+    "test_dtype_is_kept": "complex numbers are no integers; see test_sequences.py",
+    "test_mask_does_not_depend_on_the_dtype": "complex numbers are no integers; see test_sequences.py",
+}
+
+EMBEDDING = Variant(
+    **adapted(
+        sequences.embedding_dropout,
+        jaxdrop.nnx.sequences.EmbeddingDropout,
+        jaxdrop.linen.sequences.EmbeddingDropout,
+        _of_words,
+    ),
+    name="embedding_dropout",
+    paper="arXiv:1512.05287",
+    law=Law(lambda shape: np.broadcast_to(_words(shape)[..., None], shape)),
+    shape=(8, 4, 16),
+    large=(64, 16, 1024),
+    exempt={
+        "test_nothing_of_the_size_of_x_is_stored": "the mask is a function of the ids: they are needed again",
+        "test_shard_map_with_spec_draws_the_whole_mask": "its ids must be divided along with x; see test_sequences.py",
+        "test_pmap_and_vmap_with_spec_draw_the_whole_mask": "its ids must be divided along with x; see test_sequences.py",
+    },
+)
+
+VARIANTS += [
+    Variant(
+        name="locked_dropout",
+        function=sequences.locked_dropout,
+        paper="arXiv:1512.05287",
+        call=functools.partial(sequences.locked_dropout, time_axis=1),
+        law=Law(shared(1)),
+        nnx=functools.partial(jaxdrop.nnx.sequences.LockedDropout, time_axis=1),
+        linen=functools.partial(jaxdrop.linen.sequences.LockedDropout, time_axis=1),
+        shape=(8, 3, 16),
+        large=(64, 16, 1024),
+    ),
+    Variant(
+        name="recurrent_dropout",
+        function=sequences.recurrent_dropout,
+        paper="arXiv:1603.05118",
+        call=sequences.recurrent_dropout,
+        law=Law(own),
+        nnx=jaxdrop.nnx.Dropout,
+        linen=jaxdrop.linen.Dropout,
+    ),
+    EMBEDDING,
+    dataclasses.replace(
+        EMBEDDING,
+        **adapted(
+            sequences.embedding_dropout,
+            jaxdrop.nnx.sequences.EmbeddingDropout,
+            jaxdrop.linen.sequences.EmbeddingDropout,
+            _of_words,
+            time_axis=1,
+        ),
+        name="embedding_dropout_per_sequence",
+        law=Law(lambda shape: np.broadcast_to(_words(shape)[..., None] + 13 * np.arange(shape[0])[:, None, None], shape)),
+    ),
+    Variant(
+        **adapted(sequences.zoneout, jaxdrop.nnx.sequences.Zoneout, jaxdrop.linen.sequences.Zoneout, _after_zeros),
+        name="zoneout",
+        paper="arXiv:1606.01305",
+        law=Law(own),
+        exempt={"test_deterministic_is_no_operation": "evaluation is the expectation over both states"},
+    ),
+    Variant(
+        **adapted(
+            sequences.word_dropout, jaxdrop.nnx.sequences.WordDropout, jaxdrop.linen.sequences.WordDropout, _as_ids, replacement=0
+        ),
+        name="word_dropout",
+        paper="arXiv:1511.06349",
+        law=Law(own),
+        exempt=_INTEGERS,
+    ),
+    Variant(
+        **adapted(tokens.label_dropout, jaxdrop.nnx.tokens.LabelDropout, jaxdrop.linen.tokens.LabelDropout, _as_ids, null_id=0),
+        name="label_dropout",
+        paper="arXiv:2207.12598",
+        law=Law(own),
+        exempt=_INTEGERS,
+    ),
+    Variant(
+        **adapted(
+            tokens.token_dropout,
+            jaxdrop.nnx.tokens.TokenDropout,
+            jaxdrop.linen.tokens.TokenDropout,
+            _put_back,
+            num_prefix_tokens=0,
+        ),
+        name="token_dropout",
+        paper="arXiv:2208.07220",
+        law=Law(shared(2)),
+        shape=(8, 6, 16),
+        large=(64, 16, 1024),
+        exempt={
+            "test_no_tracer_leaks": "the rate sets a shape: it cannot be traced",
+            "test_rate_gets_no_gradient": "the rate sets a shape: it cannot be traced",
+            "test_traced_rate_traces_once_and_draws_the_same_mask": "the rate sets a shape: it cannot be traced",
+            "test_rate_one_gives_zeros": "some token must stay",
+            "test_law": "exactly k of n tokens stay: they depend on each other; see test_tokens.py",
+            "test_nothing_of_the_size_of_x_is_stored": "the adapter needs the indices again; see test_tokens.py",
+            "test_forward_pass_needs_no_memory": "the adapter puts the kept tokens back",
+        },
+    ),
+    Variant(
+        **adapted(
+            tokens.modality_dropout, jaxdrop.nnx.tokens.ModalityDropout, jaxdrop.linen.tokens.ModalityDropout, _first_of_two
+        ),
+        name="modality_dropout",
+        paper="arXiv:1501.00102",
+        law=Law(shared(1), rates=lambda rate, shape: np.full(shape, rate - rate**2 / 2)),
+        exempt={"test_rate_one_gives_zeros": "one of the two always stays"},
+    ),
+]
+
+
+# -- learned: the rate gets a gradient, and is a parameter of the module
+
+_LEARNED = {
+    "test_law": "nothing becomes exactly 0; see test_learned.py",
+    "test_rate_gets_no_gradient": "it does: that is the point",
+    "test_mask_does_not_depend_on_the_dtype": "nothing becomes exactly 0, but for what the short floats round to it",
+    "test_dropped_values_do_not_leak": "nothing becomes exactly 0: a NaN is multiplied, not dropped",
+    "test_rate_zero_is_no_operation": "a learned rate of 0 has no finite logit",
+    "test_rate_one_gives_zeros": "a learned rate of 1 has no finite logit",
+    "test_linen_module_makes_the_same_call": "its rate is a parameter, which the test does not give; see test_learned.py",
+    "test_traced_rate_traces_once_and_draws_the_same_mask": "rates of 0 and 1 have no finite logit; see test_learned.py",
+}
+
+
+def _logit(rate: Any) -> Any:
+    return math.log(rate / (1 - rate)) if isinstance(rate, float) else jax.scipy.special.logit(rate)
+
+
+def _concrete_dropout(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return learned.concrete_dropout(key, x, _logit(rate), **options)
+
+
+def _variational_dropout(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return learned.variational_dropout(key, x, _logit(rate), **options)
+
+
+CONCRETE_DROPOUT = Variant(
+    name="concrete_dropout",
+    function=learned.concrete_dropout,
+    paper="arXiv:1705.07832",
+    call=_concrete_dropout,
+    law=Law(own),
+    nnx=jaxdrop.nnx.learned.ConcreteDropout,
+    linen=jaxdrop.linen.learned.ConcreteDropout,
+    exempt=_LEARNED,
+)
+
+VARIANTS += [
+    CONCRETE_DROPOUT,
+    dataclasses.replace(
+        CONCRETE_DROPOUT,
+        name="concrete_dropout_spatial",
+        call=functools.partial(_concrete_dropout, broadcast_dims=(0,), temperature=2 / 3),
+        nnx=functools.partial(jaxdrop.nnx.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3),
+        linen=functools.partial(jaxdrop.linen.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3),
+    ),
+    Variant(
+        name="variational_dropout",
+        function=learned.variational_dropout,
+        paper="arXiv:1506.02557",
+        call=_variational_dropout,
+        law=Law(own),
+        nnx=functools.partial(jaxdrop.nnx.learned.VariationalDropout, 16),
+        linen=functools.partial(jaxdrop.linen.learned.VariationalDropout, 16),
+        exempt=_LEARNED,
+    ),
+]
+
+
+# -- dense layers with normal weights: each entry of x is an example of its own, of one feature
+
+_NORMAL = (_PRODUCT | _LEARNED) | {
+    "test_vmap_over_keys_equals_a_loop": "a product of matrices may round differently when it is batched",
+    "test_x64_draws_the_same_mask": "float32 noise near -1 leaves few digits of the sum",
+    "test_derivatives_of_a_linear_map": "the standard deviation is not a linear function of x; see the tests of each",
+    "test_nothing_of_the_size_of_x_is_stored": "the derivative of the standard deviation needs x; see test_weights.py",
+    "test_dtype_is_kept": "a complex variance has no one definition",
+    "test_mask_does_not_depend_on_the_dtype": "there is no mask",
+}
+
+
+def _each_entry(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def call(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+        return function(key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, **options).squeeze(-1)
+
+    return call
+
+
+def _variational_dense(key: jax.Array | None, x: jax.Array, w: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return learned.variational_dense(key, x, w, _logit(rate), **options)
+
+
+def _sparse_variational_dense(key: jax.Array | None, x: jax.Array, w: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return learned.sparse_variational_dense(key, x, w, _logit(rate), **options)
+
+
+NORMAL = dataclasses.replace(
+    DROP_CONNECT,
+    name="drop_connect_gaussian",
+    function=weights.drop_connect_gaussian,
+    call=_each_entry(weights.drop_connect_gaussian),
+    exempt={name: why for name, why in _NORMAL.items() if name not in ("test_rate_gets_no_gradient", "test_rate_one_gives_zeros")}
+    | {"test_rate_one_gives_zeros": "x is not dropped but multiplied by weights of 0"},
+)
+
+VARIANTS += [
+    NORMAL,
+    dataclasses.replace(
+        NORMAL,
+        name="variational_dense",
+        function=learned.variational_dense,
+        paper="arXiv:1506.02557",
+        call=_each_entry(_variational_dense),
+        nnx=jaxdrop.nnx.learned.VariationalDense,
+        linen=jaxdrop.linen.learned.VariationalDense,
+        exempt=_NORMAL,
+    ),
+    dataclasses.replace(
+        NORMAL,
+        name="sparse_variational_dense",
+        function=learned.sparse_variational_dense,
+        paper="arXiv:1701.05369",
+        call=_each_entry(_sparse_variational_dense),
+        nnx=jaxdrop.nnx.learned.SparseVariationalDense,
+        linen=jaxdrop.linen.learned.SparseVariationalDense,
+        exempt=_NORMAL,
+    ),
+]
+
+
+def each_variant(test: Test) -> Test:
+    """Runs a property over all rows but those that exempt themselves from it."""
+    rows = [variant for variant in VARIANTS if test.__name__ not in variant.exempt]
+    return pytest.mark.parametrize("variant", rows, ids=lambda variant: variant.name)(test)

@@ -1,0 +1,30 @@
+"""Settings of every test: eight CPU devices, no silent promotion of dtypes or ranks.
+
+Test files import shared helpers by their full name, as in `from tests.statistics import chi_square`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax  # after the environment, which JAX reads once
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run; the first one of a test waits for a compilation, so no deadline.
+hypothesis.settings.register_profile("jaxdrop", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.load_profile("jaxdrop")
+
+
+@pytest.fixture
+def relaxed() -> Iterator[None]:
+    """Lets an oracle (Flax, Optax, ...) promote: `@pytest.mark.usefixtures("relaxed")`."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

@@ -1,0 +1,62 @@
+"""What the catalogue does not say about `jaxdrop.nnx.noise`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdrop.functional.noise import gaussian_noise, neftune, uniform_dropout
+from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
+from tests.catalogue import KEY
+
+LAYERS = [(GaussianNoise, gaussian_noise, "stddev"), (UniformDropout, uniform_dropout, "beta"), (NEFTune, neftune, "alpha")]
+X = jnp.linspace(0.5, 2, 24).reshape(2, 3, 4)
+
+each_layer = pytest.mark.parametrize(("layer", "function", "name"), LAYERS, ids=[layer.__name__ for layer, *_ in LAYERS])
+
+
+def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
+    return layer(x, rngs=KEY, **options)
+
+
+@each_layer
+@pytest.mark.parametrize("amount", [0.5, 1, 5.0])
+def test_amounts_are_no_rates(layer: Any, function: Callable[..., jax.Array], name: str, amount: float) -> None:
+    """At 1 there is something to draw, and beyond 1 too; a call's amount takes precedence."""
+    expected = function(KEY, X, amount)
+    np.testing.assert_array_equal(call(layer(**{name: amount}), X), expected)
+    np.testing.assert_array_equal(call(layer(0.25), X, **{name: amount}), expected)
+    traced = jax.jit(lambda amount: call(layer(0.25), X, **{name: amount}))
+    np.testing.assert_allclose(traced(amount), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=f"{layer.__name__} is stochastic here and has no key"):
+        layer(amount)(X)
+
+
+@each_layer
+def test_no_amount_draws_nothing(layer: Any, function: Callable[..., jax.Array], name: str) -> None:
+    assert layer(0)(X) is X
+    assert layer(0.5)(X, **{name: 0.0}) is X
+    assert layer(0.5, deterministic=True)(X) is X
+
+
+@each_layer
+@pytest.mark.parametrize("amount", [-1, np.nan, np.inf])
+def test_bad_amounts(layer: Any, function: Callable[..., jax.Array], name: str, amount: float) -> None:
+    """As soon as the module is made."""
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, infinity\), got {amount}"):
+        layer(amount)
+
+
+def test_neftune_takes_a_mask() -> None:
+    mask = jnp.arange(3)[None] < jnp.array([[3], [1]])
+    np.testing.assert_array_equal(call(NEFTune(), X, mask=mask), neftune(KEY, X, 5.0, mask=mask))
+
+
+def test_gaussian_dropout_of_rate_one_is_an_error() -> None:
+    with pytest.raises(ValueError, match="rate must be below 1 in gaussian_dropout"):
+        call(GaussianDropout(1.0), X)

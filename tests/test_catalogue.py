@@ -1,0 +1,308 @@
+"""Properties of every variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from tests import statistics
+from tests.catalogue import KEY, KEYS, RATE, VARIANTS, Variant, each_variant
+
+SAMPLES = 3
+DTYPES = ["float32", "bfloat16", "float16", "complex64", "float8_e4m3fn", "float8_e5m2"]
+
+each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+
+
+def batch_of_keys(key: jax.Array, samples: int = SAMPLES) -> jax.Array:
+    return jax.random.split(key, samples)
+
+
+# -- transformations
+
+
+@each_variant
+@each_key
+def test_jit_equals_eager(variant: Variant, key: jax.Array) -> None:
+    x = variant.example()
+    np.testing.assert_array_equal(jax.jit(variant.at(key))(x), variant.at(key)(x))
+
+
+@each_variant
+@each_key
+def test_vmap_over_keys_equals_a_loop(variant: Variant, key: jax.Array) -> None:
+    keys, x = batch_of_keys(key, 24), variant.example()  # so many that one coin falls on both sides
+    together = jax.vmap(lambda key: variant.call(key, x, RATE))(keys)
+    np.testing.assert_array_equal(together, jnp.stack([variant.call(key, x, RATE) for key in keys]))
+    assert np.any(np.diff(together, axis=0))
+
+
+@each_variant
+def test_scan_and_remat_equal_a_loop(variant: Variant) -> None:
+    """In value and gradient, to rounding: XLA may round one site's product and the next one's sum together."""
+    keys, x = batch_of_keys(KEY), variant.example()
+
+    def loop(x: jax.Array) -> jax.Array:
+        for index in range(SAMPLES):
+            x = variant.call(keys[index], x, RATE)
+        return x
+
+    def scan(x: jax.Array) -> jax.Array:
+        return lax.scan(lambda carry, key: (variant.call(key, carry, RATE), None), x, keys)[0]
+
+    expected = pull(loop, x)
+    chex.assert_trees_all_close(pull(scan, x), expected, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(pull(jax.checkpoint(loop), x), expected, rtol=1e-6, atol=1e-6)
+
+
+def pull(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The value and the gradient with respect to x."""
+
+    @jax.jit
+    def both(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, vjp = jax.vjp(fn, x)
+        return y, vjp(x)[0]
+
+    return both(x)
+
+
+@each_variant
+def test_no_tracer_leaks(variant: Variant) -> None:
+    def loss(rate: jax.Array, key: jax.Array, x: jax.Array) -> jax.Array:
+        return variant.call(key, x, rate).sum()
+
+    with jax.checking_leaks():
+        jax.jit(jax.vmap(jax.grad(loss, argnums=2), in_axes=(None, 0, None)))(RATE, batch_of_keys(KEY), variant.example())
+
+
+@each_variant
+def test_profiles_show_its_name(variant: Variant) -> None:
+    lowered = jax.jit(variant.at(KEY)).lower(variant.example())
+    assert f"jaxdrop.{variant.function.__name__}" in lowered.as_text(debug_info=True)
+
+
+# -- derivatives
+
+
+@each_variant
+def test_derivatives_of_a_linear_map(variant: Variant) -> None:
+    """With the key given, y = J x: all derivatives follow from J, and J from differences."""
+    f = variant.at(KEY)
+    x = variant.example()
+    u, v = jnp.sin(x), jnp.cos(3 * x)
+
+    def energy(x: jax.Array) -> jax.Array:
+        return (f(x) ** 2).sum() / 2
+
+    @jax.jit
+    def derivatives(x: jax.Array) -> dict[str, jax.Array]:
+        return {
+            "forward": jax.jacfwd(f)(x).reshape(x.size, x.size),
+            "reverse": jax.jacrev(f)(x).reshape(x.size, x.size),
+            "difference": f(x + v) - f(x),
+            "jvp": jax.jvp(f, (x,), (v,))[1],
+            "vjp": jax.vjp(f, x)[1](u)[0],
+            "jvp of jvp": jax.jvp(lambda x: jax.jvp(f, (x,), (v,))[1], (x,), (u,))[1],
+            "hessian-vector": jax.jvp(jax.grad(energy), (x,), (v,))[1],
+        }
+
+    found = {name: np.asarray(value, np.float64) for name, value in derivatives(x).items()}
+    jacobian, left, right = found["forward"], *(np.asarray(w, np.float64).ravel() for w in (u, v))
+    expected = {
+        "reverse": jacobian,
+        "difference": jacobian @ right,
+        "jvp": jacobian @ right,
+        "vjp": left @ jacobian,
+        "jvp of jvp": np.zeros_like(right),
+        "hessian-vector": jacobian.T @ jacobian @ right,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].reshape(value.shape), value, rtol=2e-6, atol=1e-6, err_msg=name)
+
+
+@each_variant
+def test_rate_gets_no_gradient(variant: Variant) -> None:
+    value, gradient = jax.value_and_grad(lambda rate: variant.call(KEY, variant.example(), rate).sum())(RATE)
+    assert value > 0
+    assert gradient == 0
+
+
+@each_variant
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_dropped_values_do_not_leak(variant: Variant, bad: float) -> None:
+    """NaN and infinities at dropped positions give 0: values, tangents and cotangents."""
+    f, x = variant.at(KEY), variant.example()
+    dropped = f(x) == 0
+    poison = jnp.where(dropped, bad, x)
+    value, tangent = jax.jvp(f, (poison,), (poison,))
+    (cotangent,) = jax.vjp(f, poison)[1](poison)
+    for result in (value, tangent, cotangent):
+        np.testing.assert_array_equal(result == 0, dropped)
+        chex.assert_tree_all_finite(result)
+
+
+# -- what it costs
+
+
+@each_variant
+@pytest.mark.parametrize("scanned", [False, True], ids=["plain", "scan"])
+def test_nothing_of_the_size_of_x_is_stored(variant: Variant, scanned: bool) -> None:
+    """What the backward pass gets, keys and rates at most, is the same for a batch of twice the size."""
+
+    def through(x: jax.Array) -> jax.Array:
+        if not scanned:
+            return variant.call(KEY, x, RATE)
+        return lax.scan(lambda carry, key: (variant.call(key, carry, RATE), None), x, batch_of_keys(KEY))[0]
+
+    def stored(*lead: int) -> list[tuple[tuple[int, ...], Any]]:
+        x = jnp.ones((*lead, *variant.shape[1:]), jnp.float32)
+        return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(through, x)[1], x))]
+
+    length = variant.shape[0]
+    assert stored(2 * length) == stored(length)
+
+
+@each_variant
+@each_key
+def test_forward_pass_needs_no_memory(variant: Variant, key: jax.Array) -> None:
+    x = jax.ShapeDtypeStruct(variant.large, jnp.float32)
+    compiled = jax.jit(lambda key, x: variant.call(key, x, RATE)).lower(key, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 2**16
+
+
+# -- rates
+
+
+@each_variant
+@pytest.mark.parametrize("rate", [0, 0.0, np.float32(0)])
+def test_rate_zero_is_no_operation(variant: Variant, rate: float) -> None:
+    assert_no_operation(variant, lambda x: variant.call(None, x, rate))
+
+
+@each_variant
+@pytest.mark.parametrize("deterministic", [True, np.True_])
+def test_deterministic_is_no_operation(variant: Variant, deterministic: bool) -> None:
+    assert_no_operation(variant, lambda x: variant.call(None, x, RATE, deterministic=deterministic))
+
+
+def assert_no_operation(variant: Variant, f: Callable[[jax.Array], jax.Array]) -> None:
+    x = variant.example()
+    assert f(x) is x
+    for wrap in (lambda f: f, lambda f: jax.grad(lambda x: (f(x) ** 2).sum())):
+        assert str(jax.make_jaxpr(wrap(f))(x)) == str(jax.make_jaxpr(wrap(lambda x: x))(x))
+
+
+@each_variant
+@pytest.mark.parametrize("known", [True, False], ids=["static", "traced"])
+def test_rate_one_gives_zeros(variant: Variant, known: bool) -> None:
+    """And zero gradients, whatever x holds."""
+
+    def everything(rate: float | jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+        f = variant.at(KEY, rate)
+        value, tangent = jax.jvp(f, (x,), (x,))
+        return value, tangent, jax.vjp(f, x)[1](x)[0]
+
+    x = variant.example().at[0].set(jnp.inf).at[1].set(jnp.nan)
+    results = everything(1.0, x) if known else jax.jit(everything)(1.0, x)
+    chex.assert_trees_all_equal(results, (jnp.zeros_like(x),) * 3)
+
+
+@each_variant
+def test_traced_rate_traces_once_and_draws_the_same_mask(variant: Variant) -> None:
+    x = variant.example()
+    chex.clear_trace_counter()
+    traced = jax.jit(chex.assert_max_traces(lambda rate: variant.call(KEY, x, rate), n=1))
+    for rate in (0.0, 0.1, 0.25, RATE, 0.7, 0.95, 1.0):
+        known, value = variant.call(KEY, x, rate), traced(jnp.float32(rate))
+        np.testing.assert_array_equal(value == 0, known == 0)
+        np.testing.assert_allclose(value, known, rtol=2e-6)
+
+
+@each_variant
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtype_is_kept(variant: Variant, dtype: str) -> None:
+    x = variant.example(dtype)
+    for rate in (RATE, np.float64(RATE), jnp.float32(RATE)):
+        y = variant.call(KEY, x, rate)
+        assert y.dtype == x.dtype
+        assert y.shape == x.shape
+
+
+@each_variant
+def test_mask_does_not_depend_on_the_dtype(variant: Variant) -> None:
+    expected = variant.call(KEY, variant.example(), RATE) == 0
+    for dtype in DTYPES:
+        np.testing.assert_array_equal(variant.call(KEY, variant.example(dtype), RATE) == 0, expected)
+
+
+@each_variant
+def test_x64_draws_the_same_mask(variant: Variant) -> None:
+    x = variant.example()
+    known = variant.call(KEY, x, RATE)
+    with jax.enable_x64(True):
+        wide = variant.call(KEY, jnp.asarray(x, jnp.float64), RATE)
+        assert wide.dtype == jnp.float64
+    np.testing.assert_array_equal(np.asarray(wide) == 0, known == 0)
+    np.testing.assert_allclose(wide, known, rtol=2e-6)
+
+
+# -- the law of the mask
+
+
+@each_variant
+@each_key
+def test_law(variant: Variant, key: jax.Array) -> None:
+    """Entries of a unit fall together; units fall as often as they should, and no two of them together more than others do.
+
+    Ideal masks fail with a probability of 2e-6 (both counts are large enough to be normal).
+    """
+    samples = 2**13
+    ones = jnp.ones(variant.shape)
+    dropped = np.asarray(jax.vmap(lambda key: variant.call(key, ones, RATE) == 0)(batch_of_keys(key, samples)))
+    dropped = dropped.reshape(samples, -1)
+    _, first, unit = np.unique(variant.law.units(variant.shape), return_index=True, return_inverse=True)
+    np.testing.assert_array_equal(dropped, dropped[:, first][:, unit.ravel()])
+
+    rates = variant.law.rates(RATE, variant.shape).ravel()[first]
+    z = (dropped[:, first] - rates) / np.sqrt(rates * (1 - rates))
+    assert statistics.normal(z.sum(0) / np.sqrt(samples)) > 1e-6
+    pairs = (z.T @ z)[np.triu_indices(first.size, 1)] / np.sqrt(samples)
+    assert statistics.normal(pairs) > 1e-6
+
+
+# -- the modules
+
+
+@each_variant
+def test_nnx_module_makes_the_same_call(variant: Variant) -> None:
+    x = variant.example()
+    module = variant.nnx(RATE, rngs=nnx.Rngs(dropout=KEY))
+    stream = nnx.Rngs(dropout=KEY).dropout.fork()
+    for _ in range(2):
+        np.testing.assert_array_equal(module(x), variant.call(stream(), x, RATE))
+
+
+@each_variant
+def test_linen_module_makes_the_same_call(variant: Variant) -> None:
+    x = variant.example()
+    module = variant.linen(RATE, deterministic=False)
+    np.testing.assert_array_equal(module.apply({}, x, rng=KEY), variant.call(KEY, x, RATE))
+    assert module.apply({}, x, rngs={"dropout": KEY}).shape == x.shape
+
+
+def test_names_are_unique() -> None:
+    names = [variant.name for variant in VARIANTS]
+    assert len(set(names)) == len(names)
+
+
+@each_variant
+def test_docstring_names_the_paper(variant: Variant) -> None:
+    assert variant.paper in (variant.function.__doc__ or "")

@@ -1,0 +1,125 @@
+"""Rate -> threshold and scale, against exact arithmetic; shape and shared axes -> mask."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdrop import masks, random
+from tests.catalogue import KEY
+
+GRID = 2**23
+RATES = [
+    *np.linspace(0, 1, 201).tolist(),
+    *(1 - 2.0**-n for n in range(2, 25)),
+    *(2.0**-n for n in range(2, 31)),
+    *(1 / 3, 0.1 + 0.2, 0.001, 1e-9, 0.999, 0.9999, 0.99999, 0.999999, 1 - 1e-12, np.nextafter(1, 0), np.nextafter(0, 1)),
+]
+
+
+def exact(rate: float, *, traced: bool) -> tuple[Fraction, Fraction]:
+    """The mask's keep probability and scale."""
+    found = jax.jit(masks.law)(jnp.float32(rate)) if traced else masks.law(float(rate))
+    return Fraction(int(found.threshold), GRID), Fraction(float(found.scale))
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
+def test_law_is_right_for_every_rate(traced: bool) -> None:
+    """The keep probability is the next larger one of the grid, and what is kept makes up for what is dropped."""
+    for rate in RATES:
+        given = float(np.float32(rate)) if traced else rate
+        keep, scale = exact(given, traced=traced)
+        wanted = Fraction(float(np.float32(1 - given)))  # as Flax has it: 1 - rate, in float32
+        assert keep == Fraction(-(-wanted * GRID // 1), GRID), rate
+        assert abs(keep - (1 - Fraction(given))) <= Fraction(1, GRID) + Fraction(1, 2**25), rate
+        assert abs(keep * scale - (keep > 0)) <= 2e-6, rate
+
+
+def test_law_keeps_nothing_at_rate_one_only() -> None:
+    assert masks.law(1.0) == (0, 0)
+    assert all(exact(rate, traced=False)[0] > 0 for rate in RATES if rate < 1)
+
+
+def test_law_takes_arrays_of_rates() -> None:
+    rates = np.asarray([[0, 0.1, 0.5], [0.97, 0.999999, 1]], np.float32)
+    found = masks.law(jnp.asarray(rates))
+    for index, rate in np.ndenumerate(rates):
+        single = masks.law(jnp.asarray(rate))
+        assert (found.threshold[index], found.scale[index]) == single
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
+def test_scale_is_float32_for_all_that_is_no_wider(dtype: str) -> None:
+    assert masks.law(0.1, jnp.dtype(dtype)).scale.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_scale_is_exact_in_double_precision(dtype: str) -> None:
+    found = masks.law(0.1, np.dtype(dtype))
+    assert found.scale.dtype == np.float64
+    assert found.scale == 1 / 0.9
+    assert found.threshold == masks.law(0.1).threshold
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(0, 0.0), (1, 1.0), (0.25, 0.25), (np.float16(0.25), 0.25), (np.float64(0.1), 0.1), (np.int32(1), 1.0)],
+)
+def test_known_rates_become_floats(rate: Any, expected: float) -> None:
+    found = masks.check_rate(rate)
+    assert type(found) is float
+    assert found == expected
+
+
+def test_known_arrays_count_as_known() -> None:
+    """A scalar array is the number that it holds; so rate 0 is no operation for it too."""
+    for rate in (jnp.float32(0.5), jnp.bfloat16(0.5), np.asarray(0.5)):
+        found = masks.check_rate(rate)
+        assert type(found) is float
+        assert found == 0.5
+
+
+def test_is_number_looks_at_known_scalars_only() -> None:
+    assert masks.is_number(masks.check_rate(jnp.float32(0)), 0)
+    assert masks.is_number(1, 1)
+    assert not masks.is_number(jnp.zeros(3), 0)
+    assert not masks.is_number(0.5, 0)
+    assert not jax.jit(lambda rate: jnp.asarray(masks.is_number(rate, 0)))(0.0)
+
+
+@pytest.mark.parametrize(
+    ("dims", "expected"),
+    [((), ()), ((0,), (0,)), ((-1,), (2,)), ([2, -3], (0, 2)), ((1, -2, 1), (1,)), (np.arange(3), (0, 1, 2))],
+)
+def test_broadcast_dims_become_sorted_axes(dims: Any, expected: tuple[int, ...]) -> None:
+    assert masks.check_broadcast_dims(dims, 3) == expected
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (2, 3), (2, 3, 4), (2, 0, 4)])
+def test_mask_has_length_one_along_shared_axes(shape: tuple[int, ...]) -> None:
+    like = jnp.ones(shape)
+    for dims in ((), tuple(range(len(shape))), (len(shape) - 1,) if shape else ()):
+        mask = masks.keep(KEY, like, masks.law(0.5).threshold, broadcast_dims=dims)
+        assert mask.dtype == bool
+        assert mask.shape == tuple(1 if axis in dims else length for axis, length in enumerate(shape))
+
+
+def test_an_entry_is_kept_where_its_bits_are_below_the_threshold() -> None:
+    like = jnp.ones((64,))
+    value = random.bits(KEY, like.shape) >> np.uint32(9)
+    assert not masks.keep(KEY, like, value).any()
+    assert masks.keep(KEY, like, value + np.uint32(1)).all()
+
+
+def test_thresholds_with_axes_meet_the_last_axes_of_the_mask() -> None:
+    like = jnp.ones((64, 3))
+    mask = masks.keep(KEY, like, masks.law(jnp.asarray([0, 0.5, 1])).threshold)
+    fractions = mask.mean(0)
+    assert fractions[0] == 1
+    assert 0 < fractions[1] < 1
+    assert fractions[2] == 0

@@ -1,0 +1,80 @@
+"""Numbers of two words, and the positions made of them, against Python's integers."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdrop import _positions, _words
+
+WORD = _words.WORD
+EDGES = [0, 1, 2, 0xFFFF, 0x10000, 0x10001, 2**31 - 1, 2**31, WORD - 2, WORD - 1]
+
+word = st.integers(0, WORD - 1) | st.sampled_from(EDGES)
+words = st.lists(word, min_size=8, max_size=8)
+long = st.integers(0, WORD**2 - 1) | st.sampled_from([WORD - 1, WORD, WORD + 1, WORD**2 - 1])
+
+
+def _array(values: list[int]) -> jnp.ndarray:
+    return jnp.asarray(np.array(values, np.uint32))
+
+
+def _pair(values: list[int]) -> tuple[jnp.ndarray, jnp.ndarray]:
+    return _array([value // WORD for value in values]), _array([value % WORD for value in values])
+
+
+def _numbers(pair: tuple[jnp.ndarray, jnp.ndarray]) -> list[int]:
+    assert pair[0].dtype == pair[1].dtype == jnp.uint32
+    high, low = (np.asarray(part, np.uint64).tolist() for part in pair)
+    return [h * WORD + x for h, x in zip(high, low, strict=True)]
+
+
+@given(words, words)
+def test_multiply_high(a: list[int], b: list[int]) -> None:
+    assert _words.multiply_high(_array(a), _array(b)).tolist() == [x * y // WORD for x, y in zip(a, b, strict=True)]
+
+
+@given(words, long)
+def test_multiply_wide(a: list[int], b: int) -> None:
+    assert _numbers(_words.multiply_wide(_array(a), b)) == [x * b % WORD**2 for x in a]
+
+
+@given(st.lists(long, min_size=8, max_size=8), st.lists(long, min_size=8, max_size=8))
+def test_add_wide(a: list[int], b: list[int]) -> None:
+    assert _numbers(_words.add_wide(_pair(a), _pair(b))) == [(x + y) % WORD**2 for x, y in zip(a, b, strict=True)]
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """An extent of up to 2**64 entries, and the coordinates of four of them."""
+    extent: list[int] = []
+    room = WORD**2
+    for _ in range(draw(st.integers(0, 4))):
+        most = max(1, 2 ** draw(st.integers(0, room.bit_length() - 1)))
+        extent.append(draw(st.integers(1, most) | st.just(most)))
+        room //= extent[-1]
+    places = [tuple(draw(st.integers(0, length - 1) | st.just(length - 1)) for length in extent) for _ in range(4)]
+    return tuple(extent), places
+
+
+@given(entries())
+def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ...]]]) -> None:
+    extent, places = case
+    axes = [list(axis) for axis in zip(*places, strict=True)]
+    coordinates = [_pair(axis) if length > WORD else _array(axis) for axis, length in zip(axes, extent, strict=True)]
+    high, low = _positions.linear(coordinates, extent)
+    assert (high is None) == (math.prod(extent) <= WORD)
+    low = jnp.broadcast_to(low, (4,))
+    high = jnp.zeros_like(low) if high is None else jnp.broadcast_to(high, (4,))
+    strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
+    assert _numbers((high, low)) == [sum(c * s for c, s in zip(place, strides, strict=True)) for place in places]
+
+
+def test_too_many_positions() -> None:
+    with pytest.raises(ValueError, match=r"more than 2\*\*64 entries"):
+        _positions.grid((1, 1), extent=(2**40, 2**25))
