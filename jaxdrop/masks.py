@@ -131,14 +131,17 @@ def check_spec(spec: PartitionSpec | None, ndim: int) -> PartitionSpec | None:
     """Checks that `spec` describes an array of `ndim` axes. Axes that it leaves out are not divided."""
     if spec is None:
         return None
-    if not isinstance(spec, PartitionSpec):
+    entries = (
+        [entry if isinstance(entry, tuple) else (entry,) for entry in spec] if isinstance(spec, (PartitionSpec, tuple)) else None
+    )
+    if entries is None or any(not (name is None or isinstance(name, str)) for entry in entries for name in entry):
         raise TypeError(f"spec must be a jax.sharding.PartitionSpec, got {type(spec).__name__} {spec!r}")
     if len(spec) > ndim:
         raise ValueError(f"spec={spec} lays out {len(spec)} axes, but x has {ndim}.")
-    names = [name for entry in spec if entry for name in ([entry] if isinstance(entry, str) else entry)]
+    names = [name for entry in entries for name in entry if name]
     if len(set(names)) < len(names):
         raise ValueError(f"spec={spec} names an axis twice: each mapped axis divides one axis of x.")
-    return spec
+    return PartitionSpec(*spec)
 
 
 def mapped_axes(spec: PartitionSpec | None, axes: Sequence[int]) -> tuple[tuple[str, ...], int]:

@@ -131,7 +131,7 @@ def test_derivatives_of_a_linear_map(variant: Variant) -> None:
 @each_variant
 def test_rate_gets_no_gradient(variant: Variant) -> None:
     value, gradient = jax.value_and_grad(lambda rate: variant.call(KEY, variant.example(), rate).sum())(RATE)
-    assert value > 0
+    assert value != 0
     assert gradient == 0
 
 

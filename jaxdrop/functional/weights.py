@@ -224,7 +224,7 @@ def weight_drop(
         raise ValueError(f"match={match!r} chooses no leaf of params. The leaves are: {names}.")
     if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
         return params
-    key = None if masks.is_number(rate, 1) else random.single(key, "weight_drop")
+    key = None if masks.is_number(rate, 1) else random.checked(key, "weight_drop")
     leaves = []
     with jax.named_scope("jaxdrop.weight_drop"):
         for (path, leaf), is_chosen, layout in zip(flat, chosen, _layouts(spec, len(flat)), strict=True):
