@@ -16,6 +16,10 @@ rbg, unsafe_rbg, philox, ...   their own `jax.random.bits`; such a stream has no
 `jax.random.uniform`, `normal`, `split`, Flax's `make_rng` and `nnx.Rngs` all take this library's keys. What looks an
 implementation up by name does not know them: `jax.random.key(0, impl='...')`, the `jax_default_prng_impl` setting, and the
 restoring of a saved key. Save the seed, or `jax.random.key_data(key)`.
+
+`scripts/check_random.py` puts the hash through dieharder in the orders in which dropout uses it. Its selection of tests on
+one long stream: 51 passed, 1 weak, 0 failed. Tests 2, 8, 15, 101 and 205 on seeds, keys folded in, short streams of derived
+keys, a transposed walk, the low bits, and masks: 34 passed, 2 weak, 0 failed.
 """
 
 from __future__ import annotations
