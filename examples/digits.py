@@ -18,17 +18,17 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import _figures
+import _tables
 import jax
 import numpy as np
 import numpy.typing as npt
 import optax
 from flax import nnx
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -177,18 +177,6 @@ def auroc(inside: Array, outside: Array) -> float:
 # -- reporting
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table whose first column is text and whose others are numbers."""
-    shown = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1)
-    )
-    for index, column in enumerate(columns):
-        shown.add_column(column, justify="right" if index else "left", vertical="bottom", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    return shown
-
-
 def performance(predictors: Mapping[str, Predictor], training: Data, validation: Data) -> tuple[Table, dict[str, Calibration]]:
     """How right the predictions are: a table, and the calibration on the validation data."""
     rows, calibrations = [], {}
@@ -198,7 +186,7 @@ def performance(predictors: Mapping[str, Predictor], training: Data, validation:
         calibrations[name] = calibrate(unseen, validation.labels)
     title = f"{len(training.labels)} training images, {len(validation.labels)} validation images"
     columns = ["", "training\naccuracy", "\nNLL", "\nECE", "validation\naccuracy", "\nNLL", "\nECE"]
-    return table(title, columns, rows), calibrations
+    return _tables.table(title, columns, rows), calibrations
 
 
 def novelty(uncertainties: Callable[[Array], Sequence[Array]], known: Array, unknown: Mapping[str, Array]) -> Table:
@@ -209,7 +197,7 @@ def novelty(uncertainties: Callable[[Array], Sequence[Array]], known: Array, unk
         pairs = zip(inside, uncertainties(images), strict=True)
         rows.append([name, *(cell for old, new in pairs for cell in (f"{new.mean():.2f}", f"{auroc(old, new):.2f}"))])
     columns = ["", "no dropout\nentropy", "\nAUROC", "MC-dropout\nentropy", "\nAUROC", "MC-dropout\nmutual inf.", "\nAUROC"]
-    return table("Mean uncertainty in nats, and AUROC against the validation images", columns, rows)
+    return _tables.table("Mean uncertainty in nats, and AUROC against the validation images", columns, rows)
 
 
 def main() -> None:

@@ -14,8 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxdrop import masks, mc, random, schedules
+from jaxdrop.functional.attention import dot_product_attention
 from jaxdrop.functional.elements import alpha_dropout, classic_dropout, dropout, feature_alpha_dropout
 from jaxdrop.functional.graphs import drop_edge, drop_node, symmetric_normalization
+from jaxdrop.functional.heads import attention_dropout, drop_head, drop_key
 from jaxdrop.functional.learned import (
     concrete_dropout,
     concrete_kl,
@@ -30,6 +32,7 @@ from jaxdrop.functional.losses import multi_sample_dropout, r_drop
 from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
 from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, shake_drop
 from jaxdrop.functional.regions import drop_block, spatial_dropout
+from jaxdrop.functional.residuals import bias_dropout_add, dropout_add_layer_norm
 from jaxdrop.functional.sequences import embedding_dropout, locked_dropout, recurrent_dropout, word_dropout, zoneout
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
@@ -41,17 +44,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "alpha_dropout",
+    "attention_dropout",
+    "bias_dropout_add",
     "classic_dropout",
     "concrete_dropout",
     "concrete_kl",
     "depth_rates",
+    "dot_product_attention",
     "drop_block",
     "drop_connect",
     "drop_connect_gaussian",
     "drop_edge",
+    "drop_head",
+    "drop_key",
     "drop_node",
     "drop_path",
     "dropout",
+    "dropout_add_layer_norm",
     "embedding_dropout",
     "feature_alpha_dropout",
     "gaussian_dropout",

@@ -75,19 +75,20 @@ def grid(
     """
     extent = tuple(shape) if extent is None else tuple(extent)
     coordinates = [
-        _coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding) for axis in range(len(shape))
+        coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding) for axis in range(len(shape))
     ]
     high, low = linear(coordinates, extent)
     return Positions(None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape))
 
 
-def _coordinate(
+def coordinate(
     shape: Sequence[int],
     axis: int,
     origin: jax.Array | int,
     length: int,
     sharding: NamedSharding | None,
 ) -> Coordinate:
+    """The coordinates along one axis, of length `length` in the whole array, of a block as in `grid`; of the block's shape."""
     start = jnp.asarray(origin, jnp.uint32)
     moved = not isinstance(origin, int) or origin != 0
     if length <= WORD:

@@ -20,12 +20,15 @@ from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import random
+from jaxdrop._positions import Coordinate, coordinate
 
 Rate = float | jax.Array | np.ndarray
 
 _GRID = 2**23
 # From this keep probability on, 1 / (1 - rate) is off by less than 2**-19 because of the grid, and gives Flax's very values.
 _FINE = 2.0**-4
+# From this number of results on, that share an entry of a mask, it pays to store the mask.
+_MANY = 8
 
 
 class Law(NamedTuple):
@@ -168,12 +171,24 @@ def keep(
       broadcast_dims: axes along which all entries share their mask.
       spec: inside `shard_map` or `pmap`, the layout of the whole array of which `like` is this device's part.
     """
-    return below(draw(key, like, broadcast_dims=broadcast_dims, spec=spec), threshold)
+    mask = below(draw(key, like, broadcast_dims=broadcast_dims, spec=spec), threshold)
+    return once(mask) if math.prod(like.shape[axis] for axis in broadcast_dims) >= _MANY else mask
 
 
 def below(bits: jax.Array, threshold: jax.Array) -> jax.Array:
     """Which of the 32-bit words stand for one of the kept values, whose number is from `law`."""
     return (bits >> np.uint32(9)) < expand(threshold, bits.ndim)
+
+
+def once(mask: jax.Array) -> jax.Array:
+    """`mask`, a boolean array, as it is, for where an entry serves many results: the compiler forms it once, and stores it.
+
+    XLA fuses a mask into what uses it and forms it anew for each result, which for the bits of threefry takes longer than all
+    else. It does not do so across an operation that counts as expensive, such as a square root, and that of 0 or 1 changes
+    nothing. (XLA for CPU may remove an optimization barrier before it fuses.) A comparison of integers, not of floats, lets it
+    vectorize loops over few channels.
+    """
+    return lax.sqrt(mask.astype(jnp.float32)).astype(jnp.int32) > 0
 
 
 def draw(
@@ -196,11 +211,49 @@ def block(
     return Block(shape, origin, extent, _explicit(like, broadcast_dims))
 
 
+def coordinates(
+    like: jax.Array, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+) -> tuple[list[Coordinate], tuple[int, ...]]:
+    """Where the mask's entries stand in the whole one: what `random.bits_at` takes; arguments as in `keep`.
+
+    Returns:
+      For each axis the coordinates along it, of length 1 along all others; and the shape of the whole mask.
+    """
+    place = block(like, broadcast_dims=broadcast_dims, spec=spec)
+    ndim = len(place.shape)
+    found = []
+    for axis, length in enumerate(place.shape):
+        alone = None
+        if place.sharding is not None:
+            names = [*place.sharding.spec, *[None] * ndim]
+            alone = NamedSharding(
+                place.sharding.mesh, PartitionSpec(*(name if at == axis else None for at, name in enumerate(names[:ndim])))
+            )
+        shape = tuple(length if at == axis else 1 for at in range(ndim))
+        origin = 0 if place.origin is None else place.origin[axis]
+        found.append(coordinate(shape, axis, origin, place.extent[axis], alone))
+    return found, place.extent
+
+
 def scaled(keep: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
     """`x * scale` where `keep` is true and 0 elsewhere whatever `x` holds, formed in float32 at least; of the dtype of `x`."""
     kind = wide(x.dtype)
     product = x.astype(kind) * expand(scale, x.ndim).astype(kind)
     return jnp.where(keep, product, jnp.zeros((), kind)).astype(x.dtype)
+
+
+@jax.custom_jvp
+def rounded(x: jax.Array) -> jax.Array:
+    """`x` itself, as a real number of its dtype: the compiler forms no operation before it together with one behind it.
+
+    A minimum that never binds. Without it a product and a sum may be rounded once or twice, and factors regrouped, in one program
+    and not in another: the same key would give other bits under another layout. Its derivative is 1 without a minimum, whose own
+    would be two more arrays.
+    """
+    return jnp.minimum(x, jnp.finfo(x.dtype).max)
+
+
+rounded.defjvp(lambda primals, tangents: (rounded(*primals), *tangents))
 
 
 def expand(x: jax.Array, ndim: int) -> jax.Array:

@@ -7,13 +7,14 @@
     .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
 
 The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its own, because JAX looks for a TPU
-wherever libtpu is installed. Cycles are the compiler's own estimates, summed over the instructions of one device's program; a
-loop's body counts once.
+wherever libtpu is installed. Cycles are the compiler's own estimates, summed over the instructions of one device's program: a
+loop's body as often as it runs, and of the branches of a condition the longest.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import os
@@ -37,14 +38,41 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks import _peers
 from benchmarks._compiled import scratch_bytes
 from benchmarks._figures import Bar, Table
+from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report, versions
+from benchmarks.attention import NO_DROPOUT, attentions
 
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 def cycles(compiled: jax.stages.Compiled) -> int:
     """The estimated cycles of a program on one device."""
-    return sum(int(count) for count in re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text() or ""))
+    computations: dict[str, list[str]] = {}
+    entry = current = ""
+    for line in (compiled.as_text() or "").splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+            current = head[2]
+            entry = current if head[1] else entry
+        elif line.startswith(" "):
+            computations.setdefault(current, []).append(line)
+
+    @functools.cache
+    def total(name: str) -> int:
+        return sum(map(instruction, computations.get(name, ())))
+
+    def instruction(line: str) -> int:
+        own = re.search(r'"estimated_cycles":"(\d+)"', line)
+        if loop := re.search(r" while\(.*body=%?([\w.\-]+)", line):
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            return total(loop[1]) * (int(trips[1]) if trips else 1)
+        if " conditional(" in line:
+            branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+            listed = re.search(r"branch_computations=\{([^}]*)\}", line)
+            branches += re.findall(r"%?([\w.\-]+)", listed[1]) if listed else []
+            return max(map(total, branches), default=0)
+        return int(own[1]) if own else 0
+
+    return total(entry)
 
 
 def collectives(compiled: jax.stages.Compiled) -> int:
@@ -80,7 +108,25 @@ def core(mesh: Mesh) -> Iterator[Table | Bar]:
     yield Bar(f"collectives, {case}", tables[collectives].figures[case][_peers.OWN_KEY], "<=", 0, "")
 
 
-SUITES = {"core": core}
+def attention(mesh: Mesh) -> Iterator[Table | Bar]:
+    """Forward and backward over 4096 tokens of 8 examples with 16 heads of 64, divided by example and head."""
+    divided, everywhere = NamedSharding(mesh, PartitionSpec("data", None, "model")), NamedSharding(mesh, PartitionSpec())
+    arrays = [jax.ShapeDtypeStruct((8, 4096, 16, 64), jnp.bfloat16, sharding=divided)] * 4
+    figures: dict[Callable[[Any], Any], dict[str, float]] = {cycles: {}, scratch_bytes: {}, collectives: {}}
+    for name, (attend, key) in attentions().items():
+        single = jax.tree.map(lambda key: jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere), key)
+        compiled = jax.jit(_peers.with_gradient(attend)).lower(single, *arrays).compile()
+        for figure, row in figures.items():
+            row[name] = figure(compiled)
+    case = "8 x 16 heads of 64, length 4096, bfloat16, forward + backward"
+    yield Table(f"estimated cycles of one of {mesh.size} devices", "", {case: figures[cycles]}, limit=OWN_KEY)
+    yield Table("temporaries", "B", {case: figures[scratch_bytes]})
+    yield Table("collectives", "", {case: figures[collectives]})
+    yield Bar("cycles: with dropout / without", figures[cycles][OWN_KEY] / figures[cycles][NO_DROPOUT], "<=", 1.25)
+    yield Bar("collectives", figures[collectives][OWN_KEY], "<=", 0, "")
+
+
+SUITES = {"attention": attention, "core": core}
 
 
 def main() -> None:

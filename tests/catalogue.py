@@ -151,6 +151,49 @@ VARIANTS = [
 ]
 
 
+# -- a layer that takes or returns more than x runs through an adapter, `run(layer, x)`
+
+Layer = Callable[..., Any]
+
+
+class AdaptedNNX(nnx.Module):
+    """An NNX layer behind its adapter."""
+
+    def __init__(self, layer: nnx.Module, run: Callable[[Layer, jax.Array], jax.Array]) -> None:
+        self.layer = layer
+        self.run = run
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.run(self.layer, x)
+
+
+class AdaptedLinen(nn.Module):
+    """A Linen layer behind its adapter."""
+
+    layer: nn.Module
+    run: Callable[[Layer, jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        return self.run(functools.partial(self.layer, rng=rng), x)
+
+
+def adapted(
+    function: Layer, nnx_layer: Layer, linen_layer: Layer, run: Callable[[Layer, jax.Array], jax.Array], **hyper: Any
+) -> dict[str, Any]:
+    """The fields `function`, `call`, `nnx` and `linen` of a row."""
+
+    def call(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+        return run(lambda x, **more: function(key, x, rate, **hyper, **more, **options), x)
+
+    return {
+        "function": function,
+        "call": call,
+        "nnx": lambda rate, rngs: AdaptedNNX(nnx_layer(rate, **hyper, rngs=rngs), run),
+        "linen": lambda rate, deterministic: AdaptedLinen(linen_layer(rate, **hyper, deterministic=deterministic), run),
+    }
+
+
 # -- weights: the x of these rows are weights, but for drop_connect with one mask for each example
 
 _OWN_WEIGHTS = "its input is not what is dropped; see the tests of the modules"
@@ -241,7 +284,6 @@ VARIANTS += [
 _AFFINE = {
     "test_law": "what is dropped is not 0; see test_elements.py",
     "test_dropped_values_do_not_leak": "what is dropped is not 0; see test_elements.py",
-    "test_scan_and_remat_equal_a_loop": "one site's product and the next one's sum may be rounded once; see test_elements.py",
 }
 
 VARIANTS += [
@@ -387,12 +429,15 @@ VARIANTS += [
 # -- paths
 
 _RESIDUAL = "a skipped layer's output is x, not 0; see test_paths.py"
-_LAYER = "a call takes a layer; see the tests of the modules"
+
+
+def _double(x: jax.Array) -> jax.Array:
+    return 2 * x
 
 
 def _layer_drop(key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: Any = None) -> jax.Array:
     """There is no `spec`: one coin decides for all devices."""
-    return paths.layer_drop(key, x, rate, lambda x: 2 * x, deterministic=deterministic)
+    return paths.layer_drop(key, x, rate, _double, deterministic=deterministic)
 
 
 DROP_PATH = Variant(
@@ -421,8 +466,12 @@ VARIANTS += [
         paper="arXiv:1909.11556",
         call=_layer_drop,
         law=Law(shared(0, 1)),
-        nnx=jaxdrop.nnx.paths.LayerDrop,
-        linen=jaxdrop.linen.paths.LayerDrop,
+        nnx=lambda rate, rngs: AdaptedNNX(
+            jaxdrop.nnx.paths.LayerDrop(rate, rngs=rngs), lambda layer, x: layer(x, nnx.Sequential(_double))
+        ),
+        linen=lambda rate, deterministic: AdaptedLinen(
+            jaxdrop.linen.paths.LayerDrop(rate, deterministic=deterministic), lambda layer, x: layer(x, nn.Sequential([_double]))
+        ),
         exempt={
             "test_law": _RESIDUAL,
             "test_dropped_values_do_not_leak": _RESIDUAL,
@@ -431,8 +480,6 @@ VARIANTS += [
             "test_deterministic_is_no_operation": "the layer remains; see test_paths.py",
             "test_nothing_of_the_size_of_x_is_stored": "the backward pass needs the coin alone, not the key",
             "test_vmap_over_sharded_keys_draws_the_same_masks": "JAX has no such select under explicit axes; see test_paths.py",
-            "test_nnx_module_makes_the_same_call": _LAYER,
-            "test_linen_module_makes_the_same_call": _LAYER,
         },
     ),
     Variant(
@@ -459,8 +506,6 @@ _MASK = {
     "test_rate_zero_is_no_operation": "it returns a mask: the choice by the mask remains",
     "test_deterministic_is_no_operation": "it returns a mask: the choice by the mask remains",
     "test_nothing_of_the_size_of_x_is_stored": "it returns a mask, one value for each row, which is the caller's to store",
-    "test_nnx_module_makes_the_same_call": "its input is a graph, not x; see test_graphs.py",
-    "test_linen_module_makes_the_same_call": "its input is a graph, not x; see test_graphs.py",
 }
 
 
@@ -468,14 +513,22 @@ def _rows(keep: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(jnp.expand_dims(keep, -1), x, jnp.zeros_like(x))
 
 
-def _drop_edge(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
+def _of_edges(layer: Layer, x: jax.Array) -> jax.Array:
     ids = jnp.zeros(len(x), jnp.int32)
-    return _rows(graphs.drop_edge(key, ids, ids, rate, spec=spec and spec[:1], **options), x)
+    return _rows(layer(ids, ids), x)
+
+
+def _of_nodes(layer: Layer, x: jax.Array) -> jax.Array:
+    ids = jnp.zeros(1, jnp.int32)
+    return _rows(layer(len(x), ids, ids).nodes, x)
+
+
+def _drop_edge(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
+    return _of_edges(lambda *graph: graphs.drop_edge(key, *graph, rate, spec=spec and spec[:1], **options), x)
 
 
 def _drop_node(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
-    ids = jnp.zeros(1, jnp.int32)
-    return _rows(graphs.drop_node(key, len(x), ids, ids, rate, spec=spec and spec[:1], **options).nodes, x)
+    return _of_nodes(lambda *graph: graphs.drop_node(key, *graph, rate, spec=spec and spec[:1], **options), x)
 
 
 DROP_EDGE = Variant(
@@ -484,8 +537,8 @@ DROP_EDGE = Variant(
     paper="arXiv:1907.10903",
     call=_drop_edge,
     law=Law(shared(1)),
-    nnx=jaxdrop.nnx.graphs.DropEdge,
-    linen=jaxdrop.linen.graphs.DropEdge,
+    nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.graphs.DropEdge(rate, rngs=rngs), _of_edges),
+    linen=lambda rate, deterministic: AdaptedLinen(jaxdrop.linen.graphs.DropEdge(rate, deterministic=deterministic), _of_edges),
     exempt=_MASK,
 )
 
@@ -497,42 +550,15 @@ VARIANTS += [
         function=graphs.drop_node,
         paper="arXiv:2008.12578",
         call=_drop_node,
-        nnx=jaxdrop.nnx.graphs.DropNode,
-        linen=jaxdrop.linen.graphs.DropNode,
+        nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.graphs.DropNode(rate, rngs=rngs), _of_nodes),
+        linen=lambda rate, deterministic: AdaptedLinen(
+            jaxdrop.linen.graphs.DropNode(rate, deterministic=deterministic), _of_nodes
+        ),
     ),
 ]
 
 
-# -- sequences and tokens: a layer that takes or returns more than x runs through an adapter, `run(layer, x)`
-
-Layer = Callable[..., Any]
-
-
-class Adapted(nn.Module):
-    """A Linen layer behind its adapter."""
-
-    layer: nn.Module
-    run: Callable[[Layer, jax.Array], jax.Array]
-
-    @nn.compact
-    def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        return self.run(functools.partial(self.layer, rng=rng), x)
-
-
-def adapted(
-    function: Layer, nnx_layer: Layer, linen_layer: Layer, run: Callable[[Layer, jax.Array], jax.Array], **hyper: Any
-) -> dict[str, Any]:
-    """The fields `function`, `call`, `nnx` and `linen` of a row."""
-
-    def call(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
-        return run(lambda x, **more: function(key, x, rate, **hyper, **more, **options), x)
-
-    return {
-        "function": function,
-        "call": call,
-        "nnx": lambda rate, rngs: functools.partial(run, nnx_layer(rate, **hyper, rngs=rngs)),
-        "linen": lambda rate, deterministic: Adapted(linen_layer(rate, **hyper, deterministic=deterministic), run),
-    }
+# -- sequences and tokens
 
 
 def _words(shape: Shape) -> np.ndarray:
@@ -573,8 +599,8 @@ _INTEGERS = {
     "test_derivatives_of_a_linear_map": "integers have no derivative",
     "test_dropped_values_do_not_leak": "integers have no derivative",
     "test_nothing_of_the_size_of_x_is_stored": "integers have no derivative",
-    "test_rate_zero_is_no_operation": "the adapter converts",
-    "test_deterministic_is_no_operation": "the adapter converts",
+    "test_rate_zero_is_no_operation": "the conversion remains; see test_rate_zero.py",
+    "test_deterministic_is_no_operation": "the conversion remains; see test_sequences.py",
     "test_eager_calls_and_gradients_keep_the_layout": "integers have no derivative",
     "test_dtype_is_kept": "complex numbers are no integers; see test_sequences.py",
     "test_mask_does_not_depend_on_the_dtype": "complex numbers are no integers; see test_sequences.py",
@@ -700,7 +726,6 @@ _LEARNED = {
     "test_dropped_values_do_not_leak": "nothing becomes exactly 0: a NaN is multiplied, not dropped",
     "test_rate_zero_is_no_operation": "a learned rate of 0 has no finite logit",
     "test_rate_one_gives_zeros": "a learned rate of 1 has no finite logit",
-    "test_linen_module_makes_the_same_call": "its rate is a parameter, which the test does not give; see test_learned.py",
     "test_traced_rate_traces_once_and_draws_the_same_mask": "rates of 0 and 1 have no finite logit; see test_learned.py",
 }
 
@@ -754,7 +779,6 @@ VARIANTS += [
 
 _NORMAL = (_PRODUCT | _LEARNED) | {
     "test_vmap_over_keys_equals_a_loop": "a product of matrices may round differently when it is batched",
-    "test_x64_draws_the_same_mask": "float32 noise near -1 leaves few digits of the sum",
     "test_derivatives_of_a_linear_map": "the standard deviation is not a linear function of x; see the tests of each",
     "test_nothing_of_the_size_of_x_is_stored": "the derivative of the standard deviation needs x; see test_weights.py",
     "test_dtype_is_kept": "a complex variance has no one definition",
@@ -807,6 +831,118 @@ VARIANTS += [
         nnx=jaxdrop.nnx.learned.SparseVariationalDense,
         linen=jaxdrop.linen.learned.SparseVariationalDense,
         exempt=_NORMAL,
+    ),
+]
+
+
+# -- attention and the residual sum. The adapter of keys puts 0 for minus infinity; that of the sums adds 0
+
+_HEADS: dict[str, Any] = {"shape": (8, 3, 4, 8), "large": (64, 16, 16, 64)}
+_KEYS = {
+    "test_rate_zero_is_no_operation": "the adapter converts",
+    "test_deterministic_is_no_operation": "the adapter converts",
+    "test_rate_one_gives_zeros": "one key must stay; see test_heads.py",
+    "test_traced_rate_traces_once_and_draws_the_same_mask": "at rate 1 one key must stay; see test_heads.py",
+    "test_dtype_is_kept": "complex logits have no order, and not all short floats an infinity; see test_heads.py",
+    "test_mask_does_not_depend_on_the_dtype": "complex logits have no order, and not all short floats an infinity",
+    "test_jit_draws_the_same_mask_under_every_layout": "one key of a query must stay, on whatever device; see test_heads.py",
+    "test_shard_map_with_spec_draws_the_whole_mask": "one key of a query must stay, on whatever device; see test_heads.py",
+    "test_nothing_of_the_size_of_x_is_stored": "which key stays depends on which logits are minus infinity already",
+    "test_forward_pass_needs_no_memory": "the lowest bits of a row are known when all have been drawn",
+}
+_SUM = {
+    "test_rate_zero_is_no_operation": "the sum remains",
+    "test_deterministic_is_no_operation": "the sum remains",
+}
+
+
+def _zero_for_minus_infinity(layer: Layer, x: jax.Array) -> jax.Array:
+    logits = layer(x)
+    return jnp.where(jnp.isneginf(logits), jnp.zeros((), x.dtype), logits)
+
+
+def _bias_dropout_add(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return jaxdrop.bias_dropout_add(key, x, None, jnp.zeros_like(x), rate, **options)
+
+
+def _dropout_add(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    return jaxdrop.dropout_add_layer_norm(key, x, jnp.zeros_like(x), None, None, rate, prenorm=True, **options)[1]
+
+
+DROP_HEAD = Variant(
+    name="drop_head",
+    function=jaxdrop.drop_head,
+    paper="arXiv:2004.13342",
+    call=jaxdrop.drop_head,
+    law=Law(shared(1, 3)),
+    nnx=jaxdrop.nnx.DropHead,
+    linen=jaxdrop.linen.DropHead,
+    **_HEADS,
+)
+
+VARIANTS += [
+    Variant(
+        name="attention_dropout",
+        function=jaxdrop.attention_dropout,
+        paper="arXiv:1706.03762",
+        call=jaxdrop.attention_dropout,
+        law=Law(own),
+        nnx=jaxdrop.nnx.AttentionDropout,
+        linen=jaxdrop.linen.AttentionDropout,
+    ),
+    Variant(
+        **adapted(jaxdrop.drop_key, jaxdrop.nnx.DropKey, jaxdrop.linen.DropKey, _zero_for_minus_infinity),
+        name="drop_key",
+        paper="arXiv:2208.02646",
+        law=Law(own),
+        exempt=_KEYS,
+    ),
+    DROP_HEAD,
+    dataclasses.replace(
+        DROP_HEAD,
+        name="drop_head_by_rate",
+        call=functools.partial(jaxdrop.drop_head, normalization="rate"),
+        nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="rate"),
+        linen=functools.partial(jaxdrop.linen.DropHead, normalization="rate"),
+    ),
+    dataclasses.replace(
+        DROP_HEAD,
+        name="drop_head_fixed",
+        call=functools.partial(jaxdrop.drop_head, normalization="fixed"),
+        nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="fixed"),
+        linen=functools.partial(jaxdrop.linen.DropHead, normalization="fixed"),
+        exempt={"test_law": "a fixed number of heads is dropped: they depend on each other; see test_heads.py"},
+    ),
+    Variant(
+        name="bias_dropout_add",
+        function=jaxdrop.bias_dropout_add,
+        paper="arXiv:2104.04473",
+        call=_bias_dropout_add,
+        law=Law(own),
+        nnx=jaxdrop.nnx.BiasDropoutAdd,
+        linen=jaxdrop.linen.BiasDropoutAdd,
+        exempt=_SUM
+        | {
+            "test_nnx_module_makes_the_same_call": "it takes two arrays; see test_residuals.py",
+            "test_linen_module_makes_the_same_call": "it takes two arrays; see test_residuals.py",
+        },
+    ),
+    Variant(
+        name="dropout_add_layer_norm",
+        function=jaxdrop.dropout_add_layer_norm,
+        paper="arXiv:2307.08691",
+        call=_dropout_add,
+        law=Law(own),
+        nnx=jaxdrop.nnx.DropoutAddLayerNorm,
+        linen=jaxdrop.linen.DropoutAddLayerNorm,
+        exempt=_SUM
+        | {
+            "test_nnx_module_makes_the_same_call": "it takes two arrays; see test_residuals.py",
+            "test_linen_module_makes_the_same_call": "it takes two arrays; see test_residuals.py",
+            "test_dtype_is_kept": "complex numbers are not normalized; see test_residuals.py",
+            "test_mask_does_not_depend_on_the_dtype": "complex numbers are not normalized",
+            "test_shard_map_with_spec_draws_the_whole_mask": "the features may not be divided; see test_residuals.py",
+        },
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""The same function here and elsewhere: its value, and its gradient for one cotangent."""
+"""The same function here and elsewhere: its value, and its gradients for one cotangent."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ def require(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is installed beside the older JAX only")
 
 
-def value_and_pull(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The value, and the cotangent of x for a cotangent that differs from entry to entry."""
-    y, pull = jax.vjp(f, x)
-    return y, pull(jnp.cos(x))[0]
+def value_and_pull(f: Callable[..., jax.Array], *args: jax.Array) -> tuple[jax.Array, ...]:
+    """The value, and the cotangents of the arguments for one of the value that differs from entry to entry."""
+    y, pull = jax.vjp(f, *args)
+    cotangent = jnp.cos(args[0])
+    return y, *pull(cotangent if cotangent.shape == y.shape else jnp.resize(cotangent, y.shape))
 
 
-def torch_value_and_pull(f: Callable[[Any], Any], x: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def torch_value_and_pull(f: Callable[..., Any], *args: jax.Array) -> tuple[np.ndarray, ...]:
     """The same by PyTorch."""
-    wanted = require("torch").tensor(np.asarray(x), requires_grad=True)
-    y = f(wanted)
-    y.backward(require("torch").tensor(np.cos(np.asarray(x))))
-    return y.detach().numpy(), wanted.grad.numpy()
+    torch = require("torch")
+    inputs = [torch.tensor(np.asarray(x), requires_grad=True) for x in args]
+    y = f(*inputs)
+    y.backward(torch.tensor(np.resize(jnp.cos(args[0]), y.shape)))
+    return y.detach().numpy(), *(x.grad.numpy() for x in inputs)
 
 
 def assert_close(ours: tuple[jax.Array, ...], theirs: tuple[np.ndarray, ...], where: Any = True) -> None:

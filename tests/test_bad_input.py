@@ -94,6 +94,14 @@ INPUTS = [
     case("int", lambda: jaxdrop.dropout(KEY, 3, 0.5), TypeError, "int32", "astype"),
     case("int32 at rate 0", lambda: jaxdrop.dropout(None, jnp.arange(3), 0), TypeError, "int32", "astype"),
     case("int32, nnx", lambda: nnx_of()(jnp.arange(3), rngs=KEY), TypeError, "int32", "astype"),
+    case(
+        "a dtype without 0",
+        lambda: jaxdrop.dropout(KEY, X.astype("float8_e8m0fnu"), 0.5),
+        TypeError,
+        "float8_e8m0fnu",
+        "no 0",
+        "astype",
+    ),
     case("string", lambda: jaxdrop.dropout(KEY, "abc", 0.5), TypeError, "dropout", "x", "abc"),
     case("no array", lambda: jaxdrop.dropout(KEY, None, 0.5), TypeError, "dropout", "x", "None"),
 ]

@@ -173,9 +173,12 @@ def test_nothing_of_the_size_of_x_is_stored(variant: Variant, scanned: bool) -> 
 @each_variant
 @each_key
 def test_forward_pass_needs_no_memory(variant: Variant, key: jax.Array) -> None:
+    """But for a mask of which an entry serves eight or more of x: it may be formed once, in 4 bytes an entry."""
     x = jax.ShapeDtypeStruct(variant.large, jnp.float32)
     compiled = jax.jit(lambda key, x: variant.call(key, x, RATE)).lower(key, x).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes <= 2**16
+    coins = np.unique(variant.law.units(variant.large)).size
+    mask = 4 * coins if 8 * coins <= x.size else 0
+    assert compiled.memory_analysis().temp_size_in_bytes <= 2**16 + mask
 
 
 # -- rates
@@ -251,7 +254,7 @@ def test_x64_draws_the_same_mask(variant: Variant) -> None:
         wide = variant.call(KEY, jnp.asarray(x, jnp.float64), RATE)
         assert wide.dtype == jnp.float64
     np.testing.assert_array_equal(np.asarray(wide) == 0, known == 0)
-    np.testing.assert_allclose(wide, known, rtol=2e-6)
+    np.testing.assert_allclose(wide, known, rtol=2e-6, atol=1e-6)
 
 
 # -- the law of the mask
@@ -294,8 +297,9 @@ def test_nnx_module_makes_the_same_call(variant: Variant) -> None:
 def test_linen_module_makes_the_same_call(variant: Variant) -> None:
     x = variant.example()
     module = variant.linen(RATE, deterministic=False)
-    np.testing.assert_array_equal(module.apply({}, x, rng=KEY), variant.call(KEY, x, RATE))
-    assert module.apply({}, x, rngs={"dropout": KEY}).shape == x.shape
+    variables = module.init(KEY, x, rng=KEY)  # learned rates start at the one that is given
+    np.testing.assert_array_equal(module.apply(variables, x, rng=KEY), variant.call(KEY, x, RATE))
+    assert module.apply(variables, x, rngs={"dropout": KEY}).shape == x.shape
 
 
 def test_names_are_unique() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
@@ -32,13 +33,19 @@ def site(caller: str, x: jax.Array, rate: masks.Rate, broadcast_dims: Sequence[i
     return Site(x, checked, shared, masks.check_spec(spec, x.ndim))
 
 
+def array(x: jax.Array, caller: str, name: str) -> jax.Array:
+    """`x` as an array, if it is one already or holds numbers; anything else is a TypeError. `name` is for the message."""
+    if hasattr(x, "dtype"):
+        return x
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{caller} takes an array {name}, got {type(x).__name__} {x!r}") from None
+
+
 def inexact(x: jax.Array, caller: str) -> jax.Array:
     """`x` as an array of floating or complex numbers; anything else is a TypeError."""
-    if not hasattr(x, "dtype"):
-        try:
-            x = jnp.asarray(x)
-        except (TypeError, ValueError):
-            raise TypeError(f"{caller} takes an array x of floating or complex numbers, got {type(x).__name__} {x!r}") from None
+    x = array(x, caller, "x of floating or complex numbers")
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         raise TypeError(f"x is a key, of dtype {x.dtype}. The key comes first, and then the array: {caller}(key, x, rate).")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -46,26 +53,41 @@ def inexact(x: jax.Array, caller: str) -> jax.Array:
             f"{caller} scales what it keeps, and cannot do so with x of dtype {x.dtype}. Convert it first, as in"
             " x.astype(jnp.float32), or put the dropout after the embedding."
         )
+    if not _has_zero(x.dtype):
+        raise TypeError(
+            f"{caller} cannot drop from x of dtype {x.dtype}, which has no 0. Convert it, as in x.astype(jnp.bfloat16)."
+        )
     return x
+
+
+@functools.cache
+def _has_zero(dtype: np.dtype[Any]) -> bool:
+    """Not so of float8_e8m0fnu, a dtype of powers of two, in which 0 becomes NaN."""
+    return bool(np.asarray(0, dtype) == 0)
 
 
 def integers(ids: jax.Array, caller: str) -> jax.Array:
     """`ids` as an array of integers; anything else is a TypeError."""
-    if not hasattr(ids, "dtype"):
-        ids = jnp.asarray(ids)
+    ids = array(ids, caller, "of integer ids")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"{caller} takes integer ids, got an array of dtype {ids.dtype}. For vectors there is jaxdrop.dropout.")
     return ids
 
 
+def integer(name: str, value: int, kind: str = "an integer") -> int:
+    """The argument `name` as a Python integer; anything else is a TypeError. `kind` is for the message."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {kind}, got {value!r}") from None
+
+
 def axis(name: str, value: int, ndim: int) -> int:
     """The axis that the argument `name` names, as a number from 0 to `ndim - 1`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be the number of an axis, got {value!r}") from None
+    number = integer(name, value, "the number of an axis")
     if not -ndim <= number < ndim:
-        raise ValueError(f"{name}={number} is out of range: with {ndim} axes, -{ndim} to {ndim - 1} are allowed.")
+        allowed = f"-{ndim} to {ndim - 1} are allowed" if ndim else "there is none to name"
+        raise ValueError(f"{name}={number} is out of range: with {ndim} axes, {allowed}.")
     return number % ndim
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
       spatial_rank: how many axes are spatial; None for all but the first axis and the channels.
     """
     channel = _arguments.axis("channel_axis", channel_axis, ndim)
-    rank = ndim - 2 if spatial_rank is None else _rank(spatial_rank)
+    rank = ndim - 2 if spatial_rank is None else _arguments.integer("spatial_rank", spatial_rank, "a number of axes, or None")
     if rank < 1 or rank >= ndim:
         raise ValueError(
             f"x has {ndim} axes, too few for {max(rank, 1)} of space and one of channels"
@@ -41,13 +40,6 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
         )
     space = range(first, ndim - 1) if channel == ndim - 1 else range(first + 1, ndim)
     return Axes(tuple(range(first)), tuple(space), channel)
-
-
-def _rank(spatial_rank: int) -> int:
-    try:
-        return operator.index(spatial_rank)
-    except TypeError:
-        raise TypeError(f"spatial_rank must be a number of axes, or None, got {spatial_rank!r}") from None
 
 
 def check_rank(caller: str, x: jax.Array, rank: int) -> None:

@@ -15,8 +15,11 @@ from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
 
 
-def replacing(caller: str) -> Callable[..., jax.Array]:
-    """The function behind `caller`: each id gives way to `replacement` with probability `rate`, unless its value is protected."""
+def replacing(caller: str, name: str) -> Callable[..., jax.Array]:
+    """The function behind `caller`: each id gives way to `replacement` with probability `rate`, unless its value is protected.
+
+    `name` is that of `caller`'s argument, for messages.
+    """
     compiled = kernel(caller)(_replaced)
 
     def replace(
@@ -33,8 +36,11 @@ def replacing(caller: str) -> Callable[..., jax.Array]:
         rate = masks.check_rate(rate)
         masks.check_rate_shape(rate, ids.shape, ())
         spec = masks.check_spec(spec, ids.ndim)
-        replacement = fitting(replacement, ids.dtype)
-        safe = tuple(operator.index(number) for number in protected)
+        replacement = fitting(name, replacement, ids.dtype)
+        try:
+            safe = tuple(map(operator.index, protected))
+        except TypeError:
+            raise TypeError(f"protected must be a sequence of integers, got {protected!r}") from None
         if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
             return ids
         key = None if masks.is_number(rate, 1) else random.single(key, caller)
@@ -43,9 +49,9 @@ def replacing(caller: str) -> Callable[..., jax.Array]:
     return replace
 
 
-def fitting(replacement: int, dtype: np.dtype) -> int:
-    """`replacement` as a Python integer, if arrays of `dtype` can hold it."""
-    number, limits = operator.index(replacement), np.iinfo(dtype)
+def fitting(name: str, replacement: int, dtype: np.dtype) -> int:
+    """The argument `name` as a Python integer, if arrays of `dtype` can hold it."""
+    number, limits = _arguments.integer(name, replacement), np.iinfo(dtype)
     if not limits.min <= number <= limits.max:
         raise ValueError(f"ids of dtype {dtype} cannot be replaced by {number}: they hold {limits.min} to {limits.max}.")
     return number

@@ -12,13 +12,14 @@ import jax
 Kernel = Callable[..., Any]
 
 
-def kernel(name: str) -> Callable[[Kernel], Kernel]:
+def kernel(name: str, *, checkpoint: bool = True) -> Callable[[Kernel], Kernel]:
     """Turns the arithmetic of a variant into one compiled operation, whose keyword-only arguments are static.
 
     Under `jit`, so that an eager call is one dispatch and a model with many sites traces each shape once; under
     `jax.named_scope`, so that profiles and jaxprs show the variant's name; under `jax.checkpoint`, so that the backward pass gets
     the arguments, of which it needs the key and a few numbers, and draws the mask again. No barrier is put in (`prevent_cse`):
-    whether the mask is shared or drawn twice inside one program is for XLA to choose.
+    whether the mask is shared or drawn twice inside one program is for XLA to choose. Without `checkpoint`, for arithmetic that
+    itself says what its backward pass gets.
     """
 
     def decorate(fn: Kernel) -> Kernel:
@@ -29,7 +30,8 @@ def kernel(name: str) -> Callable[[Kernel], Kernel]:
         @jax.named_scope(f"jaxdrop.{name}")
         @functools.wraps(fn)
         def compiled(*args: Any, **kwargs: Any) -> Any:
-            return jax.checkpoint(functools.partial(fn, **kwargs), prevent_cse=False)(*args)
+            settled = functools.partial(fn, **kwargs)
+            return jax.checkpoint(settled, prevent_cse=False)(*args) if checkpoint else settled(*args)
 
         return compiled
 

@@ -6,7 +6,6 @@ For many graphs of one shape use `jax.vmap`, with a key each.
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import jax
@@ -146,7 +145,7 @@ def drop_node(
     rate = masks.check_rate(rate)
     masks.check_rate_shape(rate, (), ())
     spec = masks.check_spec(spec, 1)
-    nodes = operator.index(num_nodes)
+    nodes = _arguments.integer("num_nodes", num_nodes)
     if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
         return Kept(jnp.ones(nodes, bool), jnp.ones_like(senders, bool))
     if masks.is_number(rate, 1):
@@ -198,12 +197,23 @@ def symmetric_normalization(
 
     Returns:
       `Normalized(edges, loops)`, of the dtype of `weights`; without self-loops the second is 0.
+
+    Raises:
+      TypeError: senders, receivers or `num_nodes` are not integers, or `weights` are.
+      ValueError: senders, receivers, `keep` and `weights` are not lists of one length.
+
+    References:
+      Kipf & Welling, "Semi-supervised classification with graph convolutional networks", 2016, arXiv:1609.02907.
     """
     senders, receivers = _edges("symmetric_normalization", senders, receivers)
-    kept = jnp.ones_like(senders, jnp.float32) if weights is None else weights
+    for name, values in (("keep", keep), ("weights", weights)):
+        if values is not None and jnp.shape(values) != senders.shape:
+            raise ValueError(f"{name} must have one entry for each edge, shape {senders.shape}, got {jnp.shape(values)}")
+    kept = jnp.ones_like(senders, jnp.float32) if weights is None else _arguments.inexact(weights, "symmetric_normalization")
     if keep is not None:
         kept = jnp.where(keep, kept, jnp.zeros_like(kept))
-    degrees = jax.ops.segment_sum(kept, receivers, num_nodes) + int(self_loops)
+    nodes = _arguments.integer("num_nodes", num_nodes)
+    degrees = jax.ops.segment_sum(kept, receivers, nodes) + int(self_loops)
     some = degrees > 0
     inverse = jnp.where(some, lax.rsqrt(jnp.where(some, degrees, jnp.ones_like(degrees))), jnp.zeros_like(degrees))
     return Normalized(kept * inverse[senders] * inverse[receivers], inverse * inverse * int(self_loops))

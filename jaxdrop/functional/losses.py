@@ -58,7 +58,9 @@ def r_drop(
       Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural networks", 2021,
       arXiv:2106.14448.
     """
-    logits, other = _arguments.inexact(logits, "r_drop"), _arguments.inexact(other, "r_drop")
+    logits, other = (_arguments.array(passed, "r_drop", "of logits") for passed in (logits, other))
+    if not all(jnp.issubdtype(passed.dtype, jnp.floating) for passed in (logits, other)):
+        raise TypeError(f"r_drop takes floating logits, got {logits.dtype} and {other.dtype}")
     labels = jnp.asarray(labels)
     are_ids = jnp.issubdtype(labels.dtype, jnp.integer)
     if not logits.ndim or logits.shape != other.shape or labels.shape != (logits.shape[:-1] if are_ids else logits.shape):
@@ -77,17 +79,18 @@ def _r_drop(logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.A
     impossible = jnp.isneginf(one) & jnp.isneginf(two)
     gap = jnp.where(impossible, jnp.zeros_like(one), one - two)
     divergence = ((jnp.exp(one) - jnp.exp(two)) * gap).sum(-1)
-    cross_entropy = _cross_entropy(one, labels) + _cross_entropy(two, labels)
+    cross_entropy = _cross_entropy(one + two, labels)
     weight, share = _FACTORS[scaling]
     return weight * cross_entropy + share * jnp.asarray(alpha, dtype) * divergence
 
 
 def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)  # a short integer may not count the classes
         classes = lax.broadcasted_iota(labels.dtype, log_probs.shape, log_probs.ndim - 1)
         hit = classes == jnp.expand_dims(labels, -1)
         loss = -jnp.where(hit, log_probs, jnp.zeros_like(log_probs)).sum(-1)
-        return jnp.where(hit.any(-1), loss, jnp.full_like(loss, jnp.nan))
+        return jnp.where((labels >= 0) & (labels < log_probs.shape[-1]), loss, jnp.full_like(loss, jnp.nan))
     used = labels > 0  # 0 log 0 is 0
     return -jnp.where(used, labels.astype(log_probs.dtype) * jnp.where(used, log_probs, jnp.zeros_like(log_probs)), 0).sum(-1)
 
@@ -104,7 +107,8 @@ def multi_sample_dropout(
 ) -> Any:
     """Multi-sample dropout: `1/M sum_m loss(dropout(keys[m], x, rate))`, the mean of the losses (not of the logits) over M masks.
 
-    All samples share the features `x` and run through `jax.vmap`, so that what comes before is computed once:
+    All samples share the features `x`, so that what comes before is computed once. They run one after the other (`jax.lax.map`),
+    each in the memory of one:
 
         def loss(h):
             return optax.softmax_cross_entropy_with_integer_labels(head(h), labels).mean()
@@ -134,11 +138,11 @@ def multi_sample_dropout(
     """
     if _arguments.is_true(deterministic) or masks.is_number(masks.check_rate(rate), 0):
         return loss(x)
-    if keys is None or keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or not keys.size:
+    if not isinstance(keys, jax.Array) or keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or not keys.size:
         raise ValueError(f"keys must be a key array of shape (M,), such as jax.random.split(key, 8), got {keys!r}")
 
     def sample(key: jax.Array) -> Any:
         return loss(dropout(key, x, rate, broadcast_dims=broadcast_dims, spec=spec))
 
     with jax.named_scope("jaxdrop.multi_sample_dropout"):
-        return jax.tree.map(lambda values: values.mean(0), jax.vmap(sample)(keys))
+        return jax.tree.map(lambda values: values.mean(0), lax.map(sample, keys))

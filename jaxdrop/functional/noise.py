@@ -68,7 +68,7 @@ def _gaussian_dropout(
 ) -> jax.Array:
     rate = rate.astype(jnp.float32)
     stddev = jnp.sqrt(rate / jnp.maximum(1 - rate, np.float32(_LEAST_KEEP)))
-    return _multiplied(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    return multiplied(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
 def gaussian_noise(
@@ -159,7 +159,7 @@ def uniform_dropout(
 def _uniform_dropout(
     key: jax.Array, x: jax.Array, beta: jax.Array, *, shared: tuple[int, ...], spec: PartitionSpec | None
 ) -> jax.Array:
-    return _multiplied(x, beta, _symmetric(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    return multiplied(x, beta, _symmetric(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
 def neftune(
@@ -224,24 +224,21 @@ def _symmetric(bits: jax.Array) -> jax.Array:
     return 2 * random.uniform(bits) - 1
 
 
-def _multiplied(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
+def multiplied(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
+    """`x (1 + amount noise)`, formed in float32 at least; of the dtype of `x`."""
     wide = masks.wide(x.dtype)
-    return (x.astype(wide) * (1 + _times(amount, noise)).astype(wide)).astype(x.dtype)
+    return (x.astype(wide) * (1 + times(amount, noise)).astype(wide)).astype(x.dtype)
 
 
 def _added(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
+    """`x + amount noise`, likewise."""
     wide = masks.wide(x.dtype)
-    return (x.astype(wide) + _times(amount, noise).astype(wide)).astype(x.dtype)
+    return (x.astype(wide) + times(amount, noise).astype(wide)).astype(x.dtype)
 
 
-def _times(amount: jax.Array, noise: jax.Array) -> jax.Array:
-    """The product in float32, rounded as such.
-
-    The minima never bind. Without them the compiler may form this product and the sum that follows in one rounding, or regroup
-    the factors, in one program and not in another: the same key would give other bits under another layout.
-    """
-    most = jnp.finfo(jnp.float32).max
-    return jnp.minimum(masks.expand(amount, noise.ndim).astype(jnp.float32) * jnp.minimum(noise, most), most)
+def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
+    """The product in float32, rounded as such."""
+    return masks.rounded(masks.expand(amount, noise.ndim).astype(jnp.float32) * masks.rounded(noise))
 
 
 def _site(

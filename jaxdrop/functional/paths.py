@@ -74,6 +74,7 @@ def drop_path(
       Shakhnarovich, "FractalNet: ultra-deep neural networks without residuals", 2016, arXiv:1605.07648, for the name.
     """
     _arguments.one_of("mode", mode, Mode)
+    x = _arguments.inexact(x, "drop_path")
     shared = _all_but(x, batch_axis=batch_axis) if mode == "row" else _all_but(x)
     x, rate, shared, spec = _arguments.site("drop_path", x, rate, shared, spec)
     if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
@@ -226,6 +227,7 @@ def shake_drop(
       Yamada, Iwamura, Akiba & Kise, "ShakeDrop regularization for deep residual learning", 2018, arXiv:1802.02375.
     """
     _arguments.one_of("level", level, Level)
+    x = _arguments.inexact(x, "shake_drop")
     own = {"image": {"batch_axis": batch_axis}, "channel": {"batch_axis": batch_axis, "channel_axis": channel_axis}}
     shared = () if level == "pixel" else _all_but(x, **own.get(level, {}))
     alpha, beta = check_range("alpha", alpha), check_range("beta", beta)
@@ -314,8 +316,7 @@ def depth_rates(rate: masks.Rate, num_layers: int, rule: DepthRule = "timm") -> 
 
 def _all_but(x: jax.Array, **own: int) -> tuple[int, ...]:
     """The axes of `x` other than those given by name: those that share a mask."""
-    ndim = jnp.ndim(x)
-    return tuple(sorted(set(range(ndim)) - {_arguments.axis(name, axis, ndim) for name, axis in own.items()}))
+    return tuple(sorted(set(range(x.ndim)) - {_arguments.axis(name, axis, x.ndim) for name, axis in own.items()}))
 
 
 def check_range(name: str, bounds: Range) -> Range:

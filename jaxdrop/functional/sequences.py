@@ -21,7 +21,7 @@ from jaxdrop.functional import _arguments, _ids
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
-_replace_words = _ids.replacing("word_dropout")
+_replace_words = _ids.replacing("word_dropout", "replacement")
 
 
 @jax.named_scope("jaxdrop.locked_dropout")
@@ -254,9 +254,8 @@ def embedding_dropout(
       Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", 2016, arXiv:1512.05287.
       Merity, Keskar & Socher, "Regularizing and optimizing LSTM language models", 2017, arXiv:1708.02182, with rate 0.1.
     """
-    ids = _arguments.integers(ids, "embedding_dropout")
-    features = range(ids.ndim, jnp.ndim(embedded))
-    x, rate, _, spec = _arguments.site("embedding_dropout", embedded, rate, features, spec)
+    x, ids = _arguments.inexact(embedded, "embedding_dropout"), _arguments.integers(ids, "embedding_dropout")
+    x, rate, _, spec = _arguments.site("embedding_dropout", x, rate, range(ids.ndim, x.ndim), spec)
     if x.shape[: ids.ndim] != ids.shape:
         raise ValueError(f"embedded must begin with the shape of ids, {tuple(ids.shape)}, but it is {tuple(x.shape)}.")
     axis = None if time_axis is None else _arguments.axis("time_axis", time_axis, ids.ndim)

@@ -30,7 +30,7 @@ _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
     "round": lambda n, rate: round((1.0 - rate) * n),
 }
 
-_replace_labels = _ids.replacing("label_dropout")
+_replace_labels = _ids.replacing("label_dropout", "null_id")
 
 
 def token_dropout(
@@ -78,7 +78,8 @@ def token_dropout(
       arXiv:2212.00794.
     """
     known = _known(rate)
-    kept = num_prefix_tokens + _kept(x, known, num_prefix_tokens, rounding)
+    x, prefix = _arguments.array(x, "token_dropout", "x"), _arguments.integer("num_prefix_tokens", num_prefix_tokens)
+    kept = prefix + _kept(x, known, prefix, rounding)
     spec = masks.check_spec(spec, x.ndim)
     if spec is not None and len(spec) >= x.ndim - 1 and spec[x.ndim - 2]:
         raise ValueError(
@@ -87,7 +88,7 @@ def token_dropout(
     if _arguments.is_true(deterministic) or known == 0:
         return x, jnp.asarray(np.broadcast_to(np.arange(x.shape[-2], dtype=np.int32), x.shape[:-1]))
     key = random.single(key, "token_dropout")
-    return _token_dropout(key, x, prefix=num_prefix_tokens, kept=kept, ordered=bool(ordered), spec=spec)
+    return _token_dropout(key, x, prefix=prefix, kept=kept, ordered=bool(ordered), spec=spec)
 
 
 def _known(rate: masks.Rate) -> float:
@@ -161,7 +162,8 @@ def label_dropout(
 
     Raises:
       TypeError: `labels` does not hold integers, or `force_drop` not booleans; an argument is of a wrong type.
-      ValueError, NotImplementedError: as `jaxdrop.dropout`; also if the dtype of `labels` cannot hold `null_id`.
+      ValueError, NotImplementedError: as `jaxdrop.dropout`; also if the dtype of `labels` cannot hold `null_id`, or if
+        `force_drop` does not fit `labels`.
 
     References:
       Ho & Salimans, "Classifier-free diffusion guidance", 2022, arXiv:2207.12598.
@@ -172,7 +174,8 @@ def label_dropout(
     force_drop = jnp.asarray(force_drop)
     if force_drop.dtype != bool:
         raise TypeError(f"force_drop must hold booleans, got {force_drop.dtype}. Compare first, as in force_drop == 1.")
-    return jnp.where(force_drop, jnp.asarray(_ids.fitting(null_id, labels.dtype), labels.dtype), labels)
+    masks.check_rate_shape(force_drop, labels.shape, (), "force_drop")
+    return jnp.where(force_drop, jnp.asarray(_ids.fitting("null_id", null_id, labels.dtype), labels.dtype), labels)
 
 
 def modality_dropout(

@@ -265,7 +265,7 @@ def quant_noise(
 
     Raises:
       ValueError: `block_size` does not divide; otherwise as `jaxdrop.dropout`.
-      TypeError, NotImplementedError: as `jaxdrop.dropout`.
+      TypeError, NotImplementedError: as `jaxdrop.dropout`; TypeError also if `block_size` or `axis` is not an integer.
 
     References:
       Fan, Stock, Graham, Grave, Gribonval, Jegou & Joulin, "Training with quantization noise for extreme model compression",
@@ -275,6 +275,7 @@ def quant_noise(
     points = math.prod(w.shape[:-2])
     axis = _arguments.axis("axis", axis, w.ndim)
     length = points if points > 1 else w.shape[axis]
+    block_size = _arguments.integer("block_size", block_size)
     if block_size < 1 or length % block_size:
         what = f"{points} points" if points > 1 else f"length {length} of axis {axis}"
         raise ValueError(f"block_size must divide the {what} of w of shape {tuple(w.shape)}, got {block_size}")
@@ -291,6 +292,8 @@ def quant_noise(
 
 def _expected(w: jax.Array, rate: float | jax.Array) -> jax.Array:
     """The weights times the probability of keeping them."""
+    if masks.is_number(rate, 0):
+        return w
     wide = masks.wide(w.dtype)
     return (w.astype(wide) * (1 - masks.expand(jnp.asarray(rate, wide), w.ndim))).astype(w.dtype)
 

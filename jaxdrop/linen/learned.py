@@ -6,7 +6,7 @@ A divergence is a method, for a parent module to call behind the layer itself, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +35,14 @@ class ConcreteDropout(Stochastic):
       TypeError, ValueError: as `jaxdrop.concrete_dropout`.
     """
 
+    _draws_nothing_at = ()
+
     rate: float = 0.1
     temperature: float = 0.1
     broadcast_dims: Sequence[int] = ()
     deterministic: bool | None = None
     rng_collection: str = "dropout"
     spec: PartitionSpec | None = None
-
-    _draws_nothing_at: ClassVar[tuple[int, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -88,14 +88,14 @@ class VariationalDropout(Stochastic):
       TypeError, ValueError: as `jaxdrop.variational_dropout`.
     """
 
+    _draws_nothing_at = ()
+
     features: int
     rate: float = 0.1
     per: Literal["feature", "layer"] = "feature"
     deterministic: bool | None = None
     rng_collection: str = "dropout"
     spec: PartitionSpec | None = None
-
-    _draws_nothing_at: ClassVar[tuple[int, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -134,6 +134,8 @@ class VariationalDense(Dense):
       TypeError, ValueError: as `jaxdrop.variational_dense`.
     """
 
+    _draws_nothing_at = ()
+
     features: int
     rate: float = 0.1
     per: Literal["weight", "feature", "layer"] = "weight"
@@ -144,8 +146,6 @@ class VariationalDense(Dense):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
     spec: PartitionSpec | None = None
-
-    _draws_nothing_at: ClassVar[tuple[int, ...]] = ()
 
     @nn.compact
     def __call__(
@@ -186,6 +186,8 @@ class SparseVariationalDense(Dense):
       TypeError, ValueError: as `jaxdrop.sparse_variational_dense`.
     """
 
+    _draws_nothing_at = ()
+
     features: int
     log_sigma2: float = -10.0
     threshold: float = 3.0
@@ -196,8 +198,6 @@ class SparseVariationalDense(Dense):
     deterministic: bool | None = None
     rng_collection: str = "dropout"
     spec: PartitionSpec | None = None
-
-    _draws_nothing_at: ClassVar[tuple[int, ...]] = ()
 
     @nn.compact
     def __call__(

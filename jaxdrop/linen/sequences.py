@@ -126,7 +126,7 @@ class Zoneout(Stochastic):
     Attributes:
       rate: the probability of keeping the previous state, a number in [0, 1].
       deterministic: if True, the expectation is returned.
-      rng_collection, rngs, spec: as in `jaxdrop.linen.Dropout`.
+      rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.zoneout`.

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+Unit = Literal["s", "B", "x", ""]
 
 
 @dataclass(frozen=True)
 class Table:
     """Figures of several candidates in several cases, `figures[case][candidate]`.
 
-    If `limit` names a candidate, the others are shown as multiples of it.
+    If `limit` names a candidate, the others are shown as multiples of it. Cases in `units` have a unit of their own.
     """
 
     title: str
-    unit: Literal["s", "B", ""]
+    unit: Unit
     figures: dict[str, dict[str, float]]
     limit: str | None = None
+    units: dict[str, Unit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Bar:
     value: float
     sign: Literal["<=", ">="]
     bound: float
-    unit: Literal["B", "x", ""] = "x"
+    unit: Unit = "x"
 
     @property
     def reached(self) -> bool:

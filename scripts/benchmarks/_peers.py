@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Peer(NamedTuple):
 @functools.cache
 def find(module: str) -> Any | None:
     """A library, or None if it is not installed or does not work with this JAX."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         return importlib.import_module(module)
     except (ImportError, AttributeError):
@@ -47,7 +49,7 @@ def tensor(x: jax.Array) -> Any:
 
 def missing() -> list[str]:
     """The peers that cannot take part."""
-    return [name for name in ("equinox", "haiku", "torch") if find(name) is None]
+    return [name for name in ("equinox", "haiku", "keras", "torch") if find(name) is None]
 
 
 def peers() -> dict[str, Peer]:
@@ -69,17 +71,18 @@ def peers() -> dict[str, Peer]:
     return found
 
 
-def with_gradient(drop: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Forward and backward in one program: `(key, x, cotangent)` -> `drop(key, x)` and the gradient with respect to `x`.
+def with_gradient(drop: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
+    """Forward and backward in one program: `(key, *arrays, cotangent)` -> `drop(key, *arrays)` and its gradient by each array.
 
-    The backward pass waits for the forward one, as it does in a model. The cotangent must be another array than `x`: with the
+    The backward pass waits for the forward one, as it does in a model. The cotangent must be another array than those: with the
     same one, the two passes are the same computation.
     """
 
-    def both(key: jax.Array, x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y, pull = jax.vjp(functools.partial(drop, key), x)
+    def both(key: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        *primals, cotangent = arrays
+        y, pull = jax.vjp(functools.partial(drop, key), *primals)
         y, cotangent = jax.lax.optimization_barrier((y, cotangent))
-        return y, pull(cotangent)[0]
+        return y, *pull(cotangent)
 
     return both
 

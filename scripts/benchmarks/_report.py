@@ -95,11 +95,11 @@ def _layout(table: Table) -> rich.table.Table:
     candidates = dict.fromkeys(name for row in table.figures.values() for name in row)
     for name in candidates:
         cells = []
-        for row in table.figures.values():
+        for case, row in table.figures.items():
             if name not in row:
                 cells.append("")
             elif table.limit is None or name == table.limit:
-                cells.append(_number(row[name], table.unit))
+                cells.append(_number(row[name], table.units.get(case, table.unit)))
             else:
                 cells.append(_number(row[name] / row[table.limit], "x"))
         shown.add_row(name, *cells)

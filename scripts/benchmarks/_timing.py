@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 LEAST_RUNS = 7
 _RESOLVED = 2e-3  # seconds: shorter calls are timed several at a time
 
 
-def interleaved(candidates: Mapping[str, Callable[[], Any]], *, seconds: float) -> dict[str, float]:
-    """The median time in seconds of one call of each candidate.
+def interleaved(candidates: Mapping[str, Callable[[], Any]], *, seconds: float, quantile: float = 0.5) -> dict[str, float]:
+    """The median time in seconds of one call of each candidate, or another quantile: a low one where other work disturbs.
 
     The candidates take turns, so that what disturbs the machine disturbs all alike, and each round in another order, so that none
     always follows the one that leaves the caches cold or its threads spinning. Rounds go on for about `seconds`, and there are at
@@ -32,7 +32,7 @@ def interleaved(candidates: Mapping[str, Callable[[], Any]], *, seconds: float) 
             break
         for name in order:
             samples[name].append(_time(candidates[name], repeats[name]))
-    return {name: statistics.median(values) for name, values in samples.items()}
+    return {name: float(np.quantile(values, quantile)) for name, values in samples.items()}
 
 
 def rounds(names: Collection[str]) -> Iterator[list[str]]:

@@ -158,13 +158,6 @@ def test_alpha_dropout_of_rates_up_to_one(known: bool) -> None:
     np.testing.assert_array_equal(y[..., 3], jnp.zeros((8, 6)))
 
 
-def test_sites_of_alpha_dropout_in_a_row_differ_by_rounding_alone() -> None:
-    keys = jax.random.split(KEY, 3)
-    scan = jax.lax.scan(lambda x, key: (alpha_dropout(key, x, RATE), None), X, keys)[0]
-    loop = functools.reduce(lambda x, key: alpha_dropout(key, x, RATE), keys, X)
-    np.testing.assert_allclose(scan, loop, rtol=1e-6, atol=1e-6)
-
-
 # -- feature alpha dropout
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +88,22 @@ def test_evaluation_keeps_everything() -> None:
         assert all(mask.all() for mask in graphs.drop_node(None, NODES, SENDERS, RECEIVERS, **{"rate": RATE, **options}))
     assert not graphs.drop_edge(None, SENDERS, RECEIVERS, 1).any()
     assert not any(mask.any() for mask in graphs.drop_node(None, NODES, SENDERS, RECEIVERS, 1))
+
+
+def test_masks_that_keep_everything_compile_to_nothing() -> None:
+    """They remain in the jaxpr, but not in the program."""
+    x, nodes = jnp.ones((len(SENDERS), 8)), jnp.ones((NODES, 8))
+
+    def chosen(x: jax.Array, nodes: jax.Array) -> tuple[jax.Array, ...]:
+        edges = graphs.drop_edge(None, SENDERS, RECEIVERS, 0)
+        kept = graphs.drop_node(None, NODES, SENDERS, RECEIVERS, 0)
+        return jnp.where((edges & kept.edges)[:, None], x, 0 * x), jnp.where(kept.nodes[:, None], nodes, 0 * nodes)
+
+    def program(f: Callable[..., Any]) -> list[str]:
+        """The operations of the compiled program."""
+        return re.findall(r" ([a-z-]+)\(", jax.jit(f).lower(x, nodes).compile().as_text().partition("ENTRY")[2])
+
+    assert program(chosen) == program(lambda x, nodes: (x, nodes))
 
 
 # -- nodes
@@ -178,6 +196,19 @@ def test_graphs_reject(call: Callable[..., Any]) -> None:
         call(KEY, SENDERS, RECEIVERS, jnp.full(3, 0.5))
     with pytest.raises(ValueError, match="key is None"):
         call(None, SENDERS, RECEIVERS, RATE)
+
+
+def test_normalization_rejects() -> None:
+    normalize = functools.partial(graphs.symmetric_normalization, SENDERS, RECEIVERS)
+    for name, values in (("keep", jnp.ones(3, bool)), ("weights", jnp.ones((132, 1)))):
+        with pytest.raises(ValueError, match=rf"{name} must have one entry for each edge, shape \(132,\), got \("):
+            normalize(NODES, **{name: values})
+    with pytest.raises(TypeError, match="int32"):
+        normalize(NODES, weights=jnp.ones(132, jnp.int32))
+    with pytest.raises(TypeError, match=r"num_nodes must be an integer, got 12\.0"):
+        normalize(12.0)
+    with pytest.raises(TypeError, match="num_nodes must be an integer, got '12'"):
+        graphs.drop_node(KEY, "12", SENDERS, RECEIVERS, RATE)
 
 
 def test_generators_without_random_access_cannot_drop_pairs() -> None:

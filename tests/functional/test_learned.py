@@ -18,6 +18,7 @@ import jaxdrop.nnx.learned
 from jaxdrop.functional import learned
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
+from tests.oracles import require
 
 THREEFRY = KEYS["threefry"]
 RNG = np.random.default_rng(0)
@@ -52,7 +53,7 @@ def concrete_mean(p: float, temperature: float) -> float:
 @pytest.mark.parametrize("per_feature", [False, True])
 def test_concrete_dropout_is_the_published_formula(temperature: float, per_feature: bool) -> None:
     """In value, and in the gradients of input and logit."""
-    torch = pytest.importorskip("torch", reason="installed for Python 3.11 only")
+    torch = require("torch")
     logit = jnp.linspace(-3, 1, 8) if per_feature else jnp.float32(LOGIT)
     u = np.float64(jax.random.uniform(THREEFRY, X.shape)) + 2.0**-24
     x, l, u = (torch.tensor(np.float64(a), requires_grad=index < 2) for index, a in enumerate((X, logit, u)))  # noqa: E741
@@ -99,6 +100,8 @@ def test_concrete_kl_is_half_of_gals_regularizers(shape: tuple[int, ...]) -> Non
     np.testing.assert_allclose(2 / points * kl, expected, rtol=1e-5)
     same = learned.concrete_kl(jnp.full(8, LOGIT), jnp.asarray(w, jnp.float32), lengthscale=lengthscale)
     np.testing.assert_allclose(same, kl, rtol=1e-6)
+    turned = learned.concrete_kl(LOGIT, jnp.asarray(1j * w, jnp.complex64), lengthscale=lengthscale)
+    np.testing.assert_allclose(turned, kl, rtol=1e-6)
 
 
 def test_concrete_kl_is_finite_at_the_edges() -> None:
@@ -125,7 +128,7 @@ def test_noise_on_the_inputs_is_the_published_formula() -> None:
 @pytest.mark.parametrize("shape", [(), (8, 1), (8, 3)], ids=["layer", "feature", "weight"])
 def test_noise_on_the_weights_is_the_published_formula(shape: tuple[int, ...]) -> None:
     """With the gradients of autograd."""
-    torch = pytest.importorskip("torch", reason="installed for Python 3.11 only")
+    torch = require("torch")
     log_alpha = jnp.asarray(RNG.normal(size=shape) - 2, jnp.float32)
     noise = torch.tensor(np.float64(jax.random.normal(THREEFRY, (5, 3))))
     x, w, a = (torch.tensor(np.float64(value), requires_grad=True) for value in (X, W, log_alpha))
@@ -150,7 +153,7 @@ def test_noise_on_the_weights_has_their_moments() -> None:
 
 def test_variational_kl_is_right_in_its_range_and_stops_there() -> None:
     alphas = np.geomspace(1e-3, 1, 40)
-    np.testing.assert_allclose(learned.variational_kl(jnp.log(alphas)), [exact_kl(alpha) for alpha in alphas], atol=0.04)
+    np.testing.assert_allclose(learned.variational_kl(jnp.log(alphas)), [exact_kl(alpha) for alpha in alphas], atol=0.035)
     value, slope = jax.vmap(jax.value_and_grad(learned.variational_kl))(jnp.asarray([0.1, 1.0, 5.0]))
     np.testing.assert_array_equal(value, learned.variational_kl(jnp.zeros(3)))
     assert not slope.any()
@@ -284,8 +287,11 @@ def test_a_rate_that_helps_is_learned() -> None:
     ids=["concrete", "inputs", "weights", "sparse"],
 )
 def test_learned_rejects(call: Callable[..., jax.Array]) -> None:
-    with pytest.raises(TypeError, match="must be a real number"):
-        call(KEY, X, jnp.int32(0))
+    for value in (None, "0", [0.0], jnp.int32(0)):
+        with pytest.raises(TypeError, match="must be a real number"):
+            call(KEY, X, value)
+    with pytest.raises(ValueError, match="must be finite, got nan"):
+        call(KEY, X, float("nan"))
     with pytest.raises(ValueError, match="does not broadcast"):
         call(KEY, X, jnp.zeros(7))
     with pytest.raises(ValueError, match="key is None"):
@@ -301,6 +307,13 @@ def test_other_bad_input() -> None:
         learned.concrete_dropout(KEY, X, 0.0, temperature=-1.0)
     with pytest.raises(TypeError, match="real x and w"):
         learned.variational_dense(KEY, X.astype(jnp.complex64), W, 0.0)
+    with pytest.raises(ValueError, match=r"concrete_kl takes a kernel of shape \(\.\.\., in, out\), got shape \(8,\)"):
+        learned.concrete_kl(0.0, W[:, 0])
+    for kl in (learned.variational_kl, learned.sparse_kl):
+        with pytest.raises(TypeError, match="log_alpha must be a real number or an array of them, got None"):
+            kl(None)
+    with pytest.raises(ValueError, match="lengthscale must lie in"):
+        learned.concrete_kl(0.0, W, lengthscale=-1.0)
     for rate in (0.0, 1.0):
         with pytest.raises(ValueError, match=r"must lie in \(0, 1\)"):
             jaxdrop.nnx.learned.ConcreteDropout(rate)

@@ -14,6 +14,7 @@ import jaxdrop
 from jaxdrop.functional import losses
 from tests import statistics
 from tests.catalogue import KEY, RATE
+from tests.oracles import require
 
 RNG = np.random.default_rng(0)
 ONE, TWO = (jnp.asarray(RNG.normal(size=(6, 5)) * 3, jnp.float32) for _ in range(2))
@@ -38,7 +39,7 @@ def reference(torch: Any, one: Any, two: Any, labels: Any, alpha: float, scaling
 
 @each_scaling
 def test_r_drop_is_pytorch(scaling: losses.Scaling) -> None:
-    torch = pytest.importorskip("torch", reason="installed for Python 3.11 only")
+    torch = require("torch")
     one, two = (torch.tensor(np.asarray(a), requires_grad=True) for a in (ONE, TWO))
     expected = reference(torch, one, two, torch.tensor(np.asarray(LABELS)).long(), 0.7, scaling)
     expected.sum().backward()
@@ -108,8 +109,9 @@ def test_r_drop_rejects() -> None:
         losses.r_drop(ONE, TWO, LABELS, alpha=1.0, scaling="paper")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="alpha must lie in"):
         losses.r_drop(ONE, TWO, LABELS, alpha=-1.0)
-    with pytest.raises(TypeError, match="int32"):
-        losses.r_drop(ONE.astype(jnp.int32), TWO, LABELS, alpha=1.0)
+    for dtype in (jnp.int32, jnp.complex64):
+        with pytest.raises(TypeError, match=f"r_drop takes floating logits, got float32 and {dtype.dtype}"):
+            losses.r_drop(ONE, TWO.astype(dtype), LABELS, alpha=1.0)
     assert jnp.isnan(losses.r_drop(ONE, TWO, LABELS.at[0].set(-1), alpha=1.0)[0])
 
 
@@ -148,6 +150,6 @@ def test_multi_sample_dropout_in_evaluation_is_one_pass() -> None:
 
 
 def test_multi_sample_dropout_rejects() -> None:
-    for keys in (None, KEY, jnp.arange(3)):
+    for keys in (None, KEY, jnp.arange(3), [KEY, KEY]):
         with pytest.raises(ValueError, match="key array of shape"):
             losses.multi_sample_dropout(keys, ONE, RATE, head)

@@ -15,6 +15,7 @@ import jaxdrop
 from jaxdrop import masks, random
 from jaxdrop.functional.sequences import embedding_dropout, locked_dropout, recurrent_dropout, word_dropout, zoneout
 from tests.catalogue import KEY, RATE
+from tests.oracles import assert_close, require, torch_value_and_pull, value_and_pull
 
 P = PartitionSpec
 MESH = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
@@ -28,37 +29,13 @@ each_time = pytest.mark.parametrize("axis", TIME.values(), ids=TIME.keys())
 each_rate = pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 
 
-def torch_() -> Any:
-    return pytest.importorskip("torch", reason="PyTorch is installed beside the older JAX only")
-
-
-def value_and_pull(f: Callable[..., jax.Array], *args: jax.Array) -> tuple[jax.Array, ...]:
-    """The value, and the cotangents of the arguments for a cotangent that differs from entry to entry."""
-    y, pull = jax.vjp(f, *args)
-    return y, *pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
-
-
-def torch_value_and_pull(f: Callable[..., Any], *args: jax.Array) -> tuple[np.ndarray, ...]:
-    """The same by PyTorch."""
-    torch = torch_()
-    inputs = [torch.tensor(np.asarray(x), requires_grad=True) for x in args]
-    y = f(*inputs)
-    y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).reshape(y.shape))
-    return y.detach().numpy(), *(x.grad.numpy() for x in inputs)
-
-
-def assert_close(ours: tuple[jax.Array, ...], theirs: tuple[np.ndarray, ...]) -> None:
-    for mine, value in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine, value, rtol=2e-6, atol=1e-6)
-
-
 # -- locked dropout
 
 
 @each_rate
 @each_time
 def test_locked_dropout_is_the_code_of_awd_lstm(axis: int, rate: float) -> None:
-    torch = torch_()
+    torch = require("torch")
     mask = np.asarray(locked_dropout(KEY, jnp.ones_like(X), rate, time_axis=axis) != 0)
     once = torch.tensor(mask.take([0], axis).astype(np.float32)).div_(1 - rate)
     ours = value_and_pull(lambda x: locked_dropout(KEY, x, rate, time_axis=axis), X)
@@ -69,7 +46,7 @@ def test_locked_dropout_is_the_code_of_awd_lstm(axis: int, rate: float) -> None:
 def test_locked_dropout_draws_the_masks_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its spatial dropout in one dimension is locked dropout, batch first; a Keras seed is the words of a legacy key."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    keras = pytest.importorskip("keras", reason="Keras is installed beside the older JAX only")
+    keras = require("keras")
     layer = keras.layers.SpatialDropout1D(RATE, seed=7)
     for call in range(2):
         key = jnp.array([7, call], jnp.uint32)
@@ -90,7 +67,7 @@ def test_windows_share_the_mask_of_a_key(axis: int) -> None:
 
 @each_rate
 def test_embedding_dropout_is_the_code_of_awd_lstm(rate: float) -> None:
-    torch = torch_()
+    torch = require("torch")
     mask = np.asarray(embedding_dropout(KEY, jnp.ones(VOCABULARY), rate, ids=jnp.arange(VOCABULARY)) != 0)
     scaled = torch.tensor(mask.astype(np.float32)[:, None]) / (1 - rate)
     words = torch.tensor(np.asarray(IDS), dtype=torch.long)
@@ -179,7 +156,7 @@ def test_word_dropout_needs_no_key_where_nothing_is_drawn() -> None:
 
 @each_rate
 def test_zoneout_is_the_code_of_fairseq(rate: float) -> None:
-    torch = torch_()
+    torch = require("torch")
     new, previous = X, jnp.flip(X)
     mask = torch.tensor(1 - np.asarray(masks.keep(KEY, X, masks.law(rate).threshold), np.float32))
     ours = value_and_pull(lambda new, previous: zoneout(KEY, new, rate, previous=previous), new, previous)
@@ -264,7 +241,17 @@ def test_recurrent_dropout_never_forgets() -> None:
         ),
         (lambda: word_dropout(KEY, X, RATE, replacement=0), TypeError, "word_dropout takes integer ids, got .* float32"),
         (lambda: word_dropout(KEY, IDS, RATE), TypeError, "replacement"),
-        (lambda: word_dropout(KEY, IDS, RATE, replacement=0.5), TypeError, "float"),
+        (
+            lambda: word_dropout(KEY, IDS, RATE, replacement=0.5),
+            TypeError,
+            "replacement must be an integer, got 0.5",
+        ),
+        (
+            lambda: word_dropout(KEY, IDS, RATE, replacement=0, protected=3),
+            TypeError,
+            "protected must be a sequence .*, got 3",
+        ),
+        (lambda: word_dropout(KEY, None, RATE, replacement=0), TypeError, "word_dropout takes an array of integer ids, got None"),
         (lambda: word_dropout(KEY, IDS.astype("int8"), RATE, replacement=200), ValueError, "int8 .* 200: .* -128 to 127"),
         (lambda: word_dropout(None, IDS, RATE, replacement=0), ValueError, "word_dropout is stochastic here"),
         (lambda: word_dropout(KEY, IDS, 1.5, replacement=0), ValueError, r"\[0, 1\], got 1.5"),

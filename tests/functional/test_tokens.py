@@ -18,6 +18,7 @@ from jaxdrop import masks
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
+from tests.oracles import require
 
 P = PartitionSpec
 MESH = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
@@ -27,10 +28,6 @@ LABELS = jnp.arange(12).reshape(3, 4) % 10
 each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 
 
-def torch_() -> Any:
-    return pytest.importorskip("torch", reason="PyTorch is installed beside the older JAX only")
-
-
 # -- which tokens stay
 
 
@@ -38,7 +35,7 @@ def torch_() -> Any:
 @pytest.mark.parametrize("prefix", [0, 1, 3])
 def test_token_dropout_is_the_code_of_timm(prefix: int, ordered: bool) -> None:
     """With its order of tokens, in value and gradient."""
-    torch = torch_()
+    torch = require("torch")
     y, pull, indices = jax.vjp(lambda x: token_dropout(KEY, x, 0.5, num_prefix_tokens=prefix, ordered=ordered), X, has_aux=True)
     order = torch.tensor(np.array(indices[:, prefix:]) - prefix, dtype=torch.long)
     x = torch.tensor(np.asarray(X), requires_grad=True)
@@ -142,7 +139,7 @@ def test_label_dropout_replaces_labels(dtype: str) -> None:
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_forced_labels_are_those_of_dit(deterministic: bool) -> None:
     """In training and in sampling, without a key; half of a batch, as guidance asks for it."""
-    torch = torch_()
+    torch = require("torch")
     force = jnp.arange(3) % 2 == 0
     y = label_dropout(None, LABELS[:, 1], 0.1, null_id=10, force_drop=force, deterministic=deterministic)
     theirs = torch.where(torch.tensor(np.asarray(force)), 10, torch.tensor(np.asarray(LABELS[:, 1])))
@@ -283,6 +280,8 @@ def modalities(arrays: Any = (X, X), rate: Any = 0.5, **options: Any) -> Callabl
         (tokens(-0.1), ValueError, "got -0.1"),
         (tokens(prefix=10), ValueError, r"num_prefix_tokens=10 does not fit x of shape \(4, 9, 5\)"),
         (tokens(prefix=-1), ValueError, "num_prefix_tokens=-1"),
+        (tokens(prefix=1.0), TypeError, "num_prefix_tokens must be an integer, got 1.0"),
+        (tokens(x=None), TypeError, "token_dropout takes an array x, got NoneType None"),
         (tokens(x=X[0, 0]), ValueError, r"\(..., tokens, features\)"),
         (tokens(0.95, rounding="floor"), ValueError, "rounding='floor' leaves none of 9 tokens at rate 0.95"),
         (tokens(rounding="ceil"), ValueError, "rounding must be one of 'timm', 'floor', 'round', got 'ceil'"),
@@ -292,9 +291,15 @@ def modalities(arrays: Any = (X, X), rate: Any = 0.5, **options: Any) -> Callabl
         (lambda: token_dropout(None, X, 0.5, num_prefix_tokens=0), ValueError, "token_dropout is stochastic here"),
         (lambda: label_dropout(KEY, X, 0.1, null_id=0), TypeError, "label_dropout takes integer ids, got .* float32"),
         (lambda: label_dropout(KEY, LABELS, 0.1), TypeError, "null_id"),
+        (lambda: label_dropout(KEY, LABELS, 0.1, null_id=None), TypeError, "null_id must be an integer, got None"),
         (lambda: label_dropout(KEY, LABELS.astype("uint8"), 0.1, null_id=256), ValueError, "uint8 .* 256: .* 0 to 255"),
         (lambda: label_dropout(None, LABELS, 0.1, null_id=10), ValueError, "label_dropout is stochastic here"),
         (lambda: label_dropout(KEY, LABELS, 0.1, null_id=10, force_drop=LABELS), TypeError, "booleans, got int32.*== 1"),
+        (
+            lambda: label_dropout(KEY, LABELS, 0.1, null_id=10, force_drop=jnp.ones((2, 3, 4), bool)),
+            ValueError,
+            r"force_drop has shape \(2, 3, 4\)",
+        ),
         (modalities((X,)), ValueError, "it needs two or more, got 1"),
         (modalities((X, X[:2])), ValueError, r"one batch axis, axis 0, in common, .*\(4, 9, 5\), \(2, 9, 5\)"),
         (modalities((X, LABELS)), TypeError, "int32"),

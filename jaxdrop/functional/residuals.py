@@ -1,0 +1,193 @@
+"""Dropout together with what follows it in a transformer: the residual sum, and the normalization."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks, random
+from jaxdrop.functional import _arguments
+from jaxdrop.functional._kernel import kernel
+
+
+def bias_dropout_add(
+    key: jax.Array | None,
+    x: jax.Array,
+    bias: jax.Array | None,
+    residual: jax.Array,
+    rate: masks.Rate,
+    *,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
+) -> jax.Array:
+    """The end of a residual branch in one pass over memory: `y = residual + dropout(x + bias)`.
+
+    Args:
+      key: a single PRNG key. May be None if nothing is drawn.
+      x: the output of a projection without its bias; any floating dtype.
+      bias: broadcasts to `x`, usually of shape `(features,)`; or None.
+      residual: of the shape of `x`.
+      rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of `jaxdrop.dropout(key, x, rate)`.
+      deterministic: if True, or if `rate` is the number 0, this is `residual + (x + bias)`.
+      spec: as in `jaxdrop.dropout`.
+
+    Returns:
+      An array like `residual`, in whose dtype, float32 at least, the sums are formed.
+
+    Raises:
+      TypeError: as `jaxdrop.dropout`, of `x`, `bias` and `residual`.
+      ValueError: shapes do not fit; otherwise as `jaxdrop.dropout`.
+      NotImplementedError: as `jaxdrop.dropout`.
+
+    References:
+      Narayanan et al., "Efficient large-scale language model training on GPU clusters using Megatron-LM", 2021, arXiv:2104.04473.
+    """
+    x, rate, _, spec = _arguments.site("bias_dropout_add", x, rate, (), spec)
+    residual = _like("residual", residual, x, "bias_dropout_add")
+    if bias is not None:
+        bias = _broadcast("bias", bias, x.shape, "bias_dropout_add")
+    law = _law(rate, x, deterministic)
+    single = None if law is None else random.single(key, "bias_dropout_add")
+    return _bias_dropout_add(single, x, bias, residual, law, spec=spec)
+
+
+@kernel("bias_dropout_add")
+def _bias_dropout_add(
+    key: jax.Array | None,
+    x: jax.Array,
+    bias: jax.Array | None,
+    residual: jax.Array,
+    law: masks.Law | None,
+    *,
+    spec: PartitionSpec | None,
+) -> jax.Array:
+    kind = np.promote_types(masks.wide(x.dtype), masks.wide(residual.dtype))
+    branch = x.astype(kind) if bias is None else x.astype(kind) + masks.expand(bias, x.ndim).astype(kind)
+    return (residual.astype(kind) + _dropped(key, branch, law, spec)).astype(residual.dtype)
+
+
+def dropout_add_layer_norm(
+    key: jax.Array | None,
+    x: jax.Array,
+    residual: jax.Array | None,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    rate: masks.Rate,
+    *,
+    row_scale: jax.Array | None = None,
+    epsilon: float = 1e-5,
+    prenorm: bool = False,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Dropout, residual sum and layer normalization in one: `z = dropout(row_scale x) + residual`, `y = LayerNorm(z)`.
+
+    `LayerNorm(z) = scale (z - mean(z)) / sqrt(var(z) + epsilon) + bias` over the last axis, with statistics in float32 at least.
+    The order is that of flash-attn's fused operation, whose `row_scale` is drop path: one number for each row, multiplied before
+    the dropout.
+
+    Args:
+      key: a single PRNG key. May be None if nothing is drawn.
+      x: the output of a residual branch, `(..., features)`, of any floating dtype.
+      residual: of the shape of `x`; or None, for 0.
+      scale: the factors of the normalization, `(features,)`; or None, for 1.
+      bias: what is added behind it, `(features,)`; or None, for 0.
+      rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of `jaxdrop.dropout(key, x, rate)`.
+      row_scale: one number for each row, of the shape of `x` without its last axis.
+      epsilon: is added to the variance. flash-attn and PyTorch have 1e-5, Flax 1e-6.
+      prenorm: if True, `z` is returned too, for the next residual sum.
+      deterministic: if True, or if `rate` is the number 0, nothing is dropped.
+      spec: as in `jaxdrop.dropout`; the last axis may not be divided.
+
+    Returns:
+      `y`, of the dtype of `x`; with `prenorm` `(y, z)`, `z` of the dtype of `residual` if there is one.
+
+    Raises:
+      TypeError: as `jaxdrop.dropout`, of each array; complex numbers.
+      ValueError: shapes do not fit, or `spec` divides the last axis; otherwise as `jaxdrop.dropout`.
+      NotImplementedError: as `jaxdrop.dropout`.
+
+    References:
+      Ba, Kiros & Hinton, "Layer normalization", 2016, arXiv:1607.06450. Dao, "FlashAttention-2", 2023, arXiv:2307.08691, whose
+      package has the fused operation.
+    """
+    caller = "dropout_add_layer_norm"
+    x, rate, _, spec = _arguments.site(caller, x, rate, (), spec)
+    if x.ndim == 0 or jnp.iscomplexobj(x):
+        raise TypeError(f"{caller} takes real x of shape (..., features), got {x.dtype}{list(x.shape)}")
+    if masks.mapped_axes(spec, [x.ndim - 1])[0]:
+        raise ValueError(f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are taken.")
+    residual = None if residual is None else _like("residual", residual, x, caller)
+    scale, bias = (
+        None if value is None else _broadcast(name, value, x.shape[-1:], caller)
+        for name, value in (("scale", scale), ("bias", bias))
+    )
+    if row_scale is not None:
+        row_scale = _broadcast("row_scale", row_scale, x.shape[:-1], caller)
+    law = _law(rate, x, deterministic)
+    single = None if law is None else random.single(key, caller)
+    y, z = _dropout_add_layer_norm(single, x, residual, scale, bias, row_scale, law, epsilon=float(epsilon), spec=spec)
+    return (y, z) if prenorm else y
+
+
+@kernel("dropout_add_layer_norm")
+def _dropout_add_layer_norm(
+    key: jax.Array | None,
+    x: jax.Array,
+    residual: jax.Array | None,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    row_scale: jax.Array | None,
+    law: masks.Law | None,
+    *,
+    epsilon: float,
+    spec: PartitionSpec | None,
+) -> tuple[jax.Array, jax.Array]:
+    kind = np.promote_types(masks.wide(x.dtype), masks.wide(x.dtype if residual is None else residual.dtype))
+    branch = (
+        x.astype(kind)
+        if row_scale is None
+        else x.astype(kind) * jnp.expand_dims(masks.expand(row_scale, x.ndim - 1), -1).astype(kind)
+    )
+    z = _dropped(key, branch, law, spec)
+    if residual is not None:
+        z = residual.astype(kind) + z
+    centered = z - z.mean(-1, keepdims=True)
+    y = centered * lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
+    y = y if scale is None else y * masks.expand(scale, x.ndim).astype(kind)
+    y = y if bias is None else y + masks.expand(bias, x.ndim).astype(kind)
+    return y.astype(x.dtype), z.astype(x.dtype if residual is None else residual.dtype)
+
+
+def _law(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.Law | None:
+    """What is dropped, or None for nothing."""
+    off = _arguments.is_true(deterministic) or masks.is_number(rate, 0)
+    return None if off else masks.law(rate, x.dtype)
+
+
+def _dropped(key: jax.Array | None, x: jax.Array, law: masks.Law | None, spec: PartitionSpec | None) -> jax.Array:
+    if key is None or law is None:
+        return x
+    threshold, scale = map(jnp.asarray, law)
+    return masks.scaled(masks.keep(key, x, threshold, spec=spec), x, scale)
+
+
+def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:
+    value = _arguments.inexact(value, caller)
+    if value.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of x, {x.shape}, got {value.shape}")
+    return value
+
+
+def _broadcast(name: str, value: jax.Array, shape: tuple[int, ...], caller: str) -> jax.Array:
+    value = _arguments.inexact(value, caller)
+    try:
+        fits = jnp.broadcast_shapes(value.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} of shape {value.shape} does not broadcast to {shape}")
+    return value

@@ -1,0 +1,101 @@
+"""Attention with dropout in Flax's modules. See `jaxdrop.functional.attention`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxdrop.functional import attention
+
+
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    broadcast_dropout: bool = True,
+    dropout_rng: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    deterministic: bool = False,
+    dtype: Any = None,
+    precision: Any = None,
+    module: nn.Module | None = None,
+    qk_attn_weights_einsum: Callable[..., jax.Array] | None = None,
+    attn_weights_value_einsum: Callable[..., jax.Array] | None = None,
+    is_causal: bool = False,
+) -> jax.Array:
+    """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for its `attention_fn`.
+
+    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows with the length and not with its
+    square. The softmax is in float32. A query that may see no key gets 0, where Flax averages all values.
+
+    Args:
+      query: `(batch..., queries, heads, depth)`.
+      key: the keys of attention, `(batch..., keys, heads, depth)`.
+      value: of the shape of `key`, but for the depth.
+      bias: is added to the logits.
+      mask: True, or not 0, where a query may see a key.
+      broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in Flax.
+      dropout_rng: a key; only with dropout.
+      dropout_rate: the probability of dropping a weight.
+      deterministic: if True, nothing is dropped.
+      dtype: of the computation; of the inputs by default.
+      precision: of the matrix products.
+      module: the module that is to sow the weights. There has to be an array of them, and Flax's own function is called.
+      qk_attn_weights_einsum: with it too Flax's own function is called.
+      attn_weights_value_einsum: likewise.
+      is_causal: whether a query sees only the keys up to its own place. Flax's modules do not pass it: a function that does, or
+        `functools.partial(dot_product_attention, is_causal=True)`, is their `attention_fn`.
+
+    Returns:
+      `(batch..., length, heads, depth)`.
+
+    Raises:
+      TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
+    """
+    if module is not None or qk_attn_weights_einsum is not None or attn_weights_value_einsum is not None:
+        if is_causal:
+            causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
+            mask = nn.combine_masks(mask, jnp.expand_dims(causal, range(query.ndim - 2)))
+        return nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=bias,
+            mask=mask,
+            broadcast_dropout=broadcast_dropout,
+            dropout_rng=dropout_rng,
+            dropout_rate=dropout_rate,
+            deterministic=deterministic,
+            dtype=dtype,
+            precision=precision,
+            module=module,
+            qk_attn_weights_einsum=qk_attn_weights_einsum,
+            attn_weights_value_einsum=attn_weights_value_einsum,
+        )
+    return attention.for_flax(
+        query, key, value, bias, mask, broadcast_dropout, dropout_rng, dropout_rate, deterministic, dtype, precision, is_causal
+    )
+
+
+class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
+    """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with its square.
+
+    Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.linen.dot_product_attention`,
+    and `broadcast_dropout` is False, so that each example and head has a mask of its own.
+
+    References:
+      Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
+    """
+
+    broadcast_dropout: bool = False
+    attention_fn: Callable[..., jax.Array] = dot_product_attention
+
+
+class MultiHeadAttention(MultiHeadDotProductAttention):
+    """`MultiHeadDotProductAttention` under its shorter name, as in Flax."""

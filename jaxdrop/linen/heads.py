@@ -1,0 +1,126 @@
+"""Modules that drop attention weights, keys and heads. See `jaxdrop.functional.heads`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+from jaxdrop.functional import heads
+from jaxdrop.linen._base import Stochastic
+
+
+class AttentionDropout(Stochastic):
+    """`jaxdrop.attention_dropout` as a Linen module, for attention weights that are there as an array.
+
+    Attributes:
+      rate: the probability of dropping a weight, a number in [0, 1].
+      broadcast_dims: axes along which the mask is shared.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
+
+    Raises:
+      TypeError, ValueError: as `jaxdrop.attention_dropout`.
+    """
+
+    rate: float
+    broadcast_dims: Sequence[int] = ()
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+    spec: PartitionSpec | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        deterministic: bool | None = None,
+        rng: jax.Array | None = None,
+        *,
+        rate: masks.Rate | None = None,
+        spec: PartitionSpec | None = None,
+    ) -> jax.Array:
+        """Drops entries of `inputs`, attention weights. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
+        return heads.attention_dropout(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+
+
+class DropKey(Stochastic):
+    """`jaxdrop.drop_key` as a Linen module: drops logits in front of the softmax of attention.
+
+    Attributes:
+      rate: the probability of dropping a key, a number in [0, 1].
+      broadcast_dims: axes along which the mask is shared, not the last one.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
+
+    Raises:
+      TypeError, ValueError: as `jaxdrop.drop_key`.
+    """
+
+    _draws_nothing_at = (0,)
+
+    rate: float
+    broadcast_dims: Sequence[int] = ()
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+    spec: PartitionSpec | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        deterministic: bool | None = None,
+        rng: jax.Array | None = None,
+        *,
+        rate: masks.Rate | None = None,
+        spec: PartitionSpec | None = None,
+    ) -> jax.Array:
+        """Drops keys of `inputs`, logits `(..., keys)`. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
+        return heads.drop_key(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+
+
+class DropHead(Stochastic):
+    """`jaxdrop.drop_head` as a Linen module: drops whole attention heads.
+
+    Attributes:
+      rate: the probability of dropping a head, a number in [0, 1].
+      normalization: `'kept'`, `'rate'` or `'fixed'`.
+      head_axis: the axis of the heads.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
+
+    Raises:
+      TypeError, ValueError: as `jaxdrop.drop_head`.
+    """
+
+    _draws_nothing_at = (0,)
+
+    rate: float
+    normalization: heads.HeadNormalization = "kept"
+    head_axis: int = -2
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+    spec: PartitionSpec | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        deterministic: bool | None = None,
+        rng: jax.Array | None = None,
+        *,
+        rate: masks.Rate | None = None,
+        spec: PartitionSpec | None = None,
+    ) -> jax.Array:
+        """Drops heads of `inputs`, `(batch..., length, heads, depth)`. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
+        return heads.drop_head(
+            key,
+            inputs,
+            rate,
+            normalization=self.normalization,
+            head_axis=self.head_axis,
+            deterministic=off,
+            spec=spec,
+        )

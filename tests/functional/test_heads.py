@@ -1,0 +1,175 @@
+"""Dropped attention weights, keys and heads against closed forms, Flax and each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxdrop
+import jaxdrop.linen
+import jaxdrop.nnx
+from jaxdrop.functional.heads import HeadNormalization
+from tests import statistics
+from tests.catalogue import KEY, RATE
+
+P = PartitionSpec
+LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8, 16)), jnp.float32)
+HEADS = jnp.asarray(np.random.default_rng(1).normal(size=(64, 5, 6, 4)), jnp.float32)
+NORMALIZATIONS: list[HeadNormalization] = ["kept", "rate", "fixed"]
+
+
+# -- attention dropout
+
+
+def test_attention_dropout_is_dropout() -> None:
+    weights = jax.nn.softmax(LOGITS)
+    for options in ({}, {"broadcast_dims": (0, 1)}):
+        expected = jaxdrop.dropout(KEY, weights, RATE, **options)
+        np.testing.assert_array_equal(jaxdrop.attention_dropout(KEY, weights, RATE, **options), expected)
+
+
+# -- DropKey
+
+
+def test_drop_key_shares_the_weight_of_the_dropped_keys_out() -> None:
+    """By the formula: the softmax over the kept keys, which is that of all, dropped and normalized again."""
+    logits = jaxdrop.drop_key(KEY, LOGITS, RATE)
+    kept = logits == LOGITS
+    assert 0 < kept.mean() < 1
+    np.testing.assert_array_equal(jnp.isneginf(logits), ~kept)
+    weights = jnp.where(kept, jax.nn.softmax(LOGITS), 0)
+    np.testing.assert_allclose(jax.nn.softmax(logits), weights / weights.sum(-1, keepdims=True), rtol=1e-5, atol=1e-7)
+
+
+def test_drop_key_really_drops() -> None:
+    """Copies of the paper's code add -1e-12, which changes nothing: here a dropped key gets no weight at all."""
+    assert float(jax.nn.softmax(jaxdrop.drop_key(KEY, LOGITS, 0.5)).min()) == 0
+    assert jnp.isneginf(jaxdrop.drop_key(KEY, LOGITS.astype(jnp.float16), 0.5)).any()
+
+
+@pytest.mark.parametrize("rate", [0.99, 1.0])
+@pytest.mark.parametrize("known", [True, False], ids=["static", "traced"])
+def test_a_query_keeps_one_key(rate: float, known: bool) -> None:
+    """So that the softmax and its gradient are finite: one that it could see, the last that would have gone."""
+    visible = jnp.broadcast_to(jnp.arange(16)[None] >= jnp.arange(2, 10)[:, None], LOGITS.shape)
+    logits = jnp.where(visible, LOGITS, -jnp.inf)
+    drop = jaxdrop.drop_key if known else jax.jit(jaxdrop.drop_key)
+    dropped = drop(KEY, logits, rate)
+    left = ~jnp.isneginf(dropped)
+    assert (left.sum(-1) >= 1).all()
+    assert not (left & ~visible).any()
+    if rate == 1:
+        assert (left.sum(-1) == 1).all()
+        softer = ~jnp.isneginf(jaxdrop.drop_key(KEY, logits, 0.5))
+        assert (softer >= left).all()
+    gradient = jax.grad(lambda x: (jax.nn.softmax(jaxdrop.drop_key(KEY, x, rate)) ** 2).sum())(logits)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_a_query_without_keys_stays_so() -> None:
+    logits = jnp.full((2, 4), -jnp.inf)
+    np.testing.assert_array_equal(jaxdrop.drop_key(KEY, logits, RATE), logits)
+
+
+def test_drop_key_is_fair_when_one_key_stays() -> None:
+    """At rate 1 each of 16 keys stays equally often; ideal bits fail with a probability of 1e-6."""
+    left = ~jnp.isneginf(jaxdrop.drop_key(KEY, jnp.zeros((2**14, 16)), 1.0))
+    assert statistics.chi_square(np.asarray(left.sum(0)), 2**14 / 16) > 1e-6
+
+
+def test_drop_key_under_a_mesh() -> None:
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    expected = jaxdrop.drop_key(KEY, LOGITS, 0.9)
+    for spec in (P("a", None, "b"), P("a", None, None, "b")):
+        placed = jax.device_put(LOGITS, NamedSharding(mesh, spec))
+        np.testing.assert_array_equal(jaxdrop.drop_key(KEY, placed, 0.9), expected)
+    spec = P("a", None, "b")
+    local = jax.shard_map(lambda x: jaxdrop.drop_key(KEY, x, 0.9, spec=spec), mesh=mesh, in_specs=spec, out_specs=spec)
+    np.testing.assert_array_equal(jax.jit(local)(LOGITS), expected)
+
+
+# -- DropHead
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_drop_head(normalization: HeadNormalization) -> None:
+    """Whole heads, scaled as the name says."""
+    y = np.asarray(jaxdrop.drop_head(KEY, HEADS, 0.5, normalization=normalization))
+    kept = np.any(y != 0, axis=(1, 3))
+    np.testing.assert_array_equal(np.all(y != 0, axis=(1, 3)), kept)
+    count = kept.sum(1)
+    factor = {"kept": 6 / np.maximum(count, 1), "rate": np.full(64, 2.0), "fixed": np.full(64, 2.0)}[normalization]
+    expected = np.where(kept[:, None, :, None], HEADS * factor[:, None, None, None], 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    assert np.all(count == 3) if normalization == "fixed" else len(set(count)) > 3
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_drop_head_of_channels_in_front(normalization: HeadNormalization) -> None:
+    """The same heads stay where they stand in another place."""
+    y = jaxdrop.drop_head(KEY, HEADS, RATE, normalization=normalization)
+    swapped = jaxdrop.drop_head(KEY, HEADS.swapaxes(1, 2), RATE, normalization=normalization, head_axis=-3)
+    np.testing.assert_array_equal(swapped.swapaxes(1, 2), y)
+
+
+@pytest.mark.parametrize(("normalization", "rate"), [("rate", RATE), ("fixed", 1 / 3), ("fixed", 0.5)])
+def test_drop_head_has_the_right_mean(normalization: HeadNormalization, rate: float) -> None:
+    """`E[y] = x`; ideal means fail with a probability of 6e-7 (5 sigma, in one of 6 heads)."""
+    samples = 2**14
+    keys = jax.random.split(KEY, samples)
+    ones = jnp.ones((1, 6, 1))
+    y = jax.vmap(lambda key: jaxdrop.drop_head(key, ones, rate, normalization=normalization))(keys)
+    z = (y.mean(0) - 1) * np.sqrt(samples * (1 - rate) / rate)
+    assert np.all(np.abs(z) < 5)
+
+
+def test_drop_head_without_heads_is_finite() -> None:
+    """Where the Bernoulli mask of an example drops all its heads, the paper's formula is 0 / 0."""
+    y = jaxdrop.drop_head(KEY, jnp.ones((256, 1, 2, 1)), 0.7)
+    assert jnp.isfinite(y).all()
+    assert (y.sum((1, 2, 3)) == 0).any()
+    np.testing.assert_array_equal(y.sum((1, 2, 3))[y.sum((1, 2, 3)) > 0], 2)
+
+
+# -- bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: jaxdrop.drop_key(KEY, LOGITS.astype(jnp.complex64), RATE), TypeError, ["complex64"]),
+        (lambda: jaxdrop.drop_key(KEY, LOGITS.astype(jnp.float8_e4m3fn), RATE), TypeError, ["float8_e4m3fn", "infinity"]),
+        (lambda: jaxdrop.drop_key(KEY, LOGITS, RATE, broadcast_dims=(-1,)), ValueError, ["broadcast_dims", "last"]),
+        (lambda: jaxdrop.drop_key(KEY, LOGITS, jnp.full(16, RATE)), ValueError, ["(16,)", "one rate"]),
+        (lambda: jaxdrop.drop_key(None, LOGITS, RATE), ValueError, ["drop_key", "key is None"]),
+        (lambda: jaxdrop.drop_head(KEY, HEADS, RATE, normalization="count"), ValueError, ["normalization", "'count'", "'kept'"]),
+        (lambda: jaxdrop.drop_head(KEY, HEADS, RATE, head_axis=0), ValueError, ["head_axis=0", "(64, 5, 6, 4)"]),
+        (lambda: jaxdrop.drop_head(KEY, HEADS[0, 0], RATE), ValueError, ["(6, 4)"]),
+        (lambda: jaxdrop.drop_head(KEY, HEADS, jnp.full(6, RATE)), ValueError, ["(6,)", "one rate"]),
+        (lambda: jaxdrop.drop_head(KEY, HEADS, 1.5), ValueError, ["1.5"]),
+        (lambda: jaxdrop.nnx.DropHead(RATE, normalization="mean"), ValueError, ["'mean'"]),
+        (lambda: jaxdrop.attention_dropout(KEY, jnp.ones((2, 2), int), RATE), TypeError, ["int32"]),
+    ],
+)
+def test_bad_input(call: Any, kind: type[Exception], words: list[str]) -> None:
+    with pytest.raises(kind) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("normalization", ["kept", "fixed"])
+def test_counted_heads_may_not_be_divided(normalization: HeadNormalization) -> None:
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
+    spec = P(None, None, "a")
+
+    def local(x: jax.Array) -> jax.Array:
+        return jaxdrop.drop_head(KEY, x, RATE, normalization=normalization, spec=spec)
+
+    with pytest.raises(ValueError, match="divides the heads"):
+        jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(HEADS)

@@ -1,0 +1,93 @@
+"""The blocked attention inside Flax's NNX modules."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxdrop
+import jaxdrop.nnx
+from tests.catalogue import KEY
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 16)), jnp.float32)
+MASKS = {
+    "none": {},
+    "causal": {"is_causal": True},
+    "floats": {"mask": nnx.make_causal_mask(jnp.ones((2, 12)))},
+    "padding": {"mask": jnp.broadcast_to(jnp.arange(12) < 9, (2, 1, 1, 12))},
+}
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+each_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+
+
+class Block(nnx.Module):
+    """A model that knows nothing of jaxdrop."""
+
+    def __init__(self, rngs: nnx.Rngs, **options: Any) -> None:
+        self.attention = nnx.MultiHeadAttention(4, 16, dropout_rate=0.2, decode=False, rngs=rngs, **options)
+        self.norm = nnx.LayerNorm(16, rngs=rngs)
+
+    def __call__(self, x: jax.Array, **mask: Any) -> jax.Array:
+        return x + self.attention(self.norm(x), **mask)
+
+
+def pair(**options: Any) -> tuple[Block, Block]:
+    """The stock model, and with this attention inside: the same parameters and the same keys."""
+    stock = Block(nnx.Rngs(0), **options)
+    return stock, Block(nnx.Rngs(0), attention_fn=jaxdrop.nnx.dot_product_attention, **options)
+
+
+@each_mask
+def test_swapped_in(mask: dict[str, Any]) -> None:
+    """With a threefry key the masks are Flax's, shared over batch and heads or not; in evaluation so are the outputs."""
+    for broadcast in (True, False):
+        stock, ours = pair(broadcast_dropout=broadcast, deterministic=False)
+        np.testing.assert_allclose(ours(X, **mask), stock(X, **mask), rtol=1e-5, atol=2e-6)
+        gradients = [nnx.grad(lambda model: (model(X, **mask) ** 2).sum())(model) for model in (ours, stock)]
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *gradients)
+    stock.eval()
+    ours.eval()
+    np.testing.assert_allclose(ours(X, **mask), stock(X, **mask), rtol=1e-5, atol=2e-6)
+
+
+def test_grouped_queries_and_decoding() -> None:
+    stock, ours = pair(num_kv_heads=2, deterministic=True)
+    np.testing.assert_allclose(ours(X, is_causal=True), stock(X, is_causal=True), rtol=1e-5, atol=2e-6)
+    for model in (stock, ours):
+        model.attention.init_cache(X.shape)
+    for step in range(3):
+        one = X[:, step : step + 1]
+        results = [model.attention(one, decode=True) for model in (ours, stock)]
+        np.testing.assert_allclose(*results, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_weights_are_sown() -> None:
+    attention = jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=True)
+    attention(X, sow_weights=True)
+    weights = jax.tree.leaves(nnx.state(attention, nnx.Intermediate))
+    assert [leaf.shape for leaf in weights] == [(2, 4, 12, 12)]
+
+
+def test_multi_head_attention() -> None:
+    """Flax's own, but for the function inside and a mask for each example and head."""
+    ours = jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False)
+    stock = nnx.MultiHeadAttention(
+        4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False, broadcast_dropout=False
+    )
+    np.testing.assert_allclose(ours(X), stock(X), rtol=1e-5, atol=2e-6)
+    lowered = jax.jit(lambda x: ours(x, rngs=nnx.Rngs(KEY))).lower(X)
+    assert "jaxdrop.dot_product_attention" in lowered.as_text(debug_info=True)
+    shared = jaxdrop.nnx.MultiHeadAttention(
+        4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False, broadcast_dropout=True
+    )
+    assert shared.broadcast_dropout
+    ours.eval()
+    np.testing.assert_array_equal(ours(X), ours(X))
