@@ -128,24 +128,18 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
     return before, 0 if is_causal else after
 
 
-class _Blocks(NamedTuple):
-    """What suits a device: bytes of scores in a block, and the least number of queries."""
-
-    size: int
-    least: int
-
-
-# What stays near the processor; and what is work enough for a device of many cores, also for its share of a batch that is spread
-# over many of them.
-_BLOCKS = {"cpu": _Blocks(2**21, 64)}
-_LARGE_BLOCKS = _Blocks(2**27, 256)
+# Bytes of scores in a block: what stays near the processor, or is work enough for a device of many cores.
+_NEAR, _LARGE = 2**21, 2**27
+# So many queries are one block, whatever they take. On devices of many cores none is smaller: each holds a share of the batch.
+_SHORT, _LEAST = 256, 64
 
 
 def block_sizes(given: tuple[int, int] | None, shapes: Shapes) -> tuple[int, int]:
     """Queries and keys in a block: as given, or so that the scores of a block are few."""
     if given is None:
-        keys, (size, least) = _even(shapes.keys, 512), _BLOCKS.get(jax.default_backend(), _LARGE_BLOCKS)
-        queries = size // max(1, 4 * math.prod(shapes.batch) * shapes.heads * keys)
+        keys, near = _even(shapes.keys, 512), jax.default_backend() == "cpu"
+        queries = (_NEAR if near else _LARGE) // max(1, 4 * math.prod(shapes.batch) * shapes.heads * keys)
+        least = _LEAST if near and shapes.queries > _SHORT else _SHORT
         return _even(shapes.queries, min(max(queries, least), 1024)), keys
     if not isinstance(given, tuple) or len(given) != 2:
         raise TypeError(f"block_sizes must be (queries, keys), got {given!r}")

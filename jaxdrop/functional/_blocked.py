@@ -1,10 +1,11 @@
 """Attention by blocks: no array of query length times key length, forward or backward.
 
 With `s = scale q k + bias` (minus infinity where attention is not allowed), `P = softmax(s)` and a mask `D` of kept entries,
-scaled to mean 1, attention is `o = (D P) v`. The forward pass walks over blocks of keys with an online softmax, and leaves `o`
-and `L = logsumexp(s)`. From these two the derivative is one sum over blocks that do not depend on each other:
+scaled to mean 1, attention is `o = (D P) v`. The forward pass walks over blocks of keys with an online softmax, and leaves `o`,
+`m = max(s)` and `t = sum exp(s - m)`. (Their sum `L = m + log(t)` would lose `log(t)` where `m` is huge.) From these the
+derivative is one sum over blocks that do not depend on each other:
 
-    ds = scale (dq k + q dk) + dbias,   W = P ds = exp(s - L) ds,   dL = sum W,   do = (D W) v + (D P) dv - dL o.
+    ds = scale (dq k + q dk) + dbias,   W = P ds = exp(s - m) ds / t,   dL = sum W,   do = (D W) v + (D P) dv - dL o.
 
 It is linear in the tangents, so JAX transposes it: forward mode, reverse mode and all higher derivatives come from this one
 formula. Each block is computed again where it is needed, its part of the mask included.
@@ -109,12 +110,12 @@ class _Softmax(NamedTuple):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array]:
-    """The attention, and the logarithm of the sum of exponentials: infinite for queries that see no key."""
+def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a query that sees no key."""
     wide, v = masks.wide(operands.v.dtype), operands.v
     see = _Sight(plan, operands)
 
-    def rows(i: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rows(i: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         def block(carry: _Softmax, j: jax.Array) -> _Softmax:
             top, total, out = carry
             s = see.scores(i, j, q)
@@ -125,32 +126,33 @@ def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array]:
             more = jnp.einsum("...kgqs,...ksd->...kgqd", kept, _at(v, j, plan.blocks[1], -2), **see.products)
             return _Softmax(higher, total * fade + p.sum(-1), out * fade[..., None] + more)
 
-        nothing = jnp.zeros_like(q[..., 0], wide) + _anchor(operands)
+        nothing = jnp.zeros_like(q[..., 0], wide) + _anchor(operands).astype(wide)
         carry = _Softmax(nothing - jnp.inf, nothing, jnp.broadcast_to(nothing[..., None], (*nothing.shape, v.shape[-1])))
-        top, total, out = see.over_columns(i, block, carry, jnp.arange(plan.counts[1]))
+        top, total, out = see.over_columns(i, block, carry, jnp.arange(plan.counts[1], dtype=jnp.int32))
         sees = total > 0
         total = jnp.where(sees, total, 1)
         out = out * (operands.scale.astype(wide) / total)[..., None]
-        return out.astype(v.dtype), jnp.where(sees, top + jnp.log(total), jnp.inf)
+        return out.astype(v.dtype), jnp.where(sees, top, 0), total
 
-    found = _over(plan.counts[0], lambda i: rows(i, _at(operands.q, i, plan.blocks[0], -2)))
-    return _join(found[0], -2), _join(found[1], -1)
+    out, top, total = _over(plan.counts[0], lambda i: rows(i, _at(operands.q, i, plan.blocks[0], -2)))
+    return _join(out, -2), _join(top, -1), _join(total, -1)
 
 
 @functools.partial(_attend.defjvp, symbolic_zeros=True)
 def _attend_jvp(
     plan: Plan, primals: tuple[Operands], tangents: tuple[Operands]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     (operands,), (given,) = primals, tangents
     moving = _Tangents(*(_known(tangent) for tangent in (given.q, given.k, given.v, given.bias)))
     # What is the same on all devices gets a sum over them as its cotangent: here, once, and not in the loops, block by block.
     here = _anchor((operands, moving)) == 0
     moving = jax.tree.map(lambda tangent: lax.select_n(here, tangent, tangent), moving)
-    out, total = _attend(plan, operands)
+    out, top, total = _attend(plan, operands)
     derivative = jax.checkpoint(functools.partial(_derivative, plan), prevent_cse=False)
-    moved, spread = derivative(operands, total, moving)
+    moved, spread = derivative(operands, top, total, moving)
     moved = moved - spread[..., None] * out.astype(moved.dtype)
-    return (out, total), (moved.astype(out.dtype), spread)
+    # Of top and total only log(total) + top is of use, and all of its tangent is given to top.
+    return (out, top, total), (moved.astype(out.dtype), spread, jnp.zeros_like(total))
 
 
 class _Tangents(NamedTuple):
@@ -166,7 +168,9 @@ def _known(tangent: Any) -> jax.Array | None:
     return None if isinstance(tangent, SymbolicZero) else tangent
 
 
-def _derivative(plan: Plan, operands: Operands, total: jax.Array, moving: _Tangents) -> tuple[jax.Array, jax.Array]:
+def _derivative(
+    plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: _Tangents
+) -> tuple[jax.Array, jax.Array]:
     """`(D W) v + (D P) dv` and `dL` of the module's formula."""
     (rows, columns), (wide, v) = plan.blocks, (masks.wide(operands.v.dtype), operands.v)
     see = _Sight(plan, operands)
@@ -175,10 +179,9 @@ def _derivative(plan: Plan, operands: Operands, total: jax.Array, moving: _Tange
     outer = _Tangents(_split(moving.q, -2, plan.counts[0]), None, None, split[0](moving.bias))
     keys, values = (_split(x, -2, plan.counts[1]) for x in (moving.k, moving.v))
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
     def one(i: jax.Array, j: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
         q, value = _at(operands.q, i, rows, -2), _at(v, j, columns, -2)
-        p = jnp.exp(see.scores(i, j, q) - _at(total, i, rows, -1)[..., None])
+        p = jnp.exp(see.scores(i, j, q) - _at(top, i, rows, -1)[..., None]) / _at(total, i, rows, -1)[..., None]
         ds = jnp.zeros((), wide)
         if d.q is not None:
             ds += see.product(d.q, _at(operands.k, j, columns, -2))
@@ -202,9 +205,11 @@ def _derivative(plan: Plan, operands: Operands, total: jax.Array, moving: _Tange
             found = one(i, j, part._replace(q=d.q, bias=bias if part.bias is None else part.bias))
             return carry[0] + found[0], carry[1] + found[1]
 
-        nothing = jnp.zeros_like(_at(operands.q, i, rows, -2)[..., 0], wide) + _anchor((operands, moving))
+        nothing = jnp.zeros_like(_at(operands.q, i, rows, -2)[..., 0], wide) + _anchor((operands, moving)).astype(wide)
         carry = jnp.broadcast_to(nothing[..., None], (*nothing.shape, v.shape[-1])), nothing
-        return see.over_columns(i, block, carry, (jnp.arange(plan.counts[1]), _Tangents(None, keys, values, biases)))
+        return see.over_columns(
+            i, block, carry, (jnp.arange(plan.counts[1], dtype=jnp.int32), _Tangents(None, keys, values, biases))
+        )
 
     found = _over(plan.counts[0], row, outer)
     return _join(found[0], -2), _join(found[1], -1)
@@ -264,9 +269,15 @@ class _Sight:
         )
 
     def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
-        """`block` for each block of keys, but for those of which no query of block `i` sees any."""
+        """`block` for each block of keys, but for those of which no query of block `i` sees any.
+
+        What it computes is not stored for a backward pass, nor is what a branch would hand out of a condition.
+        """
         rows, columns = self.plan.blocks
 
+        forgetful = functools.partial(jax.checkpoint, prevent_cse=False)
+
+        @forgetful
         def step(carry: T, x: Any) -> tuple[T, None]:
             if not self.plan.is_banded:
                 return block(carry, x), None
@@ -280,7 +291,7 @@ class _Sight:
             return lax.cond(seen, lambda carry: block(carry, x), lambda carry: carry, carry), None
 
         if self.plan.counts[1] == 1:
-            return block(carry, jax.tree.map(lambda x: x[0], xs))
+            return forgetful(block)(carry, jax.tree.map(lambda x: x[0], xs))
         return lax.scan(step, carry, xs)[0]
 
     def _coordinates(self, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -318,7 +329,7 @@ def _over(count: int, row: Callable[..., Any], *xs: Any) -> Any:
     if count == 1:
         found = row(jnp.int32(0), *jax.tree.map(lambda x: x[0], xs))
         return jax.tree.map(lambda x: x[None], found)
-    return lax.map(lambda x: row(*x), (jnp.arange(count), *xs))
+    return lax.map(lambda x: row(*x), (jnp.arange(count, dtype=jnp.int32), *xs))
 
 
 def _anchor(tree: Any) -> jax.Array:

@@ -41,7 +41,7 @@ def dot_product_attention(
 
     Computed by blocks, forward and backward, in memory that grows with the length and not with its square. The mask is the one of
     `dropout(key, P, rate)`, whatever the blocks and the layout: each block asks for its own part. For the backward pass `q`, `k`,
-    `v`, the output, one number a query, and the key are kept. Products of 16-bit inputs are summed in float32.
+    `v`, the output, two numbers a query, and the key are kept. Products of 16-bit inputs are summed in float32.
 
     A query that sees no key gets 0, not NaN, and so do its gradients.
 

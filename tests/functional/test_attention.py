@@ -1,0 +1,589 @@
+"""Attention by blocks against the dense formula in float64 with the mask of `dropout`, JAX's own attention, and Flax's."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxdrop
+from jaxdrop import masks, random
+from jaxdrop.functional.attention import dot_product_attention
+from tests import statistics
+from tests.catalogue import KEY, KEYS, RATE
+
+P = PartitionSpec
+Tree = Any
+
+# Compiles in two thirds of the time: each case is a program of its own, and small.
+quick = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def some(*shape: int) -> jax.Array:
+    """A boolean mask."""
+    return jnp.asarray(np.random.default_rng(3).random(shape) < 0.6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Operands, and the options that go with them. Most lengths are no multiples of the blocks'."""
+
+    batch: tuple[int, ...] = (2,)
+    queries: int = 17
+    keys: int = 23
+    heads: int = 4
+    groups: int = 2
+    depth: int = 8
+    value_depth: int = 6
+    block_sizes: tuple[int, int] | None = (8, 8)
+    bias: jax.Array | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return *self.batch, self.heads, self.queries, self.keys
+
+    def operands(self, dtype: Any = jnp.float32) -> tuple[jax.Array | None, ...]:
+        """q, k, v and the bias."""
+        q = normal(0, *self.batch, self.queries, self.heads, self.depth)
+        k = normal(1, *self.batch, self.keys, self.groups, self.depth)
+        v = normal(2, *self.batch, self.keys, self.groups, self.value_depth)
+        return jax.tree.map(lambda x: x.astype(dtype), (q, k, v, self.bias))
+
+    def at(self, key: jax.Array | None, rate: Any = RATE, **more: Any) -> Callable[..., jax.Array]:
+        """The function of the operands alone."""
+        options = {"block_sizes": self.block_sizes, **self.options, **more}
+        return lambda q, k, v, bias=None: dot_product_attention(key, q, k, v, rate, bias=bias, **options)
+
+    def sight(self) -> np.ndarray:
+        """Which query sees which key, of the shape of the weights."""
+        row, column = np.arange(self.queries)[:, None], np.arange(self.keys)
+        seen = np.ones(self.weights, bool)
+        if "mask" in self.options:
+            seen &= np.asarray(self.options["mask"])
+        if self.options.get("is_causal"):
+            seen &= column <= row
+        if "local_window_size" in self.options:
+            before, after = np.broadcast_to(self.options["local_window_size"], 2)
+            seen &= (row - before <= column) & (column <= row + after)
+        for name, place in (("query_seq_lengths", row), ("key_value_seq_lengths", column)):
+            if name in self.options:
+                seen &= place < np.reshape(np.asarray(self.options[name]), (*self.batch, 1, 1, 1))
+        return seen
+
+    def drawn(self, key: jax.Array, rate: float = RATE) -> np.ndarray:
+        """What dropout makes of weights of 1."""
+        shared = self.options.get("broadcast_dims", ())
+        kept = jaxdrop.dropout(key, jnp.ones(self.weights), rate, broadcast_dims=shared) > 0
+        return np.asarray(kept) / max(1 - rate, 1e-9)
+
+
+# -- the dense formula
+
+
+def dense(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, seen: Any, drawn: Any, scale: Any) -> jax.Array:
+    k, v = (jnp.repeat(x, q.shape[-2] // k.shape[-2], axis=-2) for x in (k, v))
+    s = jnp.einsum("...qhd,...khd->...hqk", q, k) * scale
+    if bias is not None:
+        s += jnp.broadcast_to(bias, s.shape)
+    s = jnp.where(seen, s, -jnp.inf)
+    sees = jnp.isfinite(s).any(-1, keepdims=True)
+    p = jnp.where(sees, jax.nn.softmax(jnp.where(sees, s, 0)), 0)
+    return jnp.einsum("...hqk,...khd->...qhd", p * drawn, v)
+
+
+def derivatives(f: Callable[..., jax.Array], operands: Tree) -> dict[str, Tree]:
+    """The value, the operands' cotangents for its cosine, and its tangent along their sines (finite where a bias is not)."""
+    value, pull = jax.vjp(f, *operands)
+    tangents = jax.tree.map(lambda x: jnp.sin(jnp.maximum(x, -9)), operands)
+    return {"value": value, "cotangents": pull(jnp.cos(value)), "tangent": jax.jvp(f, operands, tangents)[1]}
+
+
+@quick
+def dense_derivatives(operands: Tree, constants: Tree) -> dict[str, Tree]:
+    return derivatives(lambda *operands: dense(*operands, *constants), operands)
+
+
+def expected(case: Case, operands: Tree, drawn: np.ndarray) -> dict[str, Tree]:
+    """In float64, of operands of any dtype."""
+    with jax.enable_x64(True):
+        operands = jax.tree.map(lambda x: x.astype(jnp.float64), operands)
+        scale = case.options.get("scale", case.depth**-0.5)
+        return jax.tree.map(np.asarray, dense_derivatives(operands, (case.sight(), drawn, scale)))
+
+
+def assert_rounding(found: Tree, expected: Tree, epsilon: float) -> None:
+    """Errors are within `epsilon` times the largest number of an array, or 1."""
+    jax.tree.map(
+        lambda mine, value: np.testing.assert_allclose(
+            np.asarray(mine, np.float64), value, rtol=0, atol=epsilon * max(1, np.abs(value).max())
+        ),
+        found,
+        expected,
+    )
+
+
+MINUS_INFINITY = jnp.where(some(1, 1, 1, 23), normal(4, 1, 1, 1, 23), -jnp.inf)
+CASES = {
+    "no options": Case(),
+    "causal": Case(queries=23, groups=4, value_depth=8, block_sizes=(5, 7), options={"is_causal": True}),
+    "causal, more queries": Case(
+        queries=23, keys=13, groups=1, bias=normal(4, 4, 23, 13), options={"is_causal": True, "broadcast_dims": (0,)}
+    ),
+    "causal, more keys": Case(batch=(), heads=2, options={"is_causal": True, "scale": 0.5}),
+    "window": Case(options={"local_window_size": 4, "mask": some(2, 1, 1, 23)}),
+    "window before and after": Case(bias=MINUS_INFINITY, options={"local_window_size": (6, 3), "broadcast_dims": (-1,)}),
+    "causal window, two batch axes": Case(
+        batch=(2, 3),
+        heads=2,
+        groups=1,
+        queries=32,
+        keys=13,
+        bias=normal(4, 3, 1, 1, 13),
+        options={"is_causal": True, "local_window_size": (9, 5), "broadcast_dims": (0, 1)},
+    ),
+    "mask of all": Case(
+        block_sizes=(16, 4), bias=normal(4, 4, 1, 23), options={"mask": some(2, 4, 17, 23).at[:, 1:3, 5].set(False)}
+    ),
+    "lengths": Case(
+        options={
+            "is_causal": True,
+            "query_seq_lengths": jnp.asarray([11, 17]),
+            "key_value_seq_lengths": jnp.asarray([0, 9]),
+        }
+    ),
+    "one query": Case(queries=1, bias=normal(4, 1, 1, 1, 23), options={"mask": some(23)}),
+    "one block": Case(
+        block_sizes=None, bias=normal(4, 4, 17, 23), options={"mask": some(1, 1, 17, 23), "local_window_size": (10, 8)}
+    ),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@each_case
+def test_values_and_derivatives_are_those_of_the_dense_formula(case: Case) -> None:
+    operands = case.operands()
+    found = quick(functools.partial(derivatives, case.at(KEY)))(operands)
+    assert_rounding(found, expected(case, operands, case.drawn(KEY)), 2e-6)
+    blind = ~(case.sight() & (case.bias is None or np.isfinite(case.bias))).any(-1).swapaxes(-1, -2)
+    assert not np.asarray(found["value"])[blind].any()
+    assert not np.asarray(found["cotangents"][0])[blind].any()
+
+
+# -- the mask
+
+
+def uniform(case: Case) -> tuple[jax.Array, ...]:
+    """Operands for which each query sees all keys alike, and its output is its row of the mask, scaled."""
+    v = jnp.broadcast_to(jnp.eye(case.keys)[:, None, :], (*case.batch, case.keys, case.groups, case.keys))
+    q, k, _, _ = case.operands()
+    return 0 * q, k, v
+
+
+def dropped(output: jax.Array) -> np.ndarray:
+    """Of what `uniform` gives: which weights are dropped, of the shape of the weights."""
+    return np.asarray(output).swapaxes(-3, -2) == 0
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+@pytest.mark.parametrize("block_sizes", [(8, 8), (5, 7), None], ids=str)
+def test_weights_are_dropped_as_by_dropout(block_sizes: tuple[int, int] | None, key: jax.Array) -> None:
+    case = Case(block_sizes=block_sizes)
+    found = dropped(case.at(key)(*uniform(case)))
+    np.testing.assert_array_equal(found, case.drawn(key) == 0)
+    assert 0 < found.mean() < 1
+
+
+@pytest.mark.parametrize("dims", [(1,), (2,), (0, 1, 2, 3)], ids=str)
+def test_shared_masks_are_those_of_dropout(dims: tuple[int, ...]) -> None:
+    case = Case(options={"broadcast_dims": dims})
+    np.testing.assert_array_equal(dropped(case.at(KEY)(*uniform(case))), case.drawn(KEY) == 0)
+
+
+def test_masks_of_more_than_2_32_weights_do_not_repeat() -> None:
+    """Each of 70,000 queries sees itself alone, so that the output is the mask's diagonal."""
+    length = 70_000
+    case = Case((), length, length, 1, 1, 1, 1, (512, 512), options={"local_window_size": 0})
+    q = jnp.ones((length, 1, 1))
+    place = jnp.arange(length)
+    bits = random.bits_at(KEY, (jnp.zeros(1, jnp.uint32), place, place), case.weights)
+    expected = masks.below(bits, masks.law(0.5).threshold)
+    np.testing.assert_array_equal(case.at(KEY, 0.5)(q, q, q)[:, 0, 0], 2 * np.asarray(expected, np.float32))
+
+
+def test_law() -> None:
+    """Weights have the softmax as their mean, and no two, of one head or of two, fall together more often than others.
+
+    Ideal masks fail with a probability of 2e-6.
+    """
+    samples = 2**13
+    case = Case(batch=(), queries=4, keys=8, heads=2, groups=2, block_sizes=(4, 4))
+    q, k, v = uniform(case)
+    q = case.operands()[0]
+    keys = jax.random.split(KEY, samples)
+    together = jax.jit(jax.vmap(lambda key: case.at(key)(q, k, v)))(keys)
+    weights = np.asarray(dot_product_attention(None, q, k, v), np.float64)
+    spread = weights * np.sqrt(RATE / (1 - RATE))
+    z = ((np.asarray(together) - weights) / spread).reshape(samples, -1)
+    assert statistics.normal(z.sum(0) / np.sqrt(samples)) > 1e-6
+    pairs = (z.T @ z)[np.triu_indices(z.shape[1], 1)] / np.sqrt(samples)
+    assert statistics.normal(pairs) > 1e-6
+
+
+# -- dtypes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"),
+    [
+        ("bfloat16", 2.0**-8),
+        ("float16", 2.0**-11),
+        ("float64", 1e-15),
+    ],
+)
+def test_dtypes_are_kept_and_right_to_a_few_of_their_units(dtype: str, epsilon: float) -> None:
+    """Against float64 with the same rounded operands."""
+    case = Case(bias=normal(4, 1, 23))
+    with jax.enable_x64(dtype == "float64"):
+        operands = case.operands(dtype)
+        found = quick(functools.partial(derivatives, case.at(KEY)))(operands)
+        chex.assert_trees_all_equal_dtypes(found["cotangents"], operands)
+        assert found["value"].dtype == dtype
+    assert_rounding(found, expected(case, operands, case.drawn(KEY)), 4 * epsilon)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats_are_summed_in_float32(dtype: str) -> None:
+    """A sum of ones in bfloat16 comes to 256, in float16 to 2048."""
+    case = Case((), 1, 4096, 1, 1, 1, 1, (1, 256))
+    q, k = jnp.zeros((1, 1, 1), dtype), jnp.zeros((4096, 1, 1), dtype)
+    y = case.at(KEY)(q, k, jnp.ones_like(k))
+    np.testing.assert_array_equal(y.squeeze(), jnp.asarray(case.drawn(KEY).mean(), dtype))
+
+
+# -- rates
+
+
+def test_evaluation_is_that_of_jax() -> None:
+    case = Case(
+        queries=23,
+        value_depth=8,
+        bias=normal(4, 4, 1, 23),
+        options={
+            "is_causal": True,
+            "local_window_size": (9, 4),
+            "mask": some(2, 1, 23, 23) | jnp.eye(23, dtype=bool)[None, None],
+            "scale": 0.7,
+        },
+    )
+    *operands, bias = case.operands()
+    with jax.numpy_rank_promotion("allow"):
+        oracle = jax.jit(functools.partial(jax.nn.dot_product_attention, **case.options))(*operands, bias=bias[None])
+    for f in (case.at(None, 0), case.at(None, deterministic=True)):
+        np.testing.assert_allclose(f(*operands, bias), oracle, rtol=0, atol=2e-6)
+
+
+def test_rows_of_the_lowest_bias_weigh_all_keys_alike() -> None:
+    """As padding is often masked. The gradients are those of JAX too."""
+    case = Case(groups=4, value_depth=8, bias=jnp.zeros((1, 1, 17, 23)).at[:, :, 3].set(jnp.finfo(jnp.float32).min))
+    operands = case.operands()
+    with jax.numpy_rank_promotion("allow"):
+        oracle = quick(functools.partial(derivatives, jax.nn.dot_product_attention))(operands)
+    found = quick(functools.partial(derivatives, case.at(None, 0)))(operands)
+    assert_rounding(found, jax.tree.map(np.asarray, oracle), 4e-6)
+
+
+def test_evaluation_draws_nothing() -> None:
+    case = Case()
+    operands = case.operands()
+    program = str(jax.make_jaxpr(case.at(None, 0))(*operands))
+    assert program == str(jax.make_jaxpr(case.at(KEY, deterministic=True))(*operands))
+    assert "shift_right" in str(jax.make_jaxpr(case.at(KEY))(*operands))
+    assert "shift_right" not in program
+
+
+def test_traced_rates_trace_once_and_draw_the_mask_of_known_ones() -> None:
+    """With rate 1 among them: zeros, and finite zero gradients. The rate itself gets no gradient."""
+    case = Case()
+    *operands, _ = case.operands()
+
+    @quick
+    @chex.assert_max_traces(n=1)
+    def traced(operands: Tree) -> dict[str, Tree]:
+        return derivatives(lambda rate, q, k, v: case.at(KEY, rate)(q, k, v), operands)
+
+    chex.clear_trace_counter()
+    for rate in (0.0, RATE, 1.0):
+        found = traced((jnp.float32(rate), *operands))
+        known = expected(case, (*operands, None), case.drawn(KEY, rate))
+        (moved, *cotangents), known["cotangents"] = found["cotangents"], known["cotangents"][:3]
+        assert moved == 0
+        if rate == 1:
+            assert not any(jnp.any(x) for x in jax.tree.leaves((found["value"], cotangents, found["tangent"])))
+        assert_rounding({**found, "cotangents": tuple(cotangents)}, known, 2e-6)
+
+
+def test_known_rate_one_gives_zeros_without_a_key() -> None:
+    case = Case()
+    operands = case.operands()
+    found = quick(functools.partial(derivatives, case.at(None, 1)))(operands)
+    assert not any(np.any(x) for x in jax.tree.leaves(found))
+    chex.assert_trees_all_equal_shapes_and_dtypes(found["cotangents"], operands)
+
+
+def test_vmap_over_rates() -> None:
+    case = Case()
+    operands, rates = uniform(case), jnp.asarray([0, 0.1, 0.6])
+    together = jax.vmap(lambda rate: case.at(KEY, rate)(*operands))(rates)
+    for rate, y in zip(rates.tolist(), together, strict=True):
+        np.testing.assert_allclose(y.swapaxes(-3, -2), case.drawn(KEY, rate) / case.keys, rtol=2e-6)
+
+
+# -- Flax
+
+
+@pytest.mark.usefixtures("relaxed")
+@pytest.mark.parametrize("shared", [False, True])
+def test_values_are_those_of_flax_from_the_same_key(shared: bool) -> None:
+    case = Case(groups=4, options={"broadcast_dims": range(2) if shared else ()})
+    *operands, _ = case.operands()
+    key, bias, mask = KEYS["threefry"], normal(4, 1, 4, 17, 23), some(2, 1, 17, 23)
+
+    def flax(*operands: jax.Array) -> jax.Array:
+        return nn.dot_product_attention(
+            *operands, bias, mask, broadcast_dropout=shared, dropout_rng=key, dropout_rate=RATE, deterministic=False
+        )
+
+    np.testing.assert_allclose(case.at(key, mask=mask)(*operands, bias), jax.jit(flax)(*operands), rtol=0, atol=2e-6)
+
+
+# -- transformations
+
+
+def test_jit_equals_eager() -> None:
+    case = Case()
+    operands = case.operands()[:3]
+    np.testing.assert_array_equal(jax.jit(case.at(KEY))(*operands), case.at(KEY)(*map(np.asarray, operands)))
+
+
+def test_vmap_over_keys_draws_the_masks_of_a_loop() -> None:
+    case = Case()
+    operands, keys = uniform(case), jax.random.split(KEY, 5)
+    together = jax.vmap(lambda key: case.at(key)(*operands))(keys)
+    for key, y in zip(keys, together, strict=True):
+        np.testing.assert_array_equal(dropped(y), case.drawn(key) == 0)
+
+
+def test_scan_and_remat_equal_a_loop() -> None:
+    case = Case(queries=23, groups=4, value_depth=8, options={"is_causal": True})
+    x, keys = 0.3 * case.operands()[0], jax.random.split(KEY, 3)
+
+    def scan(x: jax.Array) -> jax.Array:
+        layer = jax.checkpoint(lambda x, key: x + case.at(key)(x, x, x))
+        return lax.scan(lambda carry, key: (layer(carry, key), None), x, keys)[0]
+
+    def loop(x: jax.Array, seen: jax.Array, drawn: jax.Array) -> jax.Array:
+        for mask in drawn:
+            x += dense(x, x, x, None, seen, mask, case.depth**-0.5)
+        return x
+
+    found = quick(functools.partial(derivatives, scan))((x,))
+    with jax.enable_x64(True):
+        constants = case.sight(), np.stack([case.drawn(key) for key in keys])
+        known = quick(lambda x: derivatives(lambda x: loop(x, *constants), (x,)))(x.astype(jnp.float64))
+    assert_rounding(found, jax.tree.map(np.asarray, known), 4e-6)
+
+
+def test_second_derivatives() -> None:
+    """Of a product of a Hessian and a vector, forward over reverse."""
+    case = Case(batch=(), queries=9, keys=13, heads=2, groups=1, options={"is_causal": True})
+    operands = case.operands()[:3]
+
+    def product(f: Callable[..., jax.Array], *operands: jax.Array) -> Tree:
+        gradient = jax.grad(lambda operands: jnp.sin(f(*operands)).sum())
+        return jax.jvp(gradient, (operands,), (tuple(map(jnp.cos, operands)),))[1]
+
+    found = quick(functools.partial(product, case.at(KEY)))(*operands)
+    with jax.enable_x64(True):
+        constants = None, case.sight(), case.drawn(KEY), case.depth**-0.5
+        wide = [x.astype(jnp.float64) for x in operands]
+        known = quick(functools.partial(product, lambda *operands: dense(*operands, *constants)))(*wide)
+    assert_rounding(found, jax.tree.map(np.asarray, known), 4e-6)
+
+
+def test_no_tracer_leaks_and_profiles_show_its_name() -> None:
+    case = Case(options={"is_causal": True})
+    operands = case.operands()[:3]
+    gradient = jax.grad(lambda q, key, rate: case.at(key, rate)(q, *operands[1:]).sum())
+    with jax.checking_leaks():
+        lowered = jax.jit(jax.vmap(gradient, in_axes=(None, 0, None))).lower(operands[0], jax.random.split(KEY, 3), RATE)
+    assert "jaxdrop.dot_product_attention" in lowered.as_text(debug_info=True)
+
+
+# -- what it costs
+
+
+@pytest.mark.parametrize("length", [32, 64])
+def test_what_is_stored_grows_with_the_length(length: int) -> None:
+    """q, k, v, the output, two numbers a query, and single ones: the key among them."""
+    case = Case(queries=length, keys=length, options={"is_causal": True})
+    operands = case.operands()[:3]
+    pull = jax.eval_shape(lambda key, *operands: jax.vjp(case.at(key), *operands)[1], KEY, *operands)
+    sizes = collections.Counter(leaf.size for leaf in jax.tree.leaves(pull) if leaf.size > 1)
+    queries = 2 * length * 4
+    assert sizes == collections.Counter([*(x.size for x in operands), queries * 6, queries, queries])
+
+
+def temporaries(case: Case) -> int:
+    """Of value and gradient, in bytes."""
+    x = jax.ShapeDtypeStruct((case.keys, 1, 8), jnp.float32)
+    gradient = jax.value_and_grad(lambda *operands: (case.at(KEY)(*operands) ** 2).sum(), argnums=(0, 1, 2))
+    return quick(gradient).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_temporaries_grow_no_faster_than_the_length() -> None:
+    small, large = (Case((), length, length, 1, 1, 8, 8, (64, 64), options={"is_causal": True}) for length in (256, 1024))
+    assert temporaries(large) <= 4 * temporaries(small)
+
+
+def test_temporaries_of_default_blocks_are_few() -> None:
+    """The weights alone would take 4 * length**2."""
+    length = 8192
+    assert temporaries(Case((), length, length, 1, 1, 8, 8, None)) <= length**2 / 4
+
+
+# -- layouts
+
+MESHES = {
+    kind.name: jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(kind,) * 3) for kind in (AxisType.Auto, AxisType.Explicit)
+}
+COLLECTIVES = re.compile("all-gather|all-reduce|all-to-all|reduce-scatter|collective")
+SHARDED = Case(batch=(4,), queries=16, keys=24, options={"is_causal": True})
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+def test_devices_compute_their_own_parts_and_do_not_talk(mesh: jax.sharding.Mesh) -> None:
+    """Batch and heads are divided. So are the gradients."""
+    operands = SHARDED.operands()
+    layout = NamedSharding(mesh, P(("a", "b"), None, "c"))
+    placed = jax.device_put(operands, layout)
+    with jax.set_mesh(mesh):
+        compiled = quick(functools.partial(derivatives, SHARDED.at(KEY))).lower(placed).compile()
+        found = compiled(placed)
+    assert not COLLECTIVES.search(compiled.as_text())
+    assert all(x.sharding.is_equivalent_to(layout, 4) for x in jax.tree.leaves(found))
+    assert_rounding(found, expected(SHARDED, operands, SHARDED.drawn(KEY)), 2e-6)
+
+
+@pytest.mark.parametrize("spec", [P("a", "b", "c"), P(None, ("c", "a"), "b")], ids=str)
+def test_shard_map_with_spec_draws_the_whole_mask(spec: PartitionSpec) -> None:
+    """Queries are divided too, which then know their places."""
+    batch, _, heads = spec
+    lengths = jnp.asarray([3, 16, 8, 11])
+    case = dataclasses.replace(SHARDED, options={"is_causal": True, "query_seq_lengths": lengths})
+    operands = case.operands()
+
+    def local(lengths: jax.Array, *operands: jax.Array) -> jax.Array:
+        return SHARDED.at(KEY, query_seq_lengths=lengths, spec=spec)(*operands)
+
+    keys = P(batch, None, heads)
+    mapped = jax.shard_map(local, mesh=MESHES["Auto"], in_specs=(P(batch), spec, keys, keys), out_specs=spec)
+    found = quick(functools.partial(derivatives, lambda q, k, v, bias: mapped(lengths, q, k, v)))(operands)
+    assert_rounding(found, expected(case, operands, case.drawn(KEY)), 2e-6)
+
+
+@pytest.mark.parametrize("mapped", [jax.pmap, jax.vmap])
+def test_pmap_and_vmap_with_spec_draw_the_whole_mask(mapped: Callable[..., Any]) -> None:
+    case = Case(batch=(8,))
+    parts = [x[:, None] for x in uniform(case)]
+    whole = mapped(case.at(KEY, spec=P("i")), axis_name="i")(*parts)[:, 0]
+    np.testing.assert_array_equal(dropped(whole), case.drawn(KEY) == 0)
+
+
+# -- bad input
+
+X = jnp.ones((2, 5, 4, 8))
+
+
+def call(**changes: Any) -> Callable[[], jax.Array]:
+    arguments = {"key": KEY, "q": X, "k": X, "v": X, "rate": RATE, **changes}
+    return lambda: dot_product_attention(**arguments)
+
+
+def traced(name: str, value: Any) -> Callable[[], Any]:
+    return lambda: jax.jit(lambda value: call(**{name: value})())(value)
+
+
+@pytest.mark.parametrize("length", ["queries", "keys"])
+def test_nothing_to_see(length: str) -> None:
+    case = Case(**{length: 0})
+    assert case.at(KEY)(*case.operands()).shape == (2, case.queries, 4, 6)
+    assert not case.at(KEY)(*case.operands()).any()
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "says"),
+    [
+        (call(q=X.astype(jnp.int32)), TypeError, ["q", "int32", "floating"]),
+        (call(k=[1.0]), TypeError, ["k", "list", "[1.0]"]),
+        (call(key=X, q=KEY), TypeError, ["q", "key<", "key comes first"]),
+        (call(key=X[0, 0]), TypeError, ["key", "float32[4, 8]", "Keys come first"]),
+        (call(v=X.astype(jnp.bfloat16)), TypeError, ["one dtype", "float32", "bfloat16", "astype"]),
+        (call(v=X[:, :3]), ValueError, ["k and v", "(2, 5, 4, 8)", "(2, 3, 4, 8)"]),
+        (call(q=X[:1]), ValueError, ["batch", "(1, 5, 4, 8)", "(2, 5, 4, 8)"]),
+        (call(q=X[0]), ValueError, ["(batch..., length, heads, depth)", "(5, 4, 8)", "(2, 5, 4, 8)"]),
+        (call(q=X[..., 0, 0], k=X[..., 0, 0], v=X[..., 0, 0]), ValueError, ["(batch..., length, heads, depth)", "(2, 5)"]),
+        (call(q=X[..., :3]), ValueError, ["depth", "(2, 5, 4, 3)", "(2, 5, 4, 8)"]),
+        (call(q=X[:, :, :3]), ValueError, ["3", "multiple", "4", "(2, 5, 3, 8)"]),
+        (call(mask=jnp.ones((5, 5))), TypeError, ["mask", "boolean", "float32", "bias"]),
+        (call(mask=some(2, 5, 5)), ValueError, ["mask", "(2, 5, 5)", "(2, 4, 5, 5)"]),
+        (call(mask=some(1, 2, 4, 5, 5)), ValueError, ["mask", "(1, 2, 4, 5, 5)", "(2, 4, 5, 5)"]),
+        (call(bias=jnp.ones((5, 5), jnp.int32)), TypeError, ["bias", "int32", "mask"]),
+        (call(bias=jnp.ones((5, 4))), ValueError, ["bias", "(5, 4)", "(2, 4, 5, 5)"]),
+        (call(query_seq_lengths=jnp.ones(2)), TypeError, ["query_seq_lengths", "integers", "float32"]),
+        (call(key_value_seq_lengths=jnp.asarray([3])), ValueError, ["key_value_seq_lengths", "(1,)", "(2,)"]),
+        (call(rate=1.5), ValueError, ["rate", "1.5", "[0, 1]"]),
+        (call(rate=True), TypeError, ["rate", "True", "real number"]),
+        (call(rate=jnp.full(5, 0.1)), ValueError, ["one rate", "(5,)"]),
+        (traced("rate", jnp.full(5, 0.1)), ValueError, ["one rate", "(5,)"]),
+        (call(key=None), ValueError, ["dot_product_attention", "key is None", "deterministic=True"]),
+        (call(key=jax.random.split(KEY, 3)), ValueError, ["single key", "(3,)", "jax.vmap"]),
+        (call(key=jax.random.key(0, impl="rbg")), NotImplementedError, ["rbg", "whole arrays only", "fast(key)"]),
+        (call(block_sizes=8), TypeError, ["block_sizes", "(queries, keys)", "8"]),
+        (call(block_sizes=(8, 0)), ValueError, ["block_sizes", "positive", "(8, 0)"]),
+        (call(block_sizes=(8, 2.5)), TypeError, ["block_sizes", "2.5"]),
+        (call(local_window_size=-1), ValueError, ["local_window_size", "negative", "-1"]),
+        (call(local_window_size=(1, 2, 3)), ValueError, ["local_window_size", "(1, 2, 3)", "(before, after)"]),
+        (call(local_window_size=1.5), TypeError, ["local_window_size", "1.5"]),
+        (call(is_causal=1), TypeError, ["is_causal", "True or False", "1"]),
+        (traced("scale", 0.5), TypeError, ["scale", "known when the function is traced", "Multiply q"]),
+        (traced("deterministic", True), TypeError, ["deterministic", "static_argnames"]),
+        (call(broadcast_dims=(4,)), ValueError, ["broadcast_dims", "4 axes"]),
+        (call(spec=P(None, None, None, "i")), ValueError, ["spec", "depth", "'i'"]),
+        (call(spec=P(*[None] * 5)), ValueError, ["spec", "5 axes", "4"]),
+        (call(spec=P("i")), ValueError, ["'i'", "not a mapped axis"]),
+    ],
+)
+def test_bad_input(bad: Callable[[], Any], error: type[Exception], says: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        bad()
+    for words in says:
+        assert words in str(caught.value)

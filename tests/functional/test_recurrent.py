@@ -1,0 +1,258 @@
+"""What is dropped around a cell, when, and with which key: with cells so small that the masks can be seen."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdrop
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import GRU, LSTM, SIMPLE, Carry, Family, Hooks, Plan, Rates, Site
+from tests import statistics
+from tests.catalogue import KEY, RATE
+
+BATCH, TIME, UNITS = 4, 6, 16
+ONES = jnp.ones((BATCH, TIME, UNITS))
+ZEROS = jnp.zeros((BATCH, UNITS))
+
+
+def plan(
+    key: jax.Array | None = KEY,
+    family: Family = GRU,
+    per_gate: bool = False,
+    per_step: bool = False,
+    deterministic: bool = False,
+    **rates: Any,
+) -> Plan:
+    return Plan(family, Rates(**rates), key, per_gate, per_step, deterministic)
+
+
+def shown(gate: int = 0) -> recurrent.Cell:
+    """A cell whose output is the mask on its hidden state, times the scale."""
+
+    def cell(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
+        assert hooks.recurrent is not None
+        return hooks.recurrent(jnp.ones_like(carry), gate)
+
+    return cell
+
+
+def counting(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
+    return jax.tree.map(lambda state: state + 1, carry)
+
+
+def masks(gate: int = 0, x: jax.Array = ONES, **options: Any) -> np.ndarray:
+    return np.asarray(recurrent.run(plan(recurrent_rate=RATE, **options), shown(gate), ZEROS, x, time_axis=1)[1])
+
+
+# -- masks
+
+
+def test_one_mask_for_all_steps_and_another_for_each_sequence() -> None:
+    found = masks()
+    expected = jaxdrop.dropout(recurrent.fold(KEY, Site.RECURRENT, 0), jnp.ones((BATCH, UNITS)), RATE)
+    np.testing.assert_array_equal(found, np.broadcast_to(np.asarray(expected)[:, None], found.shape))
+    assert len({row.tobytes() for row in found[:, 0]}) == BATCH
+    np.testing.assert_array_equal(masks(gate=2), found)
+
+
+def test_masks_of_gates_where_asked() -> None:
+    found = [masks(gate, per_gate=True) for gate in range(3)]
+    for one, other in itertools.combinations(found, 2):
+        assert not np.array_equal(one, other)
+    for mask in found:
+        np.testing.assert_array_equal(mask, np.broadcast_to(mask[:, :1], mask.shape))
+
+
+@pytest.mark.parametrize("per_gate", [False, True], ids=["tied", "untied"])
+def test_masks_of_steps_where_asked(per_gate: bool) -> None:
+    found = masks(1, per_gate=per_gate, per_step=True)
+    assert len({found[:, t].tobytes() for t in range(TIME)}) == TIME
+    longer = masks(1, jnp.ones((BATCH, TIME + 1, UNITS)), per_gate=per_gate, per_step=True)
+    np.testing.assert_array_equal(longer[:, :TIME], found)
+
+
+@pytest.mark.parametrize("site", ["input_rate", "output_rate"])
+@pytest.mark.parametrize("per_step", [False, True])
+def test_masks_of_inputs_and_outputs(site: str, per_step: bool) -> None:
+    def seen(x: jax.Array) -> np.ndarray:
+        settled = plan(per_step=per_step, **{site: RATE})
+        return np.asarray(recurrent.run(settled, lambda carry, x, hooks: x, ZEROS, x, time_axis=1)[1])
+
+    found, longer = seen(ONES), seen(jnp.ones((BATCH, TIME + 1, UNITS)))
+    assert len({found[:, t].tobytes() for t in range(TIME)}) == (TIME if per_step else 1)
+    assert len({row.tobytes() for row in found[:, 0]}) == BATCH
+    np.testing.assert_array_equal(longer[:, :TIME], found)
+
+
+def test_rates_of_masks() -> None:
+    """Right code fails with a probability of 1e-6."""
+    found = jax.vmap(lambda key: recurrent.run(plan(key, recurrent_rate=RATE), shown(), ZEROS, ONES, time_axis=1)[0])
+    dropped = np.asarray(found(jax.random.split(KEY, 256)) == 0)
+    assert statistics.normal((dropped.sum() - dropped.size * RATE) / np.sqrt(dropped.size * RATE * (1 - RATE))) > 1e-6
+
+
+def test_no_two_sites_have_the_same_key() -> None:
+    words = set()
+    layers, gates, steps = 12, 4, 3
+    for layer, backward in itertools.product(range(layers), (False, True)):
+        own = recurrent.directed(recurrent.fold(KEY, layer), backward)
+        for site in Site:
+            if site is Site.BACKWARD or (site is Site.BETWEEN and backward):
+                continue
+            words.add(jax.random.key_data(recurrent.fold(own, site)).tobytes())
+            for gate in range(gates):
+                gated = recurrent.fold(own, site, gate)
+                words.add(jax.random.key_data(gated).tobytes())
+                words |= {jax.random.key_data(recurrent.fold(gated, t)).tobytes() for t in range(steps)}
+    sites = 2 * layers * (len(Site) - 2) + layers
+    assert len(words) == sites * (1 + gates * (1 + steps))
+
+
+# -- zoneout and candidates
+
+
+def zoned(key: jax.Array | None, rate: float = RATE, **options: Any) -> Carry:
+    return recurrent.run(plan(key, hidden_zoneout=rate, **options), counting, ZEROS, ONES, time_axis=1)
+
+
+def test_zoneout_counts_the_steps_that_are_not_skipped() -> None:
+    """The number of steps is binomial: its mean and its variance. Right code fails with a probability of 2e-6."""
+    keys = jax.random.split(KEY, 256)
+    counts = np.asarray(jax.jit(jax.vmap(lambda key: zoned(key)[0]))(keys), np.float64).ravel()
+    mean, variance = TIME * (1 - RATE), TIME * RATE * (1 - RATE)
+    assert statistics.normal((counts.mean() - mean) / np.sqrt(variance / counts.size)) > 1e-6
+    squares = (counts - mean) ** 2
+    assert statistics.normal((squares.mean() - variance) / (squares.std() / np.sqrt(counts.size))) > 1e-6
+
+
+def test_zoneout_evaluates_to_its_expectation() -> None:
+    final, outputs = zoned(None, deterministic=True)
+    np.testing.assert_allclose(final, np.full((BATCH, UNITS), TIME * (1 - RATE)), rtol=1e-6)
+    np.testing.assert_allclose(outputs[0, :, 0], (1 - RATE) * np.arange(1, TIME + 1), rtol=1e-6)
+
+
+def test_cell_and_hidden_state_zone_out_by_themselves() -> None:
+    start = (ZEROS, ZEROS)
+
+    def run(**rates: float) -> Carry:
+        return recurrent.run(plan(family=LSTM, **rates), counting, start, ONES, time_axis=1)[0]
+
+    cell, hidden = run(cell_zoneout=1.0)
+    assert (cell == 0).all()
+    assert (hidden == TIME).all()
+    cell, hidden = run(cell_zoneout=RATE, hidden_zoneout=RATE)
+    assert not np.array_equal(cell, hidden)
+
+
+@pytest.mark.parametrize("per_step", [False, True], ids=["sequence", "step"])
+def test_candidates_keep_the_expectation(per_step: bool) -> None:
+    """A memory c = f c + d(1): its mean is that without dropout, its variance rate / (1 - rate) times the square of the sum of
+    the powers of f with one mask, the sum of their squares with one for each step. Right code fails with a probability of 2e-6.
+    """
+    powers = 0.5 ** np.arange(TIME)
+
+    def memory(key: jax.Array | None, **options: Any) -> jax.Array:
+        def cell(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
+            drop = hooks.candidate or (lambda y: y)
+            return 0.5 * carry + drop(x)
+
+        return recurrent.run(plan(key, candidate_rate=RATE, **options), cell, ZEROS, ONES, time_axis=1)[0]
+
+    np.testing.assert_allclose(memory(None, deterministic=True), np.full((BATCH, UNITS), powers.sum()), rtol=1e-6)
+    draw = jax.jit(jax.vmap(lambda key: memory(key, per_step=per_step)))
+    found = np.asarray(draw(jax.random.split(KEY, 256)), np.float64).ravel()
+    variance = RATE / (1 - RATE) * ((powers**2).sum() if per_step else powers.sum() ** 2)
+    assert statistics.normal((found.mean() - powers.sum()) / np.sqrt(variance / found.size)) > 1e-6
+    squares = (found - powers.sum()) ** 2
+    assert statistics.normal((squares.mean() - variance) / (squares.std() / np.sqrt(found.size))) > 1e-6
+
+
+def test_the_first_activation_of_a_step_is_the_candidates() -> None:
+    activation = recurrent.on_candidate(jnp.tanh, lambda y: 2 * y)
+    assert (activation(ONES) == 2 * jnp.tanh(ONES)).all()
+    assert (activation(ONES) == jnp.tanh(ONES)).all()
+
+
+# -- time
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_padding_leaves_the_state_and_the_masks_of_other_steps(per_step: bool) -> None:
+    lengths = jnp.array([6, 1, 3, 5])
+
+    def cell(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
+        assert hooks.recurrent is not None
+        return hooks.recurrent(carry, 0) + x
+
+    settled = plan(recurrent_rate=RATE, hidden_zoneout=RATE, per_step=per_step)
+    x = jnp.arange(ONES.size, dtype=jnp.float32).reshape(ONES.shape)
+    _, whole = recurrent.run(settled, cell, ZEROS, x, time_axis=1)
+    final, outputs = recurrent.run(settled, cell, ZEROS, x, time_axis=1, lengths=lengths)
+    for row, length in enumerate(np.asarray(lengths)):
+        np.testing.assert_array_equal(outputs[row, :length], whole[row, :length])
+        np.testing.assert_array_equal(final[row], whole[row, length - 1])
+        np.testing.assert_array_equal(outputs[row, length:], np.broadcast_to(final[row], (TIME - length, UNITS)))
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 1, 3, 5]], ids=["full", "padded"])
+def test_flipped(lengths: list[int] | None) -> None:
+    x = np.arange(TIME * BATCH * 2).reshape(TIME, BATCH, 2)
+    found = recurrent.flipped(jnp.asarray(x), None if lengths is None else jnp.asarray(lengths))
+    for row, length in enumerate(lengths or [TIME] * BATCH):
+        np.testing.assert_array_equal(found[:length, row], x[:length, row][::-1])
+
+
+def test_a_reversed_run_is_a_run_of_the_reversed_sequence() -> None:
+    x, lengths = jnp.arange(BATCH * TIME * 1.0).reshape(BATCH, TIME, 1), jnp.array([6, 1, 3, 5])
+    start = jnp.zeros((BATCH, 1))
+
+    def cell(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
+        return 0.5 * carry + x
+
+    final, outputs = recurrent.run(plan(), cell, start, x, time_axis=1, lengths=lengths, reverse=True, keep_order=True)
+    for row, length in enumerate(np.asarray(lengths)):
+        one, ones = recurrent.run(plan(), cell, start[:1], x[row : row + 1, :length][:, ::-1], time_axis=1)
+        np.testing.assert_array_equal(final[row], one[0])
+        np.testing.assert_array_equal(outputs[row, :length], ones[0, ::-1])
+
+
+# -- bad input
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan"), "half"])
+@pytest.mark.parametrize("name", Rates._fields)
+def test_rates_are_checked_by_name(name: str, rate: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must"):
+        Rates(**{name: rate}).checked(LSTM)
+
+
+def test_rates_that_a_cell_has_no_place_for() -> None:
+    for family in (GRU, SIMPLE):
+        with pytest.raises(ValueError, match=f"a {family.name} cell has one state. Pass hidden_zoneout"):
+            Rates(cell_zoneout=0.5).checked(family)
+    with pytest.raises(ValueError, match="no memory that a candidate is added to"):
+        Rates(candidate_rate=0.5).checked(SIMPLE)
+    with pytest.raises(ValueError, match=r"rates names zoneout\. There are input_rate"):
+        Rates().replaced({"zoneout": 0.5})
+
+
+def test_dropout_between_layers_needs_two() -> None:
+    with pytest.raises(ValueError, match=r"dropout=0.5 acts between layers, and there is one layer\. Pass output_rate"):
+        recurrent.check_between(0.5, 1)
+    with pytest.raises(ValueError, match="num_layers must be 1 or more, got 0"):
+        recurrent.check_between(0.0, 0)
+    with pytest.raises(ValueError, match="dropout must lie in"):
+        recurrent.check_between(2.0, 2)
+    recurrent.check_between(0.0, 1)
+
+
+def test_lengths_are_checked() -> None:
+    for lengths in (jnp.ones(BATCH), jnp.ones(BATCH - 1, jnp.int32), jnp.ones((BATCH, 1), jnp.int32)):
+        with pytest.raises(ValueError, match=r"seq_lengths must be integers, one for each of the sequences, of shape \(4,\)"):
+            recurrent.run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)
