@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxdrop import masks
 from jaxdrop.functional import attention
 
 
@@ -20,7 +21,7 @@ def dot_product_attention(
     mask: jax.Array | None = None,
     broadcast_dropout: bool = True,
     dropout_rng: jax.Array | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: masks.Rate = 0.0,
     deterministic: bool = False,
     dtype: Any = None,
     precision: Any = None,
@@ -87,7 +88,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with its square.
 
     Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.linen.dot_product_attention`,
-    and `broadcast_dropout` is False, so that each example and head has a mask of its own.
+    and `broadcast_dropout` is False, so that each example and head has a mask of its own. `dropout_rate` is a number, for Flax
+    looks at it; a traced rate goes in by an `attention_fn` that holds it.
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.

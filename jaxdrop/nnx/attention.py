@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
+from jaxdrop import masks
 from jaxdrop.functional import attention
 
 
@@ -19,7 +21,7 @@ def dot_product_attention(
     mask: jax.Array | None = None,
     broadcast_dropout: bool = True,
     dropout_rng: jax.Array | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: masks.Rate = 0.0,
     deterministic: bool = False,
     dtype: Any = None,
     precision: Any = None,
@@ -91,3 +93,21 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, broadcast_dropout=broadcast_dropout, attention_fn=attention_fn, **kwargs)
+
+    def __call__(self, *args: Any, rate: masks.Rate | None = None, **kwargs: Any) -> jax.Array:
+        """As Flax's layer is called. `rate` takes the place of `dropout_rate`, and may be traced: `schedule(step)`.
+
+        A layer that was made without dropout has kept no `rngs`, and takes them in the call.
+        """
+        if rate is None:
+            return super().__call__(*args, **kwargs)
+
+        def attention_fn(*operands: jax.Array, module: nnx.Module | None = None, **options: Any) -> jax.Array:
+            own = None if module is None else self
+            return self.attention_fn(*operands, **options | {"dropout_rate": rate}, module=own)
+
+        # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
+        layer = copy.copy(self)
+        layer.attention_fn = attention_fn
+        layer.dropout_rate = 0.0 if masks.is_number(masks.check_rate(rate), 0) else 0.5
+        return nnx.MultiHeadAttention.__call__(layer, *args, **kwargs)

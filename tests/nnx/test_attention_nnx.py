@@ -91,3 +91,23 @@ def test_multi_head_attention() -> None:
     assert shared.broadcast_dropout
     ours.eval()
     np.testing.assert_array_equal(ours(X), ours(X))
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_rate_in_the_call() -> None:
+    """Traced or not, and whatever the layer's own rate is; keys, caches and sown weights are those of the layer."""
+
+    def layer(rate: float) -> nnx.MultiHeadAttention:
+        return jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0), deterministic=False)
+
+    expected = layer(0.2)(X)
+    rngs = [nnx.Rngs(dropout=KEY) for _ in range(2)]  # a layer without dropout keeps none
+    np.testing.assert_array_equal(layer(0.0)(X, rate=0.2, rngs=rngs[0]), layer(0.2)(X, rngs=rngs[1]))
+    traced = nnx.jit(lambda layer, rate: layer(X, rate=rate))
+    np.testing.assert_allclose(traced(layer(0.7), 0.2), expected, rtol=1e-5, atol=2e-6)
+    attention = layer(0.2)
+    np.testing.assert_array_equal(attention(X, rate=0.0), layer(0.0)(X))
+    attention(X, rate=0.5, sow_weights=True)
+    assert [leaf.shape for leaf in jax.tree.leaves(nnx.state(attention, nnx.Intermediate))] == [(2, 4, 12, 12)]
+    with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got 1.5"):
+        attention(X, rate=1.5)
