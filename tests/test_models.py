@@ -113,7 +113,7 @@ def test_memory_grows_no_faster_than_the_length() -> None:
         def loss(params: Any, tokens: Any, key: jax.Array, strength: jax.Array) -> jax.Array:
             return apply(params, tokens, key, strength).sum()
 
-        tokens, strength = jax.ShapeDtypeStruct((1, length), int), jax.ShapeDtypeStruct((), jnp.float32)
+        tokens, strength = jax.ShapeDtypeStruct((1, length), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
         step = jax.jit(jax.grad(loss)).lower(params, tokens, jax.eval_shape(lambda: jaxdrop.key(0)), strength)
         return step.compile().memory_analysis().temp_size_in_bytes
 
