@@ -7,6 +7,7 @@ from jaxdrop.linen.heads import AttentionDropout, DropHead, DropKey
 from jaxdrop.linen.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
 from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.linen.paths import DropPath, LayerDrop, ShakeDrop
+from jaxdrop.linen.recurrent import RNN, StackedRNN
 from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
 from jaxdrop.linen.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
@@ -14,6 +15,7 @@ from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop
 
 __all__ = [
+    "RNN",
     "AlphaDropout",
     "AttentionDropout",
     "BiasDropoutAdd",
@@ -46,6 +48,7 @@ __all__ = [
     "ShakeDrop",
     "SparseVariationalDense",
     "SpatialDropout",
+    "StackedRNN",
     "TokenDropout",
     "UniformDropout",
     "VariationalDense",

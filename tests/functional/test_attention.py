@@ -587,3 +587,28 @@ def test_bad_input(bad: Callable[[], Any], error: type[Exception], says: list[st
         bad()
     for words in says:
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
+    """Half precision without dropout goes to cuDNN where JAX has it, and otherwise stays here. No GPU is needed to see which."""
+    asked = []
+
+    def attention(*operands: jax.Array, **options: Any) -> jax.Array:
+        asked.append(options)
+        if not available:
+            raise NotImplementedError("not for these shapes")
+        return operands[2]
+
+    q, k, v = (normal(seed, 2, 8, 2, 8).astype(jnp.bfloat16) for seed in range(3))
+    expected = dot_product_attention(None, q, k, v, is_causal=True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    result = dot_product_attention(None, q, k, v, is_causal=True, block_sizes=(8, 8))
+    assert asked[0] == {"scale": 8**-0.5, "is_causal": True, "implementation": "cudnn"}
+    np.testing.assert_allclose(result.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02)  # it runs on a CPU
+    asked.clear()
+    dot_product_attention(KEY, q, k, v, RATE)
+    dot_product_attention(None, q, k, v, key_value_seq_lengths=jnp.array([3, 8]))
+    dot_product_attention(None, *(x.astype(jnp.float32) for x in (q, k, v)))
+    assert not asked

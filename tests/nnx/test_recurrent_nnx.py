@@ -124,6 +124,12 @@ def test_bidirectional_of_flax() -> None:
     assert not np.array_equal(np.asarray(backward)[0] == 0, np.asarray(forward)[0] == 0)
 
 
+def test_directions_with_the_same_key() -> None:
+    rnn = RNN(cell_of(nnx.GRUCell), output_rate=RATE)
+    forward, backward = (np.asarray(rnn(X, rngs=KEY, reverse=reverse)) == 0 for reverse in (False, True))
+    assert not np.array_equal(forward, backward)
+
+
 # -- against others
 
 
@@ -228,8 +234,8 @@ def test_pytorch_stack(bidirectional: bool) -> None:
     x = torch.tensor(np.asarray(X), requires_grad=True)
     y = layers[1](layers[0](x)[0] * torch.tensor(kept))[0]
     y.square().sum().backward()
-    run = nnx.jit(lambda stack, x: (stack(x, rngs=KEY), nnx.grad(lambda x: (stack(x, rngs=KEY) ** 2).sum())(x)))
-    found, grad = run(stack, X)
+    gradient = nnx.grad(lambda stack, x: (stack(x, rngs=KEY) ** 2).sum(), argnums=1)
+    found, grad = nnx.jit(lambda stack, x: (stack(x, rngs=KEY), gradient(stack, x)))(stack, X)
     close(found, y.detach())
     close(grad, x.grad)
     stack.eval()
@@ -306,7 +312,7 @@ def test_sharded_batch() -> None:
 @pytest.mark.parametrize("per_gate", [False, True], ids=["tied", "untied"])
 @pytest.mark.parametrize("per_step", [False, True], ids=["sequence", "step"])
 def test_no_masks_are_stored(per_gate: bool, per_step: bool) -> None:
-    """What the backward pass gets of each step are numbers that it gets without dropout too (but for the candidate's)."""
+    """What the backward pass gets of each step are no more numbers than without dropout, and no masks."""
     cell = cell_of(nnx.OptimizedLSTMCell)
     graph, state = nnx.split(cell)
 
@@ -316,10 +322,9 @@ def test_no_masks_are_stored(per_gate: bool, per_step: bool) -> None:
 
         return [leaf for leaf in jax.tree.leaves(jax.eval_shape(run, state, X)) if leaf.size >= TIME * BATCH * FEATURES]
 
-    rates = all_rates(cell) | {"candidate_rate": 0.0}
-    ours, least = stored(**rates, per_gate=per_gate, per_step=per_step), stored(hidden_zoneout=1e-9)
+    ours, plain = stored(**all_rates(cell), per_gate=per_gate, per_step=per_step), stored()
     assert {leaf.dtype for leaf in ours} == {np.dtype("float32")}
-    assert sum(leaf.size for leaf in ours) <= sum(leaf.size for leaf in least) * 1.05
+    assert sum(leaf.size for leaf in ours) <= sum(leaf.size for leaf in plain)
 
 
 # -- stacks
