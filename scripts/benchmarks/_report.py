@@ -16,7 +16,7 @@ from rich.table import Column
 
 from benchmarks._figures import Bar, Table
 
-_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "equinox", "dm-haiku", "torch")
+_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "equinox", "dm-haiku", "keras", "torch")
 
 
 class Report:
