@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A small transformer learns to write: without dropout, and with dropout in four places and drop path.
 
-    python examples/transformer.py            # three minutes on two CPU cores
+    python examples/transformer.py            # some minutes on two CPU cores
     python examples/transformer.py --quick    # half a minute, most of it compilation, and too few steps to learn much
     python examples/transformer.py --linen    # the same model in Flax Linen
     python examples/transformer.py --data my_text.txt

@@ -261,6 +261,20 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return lax.expand_dims(x, range(ndim - x.ndim)) if x.ndim else x
 
 
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to the shape `to`."""
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
+
+
+def check_one_rate(rate: float | jax.Array, rule: str) -> None:
+    """Checks that a rate has no axes. `rule` says who takes one rate, for the message."""
+    if not isinstance(rate, float) and rate.ndim:
+        raise ValueError(f"{rule}, got rates of shape {tuple(rate.shape)}")
+
+
 def check_rate_shape(
     rate: float | jax.Array, shape: tuple[int, ...], broadcast_dims: tuple[int, ...], name: str = "rate"
 ) -> None:
@@ -268,11 +282,7 @@ def check_rate_shape(
     if isinstance(rate, float) or rate.ndim == 0:
         return
     mask = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(shape))
-    try:
-        fits = np.broadcast_shapes(rate.shape, mask) == mask
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts(rate.shape, mask):
         raise ValueError(
             f"{name} has shape {tuple(rate.shape)}, which does not broadcast to the mask's shape {mask}. Give one {name}, or one"
             " for each entry along the mask's last axes."

@@ -5,8 +5,9 @@
     python scripts/benchmark.py core --only chain       # one measurement
     python scripts/benchmark.py core --quick            # small shapes, to see that all of it runs
 
-Needs jaxdrop[benchmark]; PyTorch takes part if it is installed. Times are medians of interleaved runs, shown as multiples of the
-plain multiplication's, and differ from machine to machine and from run to run. TPU figures come from scripts/compile_tpu.py.
+Needs jaxdrop[benchmark]; PyTorch takes part if it is installed. Times are medians of interleaved runs (in `variants` and
+`recurrent` their fastest tenth), shown as multiples of one candidate's, and differ from machine to machine and from run to run.
+TPU figures come from scripts/compile_tpu.py.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jaxdrop import masks
 from jaxdrop.functional import _arguments
 
 
@@ -70,11 +71,7 @@ class Shapes(NamedTuple):
             raise TypeError(f"{name} must be boolean, True where a query may see a key, got {x.dtype}. What is added is a bias.")
         if not boolean and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} must be an array of floating numbers, got {x.dtype}. A boolean one is a mask.")
-        try:
-            fits = np.broadcast_shapes(x.shape, self.weights) == self.weights
-        except ValueError:
-            fits = False
-        if not fits:
+        if not masks.broadcasts(x.shape, self.weights):
             raise ValueError(
                 f"{name} of shape {x.shape} does not broadcast to (batch..., heads, queries, keys), here {self.weights}"
             )

@@ -122,12 +122,11 @@ def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.A
             higher = jnp.maximum(top, s.max(-1))
             base = jnp.where(jnp.isneginf(higher), 0, higher)
             p, fade = jnp.exp(s - base[..., None]), jnp.exp(top - base)
-            kept = see.keep(i, j, p).astype(v.dtype)
-            more = jnp.einsum("...kgqs,...ksd->...kgqd", kept, _at(v, j, plan.blocks[1], -2), **see.products)
+            more = see.values(see.mask(i, j), p, _at(v, j, plan.blocks[1], -2))
             return _Softmax(higher, total * fade + p.sum(-1), out * fade[..., None] + more)
 
-        nothing = jnp.zeros_like(q[..., 0], wide) + _anchor(operands).astype(wide)
-        carry = _Softmax(nothing - jnp.inf, nothing, jnp.broadcast_to(nothing[..., None], (*nothing.shape, v.shape[-1])))
+        none, nothing = see.start(q, operands)
+        carry = _Softmax(none - jnp.inf, none, nothing)
         top, total, out = see.over_columns(i, block, carry, jnp.arange(plan.counts[1], dtype=jnp.int32))
         sees = total > 0
         total = jnp.where(sees, total, 1)
@@ -174,9 +173,8 @@ def _derivative(
     """`(D W) v + (D P) dv` and `dL` of the module's formula."""
     (rows, columns), (wide, v) = plan.blocks, (masks.wide(operands.v.dtype), operands.v)
     see = _Sight(plan, operands)
-    split = [functools.partial(_split, axis=axis, count=count) for axis, count in zip((-2, -1), plan.counts, strict=True)]
     # What is divided along the queries comes block by block from the outer loop, along the keys from the inner one.
-    outer = _Tangents(_split(moving.q, -2, plan.counts[0]), None, None, split[0](moving.bias))
+    outer = _Tangents(*(_split(x, -2, plan.counts[0]) for x in (moving.q, None, None, moving.bias)))
     keys, values = (_split(x, -2, plan.counts[1]) for x in (moving.k, moving.v))
 
     def one(i: jax.Array, j: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
@@ -189,27 +187,24 @@ def _derivative(
             ds += see.product(q, d.k)
         if d.bias is not None:
             ds += d.bias.astype(wide)
-        w = p * ds
-        out = jnp.einsum("...kgqs,...ksd->...kgqd", see.keep(i, j, w).astype(v.dtype), value, **see.products)
+        w, mask = p * ds, see.mask(i, j)
+        out = see.values(mask, w, value)
         if d.v is not None:
-            kept = see.keep(i, j, p).astype(v.dtype)
-            out += jnp.einsum("...kgqs,...ksd->...kgqd", kept, d.v, **see.products)
+            out += see.values(mask, p, d.v)
         return out * operands.scale.astype(wide), w.sum(-1)
 
     def row(i: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
         bias = moving.bias if d.bias is None else d.bias
-        biases = split[1](bias)
+        biases = _split(bias, -1, plan.counts[1])
 
         def block(carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, _Tangents]) -> tuple[jax.Array, jax.Array]:
             j, part = x
             found = one(i, j, part._replace(q=d.q, bias=bias if part.bias is None else part.bias))
             return carry[0] + found[0], carry[1] + found[1]
 
-        nothing = jnp.zeros_like(_at(operands.q, i, rows, -2)[..., 0], wide) + _anchor((operands, moving)).astype(wide)
-        carry = jnp.broadcast_to(nothing[..., None], (*nothing.shape, v.shape[-1])), nothing
-        return see.over_columns(
-            i, block, carry, (jnp.arange(plan.counts[1], dtype=jnp.int32), _Tangents(None, keys, values, biases))
-        )
+        none, nothing = see.start(_at(operands.q, i, rows, -2), (operands, moving))
+        xs = jnp.arange(plan.counts[1], dtype=jnp.int32), _Tangents(None, keys, values, biases)
+        return see.over_columns(i, block, (nothing, none), xs)
 
     found = _over(plan.counts[0], row, outer)
     return _join(found[0], -2), _join(found[1], -1)
@@ -256,17 +251,26 @@ class _Sight:
         """Queries times keys, scaled."""
         return jnp.einsum("...kgqd,...ksd->...kgqs", q, k, **self.products) * self.plan.scale
 
-    def keep(self, i: jax.Array, j: jax.Array, p: jax.Array) -> jax.Array:
-        """`p` where the mask keeps it, and 0 elsewhere."""
+    def values(self, mask: jax.Array | None, p: jax.Array, v: jax.Array) -> jax.Array:
+        """`p` where the mask keeps it, times values."""
+        kept = p if mask is None else jnp.where(mask, p, 0)
+        return jnp.einsum("...kgqs,...ksd->...kgqd", kept.astype(v.dtype), v, **self.products)
+
+    def start(self, q: jax.Array, tree: Any) -> tuple[jax.Array, jax.Array]:
+        """Zeros to which numbers of each query of `q` are added, and outputs; `tree` is what these come from."""
+        wide, depth = masks.wide(self.operands.v.dtype), self.operands.v.shape[-1]
+        none = jnp.zeros_like(q[..., 0], wide) + _anchor(tree).astype(wide)
+        return none, jnp.broadcast_to(none[..., None], (*none.shape, depth))
+
+    def mask(self, i: jax.Array, j: jax.Array) -> jax.Array | None:
+        """Which weights are kept, or None for all."""
         if self.operands.key is None:
-            return p
+            return None
         row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
         axes = len(self.lead)
         extent = [1 if axis in self.plan.shared else length for axis, length in enumerate(self.extent)]
         place = [x if extent[axes + at] > 1 else jnp.zeros_like(x[..., :1, :1]) for at, x in enumerate((row, column))]
-        return jnp.where(
-            masks.below(random.bits_at(self.operands.key, (*self.lead, *place), extent), self.operands.threshold), p, 0
-        )
+        return masks.below(random.bits_at(self.operands.key, (*self.lead, *place), extent), self.operands.threshold)
 
     def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
         """`block` for each block of keys, but for those of which no query of block `i` sees any.

@@ -84,8 +84,7 @@ def dot_product_attention(
     """
     shapes = Shapes.of("dot_product_attention", q, k, v)
     checked = masks.check_rate(rate)
-    if not isinstance(checked, float) and checked.ndim:
-        raise ValueError(f"dot_product_attention takes one rate for all weights, got rates of shape {tuple(checked.shape)}")
+    masks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
     layout = masks.check_spec(spec, q.ndim)
     before, after = _attention_shapes.window(local_window_size, is_causal)
     plan = _blocked.Plan(

@@ -160,8 +160,7 @@ def drop_head(
             f"drop_head takes (batch..., length, heads, depth), or head_axis=-3 and (batch..., heads, length, depth), got x of"
             f" shape {x.shape} and head_axis={head_axis}."
         )
-    if not isinstance(rate, float) and rate.ndim:
-        raise ValueError(f"drop_head takes one rate for all heads, got rates of shape {tuple(rate.shape)}")
+    masks.check_one_rate(rate, "drop_head takes one rate for all heads")
     if normalization != "rate" and masks.mapped_axes(spec, [heads])[0]:
         raise ValueError(f"spec={spec} divides the heads, axis {heads}, which normalization={normalization!r} counts.")
     shared = tuple(axis for axis in range(x.ndim - 3, x.ndim) if axis != heads)

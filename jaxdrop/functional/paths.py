@@ -138,8 +138,7 @@ def layer_drop(key: jax.Array | None, x: T, rate: masks.Rate, layer: Callable[[T
 def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) -> bool | jax.Array:
     """The coin of `layer_drop`: a bool where it is known now, otherwise a traced one."""
     checked = masks.check_rate(rate)
-    if not isinstance(checked, float) and checked.ndim:
-        raise ValueError(f"layer_drop throws one coin and takes one rate, got rates of shape {tuple(checked.shape)}")
+    masks.check_one_rate(checked, "layer_drop throws one coin and takes one rate")
     if _arguments.is_true(deterministic) or masks.is_number(checked, 0):
         return True
     if masks.is_number(checked, 1):

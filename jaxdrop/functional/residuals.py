@@ -184,10 +184,6 @@ def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:
 
 def _broadcast(name: str, value: jax.Array, shape: tuple[int, ...], caller: str) -> jax.Array:
     value = _arguments.inexact(value, caller)
-    try:
-        fits = jnp.broadcast_shapes(value.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not masks.broadcasts(value.shape, shape):
         raise ValueError(f"{name} of shape {value.shape} does not broadcast to {shape}")
     return value
