@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import jax
+
 import benchmarks
 from benchmarks import _peers
 from benchmarks._report import Report, versions
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes and few runs; no bar is judged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
+    jax.config.update("jax_enable_compilation_cache", False)  # compilation is among what is measured
 
     measurements = benchmarks.measurements(arguments.suite)
     for name in arguments.only or ():
