@@ -29,11 +29,13 @@ class Positions(NamedTuple):
     low: jax.Array
 
 
-def linear(coordinates: Sequence[Coordinate], extent: Sequence[int]) -> Positions:
+def linear(coordinates: Sequence[Coordinate], extent: Sequence[int], *, key_word: jax.Array | None = None) -> Positions:
     """Positions of entries from one uint32 coordinate array an axis, in an array of shape `extent`.
 
-    The coordinate arrays broadcast against each other. A coordinate may be a (high, low) pair.
+    The coordinate arrays broadcast against each other. A coordinate may be a (high, low) pair. Positions do not depend on
+    `key_word`, but XLA does not see that: in a loop over keys it would compute them once for all, and store them.
     """
+    zero = None if key_word is None else key_word >> np.uint32(31) >> np.uint32(1)
     size = math.prod(extent)
     if size > WORD**2:
         raise ValueError(f"an array of shape {tuple(extent)} has more than 2**64 entries")
@@ -44,6 +46,8 @@ def linear(coordinates: Sequence[Coordinate], extent: Sequence[int]) -> Position
         stride = stride // length if length else 0
         if length == 1:
             continue
+        if stride > 1 and zero is not None:  # XLA never stores a bare iota
+            coordinate = jax.tree.map(lambda x: x + zero, coordinate)
         word, more = (coordinate[1], coordinate[0]) if isinstance(coordinate, tuple) else (coordinate, None)
         if high is None:
             low = low + word * np.uint32(stride)
@@ -63,6 +67,7 @@ def grid(
     origin: Sequence[jax.Array | int] | None = None,
     extent: Sequence[int] | None = None,
     sharding: NamedSharding | None = None,
+    key_word: jax.Array | None = None,
 ) -> Positions:
     """Positions of all entries of a block of `shape`, each an array of `shape` itself.
 
@@ -72,12 +77,13 @@ def grid(
         default.
       extent: the shape of the whole array that the block is part of; `shape` by default.
       sharding: the layout to give to the positions, for meshes with explicit axes.
+      key_word: as in `linear`.
     """
     extent = tuple(shape) if extent is None else tuple(extent)
     coordinates = [
         coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding) for axis in range(len(shape))
     ]
-    high, low = linear(coordinates, extent)
+    high, low = linear(coordinates, extent, key_word=key_word)
     return Positions(None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape))
 
 

@@ -92,7 +92,7 @@ class _Generator:
         return self._with_rest(data, threefry_prng_impl.fold_in(data[:2], value))
 
     def random_bits(self, data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-        return _widen(self.bits32, data, grid(shape), bit_width)
+        return _widen(self.bits32, data, grid(shape, key_word=data[0]), bit_width)
 
     def _with_rest(self, data: jax.Array, words: jax.Array) -> jax.Array:
         return jnp.concatenate([words, jnp.broadcast_to(data[2:], (*words.shape[:-1], len(self.rest)))], axis=-1)
@@ -258,7 +258,8 @@ def bits(
     key = checked(key, "bits")
     _check_width(bit_width)
     if _has_random_access(key):
-        positions = grid(shape, origin=origin, extent=extent, sharding=sharding)
+        key_word = jax.random.key_data(key)[0]
+        positions = grid(shape, origin=origin, extent=extent, sharding=sharding, key_word=key_word)
         return _bits(key, positions, bit_width)
     if origin is not None or (extent is not None and tuple(extent) != tuple(shape)):
         raise _no_random_access(key)
@@ -289,7 +290,7 @@ def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[
     if not _has_random_access(key):
         raise _no_random_access(key)
     words = jax.tree.map(lambda coordinate: jnp.asarray(coordinate).astype(jnp.uint32), tuple(coordinates))
-    return _bits(key, linear(words, extent), bit_width)
+    return _bits(key, linear(words, extent, key_word=jax.random.key_data(key)[0]), bit_width)
 
 
 def uniform(bits: jax.Array) -> jax.Array:

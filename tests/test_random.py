@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from flax import linen as nn
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from jax import lax
 from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec as P
 from scipy import stats
@@ -261,6 +263,22 @@ def test_a_mask_of_more_entries_than_a_word_counts() -> None:
     counts = np.asarray(kept(OWN["hash"]), np.int64)
     assert np.abs(counts - 2**30).max() < 5 * 2**14.5
     assert len(set(counts.tolist())) == 3
+
+
+def test_a_loop_over_keys_stores_no_positions() -> None:
+    """XLA moves what does not change out of a loop, and would keep four bytes for each entry of each shape there is."""
+    shape = (16, 128, 128)
+
+    @jax.jit
+    def total(keys: jax.Array) -> jax.Array:
+        def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+            places = [lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(3)]
+            return total ^ random.bits(key, shape) ^ random.bits_at(key, places, (2**9, 2**9, 2**9)), None
+
+        return lax.scan(add, jnp.zeros(shape, jnp.uint32), keys)[0]
+
+    memory = total.lower(jax.random.split(OWN["hash"], 3)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * math.prod(shape)
 
 
 # -- this library's keys under JAX's transformations and functions
