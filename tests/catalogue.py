@@ -18,6 +18,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec
 
 import jaxdrop
 import jaxdrop.linen
@@ -26,6 +27,7 @@ import jaxdrop.linen.graphs
 import jaxdrop.linen.learned
 import jaxdrop.linen.noise
 import jaxdrop.linen.paths
+import jaxdrop.linen.recurrent
 import jaxdrop.linen.regions
 import jaxdrop.linen.sequences
 import jaxdrop.linen.tokens
@@ -36,11 +38,12 @@ import jaxdrop.nnx.graphs
 import jaxdrop.nnx.learned
 import jaxdrop.nnx.noise
 import jaxdrop.nnx.paths
+import jaxdrop.nnx.recurrent
 import jaxdrop.nnx.regions
 import jaxdrop.nnx.sequences
 import jaxdrop.nnx.tokens
 import jaxdrop.nnx.weights
-from jaxdrop.functional import elements, graphs, learned, noise, paths, regions, sequences, tokens, weights
+from jaxdrop.functional import elements, graphs, learned, noise, paths, recurrent, regions, sequences, tokens, weights
 
 Shape = tuple[int, ...]
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -713,6 +716,148 @@ VARIANTS += [
         paper="arXiv:1501.00102",
         law=Law(shared(1), rates=lambda rate, shape: np.full(shape, rate - rate**2 / 2)),
         exempt={"test_rate_one_gives_zeros": "one of the two always stays"},
+    ),
+]
+
+
+# -- recurrent layers, around cells that add nothing of their own: the modules' cells have the identity for one of their kernels
+
+_LOOP = {
+    "test_rate_zero_is_no_operation": "the loop over time remains; see test_recurrent_nnx.py",
+    "test_deterministic_is_no_operation": "the loop over time remains; see test_recurrent_nnx.py",
+    "test_forward_pass_needs_no_memory": "the loop over time puts its outputs into memory",
+    "test_shard_map_with_spec_draws_the_whole_mask": "features may not be divided; see test_recurrent_nnx.py",
+}
+
+
+def _eye(key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+    return jnp.eye(*shape, dtype=dtype)
+
+
+def _cell(cell: Callable[..., Any], *features: int, sees: str, **options: Any) -> Any:
+    """`y = x` if it sees the input, `y = h` if it sees the hidden state."""
+    kernels = {"input": jax.nn.initializers.zeros, "hidden": jax.nn.initializers.zeros} | {sees: _eye}
+    inits = {"kernel_init": kernels["input"], "recurrent_kernel_init": kernels["hidden"]}
+    return cell(*features, activation_fn=lambda y: y, **inits, **options)
+
+
+# A loop of eager calls would compile the loop over time in each.
+_compiled = functools.partial(jax.jit, static_argnames=("deterministic", "spec"))
+
+
+@_compiled
+def _rnn(
+    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
+) -> jax.Array:
+    """`y_t = d(x_t)`."""
+    layout = recurrent.spec_of_steps(spec, x.ndim, 1)
+    rates = recurrent.Rates(input_rate=rate).checked(recurrent.SIMPLE)
+    plan = recurrent.Plan(recurrent.SIMPLE, rates, key, False, False, deterministic, layout)
+    return recurrent.run(plan, lambda carry, x, hooks: x, jnp.zeros_like(x[:, 0]), x, time_axis=1)[1]
+
+
+@_compiled
+def _rnn_recurrent(
+    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
+) -> jax.Array:
+    """`y = d(x)`, where x is the state before the only step."""
+    rates = recurrent.Rates(recurrent_rate=rate).checked(recurrent.SIMPLE)
+    plan = recurrent.Plan(recurrent.SIMPLE, rates, key, True, True, deterministic, spec)
+
+    def cell(carry: jax.Array, x: jax.Array, hooks: recurrent.Hooks) -> jax.Array:
+        return carry if hooks.recurrent is None else hooks.recurrent(carry, 0)
+
+    return recurrent.run(plan, cell, x, jnp.expand_dims(jnp.zeros_like(x), 1), time_axis=1)[0]
+
+
+def _stacked_rnn(
+    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
+) -> jax.Array:
+    """Two layers `y_t = x_t`."""
+    return recurrent.stack(
+        [[lambda x, key, rates, carry: (carry, x)]] * 2,
+        key,
+        recurrent.Rates(),
+        rate,
+        x,
+        initial_carry=None,
+        time_axis=1,
+        locked=False,
+        deterministic=deterministic,
+        spec=spec,
+    )[1]
+
+
+def _nnx_stack(rate: float, rngs: nnx.Rngs) -> nnx.Module:
+    cell = functools.partial(_cell, nnx.SimpleCell, sees="input")
+    return jaxdrop.nnx.recurrent.StackedRNN(
+        cell, 16, 16, num_layers=2, dropout=rate, rngs=nnx.Rngs(0, dropout=rngs.dropout.key[...])
+    )
+
+
+def _with_state(layer: Layer, x: jax.Array) -> jax.Array:
+    return layer(jnp.expand_dims(jnp.zeros_like(x), 1), initial_carry=x)[:, 0]
+
+
+RECURRENT = Variant(
+    name="rnn_input",
+    function=jaxdrop.nnx.recurrent.RNN,
+    paper="arXiv:1512.05287",
+    call=_rnn,
+    law=Law(shared(1)),
+    nnx=lambda rate, rngs: jaxdrop.nnx.recurrent.RNN(
+        _cell(nnx.SimpleCell, 16, 16, sees="input", rngs=nnx.Rngs(0)), input_rate=rate, rngs=rngs
+    ),
+    linen=lambda rate, deterministic: jaxdrop.linen.recurrent.RNN(
+        _cell(nn.SimpleCell, 16, sees="input"), input_rate=rate, deterministic=deterministic
+    ),
+    shape=(8, 3, 16),
+    large=(64, 16, 1024),
+    exempt=_LOOP,
+)
+
+VARIANTS += [
+    RECURRENT,
+    dataclasses.replace(
+        RECURRENT,
+        name="rnn_recurrent",
+        call=_rnn_recurrent,
+        law=Law(own),
+        nnx=lambda rate, rngs: AdaptedNNX(
+            jaxdrop.nnx.recurrent.RNN(
+                _cell(nnx.SimpleCell, 16, 16, sees="hidden", rngs=nnx.Rngs(0)),
+                recurrent_rate=rate,
+                per_gate=True,
+                per_step=True,
+                rngs=rngs,
+            ),
+            _with_state,
+        ),
+        linen=lambda rate, deterministic: AdaptedLinen(
+            jaxdrop.linen.recurrent.RNN(
+                _cell(nn.SimpleCell, 16, sees="hidden"),
+                recurrent_rate=rate,
+                per_gate=True,
+                per_step=True,
+                deterministic=deterministic,
+            ),
+            _with_state,
+        ),
+        shape=(8, 16),
+        large=(1024, 1024),
+    ),
+    dataclasses.replace(
+        RECURRENT,
+        name="stacked_rnn",
+        function=jaxdrop.nnx.recurrent.StackedRNN,
+        paper="arXiv:1409.2329",
+        call=_stacked_rnn,
+        law=Law(own),
+        nnx=_nnx_stack,
+        linen=lambda rate, deterministic: jaxdrop.linen.recurrent.StackedRNN(
+            functools.partial(_cell, nn.SimpleCell, sees="input"), 16, num_layers=2, dropout=rate, deterministic=deterministic
+        ),
+        exempt={"test_shard_map_with_spec_draws_the_whole_mask": _LOOP["test_shard_map_with_spec_draws_the_whole_mask"]},
     ),
 ]
 

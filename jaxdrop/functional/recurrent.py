@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import _arguments
@@ -75,9 +76,8 @@ class Rates(NamedTuple):
         return self._replace(**(by or {}))
 
     def checked(self, family: Family) -> Rates:
-        """Checks that the rates are rates, and that a cell of this family has what they drop."""
-        for name, rate in self._asdict().items():
-            masks.check_number(rate, name, 1)
+        """The rates as `masks.check_number` returns them, if a cell of this family has what they drop."""
+        settled = Rates(*(masks.check_number(rate, name, 1) for name, rate in self._asdict().items()))
         if not (_is_zero(self.cell_zoneout) or family.has_cell):
             raise ValueError(f"cell_zoneout={self.cell_zoneout}: a {family.name} cell has one state. Pass hidden_zoneout.")
         if family is SIMPLE and not _is_zero(self.candidate_rate):
@@ -85,7 +85,7 @@ class Rates(NamedTuple):
                 f"candidate_rate={self.candidate_rate}: a simple cell has no memory that a candidate is added to."
                 " Pass recurrent_rate or hidden_zoneout."
             )
-        return self
+        return settled
 
     def act(self, deterministic: bool) -> bool:
         """Whether anything happens. In evaluation it is zoneout that does."""
@@ -142,6 +142,8 @@ class Plan:
     per_gate: bool
     per_step: bool
     deterministic: bool
+    spec: PartitionSpec | None = None
+    """The layout of what a step has of all sequences, as `spec_of_steps` returns it."""
 
     def weight(self, kernel: jax.Array, gate: int) -> jax.Array:
         """A gate's recurrent kernel, with weights dropped."""
@@ -153,7 +155,9 @@ class Plan:
 
     def sequence(self, site: Site, xs: jax.Array, rate: masks.Rate) -> jax.Array:
         """All steps at once; the first axis is time."""
-        return over_time(fold(self.key, site), xs, rate, locked=not self.per_step, deterministic=self.deterministic)
+        return over_time(
+            fold(self.key, site), xs, rate, locked=not self.per_step, deterministic=self.deterministic, spec=self.spec
+        )
 
     def hooks(self, t: jax.Array) -> Hooks:
         """What the cell drops inside itself in step `t`."""
@@ -171,7 +175,7 @@ class Plan:
 
         def drop(x: jax.Array, gate: int) -> jax.Array:
             key = fold(self.key, site, gate if self.per_gate else 0)
-            return dropout(fold(key, t) if self.per_step else key, x, rate)
+            return dropout(fold(key, t) if self.per_step else key, x, rate, spec=self.spec)
 
         return drop
 
@@ -187,9 +191,11 @@ class Plan:
     def _zoned(self, site: Site, new: jax.Array, old: jax.Array, rate: masks.Rate, t: jax.Array) -> jax.Array:
         if _is_zero(rate):
             return new
-        return zoneout(fold(self.key, site, t), new, rate, previous=old, deterministic=self.deterministic)
+        key = fold(self.key, site, t)
+        return zoneout(key, new, rate, previous=old, deterministic=self.deterministic, spec=self.spec)
 
 
+@jax.named_scope("jaxdrop.RNN")
 def run(
     plan: Plan,
     cell: Cell,
@@ -235,6 +241,8 @@ def run(
             new = jax.tree.map(lambda after, before: jnp.where(_like(t < lengths, after), after, before), new, carry)
         return new, new[1] if plan.family.has_cell else new
 
+    # Inside `shard_map` the loop asks for a state that varies over devices as the inputs do; zeros like the inputs do that.
+    carry = jax.tree.map(lambda state: state + jnp.zeros_like(xs, shape=(), dtype=state.dtype), carry)
     step = jax.checkpoint(step, policy=_costly, prevent_cse=False)
     carry, ys = lax.scan(step, carry, (xs, jnp.arange(xs.shape[0], dtype=jnp.int32)), unroll=unroll)
     ys = plan.sequence(Site.OUTPUT, ys, plan.rates.output_rate)
@@ -242,18 +250,20 @@ def run(
     return carry, jnp.moveaxis(ys, 0, time_axis)
 
 
-def check_between(rate: masks.Rate, num_layers: int) -> None:
-    """Checks the rate between the layers of a stack, and that there are two of them."""
+def check_between(rate: masks.Rate, num_layers: int) -> masks.Rate:
+    """The rate between the layers of a stack as `masks.check_number` returns it, if there are two of them."""
     if _arguments.integer("num_layers", num_layers) < 1:
         raise ValueError(f"num_layers must be 1 or more, got {num_layers}")
-    masks.check_number(rate, "dropout", 1)
+    rate = masks.check_number(rate, "dropout", 1)
     if num_layers == 1 and not _is_zero(rate):
         raise ValueError(
             f"dropout={rate} acts between layers, and there is one layer. Pass output_rate={rate} for its output,"
             " input_rate for its input, or num_layers=2."
         )
+    return rate
 
 
+@jax.named_scope("jaxdrop.StackedRNN")
 def stack(
     layers: Sequence[Sequence[Layer]],
     key: jax.Array | None,
@@ -265,6 +275,7 @@ def stack(
     time_axis: int,
     locked: bool,
     deterministic: bool,
+    spec: PartitionSpec | None = None,
 ) -> tuple[tuple[tuple[Carry, ...], ...], jax.Array]:
     """Runs layers, of one or two directions each, one after the other.
 
@@ -276,7 +287,13 @@ def stack(
         own, key_here = rates.of_layer(number, len(layers)), fold(key, number)
         if number > 0:
             inputs = over_time(
-                fold(key_here, Site.BETWEEN), inputs, between, locked=locked, deterministic=deterministic, time_axis=time_axis
+                fold(key_here, Site.BETWEEN),
+                inputs,
+                between,
+                locked=locked,
+                deterministic=deterministic,
+                time_axis=time_axis,
+                spec=spec_of_steps(spec, inputs.ndim, time_axis),
             )
         starts = [None] * len(directions) if initial_carry is None else initial_carry[number]
         runs = [layer(inputs, key_here, own._asdict(), start) for layer, start in zip(directions, starts, strict=True)]
@@ -296,11 +313,32 @@ def _costly(operation: Any, *_: Any, **__: Any) -> bool:
 
 
 def over_time(
-    key: jax.Array | None, xs: jax.Array, rate: masks.Rate, *, locked: bool, deterministic: bool, time_axis: int = 0
+    key: jax.Array | None,
+    xs: jax.Array,
+    rate: masks.Rate,
+    *,
+    locked: bool,
+    deterministic: bool,
+    time_axis: int = 0,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Dropout of sequences, with one mask for all steps or one for each, which do not depend on how many steps there are."""
+    if _arguments.is_true(deterministic) or _is_zero(rate):
+        return xs
     xs = jnp.moveaxis(xs, time_axis, 0)
-    return jnp.moveaxis(dropout(key, xs, rate, broadcast_dims=(0,) if locked else (), deterministic=deterministic), 0, time_axis)
+    dims, whole = (0,) if locked else (), None if spec is None else PartitionSpec(None, *spec)
+    return jnp.moveaxis(dropout(key, xs, rate, broadcast_dims=dims, spec=whole), 0, time_axis)
+
+
+def spec_of_steps(spec: PartitionSpec | None, ndim: int, time_axis: int) -> PartitionSpec | None:
+    """The layout of one step of all sequences, from that of the sequences."""
+    spec = masks.check_spec(spec, ndim)
+    if spec is None:
+        return None
+    entries = [*spec, *[None] * (ndim - len(spec))]
+    if entries.pop(time_axis) or entries[-1]:
+        raise ValueError(f"spec={spec} divides time or features: a step needs the one before it, and all features of it.")
+    return PartitionSpec(*entries)
 
 
 def on_candidate(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import recurrent
@@ -31,7 +32,7 @@ class RNN(nn.RNN):
         `nn.RNN`; the last four count only where nothing is dropped.
       input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step: as
         in `jaxdrop.nnx.RNN`.
-      deterministic, rng_collection: as in `jaxdrop.linen.Dropout`.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.nnx.RNN`.
@@ -48,6 +49,7 @@ class RNN(nn.RNN):
     per_step: bool = False
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    spec: PartitionSpec | None = None
 
     def __call__(
         self,
@@ -63,13 +65,13 @@ class RNN(nn.RNN):
         deterministic: bool | None = None,
         rng: jax.Array | None = None,
         rates: Mapping[str, masks.Rate] | None = None,
+        spec: PartitionSpec | None = None,
     ) -> Any:
         """Runs the cell over sequences. Args and Returns: as `jaxdrop.nnx.RNN`; `rng` is a key, `init_key` as in `nn.RNN`."""
         return_carry = _or(return_carry, self.return_carry)
         reverse = _or(reverse, self.reverse)
         family = recurrent.family_of(self.cell, _FAMILIES)
-        settled = Rates.of(self).replaced(rates)
-        settled.checked(family)
+        settled = Rates.of(self).replaced(rates).checked(family)
         off = nn.merge_param("deterministic", self.deterministic, deterministic)
         if self.is_initializing() or not settled.act(off):
             return super().__call__(
@@ -88,7 +90,8 @@ class RNN(nn.RNN):
         if initial_carry is None:
             shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, shape)
-        plan = Plan(family, settled, recurrent.directed(rng, reverse), self.per_gate, self.per_step, off)
+        layout = recurrent.spec_of_steps(self.spec if spec is None else spec, inputs.ndim, time_axis)
+        plan = Plan(family, settled, recurrent.directed(rng, reverse), self.per_gate, self.per_step, off, layout)
         carry, outputs = recurrent.run(
             plan,
             _step(self.cell, plan),
@@ -116,7 +119,7 @@ class StackedRNN(nn.Module):
       features: the units of each layer and direction.
       num_layers, dropout, locked, bidirectional, input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout,
         hidden_zoneout, weight_rate, per_gate, per_step, time_major, return_carry, unroll: as in `jaxdrop.nnx.StackedRNN`.
-      deterministic, rng_collection: as in `jaxdrop.linen.Dropout`.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.nnx.StackedRNN`.
@@ -142,6 +145,7 @@ class StackedRNN(nn.Module):
     unroll: int = 1
     deterministic: bool | None = None
     rng_collection: str = "dropout"
+    spec: PartitionSpec | None = None
 
     def setup(self) -> None:
         """Makes the layers."""
@@ -169,12 +173,12 @@ class StackedRNN(nn.Module):
         deterministic: bool | None = None,
         rng: jax.Array | None = None,
         rates: Mapping[str, masks.Rate] | None = None,
+        spec: PartitionSpec | None = None,
     ) -> Any:
         """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a key."""
-        others = dict(rates or {})
-        between = others.pop("dropout", self.dropout)
-        recurrent.check_between(between, self.num_layers)
-        settled = Rates.of(self).replaced(others)
+        others, spec = dict(rates or {}), self.spec if spec is None else spec
+        between = recurrent.check_between(others.pop("dropout", self.dropout), self.num_layers)
+        settled = Rates.of(self).replaced(others).checked(recurrent.family_of(self.layers[0][0].cell, _FAMILIES))
         off = nn.merge_param("deterministic", self.deterministic, deterministic)
         if rng is None and not self.is_initializing():
             rng = _key(self, settled.first_drawn(between), off)
@@ -191,6 +195,7 @@ class StackedRNN(nn.Module):
                 deterministic=off,
                 rng=key,
                 rates=rates,
+                spec=spec,
             )
 
         carry, outputs = recurrent.stack(
@@ -203,6 +208,7 @@ class StackedRNN(nn.Module):
             time_axis=0 if time_major else inputs.ndim - 2,
             locked=self.locked,
             deterministic=off or self.is_initializing(),
+            spec=spec,
         )
         return (carry, outputs) if _or(return_carry, self.return_carry) else outputs
 

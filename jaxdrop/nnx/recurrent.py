@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import recurrent
@@ -43,11 +44,11 @@ class RNN(Stochastic, nnx.RNN):
       per_step: whether masks differ from step to step, which is not good for what a network remembers. Zoneout always does, and
         weights never.
       time_major, return_carry, reverse, keep_order, unroll, state_axes, broadcast_rngs: as in `nnx.RNN`.
-      deterministic, rng_collection, rngs: as in `jaxdrop.nnx.Dropout`.
+      deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
       TypeError: the cell is of another class, or a rate is no number.
-      ValueError: a rate is outside [0, 1], or the cell has nothing that it could drop.
+      ValueError: a rate is outside [0, 1], the cell has nothing that it could drop, or `spec` divides time or features.
 
     References:
       Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", 2016, arXiv:1512.05287.
@@ -79,6 +80,7 @@ class RNN(Stochastic, nnx.RNN):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
+        spec: PartitionSpec | None = None,
     ) -> None:
         nnx.RNN.__init__(
             self,
@@ -92,7 +94,7 @@ class RNN(Stochastic, nnx.RNN):
             broadcast_rngs=broadcast_rngs,
             rngs=False,
         )
-        Stochastic.__init__(self, None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=None)
+        Stochastic.__init__(self, None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         self.input_rate = input_rate
         self.recurrent_rate = recurrent_rate
         self.candidate_rate = candidate_rate
@@ -117,6 +119,7 @@ class RNN(Stochastic, nnx.RNN):
         deterministic: bool | None = None,
         rngs: RngSource | None = None,
         rates: Mapping[str, masks.Rate] | None = None,
+        spec: PartitionSpec | None = None,
     ) -> Any:
         """Runs the cell over sequences.
 
@@ -133,16 +136,18 @@ class RNN(Stochastic, nnx.RNN):
           deterministic: whether to drop nothing.
           rngs: a key; or an `nnx.Rngs`; or a stream, of which one with the tag `carry` is for the carry only, as in `nnx.RNN`.
           rates: other rates for this call, by name: numbers or traced scalars.
+          spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole `inputs`, of which only
+            the sequences may be divided.
 
         Returns:
           The outputs, shape (*batch, time, units), or (carry, outputs).
         """
         return_carry = _or(return_carry, self.return_carry)
         reverse = _or(reverse, self.reverse)
-        family, settled = recurrent.family_of(self.cell, _FAMILIES), Rates.of(self).replaced(rates)
-        settled.checked(family)
+        family = recurrent.family_of(self.cell, _FAMILIES)
+        settled = Rates.of(self).replaced(rates).checked(family)
         is_carry = isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"  # Flax's Bidirectional passes one
-        off, key, _, _ = self._settle(deterministic, None if is_carry else rngs, settled.first_drawn(), None)
+        off, key, _, spec = self._settle(deterministic, None if is_carry else rngs, settled.first_drawn(), spec)
         carry_rngs = rngs if is_carry or (isinstance(rngs, nnx.Rngs) and "carry" in rngs) else nnx.RngStream(0, tag="carry")
         if not settled.act(off):
             return super().__call__(
@@ -159,7 +164,8 @@ class RNN(Stochastic, nnx.RNN):
         if initial_carry is None:
             shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(shape, carry_rngs)
-        plan = Plan(family, settled, recurrent.directed(key, reverse), self.per_gate, self.per_step, off)
+        layout = recurrent.spec_of_steps(spec, inputs.ndim, time_axis)
+        plan = Plan(family, settled, recurrent.directed(key, reverse), self.per_gate, self.per_step, off, layout)
         carry, outputs = recurrent.run(
             plan,
             _step(self.cell, plan),
@@ -196,6 +202,7 @@ class StackedRNN(Stochastic):
       time_major, return_carry, unroll: as in `nnx.RNN`.
       deterministic, rng_collection: as in `jaxdrop.nnx.Dropout`.
       rngs: an `nnx.Rngs`, for the parameters and the masks.
+      spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
       TypeError, ValueError: as `RNN`; ValueError also if `dropout` has no two layers to act between.
@@ -229,8 +236,9 @@ class StackedRNN(Stochastic):
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: nnx.Rngs,
+        spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=None)
+        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         recurrent.check_between(dropout, num_layers)
         self.dropout = dropout
         self.locked = locked
@@ -265,6 +273,7 @@ class StackedRNN(Stochastic):
         deterministic: bool | None = None,
         rngs: RngSource | None = None,
         rates: Mapping[str, masks.Rate] | None = None,
+        spec: PartitionSpec | None = None,
     ) -> Any:
         """Runs the layers over sequences.
 
@@ -277,15 +286,15 @@ class StackedRNN(Stochastic):
           deterministic: whether to drop nothing.
           rngs: a key, or where to take it from, as in `jaxdrop.nnx.Dropout`.
           rates: other rates for this call, by name, `dropout` among them.
+          spec: as in `RNN`.
 
         Returns:
           The last layer's outputs, or (carry, outputs).
         """
         others = dict(rates or {})
-        between = others.pop("dropout", self.dropout)
-        recurrent.check_between(between, len(self.layers))
-        settled = Rates.of(self).replaced(others)
-        off, key, _, _ = self._settle(deterministic, rngs, settled.first_drawn(between), None)
+        between = recurrent.check_between(others.pop("dropout", self.dropout), len(self.layers))
+        settled = Rates.of(self).replaced(others).checked(recurrent.family_of(self.layers[0][0].cell, _FAMILIES))
+        off, key, _, spec = self._settle(deterministic, rngs, settled.first_drawn(between), spec)
         time_major = _or(time_major, self.time_major)
 
         def direction(rnn: RNN) -> recurrent.Layer:
@@ -299,6 +308,7 @@ class StackedRNN(Stochastic):
                 deterministic=off,
                 rngs=key,
                 rates=rates,
+                spec=spec,
             )
 
         carry, outputs = recurrent.stack(
@@ -311,6 +321,7 @@ class StackedRNN(Stochastic):
             time_axis=0 if time_major else inputs.ndim - 2,
             locked=self.locked,
             deterministic=off,
+            spec=spec,
         )
         return (carry, outputs) if _or(return_carry, self.return_carry) else outputs
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxdrop.linen.recurrent import RNN, StackedRNN
 from jaxdrop.nnx import recurrent as of_nnx
@@ -127,6 +128,15 @@ def test_keys_come_from_the_collection() -> None:
     assert not np.array_equal(run(KEY), run(jax.random.fold_in(KEY, 1)))
     scheduled = layer.apply(variables, X, deterministic=False, rngs={"noise": KEY}, rates={"recurrent_rate": 0.0})
     np.testing.assert_array_equal(scheduled, nn.RNN(nn.GRUCell(UNITS)).apply(variables, X))
+
+
+def test_shard_map_with_spec_draws_the_whole_masks() -> None:
+    stack = StackedRNN(nn.GRUCell, UNITS, num_layers=2, dropout=RATE, **all_rates("GRUCell"), deterministic=False)
+    x = jnp.resize(X, (8, TIME, FEATURES))
+    variables = stack.init(jax.random.key(0), x)
+    mesh, spec = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,)), PartitionSpec("batch")
+    local = jax.shard_map(lambda x: stack.apply(variables, x, rng=KEY, spec=spec), mesh=mesh, in_specs=spec, out_specs=spec)
+    close(jax.jit(local)(x), jax.jit(lambda x: stack.apply(variables, x, rng=KEY))(x))
 
 
 def test_bidirectional_of_flax() -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import Plan, Rates, Site
@@ -277,6 +277,7 @@ def test_rates_of_a_call() -> None:
     expected = RNN(rnn.cell, recurrent_rate=RATE)(X, rngs=KEY)
     scheduled = jax.jit(lambda rate: rnn(X, rngs=KEY, rates={"recurrent_rate": rate}))
     close(scheduled(RATE), expected)
+    close(rnn(X, rngs=KEY, rates={"recurrent_rate": jnp.float32(RATE)}), expected)
     assert not np.array_equal(scheduled(0.5), expected)
 
 
@@ -307,6 +308,31 @@ def test_sharded_batch() -> None:
     run = jax.jit(lambda x: rnn(x, rngs=KEY))
     sharding = NamedSharding(Mesh(np.asarray(jax.devices()), ("batch",)), PartitionSpec("batch"))
     close(run(jax.device_put(x, sharding)), run(x))
+
+
+@pytest.mark.parametrize("time_major", [False, True], ids=["batch first", "time first"])
+def test_shard_map_with_spec_draws_the_whole_masks(time_major: bool) -> None:
+    stack = StackedRNN(
+        nnx.OptimizedLSTMCell,
+        FEATURES,
+        UNITS,
+        num_layers=2,
+        dropout=RATE,
+        **all_rates(cell_of(nnx.OptimizedLSTMCell)),
+        per_gate=True,
+        time_major=time_major,
+        rngs=nnx.Rngs(0),
+    )
+    graph, state = nnx.split(stack)
+    x = jnp.resize(X, (TIME, 8, FEATURES) if time_major else (8, TIME, FEATURES))
+    spec = PartitionSpec(None, "batch") if time_major else PartitionSpec("batch")
+
+    def run(x: jax.Array, spec: PartitionSpec | None = None) -> jax.Array:
+        return nnx.merge(graph, state)(x, rngs=KEY, spec=spec)
+
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    local = jax.shard_map(lambda x: run(x, spec), mesh=mesh, in_specs=spec, out_specs=spec)
+    close(jax.jit(local)(x), jax.jit(run)(x))
 
 
 @pytest.mark.parametrize("per_gate", [False, True], ids=["tied", "untied"])
@@ -375,6 +401,8 @@ def test_bad_input() -> None:
         RNN(cell, cell_zoneout=0.5)
     with pytest.raises(ValueError, match="RNN is stochastic here and has no key"):
         RNN(cell, recurrent_rate=0.5)(X)
+    with pytest.raises(ValueError, match="divides time or features"):
+        RNN(cell, recurrent_rate=0.5)(X, rngs=KEY, spec=PartitionSpec("batch", "time"))
     with pytest.raises(ValueError, match="rates names recurrent"):
         RNN(cell)(X, rates={"recurrent": 0.5})
     with pytest.raises(ValueError, match="acts between layers, and there is one layer"):
