@@ -124,7 +124,7 @@ def train(model: Classifier, training: Data, validation: Data, key: jax.Array, e
 @nnx.jit
 def predict(model: Classifier, images: Array) -> Prediction:
     """One pass with nothing dropped: a sample of size one, which has no mutual information."""
-    return jaxdrop.mc.classification(nnx.view(model, deterministic=True)(images)[None])
+    return jaxdrop.mc.classification(logits=nnx.view(model, deterministic=True)(images)[None])
 
 
 @nnx.jit
@@ -132,7 +132,7 @@ def predict_mc(model: Classifier, images: Array, keys: jax.Array) -> Prediction:
     """Monte Carlo dropout: one pass for each key, with other masks each time."""
     model = nnx.view(model, deterministic=False)
     logits = jaxdrop.mc.predict(lambda key: model(images, nnx.Rngs(key)), keys, batch_size=10)
-    return jaxdrop.mc.classification(logits)
+    return jaxdrop.mc.classification(logits=logits)
 
 
 # -- judging predictions

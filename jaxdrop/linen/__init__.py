@@ -11,6 +11,7 @@ from jaxdrop.linen.recurrent import RNN, StackedRNN
 from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
 from jaxdrop.linen.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
+from jaxdrop.linen.stochastic import stochastic
 from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop
 
@@ -57,4 +58,5 @@ __all__ = [
     "WordDropout",
     "Zoneout",
     "dot_product_attention",
+    "stochastic",
 ]

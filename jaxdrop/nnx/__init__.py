@@ -11,6 +11,7 @@ from jaxdrop.nnx.recurrent import RNN, StackedRNN
 from jaxdrop.nnx.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
 from jaxdrop.nnx.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.nnx.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
+from jaxdrop.nnx.stochastic import stochastic
 from jaxdrop.nnx.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.nnx.weights import DropConnect, QuantNoise, WeightDrop
 
@@ -56,4 +57,5 @@ __all__ = [
     "WordDropout",
     "Zoneout",
     "dot_product_attention",
+    "stochastic",
 ]

@@ -1,0 +1,202 @@
+"""What the samples of a classifier's prediction say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from jaxdrop.functional._kernel import kernel
+from jaxdrop.mc import _inputs, _merging
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """A classifier's prediction from S samples `p_s` of its C probabilities, and how uncertain it is, in nats.
+
+    `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch.
+    """
+
+    num_samples: jax.Array
+    """S, an integer scalar."""
+    log_mean: jax.Array
+    """`log p`, shape (..., C)."""
+    variance: jax.Array
+    """The variance of `p_s` over the samples (of the population: divided by S), shape (..., C)."""
+    votes: jax.Array
+    """The number of samples in which each class is the most probable, the first one of equals; integers, shape (..., C)."""
+    expected_entropy: jax.Array
+    """`1/S sum_s H[p_s]`: what remains when the weights are known (aleatoric), shape (...)."""
+    mutual_information: jax.Array
+    """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...); at least 0."""
+
+    @property
+    def mean(self) -> jax.Array:
+        """The predictive probabilities `p`, shape (..., C)."""
+        return jnp.exp(self.log_mean)
+
+    @property
+    def predictive_entropy(self) -> jax.Array:
+        """`H[p]`: the whole uncertainty, shape (...)."""
+        return _entropy(self.log_mean)
+
+    @property
+    def least_confidence(self) -> jax.Array:
+        """`1 - max_c p_c`, shape (...)."""
+        return 1 - self.mean.max(-1)
+
+    @property
+    def variation_ratio(self) -> jax.Array:
+        """The share of samples that do not vote for the class with most votes, shape (...)."""
+        most = self.votes.max(-1)
+        return 1 - most.astype(self.variance.dtype) / self._count(most)
+
+    @property
+    def disagreement(self) -> jax.Array:
+        """The probability that two different samples vote for different classes, shape (...); NaN if there is one sample."""
+        votes = self.votes.astype(self.variance.dtype)
+        agreeing = (votes * (votes - 1)).sum(-1)
+        count = self._count(agreeing)
+        return 1 - agreeing / (count * (count - 1))
+
+    @property
+    def standard_error(self) -> jax.Array:
+        """The standard error of `mean` if the samples are independent, shape (..., C); NaN if there is one sample.
+
+        Stratified and antithetic samples depend on each other so that the mean varies less: for them it is too large.
+        """
+        return jnp.sqrt(self.variance / (self._count(self.variance) - 1))
+
+    def merge(self, other: Classification) -> Classification:
+        """The summary of these samples and of `other` ones of the same inputs, together.
+
+        Exact up to rounding, so that samples may be summarized in groups. With shares `a` and `b` of the samples, the mutual
+        information is `a I_a + b I_b + a KL(p_a || p) + b KL(p_b || p)`.
+
+        Raises:
+          TypeError: `other` is not a `Classification`.
+          ValueError: it is of other inputs: a shape differs.
+        """
+        _merging.check(self, other)
+        return _merge(self, other)
+
+    def _count(self, like: jax.Array) -> jax.Array:
+        return _merging.along(self.num_samples, like).astype(self.variance.dtype)
+
+
+def classification(*, logits: _inputs.ArrayLike | None = None, probs: _inputs.ArrayLike | None = None) -> Classification:
+    """Predictive probabilities and their uncertainty, from the logits or the probabilities of S samples.
+
+    With `p_s = softmax(logits_s)` and `p = 1/S sum_s p_s`: the predictive entropy `H[p]`, the expected entropy
+    `1/S sum_s H[p_s]`, and the mutual information between prediction and weights, their difference. The difference is formed as
+    `1/S sum_s KL(p_s || p)`, which keeps its digits where the samples agree.
+
+        summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys))
+
+    Args:
+      logits: shape (S, ..., C), unnormalized log-probabilities: samples first, classes last. A logit of -inf rules a class out.
+      probs: in their place, probabilities of the same shape.
+
+    Returns:
+      A `Classification`.
+
+    Raises:
+      TypeError: both or neither are given, or they are not real floating numbers.
+      ValueError: fewer than two axes, no samples, or `probs` that are negative or do not sum to 1 (not seen under `jit`).
+
+    References:
+      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and preference learning", 2011,
+      arXiv:1112.5745. Gal, "Uncertainty in deep learning", PhD thesis, Cambridge, 2016, section 3.3.
+    """
+    given, are_logits = checked("classification", logits, probs)
+    return summarize(given, are_logits=are_logits)
+
+
+@kernel("classification", checkpoint=False)
+def summarize(given: jax.Array, *, are_logits: bool) -> Classification:
+    """`classification` of checked samples."""
+    log_probs = log_probabilities(given, are_logits)
+    log_mean = logsumexp(_floor(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
+    probs = jnp.exp(log_probs)
+    return Classification(
+        num_samples=jnp.int32(given.shape[0]),
+        log_mean=_unfloor(log_mean),
+        variance=probs.var(0),
+        votes=jax.nn.one_hot(given.argmax(-1), given.shape[-1], dtype=jnp.int32).sum(0),
+        expected_entropy=_entropy(log_probs).mean(0),
+        mutual_information=_divergence(log_probs, log_mean).mean(0),
+    )
+
+
+@kernel("merge", checkpoint=False)
+def _merge(first: Classification, second: Classification) -> Classification:
+    shares = _merging.shares(first.num_samples, second.num_samples, first.variance.dtype)
+    parts, weights = jnp.stack([_floor(first.log_mean), _floor(second.log_mean)]), jnp.stack(shares)
+    log_mean = logsumexp(parts + jnp.log(_merging.along(weights, parts)), axis=0)
+    divergence = _divergence(parts, log_mean)
+    return Classification(
+        num_samples=first.num_samples + second.num_samples,
+        log_mean=_unfloor(log_mean),
+        variance=shares.variance(first.variance, second.variance, second.mean - first.mean),
+        votes=first.votes + second.votes,
+        expected_entropy=shares.mean(first.expected_entropy, second.expected_entropy),
+        mutual_information=shares.mean(first.mutual_information, second.mutual_information) + shares.mean(*divergence),
+    )
+
+
+def checked(caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None) -> tuple[jax.Array, bool]:
+    """The samples of shape (S, ..., C) that were given, and whether they are logits."""
+    if (logits is None) == (probs is None):
+        given = "neither" if logits is None else "both"
+        raise TypeError(
+            f"{caller} takes either logits=... or probs=..., got {given}. Say which of the two the model returns: they are not"
+            " told apart by their values."
+        )
+    if logits is not None:
+        return _inputs.samples(caller, "logits", logits, "(S, ..., C)"), True
+    assert probs is not None
+    checked = _inputs.samples(caller, "probs", probs, "(S, ..., C)")
+    _inputs.probabilities("probs", checked)
+    return checked, False
+
+
+def log_probabilities(given: jax.Array, are_logits: bool) -> jax.Array:
+    """The logarithms of the probabilities, -inf where a class is ruled out. Gradients are finite there too."""
+    if are_logits:
+        return jax.nn.log_softmax(given, axis=-1)
+    possible = given > 0
+    return jnp.where(possible, jnp.log(jnp.where(possible, given, 1)), -jnp.inf)
+
+
+def _entropy(log_probs: jax.Array) -> jax.Array:
+    return -(jnp.exp(log_probs) * _floor(log_probs)).sum(-1)
+
+
+def _divergence(log_parts: jax.Array, log_mean: jax.Array) -> jax.Array:
+    """`KL(p_k || p)` for each k along the first axis of the parts, whose mean `p` is.
+
+    As `sum_c p_c f(log(p_kc / p_c))` with `f(r) = r exp(r) - exp(r) + 1`, which is 0 at 0 and positive elsewhere: no large terms
+    cancel.
+    """
+    log_mean = jnp.expand_dims(_floor(log_mean), 0)
+    possible = log_parts > _least(log_parts) / 2
+    ratio = jnp.where(possible, _floor(log_parts) - log_mean, 0)
+    terms = jnp.where(possible, ratio * jnp.exp(ratio) - jnp.expm1(ratio), 1)
+    return (jnp.exp(log_mean) * terms).sum(-1)
+
+
+def _floor(log_probs: jax.Array) -> jax.Array:
+    """A finite number in place of -inf, at which gradients are NaN."""
+    return jnp.where(jnp.isneginf(log_probs), _least(log_probs), log_probs)
+
+
+def _unfloor(log_probs: jax.Array) -> jax.Array:
+    return jnp.where(log_probs < _least(log_probs) / 2, -jnp.inf, log_probs)
+
+
+def _least(like: jax.Array) -> np.ndarray:
+    return np.asarray(jnp.finfo(like.dtype).min / 4, like.dtype)

@@ -1,0 +1,69 @@
+"""How well uncertainty tells unknown inputs from known ones, by scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdrop.mc import _inputs
+
+
+def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
+    """The area under the ROC curve: the probability that an input from outside is less certain than one from inside.
+
+    An input from outside the distribution is a positive, its uncertainty the score; equal scores count a half.
+
+    Args:
+      inside: the uncertainty of known inputs, such as `Classification.mutual_information`; any shape.
+      outside: the uncertainty of unknown inputs; any shape.
+
+    Returns:
+      A number in [0, 1]; one half says nothing.
+
+    Raises:
+      ImportError: scikit-learn is not installed.
+      TypeError: under `jit`: this function needs values.
+      ValueError: an array is empty or holds NaN.
+    """
+    metrics, positive, score = _judged("auroc", inside, outside)
+    return float(metrics.roc_auc_score(positive, score))
+
+
+def aupr(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
+    """The area under the precision-recall curve of finding inputs from outside, as the average precision.
+
+    `sum_k (recall_k - recall_{k-1}) precision_k` over thresholds, not a trapezoid, which is too high. It depends on the share of
+    inputs from outside, which is what it has if uncertainty says nothing. Args and Raises are those of `auroc`.
+    """
+    metrics, positive, score = _judged("aupr", inside, outside)
+    return float(metrics.average_precision_score(positive, score))
+
+
+def fpr95(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
+    """The share of inputs from inside that are rejected at the first threshold that rejects 95 % of those from outside.
+
+    No interpolation between thresholds; less is better. Args and Raises are those of `auroc`.
+    """
+    metrics, positive, score = _judged("fpr95", inside, outside)
+    false, true, _ = metrics.roc_curve(positive, score, drop_intermediate=False)
+    return float(false[np.argmax(true >= 0.95)])
+
+
+def _judged(caller: str, inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> tuple[Any, np.ndarray, np.ndarray]:
+    """scikit-learn's metrics, which of all inputs are positives, and their scores."""
+    try:
+        from sklearn import metrics
+    except ImportError:
+        raise ImportError(f"mc.metrics.{caller} needs scikit-learn: pip install 'jaxdrop[train]', or scikit-learn") from None
+    scores = []
+    for name, x in (("inside", inside), ("outside", outside)):
+        if isinstance(x, jax.core.Tracer):
+            raise TypeError(f"mc.metrics.{caller} needs values, but {name} is traced. Call it outside jax.jit.")
+        known = np.asarray(x, np.float64).ravel()
+        if not known.size or np.isnan(known).any():
+            raise ValueError(f"{name} must hold at least one number and no NaN, got {np.shape(x)} with {np.isnan(known).sum()}")
+        # scikit-learn takes finite scores only; only their order counts.
+        scores.append(np.clip(known, np.finfo(np.float64).min, np.finfo(np.float64).max))
+    return metrics, np.repeat([False, True], [len(x) for x in scores]), np.concatenate(scores)
