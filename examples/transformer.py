@@ -20,16 +20,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from pydoc_data import topics
 from typing import Any, NamedTuple, TypeAlias
 
 import _figures
 import _tables
+import _text
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -53,35 +52,12 @@ Apply: TypeAlias = Callable[..., jax.Array]
 EVALUATIONS = 20
 
 
-class Text(NamedTuple):
-    """Characters as numbers, and what the numbers mean."""
-
-    training: Array
-    validation: Array
-    alphabet: Array
-
-
 class Curves(NamedTuple):
     """Mean cross-entropies in nats per character, with nothing dropped."""
 
     steps: Array
     training: Array
     validation: Array
-
-
-def documentation() -> str:
-    """Python's language reference. Its topics repeat each other, so each paragraph is taken once."""
-    paragraphs = "\n\n".join(topics.topics[name] for name in sorted(topics.topics)).split("\n\n")
-    return "\n\n".join({inspect.cleandoc(paragraph): None for paragraph in paragraphs})
-
-
-def load(path: Path | None, characters: int) -> Text:
-    """The first characters of a text for training, and as many at its end for validation."""
-    text = documentation() if path is None else path.read_text(encoding="utf-8")
-    if len(text) < 2 * characters:
-        raise SystemExit(f"{path or 'the text'} has {len(text)} characters, fewer than 2 x {characters}: see --characters")
-    alphabet, tokens = np.unique(np.array(list(text)), return_inverse=True)
-    return Text(tokens[:characters], tokens[-characters:], alphabet)
 
 
 # -- the model as a function of its parameters
@@ -110,11 +86,6 @@ def linen_model(seed: int, **shape: Any) -> tuple[Apply, Any]:
 # -- training
 
 
-def windows(text: Array, starts: Array, length: int) -> Array:
-    """A row for each start: `length` characters and the one behind them."""
-    return text[starts[:, None] + np.arange(length + 1)]
-
-
 def mean_loss(logits: jax.Array, rows: Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
 
@@ -141,7 +112,7 @@ def evaluate(apply: Apply, params: Any, rows: Array) -> jax.Array:
 def train(
     apply: Apply,
     params: Any,
-    text: Text,
+    text: _text.Text,
     schedule: jaxdrop.schedules.Schedule,
     options: argparse.Namespace,
     progress: Progress,
@@ -155,13 +126,13 @@ def train(
     key = jaxdrop.key(options.seed)
     random = np.random.default_rng(options.seed)
     fixed = np.linspace(0, options.characters - length - 1, options.batch * 8, dtype=int)
-    samples = [windows(part, fixed, length) for part in (text.training, text.validation)]
+    samples = [_text.windows(part, fixed, length) for part in (text.training, text.validation)]
 
     record = []
     for step in progress.track(range(steps + 1), description=f"Training with {name}"):
         if step % max(steps // EVALUATIONS, 1) == 0:
             record.append([step, *(float(evaluate(apply, params, rows)) for rows in samples)])
-        rows = windows(text.training, random.integers(options.characters - length, size=options.batch), length)
+        rows = _text.windows(text.training, random.integers(options.characters - length, size=options.batch), length)
         params, state = train_step(apply, optimizer, params, state, rows, key, step, np.float32(schedule(step)))
     return params, Curves(*np.array(record).T)
 
@@ -231,10 +202,10 @@ def main() -> None:
     start = time.perf_counter()
     console = Console(highlight=False)
 
-    text = load(options.data, options.characters)
+    text = _text.load(options.data, "characters", options.characters, options.characters)
     shape = {name: getattr(options, name) for name in ("length", "width", "heads", "layers", "rate", "norm")}
     make = linen_model if options.linen else nnx_model
-    apply, params = make(options.seed, vocabulary=len(text.alphabet), path_rate=options.rate / 2, **shape)
+    apply, params = make(options.seed, vocabulary=len(text.vocabulary), path_rate=options.rate / 2, **shape)
     rising = jaxdrop.schedules.linear(0.0, 1.0, max(options.steps // 4, 1))
     schedules = {"no dropout": jaxdrop.schedules.constant(0.0), "dropout": rising}
     runs = {}
@@ -247,7 +218,7 @@ def main() -> None:
     prompt = text.validation[: options.length]
     written = write(apply, trained, prompt, jaxdrop.key(options.seed), 400)
     console.print("\n[bold]What the model with dropout writes behind a text from the validation data[/bold]")
-    given, new = ("".join(text.alphabet[np.asarray(tokens)]) for tokens in (prompt, written))
+    given, new = ("".join(text.vocabulary[np.asarray(tokens)]) for tokens in (prompt, written))
     console.print(given, style="dim", markup=False, end="")
     console.print(new, markup=False)
 
