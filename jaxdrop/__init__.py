@@ -37,6 +37,7 @@ from jaxdrop.functional.sequences import embedding_dropout, locked_dropout, recu
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
 from jaxdrop.random import key
+from jaxdrop.training_keys import step_key
 
 if TYPE_CHECKING:
     from jaxdrop import linen, nnx
@@ -86,6 +87,7 @@ __all__ = [
     "sparse_log_alpha",
     "sparse_variational_dense",
     "spatial_dropout",
+    "step_key",
     "symmetric_normalization",
     "token_dropout",
     "uniform_dropout",

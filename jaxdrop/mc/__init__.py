@@ -2,13 +2,49 @@
 
     keys = jaxdrop.mc.keys(jaxdrop.key(0), 100)
     logits = jaxdrop.mc.predict(lambda key: model(x, rngs=key), keys)
-    summary = jaxdrop.mc.classification(logits)
+    summary = jaxdrop.mc.classification(logits=logits)
 
 Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning", ICML 2016,
 arXiv:1506.02142.
 """
 
+from jaxdrop.mc import acquisition, metrics
+from jaxdrop.mc._classification import Classification, classification
+from jaxdrop.mc._regression import Regression, cdf, interval, log_likelihood, quantiles, regression
+from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
+from jaxdrop.mc.calibration import FittedTemperature, fit_temperature
+from jaxdrop.mc.choosing import FittedRate, FittedTau, fit_rate, fit_tau, tau_from_weight_decay, weight_decay_from_tau
+from jaxdrop.mc.datasets import DatasetResults, predict_dataset
+from jaxdrop.mc.running import Moments, Reached, moments, until
 from jaxdrop.mc.sampling import keys, predict
-from jaxdrop.mc.summaries import Classification, classification
 
-__all__ = ["Classification", "classification", "keys", "predict"]
+__all__ = [
+    "Classification",
+    "DatasetResults",
+    "FittedRate",
+    "FittedTau",
+    "FittedTemperature",
+    "Moments",
+    "Reached",
+    "Regression",
+    "acquisition",
+    "cdf",
+    "classification",
+    "fit_rate",
+    "fit_tau",
+    "fit_temperature",
+    "interval",
+    "keys",
+    "log_likelihood",
+    "log_mean_exp",
+    "metrics",
+    "moments",
+    "predict",
+    "predict_dataset",
+    "quantiles",
+    "regression",
+    "sequence_scores",
+    "tau_from_weight_decay",
+    "until",
+    "weight_decay_from_tau",
+]

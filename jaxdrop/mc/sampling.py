@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxdrop import random
+from jaxdrop.mc import _chunks, _progress, prefix
 
 Strategy = Literal["stratified", "antithetic", "independent"]
 
@@ -54,38 +55,66 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") ->
     """
     if strategy not in _STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(map(repr, _STRATEGIES))}, got {strategy!r}")
-    num = _count("num_samples", num_samples)
-    return _STRATEGIES[strategy](key, num)
+    return _STRATEGIES[strategy](key, _chunks.check_count("num_samples", num_samples))
 
 
-def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int | None = None) -> Any:
+def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int | None = None, progress: bool = False) -> Any:
     """Runs `fn(key)` for every key.
+
+    What in `fn` comes before the first use of its key is computed once, whatever the batch size: with dropout only before the
+    last layer, that layer alone runs S times.
+
+    On a mesh, the layouts of the arrays say what is done where: divide `keys` among the devices and each runs its samples, divide
+    the inputs that `fn` closes over and each runs its examples, or both. The masks are the same under every layout. Let the batch
+    size divide S and be a multiple of the devices that share the keys.
 
     Args:
       fn: a function of one key that returns an array or a pytree of arrays, such as
         `lambda key: model.apply(variables, x, deterministic=False, rngs={"dropout": key})`.
       keys: a key array of shape (S,).
-      batch_size: how many samples to run at once; all by default. Fewer need less memory, and the results are the same: the last
-        batch is smaller where the number does not divide S.
+      batch_size: how many samples to run at once; all by default. Fewer need less memory, and the results are the same: one batch
+        is smaller where the number does not divide S.
+      progress: whether to show a bar, for which the batches, of 32 samples by default, are run one by one from Python.
 
     Returns:
       What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit` to run it more than once.
 
     Raises:
       TypeError: `batch_size` is not an integer.
-      ValueError: `keys` is not one axis of keys, or `batch_size` is below 1.
+      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, or a bar is asked for inside a transformation.
+      ImportError: a bar is asked for, and rich is not installed.
     """
-    if getattr(keys, "ndim", None) != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {keys!r}")
-    size = keys.shape[0] if batch_size is None else _count("batch_size", batch_size)
-    return jax.vmap(fn)(keys) if size >= keys.shape[0] else jax.lax.map(fn, keys, batch_size=size)
+    num = _chunks.check_keys(keys)
+    size = (32 if progress else num) if batch_size is None else _chunks.check_count("batch_size", batch_size)
+    if progress:
+        return _with_bar(fn, keys, min(size, num))
+    if size >= num:
+        return jax.vmap(fn)(keys)
+    parts = prefix.split(fn, keys)
+
+    @jax.jit
+    def run(constants: Sequence[jax.Array], keys: jax.Array) -> Any:
+        sample = jax.vmap(functools.partial(parts.rest, parts.prefix(constants)))
+        left, whole = _chunks.divide(keys, size)
+        return _chunks.join(sample(left) if left.size else None, jax.lax.map(sample, whole))
+
+    return run(parts.constants, keys)
 
 
-def _count(name: str, value: int) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-    return count
+def _with_bar(fn: Callable[[jax.Array], Any], keys: jax.Array, size: int) -> Any:
+    parts = prefix.split(fn, keys)
+    if any(isinstance(value, jax.core.Tracer) for value in (keys, *parts.constants)):
+        raise ValueError(
+            "progress=True runs a loop in Python, which cannot be part of jax.jit, jax.vmap or jax.grad: leave it out"
+        )
+    known = jax.jit(parts.prefix)(parts.constants)
+
+    @jax.jit
+    def sample(known: Sequence[jax.Array], keys: jax.Array) -> Any:
+        return jax.vmap(functools.partial(parts.rest, known))(keys)
+
+    left, whole = _chunks.divide(keys, size)
+    chunks = [*([left] if left.size else []), *whole]
+    outputs = [jax.block_until_ready(sample(known, chunk)) for chunk in _progress.track(chunks, "samples", len(chunks))]
+    first = outputs.pop(0) if left.size else None
+    return _chunks.join(first, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -79,3 +82,36 @@ def test_batch_size_below_one(batch_size: int) -> None:
 def test_batch_size_that_is_no_integer(batch_size: object) -> None:
     with pytest.raises(TypeError, match="batch_size must be an integer"):
         mc.predict(jax.random.uniform, KEYS, batch_size=batch_size)
+
+
+# -- the bar
+
+
+@pytest.mark.parametrize("batch_size", [None, 3, 7])
+def test_a_bar_changes_nothing(batch_size: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = mc.predict(_outputs, KEYS, batch_size=batch_size, progress=True)
+    shown = capsys.readouterr()
+    assert "samples" in shown.err
+    assert not shown.out
+    expected = jax.jit(jax.vmap(_outputs))(KEYS)
+    chex.assert_trees_all_equal(outputs, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(outputs, expected)
+
+
+def test_no_bar_inside_transformations() -> None:
+    run = functools.partial(mc.predict, _outputs, progress=True)
+    with pytest.raises(ValueError, match=r"cannot be part of jax.jit, jax.vmap or jax.grad"):
+        jax.jit(run)(KEYS)
+    with pytest.raises(ValueError, match=r"cannot be part of jax.jit, jax.vmap or jax.grad"):
+        jax.grad(lambda x: mc.predict(lambda key: jaxdrop.dropout(key, x, 0.5), KEYS, progress=True).sum())(X)
+
+
+def test_a_bar_needs_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    with pytest.raises(ImportError, match="pip install rich, or pass progress=False"):
+        mc.predict(_outputs, KEYS, progress=True)
+
+
+def test_no_keys() -> None:
+    with pytest.raises(ValueError, match="keys is empty"):
+        mc.predict(_outputs, KEYS[:0])

@@ -1,0 +1,73 @@
+"""What the pictures share: axes, colors, and several arrays in one picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from jaxdrop.mc import _inputs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Arrays: TypeAlias = _inputs.ArrayLike | Mapping[str, _inputs.ArrayLike]
+"""One array, or several under the names that the legend shows."""
+
+# From the palette of Okabe and Ito, which the color-blind can tell apart.
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#555555"
+_COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00")
+_DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)))
+
+
+class Curve(NamedTuple):
+    """An array, and how it is drawn."""
+
+    name: str
+    values: _inputs.ArrayLike
+    style: dict[str, Any]
+    """Color and dashes: in print and to the color-blind, curves differ by their dashes."""
+
+
+def axes(ax: Axes | None) -> Axes:
+    """`ax`, or the axes of a new figure."""
+    try:
+        from matplotlib import pyplot
+        from matplotlib.axes import Axes
+    except ImportError:
+        raise ImportError("jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or matplotlib") from None
+    if ax is None:
+        ax = pyplot.figure(layout="constrained").add_subplot()
+    elif not isinstance(ax, Axes):
+        raise TypeError(f"ax must be matplotlib's Axes, such as plt.subplots()[1], or None, got {type(ax).__name__}")
+    ax.spines[["right", "top"]].set_visible(False)
+    return ax
+
+
+def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
+    """Adds a legend, which pales what it covers, and more room above what is drawn, in heights of it."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + headroom * (high - low))
+    ax.legend(loc=place, fontsize="small", framealpha=0.85, edgecolor="none")
+
+
+def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
+    """Each array with a style. `name` is that of a single one."""
+    several = arrays if isinstance(arrays, Mapping) else {name: arrays}
+    styles = itertools.cycle(zip(_COLORS, _DASHES, strict=True))
+    for (label, values), (color, dashes) in zip(several.items(), styles, strict=False):
+        yield Curve(label, values, {"color": color, "linestyle": dashes})
+
+
+def numbers(name: str, x: _inputs.ArrayLike) -> np.ndarray[Any, Any]:
+    """`x` as finite numbers of at least one entry."""
+    known = np.asarray(x, np.float64)
+    if not known.size or not np.isfinite(known).all():
+        raise ValueError(f"{name} must hold finite numbers, and one at least, got shape {known.shape} with {_bad(known)}")
+    return known
+
+
+def _bad(known: np.ndarray[Any, Any]) -> str:
+    return f"{np.isnan(known).sum()} NaN and {np.isinf(known).sum()} infinities"

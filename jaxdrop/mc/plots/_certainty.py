@@ -1,0 +1,72 @@
+"""The images of which a prediction is the most and the least certain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxdrop.functional import _arguments
+from jaxdrop.mc import _inputs
+from jaxdrop.mc.plots import _axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def certainty(
+    images: _inputs.ArrayLike,
+    labels: _inputs.ArrayLike,
+    probs: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    *,
+    columns: int = 8,
+    name: str = "predictive entropy (nats)",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws the images of which a prediction is the most certain, and below them those of which it is the least certain.
+
+    Over each stands its label, an arrow, and what is predicted: in orange and with a cross if that is wrong. Below stands the
+    uncertainty.
+
+    Args:
+      images: shape (N, height, width), or (N, height, width, channels) as `imshow` takes them.
+      labels: integers, shape (N,).
+      probs: predictive probabilities, shape (N, C).
+      uncertainty: shape (N,), such as `Classification.predictive_entropy`, in nats.
+      columns: how many images of each kind.
+      name: what the uncertainty is, and its unit.
+      ax: matplotlib axes, which are divided; a new figure by default.
+
+    Returns:
+      The axes. Those of the images are its `child_axes`: the most certain first, then the least certain, each from its extreme.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: shapes do not fit, or there are fewer than `columns` images.
+    """
+    images, labels, probs = (np.asarray(x) for x in (images, labels, probs))
+    values = _axes.numbers("uncertainty", uncertainty)
+    size = len(values) if values.ndim == 1 else -1
+    if images.ndim not in (3, 4) or probs.ndim != 2 or labels.ndim != 1 or {len(images), len(probs), len(labels)} != {size}:
+        raise ValueError(
+            "certainty takes images (N, height, width), labels (N,), probs (N, C) and uncertainty (N,), got shapes"
+            f" {images.shape}, {labels.shape}, {probs.shape} and {values.shape}"
+        )
+    columns = _arguments.integer("columns", columns)
+    if not 1 <= columns <= size:
+        raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")
+    ax = _axes.axes(ax)
+    ax.set_axis_off()
+    ax.set_title(f"Label → prediction, and {name} below")
+    order, predicted = np.argsort(values, kind="stable"), probs.argmax(-1)
+    for row, (indices, side) in enumerate([(order[:columns], "most certain"), (order[::-1][:columns], "least certain")]):
+        for column, index in enumerate(indices):
+            cell = ax.inset_axes(((column + 0.08) / columns, 0.55 - 0.5 * row, 0.84 / columns, 0.3))
+            cell.imshow(images[index], cmap="gray_r", vmin=images.min(), vmax=images.max())
+            cell.spines[:].set(visible=True, linewidth=0.5)
+            cell.set(xticks=[], yticks=[], xlabel=f"{values[index]:.2f}", ylabel="" if column else side)
+            right = predicted[index] == labels[index]
+            title = f"{labels[index]} → {predicted[index]}{'' if right else ' ✗'}"
+            cell.set_title(title, color=_axes.BLUE if right else _axes.ORANGE, fontsize="medium")
+    return ax

@@ -1,0 +1,60 @@
+"""A regression and its uncertainty."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop.mc import _inputs
+from jaxdrop.mc._regression import Regression
+from jaxdrop.mc.plots import _axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def band(
+    x: _inputs.ArrayLike,
+    summary: Regression,
+    *,
+    coverage: float = 0.95,
+    observed: tuple[_inputs.ArrayLike, _inputs.ArrayLike] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a regression of one input: its mean, and around it the band of what is expected to be observed.
+
+    The inner band is epistemic: the mean plus and minus `z` standard deviations over the samples. The outer one adds the noise:
+    it is `summary.interval(coverage)`.
+
+    Args:
+      x: the inputs, shape (N,), in any order.
+      summary: what `mc.regression` returns, of shape (N,).
+      coverage: of both bands, if all is Gaussian; in (0, 1).
+      observed: inputs and targets to draw as points.
+      ax: matplotlib axes; a new figure by default.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: `x` is not of the shape (N,) of the summary, holds NaN or infinities, or `coverage` is not in (0, 1).
+    """
+    x = _axes.numbers("x", x)
+    if x.ndim != 1 or x.shape != summary.mean.shape:
+        raise ValueError(f"x must have the shape (N,) of the summary, got {x.shape} and a summary of shape {summary.mean.shape}")
+    noiseless = dataclasses.replace(summary, aleatoric_variance=jnp.zeros_like(summary.mean))
+    order = np.argsort(x)
+    outer, inner = (np.stack(part.interval(coverage))[:, order] for part in (summary, noiseless))
+    ax = _axes.axes(ax)
+    for bounds, alpha, label in ((outer, 0.2, "epistemic and aleatoric"), (inner, 0.35, "epistemic")):
+        ax.fill_between(x[order], *bounds, color=_axes.BLUE, alpha=alpha, linewidth=0, label=label)
+    ax.plot(x[order], np.asarray(summary.mean)[order], color=_axes.BLUE, label="mean")
+    if observed is not None:
+        ax.plot(*map(np.asarray, observed), "o", color="black", markersize=3, linestyle="", label="observed")
+    ax.set(xlabel="x", ylabel="y", title=f"Mean and {100 * coverage:g} % band")
+    _axes.legend(ax)
+    return ax

@@ -1,0 +1,51 @@
+"""Accuracy against confidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxdrop.mc import _inputs, metrics
+from jaxdrop.mc.plots import _axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def reliability(
+    labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draws a reliability diagram: accuracy against confidence in each bin, and below it how many predictions each bin holds.
+
+    A bar joins a bin's point to the diagonal, on which a calibrated classifier's points lie: above it the classifier is too
+    modest, below it too sure. The calibration error is in the title.
+
+    Args:
+      labels: integers in [0, C), shape (...).
+      probs: predictive probabilities, such as `Classification.mean`, shape (..., C).
+      num_bins: the number of bins of equal width, as in `mc.metrics.reliability`.
+      title: what stands before the calibration error.
+      ax: matplotlib axes; a new figure by default.
+
+    Returns:
+      The axes. Those of the histogram are its only `child_axes`.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      TypeError, ValueError: as `mc.metrics.reliability`.
+    """
+    bins = metrics.reliability(labels, probs, num_bins=num_bins)
+    ax = _axes.axes(ax)
+    filled = np.asarray(bins.count) > 0
+    confidence, accuracy, count = (np.asarray(x)[filled] for x in (bins.confidence, bins.accuracy, bins.count))
+    ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="calibrated")
+    ax.vlines(confidence, confidence, accuracy, color=_axes.BLUE, alpha=0.4, linewidth=3)
+    ax.plot(confidence, accuracy, "o", color=_axes.BLUE, clip_on=False, label="bins")
+    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"{title}{', ' if title else ''}ECE {bins.ece:.3f}")
+    ax.tick_params(labelbottom=False)
+    below = ax.inset_axes((0, -0.32, 1, 0.26), sharex=ax)
+    below.bar(np.flatnonzero(filled) / num_bins, count, 1 / num_bins, align="edge", color=_axes.BLUE, edgecolor="white")
+    below.set(xlabel="confidence", ylabel="count", yscale="log", ylim=(0.7, None))
+    below.spines[["right", "top"]].set_visible(False)
+    return ax

@@ -1,0 +1,81 @@
+"""What uncertainty is worth: the error that remains without the least certain predictions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxdrop.mc import _inputs, metrics
+from jaxdrop.mc.plots import _axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def risk_coverage(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name: str = "error", ax: Axes | None = None) -> Axes:
+    """Draws the mean error of the most certain predictions against the share that they are.
+
+    With it go the best curve, of an oracle that knows the errors, and that of random order. The legend has the area under each,
+    as `mc.metrics.aurc`; less is better.
+
+    Args:
+      errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape.
+      uncertainty: of the same shape, larger is less certain; or several, under names.
+      name: what the errors are, and their unit.
+      ax: matplotlib axes; a new figure by default.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      TypeError, ValueError: as `mc.metrics.risk_coverage`.
+    """
+    curves = [(curve, metrics.risk_coverage(errors, curve.values)) for curve in _axes.curves(uncertainty, "uncertainty")]
+    oracle = metrics.risk_coverage(errors, errors)
+    ax = _axes.axes(ax)
+    for curve, found in curves:
+        ax.plot(found.coverage, found.risk, label=f"{curve.name}, AURC {found.aurc:.4g}", **curve.style)
+    ax.plot(oracle.coverage, oracle.risk, color="black", linewidth=0.8, label=f"oracle, AURC {oracle.aurc:.4g}")
+    _random(ax, oracle.risk[-1], f"random, AURC {oracle.risk[-1]:.4g}")
+    ax.set(xlim=(0, 1), xlabel="coverage: share of predictions kept", ylabel=f"risk: mean {name} of those kept")
+    ax.set(ylim=(0, None), title="Risk and coverage")
+    _axes.legend(ax, "upper left")
+    return ax
+
+
+def sparsification(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name: str = "error", ax: Axes | None = None) -> Axes:
+    """Draws the mean error of what is left when the least certain predictions are removed.
+
+    With it go the best curve, of an oracle that removes the largest errors, and that of random order. The legend has the area
+    between a curve and the best one, as `mc.metrics.ause`; less is better.
+
+    Args:
+      errors: as in `risk_coverage`.
+      uncertainty: as in `risk_coverage`.
+      name: what the errors are, and their unit.
+      ax: matplotlib axes; a new figure by default.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      TypeError, ValueError: as `mc.metrics.sparsification`.
+    """
+    curves = [(curve, metrics.sparsification(errors, curve.values)) for curve in _axes.curves(uncertainty, "uncertainty")]
+    best = metrics.sparsification(errors, errors)
+    ax = _axes.axes(ax)
+    for curve, found in curves:
+        ax.plot(found.removed, found.error, label=f"{curve.name}, AUSE {found.ause:.4g}", **curve.style)
+    ax.plot(best.removed, best.oracle, color="black", linewidth=0.8, label="oracle")
+    _random(ax, best.error[0], "random")
+    ax.set(xlim=(0, 1), xlabel="share of predictions removed, the least certain first", ylabel=f"mean {name} of those left")
+    ax.set(ylim=(0, None), title="Sparsification")
+    _axes.legend(ax, "upper right")
+    return ax
+
+
+def _random(ax: Axes, level: _inputs.Number, label: str) -> None:
+    ax.axhline(float(np.asarray(level)), color=_axes.GRAY, linewidth=0.8, linestyle=":", label=label)

@@ -1,0 +1,243 @@
+"""Statistics of more samples than there is memory for: one pass over chunks, each summarised, the summaries merged."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import logsumexp
+
+from jaxdrop import masks
+from jaxdrop.mc import _chunks, _merging, prefix, sampling
+
+# From the spread of fewer chunks their mean's error cannot be told.
+_LEAST_CHUNKS = 4
+
+Summary = Callable[[Any], Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Mean and spread of S samples `y_s`. All but `num_samples` are pytrees of the structure and shapes of one sample."""
+
+    num_samples: jax.Array
+    """S, an integer scalar."""
+    mean: Any
+    """`1/S sum_s y_s`."""
+    variance: Any
+    """`1/S sum_s (y_s - mean)^2`, of the population."""
+    log_mean_exp: Any
+    """`log 1/S sum_s exp(y_s)`: of log-likelihoods, the log of the mean likelihood."""
+
+    @property
+    def standard_error(self) -> Any:
+        """The standard error of `mean` if the samples are independent; NaN if there is one sample.
+
+        Stratified and antithetic samples depend on each other so that the mean varies less: for them it is too large.
+        """
+        return jax.tree.map(lambda x: jnp.sqrt(x / (self.num_samples - 1).astype(x.dtype)), self.variance)
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of these samples and of `other` ones together. Exact up to rounding."""
+
+        def one(mean: Any, other_mean: Any, variance: Any, other_variance: Any, log: Any, other_log: Any) -> tuple[Any, ...]:
+            shares = _merging.shares(self.num_samples, other.num_samples, mean.dtype)
+            both = jnp.logaddexp(log + jnp.log(shares.first), other_log + jnp.log(shares.second))
+            return shares.mean(mean, other_mean), shares.variance(variance, other_variance, other_mean - mean), both
+
+        pairs = zip((self.mean, self.variance, self.log_mean_exp), (other.mean, other.variance, other.log_mean_exp), strict=True)
+        return _of_leaves(self.num_samples + other.num_samples, one, *(x for pair in pairs for x in pair))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """What `until` came to."""
+
+    summary: Any
+    """Of all samples: `Moments`, or what the caller's `summary` returns."""
+    num_samples: jax.Array
+    """How many there were, an integer scalar."""
+    standard_error: jax.Array
+    """The estimated standard error of `summary.mean`, reduced to a scalar."""
+    converged: jax.Array
+    """Whether it is within the tolerance; if not, all samples that were allowed were used."""
+
+
+def moments(fn: Callable[[jax.Array], Any], keys: jax.Array, *, summary: Summary | None = None, batch_size: int = 32) -> Any:
+    """Statistics of `fn(key)` over all keys, in memory that does not grow with their number.
+
+    The samples are formed in chunks and never kept. Means and variances are merged (Chan, Golub & LeVeque, 1983) and never
+    formed as a difference of large sums, so that the chunk size changes them by rounding only. What in `fn` comes before the
+    first use of its key is computed once. On a mesh, layouts and batch size are as in `predict`.
+
+        moments = mc.moments(lambda key: fn(key, x), keys)
+        summary = mc.moments(lambda key: fn(key, x), keys, summary=lambda logits: mc.classification(logits=logits))
+
+    Args:
+      fn: a function of one key that returns a real array or a pytree of them.
+      keys: a key array of shape (S,).
+      summary: what to make of the samples of a chunk, arrays of shape (batch_size, ...): a function that returns a pytree with
+        a method `merge`, such as `mc.classification` and `mc.regression` return; `Moments` by default.
+      batch_size: how many samples to run at once.
+
+    Returns:
+      The summary of all samples. Wrap the call in `jax.jit` to run it more than once.
+
+    Raises:
+      TypeError: `batch_size` is not an integer, `summary` returns something without `merge`, or outputs are complex.
+      ValueError: `keys` is not one axis of keys, or `batch_size` is below 1.
+    """
+    size = min(_chunks.check_count("batch_size", batch_size), _chunks.check_keys(keys))
+    parts = prefix.split(fn, keys)
+
+    @jax.jit
+    def run(constants: Sequence[jax.Array], keys: jax.Array) -> Any:
+        chunk = _summarized(parts, constants, summary)
+        left, whole = _chunks.divide(keys, size)
+        first, others = (left, whole) if left.size else (whole[0], whole[1:])
+        total = chunk(first)
+        return lax.scan(lambda total, keys: (total.merge(chunk(keys)), None), total, others)[0] if others.size else total
+
+    return run(parts.constants, keys)
+
+
+def until(
+    fn: Callable[[jax.Array], Any],
+    key: jax.Array,
+    *,
+    tolerance: float | jax.Array,
+    max_samples: int,
+    batch_size: int = 32,
+    strategy: sampling.Strategy = "stratified",
+    summary: Summary | None = None,
+    reduce: Callable[[jax.Array], jax.Array] = jnp.max,
+) -> Reached:
+    """Samples `fn(key)` in chunks until the standard error of the predictive mean is within a tolerance.
+
+    The error is that of `summary.mean`, the largest over all its entries. With independent keys it is estimated from all
+    samples. Otherwise the samples of a chunk depend on each other, but chunks do not: each has strata of its own, and C chunk
+    means `m_c` give the error `sqrt(sum_c (m_c - mean)^2 / (C (C - 1)))`. More is gained from large strata, so let the chunks be
+    as large as memory allows. There are at least four chunks before it stops. The error is an estimate, and
+    stopping when it is small favors small ones: of a single output, it is low by a few percent after many chunks, and by more
+    after four; the largest of many is not.
+
+    Under `jit` this is one loop on the device, through which derivatives pass in forward mode only.
+
+    Args:
+      fn: as in `moments`.
+      key: a single key.
+      tolerance: at least 0; may be traced.
+      max_samples: where to stop in any case, at least four times `batch_size`.
+      batch_size: the samples of a chunk.
+      strategy: of `mc.keys`. Chunk c has the keys `mc.keys(jax.random.fold_in(key, c), batch_size, strategy)`; independent keys
+        are `mc.keys(key, n, "independent")`, whatever the batch size.
+      summary: as in `moments`; what it returns has `mean`, and `standard_error` if keys are independent.
+      reduce: makes one number of the standard errors of all entries, which it gets as one vector, such as `jnp.mean`.
+
+    Returns:
+      A `Reached`.
+
+    Raises:
+      TypeError: as `moments`, or `tolerance` or `max_samples` is no number.
+      ValueError: as `mc.keys`, `tolerance` is negative, or `max_samples` is too small.
+    """
+    size, most = _chunks.check_count("batch_size", batch_size), _chunks.check_count("max_samples", max_samples)
+    tolerance = masks.check_number(tolerance, "tolerance")
+    if most < _LEAST_CHUNKS * size:
+        raise ValueError(
+            f"max_samples={most} leaves fewer than {_LEAST_CHUNKS} chunks of batch_size={size}, too few to tell the mean's error:"
+            f" allow {_LEAST_CHUNKS * size} samples, or pass a smaller batch_size"
+        )
+    independent = strategy == "independent"
+
+    def keys_of(key: jax.Array, index: jax.Array | int, num: int) -> jax.Array:
+        if independent:
+            return jax.vmap(functools.partial(jax.random.fold_in, key))(index * size + jnp.arange(num))
+        return sampling.keys(jax.random.fold_in(key, index), num, strategy)
+
+    parts = prefix.split(fn, sampling.keys(key, 1, strategy))
+
+    @jax.jit
+    def run(constants: Sequence[jax.Array], key: jax.Array, tolerance: jax.Array) -> Reached:
+        chunk = _summarized(parts, constants, summary)
+
+        def error(total: Any, means: Moments) -> jax.Array:
+            if independent:
+                return reduce(ravel_pytree(total.standard_error)[0])
+            share = (means.num_samples * size).astype(jnp.float32) / total.num_samples.astype(jnp.float32)
+            return reduce(ravel_pytree(means.standard_error)[0] * jnp.sqrt(share))
+
+        def reached(state: tuple[Any, Moments]) -> jax.Array:
+            return (state[1].num_samples >= _LEAST_CHUNKS) & (error(*state) <= tolerance)
+
+        def go_on(state: tuple[Any, Moments]) -> jax.Array:
+            return (state[1].num_samples < most // size) & ~reached(state)
+
+        def step(state: tuple[Any, Moments]) -> tuple[Any, Moments]:
+            found = chunk(keys_of(key, state[1].num_samples, size))
+            return state[0].merge(found), state[1].merge(_one_mean(found))
+
+        first = chunk(keys_of(key, 0, size))
+        total, means = lax.while_loop(go_on, step, (first, _one_mean(first)))
+        if left := most % size:
+
+            def last(total: Any) -> Any:
+                return total.merge(chunk(keys_of(key, most // size, left)))
+
+            total = lax.cond(reached((total, means)), lambda total: total, last, total)
+        return Reached(total, total.num_samples, error(total, means), reached((total, means)))
+
+    return run(parts.constants, key, jnp.asarray(tolerance, jnp.float32))
+
+
+def _summarized(parts: prefix.Split, constants: Sequence[jax.Array], summary: Summary | None) -> Summary:
+    """Keys of a chunk to the summary of their samples."""
+    sample = jax.vmap(functools.partial(parts.rest, parts.prefix(constants)))
+
+    def chunk(keys: jax.Array) -> Any:
+        found = (summary or _moments)(sample(keys))
+        if not hasattr(found, "merge"):
+            raise TypeError(
+                f"summary must return something with a method merge(other), as mc.classification and mc.regression do, got"
+                f" {type(found).__name__}"
+            )
+        return found
+
+    return chunk
+
+
+def _one_mean(summary: Any) -> Moments:
+    return _moments(jax.tree.map(lambda mean: mean[None], summary.mean))
+
+
+def _moments(samples: Any) -> Moments:
+    def one(x: jax.Array) -> tuple[jax.Array, ...]:
+        x = _real(x)
+        return x.mean(0), x.var(0), logsumexp(x, axis=0) - np.log(x.shape[0]).astype(x.dtype)
+
+    leaves = jax.tree.leaves(samples)
+    if not leaves:
+        raise ValueError(f"fn must return an array or a pytree of arrays, got {samples!r}")
+    return _of_leaves(jnp.int32(leaves[0].shape[0]), one, samples)
+
+
+def _of_leaves(num_samples: jax.Array, one: Callable[..., tuple[Any, ...]], *trees: Any) -> Moments:
+    """`Moments` of which each leaf is what `one` makes of the trees' leaves there: mean, variance, and logarithm."""
+    structure = jax.tree.structure(trees[0])
+    found = [one(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]
+    return Moments(num_samples, *(jax.tree.unflatten(structure, leaves) for leaves in zip(*found, strict=True)))
+
+
+def _real(x: jax.Array) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError("moments takes real outputs, got complex ones: return their real and imaginary parts, or their modulus")
+    return x.astype(masks.wide(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)

@@ -1,0 +1,77 @@
+"""The key of a training step, as a function of the step: there is no generator whose state has to be carried or saved.
+
+A run that is stopped and resumed draws the masks that it would have drawn, and so does one that is resumed on another mesh:
+
+    key = jaxdrop.step_key(jaxdrop.key(seed), step)
+
+=============================  =========================================================================================
+where                          what to do
+=============================  =========================================================================================
+NNX                            `model(x, rngs=nnx.Rngs(key))`, of layers that were made without `rngs`
+Linen                          `model.apply(params, x, rngs={"dropout": key})`
+gradient accumulation          `step_key(key, step, micro_batch=i)` within the loop over micro-batches
+`jit`, whatever the mesh       nothing: an array is the whole array, and each device computes its own part of the mask
+`shard_map`, `pmap`            `spec=PartitionSpec(...)` for the layers, and the same key on all devices: the masks of `jit`
+ensembles; masks that are to   `step_key(key, step, replica=i)`, such as `replica=jax.lax.axis_index("data")`
+differ from replica to replica
+remat, scan over layers        nothing for remat: what is computed again comes from the same key. `jax.random.split` for layers
+=============================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop import random
+
+# Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
+_DOMAINS = {name: int.from_bytes(name[:4].encode(), "big") for name in ("step", "micro_batch", "replica")}
+
+
+def step_key(
+    key: jax.Array, step: int | jax.Array, *, micro_batch: int | jax.Array | None = None, replica: int | jax.Array | None = None
+) -> jax.Array:
+    """`fold_in(fold_in(key, name), index)` for each of `step`, `micro_batch` and `replica` that is given, in this order.
+
+    The names keep the parts apart: micro-batch 1 of a step has nothing in common with replica 1 of it, nor with the step itself,
+    nor with what Flax derives from `key`. Keys that differ in any part coincide as often as random ones of 64 bits do.
+
+    Accumulating the gradients of micro-batches is to draw other masks than one large batch does: those of each micro-batch by
+    itself.
+
+    Args:
+      key: a single key of any kind, such as `jaxdrop.key(seed)`.
+      step: the number of steps taken so far, from 0 on; may be traced, as may the others.
+      micro_batch: which part of the step's batch, from 0 on.
+      replica: which copy of the model, where copies are to draw masks of their own. It makes masks depend on how many devices
+        there are. Where arrays are merely divided among devices, as in data-parallel training, leave it out: under `jit` the
+        masks differ by themselves, and in `shard_map` and `pmap` `spec` makes them those of `jit`.
+
+    Returns:
+      A key of the same kind.
+
+    Raises:
+      TypeError: no key, or an index that is no integer scalar.
+      ValueError: no key, an array of keys, or an index outside [0, 2**32).
+    """
+    key = random.checked(key, "step_key")
+    for name, index in (("step", step), ("micro_batch", micro_batch), ("replica", replica)):
+        if index is not None or name == "step":
+            key = jax.random.fold_in(jax.random.fold_in(key, _DOMAINS[name]), _index(name, index))
+    return key
+
+
+def _index(name: str, value: Any) -> jax.Array:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if not 0 <= int(value) < 2**32:
+            raise ValueError(f"{name} must be in [0, 2**32), got {value}")
+        return jnp.uint32(int(value))
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or value.shape:
+        shown = f"{type(value).__name__} {value!r}" if dtype is None else f"an array of {dtype}{list(value.shape)}"
+        raise TypeError(f"{name} must be an integer, or an array of one integer, counted from 0; got {shown}")
+    return value.astype(jnp.uint32)

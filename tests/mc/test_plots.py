@@ -1,0 +1,178 @@
+"""The pictures show the numbers of `mc.metrics`. How they look is for the eye: `examples/mc_classification.py` draws them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from jaxdrop import mc
+from jaxdrop.mc import metrics, plots
+
+mpl.use("Agg")
+from matplotlib import pyplot
+
+RNG = np.random.default_rng(0)
+LOGITS = jnp.asarray(RNG.normal(size=(6, 40, 3)), jnp.float32)
+LABELS = jnp.asarray(RNG.integers(0, 3, 40))
+SUMMARY = mc.classification(logits=LOGITS)
+ERRORS = (SUMMARY.mean.argmax(-1) != LABELS).astype(jnp.float32)
+INSIDE, OUTSIDE = (np.asarray(part) for part in jnp.split(SUMMARY.predictive_entropy, 2))
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    pyplot.close("all")
+
+
+def lines(ax: pyplot.Axes) -> dict[str, np.ndarray]:
+    """The points of each line, by the first word of its name in the legend."""
+    return {line.get_label().split(",")[0]: np.stack(line.get_data()) for line in ax.get_lines()}
+
+
+def close(found: object, expected: object) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-6, atol=1e-7)
+
+
+def legend(ax: pyplot.Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_reliability() -> None:
+    ax = plots.reliability(LABELS, SUMMARY.mean, num_bins=4, title="here")
+    bins = metrics.reliability(LABELS, SUMMARY.mean, num_bins=4)
+    filled = np.asarray(bins.count) > 0
+    assert not filled.all()
+    close(lines(ax)["bins"], np.stack([bins.confidence, bins.accuracy])[:, filled])
+    assert ax.get_title() == f"here, ECE {metrics.ece(LABELS, SUMMARY.mean, num_bins=4):.3f}"
+    (below,) = ax.child_axes
+    assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [
+        (index / 4, count) for index, count in enumerate(np.asarray(bins.count)) if count
+    ]
+
+
+def test_novelty() -> None:
+    ax = plots.novelty(INSIDE, {"a": OUTSIDE, "b": 2 * OUTSIDE}, num_bins=5)
+    assert legend(ax) == [
+        "inside",
+        *(f"{name}, AUROC {metrics.auroc(INSIDE, factor * OUTSIDE):.3f}" for name, factor in (("a", 1), ("b", 2))),
+    ]
+    bars = np.array([(bar.get_x(), bar.get_height()) for bar in ax.patches[:5]])
+    edges = np.histogram_bin_edges([*INSIDE, *OUTSIDE, *(2 * OUTSIDE)], 5)
+    close(bars, np.stack([edges[:-1], np.histogram(INSIDE, edges)[0] / INSIDE.size], -1))
+    assert plots.novelty(INSIDE, OUTSIDE, name="I (bits)").get_xlabel() == "I (bits)"
+
+
+def test_risk_coverage() -> None:
+    scores = {"entropy": SUMMARY.predictive_entropy, "disagreement": SUMMARY.disagreement}
+    ax = plots.risk_coverage(ERRORS, scores, name="error rate")
+    drawn = lines(ax)
+    for name, uncertainty in (*scores.items(), ("oracle", ERRORS)):
+        curve = metrics.risk_coverage(ERRORS, uncertainty)
+        close(drawn[name], np.stack([curve.coverage, curve.risk]))
+        assert f"{name}, AURC {metrics.aurc(ERRORS, uncertainty):.4g}" in legend(ax)
+    close(drawn["random"][1], [ERRORS.mean()] * 2)
+    assert ax.get_ylabel() == "risk: mean error rate of those kept"
+
+
+def test_sparsification() -> None:
+    ax = plots.sparsification(ERRORS, SUMMARY.predictive_entropy)
+    curve = metrics.sparsification(ERRORS, SUMMARY.predictive_entropy)
+    drawn = lines(ax)
+    close(drawn["uncertainty"], np.stack([curve.removed, curve.error]))
+    close(drawn["oracle"], np.stack([curve.removed, curve.oracle]))
+    close(drawn["random"][1], [ERRORS.mean()] * 2)
+    assert legend(ax)[0] == f"uncertainty, AUSE {metrics.ause(ERRORS, SUMMARY.predictive_entropy):.4g}"
+
+
+def test_band() -> None:
+    x, samples = np.array([2.0, 0.0, 1.0]), jnp.asarray(RNG.normal(size=(9, 3)), jnp.float32)
+    summary = mc.regression(samples, tau=4.0)
+    ax = plots.band(x, summary, coverage=0.9, observed=([5, 6], [7, 8]))
+    order = np.argsort(x)
+    outer, inner = (band.get_paths()[0].vertices for band in ax.collections)
+    noiseless = mc.regression(samples, tau=jnp.inf)
+    for vertices, part in ((outer, summary), (inner, noiseless)):
+        for bound, y in zip((vertices[1:4], vertices[-2:-5:-1]), part.interval(0.9), strict=True):
+            close(bound, np.stack([x, y], -1)[order])
+    close(lines(ax)["mean"], np.stack([x, summary.mean])[:, order])
+    close(lines(ax)["observed"], [[5, 6], [7, 8]])
+    assert ax.get_title() == "Mean and 90 % band"
+
+
+def test_standard_error() -> None:
+    """For one output it is that of the summary, and the line ends where the points do."""
+    samples = LOGITS[:, 0, 0]
+    points, line = lines(plots.standard_error(samples, name="logit")).values()
+    for count, error in points.T:
+        close(error, mc.regression(samples[: int(count)], tau=jnp.inf).standard_error)
+    assert points[0].tolist() == [2, 3, 4, 5, 6]
+    close(line[1], points[1, -1] * np.sqrt(6 / points[0]))
+    several = lines(plots.standard_error(LOGITS))["of the first s samples"]
+    close(several[1, -1], jnp.sqrt((mc.regression(LOGITS, tau=jnp.inf).standard_error ** 2).mean()))
+
+
+def test_certainty() -> None:
+    images = RNG.random((40, 2, 5))
+    ax = plots.certainty(images, LABELS, SUMMARY.mean, SUMMARY.predictive_entropy, columns=3)
+    order = np.argsort(SUMMARY.predictive_entropy, stable=True)
+    predicted = SUMMARY.mean.argmax(-1)
+    for cell, index in zip(ax.child_axes, [*order[:3], *order[:-4:-1]], strict=True):
+        np.testing.assert_array_equal(cell.images[0].get_array(), images[index])
+        wrong = predicted[index] != LABELS[index]
+        assert cell.get_title() == f"{LABELS[index]} → {predicted[index]}{' ✗' * bool(wrong)}"
+        assert cell.get_xlabel() == f"{SUMMARY.predictive_entropy[index]:.2f}"
+    assert [cell.get_ylabel() for cell in ax.child_axes] == ["most certain", "", "", "least certain", "", ""]
+
+
+def test_draws_into_given_axes() -> None:
+    _, given = pyplot.subplots()
+    assert plots.risk_coverage(ERRORS, SUMMARY.predictive_entropy, ax=given) is given
+    assert len(pyplot.get_fignums()) == 1
+    assert plots.risk_coverage(ERRORS, SUMMARY.predictive_entropy) is not given
+    given.figure.draw_without_rendering()
+
+
+def test_bad_input() -> None:
+    figure = pyplot.figure()
+    with pytest.raises(TypeError, match=r"ax must be matplotlib's Axes, such as plt.subplots\(\)\[1\], or None, got Figure"):
+        plots.standard_error(LOGITS, ax=figure)
+    with pytest.raises(ValueError, match="at least two samples, got \\(1, 40, 3\\)"):
+        plots.standard_error(LOGITS[:1])
+    with pytest.raises(
+        ValueError, match="inside must hold finite numbers, and one at least, got shape \\(2,\\) with 1 NaN and 1 inf"
+    ):
+        plots.novelty(np.array([np.nan, np.inf]), OUTSIDE)
+    with pytest.raises(ValueError, match=r"outside must hold finite numbers, and one at least, got shape \(0,\)"):
+        plots.novelty(INSIDE, {"nothing": []})
+    summary = mc.regression(jnp.ones((2, 3)), tau=1.0)
+    for x in (np.ones(4), np.ones((3, 1))):
+        with pytest.raises(ValueError, match="x must have the shape"):
+            plots.band(x, summary)
+    with pytest.raises(ValueError, match="coverage must lie in"):
+        plots.band(np.ones(3), summary, coverage=95)
+    images, entropy = np.ones((40, 2, 5)), SUMMARY.predictive_entropy
+    with pytest.raises(ValueError, match=r"got shapes \(40, 10\), \(40,\), \(40, 3\) and \(40,\)"):
+        plots.certainty(images.reshape(40, 10), LABELS, SUMMARY.mean, entropy)
+    with pytest.raises(ValueError, match="columns must lie in \\[1, 40\\], the number of images, got 41"):
+        plots.certainty(images, LABELS, SUMMARY.mean, entropy, columns=41)
+    with pytest.raises(TypeError, match="reliability takes"):
+        plots.reliability(SUMMARY.mean, LABELS)
+    assert pyplot.get_fignums() == [figure.number], "a call that fails leaves a figure behind"
+
+
+def test_matplotlib_is_an_extra() -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from jaxdrop.mc import plots\n"
+        "try: plots.standard_error([1.0, 2.0])\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or matplotlib"
