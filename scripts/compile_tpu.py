@@ -5,6 +5,7 @@
     .venv-tpu/bin/pip install 'jax[tpu]' .
     .venv-tpu/bin/python scripts/compile_tpu.py core
     .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
+    .venv-tpu/bin/python scripts/compile_tpu.py train --topology v5e:4x4
 
 The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its own, because JAX looks for a TPU
 wherever libtpu is installed. Cycles are the compiler's own estimates, summed over the instructions of one device's program: a
@@ -35,12 +36,13 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import _peers
+from benchmarks import _peers, training
 from benchmarks._compiled import scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report, versions
 from benchmarks.attention import NO_DROPOUT, attentions
+from training.parallel import layout
 
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -79,6 +81,12 @@ def collectives(compiled: jax.stages.Compiled) -> int:
     """How many instructions of a program exchange data between devices."""
     names = "|".join(_COLLECTIVES)
     return len(re.findall(rf" (?:{names})(?:-start)?\(", compiled.as_text() or ""))
+
+
+def held_bytes(compiled: jax.stages.Compiled) -> float:
+    """The memory that a program's arguments take on one device."""
+    analysis = compiled.memory_analysis()
+    return np.nan if analysis is None else analysis.argument_size_in_bytes
 
 
 def core(mesh: Mesh) -> Iterator[Table | Bar]:
@@ -126,7 +134,34 @@ def attention(mesh: Mesh) -> Iterator[Table | Bar]:
     yield Bar("collectives", figures[collectives][OWN_KEY], "<=", 0, "")
 
 
-SUITES = {"attention": attention, "core": core}
+def train(mesh: Mesh) -> Iterator[Table | Bar]:
+    """The training step of a transformer, in bfloat16, its batch and its parameters divided."""
+    shape = training.Shape(batch=8 * mesh.shape["data"], length=1024, width=1024, heads=16, layers=8)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    tokens = jax.ShapeDtypeStruct(
+        (shape.batch, shape.length + 1), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec("data"))
+    )
+    figures: dict[Callable[[Any], Any], dict[str, float]] = {cycles: {}, scratch_bytes: {}, held_bytes: {}, collectives: {}}
+    for name, candidate in training.candidates(shape, jnp.bfloat16).items():
+        given = jax.eval_shape(candidate.start)
+        # The moments of Adam have the names of the parameters, and so their layout; the key and counters have none.
+        layouts = layout(given, mesh, fsdp=False)
+        given = jax.tree.map(lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), given, layouts)
+        compiled = jax.jit(candidate.run, out_shardings=(*layouts[1:], everywhere)).lower(*given, tokens).compile()
+        for figure, row in figures.items():
+            row[name] = figure(compiled)
+    case, none = str(shape), training.NO_DROPOUT
+    yield Table(f"estimated cycles of one of {mesh.size} devices", "", {case: figures[cycles]}, limit=none)
+    yield Table("temporaries of one device", "B", {case: figures[scratch_bytes]})
+    yield Table("parameters and optimizer on one device", "B", {case: figures[held_bytes]})
+    yield Table("collectives", "", {case: figures[collectives]})
+    for name, bound in ((training.NOT_IN_ATTENTION, 1.05), (OWN_KEY, 1.25)):
+        yield Bar(f"cycles: {name} / none", figures[cycles][name] / figures[cycles][none], "<=", bound)
+        yield Bar(f"collectives added: {name}", figures[collectives][name] - figures[collectives][none], "<=", 0, "")
+        yield Bar(f"temporaries: {name} / none", figures[scratch_bytes][name] / figures[scratch_bytes][none], "<=", 1.01)
+
+
+SUITES = {"attention": attention, "core": core, "train": train}
 
 
 def main() -> None:
@@ -142,7 +177,7 @@ def main() -> None:
     except jax.errors.JaxRuntimeError as error:
         # Only one process at a time can use libtpu.
         sys.exit(f"libtpu cannot compile for {arguments.topology} now: {error}")
-    mesh = Mesh(np.array(topology.devices).reshape(2, -1), ("data", "model"))
+    mesh = Mesh(np.array(topology.devices).reshape(-1, 2 if len(topology.devices) < 16 else 4), ("data", "model"))
     report = Report(f"{arguments.suite}, {arguments.topology}")
     report.console.print(", ".join(f"{package} {version}" for package, version in versions().items()))
     for item in SUITES[arguments.suite](mesh):

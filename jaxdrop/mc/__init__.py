@@ -8,7 +8,7 @@ Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncer
 arXiv:1506.02142.
 """
 
-from jaxdrop.mc import acquisition, metrics
+from jaxdrop.mc import acquisition, metrics, plots
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._regression import Regression, cdf, interval, log_likelihood, quantiles, regression
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
@@ -39,6 +39,7 @@ __all__ = [
     "log_mean_exp",
     "metrics",
     "moments",
+    "plots",
     "predict",
     "predict_dataset",
     "quantiles",

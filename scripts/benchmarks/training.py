@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 import jaxdrop
+import jaxdrop.nnx
 from benchmarks._compiled import scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY, RATE, SAME_KEY
@@ -23,6 +24,7 @@ sys.path.append(str(Path(__file__).parents[2] / "examples"))
 from models.transformer import Transformer
 
 NO_DROPOUT = "no dropout"
+NOT_IN_ATTENTION = "jaxdrop.key, not in attention"
 FLAX = "flax.nnx"
 FLAX_NO_DROPOUT = "flax.nnx, no dropout"
 _VOCABULARY = 256
@@ -43,15 +45,19 @@ class Shape(NamedTuple):
         return f"{self.layers} layers of width {self.width}, {self.batch} x {self.length} tokens"
 
 
-def make(shape: Shape, *, flax: bool) -> Transformer:
-    """The transformer of the examples; with Flax's dropout and attention in place of this library's if `flax`."""
+def make(name: str, shape: Shape) -> Transformer:
+    """The transformer of the examples, or that with Flax's dropout and attention in place of this library's."""
     sizes: dict[str, Any] = {"length": shape.length, "width": shape.width, "heads": shape.heads, "layers": shape.layers}
     model = Transformer(_VOCABULARY, rate=RATE, path_rate=0.0, rngs=nnx.Rngs(0), **sizes)
-    if flax:
+    model.blocks.drop_path = _Nothing()
+    if name in (FLAX, FLAX_NO_DROPOUT):
         model.dropout = _Dropout()
         model.blocks.dropout = _Dropout()
-        model.blocks.drop_path = _Nothing()
         model.blocks.attention.attention_fn = _attend
+    if name == NOT_IN_ATTENTION:
+        model.blocks.attention.attention_fn = _attend_without_dropout
+    if name in (NO_DROPOUT, FLAX_NO_DROPOUT):
+        model.eval()
     return model
 
 
@@ -76,44 +82,50 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, *, is_causal: bool = False
     return nnx.dot_product_attention(q, k, v, mask=mask, broadcast_dropout=False, **given)
 
 
+def _attend_without_dropout(*operands: jax.Array, **options: Any) -> jax.Array:
+    return jaxdrop.nnx.dot_product_attention(*operands, **options | {"deterministic": True})
+
+
 class Candidate(NamedTuple):
-    """A step `run(key, params, state, tokens)`, and what it is called with."""
+    """A step `run(key, params, state, tokens)`, and what makes its first three arguments."""
 
     run: Callable[..., Any]
-    key: jax.Array | None
-    params: Any
-    state: Any
+    start: Callable[[], tuple[jax.Array | None, Any, Any]]
 
 
-def candidates(shape: Shape) -> dict[str, Candidate]:
-    """A step for each way to drop."""
-    keys = {
-        NO_DROPOUT: None,
-        OWN_KEY: jaxdrop.key(1),
-        SAME_KEY: jax.random.key(1),
-        FLAX_NO_DROPOUT: None,
-        FLAX: jax.random.key(1),
+def candidates(shape: Shape, dtype: jax.typing.DTypeLike = jnp.float32) -> dict[str, Candidate]:
+    """A step for each way to drop, computed in `dtype`."""
+    keys: dict[str, Callable[[], jax.Array | None]] = {
+        NO_DROPOUT: lambda: None,
+        NOT_IN_ATTENTION: lambda: jaxdrop.key(1),
+        OWN_KEY: lambda: jaxdrop.key(1),
+        SAME_KEY: lambda: jax.random.key(1),
+        FLAX_NO_DROPOUT: lambda: None,
+        FLAX: lambda: jax.random.key(1),
     }
-    return {name: _candidate(make(shape, flax=name in (FLAX, FLAX_NO_DROPOUT)), key) for name, key in keys.items()}
+    return {name: _candidate(functools.partial(make, name, shape), key, dtype) for name, key in keys.items()}
 
 
-def _candidate(model: Transformer, key: jax.Array | None) -> Candidate:
-    if key is None:
-        model.eval()
-    graph, params = nnx.split(model)
+def _candidate(make: Callable[[], Transformer], key: Callable[[], jax.Array | None], dtype: jax.typing.DTypeLike) -> Candidate:
+    graph = nnx.graphdef(nnx.eval_shape(make))
     optimizer = optax.adamw(1e-3)
 
+    def start() -> tuple[jax.Array | None, Any, Any]:
+        params = nnx.state(make())
+        return key(), params, optimizer.init(params)
+
     def loss(params: Any, key: jax.Array | None, tokens: jax.Array) -> jax.Array:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         rngs = None if key is None else nnx.Rngs(dropout=key)
-        logits = nnx.merge(graph, params)(tokens[:, :-1], rngs)
+        logits = nnx.merge(graph, params)(tokens[:, :-1], rngs).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
-    def step(key: jax.Array | None, params: Any, state: Any, tokens: jax.Array) -> Any:
+    def run(key: jax.Array | None, params: Any, state: Any, tokens: jax.Array) -> Any:
         value, gradient = jax.value_and_grad(loss)(params, key, tokens)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    return Candidate(step, key, params, optimizer.init(params))
+    return Candidate(run, start)
 
 
 def step(quick: bool) -> Iterator[Table | Bar]:
@@ -122,8 +134,9 @@ def step(quick: bool) -> Iterator[Table | Bar]:
     tokens = jax.random.randint(jax.random.key(2), (shape.batch, shape.length + 1), 0, _VOCABULARY)
     calls: dict[str, Callable[[], Any]] = {}
     scratch: dict[str, float] = {}
-    for name, (run, *given) in candidates(shape).items():
-        compiled = jax.jit(run).lower(*given, tokens).compile()
+    for name, candidate in candidates(shape).items():
+        given = candidate.start()
+        compiled = jax.jit(candidate.run).lower(*given, tokens).compile()
         scratch[name] = scratch_bytes(compiled)
         calls[name] = functools.partial(compiled, *given, tokens)
     times = interleaved(calls, seconds=0 if quick else 120, quantile=_QUANTILE)
