@@ -20,6 +20,10 @@ LSTM layers read the text in windows. The state goes from each window to the nex
 All start from the same parameters, and take the same number of steps with the same learning rates. No rate has been tuned to the
 text. Prints the losses after the last step, which is what one gets who does not know when to stop; beside them the lowest on the
 way. Then the best kind predicts by Monte Carlo dropout too. Draws the losses.
+
+On tiny Shakespeare, the validation losses of three seeds are 4.63 to 4.74 without dropout (3.77 to 3.82 a quarter of the way),
+4.04 to 4.07 with zoneout, 3.75 to 3.79 with variational dropout, whether masks change at each step or not, and 3.68 to 3.69 with
+AWD, which 20 samples lower by 0.01.
 """
 
 from __future__ import annotations
@@ -238,8 +242,7 @@ def draw(runs: Mapping[str, Run], best: str, sampled: Array, epoch: int, unit: s
     for axes, name in ((left, "Training"), (middle, "Validation")):
         axes.set(xlabel=f"step ({epoch} an epoch)", title=f"{name} loss, with nothing dropped", xlim=(0, steps[0, -1]))
     left.set_ylabel(f"cross-entropy (nats per {unit})")
-    highest = max(run.curves.validation[:, 1].max() for run in runs.values())
-    middle.set_ylim(top=highest)  # all begin with the same loss, far above
+    middle.set_ylim(top=max(run.curves.validation[:, 1:].max() for run in runs.values()))  # all begin far above, with one loss
     middle.legend()
     color = dict(zip(runs, COLORS, strict=True))[best]
     right.plot(range(1, sampled.shape[1] + 1), sampled.mean(0), "o-", markersize=3, color=color, label="mean of samples")

@@ -2,7 +2,7 @@
 """Compiles dropout for a TPU, on any x86-64 Linux machine, and prints what the compiler says about it.
 
     python -m venv .venv-tpu
-    .venv-tpu/bin/pip install 'jax[tpu]' .
+    .venv-tpu/bin/pip install 'jax[tpu]' '.[scripts]'
     .venv-tpu/bin/python scripts/compile_tpu.py core
     .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
     .venv-tpu/bin/python scripts/compile_tpu.py train --topology v5e:4x4

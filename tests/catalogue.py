@@ -727,7 +727,7 @@ _LOOP = {
     "test_deterministic_is_no_operation": "the loop over time remains; see test_recurrent_nnx.py",
     "test_forward_pass_needs_no_memory": "the loop over time puts its outputs into memory",
     "test_shard_map_with_spec_draws_the_whole_mask": "features may not be divided; see test_recurrent_nnx.py",
-    "test_vmap_over_sharded_keys_draws_the_same_masks": "of a loop, on explicit meshes, JAX 0.12 does that under jax.set_mesh alone",
+    "test_vmap_over_sharded_keys_draws_the_same_masks": "on explicit meshes JAX 0.12 loops so under jax.set_mesh alone",
 }
 
 

@@ -72,8 +72,8 @@ def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int 
       fn: a function of one key that returns an array or a pytree of arrays, such as
         `lambda key: model.apply(variables, x, deterministic=False, rngs={"dropout": key})`.
       keys: a key array of shape (S,).
-      batch_size: how many samples to run at once; all by default. Fewer need less memory, and the results are the same: one batch
-        is smaller where the number does not divide S.
+      batch_size: how many samples to run at once; all by default. Fewer need less memory, stay in the caches, and are often
+        faster; the results are the same. One batch is smaller where the number does not divide S.
       progress: whether to show a bar, for which the batches, of 32 samples by default, are run one by one from Python.
 
     Returns:

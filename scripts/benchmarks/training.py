@@ -82,8 +82,8 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, *, is_causal: bool = False
     return nnx.dot_product_attention(q, k, v, mask=mask, broadcast_dropout=False, **given)
 
 
-def _attend_without_dropout(*operands: jax.Array, **options: Any) -> jax.Array:
-    return jaxdrop.nnx.dot_product_attention(*operands, **options | {"deterministic": True})
+def _attend_without_dropout(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
+    return jaxdrop.nnx.dot_product_attention(q, k, v, **options | {"deterministic": True})
 
 
 class Candidate(NamedTuple):
