@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""What Monte Carlo dropout makes of a classifier's probabilities, and how well it knows what it has never seen.
+
+    python examples/mc_classification.py                      # a minute or two: the digits of scikit-learn
+    python examples/mc_classification.py --quick              # seconds, and too few steps to learn much
+    python examples/mc_classification.py --data folder        # MNIST, from its four files
+
+A network with dropout learns from few images. Its probabilities are then those of one pass with nothing dropped, or the mean
+over many passes with dropout on, each with its logits as they are or divided by a temperature that is fitted on other images. The
+first table says how right they are. The second says how well uncertainty tells unknown inputs, turned digits and noise, from test
+images: by the entropy of the prediction, by its mutual information with the weights, and by 1 minus its largest probability. All
+numbers are means over networks that differ in their weights, masks and images.
+
+On the digits, means over the seeds 0 to 4: accuracy is 95 % for all. Negative log-likelihood is 0.20 nats for the deterministic
+pass, 0.16 with a temperature, and 0.17 for Monte Carlo dropout, which needs no other images; calibration error is 0.028, 0.018
+and 0.020. Unknown inputs are where the passes help: noise is told apart with an AUROC of 0.93 by the entropy of the deterministic
+pass, 0.97 by that of Monte Carlo dropout, and 0.98 by its mutual information; turned digits with 0.64, 0.73 and 0.76.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import _figures
+import _images
+import _tables
+import jax
+import matplotlib as mpl
+import numpy as np
+import optax
+from _images import Array, Images
+from flax import nnx
+from matplotlib.figure import Figure
+from models.mlp import MLP
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from scipy import ndimage
+
+import jaxdrop
+import jaxdrop.nnx
+from jaxdrop import mc
+from jaxdrop.mc import metrics, plots
+
+Prediction: TypeAlias = mc.Classification
+BATCH = 50
+TEST_IMAGES = 2000
+
+
+class Data(NamedTuple):
+    """What to learn from, what to fit the temperature on, what to judge by, and inputs that are none of these."""
+
+    training: Images
+    held_out: Images
+    test: Images
+    unknown: Mapping[str, Array]
+
+
+def load(folder: Path | None, seed: int) -> Data:
+    pool, test = _images.load(folder, seed)
+    training, others = _images.take(pool, 300 if folder is None else 1000, seed)
+    held_out, _ = _images.take(others, len(training.labels), seed)
+    test, _ = _images.take(test, TEST_IMAGES, seed)
+    turned = ndimage.rotate(test.images, 90, axes=(2, 1), reshape=False, order=1)
+    noise = np.random.default_rng(seed).random(test.images.shape, np.float32)
+    return Data(training, held_out, test, {"turned by 90°": turned, "noise": noise})
+
+
+# -- training
+
+
+@nnx.jit
+def train_step(model: MLP, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array, key: jax.Array) -> None:
+    def loss(model: MLP) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(model(images, nnx.Rngs(key)), labels).mean()
+
+    optimizer.update(model, nnx.grad(loss)(model))
+
+
+def train(data: Images, epochs: int, seed: int, advance: Callable[[], None]) -> MLP:
+    """Trains a network; `advance` is called after each epoch."""
+    model = MLP(data.images[0].size, 10, width=512, layers=2, rate=0.5, rngs=nnx.Rngs(seed))
+    optimizer = nnx.Optimizer(model, optax.sgd(0.05, momentum=0.9), wrt=nnx.Param)
+    rng, key = np.random.default_rng(seed), jaxdrop.key(seed)
+    for epoch in range(epochs):
+        for step, rows in enumerate(rng.permutation(len(data.labels)).reshape(-1, BATCH)):
+            mask_key = jax.random.fold_in(jax.random.fold_in(key, epoch), step)
+            train_step(model, optimizer, data.images[rows], data.labels[rows], mask_key)
+        advance()
+    return model
+
+
+# -- prediction
+
+
+@nnx.jit
+def once(model: MLP, images: jax.Array) -> jax.Array:
+    """The logits with nothing dropped, as a sample of size one."""
+    return nnx.view(model, deterministic=True)(images)[None]
+
+
+@nnx.jit
+def many(model: MLP, images: jax.Array, keys: jax.Array) -> jax.Array:
+    """The logits of one pass for each key, with dropout on."""
+    fn = jaxdrop.nnx.stochastic(model)
+    return mc.predict(lambda key: fn(key, images), keys, batch_size=10)
+
+
+class Predictor(NamedTuple):
+    """From images to logits, samples first, and the temperature to divide them by."""
+
+    logits: Callable[[Array], jax.Array]
+    temperature: float | jax.Array
+
+    def __call__(self, images: Array) -> Prediction:
+        return mc.classification(logits=self.logits(images) / self.temperature)
+
+
+def predictors(model: MLP, held_out: Images, passes: int, key: jax.Array) -> dict[str, Predictor]:
+    """Four ways to predict with one network."""
+    ways = {
+        "deterministic": functools.partial(once, model),
+        "MC-dropout": functools.partial(many, model, keys=mc.keys(key, passes)),
+    }
+    found = {}
+    for name, logits in ways.items():
+        fitted = mc.fit_temperature(held_out.labels, logits(held_out.images))
+        found[name] = Predictor(logits, 1.0)
+        found[f"{name}, tempered"] = Predictor(logits, fitted.temperature)
+    return found
+
+
+# -- judging predictions
+
+
+def quality(labels: Array, prediction: Prediction) -> list[float]:
+    """Accuracy, negative log-likelihood, Brier score, calibration error."""
+    correct = np.mean(prediction.mean.argmax(-1) == labels)
+    nll = metrics.nll(labels, log_probs=prediction.log_mean)
+    return [float(x) for x in (correct, nll, metrics.brier(labels, prediction.mean), metrics.ece(labels, prediction.mean))]
+
+
+def uncertainties(prediction: Prediction) -> dict[str, jax.Array]:
+    """Those that a prediction has: one sample has no mutual information."""
+    found = {"entropy": prediction.predictive_entropy, "least confidence": prediction.least_confidence}
+    return found | ({"mutual information": prediction.mutual_information} if prediction.num_samples > 1 else {})
+
+
+def novelty(inside: Prediction, outside: Prediction) -> dict[str, list[float]]:
+    """AUROC, AUPR and FPR95 of each uncertainty."""
+    scores = uncertainties(outside)
+    judges = (metrics.auroc, metrics.aupr, metrics.fpr95)
+    return {name: [judge(known, scores[name]) for judge in judges] for name, known in uncertainties(inside).items()}
+
+
+class Run(NamedTuple):
+    """One network, what it predicts for the test images, and how good that is."""
+
+    data: Data
+    predictors: dict[str, Predictor]
+    predictions: dict[str, Prediction]
+    unknown: dict[tuple[str, str], Prediction]
+    """By kind of input and way to predict."""
+
+    def quality(self) -> dict[str, list[float]]:
+        return {name: quality(self.data.test.labels, prediction) for name, prediction in self.predictions.items()}
+
+    def novelty(self) -> dict[tuple[str, ...], list[float]]:
+        return {
+            (*key, name): values
+            for key, outside in self.unknown.items()
+            for name, values in novelty(self.predictions[key[1]], outside).items()
+        }
+
+
+def run(data: Data, epochs: int, passes: int, seed: int, advance: Callable[[], None]) -> Run:
+    model = train(data.training, epochs, seed, advance)
+    ways = predictors(model, data.held_out, passes, jax.random.fold_in(jaxdrop.key(seed), epochs))
+    unknown = {
+        (kind, name): ways[name](images) for kind, images in data.unknown.items() for name in ("deterministic", "MC-dropout")
+    }
+    return Run(data, ways, {name: predictor(data.test.images) for name, predictor in ways.items()}, unknown)
+
+
+# -- reporting
+
+
+def cell(values: Sequence[float], digits: int, percent: bool = False) -> str:
+    """The mean over networks, and its standard error."""
+    scale = 100 if percent else 1
+    error = f" ± {scale * np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):.{digits}f}{error}"
+
+
+def of(runs: Sequence[Run]) -> str:
+    """What a table's numbers are."""
+    return f"; mean ± s.e. of {len(runs)} networks" if len(runs) > 1 else ""
+
+
+def quality_table(runs: Sequence[Run]) -> Table:
+    found = [one.quality() for one in runs]
+    rows = []
+    for name in found[0]:
+        values = list(zip(*(one[name] for one in found), strict=True))
+        cells = [cell(values[0], 1, percent=True), *(cell(column, 3) for column in values[1:])]
+        if name.endswith(", tempered"):
+            rows.append(["  tempered", *cells, cell([float(one.predictors[name].temperature) for one in runs], 2)])
+        else:
+            rows.append([name, *cells])
+    data = runs[0].data
+    title = f"Learned from {len(data.training.labels)} images, {len(data.test.labels)} for testing{of(runs)}"
+    return _tables.table(title, ["", "accuracy\n(%)", "NLL\n(nats)", "\nBrier", "\nECE", "temper-\nature"], rows)
+
+
+def novelty_table(runs: Sequence[Run]) -> Table:
+    found = [one.novelty() for one in runs]
+    rows = []
+    for kind in runs[0].data.unknown:
+        rows.append([kind])
+        for key in found[0]:
+            if key[0] == kind:
+                columns = zip(*(one[key] for one in found), strict=True)
+                rows.append([f"  {', '.join(key[1:])}", *(cell(column, 3) for column in columns)])
+    title = f"Telling unknown inputs from test images{of(runs)}"
+    return _tables.table(title, ["", "AUROC", "AUPR", "FPR95"], rows)
+
+
+@mpl.rc_context(_figures.STYLE)
+def draw_quality(one: Run) -> Figure:
+    labels, mc_prediction = one.data.test.labels, one.predictions["MC-dropout"]
+    figure = Figure(figsize=(13, 9))
+    upper, lower = figure.subplots(2, 3)
+    for ax, name in zip(upper, ("deterministic", "deterministic, tempered", "MC-dropout"), strict=True):
+        plots.reliability(labels, one.predictions[name].mean, title=name, ax=ax)
+    scores = uncertainties(mc_prediction)
+    plots.risk_coverage(mc_prediction.mean.argmax(-1) != labels, scores, name="error rate", ax=lower[0])
+    surprise = -np.take_along_axis(np.asarray(mc_prediction.log_mean), np.asarray(labels)[:, None], -1)[:, 0]
+    plots.sparsification(surprise, scores, name="NLL (nats)", ax=lower[1])
+    samples = jax.nn.softmax(one.predictors["MC-dropout"].logits(one.data.test.images))
+    plots.standard_error(samples, name="probability", ax=lower[2])
+    return figure
+
+
+@mpl.rc_context(_figures.STYLE)
+def draw_novelty(one: Run) -> Figure:
+    figure = Figure(figsize=(13, 4))
+    panels = [("deterministic", "entropy"), ("MC-dropout", "entropy"), ("MC-dropout", "mutual information")]
+    for ax, (way, name) in zip(figure.subplots(1, 3), panels, strict=True):
+        outside = {kind: uncertainties(one.unknown[kind, way])[name] for kind in one.data.unknown}
+        plots.novelty(uncertainties(one.predictions[way])[name], outside, name=f"{name} (nats)", ax=ax)
+        ax.set_title(way)
+    return figure
+
+
+@mpl.rc_context(_figures.STYLE)
+def draw_certainty(one: Run) -> Figure:
+    figure = Figure(figsize=(9.6, 3.8))
+    prediction = one.predictions["MC-dropout"]
+    plots.certainty(*one.data.test, prediction.mean, prediction.predictive_entropy, ax=figure.add_subplot())
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with MNIST's idx files (default: the digits of scikit-learn)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first network (default: 0)")
+    parser.add_argument("--networks", type=int, default=5, help="how many to train (default: 5)")
+    parser.add_argument("--out", type=Path, default=Path("out/mc_classification"), help="(default: out/mc_classification)")
+    parser.add_argument("--quick", action="store_true", help="one network, few epochs and few passes")
+    options = parser.parse_args()
+    epochs, passes, networks = (5, 10, 1) if options.quick else (100, 100, options.networks)
+    start = time.perf_counter()
+    console = Console(highlight=False)
+
+    seeds = range(options.seed, options.seed + networks)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Training", total=networks * epochs)
+        advance = functools.partial(progress.advance, task)
+        runs = [run(load(options.data, seed), epochs, passes, seed, advance) for seed in seeds]
+    console.print(quality_table(runs), "", novelty_table(runs))
+
+    drawings = {"quality.png": draw_quality, "novelty.png": draw_novelty, "certainty.png": draw_certainty}
+    options.out.mkdir(parents=True, exist_ok=True)
+    console.print(f"\n{time.perf_counter() - start:.0f} s. The figures, of the first network:")
+    for name, draw in drawings.items():
+        draw(runs[0]).savefig(options.out / name)
+        console.print(f"  {options.out / name}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
