@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxdrop._positions import Positions
 from jaxdrop._words import WORD, multiply_high
@@ -88,10 +89,12 @@ def stratified_bits(lanes: tuple[Words, Words, Words], index: jax.Array, count: 
       count: uint32 scalar in [1, 65535].
       positions: the positions.
     """
-    coin = hash_bits(lanes[0], positions)
-    value = hash_bits(lanes[1], positions)
     steps = jnp.arange(_SHUFFLE_ROUNDS, dtype=jnp.uint32)
     pivots = multiply_high(hash_bits(lanes[2], Positions(None, steps)), count)
+    # Under vmap over samples, XLA would form all this again for every entry.
+    lanes, pivots = lax.optimization_barrier((lanes, pivots))
+    coin = hash_bits(lanes[0], positions)
+    value = hash_bits(lanes[1], positions)
     stratum = index
     for step in range(_SHUFFLE_ROUNDS):
         pivot = pivots[step]
