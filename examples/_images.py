@@ -31,7 +31,7 @@ def load(folder: Path | None, seed: int) -> tuple[Images, Images]:
     10000 of MNIST, 28 x 28, from the four files in `folder`, compressed or not.
     """
     if folder is not None:
-        return _mnist(folder, "train"), _mnist(folder, "t10k")
+        return mnist(folder, "train"), mnist(folder, "t10k")
     digits = load_digits()
     return _split(Images((digits.images / 16).astype(np.float32), digits.target.astype(np.int32)), 1000, seed)
 
@@ -48,7 +48,8 @@ def _split(data: Images, number: int, seed: int) -> tuple[Images, Images]:
     return Images(first, labels[0]), Images(second, labels[1])
 
 
-def _mnist(folder: Path, name: str) -> Images:
+def mnist(folder: Path, name: str) -> Images:
+    """The part of MNIST that is called `name`, `train` or `t10k`, from its two files."""
     images, labels = (_idx(folder, f"{name}-{part}-ubyte", rank) for part, rank in (("images-idx3", 3), ("labels-idx1", 1)))
     if len(images) != len(labels):
         raise SystemExit(f"--data {folder}: {name} has {len(images)} images, but {len(labels)} labels")

@@ -138,9 +138,7 @@ def train(mesh: Mesh) -> Iterator[Table | Bar]:
     """The training step of a transformer, in bfloat16, its batch and its parameters divided."""
     shape = training.Shape(batch=8 * mesh.shape["data"], length=1024, width=1024, heads=16, layers=8)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    tokens = jax.ShapeDtypeStruct(
-        (shape.batch, shape.length + 1), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec("data"))
-    )
+    tokens = jax.ShapeDtypeStruct((shape.batch, shape.length + 1), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec("data")))
     figures: dict[Callable[[Any], Any], dict[str, float]] = {cycles: {}, scratch_bytes: {}, held_bytes: {}, collectives: {}}
     for name, candidate in training.candidates(shape, jnp.bfloat16).items():
         given = jax.eval_shape(candidate.start)

@@ -1,0 +1,168 @@
+"""Checkpoints that are known to be good: Orbax writes them, and each gets digests once it is complete."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+# In the form of sha256sum, which checks it too: `sha256sum --check SHA256SUMS`.
+_DIGESTS = "SHA256SUMS"
+
+
+class Checkpoints:
+    """Checkpoints in subfolders that are named by the number of steps taken.
+
+    Those without digests, or that no longer match them, are renamed first, so that the newest one left is good.
+
+    Args:
+      folder: absolute, and the same for all processes.
+      keep: how many to keep, the newest ones. The older ones are what a broken one falls back to.
+      say: is called with what the user should know.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            _set_aside_broken(folder, say)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(folder, options=options)
+        self._background = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+
+    @property
+    def newest(self) -> int | None:
+        """The number of steps of the newest checkpoint, if there is one."""
+        return self._manager.latest_step()
+
+    def notes(self) -> dict[str, Any]:
+        """What was saved beside the arrays in the newest checkpoint."""
+        return self._manager.restore(self.newest, args=ocp.args.Composite(notes=ocp.args.JsonRestore())).notes
+
+    def restore(self, target: Any) -> Any:
+        """The arrays of the newest checkpoint, in the layout of `target`, whatever it was when they were saved.
+
+        Args:
+          target: the tree, of `jax.ShapeDtypeStruct` with shardings.
+        """
+        return self._manager.restore(self.newest, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
+
+    def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
+        """Takes a copy of the arrays, which is written in the background.
+
+        Raises:
+          SystemExit: this checkpoint, or the one before, could not be written.
+        """
+        self._wait()
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
+        with _clear_message(self._folder):
+            self._manager.save(step, args=arguments)
+        self._pending = self._background.submit(self._complete, self._folder / str(step))
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        with _clear_message(self._folder), ExitStack() as stack:
+            stack.callback(self._manager.close)
+            stack.callback(self._background.shutdown)
+            self._wait()
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with _clear_message(self._folder):
+                pending.result()
+
+    def _complete(self, checkpoint: Path) -> None:
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            _write_digests(checkpoint)
+
+
+@contextmanager
+def _clear_message(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever the storage raises; Orbax itself has logged it
+        gc.collect()  # what Orbax left behind would complain at the end of the process
+        raise SystemExit(f"A checkpoint could not be written to {folder}; those before it are intact. {error}") from None
+
+
+def read(checkpoint: Path) -> Any:
+    """The arrays of a checkpoint as NumPy arrays, on any number of devices."""
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(checkpoint / "state").item_metadata.tree
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(checkpoint / "state", ocp.args.PyTreeRestore(restore_args=arguments))
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
+
+
+def _set_aside_broken(folder: Path, say: Callable[[str], None]) -> None:
+    """Renames the newest checkpoints until one is good.
+
+    Raises:
+      SystemExit: there are checkpoints, and none is good.
+    """
+    found = _newest_first(folder)
+    for checkpoint in found:
+        problem = _problem(checkpoint)
+        if problem is None:
+            return
+        aside = checkpoint.with_name(f"broken-{checkpoint.name}")
+        number = 2
+        while aside.exists():
+            aside, number = checkpoint.with_name(f"broken-{checkpoint.name}-{number}"), number + 1
+        checkpoint.rename(aside)
+        say(f"Checkpoint {checkpoint.name} is not used: {problem}. It is now {aside}")
+    if found:
+        raise SystemExit(
+            f"None of the {len(found)} checkpoints in {folder} is good, and training does not start again by itself. Copy good"
+            " ones there, or start anew with another --out."
+        )
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint."""
+    listed = checkpoint / _DIGESTS
+    if not listed.exists():
+        return "the run ended before it was complete"
+    try:
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in listed.read_text().splitlines())}
+    except (ValueError, UnicodeDecodeError):
+        return f"its {_DIGESTS} is damaged"
+    if not expected:
+        return f"its {_DIGESTS} is empty"
+    for name, digest in expected.items():
+        if not (checkpoint / name).is_file():
+            return f"its file {name} is missing"
+        if _digest(checkpoint / name) != digest:
+            return f"its file {name} has changed since it was written"
+    return None
+
+
+def _write_digests(checkpoint: Path) -> None:
+    """The whole list or none."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    lines = [f"{_digest(path)}  {path.relative_to(checkpoint)}\n" for path in files]
+    partial = checkpoint.parent / f"{_DIGESTS}-{checkpoint.name}.partial"
+    partial.write_text("".join(lines))
+    partial.rename(checkpoint / _DIGESTS)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,143 @@
+"""The models there are, each as functions of its parameters."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from models.cnn import CNN
+from models.mlp import MLP
+from models.rnn import LanguageModel
+from models.transformer import Transformer
+
+from training.data import Array, Data, Examples, Kind
+from training.local import localize
+from training.probe import Probe, checksum
+
+Strength: TypeAlias = float | jax.Array
+Loss: TypeAlias = Callable[[jax.Array, Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
+    """The mean, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+class Entry(NamedTuple):
+    """A model by name: the data it takes, how to make it, and its loss."""
+
+    kind: Kind
+    make: Callable[[argparse.Namespace, Data, nnx.Rngs], nnx.Module]
+    loss: Loss = cross_entropy
+
+
+def _mlp(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    features = data.training[0].inputs.size
+    shape = {"width": options.width, "layers": options.layers, "rate": options.rate, "remat": options.remat}
+    return MLP(features, data.classes, **shape, rngs=rngs)
+
+
+def _cnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    shape = {"channels": options.width, "layers": options.layers, "remat": options.remat}
+    rates = {"rate": options.rate, "block_rate": options.block_rate, "path_rate": options.path_rate}
+    return CNN(data.training[0].inputs.shape[-1], data.classes, **shape, **rates, rngs=rngs)
+
+
+def _transformer(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    """Its layers run under `lax.scan`, always with remat."""
+    shape = {name: getattr(options, name) for name in ("length", "width", "heads", "layers", "rate", "path_rate")}
+    return Transformer(data.classes, **shape, rngs=rngs)
+
+
+class _Recurrent(nnx.Module):
+    """The language model, over windows that each begin a text of their own."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    def __call__(self, tokens: jax.Array, rngs: nnx.Rngs | None = None, *, strength: Strength = 1.0) -> jax.Array:
+        model, rnn = self.model, self.model.rnn
+        x = model.embedding_dropout(model.tokens(tokens), ids=tokens, rate=strength * model.embedding_dropout.rate, rngs=rngs)
+        rates = {name: strength * getattr(rnn, name) for name in ("dropout", "weight_rate") if getattr(rnn, name)}
+        _, hidden = rnn(x, rates=rates, rngs=rngs)
+        hidden = model.output_dropout(hidden, rate=strength * model.output_dropout.rate, rngs=rngs)
+        return model.tokens.attend(hidden) + model.bias
+
+
+def _rnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    rates = {"embedding_rate": options.rate, "output_rate": options.rate, "weight_rate": options.rate}
+    rates |= {"dropout": options.rate} if options.layers > 1 else {}
+    return _Recurrent(LanguageModel(data.classes, width=options.width, layers=options.layers, **rates, rngs=rngs))
+
+
+MODELS = {
+    "mlp": Entry("images", _mlp),
+    "cnn": Entry("images", _cnn),
+    "transformer": Entry("text", _transformer),
+    "rnn": Entry("text", _rnn),
+    "masks": Entry("images", lambda options, data, rngs: Probe(), checksum),
+}
+
+
+class Network(NamedTuple):
+    """A model as functions."""
+
+    init: Callable[[], tuple[Any, Any]]
+    """Makes the parameters and the running statistics."""
+    apply: Callable[..., tuple[jax.Array, Any]]
+    loss: Loss
+
+
+def build(options: argparse.Namespace, data: Data) -> Network:
+    """The model that `options.model` names. No stream of random numbers is part of it."""
+    entry = MODELS[options.model]
+
+    def split(model: nnx.Module) -> tuple[Any, Any, Any]:
+        return nnx.split(model, nnx.Param, ...)
+
+    def make() -> nnx.Module:
+        model = entry.make(options, data, nnx.Rngs(options.seed))
+        nnx.pop(model, nnx.RngState)
+        return model
+
+    graph = nnx.graphdef(nnx.eval_shape(make))
+
+    def apply(
+        params: Any,
+        stats: Any,
+        inputs: jax.Array,
+        key: jax.Array | None = None,
+        strength: Strength = 1.0,
+        axis: str | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """The logits, and the new statistics. Without a key nothing is dropped; `strength` multiplies the rates.
+
+        `axis` is the mapped axis that divides the batch, inside `shard_map` or `pmap`.
+        """
+        params, inputs = (_cast(tree, options.dtype) for tree in (params, inputs))
+        model: Any = nnx.merge(graph, params, stats, copy=True)
+        if key is None:
+            model.eval()
+        else:
+            model.train()
+        if axis is not None:
+            localize(model, axis)
+        logits = model(inputs, None if key is None else nnx.Rngs(dropout=key), strength=strength)
+        return logits.astype(jnp.float32), split(model)[2]
+
+    return Network(lambda: split(make())[1:], apply, entry.loss)
+
+
+def _cast(tree: Any, dtype: str) -> Any:
+    """Floating-point arrays in the dtype of the computation. Parameters stay what they are where they are kept."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def measure(network: Network, logits: jax.Array, examples: Examples) -> dict[str, jax.Array]:
+    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.float32)
+    return {"loss": network.loss(logits, examples.labels), "accuracy": accuracy}

@@ -1,0 +1,163 @@
+"""Meshes, where parameters and batches lie on them, and the three ways to divide the work of a gradient."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from training.data import Examples
+
+P = PartitionSpec
+Parallel: TypeAlias = Literal["jit", "shard_map", "pmap"]
+Gradients: TypeAlias = Callable[..., tuple[Any, Any, dict[str, jax.Array]]]
+
+# Megatron's layout: the first of two matrices is divided by its outputs, the second by its inputs, and one sum follows them.
+# The names are those of the axes that divide the last axes of the array; 'data' counts only with `--fsdp`.
+_LAYOUTS: dict[str, tuple[str | None, ...]] = {
+    r"attention/(query|key|value)/kernel": ("data", "model", None),
+    r"attention/(query|key|value)/bias": ("model", None),
+    r"attention/out/kernel": ("model", None, "data"),
+    r"up/kernel": ("data", "model"),
+    r"up/bias": ("model",),
+    r"down/kernel": ("model", "data"),
+    r"tokens/embedding": (None, "data"),
+    r"head/kernel": ("data", "model"),
+    r"hidden/\d+/linear/kernel": ("data", "model"),
+    r"hidden/\d+/linear/bias": ("model",),
+}
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None, automatic: bool) -> None:
+    """Joins the other processes of the run, if there are any. Comes before anything else that asks JAX for its devices."""
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    if any(given) and not all(given):
+        raise SystemExit("--coordinator, --num-processes and --process-id go together")
+    if all(given):
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif automatic:
+        jax.distributed.initialize()
+
+
+def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
+    """A mesh with the axes `data` and `model`, from a text such as `data=4,model=2`; by default all devices divide the batch."""
+    sizes = {"data": len(devices), "model": 1}
+    if text is not None:
+        sizes = {"data": 1, "model": 1}
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*(data|model)\s*=\s*([1-9]\d*)\s*", part)
+            if match is None:
+                raise SystemExit(f"--mesh {text}: {part!r} is none of data=N and model=N")
+            sizes[match[1]] = int(match[2])
+    if math.prod(sizes.values()) != len(devices):
+        raise SystemExit(
+            f"--mesh {text}: {' x '.join(map(str, sizes.values()))} is not the number of devices, {len(devices)}"
+            f" ({devices[0].platform}). On CPU, XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of them."
+        )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+# -- where arrays lie
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def layout(params: Any, mesh: Mesh, *, fsdp: bool) -> Any:
+    """The sharding of each parameter, by its name and shape."""
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = "/".join(str(getattr(entry, "key", getattr(entry, "idx", ""))) for entry in path)
+        names = next((names for pattern, names in _LAYOUTS.items() if re.search(f"{pattern}(/|$)", name)), ())
+        axes: list[str | None] = [*[None] * (leaf.ndim - len(names)), *names]
+        for place, axis in enumerate(axes):
+            if axis is not None and (leaf.shape[place] % mesh.shape[axis] or (axis == "data" and not fsdp)):
+                axes[place] = None
+        return NamedSharding(mesh, P(*axes))
+
+    return jax.tree.map_with_path(one, params)
+
+
+class Placement:
+    """How batches of `(micro_batches, examples, ...)` come from this process onto the devices."""
+
+    def __init__(self, mesh: Mesh, size: int, micro_batches: int, parallel: Parallel) -> None:
+        if size % micro_batches:
+            raise SystemExit(f"--batch {size}: is not a multiple of --micro-batches {micro_batches}")
+        if size // micro_batches % mesh.shape["data"]:
+            raise SystemExit(
+                f"--batch {size}: its {micro_batches} micro-batches of {size // micro_batches} examples cannot be divided among"
+                f" {mesh.shape['data']} devices (--mesh data={mesh.shape['data']})"
+            )
+        self.shape = micro_batches, size // micro_batches
+        self.sharding = NamedSharding(mesh, P(None, "data"))
+        self.parallel = parallel
+        self.devices = mesh.size
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of a micro-batch that this process loads."""
+        parts = self.sharding.addressable_devices_indices_map(self.shape).values()
+        return sorted({row for part in parts if part is not None for row in range(*part[1].indices(self.shape[1]))})
+
+    def __call__(self, batch: Examples) -> Examples:
+        def one(leaf: Any) -> Any:
+            if self.parallel == "pmap":
+                parts = leaf.reshape(leaf.shape[0], self.devices, -1, *leaf.shape[2:])
+                return np.moveaxis(parts, 1, 0)
+            return jax.make_array_from_process_local_data(self.sharding, leaf, (*self.shape, *leaf.shape[2:]))
+
+        return Examples(*map(one, batch))
+
+    def shapes(self, example: Examples) -> Any:
+        """Stands for a batch of examples like this one, to compile for."""
+
+        def one(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*self.shape, *leaf.shape), leaf.dtype, sharding=self.sharding)
+
+        return Examples(*map(one, example))  # type: ignore[arg-type]
+
+    def whole(self, examples: Examples) -> Examples:
+        """Examples that each process holds all of, as many as the devices can divide among them."""
+        sharding = NamedSharding(self.sharding.mesh, P("data"))
+        count = len(examples.labels) // sharding.mesh.shape["data"] * sharding.mesh.shape["data"]
+
+        def one(leaf: Any) -> jax.Array:
+            return jax.make_array_from_callback((count, *leaf.shape[1:]), sharding, lambda index: leaf[:count][index])
+
+        return Examples(*map(one, examples))
+
+
+# -- dividing the work
+
+
+def divide(gradients: Gradients, mesh: Mesh, parallel: Parallel) -> Gradients:
+    """`gradients(params, stats, batch, step, strength, axis=None)` over all devices, with the same result in all three ways.
+
+    Under `jit` the compiler divides it. In the others each device has a part of the batch in its hands, draws its part of the
+    masks (see `localize`), and the parts' gradients are averaged.
+    """
+    if parallel == "jit":
+        return gradients
+
+    def local(batch: Examples, others: tuple[Any, ...]) -> tuple[Any, Any, dict[str, jax.Array]]:
+        params, stats, step, strength = others
+        return lax.pmean(gradients(params, stats, batch, step, strength, axis="data"), "data")
+
+    if parallel == "shard_map":
+        # The axis `model` stays with the compiler.
+        specs = {"in_specs": (P(None, "data"), P()), "out_specs": P()}
+        mapped = jax.shard_map(local, mesh=mesh, **specs, axis_names={"data"}, check_vma=False)
+    elif jax.process_count() > 1 or mesh.shape["model"] > 1:
+        raise SystemExit("--parallel pmap: is for one process and --mesh data=N. Take jit or shard_map.")
+    else:
+        # One argument for all that is not divided: by itself, empty statistics would put `in_axes` out of step (JAX 0.10, 0.12).
+        mapped = jax.pmap(local, axis_name="data", in_axes=(0, None), out_axes=None, devices=list(mesh.devices.flat))
+    return lambda params, stats, batch, step, strength: mapped(batch, (params, stats, step, strength))
