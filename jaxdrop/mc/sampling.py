@@ -39,7 +39,8 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") ->
 
     Every single sample is an ordinary draw under each strategy, so means over samples are unbiased; under the first two the
     samples depend on each other, so that their mean varies less, and the standard deviation over samples divided by sqrt(S)
-    overstates the error of that mean.
+    overstates the error of that mean. Stratified bits cost some ten times the arithmetic of independent ones: they pay where a
+    pass costs more than its masks do, and not in a network of a few dozen units.
 
     Args:
       key: a single key of any generator. The first two strategies draw from `jaxdrop.random.fast(key)`.
