@@ -57,8 +57,9 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=2e-5, atol=2e-6)
 
 
-@each_cell
-@pytest.mark.parametrize("options", [{}, {"per_gate": True, "per_step": True}], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in CELLS), ("OptimizedLSTMCell", {"per_gate": True, "per_step": True})]
+)
 def test_the_same_key_gives_what_nnx_gives(name: str, options: dict[str, bool]) -> None:
     """Outputs, states and gradients."""
     cell = cell_of(name)
