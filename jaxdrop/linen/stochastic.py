@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen.recurrent import RNN, StackedRNN
 
 _LAYERS = (Stochastic, RNN, StackedRNN, nn.Dropout, nn.MultiHeadDotProductAttention)
+# A number for each trace that no cache may know. (Flax compares hashes only, and an object's may be that of one before it.)
+_PROBES = itertools.count()
 
 
 def stochastic(
@@ -102,11 +105,11 @@ class _Model:
             found.append(_stochastic.describe(path, module, self.chooses(path, module)))
 
         plan = Plan(frozenset(), frozenset())
-        jax.eval_shape(lambda key: self._apply(plan, object(), note, key, args, kwargs), key)
+        jax.eval_shape(lambda key: self._apply(plan, next(_PROBES), note, key, args, kwargs), key)
         return found
 
     def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: bool = False) -> Any:
-        return self._apply(plan, object() if probe else tuple(sorted(plan.on)), lambda path, module: None, key, args, kwargs)
+        return self._apply(plan, next(_PROBES) if probe else tuple(sorted(plan.on)), lambda path, module: None, key, args, kwargs)
 
     def _apply(
         self,
