@@ -124,10 +124,12 @@ def make_step(
         update = jax.jit(update, donate_argnums=0)
 
     def step(state: State, batch: Examples, count: jax.Array, scale: Strength = 1.0) -> tuple[State, dict[str, jax.Array]]:
-        strength = scale * strengths(count)
+        # Traced, as it is inside `shard_map` in any case: a layer whose rate is the number 0 would take no key, and all layers
+        # behind it would take another.
+        strength = jnp.asarray(scale * strengths(count), jnp.float32)
         gradient, stats, metrics = gradients(state.params, state.stats, batch, count, strength)
         state, norm = update(state, gradient, stats)
-        return state, metrics | {"gradient_norm": norm, "learning_rate": rates(count), "strength": jnp.float32(strength)}
+        return state, metrics | {"gradient_norm": norm, "learning_rate": rates(count), "strength": strength}
 
     return step
 

@@ -132,6 +132,13 @@ def test_divided_parameters_and_bfloat16(tmp_path: Path) -> None:
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state["params"])} == {"float32"}
 
 
+def test_all_ways_take_the_same_keys(tmp_path: Path) -> None:
+    """Though the strength is constant, and drop path has rate 0 in the first block."""
+    options = [*CNN, "--schedule", "constant", "--steps", 2, "--mesh", "data=8"]
+    expected = losses(run(tmp_path / "jit", *options))
+    np.testing.assert_allclose(losses(run(tmp_path / "shard_map", *options, "--parallel", "shard_map")), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("model", ["cnn", "transformer", "rnn"])
 def test_a_device_draws_its_part_of_the_masks(model: str) -> None:
     """Also those of attention, of blocks and of recurrent weights; and BatchNorm sees the whole batch."""
