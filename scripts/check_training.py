@@ -62,6 +62,11 @@ class Run:
             process.join()
         return max((process.exitcode or 0 for process in processes), key=abs)
 
+    def must_go(self) -> None:
+        """Runs what the other runs are compared with."""
+        if code := self.go():
+            raise SystemExit(f"scripts/train.py {' '.join(map(str, self.arguments))}: exit code {code}\n{self.output.read_text()}")
+
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.splitlines()]
@@ -169,7 +174,7 @@ def layouts(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     }
     for kind, arguments in kinds.items():
         first = Run(folder / kind, [*arguments, *length])
-        first.go()
+        first.must_go()
         expected = first.state["params"]
         for index, (name, layout) in enumerate(LAYOUTS.items()):
             if index == 0:
@@ -199,7 +204,7 @@ def elsewhere(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     kinds: dict[str, list[Any]] = {"masks": ["--model", "masks"], "transformer": TEXT}
     for kind, arguments in kinds.items():
         first = Run(folder / kind, [*arguments, *length])
-        first.go()
+        first.must_go()
         losses = [line["loss"] for line in first.lines if "loss" in line]
         for index, (begin, end) in enumerate(zip(ways, ways[1:][: 2 if options.quick else None], strict=False)):
             run = Run(folder / f"{kind}-{index}", [*arguments, *length])
@@ -214,7 +219,7 @@ def kills(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """`kill -9` at random moments, and resumed: all figures and arrays are those of the run that was left alone."""
     arguments = [*IMAGES, "--steps", 400, "--eval-every", 10, "--save-every", 10, "--micro-batches", 2]
     whole = Run(folder / "whole", arguments)
-    whole.go()
+    whole.must_go()
     random = np.random.default_rng(options.seed)
     for number in range(3 if options.quick else options.kills):
         run = Run(folder / f"kill-{number}", arguments)
@@ -235,7 +240,7 @@ def kills(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
 def damage(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """Damaged checkpoints: the run goes on from the last good one and says so, or ends; it never starts again by itself."""
     whole = Run(folder / "whole", [*IMAGES, "--steps", 40, "--eval-every", 10, "--save-every", 10])
-    whole.go()
+    whole.must_go()
     random = np.random.default_rng(options.seed)
 
     def broken(name: str, harm: Callable[[Path], None], checkpoints: slice) -> tuple[Run, int]:
@@ -293,7 +298,7 @@ def errors(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         yield Row(" ".join(map(str, arguments[-2:])), run.says[-150:], code > 0 and message in run.says)
 
     run, whole = Run(folder / "full", short), Run(folder / "whole", short)
-    whole.go()
+    whole.must_go()
     run.go(Layout(arguments=("--stop-at", 20)))
     code = run.go(largest_file=10_000)
     row = Row("no room on the disk", run.says[-150:], code > 0 and "those before it are intact" in run.says)
