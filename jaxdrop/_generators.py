@@ -5,13 +5,13 @@ Nothing here loops, stores or knows about JAX keys, so XLA fuses every generator
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxdrop._positions import Positions
-from jaxdrop._words import WORD, multiply_high
+from jaxdrop._words import WORD
 
 Words = tuple[jax.Array, jax.Array]
 
@@ -73,41 +73,35 @@ def _triple32(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
     return x ^ (x >> np.uint32(14))
 
 
-_SHUFFLE_ROUNDS = 8
+class LatticePoint(NamedTuple):
+    """The place of one of S samples, as uint32 scalars. `jaxdrop._lattices` says what it is good for.
+
+    Attributes:
+      prime: the number of points p of its lattice, below 2**16.
+      inverse: of p, modulo 2**32.
+      high, low: `t / p` for the point's index t, `high / 2**32 + low / 2**48`.
+      mirror: 0, or 2**32 - 1 in a lattice whose offset mirrors that of the other.
+    """
+
+    prime: jax.Array
+    inverse: jax.Array
+    high: jax.Array
+    low: jax.Array
+    mirror: jax.Array
 
 
-def stratified_bits(lanes: tuple[Words, Words, Words], index: jax.Array, count: jax.Array, positions: Positions) -> jax.Array:
-    """The bits of sample `index` out of `count`: over all samples, one value in each of `count` equal strata.
-
-    At each position the samples visit the strata in an order of its own: a swap-or-not shuffle (Hoang, Morris & Rogaway,
-    CRYPTO 2012, arXiv:1208.1176), which permutes any number of elements without a table, then a rotation that makes each single
-    sample uniform. Inside its stratum a value is uniform.
+def lattice_bits(words: Words, salt: jax.Array, point: LatticePoint, positions: Positions) -> jax.Array:
+    """`frac(b + a t / p)` as a word, with b in [0, 1) and a in {1, ..., p - 1} drawn for each position.
 
     Args:
-      lanes: spread words: two lanes for the positions, one for the shuffle's round keys.
-      index: uint32 scalar in [0, count).
-      count: uint32 scalar in [1, 65535].
+      words: spread words, for the positions.
+      salt: another word of the key's.
+      point: which point of which lattice.
       positions: the positions.
     """
-    steps = jnp.arange(_SHUFFLE_ROUNDS, dtype=jnp.uint32)
-    pivots = multiply_high(hash_bits(lanes[2], Positions(None, steps)), count)
-    # Under vmap over samples, XLA would form all this again for every entry.
-    lanes, pivots = lax.optimization_barrier((lanes, pivots))
-    coin = hash_bits(lanes[0], positions)
-    value = hash_bits(lanes[1], positions)
-    stratum = index
-    for step in range(_SHUFFLE_ROUNDS):
-        pivot = pivots[step]
-        partner = pivot - stratum
-        partner = jnp.where(stratum > pivot, partner + count, partner)  # modulo count
-        name = jnp.maximum(stratum, partner)  # both members of a pair must toss the same coin
-        toss = (name * np.uint32(0x9E3779B1 + 2 * step)) ^ coin
-        toss = (toss ^ (toss >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
-        stratum = jnp.where(toss >> np.uint32(31) == 0, stratum, partner)
-    stratum = stratum + multiply_high(value, count)
-    stratum = jnp.where(stratum < count, stratum, stratum - count)
-    # 2**32 / count = step + fraction / 2**16, in integers: the strata's edges are right to two parts in 2**32.
-    step_size = np.uint32(0xFFFFFFFF) // count
-    fraction = ((np.uint32(0) - step_size * count) << np.uint32(16)) // count
-    edge = stratum * step_size + ((stratum * fraction) >> np.uint32(16))
-    return edge + multiply_high(value * count, step_size)
+    offset = hash_bits(words, positions) ^ point.mirror
+    # p times this is `offset` modulo 2**32: b stands at `offset / 2**32` of its interval of length 1 / p.
+    b = offset * point.inverse
+    draw = (((offset ^ (offset >> np.uint32(15))) + salt) * np.uint32(0x2C1B3C6D)) >> np.uint32(16)
+    a = np.uint32(1) + ((draw * (point.prime - np.uint32(1))) >> np.uint32(16))
+    return b + a * point.high + ((a * point.low) >> np.uint32(16))

@@ -34,8 +34,9 @@ import numpy as np
 from jax import lax
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
 
-from jaxdrop import _generators
+from jaxdrop import _generators, _lattices
 from jaxdrop._positions import Coordinate, Positions, grid, linear
 
 Bits32 = Callable[[jax.Array, Positions], jax.Array]
@@ -52,8 +53,8 @@ def _hash32(data: jax.Array, positions: Positions, lane: int = 0) -> jax.Array:
 
 def _stratified32(data: jax.Array, positions: Positions) -> jax.Array:
     base = data[0], data[1]
-    lanes = tuple(_generators.spread(base, lane) for lane in (0, 1, 2))
-    return _generators.stratified_bits((lanes[0], lanes[1], lanes[2]), data[2], data[3], positions)
+    words, (salt, _) = (_generators.spread(base, lane) for lane in (1, 2))
+    return _generators.lattice_bits(words, salt, _generators.LatticePoint(*data[2:]), positions)
 
 
 def _antithetic32(data: jax.Array, positions: Positions) -> jax.Array:
@@ -118,7 +119,7 @@ def _by_name(name: str) -> _Generator:
 
 _GENERATORS = (
     _Generator("jaxdrop_hash", "jaxdrop", _hash32),
-    _Generator("jaxdrop_stratified", "jaxdrop-s", _stratified32, rest=(0, 1)),
+    _Generator("jaxdrop_stratified", "jaxdrop-s", _stratified32, rest=(1, 1, 0, 0, 0)),
     _Generator("jaxdrop_antithetic", "jaxdrop-a", _antithetic32, rest=(0,)),
 )
 _HASH, _STRATIFIED, _ANTITHETIC = (generator.implementation() for generator in _GENERATORS)
@@ -351,12 +352,13 @@ def independent_keys(key: jax.Array, num: int) -> jax.Array:
 
 def stratified_keys(key: jax.Array, num: int) -> jax.Array:
     """Keys of `num` samples that divide the unit interval among them, position by position. See `jaxdrop.mc.keys`."""
-    if num >= 2**16:
+    if num > _lattices.MOST:
         raise ValueError(
-            f"stratified sampling takes at most 65535 samples, got {num}. Draw them in groups with a key each, or independently."
+            f"stratified sampling takes at most {_lattices.MOST} samples, got {num}. Draw them in groups with a key each, or"
+            " independently."
         )
     base = jnp.broadcast_to(fast(_not_a_sample(key)), (num,))
-    return _extend(base, _STRATIFIED, jnp.arange(num, dtype=jnp.uint32), jnp.full(num, num, jnp.uint32))
+    return _extend(base, _STRATIFIED, _lattices.points(num))
 
 
 def antithetic_keys(key: jax.Array, num: int) -> jax.Array:
@@ -373,5 +375,5 @@ def _not_a_sample(key: jax.Array) -> jax.Array:
     return key
 
 
-def _extend(keys: jax.Array, impl: Hashable, *words: jax.Array) -> jax.Array:
-    return jax.random.wrap_key_data(jnp.column_stack([jax.random.key_data(keys), *words]), impl=impl)
+def _extend(keys: jax.Array, impl: Hashable, words: ArrayLike) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.column_stack([jax.random.key_data(keys), words]), impl=impl)
