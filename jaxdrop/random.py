@@ -34,7 +34,7 @@ import numpy as np
 from jax import lax
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 from jax.sharding import NamedSharding
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxdrop import _generators, _lattices
 from jaxdrop._positions import Coordinate, Positions, grid, linear
@@ -305,6 +305,12 @@ def normal(bits: jax.Array) -> jax.Array:
     low = np.nextafter(np.float32(-1), np.float32(0))
     symmetric = jnp.maximum(uniform(bits) * (np.float32(1) - low) + low, low)
     return np.float32(np.sqrt(2)) * lax.erf_inv(symmetric)
+
+
+def gumbel(bits: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Standard Gumbel values, `-log(-log(u))`, from 32-bit words, of which the upper tail has all 32 bits."""
+    above = (bits.astype(dtype) + 0.5) * 2.0**-32  # 1 - u
+    return -jnp.log(-jnp.log1p(-above))
 
 
 def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:

@@ -65,7 +65,7 @@ class Run:
     def must_go(self) -> None:
         """Runs what the other runs are compared with."""
         if code := self.go():
-            raise SystemExit(f"scripts/train.py {' '.join(map(str, self.arguments))}: exit code {code}\n{self.output.read_text()}")
+            raise SystemExit(f"train.py {' '.join(map(str, self.arguments))}: exit code {code}\n{self.output.read_text()}")
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -37,12 +37,12 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import _peers, training
-from benchmarks._compiled import scratch_bytes
+from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report, versions
 from benchmarks.attention import NO_DROPOUT, attentions
-from training.parallel import layout
+from training.layouts import layout
 
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -81,12 +81,6 @@ def collectives(compiled: jax.stages.Compiled) -> int:
     """How many instructions of a program exchange data between devices."""
     names = "|".join(_COLLECTIVES)
     return len(re.findall(rf" (?:{names})(?:-start)?\(", compiled.as_text() or ""))
-
-
-def held_bytes(compiled: jax.stages.Compiled) -> float:
-    """The memory that a program's arguments take on one device."""
-    analysis = compiled.memory_analysis()
-    return np.nan if analysis is None else analysis.argument_size_in_bytes
 
 
 def core(mesh: Mesh) -> Iterator[Table | Bar]:

@@ -18,6 +18,8 @@ import jaxdrop.nnx
 
 Carry: TypeAlias = Any
 
+_RATES = ("dropout", "input_rate", "recurrent_rate", "candidate_rate", "weight_rate", "cell_zoneout", "hidden_zoneout")
+
 
 class Output(NamedTuple):
     """What the model makes of a window of text."""
@@ -72,17 +74,27 @@ class LanguageModel(nnx.Module):
         self.output_dropout = jaxdrop.nnx.Dropout(output_rate, broadcast_dims=(1,) if locked else (), rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(vocabulary))
 
-    def __call__(self, tokens: jax.Array, carry: Carry | None = None, rngs: nnx.Rngs | None = None) -> Output:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        carry: Carry | None = None,
+        rngs: nnx.Rngs | None = None,
+        *,
+        strength: float | jax.Array = 1.0,
+    ) -> Output:
         """Runs over a window.
 
         Args:
           tokens: integers, `(batch, length)`.
           carry: the state behind the window before; by default a text begins here.
           rngs: where the keys come from, instead of the model's own streams.
+          strength: multiplies all rates; a traced value, as of a schedule, does not recompile.
         """
-        x = self.embedding_dropout(self.tokens(tokens), ids=tokens, rngs=rngs)
-        carry, hidden = self.rnn(x, initial_carry=carry, rngs=rngs)
-        dropped = self.output_dropout(hidden, rngs=rngs)
+        embedding_rate, output_rate = (strength * layer.rate for layer in (self.embedding_dropout, self.output_dropout))
+        rates = {name: strength * rate for name in _RATES if (rate := getattr(self.rnn, name))}
+        x = self.embedding_dropout(self.tokens(tokens), ids=tokens, rate=embedding_rate, rngs=rngs)
+        carry, hidden = self.rnn(x, initial_carry=carry, rates=rates, rngs=rngs)
+        dropped = self.output_dropout(hidden, rate=output_rate, rngs=rngs)
         return Output(self.tokens.attend(dropped) + self.bias, carry, hidden, dropped)
 
     def start(self, batch: int) -> Carry:

@@ -82,6 +82,14 @@ def integer(name: str, value: int, kind: str = "an integer") -> int:
         raise TypeError(f"{name} must be {kind}, got {value!r}") from None
 
 
+def count(name: str, value: int, *, least: int = 1) -> int:
+    """The argument `name` as a Python integer of at least `least`."""
+    number = integer(name, value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
 def axis(name: str, value: int, ndim: int) -> int:
     """The axis that the argument `name` names, as a number from 0 to `ndim - 1`."""
     number = integer(name, value, "the number of an axis")

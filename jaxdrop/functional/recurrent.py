@@ -252,8 +252,7 @@ def run(
 
 def check_between(rate: masks.Rate, num_layers: int) -> masks.Rate:
     """The rate between the layers of a stack as `masks.check_number` returns it, if there are two of them."""
-    if _arguments.integer("num_layers", num_layers) < 1:
-        raise ValueError(f"num_layers must be 1 or more, got {num_layers}")
+    num_layers = _arguments.count("num_layers", num_layers)
     rate = masks.check_number(rate, "dropout", 1)
     if num_layers == 1 and not _is_zero(rate):
         raise ValueError(

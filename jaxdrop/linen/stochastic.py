@@ -58,16 +58,10 @@ def stochastic(
     Args:
       module: any Linen module.
       variables: all its collections, such as `{"params": ..., "batch_stats": ...}`.
-      layers: which dropout layers are on. `"all"`; `"last"`, the last one that runs and drops something, so that all before it
-        need be computed once only; a pattern, or a list of patterns, for paths as in `"encoder/*"`, in which `*` stands for any
-        characters, `/` too; or a function of (path, module). A layer that is called twice is one layer, and so are layers that
-        are stacked by `nn.scan`.
-      shared_mask: if False, each example has masks of its own. If True, all examples of a batch share one, whatever the kind of
-        dropout, so that a key stands for a function, as in Thompson sampling, BatchBALD or for smooth curves. The model then runs
-        under `jax.vmap` on batches of one.
-      in_axes: with `shared_mask`, where the batch is, as in `jax.vmap`: an axis for all inputs, or one for each, None for an
-        input that has no batch axis. That of keyword arguments is axis 0. Scalars, and what is no array, go to every example.
-      out_axes: with `shared_mask`, where the batch is in the outputs.
+      layers: which dropout layers are on, as in `jaxdrop.nnx.stochastic`. Layers that are stacked by `nn.scan` are one layer.
+      shared_mask: whether all examples of a batch share one mask, as there.
+      in_axes: with `shared_mask`, where the batch is in the inputs, as there.
+      out_axes: with `shared_mask`, where it is in the outputs.
       method: what to call in place of `__call__`: a name, or a function of (module, *inputs).
       rng_collections: the collections that the model's own code takes keys from; those of layers are found. `"dropout"` gets the
         key itself, and others get keys that are derived from it.

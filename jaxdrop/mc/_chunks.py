@@ -5,7 +5,6 @@ A chunk takes keys at equal distances, so that where the keys are divided among 
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -40,14 +39,3 @@ def check_keys(keys: jax.Array) -> int:
     if not keys.shape[0]:
         raise ValueError("keys is empty: there must be at least one sample")
     return keys.shape[0]
-
-
-def check_count(name: str, value: int) -> int:
-    """The argument `name` as an integer of at least 1."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-    return count

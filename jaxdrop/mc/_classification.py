@@ -177,16 +177,19 @@ def _entropy(log_probs: jax.Array) -> jax.Array:
 
 
 def _divergence(log_parts: jax.Array, log_mean: jax.Array) -> jax.Array:
-    """`KL(p_k || p)` for each k along the first axis of the parts, whose mean `p` is.
-
-    As `sum_c p_c f(log(p_kc / p_c))` with `f(r) = r exp(r) - exp(r) + 1`, which is 0 at 0 and positive elsewhere: no large terms
-    cancel.
-    """
+    """`KL(p_k || p)` for each k along the first axis of the parts, whose mean `p` is."""
     log_mean = jnp.expand_dims(_floor(log_mean), 0)
     possible = log_parts > _least(log_parts) / 2
     ratio = jnp.where(possible, _floor(log_parts) - log_mean, 0)
-    terms = jnp.where(possible, ratio * jnp.exp(ratio) - jnp.expm1(ratio), 1)
-    return (jnp.exp(log_mean) * terms).sum(-1)
+    return (jnp.exp(log_mean) * divergence_terms(ratio, possible)).sum(-1)
+
+
+def divergence_terms(ratio: jax.Array, possible: jax.Array) -> jax.Array:
+    """`f(r) = r exp(r) - exp(r) + 1` of `r = log(p / q)`, and 1 where p is not possible: `KL(p || q) = sum q f`.
+
+    It is 0 at 0 and positive elsewhere: no large terms cancel.
+    """
+    return jnp.where(possible, ratio * jnp.exp(ratio) - jnp.expm1(ratio), 1)
 
 
 def _floor(log_probs: jax.Array) -> jax.Array:

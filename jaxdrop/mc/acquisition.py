@@ -134,9 +134,7 @@ def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
         apart = probs.mean(0)[:, None, None] * expected[None]
         possible = (joint > 0) & (apart > 0)
         ratio = jnp.log(jnp.where(possible, joint, 1)) - jnp.log(jnp.where(possible, apart, 1))
-        # As in the mutual information of a summary: terms that are not negative, of which none cancel.
-        terms = jnp.where(possible, ratio * jnp.exp(ratio) - jnp.expm1(ratio), 1)
-        return (apart * terms).sum() / targets.shape[1]
+        return (apart * _classification.divergence_terms(ratio, possible)).sum() / targets.shape[1]
 
     return lax.map(one, jnp.moveaxis(pool, 1, 0), batch_size=_candidates(pool.shape[-1] * expected.size, pool.shape[1]))
 
@@ -176,9 +174,7 @@ def batch_bald(
     """
     given, are_logits = _pool("batch_bald", logits, probs)
     count = _number("num", num, given.shape[1])
-    most = _arguments.integer("max_configurations", max_configurations)
-    if most < 1:
-        raise ValueError(f"max_configurations must be at least 1, got {most}")
+    most = _arguments.count("max_configurations", max_configurations)
     classes = given.shape[-1]
     if key is None and classes ** (count - 1) > most:
         raise ValueError(
@@ -323,9 +319,8 @@ def _power_sampling(key: jax.Array, scores: jax.Array, coldness: jax.Array, *, n
     elif kind == "softrank":
         ranks = jnp.zeros(scores.size, scores.dtype).at[scores.argsort(descending=True)].set(jnp.arange(1.0, scores.size + 1))
         scores = -jnp.log(ranks)
-    # The largest of log-weights plus Gumbel noise are drawn without replacement. All 32 bits: the largest noise decides.
-    tail = (random.bits(key, scores.shape).astype(scores.dtype) + 0.5) * 2.0**-32
-    noise = -jnp.log(-jnp.log1p(-tail))
+    # The largest of log-weights plus Gumbel noise are drawn without replacement.
+    noise = random.gumbel(random.bits(key, scores.shape), scores.dtype)
     return lax.top_k(jnp.where(jnp.isneginf(scores), -jnp.inf, coldness * scores + noise), num)[1]
 
 

@@ -195,9 +195,7 @@ def fit_rate(
     rates = jnp.asarray(masks.check_rate(np.asarray(rates)), jnp.float32)
     if rates.ndim != 1 or not rates.size:
         raise ValueError(f"rates must have shape (R,) with at least one rate, got {rates.shape}")
-    at_once = rates.size if batch_size is None else _arguments.integer("batch_size", batch_size)
-    if at_once < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    at_once = rates.size if batch_size is None else _arguments.count("batch_size", batch_size)
 
     def one(rate: jax.Array) -> jax.Array:
         return loss(predict(lambda key: fn(key, rate), keys))
@@ -213,9 +211,7 @@ def fit_rate(
 
 def _tau_times_decay(rate: masks.Rate, length_scale: _inputs.Number, num_examples: int, loss: Loss) -> jax.Array:
     _arguments.one_of("loss", loss, Loss)
-    count = _arguments.integer("num_examples", num_examples)
-    if count < 1:
-        raise ValueError(f"num_examples must be at least 1, got {count}")
+    count = _arguments.count("num_examples", num_examples)
     keep = 1 - jnp.asarray(masks.check_rate(rate), jnp.float32)
     return keep * _positive("length_scale", length_scale) ** 2 / (_LOSS[loss] * count)
 

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 
 from jaxdrop import masks
+from jaxdrop.functional import _arguments
 from jaxdrop.mc import _chunks, _merging, prefix, sampling
 
 # From the spread of fewer chunks their mean's error cannot be told.
@@ -96,7 +97,7 @@ def moments(fn: Callable[[jax.Array], Any], keys: jax.Array, *, summary: Summary
       TypeError: `batch_size` is not an integer, `summary` returns something without `merge`, or outputs are complex.
       ValueError: `keys` is not one axis of keys, or `batch_size` is below 1.
     """
-    size = min(_chunks.check_count("batch_size", batch_size), _chunks.check_keys(keys))
+    size = min(_arguments.count("batch_size", batch_size), _chunks.check_keys(keys))
     parts = prefix.split(fn, keys)
 
     @jax.jit
@@ -150,7 +151,7 @@ def until(
       TypeError: as `moments`, or `tolerance` or `max_samples` is no number.
       ValueError: as `mc.keys`, `tolerance` is negative, or `max_samples` is too small.
     """
-    size, most = _chunks.check_count("batch_size", batch_size), _chunks.check_count("max_samples", max_samples)
+    size, most = _arguments.count("batch_size", batch_size), _arguments.count("max_samples", max_samples)
     tolerance = masks.check_number(tolerance, "tolerance")
     if most < _LEAST_CHUNKS * size:
         raise ValueError(

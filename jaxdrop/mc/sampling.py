@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import random
+from jaxdrop.functional import _arguments
 from jaxdrop.mc import _chunks, _progress, prefix
 
 Strategy = Literal["stratified", "antithetic", "independent"]
@@ -60,7 +61,7 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") ->
     """
     if strategy not in _STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(map(repr, _STRATEGIES))}, got {strategy!r}")
-    return _STRATEGIES[strategy](key, _chunks.check_count("num_samples", num_samples))
+    return _STRATEGIES[strategy](key, _arguments.count("num_samples", num_samples))
 
 
 def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int | None = None, progress: bool = False) -> Any:
@@ -90,7 +91,7 @@ def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int 
       ImportError: a bar is asked for, and rich is not installed.
     """
     num = _chunks.check_keys(keys)
-    size = (32 if progress else num) if batch_size is None else _chunks.check_count("batch_size", batch_size)
+    size = (32 if progress else num) if batch_size is None else _arguments.count("batch_size", batch_size)
     if progress:
         return _with_bar(fn, keys, min(size, num))
     if size >= num:

@@ -61,12 +61,7 @@ class _Recurrent(nnx.Module):
         self.model = model
 
     def __call__(self, tokens: jax.Array, rngs: nnx.Rngs | None = None, *, strength: Strength = 1.0) -> jax.Array:
-        model, rnn = self.model, self.model.rnn
-        x = model.embedding_dropout(model.tokens(tokens), ids=tokens, rate=strength * model.embedding_dropout.rate, rngs=rngs)
-        rates = {name: strength * getattr(rnn, name) for name in ("dropout", "weight_rate") if getattr(rnn, name)}
-        _, hidden = rnn(x, rates=rates, rngs=rngs)
-        hidden = model.output_dropout(hidden, rate=strength * model.output_dropout.rate, rngs=rngs)
-        return model.tokens.attend(hidden) + model.bias
+        return self.model(tokens, rngs=rngs, strength=strength).logits
 
 
 def _rnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:

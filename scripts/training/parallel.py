@@ -1,4 +1,4 @@
-"""Meshes, where parameters and batches lie on them, and the three ways to divide the work of a gradient."""
+"""Meshes, where batches lie on them, and the three ways to divide the work of a gradient."""
 
 from __future__ import annotations
 
@@ -17,21 +17,6 @@ from training.data import Examples
 P = PartitionSpec
 Parallel: TypeAlias = Literal["jit", "shard_map", "pmap"]
 Gradients: TypeAlias = Callable[..., tuple[Any, Any, dict[str, jax.Array]]]
-
-# Megatron's layout: the first of two matrices is divided by its outputs, the second by its inputs, and one sum follows them.
-# The names are those of the axes that divide the last axes of the array; 'data' counts only with `--fsdp`.
-_LAYOUTS: dict[str, tuple[str | None, ...]] = {
-    r"attention/(query|key|value)/kernel": ("data", "model", None),
-    r"attention/(query|key|value)/bias": ("model", None),
-    r"attention/out/kernel": ("model", None, "data"),
-    r"up/kernel": ("data", "model"),
-    r"up/bias": ("model",),
-    r"down/kernel": ("model", "data"),
-    r"tokens/embedding": (None, "data"),
-    r"head/kernel": ("data", "model"),
-    r"hidden/\d+/linear/kernel": ("data", "model"),
-    r"hidden/\d+/linear/bias": ("model",),
-}
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None, automatic: bool) -> None:
@@ -61,28 +46,6 @@ def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
             f" ({devices[0].platform}). On CPU, XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of them."
         )
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 2, devices=devices)
-
-
-# -- where arrays lie
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, P())
-
-
-def layout(params: Any, mesh: Mesh, *, fsdp: bool) -> Any:
-    """The sharding of each parameter, by its name and shape."""
-
-    def one(path: Any, leaf: Any) -> NamedSharding:
-        name = "/".join(str(getattr(entry, "key", getattr(entry, "idx", ""))) for entry in path)
-        names = next((names for pattern, names in _LAYOUTS.items() if re.search(f"{pattern}(/|$)", name)), ())
-        axes: list[str | None] = [*[None] * (leaf.ndim - len(names)), *names]
-        for place, axis in enumerate(axes):
-            if axis is not None and (leaf.shape[place] % mesh.shape[axis] or (axis == "data" and not fsdp)):
-                axes[place] = None
-        return NamedSharding(mesh, P(*axes))
-
-    return jax.tree.map_with_path(one, params)
 
 
 class Placement:

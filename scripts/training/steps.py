@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 import jaxdrop
 from jaxdrop import schedules
-from training import parallel
+from training import layouts, parallel
 from training.data import Examples
 from training.models import Network, Strength, measure
 
@@ -58,8 +58,8 @@ def initialize(
         return State(params, stats, optimizer.init(params))
 
     shapes = jax.eval_shape(init)
-    whole = parallel.replicated(mesh)
-    of_params = parallel.layout(shapes.params, mesh, fsdp=fsdp)
+    whole = layouts.replicated(mesh)
+    of_params = layouts.layout(shapes.params, mesh, fsdp=fsdp)
     of_optimizer = optax.tree.map_params(
         optimizer, lambda _, sharding: sharding, shapes.optimizer, of_params, transform_non_params=lambda _: whole
     )

@@ -245,7 +245,7 @@ def test_rates_that_a_cell_has_no_place_for() -> None:
 def test_dropout_between_layers_needs_two() -> None:
     with pytest.raises(ValueError, match=r"dropout=0.5 acts between layers, and there is one layer\. Pass output_rate"):
         recurrent.check_between(0.5, 1)
-    with pytest.raises(ValueError, match="num_layers must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         recurrent.check_between(0.0, 0)
     with pytest.raises(ValueError, match="dropout must lie in"):
         recurrent.check_between(2.0, 2)

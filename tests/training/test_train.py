@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxdrop
 import train
-from training import checkpoints, data, models, parallel
+from training import checkpoints, data, layouts, models, parallel
 
 pytestmark = pytest.mark.usefixtures("relaxed")
 
@@ -212,9 +212,9 @@ def test_bad_options(arguments: list[Any], message: str, tmp_path: Path, capsys:
 def test_parameters_are_divided() -> None:
     mesh = parallel.make_mesh("data=4,model=2", jax.devices())
     shapes = {"blocks": {"up": {"kernel": np.zeros((2, 8, 32)), "bias": np.zeros((2, 32))}, "norm": {"scale": np.zeros((2, 8))}}}
-    specs = jax.tree.map(lambda sharding: tuple(sharding.spec), parallel.layout(shapes, mesh, fsdp=True))
+    specs = jax.tree.map(lambda sharding: tuple(sharding.spec), layouts.layout(shapes, mesh, fsdp=True))
     assert specs == {
         "blocks": {"up": {"kernel": (None, "data", "model"), "bias": (None, "model")}, "norm": {"scale": (None, None)}}
     }
-    whole = parallel.layout(shapes, mesh, fsdp=False)["blocks"]["up"]["kernel"].spec
+    whole = layouts.layout(shapes, mesh, fsdp=False)["blocks"]["up"]["kernel"].spec
     assert tuple(whole) == (None, None, "model")

@@ -125,7 +125,7 @@ def reliability(
       Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599.
     """
     labels, probs = _checked("reliability", labels, probs)
-    return _reliability(labels, probs, num_bins=_bins(num_bins), equal_mass=_arguments.is_true(equal_mass))
+    return _reliability(labels, probs, num_bins=_arguments.count("num_bins", num_bins), equal_mass=_arguments.is_true(equal_mass))
 
 
 @kernel("reliability", checkpoint=False)
@@ -187,7 +187,7 @@ def classwise_ece(labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bi
       probabilities with Dirichlet calibration", NeurIPS 2019, arXiv:1910.12656.
     """
     labels, probs = _checked("classwise_ece", labels, probs)
-    return _classwise_ece(labels, probs, num_bins=_bins(num_bins))
+    return _classwise_ece(labels, probs, num_bins=_arguments.count("num_bins", num_bins))
 
 
 @kernel("classwise_ece", checkpoint=False)
@@ -227,10 +227,3 @@ def _checked(caller: str, labels: _inputs.ArrayLike, probs: _inputs.ArrayLike) -
         raise ValueError(f"{caller} takes probabilities of shape (..., C), with at least one prediction, got shape {probs.shape}")
     _inputs.probabilities("probs", probs)
     return _inputs.labels(caller, labels, probs.shape[:-1], probs.shape[-1]), probs
-
-
-def _bins(num_bins: int) -> int:
-    count = _arguments.integer("num_bins", num_bins)
-    if count < 1:
-        raise ValueError(f"num_bins must be at least 1, got {count}")
-    return count

@@ -143,9 +143,7 @@ def calibration_curve(cdf: _inputs.ArrayLike, *, proportion: Proportion = "inter
     if not _inputs.holds(lambda cdf: (cdf >= 0) & (cdf <= 1), cdf):
         raise ValueError(f"cdf must lie in [0, 1], got {np.asarray(cdf).min()} to {np.asarray(cdf).max()}")
     _arguments.one_of("proportion", proportion, Proportion)
-    points = _arguments.integer("num_points", num_points)
-    if points < 2:
-        raise ValueError(f"num_points must be at least 2, got {points}")
+    points = _arguments.count("num_points", num_points, least=2)
     return _calibration_curve(cdf, central=proportion == "interval", num_points=points)
 
 
