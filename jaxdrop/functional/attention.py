@@ -173,6 +173,7 @@ def for_flax(
     dtype: Any,
     precision: Any,
     is_causal: bool = False,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`dot_product_attention` with the arguments of Flax's: `key` are the keys of attention, and a mask may be of numbers."""
     dtype = jnp.result_type(query, key, value) if dtype is None else dtype
@@ -189,4 +190,14 @@ def for_flax(
         broadcast_dims=range(q.ndim - 2) if broadcast_dropout else (),
         deterministic=deterministic,
         precision=precision,
+        spec=spec,
     )
+
+
+def no_weights(spec: PartitionSpec | None) -> None:
+    """Checks that no layout was given where Flax's own function draws the masks."""
+    if spec is not None:
+        raise ValueError(
+            f"spec={spec} is for attention without an array of weights, but they are sown or multiplied by functions of the"
+            " layer's own. Leave out one of the two."
+        )

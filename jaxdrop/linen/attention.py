@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import attention
@@ -29,6 +32,7 @@ def dot_product_attention(
     qk_attn_weights_einsum: Callable[..., jax.Array] | None = None,
     attn_weights_value_einsum: Callable[..., jax.Array] | None = None,
     is_causal: bool = False,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for its `attention_fn`.
 
@@ -52,6 +56,7 @@ def dot_product_attention(
       attn_weights_value_einsum: likewise.
       is_causal: whether a query sees only the keys up to its own place. Flax's modules do not pass it: a function that does, or
         `functools.partial(dot_product_attention, is_causal=True)`, is their `attention_fn`.
+      spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
 
     Returns:
       `(batch..., length, heads, depth)`.
@@ -60,6 +65,7 @@ def dot_product_attention(
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
     """
     if module is not None or qk_attn_weights_einsum is not None or attn_weights_value_einsum is not None:
+        attention.no_weights(spec)
         if is_causal:
             causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
             mask = nn.combine_masks(mask, jnp.expand_dims(causal, range(query.ndim - 2)))
@@ -80,8 +86,35 @@ def dot_product_attention(
             attn_weights_value_einsum=attn_weights_value_einsum,
         )
     return attention.for_flax(
-        query, key, value, bias, mask, broadcast_dropout, dropout_rng, dropout_rate, deterministic, dtype, precision, is_causal
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        broadcast_dropout,
+        dropout_rng,
+        dropout_rate,
+        deterministic,
+        dtype,
+        precision,
+        is_causal,
+        spec,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Local:
+    """A function of attention on one device's part of the arrays. (Unlike partial functions, two of the same are equal.)"""
+
+    attention_fn: Callable[..., jax.Array]
+    spec: PartitionSpec
+
+    def __call__(self, *operands: jax.Array, **options: Any) -> jax.Array:
+        return self.attention_fn(*operands, **options, spec=self.spec)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.attention_fn)  # Flax passes what is named there, and nothing else
 
 
 class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
@@ -89,7 +122,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
 
     Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.linen.dot_product_attention`,
     and `broadcast_dropout` is False, so that each example and head has a mask of its own. `dropout_rate` is a number, for Flax
-    looks at it; a traced rate goes in by an `attention_fn` that holds it.
+    looks at it; a traced rate goes in by an `attention_fn` that holds it. `spec` is that of `jaxdrop.dot_product_attention`: how
+    the axes of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map` and `pmap`.
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -97,6 +131,12 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
 
     broadcast_dropout: bool = False
     attention_fn: Callable[..., jax.Array] = dot_product_attention
+    spec: PartitionSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.spec is not None and not isinstance(self.attention_fn, _Local):
+            self.attention_fn = _Local(self.attention_fn, self.spec)
+        super().__post_init__()
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import attention
@@ -27,6 +28,7 @@ def dot_product_attention(
     precision: Any = None,
     module: nnx.Module | None = None,
     is_causal: bool = False,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for its `attention_fn`.
 
@@ -47,6 +49,7 @@ def dot_product_attention(
       precision: of the matrix products.
       module: the module that is to sow the weights. There has to be an array of them, and Flax's own function is called.
       is_causal: whether a query sees only the keys up to its own place.
+      spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
 
     Returns:
       `(batch..., length, heads, depth)`.
@@ -55,6 +58,7 @@ def dot_product_attention(
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
     """
     if module is not None:
+        attention.no_weights(spec)
         return nnx.dot_product_attention(
             query,
             key,
@@ -71,7 +75,19 @@ def dot_product_attention(
             is_causal=is_causal,
         )
     return attention.for_flax(
-        query, key, value, bias, mask, broadcast_dropout, dropout_rng, dropout_rate, deterministic, dtype, precision, is_causal
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        broadcast_dropout,
+        dropout_rng,
+        dropout_rate,
+        deterministic,
+        dtype,
+        precision,
+        is_causal,
+        spec,
     )
 
 
@@ -79,7 +95,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` in memory that grows with the length and not with its square.
 
     Its arguments and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.nnx.dot_product_attention`, and
-    `broadcast_dropout` is False, so that each example and head has a mask of its own.
+    `broadcast_dropout` is False, so that each example and head has a mask of its own. `spec` is that of
+    `jaxdrop.dot_product_attention`: how the axes of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map`
+    and `pmap`.
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -90,24 +108,28 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         *args: Any,
         broadcast_dropout: bool = False,
         attention_fn: Callable[..., jax.Array] = dot_product_attention,
+        spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, broadcast_dropout=broadcast_dropout, attention_fn=attention_fn, **kwargs)
+        self.spec = spec
 
     def __call__(self, *args: Any, rate: masks.Rate | None = None, **kwargs: Any) -> jax.Array:
         """As Flax's layer is called. `rate` takes the place of `dropout_rate`, and may be traced: `schedule(step)`.
 
         A layer that was made without dropout has kept no `rngs`, and takes them in the call.
         """
-        if rate is None:
-            return super().__call__(*args, **kwargs)
+        others = {"dropout_rate": rate, "spec": self.spec}
+        others = {name: other for name, other in others.items() if other is not None}
 
         def attention_fn(*operands: jax.Array, module: nnx.Module | None = None, **options: Any) -> jax.Array:
             own = None if module is None else self
-            return self.attention_fn(*operands, **options | {"dropout_rate": rate}, module=own)
+            return self.attention_fn(*operands, **options | others, module=own)
 
-        # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
+        # Flax does not let a layer from outside of a transformation be assigned to, not even a copy.
         layer = copy.copy(self)
-        layer.attention_fn = attention_fn
-        layer.dropout_rate = 0.0 if masks.is_number(masks.check_rate(rate), 0) else 0.5
+        layer.__dict__["attention_fn"] = attention_fn
+        if rate is not None:
+            # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
+            layer.__dict__["dropout_rate"] = 0.0 if masks.is_number(masks.check_rate(rate), 0) else 0.5
         return nnx.MultiHeadAttention.__call__(layer, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jaxdrop
 import jaxdrop.linen
@@ -72,3 +75,22 @@ def test_multi_head_attention(name: str) -> None:
     np.testing.assert_allclose(*results, rtol=1e-5, atol=2e-6)
     lowered = jax.jit(lambda x: ours.apply(variables, x, rngs={"dropout": THREEFRY})).lower(X)
     assert "jaxdrop.dot_product_attention" in lowered.as_text(debug_info=True)
+
+
+def test_a_part_of_the_batch() -> None:
+    """With `spec`, each device draws its part of the masks."""
+    whole, part = (
+        jaxdrop.linen.MultiHeadAttention(num_heads=4, dropout_rate=0.2, deterministic=False, spec=spec)
+        for spec in (None, P("data"))
+    )
+    assert part == part.clone()
+    variables = whole.init({"params": jax.random.key(0), "dropout": THREEFRY}, X)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+    def apply(layer: nn.Module, x: jax.Array) -> jax.Array:
+        return layer.apply(variables, x, rngs={"dropout": THREEFRY})
+
+    local = jax.shard_map(functools.partial(apply, part), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    np.testing.assert_allclose(jax.jit(local)(X), apply(whole, X), rtol=1e-5, atol=2e-6)
+    with pytest.raises(ValueError, match=r"spec=.*weights.*sown"):
+        part.apply(variables, X, sow_weights=True, rngs={"dropout": THREEFRY}, mutable=["intermediates"])

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jaxdrop
 import jaxdrop.nnx
@@ -91,6 +93,22 @@ def test_multi_head_attention() -> None:
     assert shared.broadcast_dropout
     ours.eval()
     np.testing.assert_array_equal(ours(X), ours(X))
+
+
+@pytest.mark.parametrize("rate", [None, 0.4])
+def test_a_part_of_the_batch(rate: float | None) -> None:
+    """With `spec`, each device draws its part of the masks. The layer may come from outside of the transformation."""
+    whole, part = (
+        jaxdrop.nnx.MultiHeadAttention(
+            4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False, keep_rngs=False, spec=spec
+        )
+        for spec in (None, P("data"))
+    )
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    local = jax.shard_map(lambda x: part(x, rate=rate, rngs=nnx.Rngs(KEY)), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    np.testing.assert_allclose(jax.jit(local)(X), whole(X, rate=rate, rngs=nnx.Rngs(KEY)), rtol=1e-5, atol=2e-6)
+    with pytest.raises(ValueError, match=r"spec=.*weights.*sown"):
+        part(X, rngs=nnx.Rngs(KEY), sow_weights=True)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
