@@ -37,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training import compare, data, models, parallel, steps
 from training.checkpoints import Checkpoints
 from training.metrics import Log
+from training.preemption import EXIT_CODE, Preemption
 
 # What may differ between the parts of a resumed run. Everything else decides what it computes.
 _FREE = {"coordinator", "distributed", "eval_every", "fsdp", "keep", "mesh", "num_processes", "out", "parallel"}
@@ -175,6 +176,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         stack.callback(log.close)
         show = stack.enter_context(bar(console, start, options.steps))
 
+        preemption = stack.enter_context(Preemption())
         step = steps.compile_once(step, target, placement.shapes(source.training[0]), options.parallel)
         end = min(options.steps, options.stop_at or options.steps)
         for taken in range(start, end):
@@ -186,10 +188,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
                 log.add(done, judged)
                 log.flush()
                 show(done, f"validation loss {np.round(judged['validation_loss'], 3)}")
-            if done % options.save_every == 0 or done == end:
+            preempted = preemption.reached(done)
+            if done % options.save_every == 0 or done == end or preempted:
                 log.flush()
                 checkpoints.save(done, state, {"settings": config, "batches": batches.get_state()})
             show(done)
+            if preempted and done < end:
+                console.print(f"Told to stop, behind step {done}. The same command goes on from there.")
+                raise SystemExit(EXIT_CODE)
     report(options, console, max(start, end), state, samples, judge)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,13 @@ import numpy as np
 from training import launch
 
 SHORT = ["--model", "masks", "--steps", 30, "--batch", 16, "--eval-examples", 16, "--eval-every", 5, "--save-every", 5]
+
+
+def wait(process: BaseProcess, out: Path, output: Path) -> None:
+    """Until the first checkpoint is whole."""
+    while not (out / "checkpoints" / "5" / "SHA256SUMS").exists():
+        assert process.is_alive(), output.read_text()
+        time.sleep(0.01)
 
 
 def losses(out: Path) -> list[float]:
@@ -22,9 +31,7 @@ def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -
     """`kill -9` of a process in the middle of training, which two processes of four devices each then finish."""
     whole = launch.launch([*SHORT, "--out", tmp_path / "whole"], tmp_path / "whole.txt")
     killed = launch.launch([*SHORT, "--out", tmp_path / "run"], tmp_path / "run.txt")
-    while not (tmp_path / "run" / "checkpoints" / "5" / "SHA256SUMS").exists():
-        assert killed.is_alive(), (tmp_path / "run.txt").read_text()
-        time.sleep(0.01)
+    wait(killed, tmp_path / "run", tmp_path / "run.txt")
     killed.kill()
     for process in (whole, killed):
         process.join()
@@ -36,3 +43,31 @@ def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -
     assert [process.exitcode for process in both] == [0, 0], (tmp_path / "both.txt.0").read_text()
     assert "Going on behind step" in (tmp_path / "both.txt.0").read_text()
     np.testing.assert_array_equal(losses(tmp_path / "run"), losses(tmp_path / "whole"))
+
+
+def test_a_run_that_is_told_to_stop_saves_its_step(tmp_path: Path) -> None:
+    """SIGTERM to one of two processes, then to the one that goes on: no step is lost, and none is taken twice."""
+    long = [*SHORT, "--steps", 10_000, "--save-every", 5, "--out", tmp_path / "run"]
+    both = launch.launch_all(2, long, tmp_path / "run.txt", devices=2)
+    wait(both[0], tmp_path / "run", tmp_path / "run.txt.0")
+    both[1].terminate()
+    for process in both:
+        process.join()
+    text = (tmp_path / "run.txt.0").read_text()
+    assert [process.exitcode for process in both] == [143, 143], text
+    stopped = int(re.search(r"Told to stop, behind step (\d+)", text)[1])
+    assert (tmp_path / "run" / "checkpoints" / str(stopped)).exists()
+
+    alone = launch.launch(long, tmp_path / "alone.txt")
+    while len(losses(tmp_path / "run")) < stopped + 10:
+        assert alone.is_alive(), (tmp_path / "alone.txt").read_text()
+        time.sleep(0.01)
+    alone.terminate()
+    alone.join()
+    assert alone.exitcode == 143
+    found = losses(tmp_path / "run")
+    whole = launch.launch(
+        [*SHORT, "--steps", 10_000, "--stop-at", len(found), "--out", tmp_path / "whole"], tmp_path / "whole.txt"
+    )
+    whole.join()
+    np.testing.assert_array_equal(losses(tmp_path / "whole"), found)
