@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -32,18 +33,24 @@ def load(folder: Path | None, seed: int) -> tuple[Images, Images]:
     """
     if folder is not None:
         return mnist(folder, "train"), mnist(folder, "t10k")
-    digits = load_digits()
-    return _split(Images((digits.images / 16).astype(np.float32), digits.target.astype(np.int32)), 1000, seed)
+    return take(digits(), 1000, seed)
+
+
+def digits() -> Images:
+    """All that come with scikit-learn."""
+    found = load_digits()
+    return Images((found.images / 16).astype(np.float32), found.target.astype(np.int32))
+
+
+def turn(images: Array, degrees: float) -> Array:
+    """Rotates images counter-clockwise. What leaves the frame is lost."""
+    return ndimage.rotate(images, degrees, axes=(2, 1), reshape=False, order=1)
 
 
 def take(data: Images, number: int, seed: int) -> tuple[Images, Images]:
     """So many images, of which each digit has its share, and the others; if there are no more than `number`, no others."""
     if number >= len(data.labels):
         return data, Images(data.images[:0], data.labels[:0])
-    return _split(data, number, seed)
-
-
-def _split(data: Images, number: int, seed: int) -> tuple[Images, Images]:
     first, second, *labels = train_test_split(*data, train_size=number, stratify=data.labels, random_state=seed)
     return Images(first, labels[0]), Images(second, labels[1])
 

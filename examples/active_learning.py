@@ -59,7 +59,7 @@ from jaxdrop.mc import acquisition
 
 BATCH = 32
 OPTIMIZER = optax.adam(2e-3)
-COLORS = (_figures.GRAY, "#E69F00", _figures.BLUE, "#009E73", _figures.ORANGE)
+COLORS = _figures.GRAY, _figures.AMBER, _figures.BLUE, _figures.GREEN, _figures.ORANGE
 
 
 class Plan(NamedTuple):
@@ -227,11 +227,6 @@ def experiment(problem: Problem, plan: Plan, seed: int, progress: Progress) -> A
 # -- reporting
 
 
-def spread(values: Array, digits: int = 1) -> str:
-    """The mean over runs and its standard error, of percentages."""
-    return f"{100 * values.mean():.{digits}f} ± {100 * values.std(ddof=1) / len(values) ** 0.5:.{digits}f}"
-
-
 def needed(accuracy: Array, labels: Sequence[int], level: float) -> str:
     """The least number of labels at which the mean accuracy over runs is at least `level`."""
     reached = np.flatnonzero(accuracy.mean(0) >= level)
@@ -245,10 +240,9 @@ def table(accuracies: Array, labels: Sequence[int]) -> Table:
     levels = (0.9, 0.95)
     rows = []
     for name, accuracy in zip(STRATEGIES, accuracies, strict=True):
-        gain = "" if name == "random" else spread((accuracy - accuracies[0]).mean(-1), 2)
-        rows.append(
-            [name, *(spread(accuracy[:, place]) for place in places), gain, *(needed(accuracy, labels, x) for x in levels)]
-        )
+        spreads = (_tables.spread(100 * accuracy[:, place], 1) for place in places)
+        gain = "" if name == "random" else _tables.spread(100 * (accuracy - accuracies[0]).mean(-1), 2)
+        rows.append([name, *spreads, gain, *(needed(accuracy, labels, level) for level in levels)])
     columns = ["", *shown, "mean gain\nover random", *(f"labels\nfor {level:.0%}" for level in levels)]
     title = f"Accuracy on test images (%): mean ± standard error of {accuracies.shape[1]} runs"
     return _tables.table(title, columns, rows)
@@ -267,7 +261,7 @@ def draw(accuracies: Array, labels: Sequence[int]) -> Figure:
     gains.set(ylabel="more accurate than random (percentage points)", title="Difference of paired runs")
     for ax in (curves, gains):
         ax.set_xlabel("number of labels")
-    curves.legend(loc="lower right")
+    curves.legend()
     return figure
 
 
@@ -290,9 +284,7 @@ def main() -> None:
         accuracies = experiment(problem, plan, options.seed, progress)
     console.print(table(accuracies, plan.labels))
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    draw(accuracies, plan.labels).savefig(options.out / "accuracy.png")
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure:\n  {options.out / 'accuracy.png'}", soft_wrap=True)
+    _figures.save({"accuracy.png": draw(accuracies, plan.labels)}, options.out, console, start)
 
 
 if __name__ == "__main__":

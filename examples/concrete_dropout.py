@@ -152,7 +152,7 @@ def run(points: int, width: int, steps: int, grid: Array, seed: int) -> tuple[Re
     means, log_variances = (np.asarray(values) for values in predict(graph, params, validation[0], keys))
     result = Result(
         rates=np.array([layer.dropout.learned_rate() for layer in nnx.merge(graph, params).layers]),
-        error=float(np.sqrt(np.mean((means.mean(0) - validation[1].ravel()) ** 2))),
+        error=float(jaxdrop.mc.metrics.rmse(validation[1].ravel(), means.mean(0))),
         epistemic=float(np.sqrt(means.var(0).mean())),
         aleatoric=float(np.sqrt(np.exp(log_variances).mean())),
         lines=np.asarray(predict(graph, params, grid[:, None], keys, one_mask=True)[0]),
@@ -207,7 +207,7 @@ def draw(results: dict[int, list[Result]], data: dict[int, tuple[Array, Array]],
 
     rates, spreads, errors = lower
     learned = np.array([[run.rates for run in runs] for runs in results.values()])
-    colors = ("#E69F00", _figures.BLUE, "#009E73", _figures.ORANGE, "#CC79A7")
+    colors = (_figures.AMBER, _figures.BLUE, _figures.GREEN, _figures.ORANGE, _figures.PINK)
     for index, (name, color, marker) in enumerate(zip(LAYERS, colors, "osv^D", strict=True)):
         curves(rates, learned[:, :, index], color, name, marker)
     rates.set(ylabel="learned rate", ylim=(0, None), title="Dropout rates, layer by layer")
@@ -263,10 +263,7 @@ def main() -> None:
     quality, rates = tables(results)
     console.print(quality, "", rates)
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = options.out / "concrete_dropout.png"
-    draw(results, data, grid).savefig(name)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure: {name}", soft_wrap=True)
+    _figures.save({"concrete_dropout.png": draw(results, data, grid)}, options.out, console, start)
 
 
 if __name__ == "__main__":

@@ -20,27 +20,26 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import _figures
+import _images
 import _tables
 import jax
+import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import optax
+from _images import Array, Images
 from flax import nnx
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy import ndimage
-from sklearn.datasets import load_digits
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
 
 import jaxdrop
 import jaxdrop.nnx
+from jaxdrop.mc import metrics, plots
 
-Array: TypeAlias = jax.Array | npt.NDArray[Any]
 Prediction: TypeAlias = jaxdrop.mc.Classification
 Predictor: TypeAlias = Callable[[Array], Prediction]
 BATCH = 50
@@ -56,55 +55,36 @@ class Classifier(nnx.Module):
         self.dropout = jaxdrop.nnx.Dropout(rate)
 
     def __call__(self, images: Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The logits. Dropout takes the next key of `rngs` each time, so the two layers get different masks."""
-        hidden = self.dropout(nnx.relu(self.first(images)), rngs=rngs)
+        """Logits of images `(..., 8, 8)`. Dropout takes the next key of `rngs` each time: the two layers get different masks."""
+        pixels = images.reshape(*images.shape[:-2], 64)
+        hidden = self.dropout(nnx.relu(self.first(pixels)), rngs=rngs)
         hidden = self.dropout(nnx.relu(self.second(hidden)), rngs=rngs)
         return self.last(hidden)
-
-
-class Data(NamedTuple):
-    """Images, as rows of 64 numbers from 0 to 1, and the digits that they show."""
-
-    images: Array
-    labels: Array
-
-
-def load(seed: int) -> tuple[Data, Data]:
-    """Training and validation data."""
-    images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(np.float32(images / 16), labels, train_size=300, stratify=labels, random_state=seed)
-    return Data(parts[0], parts[2]), Data(parts[1], parts[3])
-
-
-def turn(images: Array, degrees: float) -> Array:
-    """Rotates images counter-clockwise. What leaves the frame is lost."""
-    turned = ndimage.rotate(images.reshape(-1, 8, 8), degrees, axes=(2, 1), reshape=False, order=1)
-    return turned.reshape(images.shape)
 
 
 # -- training
 
 
-def mean_loss(model: Classifier, data: Data, rngs: nnx.Rngs | None = None) -> jax.Array:
+def mean_loss(model: Classifier, data: Images, rngs: nnx.Rngs | None = None) -> jax.Array:
     """The mean cross-entropy, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(model(data.images, rngs), data.labels).mean()
 
 
 @nnx.jit
-def train_step(model: Classifier, optimizer: nnx.Optimizer, batch: Data, key: jax.Array, step: int) -> None:
+def train_step(model: Classifier, optimizer: nnx.Optimizer, batch: Images, key: jax.Array, step: int) -> None:
     """One step of gradient descent. Its masks follow from (key, step): there is no random state to carry or to save."""
     rngs = nnx.Rngs(jax.random.fold_in(key, step))
     optimizer.update(model, nnx.grad(mean_loss)(model, batch, rngs))
 
 
 @nnx.jit
-def evaluate(model: Classifier, data: Data) -> jax.Array:
+def evaluate(model: Classifier, data: Images) -> jax.Array:
     """The mean loss with nothing dropped."""
     return mean_loss(nnx.view(model, deterministic=True), data)
 
 
-def train(model: Classifier, training: Data, validation: Data, key: jax.Array, epochs: int, progress: Progress) -> Array:
-    """Trains the model in place. Returns the training and the validation loss after each epoch."""
+def train(model: Classifier, training: Images, validation: Images, key: jax.Array, epochs: int, progress: Progress) -> Array:
+    """Trains the model in place. Returns three rows: epochs, and the training and the validation loss after them."""
     optimizer = nnx.Optimizer(model, optax.sgd(0.05, momentum=0.9), wrt=nnx.Param)
     order_key, mask_key = jax.random.split(key)
     losses = []
@@ -112,10 +92,10 @@ def train(model: Classifier, training: Data, validation: Data, key: jax.Array, e
     for epoch in progress.track(range(epochs), description=f"Training with dropout rate {model.dropout.rate}"):
         order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), len(training.labels)))
         for rows in order.reshape(-1, BATCH):
-            train_step(model, optimizer, Data(training.images[rows], training.labels[rows]), mask_key, step)
+            train_step(model, optimizer, Images(training.images[rows], training.labels[rows]), mask_key, step)
             step += 1
-        losses.append([float(evaluate(model, data)) for data in (training, validation)])
-    return np.array(losses)
+        losses.append([epoch + 1, *(float(evaluate(model, data)) for data in (training, validation))])
+    return np.array(losses).T
 
 
 # -- prediction
@@ -135,58 +115,23 @@ def predict_mc(model: Classifier, images: Array, keys: jax.Array) -> Prediction:
     return jaxdrop.mc.classification(logits=logits)
 
 
-# -- judging predictions
-
-
-class Calibration(NamedTuple):
-    """How often predictions of like confidence are right: one entry for each of equally wide bins of confidence."""
-
-    size: Array
-    confidence: Array
-    accuracy: Array
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error: the mean gap between confidence and accuracy, over all predictions."""
-        return float(np.average(np.abs(self.confidence - self.accuracy), weights=self.size))
-
-
-def calibrate(probabilities: Array, labels: Array, bins: int = 15) -> Calibration:
-    """Sorts predictions by the probability of the predicted digit. Empty bins hold zeros."""
-    confidence = probabilities.max(-1)
-    correct = probabilities.argmax(-1) == labels
-    which = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1])
-    size = np.bincount(which, minlength=bins)
-    confidence, accuracy = (np.bincount(which, values, bins) / np.maximum(size, 1) for values in (confidence, correct))
-    return Calibration(size, confidence, accuracy)
-
-
-def scores(probabilities: Array, labels: Array) -> list[str]:
-    """Accuracy, negative log-likelihood in nats, and expected calibration error, as cells of a table."""
-    accuracy = np.mean(probabilities.argmax(-1) == labels)
-    nll = -np.mean(np.log(probabilities[np.arange(len(labels)), labels]))
-    return [f"{accuracy:.1%}", f"{nll:.3f}", f"{calibrate(probabilities, labels).error:.3f}"]
-
-
-def auroc(inside: Array, outside: Array) -> float:
-    """The probability that an image from outside gets a higher value than one from inside."""
-    origin = np.repeat([0, 1], [len(inside), len(outside)])
-    return float(roc_auc_score(origin, np.concatenate([inside, outside])))
-
-
 # -- reporting
 
 
-def performance(predictors: Mapping[str, Predictor], training: Data, validation: Data) -> tuple[Table, dict[str, Calibration]]:
-    """How right the predictions are: a table, and the calibration on the validation data."""
-    rows, calibrations = [], {}
-    for name, predictor in predictors.items():
-        seen, unseen = (np.asarray(predictor(data.images).mean) for data in (training, validation))
-        rows.append([name, *scores(seen, training.labels), *scores(unseen, validation.labels)])
-        calibrations[name] = calibrate(unseen, validation.labels)
+def scores(predictor: Predictor, data: Images) -> list[str]:
+    """Accuracy, negative log-likelihood in nats, and expected calibration error, as cells of a table."""
+    prediction = predictor(data.images)
+    accuracy = np.mean(prediction.mean.argmax(-1) == data.labels)
+    nll = metrics.nll(data.labels, log_probs=prediction.log_mean)
+    return [f"{accuracy:.1%}", f"{nll:.3f}", f"{metrics.ece(data.labels, prediction.mean):.3f}"]
+
+
+def performance(predictors: Mapping[str, Predictor], training: Images, validation: Images) -> Table:
+    """How right the predictions are."""
+    rows = [[name, *scores(predictor, training), *scores(predictor, validation)] for name, predictor in predictors.items()]
     title = f"{len(training.labels)} training images, {len(validation.labels)} validation images"
     columns = ["", "training\naccuracy", "\nNLL", "\nECE", "validation\naccuracy", "\nNLL", "\nECE"]
-    return _tables.table(title, columns, rows), calibrations
+    return _tables.table(title, columns, rows)
 
 
 def novelty(uncertainties: Callable[[Array], Sequence[Array]], known: Array, unknown: Mapping[str, Array]) -> Table:
@@ -195,9 +140,45 @@ def novelty(uncertainties: Callable[[Array], Sequence[Array]], known: Array, unk
     rows = [["validation images", *(cell for values in inside for cell in (f"{values.mean():.2f}", ""))]]
     for name, images in unknown.items():
         pairs = zip(inside, uncertainties(images), strict=True)
-        rows.append([name, *(cell for old, new in pairs for cell in (f"{new.mean():.2f}", f"{auroc(old, new):.2f}"))])
+        rows.append([name, *(cell for old, new in pairs for cell in (f"{new.mean():.2f}", f"{metrics.auroc(old, new):.2f}"))])
     columns = ["", "no dropout\nentropy", "\nAUROC", "MC-dropout\nentropy", "\nAUROC", "MC-dropout\nmutual inf.", "\nAUROC"]
     return _tables.table("Mean uncertainty in nats, and AUROC against the validation images", columns, rows)
+
+
+@mpl.rc_context(_figures.STYLE)
+def draw_losses(runs: Mapping[str, Array]) -> Figure:
+    figure = Figure(figsize=(6.4, 4.2))
+    axes = figure.add_subplot()
+    _figures.losses(axes, runs)
+    axes.set(xlabel="epoch", ylabel="cross-entropy (nats)", ylim=(0, 0.6))
+    return figure
+
+
+@mpl.rc_context(_figures.STYLE)
+def draw_reliability(predictors: Mapping[str, Predictor], data: Images) -> Figure:
+    figure = Figure(figsize=(12, 4.4))
+    for axes, (name, predictor) in zip(figure.subplots(1, len(predictors)), predictors.items(), strict=True):
+        plots.reliability(data.labels, predictor(data.images).mean, title=name, ax=axes)
+    return figure
+
+
+@mpl.rc_context(_figures.STYLE)
+def draw_turned(angles: Sequence[int], example: Array, means: Sequence[Array]) -> Figure:
+    """The mean uncertainty of images that are turned, under one of them at each angle."""
+    names = ("no dropout: entropy", "MC-dropout: entropy", "MC-dropout: mutual information")
+    figure = Figure(figsize=(8, 4.8))
+    strip, axes = figure.subplots(2, 1, height_ratios=(1, 6), sharex=True)
+    half = 0.4 * (angles[1] - angles[0])
+    for angle, image in zip(angles, example, strict=True):
+        strip.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(angle - half, angle + half, 0, 1))
+    strip.set(aspect="auto", xlim=(angles[0] - 2 * half, angles[-1] + 2 * half), ylim=(0, 1))
+    strip.set_title("Mean over 100 validation images, one of which is shown")
+    strip.set_axis_off()
+    for values, name, color, marker in zip(means, names, (_figures.ORANGE, _figures.BLUE, _figures.GRAY), "so^", strict=True):
+        axes.plot(angles, values, marker=marker, color=color, label=name)
+    axes.set(xticks=angles[::2], xlabel="turned by (degrees)", ylabel="uncertainty (nats)", ylim=(0, None))
+    axes.legend()
+    return figure
 
 
 def main() -> None:
@@ -210,7 +191,7 @@ def main() -> None:
     start = time.perf_counter()
     console = Console(highlight=False)
 
-    training, validation = load(options.seed)
+    training, validation = _images.take(_images.digits(), 300, options.seed)
     training_key, prediction_key = jax.random.split(jaxdrop.key(options.seed))
     plain, dropped = (Classifier(rate, rngs=nnx.Rngs(options.seed)) for rate in (0.0, 0.5))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -226,31 +207,26 @@ def main() -> None:
         "dropout, deterministic": functools.partial(predict, dropped),
         f"MC-dropout, {passes} passes": sampled,
     }
-    shown, calibrations = performance(predictors, training, validation)
-    console.print(shown, "")
+    console.print(performance(predictors, training, validation), "")
 
-    def uncertainties(images: Array) -> list[Array]:
+    def uncertainties(images: Array) -> list[jax.Array]:
         samples = sampled(images)
-        return [*map(np.asarray, (without(images).predictive_entropy, samples.predictive_entropy, samples.mutual_information))]
+        return [without(images).predictive_entropy, samples.predictive_entropy, samples.mutual_information]
 
     noise = np.random.default_rng(options.seed).random(validation.images.shape, np.float32)
-    unknown = {"turned by 45°": turn(validation.images, 45), "noise": noise}
+    unknown = {"turned by 45°": _images.turn(validation.images, 45), "noise": noise}
     console.print(novelty(uncertainties, validation.images, unknown))
 
     angles = range(0, 181, 15)
-    turned = np.stack([turn(validation.images[:100], angle) for angle in angles])
+    turned = np.stack([_images.turn(validation.images[:100], angle) for angle in angles])
     two = list(validation.labels).index(2)
     figures = {
-        "losses.png": _figures.losses(losses),
-        "reliability.png": _figures.reliability(calibrations),
-        "certainty.png": _figures.certainty(*validation, sampled(validation.images)),
-        "turned.png": _figures.turned(angles, turned[:, two], [values.mean(-1) for values in uncertainties(turned)]),
+        "losses.png": draw_losses(losses),
+        "reliability.png": draw_reliability(predictors, validation),
+        "certainty.png": _figures.certainty(validation, sampled(validation.images)),
+        "turned.png": draw_turned(angles, turned[:, two], [values.mean(-1) for values in uncertainties(turned)]),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figures:")
-    for name, figure in figures.items():
-        figure.savefig(options.out / name)
-        console.print(f"  {options.out / name}", soft_wrap=True)
+    _figures.save(figures, options.out, console, start)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ Array: TypeAlias = jax.Array | npt.NDArray[Any]
 Apply: TypeAlias = Callable[..., rnn.Output]
 
 EVALUATIONS = 10
-COLORS = _figures.ORANGE, "#CC79A7", _figures.BLUE, "#009E73", "black"
+COLORS = _figures.ORANGE, _figures.PINK, _figures.BLUE, _figures.GREEN, "black"
 
 
 class Method(NamedTuple):
@@ -247,7 +247,7 @@ def draw(runs: Mapping[str, Run], best: str, sampled: Array, epoch: int, unit: s
     color = dict(zip(runs, COLORS, strict=True))[best]
     right.plot(range(1, sampled.shape[1] + 1), sampled.mean(0), "o-", markersize=3, color=color, label="mean of samples")
     right.axhline(runs[best].curves.validation[:, -1].mean(), color=color, linestyle="--", label="nothing dropped")
-    right.set(xlabel="samples", title=f"MC-dropout, {best}, validation")
+    right.set(xlabel="samples", ylabel=f"validation loss (nats per {unit})", title=f"MC-dropout: {best}")
     right.xaxis.get_major_locator().set_params(integer=True)
     right.legend()
     return figure
@@ -308,10 +308,8 @@ def main() -> None:
     samples = {"nothing dropped": [final[best]], "one sample": [single], f"mean of {options.samples} samples": [means[:, -1]]}
     console.print(report(samples, ["validation\nloss"], options.level, f"Monte Carlo dropout: {best}"))
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = options.out / "losses.png"
-    draw(runs, best, means, len(course.windows), options.level.removesuffix("s")).savefig(name)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure: {name}", soft_wrap=True)
+    figure = draw(runs, best, means, len(course.windows), options.level.removesuffix("s"))
+    _figures.save({"losses.png": figure}, options.out, console, start)
 
 
 if __name__ == "__main__":

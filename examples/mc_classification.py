@@ -40,7 +40,6 @@ from models.mlp import MLP
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy import ndimage
 
 import jaxdrop
 import jaxdrop.nnx
@@ -66,9 +65,8 @@ def load(folder: Path | None, seed: int) -> Data:
     training, others = _images.take(pool, 300 if folder is None else 1000, seed)
     held_out, _ = _images.take(others, len(training.labels), seed)
     test, _ = _images.take(test, TEST_IMAGES, seed)
-    turned = ndimage.rotate(test.images, 90, axes=(2, 1), reshape=False, order=1)
     noise = np.random.default_rng(seed).random(test.images.shape, np.float32)
-    return Data(training, held_out, test, {"turned by 90°": turned, "noise": noise})
+    return Data(training, held_out, test, {"turned by 90°": _images.turn(test.images, 90), "noise": noise})
 
 
 # -- training
@@ -190,13 +188,6 @@ def run(data: Data, epochs: int, passes: int, seed: int, advance: Callable[[], N
 # -- reporting
 
 
-def cell(values: Sequence[float], digits: int, percent: bool = False) -> str:
-    """The mean over networks, and its standard error."""
-    scale = 100 if percent else 1
-    error = f" ± {scale * np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * np.mean(values):.{digits}f}{error}"
-
-
 def of(runs: Sequence[Run]) -> str:
     """What a table's numbers are."""
     return f"; mean ± s.e. of {len(runs)} networks" if len(runs) > 1 else ""
@@ -206,15 +197,16 @@ def quality_table(runs: Sequence[Run]) -> Table:
     found = [one.quality() for one in runs]
     rows = []
     for name in found[0]:
-        values = list(zip(*(one[name] for one in found), strict=True))
-        cells = [cell(values[0], 1, percent=True), *(cell(column, 3) for column in values[1:])]
+        accuracy, nll, brier, ece = np.array([one[name] for one in found]).T
+        cells = [_tables.spread(100 * accuracy, 1), *(_tables.spread(column, 3) for column in (nll, brier))]
+        cells.append(_tables.spread(100 * ece, 1))
         if name.endswith(", tempered"):
-            rows.append(["  tempered", *cells, cell([float(one.predictors[name].temperature) for one in runs], 2)])
+            rows.append(["  tempered", *cells, _tables.spread([float(one.predictors[name].temperature) for one in runs], 2)])
         else:
             rows.append([name, *cells])
     data = runs[0].data
     title = f"Learned from {len(data.training.labels)} images, {len(data.test.labels)} for testing{of(runs)}"
-    return _tables.table(title, ["", "accuracy\n(%)", "NLL\n(nats)", "\nBrier", "\nECE", "temper-\nature"], rows)
+    return _tables.table(title, ["", "accuracy\n(%)", "NLL\n(nats)", "\nBrier", "ECE\n(%)", "temper-\nature"], rows)
 
 
 def novelty_table(runs: Sequence[Run]) -> Table:
@@ -225,7 +217,7 @@ def novelty_table(runs: Sequence[Run]) -> Table:
         for key in found[0]:
             if key[0] == kind:
                 columns = zip(*(one[key] for one in found), strict=True)
-                rows.append([f"  {', '.join(key[1:])}", *(cell(column, 3) for column in columns)])
+                rows.append([f"  {', '.join(key[1:])}", *(_tables.spread(column, 3) for column in columns)])
     title = f"Telling unknown inputs from test images{of(runs)}"
     return _tables.table(title, ["", "AUROC", "AUPR", "FPR95"], rows)
 
@@ -257,14 +249,6 @@ def draw_novelty(one: Run) -> Figure:
     return figure
 
 
-@mpl.rc_context(_figures.STYLE)
-def draw_certainty(one: Run) -> Figure:
-    figure = Figure(figsize=(9.6, 3.8))
-    prediction = one.predictions["MC-dropout"]
-    plots.certainty(*one.data.test, prediction.mean, prediction.predictive_entropy, ax=figure.add_subplot())
-    return figure
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with MNIST's idx files (default: the digits of scikit-learn)")
@@ -282,14 +266,15 @@ def main() -> None:
         task = progress.add_task("Training", total=networks * epochs)
         advance = functools.partial(progress.advance, task)
         runs = [run(load(options.data, seed), epochs, passes, seed, advance) for seed in seeds]
-    console.print(quality_table(runs), "", novelty_table(runs))
+    console.print(quality_table(runs), "", novelty_table(runs), "\nThe figures are of the first network.")
 
-    drawings = {"quality.png": draw_quality, "novelty.png": draw_novelty, "certainty.png": draw_certainty}
-    options.out.mkdir(parents=True, exist_ok=True)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figures, of the first network:")
-    for name, draw in drawings.items():
-        draw(runs[0]).savefig(options.out / name)
-        console.print(f"  {options.out / name}", soft_wrap=True)
+    first = runs[0]
+    figures = {
+        "quality.png": draw_quality(first),
+        "novelty.png": draw_novelty(first),
+        "certainty.png": _figures.certainty(first.data.test, first.predictions["MC-dropout"]),
+    }
+    _figures.save(figures, options.out, console, start)
 
 
 if __name__ == "__main__":

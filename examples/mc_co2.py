@@ -269,7 +269,7 @@ def draw(series: Series, grid: Array, results: Mapping[str, Result]) -> Figure:
         axes.set(title=f"{name}: mean, 95 % bands and five passes", xlabel=series.labels[0], ylabel=series.labels[1])
         axes.set(xlim=(grid[0], grid[-1]), ylim=(series.values.min() - 0.15 * span, series.values.max() + 0.3 * span))
         axes.legend(fontsize="small", loc="upper left")
-    for (name, result), color in zip(results.items(), (_figures.BLUE, "#009E73"), strict=True):
+    for (name, result), color in zip(results.items(), (_figures.BLUE, _figures.GREEN), strict=True):
         summary = result.curve.summary(result.tau)
         last.plot(grid, np.sqrt(summary.epistemic_variance), color=color, label=f"{name}, epistemic")
         last.axhline(np.sqrt(1 / result.tau), color=color, linestyle="--", linewidth=1, label=f"{name}, noise")
@@ -306,10 +306,7 @@ def main() -> None:
         results = {name: run(series, grid, name, options, progress) for name in ACTIVATIONS}
     console.print(table(series, grid, results))
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = options.out / "mc_co2.png"
-    draw(series, grid, results).savefig(name)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure: {name}", soft_wrap=True)
+    _figures.save({"mc_co2.png": draw(series, grid, results)}, options.out, console, start)
 
 
 if __name__ == "__main__":

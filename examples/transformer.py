@@ -167,11 +167,8 @@ def draw(runs: dict[str, Curves], strengths: Array, rates: dict[str, float]) -> 
     """The losses over the steps, and below them the rates."""
     figure = Figure(figsize=(7, 5.6))
     upper, lower = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
-    for (name, curves), color in zip(runs.items(), (_figures.ORANGE, _figures.BLUE), strict=True):
-        upper.plot(curves.steps, curves.validation, color=color, label=f"{name}, validation")
-        upper.plot(curves.steps, curves.training, color=color, label=f"{name}, training", linestyle="--")
-    upper.set(ylabel="cross-entropy (nats per character)", ylim=(0, None), title="Loss, with nothing dropped")
-    upper.legend()
+    _figures.losses(upper, runs)
+    upper.set(ylabel="cross-entropy (nats per character)", ylim=(0, None))
     for (name, rate), style in zip(rates.items(), ("-", ":"), strict=True):
         lower.plot(rate * strengths, color=_figures.GRAY, label=name, linestyle=style)
     lower.set(xlabel="step", ylabel="rate", ylim=(0, None), title="Rates of the run with dropout")
@@ -222,11 +219,9 @@ def main() -> None:
     console.print(given, style="dim", markup=False, end="")
     console.print(new, markup=False)
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = options.out / "losses.png"
     rates = {"dropout": options.rate, "drop path, last layer": options.rate / 2}
-    draw(runs, np.array([rising(step) for step in range(options.steps)]), rates).savefig(name)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure: {name}", soft_wrap=True)
+    figure = draw(runs, np.array([rising(step) for step in range(options.steps)]), rates)
+    _figures.save({"losses.png": figure}, options.out, console, start)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ HIDDEN = 50
 OPTIMIZER = optax.adam(1e-3)
 TAU_SAMPLES = 500
 ROWS_AT_ONCE = 10000  # in the passes that run together: what fits in the caches of a processor
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
 
 
 class Prior(NamedTuple):
@@ -393,7 +392,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     compared = [report for report in reports if report.published]
     figure = Figure(figsize=(13.5 if compared else 9, 4.4))
     calibration, ranking, *rest = figure.subplots(1, 3 if compared else 2)
-    for report, color, marker in zip(reports, COLORS * len(reports), "osv^DP*X" * len(reports), strict=False):
+    for report, color, marker in zip(reports, _figures.COLORS * len(reports), "osv^DP*X" * len(reports), strict=False):
         curve = jaxdrop.mc.metrics.calibration_curve(report.levels(), proportion="quantile")
         calibration.plot(curve.expected, curve.observed, color=color, label=report.data.name)
         spread = np.concatenate([result.prediction.variance for result in report.results])
@@ -420,8 +419,7 @@ def compare(axes: Any, reports: Sequence[Report]) -> None:
     """Our means and standard errors, less the published means, in published standard errors."""
     axes.axvspan(-2, 2, color=_figures.GRAY, alpha=0.12, linewidth=0)
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
-    colors = (_figures.BLUE, _figures.ORANGE, "#009E73")
-    kinds = zip(("RMSE, MC-dropout", "RMSE, mean weights", "log-likelihood"), colors, "osD", strict=True)
+    kinds = zip(("RMSE, MC-dropout", "RMSE, mean weights", "log-likelihood"), _figures.COLORS[:3], "osD", strict=True)
     for kind, (label, color, marker) in enumerate(kinds):
         pairs = [(report.spreads()[kind], report.published[kind]) for report in reports if report.published]
         values = [(ours.mean - theirs.mean) / theirs.error for ours, theirs in pairs]
@@ -482,10 +480,7 @@ def main() -> None:
             reports.append(Report(data, results, PUBLISHED.get((data.name, plan.epochs))))
     console.print(table(reports))
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = options.out / "uci_regression.png"
-    draw(reports).savefig(name)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure: {name}", soft_wrap=True)
+    _figures.save({"uci_regression.png": draw(reports)}, options.out, console, start)
 
 
 if __name__ == "__main__":

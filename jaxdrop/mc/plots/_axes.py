@@ -50,7 +50,7 @@ def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
     """Adds a legend, which pales what it covers, and more room above what is drawn, in heights of it."""
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + headroom * (high - low))
-    ax.legend(loc=place, fontsize="small", framealpha=0.85, edgecolor="none")
+    ax.legend(loc=place, fontsize="small", frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
