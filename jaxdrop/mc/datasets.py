@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdrop.mc import _chunks, _progress, _storage, sampling
+from jaxdrop.mc import _chunks, _fingerprints, _progress, _storage, sampling
 
 
 class DatasetResults(Sequence[Any]):
@@ -71,7 +70,8 @@ def predict_dataset(
 
     With a `path`, each batch's results are written as they come, and none are kept in memory. A run that was killed, at any
     moment, is resumed by the same call: what is finished is not computed again, and the output is the same. Finished batches are
-    still taken from `batches`, to see that they are the same ones. Whether `fn` is the same, with the same weights, is not seen.
+    still taken from `batches`, to see that they are the same ones, and so are the arrays that `fn` closes over: the weights.
+    Whether `fn` does the same with them is not seen.
 
     Args:
       fn: a function of a key and inputs, such as `jaxdrop.nnx.stochastic(model)`.
@@ -92,10 +92,10 @@ def predict_dataset(
     Raises:
       TypeError: `batch_size` is not an integer.
       ValueError: `keys` is not one axis of keys, results have no batch axis, or `path` holds the results of another run: with
-        other keys, another summary, other shapes, or other batches.
+        other keys, other weights, another summary, other shapes, or other batches.
       ImportError: a bar is asked for, and rich is not installed.
     """
-    num_samples = _chunks.check_keys(keys)
+    _chunks.check_keys(keys)
     batch_axis = 1 if summary is None else 0
 
     def predict(keys: jax.Array, index: jax.Array, inputs: Sequence[Any]) -> Any:
@@ -119,7 +119,8 @@ def predict_dataset(
         if path is not None and not num_batches:
             results = _named(program.results)
             manifest = {
-                "keys": f"{num_samples} keys, {_fingerprint(keys)}",
+                "keys": _fingerprints.of_keys(keys),
+                "weights": _fingerprints.of_arrays(program.constants),
                 "same_keys": bool(same_keys),
                 "summary": getattr(summary, "__qualname__", type(summary).__name__),
                 "results": {name: _form(result, batch_axis) for name, result in results.items()},
@@ -138,6 +139,8 @@ def predict_dataset(
 class _Program(NamedTuple):
     run: Callable[..., list[jax.Array]]
     """Returns the leaves of the results."""
+    constants: Sequence[jax.Array]
+    """The arrays that it closes over."""
     results: Any
     """The results' shapes and dtypes."""
 
@@ -150,7 +153,7 @@ def _trace(fn: Callable[..., Any], *args: Any) -> _Program:
     def run(constants: Sequence[jax.Array], *args: Any) -> list[jax.Array]:
         return jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args))
 
-    return _Program(functools.partial(run, closed.consts), results)
+    return _Program(functools.partial(run, closed.consts), closed.consts, results)
 
 
 def _array(x: Any) -> Any:
@@ -185,8 +188,3 @@ def _check_batch_axis(results: Any, batch_axis: int, inputs: Sequence[Any]) -> N
                 f"{'fn' if batch_axis else 'summary'} must return arrays with the batch on their first axis, but for inputs of"
                 f" {inputs[0].shape} {name} has shape {result.shape[batch_axis:]}"
             )
-
-
-def _fingerprint(keys: jax.Array) -> str:
-    content = str(keys.dtype).encode() + np.asarray(jax.random.key_data(keys)).tobytes()
-    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"

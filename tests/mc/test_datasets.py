@@ -21,6 +21,7 @@ from jaxdrop import mc
 DATA = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
 BATCHES = [DATA[:4], DATA[4:8], DATA[8:]]
 W = jax.random.normal(jax.random.key(1), (6, 3))
+OTHER_W = W.at[5, 2].add(1e-6)
 KEYS = mc.keys(jaxdrop.key(0), 5, "independent")
 
 
@@ -153,6 +154,7 @@ def test_a_file_that_is_lost_later(tmp_path: Path) -> None:
             r"other keys: '5 keys, sha256 \w+' there, '5 keys, sha256 \w+' now",
         ),
         ({"keys": KEYS[:4]}, "other keys: '5 keys"),
+        ({"fn": lambda key, x: jaxdrop.dropout(key, x, 0.5) @ OTHER_W}, r"other weights: '1 arrays, checksum \w{8}' there"),
         ({"summary": _classified}, "other (results|summary)"),
         ({"same_keys": True}, "other same_keys: False there, True now"),
         ({"fn": lambda key, x: _fn(key, x)[:, :2]}, r"other results: .*float32\(5, batch, 3\).*float32\(5, batch, 2\)"),
