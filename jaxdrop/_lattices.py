@@ -29,7 +29,10 @@ def sizes(num: int) -> tuple[int, ...]:
     total = num + num % 2
     if total == 2:
         return 1, 1
-    return next((total - q, q) for q in range((total - 1) // 2, 0, -1) if _is_odd_prime_or_1(q) and _is_odd_prime_or_1(total - q))
+    # Of few samples, a second lattice lets products of two units vary more, unless it is a single point. Of many, two equal ones
+    # make it rarer that two units go together in all samples.
+    ways = range(1, total // 2) if total < 24 else range((total - 1) // 2, 0, -1)
+    return next((total - q, q) for q in ways if _is_odd_prime_or_1(q) and _is_odd_prime_or_1(total - q))
 
 
 def points(num: int) -> npt.NDArray[np.uint32]:

@@ -117,7 +117,7 @@ def test_lattices() -> None:
         parts = _lattices.sizes(num)
         assert sum(parts) == num or (sum(parts) == num + 1 and num % 2 == 1)
         assert len(set(parts)) == len(parts) or num == 2
-    assert [_lattices.sizes(num) for num in (1, 2, 7, 8, 9, 100)] == [(1,), (1, 1), (7,), (5, 3), (7, 3), (53, 47)]
+    assert [_lattices.sizes(num) for num in (1, 2, 7, 8, 9, 100)] == [(1,), (1, 1), (7,), (7, 1), (7, 3), (53, 47)]
     largest = _lattices.points(2**16 - 1)
     assert len(largest) == 2**16 - 1
     assert (largest[:, 0] * largest[:, 1] == 1).all()
@@ -136,6 +136,8 @@ def test_pairs_of_units_are_independent(num: int) -> None:
         all_dropped = (_bits(mc.keys(key, num), 20_000) >> np.uint32(9)) >= threshold
         parts = []
         for dropped, size in zip((all_dropped[:first], all_dropped[first:]), sizes, strict=False):
+            if size == 1:
+                continue
             one, other = dropped[:, :10_000], dropped[:, 10_000:]
             a, b, both = (x.sum(0).astype(jnp.float32) for x in (one, other, one & other))
             mean = a * b / size
@@ -152,7 +154,7 @@ def test_pairs_of_units_are_independent(num: int) -> None:
             assert abs(square / variance - 1) < 0.05
 
 
-@pytest.mark.parametrize("num", [3, 5, 10, 31, 32])
+@pytest.mark.parametrize("num", [3, 5, 8, 10, 31, 32])
 def test_pairs_of_samples_are_alike(num: int) -> None:
     """At rate 0.5, every two samples of a lattice are dropped together equally often, and so are every two of different lattices.
 
@@ -170,7 +172,7 @@ def test_pairs_of_samples_are_alike(num: int) -> None:
     expected = np.empty((num, num))
     for row, size in enumerate(sizes):
         block = slice(0, first) if row == 0 else slice(first, None)
-        expected[block, block] = np.mean(counts[row] * (counts[row] - 1)) / (size * (size - 1))
+        expected[block, block] = np.mean(counts[row] * (counts[row] - 1)) / max(size * (size - 1), 1)
         expected[:first, first:] = expected[first:, :first] = np.mean(counts[0] * counts[1]) / (first * (num - first or 1))
     off = np.asarray(together(jaxdrop.key(num)) - expected)[np.triu_indices(num, 1)]
     assert np.abs(off).max() < 6 * np.sqrt(0.25 * 0.75 / units)
