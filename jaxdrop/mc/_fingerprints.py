@@ -12,6 +12,7 @@ from jax import lax
 
 
 def of_keys(keys: jax.Array) -> str:
+    """By their type and their words."""
     content = str(keys.dtype).encode() + np.asarray(jax.random.key_data(keys)).tobytes()
     return f"{len(keys)} keys, sha256 {hashlib.sha256(content).hexdigest()[:16]}"
 
