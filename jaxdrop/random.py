@@ -19,7 +19,8 @@ restoring of a saved key. Save the seed, or `jax.random.key_data(key)`.
 
 `scripts/check_random.py` puts the hash through dieharder in the orders in which dropout uses it. Its selection of tests on
 one long stream: 51 passed, 1 weak, 0 failed. Tests 2, 8, 15, 101 and 205 on seeds, keys folded in, short streams of derived
-keys, a transposed walk, the low bits, and masks: 34 passed, 2 weak, 0 failed.
+keys, a transposed walk, the low bits, and masks: 34 passed, 2 weak, 0 failed. One sample of a stratified set, with more of its
+tests on it: 49 passed, 3 weak, 0 failed.
 """
 
 from __future__ import annotations
