@@ -64,42 +64,24 @@ def dot_product_attention(
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
     """
+    options: dict[str, Any] = {
+        "bias": bias,
+        "mask": mask,
+        "broadcast_dropout": broadcast_dropout,
+        "dropout_rng": dropout_rng,
+        "dropout_rate": dropout_rate,
+        "deterministic": deterministic,
+        "dtype": dtype,
+        "precision": precision,
+    }
     if module is not None or qk_attn_weights_einsum is not None or attn_weights_value_einsum is not None:
         attention.no_weights(spec)
         if is_causal:
             causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
-            mask = nn.combine_masks(mask, jnp.expand_dims(causal, range(query.ndim - 2)))
-        return nn.dot_product_attention(
-            query,
-            key,
-            value,
-            bias=bias,
-            mask=mask,
-            broadcast_dropout=broadcast_dropout,
-            dropout_rng=dropout_rng,
-            dropout_rate=dropout_rate,
-            deterministic=deterministic,
-            dtype=dtype,
-            precision=precision,
-            module=module,
-            qk_attn_weights_einsum=qk_attn_weights_einsum,
-            attn_weights_value_einsum=attn_weights_value_einsum,
-        )
-    return attention.for_flax(
-        query,
-        key,
-        value,
-        bias,
-        mask,
-        broadcast_dropout,
-        dropout_rng,
-        dropout_rate,
-        deterministic,
-        dtype,
-        precision,
-        is_causal,
-        spec,
-    )
+            options["mask"] = nn.combine_masks(mask, jnp.expand_dims(causal, range(query.ndim - 2)))
+        einsums = {"qk_attn_weights_einsum": qk_attn_weights_einsum, "attn_weights_value_einsum": attn_weights_value_einsum}
+        return nn.dot_product_attention(query, key, value, module=module, **einsums, **options)
+    return attention.for_flax(query, key, value, is_causal=is_causal, spec=spec, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +116,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     spec: PartitionSpec | None = None
 
     def __post_init__(self) -> None:
-        if self.spec is not None and not isinstance(self.attention_fn, _Local):
-            self.attention_fn = _Local(self.attention_fn, self.spec)
+        function = self.attention_fn.attention_fn if isinstance(self.attention_fn, _Local) else self.attention_fn
+        self.attention_fn = function if self.spec is None else _Local(function, self.spec)
         super().__post_init__()
 
 

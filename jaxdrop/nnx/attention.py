@@ -57,38 +57,20 @@ def dot_product_attention(
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
     """
+    options: dict[str, Any] = {
+        "bias": bias,
+        "mask": mask,
+        "broadcast_dropout": broadcast_dropout,
+        "dropout_rng": dropout_rng,
+        "dropout_rate": dropout_rate,
+        "deterministic": deterministic,
+        "dtype": dtype,
+        "precision": precision,
+    }
     if module is not None:
         attention.no_weights(spec)
-        return nnx.dot_product_attention(
-            query,
-            key,
-            value,
-            bias=bias,
-            mask=mask,
-            broadcast_dropout=broadcast_dropout,
-            dropout_rng=dropout_rng,
-            dropout_rate=dropout_rate,
-            deterministic=deterministic,
-            dtype=dtype,
-            precision=precision,
-            module=module,
-            is_causal=is_causal,
-        )
-    return attention.for_flax(
-        query,
-        key,
-        value,
-        bias,
-        mask,
-        broadcast_dropout,
-        dropout_rng,
-        dropout_rate,
-        deterministic,
-        dtype,
-        precision,
-        is_causal,
-        spec,
-    )
+        return nnx.dot_product_attention(query, key, value, module=module, is_causal=is_causal, **options)
+    return attention.for_flax(query, key, value, is_causal=is_causal, spec=spec, **options)
 
 
 class MultiHeadAttention(nnx.MultiHeadAttention):
@@ -119,8 +101,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
         A layer that was made without dropout has kept no `rngs`, and takes them in the call.
         """
-        others = {"dropout_rate": rate, "spec": self.spec}
-        others = {name: other for name, other in others.items() if other is not None}
+        others = {name: given for name, given in (("dropout_rate", rate), ("spec", self.spec)) if given is not None}
+        if not others:
+            return super().__call__(*args, **kwargs)
 
         def attention_fn(*operands: jax.Array, module: nnx.Module | None = None, **options: Any) -> jax.Array:
             own = None if module is None else self

@@ -84,6 +84,7 @@ def test_a_part_of_the_batch() -> None:
         for spec in (None, P("data"))
     )
     assert part == part.clone()
+    assert part.clone(spec=None) == whole
     variables = whole.init({"params": jax.random.key(0), "dropout": THREEFRY}, X)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
