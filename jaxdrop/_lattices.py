@@ -37,12 +37,15 @@ def sizes(num: int) -> tuple[int, ...]:
 
 def points(num: int) -> npt.NDArray[np.uint32]:
     """A row for each of `num` samples: the fields of a `jaxdrop._generators.LatticePoint`."""
-    rows = []
+    lattices = []
     for mirror, prime in zip((0, WORD - 1), sizes(num), strict=False):
-        for index in range(prime):
-            high, low = divmod((index << 48) // prime, 2**16)
-            rows.append((prime, pow(prime, -1, WORD), high, low, mirror))
-    return np.array(rows[:num], np.uint32)
+        # The fraction index / prime with 48 bits, as a word of 32 and one of 16.
+        fraction = (np.arange(prime, dtype=np.uint64) << np.uint64(48)) // np.uint64(prime)
+        rows = np.empty((prime, 5), np.uint32)
+        rows[:, 0], rows[:, 1], rows[:, 4] = prime, pow(prime, -1, WORD), mirror
+        rows[:, 2], rows[:, 3] = np.divmod(fraction, np.uint64(2**16))
+        lattices.append(rows)
+    return np.concatenate(lattices)[:num]
 
 
 def _is_odd_prime_or_1(n: int) -> bool:
