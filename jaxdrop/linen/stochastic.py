@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
 from flax import linen as nn
 
-from jaxdrop import _stochastic
-from jaxdrop._stochastic import RUNNING_STATISTICS, Layer, Plan
+from jaxdrop import masks
+from jaxdrop._stochastic import calls, overrides, planning
+from jaxdrop._stochastic.examples import InAxes
+from jaxdrop._stochastic.overrides import Change, Overrides
+from jaxdrop._stochastic.planning import Choice, Layer, Plan, Probe
+from jaxdrop.functional import elements
 from jaxdrop.linen._base import Stochastic
+from jaxdrop.linen.attention import dot_product_attention
 from jaxdrop.linen.recurrent import RNN, StackedRNN
 
 _LAYERS = (Stochastic, RNN, StackedRNN, nn.Dropout, nn.MultiHeadDotProductAttention)
 # A number for each trace that no cache may know. (Flax compares hashes only, and an object's may be that of one before it.)
 _PROBES = itertools.count()
+_FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)
 
 
 def stochastic(
     module: nn.Module,
     variables: Mapping[str, Any],
     *,
-    layers: _stochastic.Layers = "all",
+    layers: planning.Layers = "all",
+    rate: masks.Rate | None = None,
+    rates: Mapping[str, masks.Rate] | None = None,
+    spec: overrides.Spec = None,
     shared_mask: bool = False,
-    in_axes: _stochastic.InAxes = 0,
+    in_axes: InAxes = 0,
     out_axes: int = 0,
     method: Callable[..., Any] | str | None = None,
     rng_collections: Sequence[str] = ("dropout",),
+    mutable: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """A pure function `fn(key, *inputs, **kwargs)` of a trained model, in which dropout is random and nothing else is.
 
@@ -59,34 +71,42 @@ def stochastic(
       module: any Linen module.
       variables: all its collections, such as `{"params": ..., "batch_stats": ...}`.
       layers: which dropout layers are on, as in `jaxdrop.nnx.stochastic`. Layers that are stacked by `nn.scan` are one layer.
+      rate: in place of the rates of the layers that are on, as there.
+      rates: the same by patterns of paths, as there.
+      spec: inside `shard_map` and `pmap`, the layout of the layers' inputs, as there.
       shared_mask: whether all examples of a batch share one mask, as there.
       in_axes: with `shared_mask`, where the batch is in the inputs, as there.
       out_axes: with `shared_mask`, where it is in the outputs.
       method: what to call in place of `__call__`: a name, or a function of (module, *inputs).
       rng_collections: the collections that the model's own code takes keys from; those of layers are found. `"dropout"` gets the
         key itself, and others get keys that are derived from it.
+      mutable: collections that the call may change, such as the `"cache"` of a decoder. The function then returns
+        `(outputs, changed)`, as `apply` does. All others stay as they are.
 
     Returns:
       The function. Its first call for each form of the inputs traces the model twice more, to find its layers.
 
     Raises:
-      TypeError: `module` is no Linen module.
-      ValueError: `layers` is none of the above. The function raises it, with a list of the layers, if `layers` chooses none, or
-        if the output does not depend on the key: there is no layer, or all rates are 0.
+      TypeError, ValueError: as `jaxdrop.nnx.stochastic`, but that all layers are found when the function is called.
+      flax.errors.ModifyScopeVariableError: the model changes a collection that is not in `mutable`.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a Linen module, got {type(module).__name__}. For NNX there is jaxdrop.nnx.stochastic.")
-    model = _Model(module, variables, _stochastic.chooser(layers), method, frozenset(rng_collections))
-    return _stochastic.function(model, layers, shared_mask, in_axes, out_axes)
+    choice = Choice(layers)
+    replacing = Overrides.checked(rate, rates, spec)
+    model = _Model(module, variables, choice, replacing, method, frozenset(rng_collections), tuple(mutable))
+    return planning.function(model, choice, shared_mask, in_axes, out_axes)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
     module: nn.Module
     variables: Mapping[str, Any]
-    chooses: Callable[[str, Any], bool]
+    choice: Choice
+    overrides: Overrides
     method: Callable[..., Any] | str | None
     rng_collections: frozenset[str]
+    mutable: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -94,27 +114,23 @@ class _Model:
 
     def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Layer]:
         found: list[Layer] = []
-
-        def note(path: str, module: nn.Module) -> None:
-            found.append(_stochastic.describe(path, module, self.chooses(path, module)))
-
         plan = Plan(frozenset(), frozenset())
-        jax.eval_shape(lambda key: self._apply(plan, next(_PROBES), note, key, args, kwargs), key)
+        jax.eval_shape(lambda key: self._apply(plan, next(_PROBES), found, key, args, kwargs), key)
         return found
 
-    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: bool = False) -> Any:
-        return self._apply(plan, next(_PROBES) if probe else tuple(sorted(plan.on)), lambda path, module: None, key, args, kwargs)
+    def keys(self) -> list[str]:
+        leaves = jax.tree_util.tree_leaves_with_path(self.variables)
+        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if planning.is_key(leaf)]
+
+    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
+        flag = next(_PROBES) if probe else (tuple(sorted(plan.on)), self.overrides.token())
+        return self._apply(plan, flag, [], key, args, kwargs)
 
     def _apply(
-        self,
-        plan: Plan,
-        flag: Any,
-        note: Callable[[str, nn.Module], None],
-        key: jax.Array,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        self, plan: Plan, flag: Any, found: list[Layer], key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # The arguments of the model go in two, for `apply` takes some names for itself.
+        def call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             # nn.jit remembers what it has traced by the scope's flags, among other things, but not by who intercepts.
             module.scope.flags = module.scope.flags.copy({"jaxdrop.stochastic": flag})
             if callable(self.method):
@@ -122,32 +138,65 @@ class _Model:
             return getattr(module, self.method or "__call__")(*args, **kwargs)
 
         rngs = {name: _key(key, name) for name in self.rng_collections | plan.rng_collections}
-        with nn.intercept_methods(_interceptor(plan.on, note)):
-            return self.module.apply(self.variables, *args, rngs=rngs, method=call, **kwargs)
+        mutable = list(self.mutable) or False
+        try:
+            with nn.intercept_methods(self._interceptor(plan.on, found)):
+                return self.module.apply(self.variables, args, kwargs, rngs=rngs, method=call, mutable=mutable)
+        except flax.errors.ModifyScopeVariableError as error:
+            error.add_note(
+                "stochastic leaves variables as they are. Either\n"
+                "1. tell the model not to change them, as in fn(key, x, train=False) or decode=False;\n"
+                "2. have the changes returned: stochastic(..., mutable=['cache']) returns (outputs, changed)."
+            )
+            raise
+
+    def _interceptor(self, on: frozenset[str], found: list[Layer]) -> Callable[..., Any]:
+        """Settles each call of a layer, and adds those that drop to `found`."""
+
+        def intercept(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            module, settings, change = context.module, calls.RUNNING_STATISTICS, None
+            # A StackedRNN tells its layers what to do.
+            if isinstance(module, _LAYERS) and not isinstance(module.parent, StackedRNN):
+                path = "/".join(module.path)
+                change = self.overrides.of(path, module, _flax_rate(module), kwargs)
+                found.append(self.choice.layer(path, module, change))
+                settings = {**settings, "deterministic": path not in on}
+                change = change if path in on else None
+            attributes, arguments = calls.settled(module, settings)
+            if change and isinstance(module, nn.MultiHeadDotProductAttention):
+                attributes |= change.attention(path, module, nn.dot_product_attention, dot_product_attention)
+            elif change and isinstance(module, nn.Dropout):
+                attributes |= change.rates
+            elif change:
+                arguments |= change.arguments(kwargs)
+            args, kwargs = calls.replaced(type(module).__call__, args, kwargs, arguments)
+            with _with_attributes(module, attributes):
+                if change and getattr(context.orig_method, "func", None) is _FLAX_DROPOUT:
+                    return _dropout(module, change, *args, **kwargs)
+                return call(*args, **kwargs)
+
+        return intercept
+
+
+def _flax_rate(layer: Any) -> str | None:
+    """The name of the rate of a layer that is Flax's."""
+    if isinstance(layer, nn.MultiHeadDotProductAttention):
+        return "dropout_rate"
+    return "rate" if isinstance(layer, nn.Dropout) else None
+
+
+def _dropout(
+    layer: nn.Dropout, change: Change, inputs: jax.Array, deterministic: bool | None = None, rng: jax.Array | None = None
+) -> jax.Array:
+    """A call of Flax's layer, on, with the same mask: Flax's compares its rate, and has no layout."""
+    key = layer.make_rng(layer.rng_collection) if rng is None else rng
+    return elements.dropout(key, inputs, layer.rate, broadcast_dims=layer.broadcast_dims, spec=change.spec)
 
 
 def _key(key: jax.Array, collection: str) -> jax.Array:
     return key if collection == "dropout" else jax.random.fold_in(key, zlib.crc32(collection.encode()))
-
-
-def _interceptor(on: frozenset[str], note: Callable[[str, nn.Module], None]) -> Callable[..., Any]:
-    """Settles each call of a layer, and lets `note` know of those that drop."""
-
-    def intercept(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
-        if context.method_name != "__call__":
-            return call(*args, **kwargs)
-        module, settings = context.module, RUNNING_STATISTICS
-        # A StackedRNN tells its layers what to do.
-        if isinstance(module, _LAYERS) and not isinstance(module.parent, StackedRNN):
-            path = "/".join(module.path)
-            note(path, module)
-            settings = {**settings, "deterministic": path not in on}
-        attributes, arguments = _stochastic.settled(module, settings)
-        args, kwargs = _stochastic.replaced(type(module).__call__, args, kwargs, arguments)
-        with _with_attributes(module, attributes):
-            return call(*args, **kwargs)
-
-    return intercept
 
 
 @contextlib.contextmanager

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
 import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdrop import _stochastic
-from jaxdrop._stochastic import RUNNING_STATISTICS, Layer, Plan
-from jaxdrop.nnx._base import Stochastic
+from jaxdrop import masks
+from jaxdrop._stochastic import calls, overrides, planning
+from jaxdrop._stochastic.dependence import dependence, is_array
+from jaxdrop._stochastic.examples import InAxes
+from jaxdrop._stochastic.messages import nothing_random
+from jaxdrop._stochastic.overrides import Overrides
+from jaxdrop._stochastic.planning import Choice, Layer, Plan, Probe
+from jaxdrop.nnx import _settled
 from jaxdrop.nnx.recurrent import StackedRNN
 
-_LAYERS = (Stochastic, nnx.Dropout, nnx.MultiHeadAttention)
+# Variables that a call may change: those of streams, and what is looked at afterwards.
+_KEPT = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate, nnx.Perturbation))
 
 
 def stochastic(
     model: nnx.Module,
     *,
-    layers: _stochastic.Layers = "all",
+    layers: planning.Layers = "all",
+    rate: masks.Rate | None = None,
+    rates: Mapping[str, masks.Rate] | None = None,
+    spec: overrides.Spec = None,
     shared_mask: bool = False,
-    in_axes: _stochastic.InAxes = 0,
+    in_axes: InAxes = 0,
     out_axes: int = 0,
     method: Callable[..., Any] | str | None = None,
 ) -> Callable[..., Any]:
@@ -53,18 +61,32 @@ def stochastic(
     The same key gives the same output. All random streams, those of the model and those among the inputs, start from keys of
     their own that are derived from `key`, stacked ones from as many keys. A model whose call takes `rngs` gets an `nnx.Rngs` made
     from `key`, unless one is given. A layer takes its key as in training, from its caller's `rngs` or from its own stream; one
-    that has neither gets a stream. Keys among the inputs are used as they are. A stream with the tag `carry` is for the first
-    state of an RNN, and stays.
+    that has neither gets a stream. A stream with the tag `carry` is for the first state of an RNN, and stays.
+
+    Keys among the inputs are used as they are. They are to follow `key`:
+    `lambda key: fn(key, x, jax.random.fold_in(key, 1))`.
 
     Run the function under `jax.jit`, and under `jax.vmap` for many keys. The variables of a large model are better not constants
     of the compiled program: `nnx.jit(lambda model, key, x: jaxdrop.nnx.stochastic(model)(key, x))`.
 
     Args:
-      model: any NNX module.
+      model: any NNX module; with `method`, also a list, tuple or dict of modules.
       layers: which dropout layers are on. `"all"`; `"last"`, the last one that runs and drops something, so that all before it
         need be computed once only; a pattern, or a list of patterns, for paths as in `"encoder/*"`, in which `*` stands for any
         characters, `/` too; or a function of (path, module). A layer that is called twice is one layer, and so are layers that
         are stacked by `nnx.vmap`.
+      rate: the probability of dropping, in place of that of each layer that is on and has one above
+        0. It may be traced: one compilation then serves many rates, as under `jax.vmap` and in
+        `mc.fit_rate`. A layer with a rate of 0 is not in use, and stays so. A layer that has no
+        rate, such as `GaussianNoise`, or learns it, such as `ConcreteDropout`, stays as it is.
+      rates: the same by patterns of paths, as in `{"encoder/*": 0.1, "head/drop": 0.5}`, also for
+        rates of 0. Of two patterns that a path fits, the later one counts. Layers that none fits
+        follow `rate`. Of a layer with several rates, such as `RNN`, a pattern replaces those above
+        0; one that ends in the name of a rate replaces that one: `"encoder/rnn/input_rate"`.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
+        arrays that come into the layers, such as `PartitionSpec("data")` if the batch is divided.
+        Masks are then those of the whole arrays. One for all layers that have none of their own and
+        do not drop weights; or by patterns of paths, as `rates`, for any.
       shared_mask: if False, each example has masks of its own. If True, all examples of a batch share one, whatever the kind of
         dropout, so that a key stands for a function, as in Thompson sampling, BatchBALD or for smooth curves. The model then runs
         under `jax.vmap` on batches of one.
@@ -77,23 +99,32 @@ def stochastic(
       The function. Its first call for each form of the inputs traces the model three times more, to find its layers.
 
     Raises:
-      TypeError: `model` is no NNX module.
-      ValueError: `layers` is none of the above, or chooses no layer; there is no layer and no random stream. The function raises
-        it, with a list of the layers, if the output does not depend on the key, for all rates are 0, or if batch statistics
-        change in the call.
+      TypeError: `model` is no NNX module, or `rate`, `rates` or `spec` of another kind.
+      ValueError: `layers` is none of the above, or chooses no layer; a rate is out of range; there is no layer and no random
+        stream. The function raises it, with a list of the layers, if the output does not depend on the key, for all rates are 0;
+        if a pattern fits no layer; and if variables change in the call, such as batch statistics or the cache of a decoder, and
+        are not returned.
+
+    Warns:
+      UserWarning: something is drawn from a key that does not follow `key`, such as one that the model holds.
     """
-    if not isinstance(model, nnx.Module):
+    nodes = [node for _, node in nnx.iter_graph(model)] if isinstance(model, (nnx.Module, list, tuple, dict)) else []
+    if not any(isinstance(node, nnx.Module) for node in nodes):
         raise TypeError(f"model must be an NNX module, got {type(model).__name__}. For Linen there is jaxdrop.linen.stochastic.")
-    chooses = _stochastic.chooser(layers)
-    found = [_stochastic.describe(path, module, chooses(path, module)) for path, module in _layers(model)]
-    name = type(model).__name__
-    if layers not in ("all", "last") and not any(layer.chosen for layer in found):
-        raise _stochastic.none_chosen(name, layers, found)
+    if not (isinstance(model, nnx.Module) or callable(method)):
+        raise TypeError(
+            f"model is a {type(model).__name__} of modules, of which method must say what to do with them, as in"
+            " method=lambda models, x: ..."
+        )
+    choice, name = Choice(layers), type(model).__name__
+    replacing = Overrides.checked(rate, rates, spec)
+    found = {path: choice.layer(path, layer, _settled.change_of(replacing, path, layer, {})) for path, layer in _layers(model)}
+    choice.check(name, found.values())
     graph, state = nnx.split(nnx.clone(model))
-    own = _Model(name, graph, state, {layer.path: layer for layer in found}, method)
+    own = _Model(name, graph, state, found, replacing, method)
     if not found and not own.may_be_random():
-        raise _stochastic.nothing_random(name, found)
-    return _stochastic.function(own, layers, shared_mask, in_axes, out_axes)
+        raise nothing_random(name, [], "")
+    return planning.function(own, choice, shared_mask, in_axes, out_axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +133,7 @@ class _Model:
     graph: nnx.GraphDef[Any]
     state: nnx.State[Any, Any]
     found: Mapping[str, Layer]
+    overrides: Overrides
     method: Callable[..., Any] | str | None
 
     def may_be_random(self) -> bool:
@@ -110,54 +142,67 @@ class _Model:
         return bool(list(_streams(model))) or "rngs" in inspect.signature(self._call(model)).parameters
 
     def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Layer]:
-        paths: list[str] = []
+        ran: list[Layer] = []
         leaves, structure = jax.tree.flatten((args, kwargs))
-        arrays = {place: leaf for place, leaf in enumerate(leaves) if _stochastic.is_array(leaf)}
+        arrays = {place: leaf for place, leaf in enumerate(leaves) if is_array(leaf)}
 
-        def statistics(inputs: tuple[jax.Array, dict[int, jax.Array]]) -> Any:
+        def lost(kind: Any, inputs: tuple[jax.Array, dict[int, jax.Array]]) -> Any:
+            """The variables that the call leaves behind and does not return."""
             key, arrays = inputs
             args, kwargs = jax.tree.unflatten(structure, [arrays.get(place, leaf) for place, leaf in enumerate(leaves)])
-            model, _ = self._run(Plan(frozenset(), frozenset()), key, args, kwargs, paths)
-            return nnx.state(model, nnx.BatchStat)
+            model, outputs = self._run(Plan(frozenset(), frozenset()), key, args, kwargs, "outputs", ran)
+            returned = set(map(id, jax.tree.leaves(outputs)))
+            return [leaf for leaf in jax.tree.leaves(nnx.state(model, kind)) if id(leaf) not in returned]
 
-        if _stochastic.varies(statistics, (key, arrays)):
-            raise ValueError(
-                f"the batch statistics of {self.name} change in the call, and would follow the batch rather than the training."
-                " Of a layer that does not call its setting use_running_average, or update_stats, tell the model itself, as in"
-                " fn(key, x, train=False)."
-            )
-        return [self.found[path] for path in paths]
+        if dependence(functools.partial(lost, _KEPT), (key, arrays)).outputs:
+            statistics = dependence(functools.partial(lost, nnx.BatchStat), (key, arrays)).outputs
+            raise _changes(self.name, statistics)
+        silent = [layer for path, layer in self.found.items() if path not in {layer.path for layer in ran}]
+        return [layer._replace(text=f"{layer.text} (does not run)") for layer in silent] + ran
 
-    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: bool = False) -> Any:
-        return self._run(plan, key, args, kwargs, [] if probe else None)[1]
+    def keys(self) -> list[str]:
+        model = nnx.merge(self.graph, self.state, copy=True)
+        leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
+        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if planning.is_key(leaf)]
+
+    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
+        return self._run(plan, key, args, kwargs, probe, [])[1]
 
     def _run(
-        self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], paths: list[str] | None
-    ) -> tuple[nnx.Module, Any]:
-        """The copy of the model that was called, and its output. The layers that run are added to `paths`."""
+        self,
+        plan: Plan,
+        key: jax.Array,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        probe: Probe,
+        ran: list[Layer],
+    ) -> tuple[Any, Any]:
+        """The copy of the model that was called, and its output. The layers that run are added to `ran`."""
         model = nnx.merge(self.graph, self.state, copy=True)
         args, named = jax.tree.map(lambda leaf: leaf, (list(args), dict(kwargs)))  # with copies of the streams
         keys = (jax.random.fold_in(key, count) for count in itertools.count())
-        for stream in _streams((model, args, named)):
+        for stream in _streams((model, args, named), carry=probe == "draws"):
             _restart(stream, next(keys))
         layers = list(_layers(model))
-        run = _Run({id(layer): nnx.RngStream(next(keys), tag="dropout") for _, layer in layers if layer.rngs is None}, paths)
+        streams = {id(layer): nnx.RngStream(next(keys), tag="dropout") for _, layer in layers if layer.rngs is None}
+        run = _settled.Run(streams, plan.on, self.found, self.overrides, ran)
+        token = object() if probe else self.overrides.token()
         for path, layer in layers:
-            if paths is not None:
-                layer.jaxdrop_site = _Site(path)
-            _settle(layer, {"deterministic": path not in plan.on})
+            if probe or self.overrides:
+                layer.jaxdrop_site = _settled.Site(path, token)
+            _settled.settle(layer, {"deterministic": path not in plan.on})
         for _, module in nnx.iter_graph(model):
-            if isinstance(module, nnx.Module) and not isinstance(module, _LAYERS):
-                _settle(module, RUNNING_STATISTICS)
+            if isinstance(module, nnx.Module) and not isinstance(module, _settled.LAYERS):
+                _settled.settle(module, calls.RUNNING_STATISTICS)
         call = self._call(model)
         signature = inspect.signature(call)
         if "rngs" in signature.parameters and "rngs" not in signature.bind_partial(*args, **named).arguments:
             named["rngs"] = nnx.Rngs(next(keys))
-        token = _RUN.set(run)
+        before = _settled.RUN.set(run)
         try:
             return model, call(*args, **named)
         finally:
-            _RUN.reset(token)
+            _settled.RUN.reset(before)
 
     def _call(self, model: nnx.Module) -> Callable[..., Any]:
         if callable(self.method):
@@ -165,69 +210,42 @@ class _Model:
         return getattr(model, self.method or "__call__")
 
 
-def _layers(model: nnx.Module) -> Iterator[tuple[str, Any]]:
+def _changes(name: str, statistics: bool) -> ValueError:
+    """The error of a model that changes in a call."""
+    if statistics:
+        return ValueError(
+            f"the batch statistics of {name} change in the call, and would follow the batch rather than the training."
+            " Of a layer that does not call its setting use_running_average, or update_stats, tell the model itself, as in"
+            " fn(key, x, train=False)."
+        )
+    return ValueError(
+        f"{name} changes its own variables in the call, such as the cache of a decoder, and stochastic works on a copy, so that"
+        " the changes are lost. Either\n"
+        "1. tell the model not to change them: decode=False, and whole sequences;\n"
+        "2. pass them, and have them returned, by a method of your own:\n"
+        "   def step(model, cache, x):\n"
+        "       nnx.update(model, cache)\n"
+        "       return model(x), nnx.state(model, nnx.Cache)\n"
+        "   y, cache = jaxdrop.nnx.stochastic(model, method=step)(key, cache, x)"
+    )
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
     """The dropout layers and their paths, but for those in a StackedRNN, which tells them what to do."""
-    nodes = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _LAYERS)]
+    nodes = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _settled.LAYERS)]
     stacks = [path for path, node in nodes if isinstance(node, StackedRNN)]
     for path, node in nodes:
         if not any(path[: len(stack)] == stack != path for stack in stacks):
             yield "/".join(map(str, path)), node
 
 
-def _streams(node: Any) -> list[nnx.RngStream]:
-    """The streams in a graph, but for those of the first states of RNNs."""
-    return [stream for _, stream in nnx.iter_graph(node) if isinstance(stream, nnx.RngStream) and stream.tag != "carry"]
+def _streams(node: Any, carry: bool = False) -> list[nnx.RngStream]:
+    """The streams in a graph; those of the first states of RNNs if `carry`."""
+    streams = [stream for _, stream in nnx.iter_graph(node) if isinstance(stream, nnx.RngStream)]
+    return [stream for stream in streams if carry or stream.tag != "carry"]
 
 
 def _restart(stream: nnx.RngStream, key: jax.Array) -> None:
     shape = stream.key.get_value().shape
     stream.key.set_value(jax.random.split(key, shape) if shape else key)
     stream.count.set_value(jnp.zeros(shape, jnp.uint32))
-
-
-# -- a layer that follows its own settings, whatever its caller says
-
-
-class _Run(NamedTuple):
-    """What the layers of a copy know of the run."""
-
-    streams: Mapping[int, nnx.RngStream]
-    """For the id of each layer that has none. A model that takes its graph apart does not know them, so they are not in it."""
-    paths: list[str] | None
-    """Where a layer notes that it runs."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Site:
-    """Where a layer is. As part of the graph it is equal to no other, so that no cache of nnx.jit has the layer already."""
-
-    path: str
-
-
-_RUN: contextvars.ContextVar[_Run] = contextvars.ContextVar("run")
-
-
-def _settle(module: Any, settings: Mapping[str, Any]) -> None:
-    attributes, arguments = _stochastic.settled(module, settings)
-    for name, value in attributes.items():
-        setattr(module, name, value)
-    cls: Any = type(module)
-    if isinstance(module, _LAYERS) or (callable(module) and _stochastic.takes(cls.__call__, settings)):
-        # Another class, rather than a wrapper around the module, so that it is still found by its type and its attributes.
-        object.__setattr__(module, "__class__", _settled_class(cls, tuple(arguments.items())))
-
-
-@functools.cache
-def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
-    @functools.wraps(cls.__call__)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own, kwargs = _stochastic.replaced(cls.__call__, args, kwargs, dict(arguments))
-        if isinstance(self, _LAYERS):
-            run = _RUN.get()
-            if run.paths is not None:
-                run.paths.append(self.jaxdrop_site.path)
-            if self.rngs is None and kwargs.get("rngs") is None:
-                kwargs["rngs"] = run.streams.get(id(self))
-        return cls.__call__(self, *own, **kwargs)
-
-    return type(cls)(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__})

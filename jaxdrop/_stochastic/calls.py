@@ -1,0 +1,42 @@
+"""How one call of a module is made to follow settings, whatever its constructor and its caller say."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+RUNNING_STATISTICS = {"use_running_average": True, "update_stats": False}
+"""Settings of normalization layers, by the names that Flax gives them, with which statistics are used and stay as they are."""
+
+
+def settled(module: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a module is made to follow `settings`, whatever its constructor and its caller say.
+
+    Returns:
+      Attributes to set, and arguments for `replaced`: None, which is to say not given, where there is an attribute too.
+    """
+    attributes = {name: value for name, value in settings.items() if name in vars(module)}
+    return attributes, {name: None if name in attributes else value for name, value in settings.items()}
+
+
+def replaced(
+    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call of the method `call`, with `arguments` in place of those of the same names."""
+    parameters = _parameters(call)
+    names = [name for name, kind in parameters.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD][1 : len(args) + 1]
+    given = [arguments.get(name, arg) for name, arg in zip(names, args, strict=False)] + list(args[len(names) :])
+    named = {name: arguments.get(name, value) for name, value in kwargs.items()}
+    more = {name: value for name, value in arguments.items() if value is not None and name in parameters and name not in names}
+    return given, named | more
+
+
+def takes(call: Callable[..., Any], names: Collection[str]) -> bool:
+    """Whether the method `call` has one of these parameters."""
+    return not _parameters(call).keys().isdisjoint(names)
+
+
+def _parameters(call: Callable[..., Any]) -> dict[str, Any]:
+    """The names of a method's parameters, and their kinds."""
+    return {name: parameter.kind for name, parameter in inspect.signature(call).parameters.items()}

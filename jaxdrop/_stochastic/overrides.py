@@ -1,0 +1,221 @@
+"""Other rates and layouts for the dropout layers of a model, given by the paths of the layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+from jaxdrop.functional.recurrent import Rates
+
+Spec: TypeAlias = PartitionSpec | Mapping[str, PartitionSpec] | None
+Source: TypeAlias = tuple[str, str | None]
+"""Where a value comes from: the argument of `stochastic`, and the pattern in it if it has some."""
+
+_SEVERAL = (*Rates._fields, "dropout")
+_MEANING = " It is the probability of dropping, not of keeping, and not a percentage."
+
+
+class Change(NamedTuple):
+    """What one call of a layer gets in place of its own."""
+
+    rates: dict[str, masks.Rate]
+    """By the names of the layer's attributes."""
+    spec: PartitionSpec | None
+    sources: frozenset[Source]
+
+    def __bool__(self) -> bool:
+        return bool(self.sources)
+
+    def arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """For a layer of this library, the arguments of its call that say so."""
+        given: dict[str, Any] = {} if self.spec is None else {"spec": self.spec}
+        if "rate" in self.rates:
+            return given | {"rate": self.rates["rate"]}
+        return given | {"rates": {**(kwargs.get("rates") or {}), **self.rates}} if self.rates else given
+
+    def attention(self, path: str, layer: Any, theirs: Callable[..., Any], ours: Callable[..., Any]) -> dict[str, Any]:
+        """For a layer of Flax's attention, the attributes that say so.
+
+        Flax's function of attention compares the rate with 0, which a traced one does not allow,
+        and has no layout: `ours`, with the same masks, stands in for it (`theirs`) then.
+        """
+        rate = self.rates.get("dropout_rate")
+        traced = rate is not None and not isinstance(rate, float)
+        # The layer compares its own rate, to see whether it needs a key.
+        attributes = {} if rate is None else {"dropout_rate": 0.5 if traced else rate}
+        if not traced and self.spec is None:
+            return attributes
+        inner = layer.attention_fn
+        if self.spec is not None:
+            inner = getattr(inner, "attention_fn", inner)  # without the layout of the layer itself
+        inner = ours if inner is theirs else inner
+        changed = {"dropout_rate": rate, "spec": self.spec}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        signature = inspect.signature(inner)
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            for name in changed.keys() - signature.parameters.keys():
+                raise ValueError(
+                    f"the attention_fn of {path or 'the model'} takes no {name}. Take that of"
+                    " jaxdrop.linen or jaxdrop.nnx, dot_product_attention, or give it one."
+                )
+
+        def attention_fn(*operands: Any, **options: Any) -> Any:
+            try:
+                return inner(*operands, **options | changed)
+            except jax.errors.TracerBoolConversionError:
+                raise TypeError(
+                    f"the rate of {path or 'the model'} is traced, and its attention_fn compares it."
+                    " Take dot_product_attention of jaxdrop.linen or jaxdrop.nnx, or a known rate."
+                ) from None
+
+        attention_fn.__signature__ = signature  # type: ignore[attr-defined]
+        return attributes | {"attention_fn": attention_fn}
+
+
+@dataclasses.dataclass(frozen=True)
+class Overrides:
+    """What a model's layers get in place of their own."""
+
+    rate: masks.Rate | None
+    rates: Mapping[str, masks.Rate]
+    spec: PartitionSpec | None
+    specs: Mapping[str, PartitionSpec]
+
+    @classmethod
+    def checked(cls, rate: masks.Rate | None, rates: Mapping[str, masks.Rate] | None, spec: Spec) -> Overrides:
+        """The arguments of `stochastic`, checked."""
+        patterns = _patterns("rates", "0.1", {} if rates is None else rates)
+        specs = _patterns("spec", "PartitionSpec('data')", spec) if isinstance(spec, Mapping) else {}
+        return cls(
+            None if rate is None else _rate("rate", rate),
+            {pattern: _rate(f"rates[{pattern!r}]", value) for pattern, value in patterns.items()},
+            None if specs or spec is None else _spec(spec),
+            {pattern: _spec(value) for pattern, value in specs.items()},
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.sources())
+
+    @property
+    def may_silence(self) -> bool:
+        """Whether a rate is 0, so that it is meant that nothing may be random."""
+        return any(masks.is_number(rate, 0) for rate in (self.rate, *self.rates.values()) if rate is not None)
+
+    def sources(self) -> list[Source]:
+        """All that are given."""
+        single = [("rate", self.rate), ("spec", self.spec)]
+        return [
+            *((name, None) for name, value in single if value is not None),
+            *(("rates", pattern) for pattern in self.rates),
+            *(("spec", pattern) for pattern in self.specs),
+        ]
+
+    def check_one_example(self, batch_axis: int) -> None:
+        """Checks that no layout divides the examples, of which a layer sees one at a time."""
+        for spec in (self.spec, *self.specs.values()):
+            if spec is not None and 0 <= batch_axis < len(spec) and spec[batch_axis] is not None:
+                raise ValueError(
+                    f"spec={spec} divides axis {batch_axis}, the batch, but with shared_mask=True a layer"
+                    " sees one example at a time. Put None there: one mask for all needs no layout."
+                )
+
+    def token(self) -> Any:
+        """What is equal for equal overrides, for caches; a new object if a rate is traced."""
+        rates = (self.rate, *self.rates.values())
+        if any(isinstance(rate, jax.Array) for rate in rates):
+            return object()
+        return rates, tuple(self.rates), self.spec, tuple(self.specs.items())
+
+    def of(
+        self,
+        path: str,
+        module: Any,
+        attribute: str | None,
+        kwargs: Mapping[str, Any],
+    ) -> Change:
+        """What a call of a layer with these keyword arguments gets.
+
+        Args:
+          path: the layer's.
+          module: the layer.
+          attribute: the name of the rate if the layer is Flax's.
+          kwargs: of the call.
+        """
+        parameters = inspect.signature(type(module).__call__).parameters
+        own = _own_rates(module, attribute, parameters, kwargs)
+        rates, sources = {}, set()
+        for name, rate in own.items():
+            source, new = self._rate_of(path, name, rate, several=len(own) > 1)
+            if new is not None:
+                rates[name] = new
+                sources.add(source)
+        spec = None
+        if attribute or "spec" in parameters:
+            given = kwargs.get("spec", getattr(module, "spec", None))
+            source, spec = self._spec_of(path, given is not None or _is_on_weights(module))
+            sources |= set() if spec is None else {source}
+        return Change(rates, spec, frozenset(sources))
+
+    def _rate_of(self, path: str, name: str, rate: masks.Rate, several: bool) -> tuple[Source, masks.Rate | None]:
+        off = masks.is_number(rate, 0)
+        for pattern, new in reversed(tuple(self.rates.items())):
+            above, _, last = pattern.rpartition("/")
+            if last == name and fnmatch.fnmatchcase(path, above):
+                return ("rates", pattern), new
+            if fnmatch.fnmatchcase(path, pattern) and not (several and off):
+                return ("rates", pattern), new
+        return ("rate", None), None if off else self.rate
+
+    def _spec_of(self, path: str, settled: bool) -> tuple[Source, PartitionSpec | None]:
+        for pattern, new in reversed(tuple(self.specs.items())):
+            if fnmatch.fnmatchcase(path, pattern):
+                return ("spec", pattern), new
+        return ("spec", None), None if settled else self.spec
+
+
+def _own_rates(
+    module: Any, attribute: str | None, parameters: Collection[str], kwargs: Mapping[str, Any]
+) -> dict[str, masks.Rate]:
+    """The rates of a layer that a call can replace. One that is learned is not among them."""
+    if "rates" in parameters:
+        own = {name: getattr(module, name) for name in _SEVERAL if hasattr(module, name)}
+        return own | {name: rate for name, rate in (kwargs.get("rates") or {}).items() if name in own}
+    name = attribute or ("rate" if "rate" in parameters else None)
+    given = kwargs.get("rate")
+    return {} if name is None else {name: getattr(module, name) if given is None else given}
+
+
+def _is_on_weights(module: Any) -> bool:
+    """Whether the layout of a layer is that of weights."""
+    shared = hasattr(module, "per_example") and not (module.per_example or module.gaussian)
+    return shared or hasattr(module, "match")
+
+
+def _patterns(name: str, example: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping) or not all(isinstance(pattern, str) for pattern in given):
+        raise TypeError(
+            f"{name} must map patterns of paths to values, as in {name}={{'encoder/*': {example}}},"
+            f" got {type(given).__name__} {given!r}"
+        )
+    return given
+
+
+def _rate(name: str, rate: Any) -> float | jax.Array:
+    checked = masks.check_number(rate, name, 1, _MEANING)
+    masks.check_one_rate(checked, f"{name} must be one number. For many rates run jax.vmap over them, or mc.fit_rate")
+    return checked
+
+
+def _spec(spec: Any) -> PartitionSpec:
+    axes = len(spec) if isinstance(spec, PartitionSpec) else 0
+    checked = masks.check_spec(spec, axes)
+    assert checked is not None
+    return checked
