@@ -8,6 +8,16 @@ from typing import Any
 
 RUNNING_STATISTICS = {"use_running_average": True, "update_stats": False}
 """Settings of normalization layers, by the names that Flax gives them, with which statistics are used and stay as they are."""
+TRAINING = {"deterministic": False, "train": True, "training": True, "is_training": True}
+"""Flags by which models and modules tell their code to drop, and their values then."""
+
+
+def told_otherwise(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[str]:
+    """Those flags that a module has and that a call does not set, as text."""
+    parameters = inspect.signature(type(module).__call__).parameters if callable(module) else {}
+    given = dict(zip(parameters, (module, *args), strict=False)) | dict(kwargs)
+    values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()} | vars(module)
+    return {f"{name}={value}" for name, value in TRAINING.items() if name in values and values[name] is not value}
 
 
 def settled(module: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,8 +24,10 @@ class Dependence(NamedTuple):
 
     outputs: bool
     """Whether any output does."""
-    draws: bool
-    """Whether all that is drawn in the function does."""
+    draws: int
+    """How many draws do."""
+    fixed: int
+    """How many do not."""
 
 
 def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
@@ -49,7 +51,8 @@ def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
         return jax.vmap(traced)(copies)
 
     program = jax.make_jaxpr(many)(x)
-    return Dependence(any(mapped), all(_LENGTH in shape for shape in _drawn_from(program.jaxpr)))
+    follow = [_LENGTH in shape for shape in _drawn_from(program.jaxpr)]
+    return Dependence(any(mapped), sum(follow), len(follow) - sum(follow))
 
 
 def is_array(x: Any) -> bool:

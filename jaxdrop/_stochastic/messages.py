@@ -69,6 +69,17 @@ def some_fixed(name: str, where: str) -> str:
     )
 
 
+def beside_layers(name: str, flags: Collection[str]) -> str:
+    """The warning of a model of which layers are on, and functions beside them are off."""
+    return (
+        f"{name} is random in part: its dropout layers are on, but other code of it, which draws if it is told"
+        f" {' or '.join(sorted(flags))}, is off. Either\n"
+        "1. tell the model, as in fn(key, x, train=True), or by model.train() before stochastic, which normalization does not"
+        " follow;\n"
+        "2. if this is meant, ignore the warning: warnings.filterwarnings('ignore', message='.*is random in part')."
+    )
+
+
 def none_chosen(name: str, layers: Any, found: Collection[Layer]) -> ValueError:
     """The error of a choice that leaves nothing."""
     return ValueError(f"layers={layers!r} chooses no dropout layer of {name}.{_listing(found)}{_PATTERNS}{_CHOICES}")
@@ -85,7 +96,7 @@ def speaks_of_none(name: str, source: Source, found: Collection[Layer]) -> Value
         more = f"{_PATTERNS} Of two patterns that a path fits, the later one counts."
         more += " Of several rates of a layer, 'path/input_rate' names one." if argument == "rates" else ""
     elif argument == "rate":
-        more = " It replaces rates above 0. A rate of 0 is replaced by its path: rates={'encoder/*': 0.1}."
+        more = " It replaces rates above 0 that are not learned. A rate of 0 is replaced by its path: rates={'encoder/*': 0.1}."
     else:
         more = " It is for layers that have no layout of their own. By path: spec={'encoder/*': PartitionSpec(...)}."
     return ValueError(f"{given} {what} of no dropout layer of {name} that may be on.{_listing(found)}{more}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import inspect
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +21,17 @@ Source: TypeAlias = tuple[str, str | None]
 
 _SEVERAL = (*Rates._fields, "dropout")
 _MEANING = " It is the probability of dropping, not of keeping, and not a percentage."
+
+
+_UNKNOWN = itertools.count()
+
+
+def unknown() -> int:
+    """A number that no cache of what was traced knows.
+
+    Flax compares the hashes of such marks only, and that of an object may be that of one before it.
+    """
+    return next(_UNKNOWN)
 
 
 class Change(NamedTuple):
@@ -128,10 +140,10 @@ class Overrides:
                 )
 
     def token(self) -> Any:
-        """What is equal for equal overrides, for caches; a new object if a rate is traced."""
+        """What is equal for equal overrides, for caches; one that none knows if a rate is traced."""
         rates = (self.rate, *self.rates.values())
         if any(isinstance(rate, jax.Array) for rate in rates):
-            return object()
+            return unknown()
         return rates, tuple(self.rates), self.spec, tuple(self.specs.items())
 
     def of(

@@ -22,8 +22,11 @@ from jaxdrop._stochastic.overrides import Change, Overrides, Source
 
 Layers: TypeAlias = str | Sequence[str] | Callable[[str, Any], bool]
 """`"all"`, `"last"`, glob patterns for paths, or a predicate of (path, module)."""
-Probe: TypeAlias = Literal["outputs", "draws"] | None
-"""What a model is traced for, if not to run: no cache may remember it. For "draws", every key follows that may."""
+Probe: TypeAlias = Literal["outputs", "draws", "flags"] | None
+"""What a model is traced for, if not to run: no cache may remember it.
+
+For "draws" every key follows that may, and for "flags" all code but the layers' is told to drop.
+"""
 
 
 class Layer(NamedTuple):
@@ -57,8 +60,12 @@ class Model(Protocol):
     def overrides(self) -> Overrides:
         """What its layers get in place of their own."""
 
-    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Layer]:
-        """Traces the model with all its layers off. They are returned in the order in which they run."""
+    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Layer], set[str]]:
+        """Traces the model with all its layers off.
+
+        Returns:
+          The layers, in the order in which they run, and the flags by which other code is told not to drop.
+        """
 
     def keys(self) -> Iterable[str]:
         """Where the model holds keys that are not those of a stream."""
@@ -127,7 +134,8 @@ def _check_sources(name: str, sources: Iterable[Source], found: Collection[Layer
 
 def _plan(model: Model, choice: Choice, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Plan:
     found: dict[str, Layer] = {}
-    for layer in model.layers(key, args, kwargs):
+    layers, flags = model.layers(key, args, kwargs)
+    for layer in layers:
         before = found.pop(layer.path, None)  # what counts is when it runs for the last time
         found[layer.path] = layer._replace(sources=layer.sources | (before.sources if before else frozenset()))
     choice.check(model.name, found.values())
@@ -138,13 +146,24 @@ def _plan(model: Model, choice: Choice, key: jax.Array, args: Sequence[Any], kwa
     choices: list[Collection[str]] = [[path] for path in reversed(chosen)] if last else [chosen]
     for on in choices:
         plan = Plan(frozenset(on), collections)
-        seen = dependence(functools.partial(model.run, plan, args=args, kwargs=kwargs, probe="outputs"), key)
-        fixed = "" if seen.draws else _fixed_keys(model, plan, key, args, kwargs)
+        run = functools.partial(model.run, plan, args=args, kwargs=kwargs)
+        seen = dependence(functools.partial(run, probe="outputs"), key)
+        fixed = _fixed_keys(model, plan, key, args, kwargs) if seen.fixed else ""
         if seen.outputs or model.overrides.may_silence:
             if fixed:
                 warnings.warn(messages.some_fixed(model.name, fixed), stacklevel=3)
+            if flags and found and _draws(functools.partial(run, probe="flags"), key) > seen.draws:
+                warnings.warn(messages.beside_layers(model.name, flags), stacklevel=3)
             return plan
     raise messages.nothing_random(model.name, found.values(), fixed)
+
+
+def _draws(run: Callable[[jax.Array], Any], key: jax.Array) -> int:
+    """How many draws follow the key; 0 if the model does not run so: statistics in training may be forbidden to it."""
+    try:
+        return dependence(run, key).draws
+    except Exception:
+        return 0
 
 
 def _fixed_keys(model: Model, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -158,7 +177,7 @@ def _fixed_keys(model: Model, plan: Plan, key: jax.Array, args: Sequence[Any], k
         args, kwargs = jax.tree.unflatten(structure, leaves)
         return model.run(plan, key, args, kwargs, probe="draws")
 
-    if dependence(run, (key, follow)).draws:
+    if not dependence(run, (key, follow)).fixed:
         return ""
     still = [messages.argument(path) for place, (path, leaf) in enumerate(flat) if is_key(leaf) and place not in follow]
     return messages.places(still, list(model.keys()))

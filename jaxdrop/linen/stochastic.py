@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -25,8 +24,6 @@ from jaxdrop.linen.attention import dot_product_attention
 from jaxdrop.linen.recurrent import RNN, StackedRNN
 
 _LAYERS = (Stochastic, RNN, StackedRNN, nn.Dropout, nn.MultiHeadDotProductAttention)
-# A number for each trace that no cache may know. (Flax compares hashes only, and an object's may be that of one before it.)
-_PROBES = itertools.count()
 _FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)
 
 
@@ -59,7 +56,8 @@ def stochastic(
     off          the other ones of these
     evaluation   normalization: what has `use_running_average` uses its running statistics, `update_stats` is False
     as it is     all else. Functions that the model calls itself, such as `jaxdrop.dropout(self.make_rng("dropout"),
-                 x, 0.5, deterministic=not train)`, get keys, and follow the model's arguments: `fn(key, x, train=True)`
+                 x, 0.5, deterministic=not train)`, get keys, and follow the model's arguments: `fn(key, x, train=True)`.
+                 A warning says if that would turn more of the model on
     ===========  ===================================================================================================
 
     The same key gives the same output: that of `module.apply(variables, x, rngs={"dropout": key})` with dropout on. Each layer
@@ -84,11 +82,14 @@ def stochastic(
         `(outputs, changed)`, as `apply` does. All others stay as they are.
 
     Returns:
-      The function. Its first call for each form of the inputs traces the model twice more, to find its layers.
+      The function. Its first call for each form of the inputs traces the model a few times more, to find its layers.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.nnx.stochastic`, but that all layers are found when the function is called.
       flax.errors.ModifyScopeVariableError: the model changes a collection that is not in `mutable`.
+
+    Warns:
+      UserWarning: as `jaxdrop.nnx.stochastic`.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a Linen module, got {type(module).__name__}. For NNX there is jaxdrop.nnx.stochastic.")
@@ -96,6 +97,13 @@ def stochastic(
     replacing = Overrides.checked(rate, rates, spec)
     model = _Model(module, variables, choice, replacing, method, frozenset(rng_collections), tuple(mutable))
     return planning.function(model, choice, shared_mask, in_axes, out_axes)
+
+
+class _Seen(NamedTuple):
+    """What a trace of the model meets."""
+
+    layers: list[Layer]
+    flags: set[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,27 +120,28 @@ class _Model:
     def name(self) -> str:
         return type(self.module).__name__
 
-    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Layer]:
-        found: list[Layer] = []
+    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Layer], set[str]]:
+        seen = _Seen([], set())
         plan = Plan(frozenset(), frozenset())
-        jax.eval_shape(lambda key: self._apply(plan, next(_PROBES), found, key, args, kwargs), key)
-        return found
+        jax.eval_shape(lambda key: self._apply(plan, "outputs", seen, key, args, kwargs), key)
+        return seen.layers, seen.flags
 
     def keys(self) -> list[str]:
         leaves = jax.tree_util.tree_leaves_with_path(self.variables)
         return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if planning.is_key(leaf)]
 
     def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
-        flag = next(_PROBES) if probe else (tuple(sorted(plan.on)), self.overrides.token())
-        return self._apply(plan, flag, [], key, args, kwargs)
+        return self._apply(plan, probe, _Seen([], set()), key, args, kwargs)
 
     def _apply(
-        self, plan: Plan, flag: Any, found: list[Layer], key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, plan: Plan, probe: Probe, seen: _Seen, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
+        mark = overrides.unknown() if probe else (tuple(sorted(plan.on)), self.overrides.token())
+
         # The arguments of the model go in two, for `apply` takes some names for itself.
         def call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             # nn.jit remembers what it has traced by the scope's flags, among other things, but not by who intercepts.
-            module.scope.flags = module.scope.flags.copy({"jaxdrop.stochastic": flag})
+            module.scope.flags = module.scope.flags.copy({"jaxdrop.stochastic": mark})
             if callable(self.method):
                 return getattr(self.method, "__func__", self.method)(module, *args, **kwargs)
             return getattr(module, self.method or "__call__")(*args, **kwargs)
@@ -140,7 +149,7 @@ class _Model:
         rngs = {name: _key(key, name) for name in self.rng_collections | plan.rng_collections}
         mutable = list(self.mutable) or False
         try:
-            with nn.intercept_methods(self._interceptor(plan.on, found)):
+            with nn.intercept_methods(self._interceptor(plan.on, probe, seen)):
                 return self.module.apply(self.variables, args, kwargs, rngs=rngs, method=call, mutable=mutable)
         except flax.errors.ModifyScopeVariableError as error:
             error.add_note(
@@ -150,20 +159,28 @@ class _Model:
             )
             raise
 
-    def _interceptor(self, on: frozenset[str], found: list[Layer]) -> Callable[..., Any]:
-        """Settles each call of a layer, and adds those that drop to `found`."""
+    def _interceptor(self, on: frozenset[str], probe: Probe, seen: _Seen) -> Callable[..., Any]:
+        """Settles each call of a layer, and adds it to `seen`."""
+        others = calls.RUNNING_STATISTICS | (calls.TRAINING if probe == "flags" else {})
 
         def intercept(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
             if context.method_name != "__call__":
                 return call(*args, **kwargs)
-            module, settings, change = context.module, calls.RUNNING_STATISTICS, None
+            module, settings, change = context.module, others, None
             # A StackedRNN tells its layers what to do.
             if isinstance(module, _LAYERS) and not isinstance(module.parent, StackedRNN):
                 path = "/".join(module.path)
                 change = self.overrides.of(path, module, _flax_rate(module), kwargs)
-                found.append(self.choice.layer(path, module, change))
-                settings = {**settings, "deterministic": path not in on}
+                layer = self.choice.layer(path, module, change)
+                seen.layers.append(layer)
+                # Told to drop, the model may run layers that it does not run otherwise.
+                is_on = path in on or (probe == "flags" and layer.chosen and self.choice.layers != "last")
+                settings = calls.RUNNING_STATISTICS | {"deterministic": not is_on}
                 change = change if path in on else None
+            elif isinstance(module, _LAYERS):
+                settings = calls.RUNNING_STATISTICS
+            else:
+                seen.flags.update(calls.told_otherwise(module, args, kwargs))
             attributes, arguments = calls.settled(module, settings)
             if change and isinstance(module, nn.MultiHeadDotProductAttention):
                 attributes |= change.attention(path, module, nn.dot_product_attention, dot_product_attention)

@@ -6,7 +6,7 @@ import contextvars
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,13 @@ from jaxdrop.nnx.attention import dot_product_attention
 LAYERS = (Stochastic, nnx.Dropout, nnx.MultiHeadAttention)
 
 
+class Seen(NamedTuple):
+    """What a trace of the model meets."""
+
+    layers: list[Layer]
+    flags: set[str]
+
+
 class Run(NamedTuple):
     """What the layers of a copy know of the run."""
 
@@ -30,8 +37,7 @@ class Run(NamedTuple):
     on: frozenset[str]
     found: Mapping[str, Layer]
     overrides: Overrides
-    ran: list[Layer]
-    """Where a layer notes that it runs."""
+    seen: Seen
 
     def enter(self, layer: Any, kwargs: Mapping[str, Any]) -> Change | None:
         """Notes that a layer runs. Returns what it gets in place of its own."""
@@ -40,7 +46,7 @@ class Run(NamedTuple):
             return None
         known = self.found[site.path]
         change = change_of(self.overrides, site.path, layer, kwargs)
-        self.ran.append(known._replace(sources=known.sources | (change.sources if known.chosen else frozenset())))
+        self.seen.layers.append(known._replace(sources=known.sources | (change.sources if known.chosen else frozenset())))
         return change if site.path in self.on else None
 
 
@@ -55,13 +61,17 @@ class Site:
 RUN: contextvars.ContextVar[Run] = contextvars.ContextVar("run")
 
 
-def settle(module: Any, settings: Mapping[str, Any]) -> None:
-    """Makes a module follow `settings`, whatever its constructor and its caller say."""
+def settle(module: Any, settings: Mapping[str, Any], watched: Collection[str] = ()) -> None:
+    """Makes a module follow `settings`, whatever its constructor and its caller say.
+
+    A module that has one of the flags in `watched` notes what they are when it is called.
+    """
     attributes, arguments = calls.settled(module, settings)
     for name, value in attributes.items():
         setattr(module, name, value)
     cls: Any = type(module)
-    if isinstance(module, LAYERS) or (callable(module) and calls.takes(cls.__call__, settings)):
+    takes = callable(module) and calls.takes(cls.__call__, {*settings, *watched})
+    if isinstance(module, LAYERS) or takes or (callable(module) and not vars(module).keys().isdisjoint(watched)):
         # Another class, rather than a wrapper around the module, so that it is still found by its type and its attributes.
         object.__setattr__(module, "__class__", _settled_class(cls, tuple(arguments.items())))
 
@@ -70,10 +80,11 @@ def settle(module: Any, settings: Mapping[str, Any]) -> None:
 def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run = RUN.get()
         if not isinstance(self, LAYERS):
+            run.seen.flags.update(calls.told_otherwise(self, args, kwargs))
             own, kwargs = calls.replaced(cls.__call__, args, kwargs, dict(arguments))
             return cls.__call__(self, *own, **kwargs)
-        run = RUN.get()
         change = run.enter(self, kwargs)
         ours = change.arguments(kwargs) if change and not _flax_rate(self) else {}
         own, kwargs = calls.replaced(cls.__call__, args, kwargs, {**dict(arguments), **ours})

@@ -55,7 +55,8 @@ def stochastic(
     off          the other ones of these
     evaluation   normalization: what has `use_running_average` uses its running statistics, `update_stats` is False
     as it is     all else. Functions that the model calls itself, such as `jaxdrop.dropout(self.rngs.dropout(), x, 0.5,
-                 deterministic=not train)`, get keys, and follow the model's arguments: `fn(key, x, train=True)`
+                 deterministic=not train)`, get keys, and follow the model's arguments: `fn(key, x, train=True)`.
+                 A warning says if that would turn more of the model on
     ===========  ===================================================================================================
 
     The same key gives the same output. All random streams, those of the model and those among the inputs, start from keys of
@@ -96,7 +97,7 @@ def stochastic(
       method: what to call in place of `__call__`: a name, or a function of (model, *inputs).
 
     Returns:
-      The function. Its first call for each form of the inputs traces the model three times more, to find its layers.
+      The function. Its first call for each form of the inputs traces the model a few times more, to find its layers.
 
     Raises:
       TypeError: `model` is no NNX module, or `rate`, `rates` or `spec` of another kind.
@@ -106,7 +107,8 @@ def stochastic(
         are not returned.
 
     Warns:
-      UserWarning: something is drawn from a key that does not follow `key`, such as one that the model holds.
+      UserWarning: something is drawn from a key that does not follow `key`, such as one that the model
+        holds; or layers are on, and other code is off, which would draw with `train=True` or the like.
     """
     nodes = [node for _, node in nnx.iter_graph(model)] if isinstance(model, (nnx.Module, list, tuple, dict)) else []
     if not any(isinstance(node, nnx.Module) for node in nodes):
@@ -141,8 +143,8 @@ class _Model:
         model = nnx.merge(self.graph, self.state, copy=True)
         return bool(list(_streams(model))) or "rngs" in inspect.signature(self._call(model)).parameters
 
-    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Layer]:
-        ran: list[Layer] = []
+    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Layer], set[str]]:
+        seen = _settled.Seen([], set())
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = {place: leaf for place, leaf in enumerate(leaves) if is_array(leaf)}
 
@@ -150,15 +152,16 @@ class _Model:
             """The variables that the call leaves behind and does not return."""
             key, arrays = inputs
             args, kwargs = jax.tree.unflatten(structure, [arrays.get(place, leaf) for place, leaf in enumerate(leaves)])
-            model, outputs = self._run(Plan(frozenset(), frozenset()), key, args, kwargs, "outputs", ran)
+            model, outputs = self._run(Plan(frozenset(), frozenset()), key, args, kwargs, "outputs", seen)
             returned = set(map(id, jax.tree.leaves(outputs)))
             return [leaf for leaf in jax.tree.leaves(nnx.state(model, kind)) if id(leaf) not in returned]
 
         if dependence(functools.partial(lost, _KEPT), (key, arrays)).outputs:
             statistics = dependence(functools.partial(lost, nnx.BatchStat), (key, arrays)).outputs
             raise _changes(self.name, statistics)
-        silent = [layer for path, layer in self.found.items() if path not in {layer.path for layer in ran}]
-        return [layer._replace(text=f"{layer.text} (does not run)") for layer in silent] + ran
+        ran = {layer.path for layer in seen.layers}
+        silent = [layer for path, layer in self.found.items() if path not in ran]
+        return [*(layer._replace(text=f"{layer.text} (does not run)") for layer in silent), *seen.layers], seen.flags
 
     def keys(self) -> list[str]:
         model = nnx.merge(self.graph, self.state, copy=True)
@@ -166,7 +169,7 @@ class _Model:
         return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if planning.is_key(leaf)]
 
     def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
-        return self._run(plan, key, args, kwargs, probe, [])[1]
+        return self._run(plan, key, args, kwargs, probe, _settled.Seen([], set()))[1]
 
     def _run(
         self,
@@ -175,9 +178,9 @@ class _Model:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         probe: Probe,
-        ran: list[Layer],
+        seen: _settled.Seen,
     ) -> tuple[Any, Any]:
-        """The copy of the model that was called, and its output. The layers that run are added to `ran`."""
+        """The copy of the model that was called, and its output. The layers that run are added to `seen`."""
         model = nnx.merge(self.graph, self.state, copy=True)
         args, named = jax.tree.map(lambda leaf: leaf, (list(args), dict(kwargs)))  # with copies of the streams
         keys = (jax.random.fold_in(key, count) for count in itertools.count())
@@ -185,15 +188,16 @@ class _Model:
             _restart(stream, next(keys))
         layers = list(_layers(model))
         streams = {id(layer): nnx.RngStream(next(keys), tag="dropout") for _, layer in layers if layer.rngs is None}
-        run = _settled.Run(streams, plan.on, self.found, self.overrides, ran)
-        token = object() if probe else self.overrides.token()
+        run = _settled.Run(streams, plan.on, self.found, self.overrides, seen)
+        token = overrides.unknown() if probe else self.overrides.token()
         for path, layer in layers:
             if probe or self.overrides:
                 layer.jaxdrop_site = _settled.Site(path, token)
             _settled.settle(layer, {"deterministic": path not in plan.on})
+        others = calls.RUNNING_STATISTICS | (calls.TRAINING if probe == "flags" else {})
         for _, module in nnx.iter_graph(model):
             if isinstance(module, nnx.Module) and not isinstance(module, _settled.LAYERS):
-                _settled.settle(module, calls.RUNNING_STATISTICS)
+                _settled.settle(module, others, calls.TRAINING if probe else ())
         call = self._call(model)
         signature = inspect.signature(call)
         if "rngs" in signature.parameters and "rngs" not in signature.bind_partial(*args, **named).arguments:
