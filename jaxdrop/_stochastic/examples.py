@@ -18,7 +18,7 @@ InAxes: TypeAlias = int | Sequence[int | None] | None
 def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Callable[..., Any]:
     """`run` on one example at a time, by `jax.vmap`, all with the same key: this is what shares a mask of any kind."""
 
-    def shared(key: jax.Array, /, *args: Any, **kwargs: Any) -> Any:
+    def shared(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = jax.tree.flatten((args, kwargs))
         axes = _leaf_axes(in_axes, args, kwargs)
         mapped = {place: axis for place, axis in enumerate(axes) if axis is not None}

@@ -81,7 +81,12 @@ def function(model: Model, choice: Choice, shared_mask: bool, in_axes: InAxes, o
         model.overrides.check_one_example(out_axes)
 
     # Its own parameter has no name: all names are the model's, of which attention has a key too.
-    def run(key: jax.Array, /, *args: Any, **kwargs: Any) -> Any:
+    def run(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
+        if key is None:
+            raise TypeError(
+                f"the function of {model.name} takes a key first, and without a name: fn(key, *inputs). An argument key=..."
+                " goes to the model."
+            )
         key = random.checked(key, f"stochastic({model.name})")
         form = _form((key, args, kwargs))
         plan = plans.get(form) or _plan(model, choice, key, args, kwargs)

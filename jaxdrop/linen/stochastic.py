@@ -92,7 +92,8 @@ def stochastic(
       UserWarning: as `jaxdrop.nnx.stochastic`.
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a Linen module, got {type(module).__name__}. For NNX there is jaxdrop.nnx.stochastic.")
+        what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        raise TypeError(f"module must be a Linen module, got {what}. For NNX there is jaxdrop.nnx.stochastic.")
     choice = Choice(layers)
     replacing = Overrides.checked(rate, rates, spec)
     model = _Model(module, variables, choice, replacing, method, frozenset(rng_collections), tuple(mutable))

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import masks
+from jaxdrop._stochastic.dependence import dependence
 from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _inputs, _regression
@@ -168,15 +169,17 @@ def fit_rate(
     All rates are judged by the same keys, so that they differ by little chance.
 
         def fn(key, rate):
-            return apply(variables, x_held_out, key, rate)  # logits
+            return jaxdrop.nnx.stochastic(model, rate=rate)(key, x_held_out)  # logits
 
         def loss(logits):
             return mc.metrics.nll(labels, log_probs=mc.classification(logits=logits).log_mean)
 
         fitted = mc.fit_rate(fn, np.linspace(0, 0.5, 11), mc.keys(key, 50), loss)
 
-    `fn` gets the rate as a traced number, which every function and module of this library takes. A model that was trained at one
-    rate is asked at others; a model that is to be trained at each is trained in `fn`.
+    `fn` gets the rate as a traced number, which `stochastic` gives to the layers of any model (with
+    `rates={"encoder/*": rate}` to some of them), and which every function and module of this
+    library takes. A model that was trained at one rate is asked at others; a model that is to be
+    trained at each is trained in `fn`.
 
     Args:
       fn: a function of a key and a rate; returns an array or a pytree of arrays.
@@ -190,7 +193,8 @@ def fit_rate(
 
     Raises:
       TypeError: `batch_size` is not an integer.
-      ValueError: no rates, one outside [0, 1], a loss that is not a number, or as `mc.predict`.
+      ValueError: no rates, one outside [0, 1], a loss that is not a number or does not depend on the
+        rate, or as `mc.predict`.
     """
     rates = jnp.asarray(masks.check_rate(np.asarray(rates)), jnp.float32)
     if rates.ndim != 1 or not rates.size:
@@ -200,6 +204,11 @@ def fit_rate(
     def one(rate: jax.Array) -> jax.Array:
         return loss(predict(lambda key: fn(key, rate), keys))
 
+    if not dependence(one, rates[0]).outputs:
+        raise ValueError(
+            "the loss does not depend on the rate: fn(key, rate) has to pass the rate on, as in"
+            " lambda key, rate: jaxdrop.nnx.stochastic(model, rate=rate)(key, x)."
+        )
     losses = jax.jit(lambda rates: lax.map(one, rates, batch_size=at_once))(rates)
     if losses.shape != rates.shape:
         raise ValueError(f"loss must return a number, got shape {losses.shape[1:]}")

@@ -16,7 +16,7 @@ from jaxdrop._stochastic import calls
 from jaxdrop._stochastic.overrides import Change, Overrides
 from jaxdrop._stochastic.planning import Layer
 from jaxdrop.functional import elements
-from jaxdrop.nnx._base import Stochastic
+from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.attention import dot_product_attention
 
 LAYERS = (Stochastic, nnx.Dropout, nnx.MultiHeadAttention)
@@ -61,6 +61,20 @@ class Site:
 RUN: contextvars.ContextVar[Run] = contextvars.ContextVar("run")
 
 
+class _Dropout(nnx.Dropout):
+    """Flax's layer, where its own code could not do it: that compares its rate, and has no layout. The mask is the same."""
+
+    jaxdrop_change: Change | None = None
+
+    def __call__(self, inputs: jax.Array, *, deterministic: bool | None = None, rngs: RngSource | None = None) -> jax.Array:
+        if self.jaxdrop_change is None:
+            return super().__call__(inputs, deterministic=deterministic, rngs=rngs)
+        layer: Any = self
+        key = Stochastic._key(layer, layer.rngs if rngs is None else rngs)
+        spec = self.jaxdrop_change.spec
+        return elements.dropout(key, inputs, layer.rate, broadcast_dims=layer.broadcast_dims, spec=spec)
+
+
 def settle(module: Any, settings: Mapping[str, Any], watched: Collection[str] = ()) -> None:
     """Makes a module follow `settings`, whatever its constructor and its caller say.
 
@@ -78,6 +92,10 @@ def settle(module: Any, settings: Mapping[str, Any], watched: Collection[str] = 
 
 @functools.cache
 def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
+    bases: tuple[Any, ...] = (cls,)
+    if issubclass(cls, nnx.Dropout):
+        bases = (_Dropout,) if cls is nnx.Dropout else (cls, _Dropout)  # what super() finds in a subclass
+
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         run = RUN.get()
@@ -91,11 +109,9 @@ def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
         if self.rngs is None and kwargs.get("rngs") is None:
             kwargs["rngs"] = run.streams.get(id(self))
         layer = _changed(self, change) if change and _flax_rate(self) else self
-        if change and cls.__call__ is nnx.Dropout.__call__:
-            return _dropout(layer, change, *own, **kwargs)
-        return cls.__call__(layer, *own, **kwargs)
+        return bases[0].__call__(layer, *own, **kwargs)
 
-    return type(cls)(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    return type(cls)(cls.__name__, bases, {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 def _flax_rate(layer: Any) -> str | None:
@@ -112,19 +128,10 @@ def change_of(replacing: Overrides, path: str, layer: Any, kwargs: Mapping[str, 
 
 def _changed(layer: Any, change: Change) -> Any:
     """A layer that is Flax's, with other attributes."""
-    attributes: dict[str, Any] = change.rates
+    attributes = change.rates | {"jaxdrop_change": change}
     if isinstance(layer, nnx.MultiHeadAttention):
         attributes = change.attention(layer.jaxdrop_site.path, layer, nnx.dot_product_attention, dot_product_attention)
     # Flax does not let a layer from outside of a transformation be assigned to, not even a copy.
     copied = copy.copy(layer)
     copied.__dict__.update(attributes)
     return copied
-
-
-def _dropout(
-    layer: nnx.Dropout, change: Change, inputs: jax.Array, *, deterministic: bool | None = None, rngs: Any = None
-) -> jax.Array:
-    """A call of Flax's layer, on, with the same mask: Flax's compares its rate, and has no layout."""
-    source: Any = layer
-    key = Stochastic._key(source, layer.rngs if rngs is None else rngs)
-    return elements.dropout(key, inputs, layer.rate, broadcast_dims=layer.broadcast_dims, spec=change.spec)

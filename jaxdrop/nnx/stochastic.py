@@ -112,7 +112,8 @@ def stochastic(
     """
     nodes = [node for _, node in nnx.iter_graph(model)] if isinstance(model, (nnx.Module, list, tuple, dict)) else []
     if not any(isinstance(node, nnx.Module) for node in nodes):
-        raise TypeError(f"model must be an NNX module, got {type(model).__name__}. For Linen there is jaxdrop.linen.stochastic.")
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be an NNX module, got {what}. For Linen there is jaxdrop.linen.stochastic.")
     if not (isinstance(model, nnx.Module) or callable(method)):
         raise TypeError(
             f"model is a {type(model).__name__} of modules, of which method must say what to do with them, as in"
