@@ -204,16 +204,16 @@ def fit_rate(
     def one(rate: jax.Array) -> jax.Array:
         return loss(predict(lambda key: fn(key, rate), keys))
 
-    if not dependence(one, rates[0]).outputs:
-        raise ValueError(
-            "the loss does not depend on the rate: fn(key, rate) has to pass the rate on, as in"
-            " lambda key, rate: jaxdrop.nnx.stochastic(model, rate=rate)(key, x)."
-        )
     losses = jax.jit(lambda rates: lax.map(one, rates, batch_size=at_once))(rates)
     if losses.shape != rates.shape:
         raise ValueError(f"loss must return a number, got shape {losses.shape[1:]}")
     if not _inputs.holds(lambda losses: ~np.isnan(losses), losses):
         raise ValueError(f"the loss is NaN at the rates {np.asarray(rates)[np.isnan(losses)]}")
+    if _inputs.holds(lambda losses: losses == losses[0], losses) and not dependence(one, rates[0]).outputs:
+        raise ValueError(
+            "the loss does not depend on the rate: fn(key, rate) has to pass the rate on, as in"
+            " lambda key, rate: jaxdrop.nnx.stochastic(model, rate=rate)(key, x)."
+        )
     best = losses.argmin()
     return FittedRate(rates[best], losses[best], rates, losses)
 
