@@ -12,12 +12,30 @@ TRAINING = {"deterministic": False, "train": True, "training": True, "is_trainin
 """Flags by which models and modules tell their code to drop, and their values then."""
 
 
-def told_otherwise(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[str]:
-    """Those flags that a module has and that a call does not set, as text."""
-    parameters = inspect.signature(type(module).__call__).parameters if callable(module) else {}
-    given = dict(zip(parameters, (module, *args), strict=False)) | dict(kwargs)
-    values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()} | vars(module)
+def told_otherwise(call: Callable[..., Any], module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[str]:
+    """Those flags that a module has, or `call`, and that are not set, as text.
+
+    Args:
+      call: a function, or a bound method.
+      module: the module, or None.
+      args: of the call.
+      kwargs: of the call.
+    """
+    parameters = inspect.signature(call).parameters
+    given = dict(zip(parameters, args, strict=False)) | dict(kwargs)
+    values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+    values |= {} if module is None else vars(module)
     return {f"{name}={value}" for name, value in TRAINING.items() if name in values and values[name] is not value}
+
+
+def told_to_drop(
+    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of `call`, a function or a bound method, with its flags set."""
+    signature = inspect.signature(call)
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments.update({name: value for name, value in TRAINING.items() if name in signature.parameters})
+    return bound.args, bound.kwargs
 
 
 def settled(module: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,9 +144,12 @@ class _Model:
         def call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             # nn.jit remembers what it has traced by the scope's flags, among other things, but not by who intercepts.
             module.scope.flags = module.scope.flags.copy({"jaxdrop.stochastic": mark})
-            if callable(self.method):
-                return getattr(self.method, "__func__", self.method)(module, *args, **kwargs)
-            return getattr(module, self.method or "__call__")(*args, **kwargs)
+            if not callable(self.method):
+                return getattr(module, self.method or "__call__")(*args, **kwargs)
+            function = functools.partial(getattr(self.method, "__func__", self.method), module)
+            seen.flags.update(calls.told_otherwise(function, None, args, kwargs))
+            args, kwargs = calls.told_to_drop(function, args, kwargs) if probe == "flags" else (args, kwargs)
+            return function(*args, **kwargs)
 
         rngs = {name: _key(key, name) for name in self.rng_collections | plan.rng_collections}
         mutable = list(self.mutable) or False
@@ -165,7 +169,8 @@ class _Model:
         others = calls.RUNNING_STATISTICS | (calls.TRAINING if probe == "flags" else {})
 
         def intercept(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
-            if context.method_name != "__call__":
+            method = getattr(type(context.module), context.method_name, None)
+            if not callable(method) or (isinstance(context.module, _LAYERS) and context.method_name != "__call__"):
                 return call(*args, **kwargs)
             module, settings, change = context.module, others, None
             # A StackedRNN tells its layers what to do.
@@ -181,7 +186,7 @@ class _Model:
             elif isinstance(module, _LAYERS):
                 settings = calls.RUNNING_STATISTICS
             else:
-                seen.flags.update(calls.told_otherwise(module, args, kwargs))
+                seen.flags.update(calls.told_otherwise(functools.partial(method, module), module, args, kwargs))
             attributes, arguments = calls.settled(module, settings)
             if change and isinstance(module, nn.MultiHeadDotProductAttention):
                 attributes |= change.attention(path, module, nn.dot_product_attention, dot_product_attention)
@@ -189,7 +194,7 @@ class _Model:
                 attributes |= change.rates
             elif change:
                 arguments |= change.arguments(kwargs)
-            args, kwargs = calls.replaced(type(module).__call__, args, kwargs, arguments)
+            args, kwargs = calls.replaced(method, args, kwargs, arguments)
             with _with_attributes(module, attributes):
                 if change and getattr(context.orig_method, "func", None) is _FLAX_DROPOUT:
                     return _dropout(module, change, *args, **kwargs)

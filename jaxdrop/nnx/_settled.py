@@ -100,7 +100,7 @@ def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         run = RUN.get()
         if not isinstance(self, LAYERS):
-            run.seen.flags.update(calls.told_otherwise(self, args, kwargs))
+            run.seen.flags.update(calls.told_otherwise(functools.partial(cls.__call__, self), self, args, kwargs))
             own, kwargs = calls.replaced(cls.__call__, args, kwargs, dict(arguments))
             return cls.__call__(self, *own, **kwargs)
         change = run.enter(self, kwargs)

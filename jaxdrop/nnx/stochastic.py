@@ -203,6 +203,9 @@ class _Model:
         signature = inspect.signature(call)
         if "rngs" in signature.parameters and "rngs" not in signature.bind_partial(*args, **named).arguments:
             named["rngs"] = nnx.Rngs(next(keys))
+        if self.method is not None:
+            seen.flags.update(calls.told_otherwise(call, None, args, named))
+            args, named = calls.told_to_drop(call, args, named) if probe == "flags" else (args, named)
         before = _settled.RUN.set(run)
         try:
             return model, call(*args, **named)

@@ -163,6 +163,17 @@ def test_functions_that_are_off_beside_layers_that_are_on(flax: Framework, told:
     assert 0.7 < float((fn(KEY, ONES, **{flag: drops}) == 0).mean()) < 0.8
 
 
+@both
+def test_a_method_that_is_told(flax: Framework) -> None:
+    def run(model: Any, x: jax.Array, train: bool = False) -> jax.Array:
+        return jaxdrop.dropout(model.layers["keys"](), model.layers["a"](x), 0.5, deterministic=not train)
+
+    fn = flax.stochastic({"a": flax.dropout(), "keys": keys_of(flax)}, lambda layers, x: x, method=run)
+    with pytest.warns(UserWarning, match=r"draws if it is told train=True, is off"):
+        fn(KEY, ONES)
+    assert 0.7 < float((fn(KEY, ONES, True) == 0).mean()) < 0.8
+
+
 class OwnDropPath(nnx.Module):
     """A layer of a user's, which follows `model.train()` and `model.eval()`."""
 
