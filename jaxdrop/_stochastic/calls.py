@@ -8,6 +8,24 @@ from typing import Any
 
 RUNNING_STATISTICS = {"use_running_average": True, "update_stats": False}
 """Settings of normalization layers, by the names that Flax gives them, with which statistics are used and stay as they are."""
+
+
+def check_method(method: Any, model: Any) -> None:
+    """Checks what is called in place of `__call__`."""
+    if not (method is None or isinstance(method, str) or callable(method)):
+        raise TypeError(f"method must be the name of a method, or a function of (model, *inputs), got {method!r}")
+    if isinstance(method, str) and not callable(getattr(model, method, None)):
+        raise ValueError(f"method={method!r}: {type(model).__name__} has no such method.")
+
+
+def names(argument: str, given: Any) -> tuple[str, ...]:
+    """Names of collections; one may be given alone."""
+    several = (given,) if isinstance(given, str) else given
+    if not isinstance(several, (tuple, list, set, frozenset)) or not all(isinstance(name, str) for name in several):
+        raise TypeError(f"{argument} must be names of collections, as in {argument}=['cache'], got {given!r}")
+    return tuple(several)
+
+
 TRAINING = {"deterministic": False, "train": True, "training": True, "is_training": True}
 """Flags by which models and modules tell their code to drop, and their values then."""
 

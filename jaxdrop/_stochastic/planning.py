@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxdrop import random
 from jaxdrop._stochastic import messages
 from jaxdrop._stochastic.dependence import dependence, is_array
-from jaxdrop._stochastic.examples import InAxes, over_examples
+from jaxdrop._stochastic.examples import InAxes, check_axes, over_examples
 from jaxdrop._stochastic.overrides import Change, Overrides, Source
 
 Layers: TypeAlias = str | Sequence[str] | Callable[[str, Any], bool]
@@ -77,6 +77,7 @@ class Model(Protocol):
 def function(model: Model, choice: Choice, shared_mask: bool, in_axes: InAxes, out_axes: int) -> Callable[..., Any]:
     """The function of (key, *inputs) that runs `model` with the chosen layers on."""
     plans: dict[Any, Plan] = {}
+    check_axes(shared_mask, in_axes, out_axes)
     if shared_mask:
         model.overrides.check_one_example(out_axes)
 

@@ -97,7 +97,9 @@ def stochastic(
         raise TypeError(f"module must be a Linen module, got {what}. For NNX there is jaxdrop.nnx.stochastic.")
     choice = Choice(layers)
     replacing = Overrides.checked(rate, rates, spec)
-    model = _Model(module, variables, choice, replacing, method, frozenset(rng_collections), tuple(mutable))
+    calls.check_method(method, module)
+    keys, changed = calls.names("rng_collections", rng_collections), calls.names("mutable", mutable)
+    model = _Model(module, variables, choice, replacing, method, frozenset(keys), changed)
     return planning.function(model, choice, shared_mask, in_axes, out_axes)
 
 

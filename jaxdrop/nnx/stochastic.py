@@ -121,6 +121,7 @@ def stochastic(
         )
     choice, name = Choice(layers), type(model).__name__
     replacing = Overrides.checked(rate, rates, spec)
+    calls.check_method(method, model)
     found = {path: choice.layer(path, layer, _settled.change_of(replacing, path, layer, {})) for path, layer in _layers(model)}
     choice.check(name, found.values())
     graph, state = nnx.split(nnx.clone(model))

@@ -175,6 +175,15 @@ def test_collections_of_layers_are_found() -> None:
     assert all(0 < (mask == 0).mean() < 1 for mask in masks)
 
 
+def test_collections_are_names() -> None:
+    """One may be given alone, and a string is not taken for its letters."""
+    masks = stochastic(TwoCollections(function=True), {}, rng_collections="other")(KEY, ONES)
+    assert not equal(masks[2], ONES)
+    for name in ("rng_collections", "mutable"):
+        with pytest.raises(TypeError, match=rf"{name} must be names of collections, as in .*, got True"):
+            stochastic(TwoCollections(), {}, **{name: True})
+
+
 def test_collections_of_functions_are_named() -> None:
     with pytest.raises(flax.errors.InvalidRngError, match="other"):
         stochastic(TwoCollections(function=True), {})(KEY, ONES)

@@ -306,6 +306,12 @@ def test_a_pattern_that_says_nothing(flax: Framework, options: dict[str, Any], s
         ({"spec": "data"}, TypeError, "spec must be a jax.sharding.PartitionSpec, got str 'data'"),
         ({"spec": {"a": "data"}}, TypeError, "spec must be a jax.sharding.PartitionSpec, got str 'data'"),
         ({"spec": PartitionSpec("data"), "shared_mask": True}, ValueError, "divides axis 0, the batch"),
+        ({"shared_mask": "False"}, TypeError, "shared_mask must be True or False, got 'False'"),
+        ({"in_axes": "0"}, TypeError, "in_axes must be the number of an axis, None, or a sequence .* got '0'"),
+        ({"in_axes": (0, 1.5)}, TypeError, "in_axes must be the number of an axis, None, or a sequence .* got 1.5"),
+        ({"out_axes": None}, TypeError, "out_axes must be the number of an axis, got None"),
+        ({"method": 3}, TypeError, r"method must be the name of a method, or a function of \(model, \*inputs\), got 3"),
+        ({"method": "typo"}, ValueError, r"method='typo': \w+ has no such method"),
     ],
 )
 def test_bad_values(flax: Framework, options: dict[str, Any], error: type, said: str) -> None:
