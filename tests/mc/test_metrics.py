@@ -178,7 +178,7 @@ def test_sparsification() -> None:
 def test_bad_errors() -> None:
     with pytest.raises(ValueError, match=r"takes arrays of one shape, .* errors of shape \(3,\), uncertainty of shape \(2,\)"):
         metrics.aurc(np.ones(3), np.ones(2))
-    with pytest.raises(ValueError, match="takes uncertainty that are numbers, got NaN at 1 of 2"):
+    with pytest.raises(ValueError, match="takes uncertainty without NaN, got 1 in 2 entries"):
         metrics.aurc(np.ones(2), np.array([0.0, np.nan]))
 
 
