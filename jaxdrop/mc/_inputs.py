@@ -125,12 +125,13 @@ def fraction(name: str, x: Number) -> None:
 
 def are_probabilities(probs: Any) -> Any:
     """Whether the entries along the last axis, of NumPy or JAX, are not negative and sum to 1."""
-    return (probs >= 0).all(-1) & (abs(probs.sum(-1) - 1) <= 1e-2)
+    # By the least one: XLA takes `exp(x) >= 0` for true, and evaluates `all` of it while compiling.
+    return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
-def probabilities(name: str, probs: jax.Array, where: ArrayLike | None = None) -> None:
+def probabilities(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
-    if not holds(are_probabilities, probs, where):
+    if not holds(are_probabilities, probs):
         raise ValueError(
             f"{name} must not be negative and must sum to 1 along the last axis, but they are {range_of(probs)} and their sums"
             f" {range_of(np.asarray(probs).sum(-1))}. Are they logits? Probabilities are their softmax."
@@ -143,7 +144,7 @@ def flag(name: str, value: bool) -> bool:
         return bool(value)
     if isinstance(value, jax.core.Tracer):
         raise TypeError(f"{name} must be known, but it is traced. Mark it static: jax.jit(f, static_argnames='{name}').")
-    raise TypeError(f"{name} must be True or False, got {_described(value)}")
+    raise TypeError(f"{name} must be True or False, got {described(value)}")
 
 
 def range_of(x: Number) -> str:
@@ -165,11 +166,12 @@ def array(x: Any, caller: str, name: str) -> jax.Array | np.ndarray[Any, Any]:
     except (TypeError, ValueError):
         found = np.empty(0, object)
     if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == np.bool_):
-        raise TypeError(f"{caller} takes an array {name}, got {_described(x)}")
+        raise TypeError(f"{caller} takes an array {name}, got {described(x)}")
     return found.astype(np.float64) if found.dtype == np.longdouble else found
 
 
-def _described(x: Any) -> str:
-    if isinstance(x, np.ndarray):
+def described(x: Any) -> str:
+    """What `x` is, in a few words of a message."""
+    if isinstance(x, (jax.Array, np.ndarray)):
         return f"an array of dtype {x.dtype} and shape {x.shape}"
     return f"{type(x).__name__} {reprlib.repr(x)}"

@@ -23,9 +23,9 @@ from jax.scipy.special import entr, logsumexp
 
 from jaxdrop import random
 from jaxdrop.functional import _arguments
-from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _classification, _inputs
+from jaxdrop.mc import _classification, _inputs, _reduction
 from jaxdrop.mc._classification import Classification
+from jaxdrop.mc._reduction import reduction
 
 Kind = Literal["power", "softmax", "softrank"]
 
@@ -51,12 +51,12 @@ def bald(summary: Classification) -> jax.Array:
       Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and preference learning", 2011,
       arXiv:1112.5745. Gal, Islam & Ghahramani, "Deep Bayesian active learning with image data", ICML 2017, arXiv:1703.02910.
     """
-    return summary.mutual_information
+    return _summary("bald", summary).mutual_information
 
 
 def entropy(summary: Classification) -> jax.Array:
     """`H[p]`, the predictive entropy, in nats: noise that no label removes counts too."""
-    return summary.predictive_entropy
+    return _summary("entropy", summary).predictive_entropy
 
 
 def margin(summary: Classification) -> jax.Array:
@@ -68,9 +68,10 @@ def margin(summary: Classification) -> jax.Array:
     References:
       Scheffer, Decomain & Wrobel, "Active hidden Markov models for information extraction", IDA 2001.
     """
-    if summary.mean.shape[-1] < 2:
-        raise ValueError(f"margin compares two classes, but probabilities have shape {summary.mean.shape}")
-    first, second = jnp.moveaxis(lax.top_k(summary.mean, 2)[0], -1, 0)
+    probs = _summary("margin", summary).mean
+    if probs.shape[-1] < 2:
+        raise ValueError(f"margin compares two classes, but probabilities have shape {probs.shape}")
+    first, second = jnp.moveaxis(lax.top_k(probs, 2)[0], -1, 0)
     return second - first
 
 
@@ -80,7 +81,7 @@ def variation_ratio(summary: Classification) -> jax.Array:
     References:
       Freeman, "Elementary applied statistics", 1965. Gal, Islam & Ghahramani, 2017, arXiv:1703.02910.
     """
-    return summary.variation_ratio
+    return _summary("variation_ratio", summary).variation_ratio
 
 
 def epig(
@@ -124,17 +125,17 @@ def epig(
     return _epig(pool, targets.astype(pool.dtype))
 
 
-@kernel("epig", checkpoint=False)
+@reduction("epig")
 def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
     size = pool.shape[0]
-    expected = targets.mean(0)
+    expected = _reduction.mean(targets, axis=0)
 
     def one(probs: jax.Array) -> jax.Array:
         joint = jnp.einsum("sc,smd->cmd", probs, targets, precision="highest") / size
         apart = probs.mean(0)[:, None, None] * expected[None]
         possible = (joint > 0) & (apart > 0)
         ratio = jnp.log(jnp.where(possible, joint, 1)) - jnp.log(jnp.where(possible, apart, 1))
-        return (apart * _classification.divergence_terms(ratio, possible)).sum() / targets.shape[1]
+        return _reduction.mean((apart * _classification.divergence_terms(ratio, possible)).sum((0, 2)))
 
     return lax.map(one, jnp.moveaxis(pool, 1, 0), batch_size=_candidates(pool.shape[-1] * expected.size, pool.shape[1]))
 
@@ -185,7 +186,7 @@ def batch_bald(
     return _batch_bald(given, key, num=count, are_logits=are_logits, most=most)
 
 
-@kernel("batch_bald", checkpoint=False)
+@reduction("batch_bald")
 def _batch_bald(given: jax.Array, key: jax.Array | None, *, num: int, are_logits: bool, most: int) -> Batch:
     summary = _classification.summarize(given, are_logits=are_logits)
     log_probs = jnp.maximum(_classification.log_probabilities(given, are_logits), _LEAST)
@@ -264,7 +265,13 @@ def top(scores: _inputs.ArrayLike, num: int) -> jax.Array:
       ValueError: not one axis of scores, `num` not in [1, N], or scores that are not finite. Under `jit`, NaN is the least.
     """
     scores = _finite("top", scores)
-    return lax.top_k(scores, _number("num", num, scores.size))[1]
+    return _top(scores, num=_number("num", num, scores.size))
+
+
+@reduction("top")
+def _top(scores: jax.Array, *, num: int) -> jax.Array:
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    return lax.top_k(jnp.where(scores == 0, 0, scores), num)[1]  # top_k tells -0 from 0
 
 
 def power_sampling(
@@ -307,21 +314,36 @@ def power_sampling(
             _inputs.positive("scores", scores, zero=True)
         except ValueError as error:
             raise ValueError(f"{error}. kind='softrank' takes scores of any sign.") from None
-    _inputs.positive("coldness", coldness, zero=True)
     (cold,) = _inputs.reals("power_sampling", coldness=coldness)
+    if cold.ndim:
+        raise ValueError(f"coldness must be one number, got shape {cold.shape}")
+    _inputs.positive("coldness", cold, zero=True)
     return _power_sampling(key, scores, cold.astype(scores.dtype), num=_number("num", num, scores.size), kind=kind)
 
 
-@kernel("power_sampling", checkpoint=False)
+@reduction("power_sampling")
 def _power_sampling(key: jax.Array, scores: jax.Array, coldness: jax.Array, *, num: int, kind: Kind) -> jax.Array:
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     if kind == "power":
-        scores = jnp.log(scores)
+        scores = jnp.log(jnp.maximum(scores, 0))
     elif kind == "softrank":
         ranks = jnp.zeros(scores.size, scores.dtype).at[scores.argsort(descending=True)].set(jnp.arange(1.0, scores.size + 1))
         scores = -jnp.log(ranks)
-    # The largest of log-weights plus Gumbel noise are drawn without replacement.
+    # The largest one has the weight 1, which no coldness makes infinite. What is impossible stays so, but not at coldness 0.
+    most = scores.max()
+    weights = coldness * (scores - jnp.where(jnp.isfinite(most), most, 0))
     noise = random.gumbel(random.bits(key, scores.shape), scores.dtype)
-    return lax.top_k(jnp.where(jnp.isneginf(scores), -jnp.inf, coldness * scores + noise), num)[1]
+    # The largest of log-weights plus Gumbel noise are drawn without replacement.
+    return lax.top_k(jnp.where(coldness == 0, 0, weights) + noise, num)[1]
+
+
+def _summary(caller: str, summary: Classification) -> Classification:
+    if not isinstance(summary, Classification):
+        raise TypeError(
+            f"{caller} takes a Classification summary, such as mc.classification(logits=samples), got"
+            f" {_inputs.described(summary)}"
+        )
+    return summary
 
 
 def _pool(caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None) -> tuple[jax.Array, bool]:
@@ -338,7 +360,7 @@ def _finite(caller: str, scores: _inputs.ArrayLike) -> jax.Array:
     if not _inputs.holds(np.isfinite, scores):
         wrong = np.flatnonzero(~np.isfinite(scores))
         raise ValueError(f"scores must be finite, but {wrong.size} of {scores.size} are not, the first at index {wrong[0]}")
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    return scores
 
 
 def _number(name: str, num: int, available: int) -> int:

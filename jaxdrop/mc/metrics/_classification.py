@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,24 +49,18 @@ def nll(
     if probs is not None:
         return _nll(predictions("nll", labels, probs, binary, where), binary=binary, logs=False)
     assert log_probs is not None
-    checked = _labels.predictions("nll", labels, log_probs, name="log_probs", binary=binary, where=where)
-    if not _inputs.holds(lambda x: _plausible(np.exp(x), binary), checked.given, checked.where):
-        raise ValueError(f"log_probs must be the logarithms of probabilities {_rule(binary)}")
-    return _nll(checked, binary=binary, logs=True)
+    return _nll(predictions("nll", labels, log_probs, binary, where, logs=True), binary=binary, logs=True)
 
 
 @reduction("nll")
 def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
-    if binary:
-        labels, given = ready(judged, binary, np.log(0.5) if logs else 0.5, logs)
-        # 1 - p keeps its digits as 1 - exp(log p) where p is close to 1, and as -p where it is small.
-        other = jnp.log(-jnp.expm1(given)) if logs else jnp.log1p(-given)
-        picked = jnp.where(labels == 1, given if logs else jnp.log(given), other)
-        return -_reduction.mean(picked, judged.where)
-    num_classes = judged.given.shape[-1]
-    labels, given = ready(judged, binary, -np.log(num_classes) if logs else 1 / num_classes, logs)
-    picked = jnp.take_along_axis(given, labels[..., None], axis=-1)[..., 0]
-    return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
+    labels, given = ready(judged, binary, logs)
+    if not binary:
+        picked = jnp.take_along_axis(given, labels[..., None], axis=-1)[..., 0]
+        return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
+    # Both forms of log(1 - p) keep the digits that p has: close to 1 as a logarithm, and close to 0.
+    other = jnp.log(-jnp.expm1(given)) if logs else jnp.log1p(-given)
+    return -_reduction.mean(jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where)
 
 
 def brier(
@@ -127,38 +123,41 @@ def _accuracy(judged: Predictions, *, binary: bool) -> jax.Array:
 def predictions(
     caller: str,
     labels: _inputs.ArrayLike,
-    probs: _inputs.ArrayLike,
+    given: _inputs.ArrayLike,
     binary: bool,
     where: _inputs.ArrayLike | None,
+    logs: bool = False,
 ) -> Predictions:
-    """Checked labels and probabilities."""
-    checked = _labels.predictions(caller, labels, probs, binary=binary, where=where)
-    if not binary:
-        _inputs.probabilities("probs", checked.given, checked.where)
-    elif not _inputs.holds(lambda x: _plausible(x, binary), checked.given, checked.where):
+    """Checked labels and probabilities, or the logarithms of these."""
+    name = "log_probs" if logs else "probs"
+    checked = _labels.predictions(caller, labels, given, name=name, binary=binary, where=where)
+    if not _inputs.holds(lambda x: _plausible(np.exp(x) if logs else x, binary), checked.given, checked.where):
+        rule = "lie in [0, 1]" if binary else "not be negative and must sum to 1 along the last axis"
+        function = f"{'log_' if logs else ''}{'sigmoid' if binary else 'softmax'}"
+        subject = "the exponentials of log_probs" if logs else "probs"
+        sums = "" if binary or logs else f" and their sums {_inputs.range_of(np.asarray(checked.given).sum(-1))}"
         raise ValueError(
-            f"probs must lie in [0, 1] if binary, got {_inputs.range_of(checked.given)}. Are they logits? Probabilities are"
-            " their sigmoid, jax.nn.sigmoid(logits)."
+            f"{subject} must {rule}, but {name} are {_inputs.range_of(checked.given)}{sums}. Are they logits? Pass"
+            f" {name}=jax.nn.{function}(logits)."
         )
     return checked
 
 
-def ready(judged: Predictions, binary: bool, fill: float = 0.5, logs: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Labels in range, and what was predicted: NaN where either is impossible, `fill` where it does not count."""
+def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Labels in range, and what is predicted: NaN where one of them is impossible, a half where it does not count."""
     labels, inside = _labels.valid(judged.labels, 2 if binary else judged.given.shape[-1])
     possible = inside & _plausible(jnp.exp(judged.given) if logs else judged.given, binary)
 
     def along(x: jax.Array) -> jax.Array:
         return x if binary else x[..., None]
 
+    given = jnp.where(along(possible), judged.given, jnp.nan)
+    if binary:  # what rounding adds
+        given = jnp.minimum(given, 0) if logs else jnp.clip(given, 0, 1)
     where = None if judged.where is None else along(judged.where)
-    return labels, keep(where, jnp.where(along(possible), judged.given, jnp.nan), fill)
+    return labels, keep(where, given, np.log(0.5) if logs else 0.5)
 
 
-def _plausible(probs: jax.Array | np.ndarray, binary: bool) -> jax.Array | np.ndarray:
-    """Whether probabilities are such, of each label."""
-    return (probs >= 0) & (probs <= 1) if binary else _inputs.are_probabilities(probs)
-
-
-def _rule(binary: bool) -> str:
-    return "in [0, 1]" if binary else "that must sum to 1 along the last axis"
+def _plausible(probs: Any, binary: bool) -> Any:
+    """Whether probabilities, of NumPy or JAX, are such: for each label."""
+    return (probs >= -1e-5) & (probs <= 1 + 1e-5) if binary else _inputs.are_probabilities(probs)
