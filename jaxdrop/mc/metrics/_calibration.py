@@ -14,7 +14,7 @@ from jaxdrop.functional import _arguments
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._labels import Predictions
 from jaxdrop.mc._reduction import keep, reduction
-from jaxdrop.mc.metrics._classification import predictions, ready
+from jaxdrop.mc.metrics._classification import predicted, predictions, ready
 
 
 @jax.tree_util.register_dataclass
@@ -110,7 +110,7 @@ def reliability(
 def _reliability(judged: Predictions, *, binary: bool, num_bins: int, equal_mass: bool) -> Reliability:
     labels, probs = ready(judged, binary)
     confidence = probs if binary else probs.max(-1)
-    correct = labels == 1 if binary else probs.argmax(-1) == labels
+    correct = labels == 1 if binary else predicted(probs) == labels
     where = None if judged.where is None else judged.where.ravel()
     sort = _equal_mass if equal_mass else _equal_width
     return sort(confidence.ravel(), correct.ravel(), where, num_bins)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._labels import Predictions
@@ -114,10 +115,9 @@ def accuracy(
 @reduction("accuracy")
 def _accuracy(judged: Predictions, *, binary: bool) -> jax.Array:
     labels, probs = ready(judged, binary)
-    predicted = (probs > 0.5).astype(labels.dtype) if binary else probs.argmax(-1).astype(labels.dtype)
-    right = (predicted == labels).astype(probs.dtype)
+    right = ((probs > 0.5).astype(labels.dtype) if binary else predicted(probs)) == labels
     unknown = jnp.isnan(probs if binary else probs[..., 0])
-    return _reduction.mean(jnp.where(unknown, jnp.nan, right), judged.where)
+    return _reduction.mean(jnp.where(unknown, jnp.nan, right.astype(probs.dtype)), judged.where)
 
 
 def predictions(
@@ -156,6 +156,11 @@ def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Ar
         given = jnp.minimum(given, 0) if logs else jnp.clip(given, 0, 1)
     where = None if judged.where is None else along(judged.where)
     return labels, keep(where, given, np.log(0.5) if logs else 0.5)
+
+
+def predicted(probs: jax.Array) -> jax.Array:
+    """The most probable class, the first one of equals, of the dtype of labels that are ready."""
+    return lax.argmax(probs, probs.ndim - 1, jnp.int32)
 
 
 def _plausible(probs: Any, binary: bool) -> Any:
