@@ -106,7 +106,7 @@ def cases(number: int) -> dict[str, Case]:
         ),
         "adaptive_ece": (lambda: metrics.adaptive_ece(labels, two), mass),
         "aurc": (lambda: metrics.aurc(errors, 1 - p), lambda: risks(1 - p, ones).mean()),
-        "aurc, all equal": (lambda: metrics.aurc(errors, np.zeros_like(errors)), ones.mean),
+        "aurc, all equal": (lambda: metrics.aurc(levels, np.zeros_like(levels)), lambda: levels.mean(dtype=np.float64)),
         "risk_coverage": (lambda: metrics.risk_coverage(errors, tied).risk, lambda: risks(tied, ones)),
         "ause": (lambda: metrics.ause(errors, tied), lambda: (risks(tied, ones) - risks(errors, ones)).mean()),
         "rmse": (lambda: metrics.rmse(y, mean), lambda: np.sqrt(((wide[0] - wide[1]) ** 2).mean())),

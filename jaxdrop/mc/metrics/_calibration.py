@@ -246,7 +246,8 @@ def _equal_width(confidence: jax.Array, correct: jax.Array, where: jax.Array | N
     bins = jnp.searchsorted(edges, confidence, side="right").astype(jnp.int32)
     centers = jnp.asarray((np.arange(num_bins) + 0.5) / num_bins, confidence.dtype)
     right = correct.astype(confidence.dtype)
-    return _totals(confidence, right, keep(where, bins, num_bins), centers, jnp.zeros_like(centers))
+    bins = keep(where, bins, num_bins)
+    return _totals(confidence, right, bins, _reduction.counts(bins, num_bins), centers, jnp.zeros_like(centers))
 
 
 def _equal_mass(confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int) -> Reliability:
@@ -258,19 +259,26 @@ def _equal_mass(confidence: jax.Array, correct: jax.Array, where: jax.Array | No
     below = jnp.concatenate([jnp.zeros(1, jnp.int32), right.cumsum()])
     share = (below[last] - below[first]).astype(ordered.dtype) / (last - first).astype(ordered.dtype)
     # The bounds of bins, as numpy.array_split has them.
-    each, more = jnp.divmod(_reduction.number(where, size), num_bins)
+    # XLA would evaluate all that follows from a constant number of them while it compiles.
+    each, more = jnp.divmod(lax.optimization_barrier(_reduction.number(where, size)), num_bins)
     number = jnp.arange(num_bins + 1, dtype=jnp.int32)
     bounds = number * each + jnp.minimum(number, more)
     bins = jnp.searchsorted(bounds[1:], lax.iota(jnp.int32, size), side="right").astype(jnp.int32)
     middle = jnp.minimum((bounds[1:] + bounds[:-1]) // 2, size - 1)
-    found = _totals(ordered, share, bins, ordered[middle], share[middle])
+    found = _totals(ordered, share, bins, bounds[1:] - bounds[:-1], ordered[middle], share[middle])
     return jax.tree.map(lambda x: jnp.where(unknown, jnp.nan, x) if x.dtype == ordered.dtype else x, found)
 
 
-def _totals(confidence: jax.Array, correct: jax.Array, bins: jax.Array, confidences: jax.Array, shares: jax.Array) -> Reliability:
+def _totals(
+    confidence: jax.Array,
+    correct: jax.Array,
+    bins: jax.Array,
+    count: jax.Array,
+    confidences: jax.Array,
+    shares: jax.Array,
+) -> Reliability:
     """The sums in each bin, of deviations from what is typical there, which are small."""
-    num_bins = confidences.size
-    count = _reduction.counts(bins, num_bins)
+    num_bins = count.size
 
     def total(x: jax.Array, typical: jax.Array) -> jax.Array:
         typical = jnp.where(jnp.isfinite(typical), typical, 0)
