@@ -88,8 +88,10 @@ def _way_out(labels: tuple[int, ...], shape: tuple[int, ...], name: str, binary:
     return ""
 
 
-def within(y: jax.Array | np.ndarray[Any, Any], num_classes: int, where: jax.Array | None) -> jax.Array:
-    """Labels in [0, num_classes), which is checked at `where` if both are known."""
+def within(
+    y: jax.Array | np.ndarray[Any, Any], num_classes: int, where: jax.Array | None, *, advice: str | None = None
+) -> jax.Array:
+    """Labels in [0, num_classes), which is checked at `where` if both are known. `advice` is for the message."""
 
     def inside(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         wide = y.astype(np.int64)  # what does not fit into it is negative then
@@ -97,10 +99,10 @@ def within(y: jax.Array | np.ndarray[Any, Any], num_classes: int, where: jax.Arr
 
     if not _inputs.holds(inside, y, where):
         found = np.asarray(y)
-        raise ValueError(
-            f"labels must lie in [0, {num_classes}), got {found.min()} to {found.max()}. Those that do not count: pass"
-            f" where=..., such as where=labels != {found[~inside(found)].ravel()[0]}."
-        )
+        if advice is None:
+            wrong = found[~inside(found)].ravel()[0]
+            advice = f"Those that do not count: pass where=..., such as where=labels != {wrong}."
+        raise ValueError(f"labels must lie in [0, {num_classes}), got {found.min()} to {found.max()}. {advice}")
     # Cut to 32 bits only now, and those out of range, which `where` may leave out, become -1.
     return y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
 

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.mc import _inputs
@@ -62,12 +64,17 @@ def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
 
 
 def numbers(name: str, x: _inputs.ArrayLike) -> np.ndarray[Any, Any]:
-    """`x` as finite numbers of at least one entry."""
-    known = np.asarray(x, np.float64)
-    if not known.size or not np.isfinite(known).all():
-        raise ValueError(f"{name} must hold finite numbers, and one at least, got shape {known.shape} with {_bad(known)}")
-    return known
+    """`x` as finite real numbers of at least one entry."""
+    if isinstance(x, jax.core.Tracer):
+        raise TypeError(f"jaxdrop.mc.plots draws values, but {name} is traced. Call it outside jax.jit.")
+    given = _inputs.array(x, "jaxdrop.mc.plots", f"{name} of real numbers")
+    if jnp.issubdtype(given.dtype, jnp.complexfloating):
+        raise TypeError(f"jaxdrop.mc.plots takes real {name}, got {given.dtype}")
+    found = np.asarray(given).astype(np.float64)
+    if not found.size or not np.isfinite(found).all():
+        raise ValueError(f"{name} must hold finite numbers, and one at least, got shape {found.shape} with {_bad(found)}")
+    return found
 
 
-def _bad(known: np.ndarray[Any, Any]) -> str:
-    return f"{np.isnan(known).sum()} NaN and {np.isinf(known).sum()} infinities"
+def _bad(found: np.ndarray[Any, Any]) -> str:
+    return f"{np.isnan(found).sum()} NaN and {np.isinf(found).sum()} infinities"
