@@ -73,11 +73,14 @@ def not_nan(caller: str, name: str, x: jax.Array, where: jax.Array | None = None
         )
 
 
+def is_known(x: Any) -> bool:
+    """Whether the values of `x` are known here: not traced, and not on other processes."""
+    return not (isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable))
+
+
 def known(x: Any) -> np.ndarray[Any, Any] | None:
-    """The values of `x`; None if they are not known here: traced, or on other processes."""
-    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
-        return None
-    return np.asarray(x)
+    """The values of `x`; None if they are not known here."""
+    return np.asarray(x) if is_known(x) else None
 
 
 def holds(condition: Callable[[np.ndarray[Any, Any]], Any], x: Number, where: ArrayLike | None = None) -> bool:
@@ -157,12 +160,11 @@ def array(x: Any, caller: str, name: str) -> jax.Array | np.ndarray[Any, Any]:
 
     What is no array of JAX becomes one of NumPy, which keeps all bits of an integer for the checks.
     """
-    if isinstance(x, jax.Array):
-        return x
+    found: jax.Array | np.ndarray[Any, Any]
     try:
-        found = np.asarray(x)
+        found = x if isinstance(x, jax.Array) else np.asarray(x)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
-        return jnp.asarray(x)
+        found = jnp.asarray(x)
     except (TypeError, ValueError):
         found = np.empty(0, object)
     if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == np.bool_):

@@ -65,7 +65,8 @@ def fit(
     expected = shape if binary else shape[:-1]
     if y.shape != expected:
         raise ValueError(
-            f"{caller} takes a label for each prediction: shape {expected}, got labels of shape {y.shape}."
+            f"{caller} takes a label for each prediction: shape {expected}, got labels of shape {y.shape} for {name} of shape"
+            f" {shape}."
             f"{_way_out(y.shape, shape, name, binary)}"
         )
     if not binary and shape[-1] == 1:

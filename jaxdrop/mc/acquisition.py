@@ -115,11 +115,11 @@ def epig(
       arXiv:2304.08151.
     """
     given, are_logits = _pool("epig", logits, probs)
-    target, targets_are = _pool("epig", target_logits, target_probs)
-    if are_logits != targets_are or given.shape[0] != target.shape[0] or not target.shape[1]:
+    target, targets_are = _pool("epig", target_logits, target_probs, "target_")
+    if are_logits != targets_are or given.shape[0] != target.shape[0]:
         raise ValueError(
-            "epig takes logits of pool and targets, or probabilities of both, from the same samples, and at least one target, got"
-            f" shapes {given.shape} and {target.shape}"
+            "epig takes logits and target_logits, or probabilities of both, from the same samples, got shapes"
+            f" {given.shape} and {target.shape}"
         )
     pool, targets = (jnp.exp(_classification.log_probabilities(x, are_logits)) for x in (given, target))
     return _epig(pool, targets.astype(pool.dtype))
@@ -346,11 +346,18 @@ def _summary(caller: str, summary: Classification) -> Classification:
     return summary
 
 
-def _pool(caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None) -> tuple[jax.Array, bool]:
-    given, are_logits = _classification.checked(caller, logits, probs)
-    if given.ndim != 3 or not given.shape[1]:
-        raise ValueError(f"{caller} takes samples of shape (S, N, C), with at least one input, got {given.shape}")
-    return given, are_logits
+def _pool(
+    caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None, prefix: str = ""
+) -> tuple[jax.Array, bool]:
+    for kind, x in (("logits", logits), ("probs", probs)):
+        if x is not None:
+            name = f"{prefix}{kind}"
+            samples = _inputs.floating(caller, name, x)
+            if samples.ndim != 3 or not samples.size:
+                raise ValueError(f"{caller} takes {name} of shape (S, N, C), with at least one input, got {samples.shape}")
+            if kind == "probs":
+                _inputs.probabilities(name, samples)
+    return _classification.checked(caller, logits, probs)
 
 
 def _finite(caller: str, scores: _inputs.ArrayLike) -> jax.Array:

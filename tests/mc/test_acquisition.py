@@ -174,7 +174,7 @@ def test_bad_batches() -> None:
         acquisition.top(np.ones(3), 0)
     with pytest.raises(ValueError, match=r"3\^4 configurations of labels, more than max_configurations=80. Pass a key"):
         acquisition.batch_bald(None, 5, probs=PROBS, max_configurations=80)
-    with pytest.raises(ValueError, match=r"batch_bald takes samples of shape \(S, N, C\), with at least one input, got \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"batch_bald takes probs of shape \(S, N, C\), with at least one input, got \(6, 3\)"):
         acquisition.batch_bald(KEY, 2, probs=PROBS[:, 0])
     with pytest.raises(TypeError, match="batch_bald takes either"):
         acquisition.batch_bald(KEY, 2)
@@ -185,8 +185,10 @@ def test_bad_batches() -> None:
 def test_bad_targets() -> None:
     with pytest.raises(ValueError, match="from the same samples"):
         acquisition.epig(probs=PROBS, target_probs=PROBS[:3])
-    with pytest.raises(ValueError, match="logits of pool and targets, or probabilities of both"):
+    with pytest.raises(ValueError, match="logits and target_logits, or probabilities of both"):
         acquisition.epig(probs=PROBS, target_logits=PROBS)
+    with pytest.raises(ValueError, match="target_probs must not be negative and must sum to 1"):
+        acquisition.epig(probs=PROBS, target_probs=2 * PROBS)
 
 
 def test_bad_power() -> None:

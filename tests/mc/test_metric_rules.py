@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,17 +34,14 @@ class Judge(NamedTuple):
     bad: tuple[Any, ...]
 
 
-def _classes(metric: Callable[..., Any]) -> dict[str, Judge]:
+def _classes(metric: Callable[..., Any], binary: bool = True) -> dict[str, Judge]:
     probs: Any = [np.nan, 0.5, 0.5, 0.5], [1, -1, 1, 0], [9, 9, 9, 9]
     name = metric.__name__
-    return {
-        name: Judge(metric, (LABELS, PROBS), (*((-1, row) for row in probs), (4, PROBS[0]), (2**31 - 1, PROBS[0]))),
-        f"{name}, binary": Judge(
-            lambda *args, **options: metric(*args, binary=True, **options),
-            (ONES, CHANCES),
-            ((-1, 0.5), (0, np.nan), (0, -0.5), (1, 1.5), (2, 0.5)),
-        ),
-    }
+    judges = {name: Judge(metric, (LABELS, PROBS), (*((-1, row) for row in probs), (4, PROBS[0]), (2**31 - 1, PROBS[0])))}
+    if binary:
+        impossible = (-1, 0.5), (0, np.nan), (0, -0.5), (1, 1.5), (2, 0.5)
+        judges[f"{name}, binary"] = Judge(functools.partial(metric, binary=True), (ONES, CHANCES), impossible)
+    return judges
 
 
 def _samples(metric: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,8 +56,8 @@ def _observed(metric: Callable[..., Any], *arrays: np.ndarray, bad: Any = ()) ->
 JUDGES = {
     name: judge
     for each in (
-        *map(_classes, (metrics.nll, metrics.brier, metrics.accuracy, metrics.ece, metrics.adaptive_ece, metrics.mce)),
-        _classes(metrics.classwise_ece),
+        *map(_classes, (metrics.nll, metrics.brier, metrics.accuracy, metrics.ece, metrics.classwise_ece)),
+        _classes(metrics.adaptive_ece, binary=False),
         {
             "nll, log_probs": Judge(
                 lambda labels, logs, **options: metrics.nll(labels, log_probs=logs, **options),
@@ -76,8 +74,6 @@ JUDGES = {
         _observed(metrics.mpiw, MEAN - STD, MEAN + STD, bad=[(1, -1)]),
         _observed(metrics.sharpness, STD, bad=[(-1,)]),
         _observed(metrics.rmsce, CDF, bad=[(1.5,), (-0.5,)]),
-        _observed(metrics.mace, CDF, bad=[(1.5,), (-0.5,)]),
-        _observed(metrics.miscalibration_area, CDF, bad=[(1.5,), (-0.5,)]),
         _observed(metrics.aurc, ERRORS, CDF),
         _observed(metrics.ause, ERRORS, CDF),
     )

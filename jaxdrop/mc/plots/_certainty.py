@@ -46,8 +46,10 @@ def certainty(
       TypeError: labels are not integers, or the rest not real numbers.
       ValueError: shapes do not fit, a label is out of range, or there are fewer than `columns` images.
     """
+    name = _axes.text("name", name)
     _axes.numbers("images", images)
     images, probs = np.asarray(images), _axes.numbers("probs", probs)
+    _axes.drawable(labels=labels)
     labels = np.asarray(_labels.integers("certainty", labels))
     values = _axes.numbers("uncertainty", uncertainty)
     size = len(values) if values.ndim == 1 else -1

@@ -41,6 +41,7 @@ def novelty(
       TypeError: not real numbers.
       ValueError: an array is empty, or holds NaN or infinities, or `num_bins` is below 1.
     """
+    name = _axes.text("name", name)
     num_bins = _arguments.count("num_bins", num_bins)
     known = _axes.numbers("inside", inside).ravel()
     curves = [(curve, _axes.numbers("outside", curve.values).ravel()) for curve in _axes.curves(outside, "outside")]

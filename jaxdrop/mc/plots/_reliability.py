@@ -45,6 +45,8 @@ def reliability(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.reliability`.
     """
+    title = _axes.text("title", title)
+    _axes.drawable(labels=labels, probs=probs, where=where)
     bins = metrics.reliability(labels, probs, num_bins=num_bins, binary=binary, where=where)
     ax = _axes.axes(ax)
     horizontal, vertical = ("probability of 1", "share of 1") if binary else ("confidence", "accuracy")

@@ -40,9 +40,10 @@ def risk_coverage(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.risk_coverage`.
     """
-    curves = [
-        (curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in _axes.curves(uncertainty, "uncertainty")
-    ]
+    name = _axes.text("name", name)
+    _axes.drawable(errors=errors, where=where)
+    several = _axes.curves(uncertainty, "uncertainty")
+    curves = [(curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in several]
     oracle = metrics.risk_coverage(errors, errors, where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
@@ -82,9 +83,10 @@ def sparsification(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.sparsification`.
     """
-    curves = [
-        (curve, metrics.sparsification(errors, curve.values, where=where)) for curve in _axes.curves(uncertainty, "uncertainty")
-    ]
+    name = _axes.text("name", name)
+    _axes.drawable(errors=errors, where=where)
+    several = _axes.curves(uncertainty, "uncertainty")
+    curves = [(curve, metrics.sparsification(errors, curve.values, where=where)) for curve in several]
     best = metrics.sparsification(errors, errors, where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
