@@ -151,6 +151,7 @@ def flag(name: str, value: bool) -> bool:
 
 
 def range_of(x: Number) -> str:
+    """The number `x`, or the least and the largest one, for a message."""
     found = np.asarray(x)
     return f"{found}" if found.ndim == 0 else f"{found.min():g} to {found.max():g}"
 

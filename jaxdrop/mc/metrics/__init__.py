@@ -25,21 +25,18 @@ result is NaN.
 
 from jaxdrop.mc.metrics._calibration import Reliability, adaptive_ece, classwise_ece, ece, mce, reliability
 from jaxdrop.mc.metrics._classification import accuracy, brier, nll
-from jaxdrop.mc.metrics._novelty import aupr, auroc, fpr95
-from jaxdrop.mc.metrics._regression import (
+from jaxdrop.mc.metrics._coverage import (
     CalibrationCurve,
     calibration_curve,
-    crps_gaussian,
-    crps_samples,
-    gaussian_nll,
     mace,
     miscalibration_area,
     mpiw,
     picp,
     rmsce,
-    rmse,
     sharpness,
 )
+from jaxdrop.mc.metrics._novelty import aupr, auroc, fpr95
+from jaxdrop.mc.metrics._regression import crps_gaussian, crps_samples, gaussian_nll, rmse
 from jaxdrop.mc.metrics._selective import RiskCoverage, Sparsification, aurc, ause, risk_coverage, sparsification
 
 __all__ = [
