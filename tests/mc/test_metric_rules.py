@@ -172,7 +172,12 @@ def test_what_could_be_either_is_refused() -> None:
     for labels, probs, options, hint in (
         (ONES, CHANCES, {}, r"One-hot labels: pass labels.argmax\(-1\). .* pass binary=True"),
         (ONES[:, 0], CHANCES[:, :1], {}, r"two classes at least, .* pass probs\[..., 0\] and binary=True"),
-        (ONES[:, 0], CHANCES[:, :1], {"binary": True}, r"got labels of shape \(48,\). Pass probs\[..., 0\]"),
+        (
+            ONES[:, 0],
+            CHANCES[:, :1],
+            {"binary": True},
+            r"got labels of shape \(48,\) for probs of shape \(48, 1\). Pass probs\[..., 0\]",
+        ),
         (ONES[:, 0], CHANCES[:, :2], {"binary": True}, r"Pass probs\[..., 1\], or leave binary=True out"),
         (ONES, 9 * CHANCES, {"binary": True}, r"probs must lie in \[0, 1\], .* Are they logits\?"),
     ):
