@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import masks
-from jaxdrop.functional import _arguments
 
 ArrayLike: TypeAlias = jax.Array | np.ndarray[Any, Any]
 Number: TypeAlias = float | ArrayLike
@@ -18,9 +18,10 @@ Number: TypeAlias = float | ArrayLike
 
 def floating(caller: str, name: str, x: ArrayLike) -> jax.Array:
     """`x` as an array of real floating numbers, float32 at least; anything else is a TypeError."""
-    x = _array(x, caller, f"{name} of floating numbers")
+    x = array(x, caller, f"{name} of floating numbers")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{caller} takes floating {name}, got {x.dtype}. Convert them, as in {name}.astype(jnp.float32).")
+    x = jnp.asarray(x)
     return x.astype(masks.wide(x.dtype))
 
 
@@ -34,12 +35,14 @@ def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> ja
 
 def reals(caller: str, **arrays: Number) -> list[jax.Array]:
     """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them is, else float32."""
-    found = {name: _array(x, caller, f"{name} of real numbers") for name, x in arrays.items()}
+    found = {name: array(x, caller, f"{name} of real numbers") for name, x in arrays.items()}
     for name, x in found.items():
         if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_):
             raise TypeError(f"{caller} takes real {name}, got {x.dtype}")
-    wide = any(x.dtype == jnp.float64 for x in found.values())
-    return [x.astype(jnp.float64 if wide else jnp.float32) for x in found.values()]
+    wide = any(x.dtype == np.float64 for x in found.values())
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+    # Converted before they become arrays of JAX, which would cut integers to 32 bits.
+    return [jnp.asarray(x.astype(dtype)) for x in found.values()]
 
 
 def alike(caller: str, **arrays: Number) -> list[jax.Array]:
@@ -51,61 +54,127 @@ def alike(caller: str, **arrays: Number) -> list[jax.Array]:
     return found
 
 
-def holds(condition: Callable[[np.ndarray[Any, Any]], Any], x: Number) -> bool:
-    """Whether `condition` is true of all of `x`, and true where its values are not known here.
+def entries(caller: str, where: ArrayLike | None, **arrays: Number) -> tuple[list[jax.Array], jax.Array | None]:
+    """As `alike`, and `where` for them; NaN where it is true is a ValueError, if that is known."""
+    found = alike(caller, **arrays)
+    selected = selection(where, found[0].shape)
+    for name, x in zip(arrays, found, strict=True):
+        not_nan(caller, name, x, selected)
+    return found, selected
+
+
+def not_nan(caller: str, name: str, x: jax.Array, where: jax.Array | None = None) -> None:
+    """Checks that `x`, or what of it `where` leaves, holds no NaN."""
+    if not holds(lambda x: ~np.isnan(x), x, where):
+        number = np.isnan(np.asarray(x)).sum()
+        raise ValueError(
+            f"{caller} takes {name} without NaN, got {number} in {x.size} entries. Those that do not count: pass where=...,"
+            f" such as where=~jnp.isnan({name})."
+        )
+
+
+def is_known(x: Any) -> bool:
+    """Whether the values of `x` are known here: not traced, and not on other processes."""
+    return not (isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable))
+
+
+def known(x: Any) -> np.ndarray[Any, Any] | None:
+    """The values of `x`; None if they are not known here."""
+    return np.asarray(x) if is_known(x) else None
+
+
+def holds(condition: Callable[[np.ndarray[Any, Any]], Any], x: Number, where: ArrayLike | None = None) -> bool:
+    """Whether `condition` is true of `x` (of its entries at `where`), and true if this is not known.
 
     In NumPy, so that constants are checked inside `jit` too, and nothing is compiled for it.
     """
-    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+    values, kept = known(x), known(True if where is None else where)
+    if values is None or kept is None:
         return True
-    with np.errstate(invalid="ignore"):
-        return bool(np.all(condition(np.asarray(x))))
+    with np.errstate(all="ignore"):
+        return bool(np.all(condition(values) | ~kept))
 
 
-def positive(name: str, x: Number, *, zero: bool = False, infinity: bool = False) -> None:
+def selection(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
+    """The argument `where` of a statistic, as booleans of `shape`; None if it is None."""
+    if where is None:
+        return None
+    given = array(where, "where", "of booleans")
+    if given.dtype != jnp.bool_:
+        raise TypeError(
+            f"where must be boolean, true for the entries that count, got {given.dtype}. Compare, as in where=labels != 255."
+        )
+    try:
+        selected = jnp.broadcast_to(given, shape)
+    except ValueError:
+        raise ValueError(f"where of shape {given.shape} does not broadcast to the entries, of shape {shape}") from None
+    if (kept := known(selected)) is not None and not kept.any():
+        raise ValueError("where must leave at least one entry, but it is false everywhere")
+    return selected
+
+
+def positive(name: str, x: Number, *, zero: bool = False, infinity: bool = False, where: ArrayLike | None = None) -> None:
     """Checks, where `x` is known, that all of it lies above 0 (or is 0) and is finite (or infinite)."""
-    if not holds(lambda x: (x >= 0 if zero else x > 0) & (x <= np.inf if infinity else x < np.inf), x):
+    if not holds(lambda x: (x >= 0 if zero else x > 0) & (x <= np.inf if infinity else x < np.inf), x, where):
         allowed = f"{'[' if zero else '('}0, infinity{']' if infinity else ')'}"
-        raise ValueError(f"{name} must lie in {allowed}, got {_range(x)}")
+        raise ValueError(f"{name} must lie in {allowed}, got {range_of(x)}")
 
 
 def fraction(name: str, x: Number) -> None:
     """Checks, where `x` is known, that all of it lies between 0 and 1, both left out."""
     if not holds(lambda x: (x > 0) & (x < 1), x):
-        raise ValueError(f"{name} must lie in (0, 1), got {_range(x)}")
+        raise ValueError(f"{name} must lie in (0, 1), got {range_of(x)}")
+
+
+def are_probabilities(probs: Any) -> Any:
+    """Whether the entries along the last axis, of NumPy or JAX, are not negative and sum to 1."""
+    # By the least one: XLA takes `exp(x) >= 0` for true, and evaluates `all` of it while compiling.
+    return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
 def probabilities(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
-    if not (holds(lambda x: x >= 0, probs) and holds(lambda x: np.abs(x.sum(-1) - 1) <= 1e-2, probs)):
+    if not holds(are_probabilities, probs):
         raise ValueError(
-            f"{name} must not be negative and must sum to 1 along the last axis, but they are {_range(probs)} and their sums"
-            f" {_range(np.asarray(probs).sum(-1))}. Are they logits? Probabilities are their softmax."
+            f"{name} must not be negative and must sum to 1 along the last axis, but they are {range_of(probs)} and their sums"
+            f" {range_of(np.asarray(probs).sum(-1))}. Are they logits? Probabilities are their softmax."
         )
 
 
-def _range(x: Number) -> str:
-    known = np.asarray(x)
-    return f"{known}" if known.ndim == 0 else f"{known.min():g} to {known.max():g}"
+def flag(name: str, value: bool) -> bool:
+    """The argument `name` as a Python bool; a traced or otherwise unknown one is a TypeError."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} must be known, but it is traced. Mark it static: jax.jit(f, static_argnames='{name}').")
+    raise TypeError(f"{name} must be True or False, got {described(value)}")
 
 
-def integers(caller: str, labels: ArrayLike) -> jax.Array:
-    """`labels` as an array of integers; anything else is a TypeError."""
-    labels = _array(labels, caller, "of integer labels")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{caller} takes integer labels, and takes them first, got {labels.dtype}{list(labels.shape)}")
-    return labels
+def range_of(x: Number) -> str:
+    """The number `x`, or the least and the largest one, for a message."""
+    found = np.asarray(x)
+    return f"{found}" if found.ndim == 0 else f"{found.min():g} to {found.max():g}"
 
 
-def labels(caller: str, y: ArrayLike, shape: tuple[int, ...], num_classes: int) -> jax.Array:
-    """Integer labels of `shape`, in [0, num_classes) where that is known."""
-    y = integers(caller, y)
-    if y.shape != shape:
-        raise ValueError(f"{caller} takes a label for each prediction: shape {shape}, got labels of shape {y.shape}")
-    if not holds(lambda y: (y >= 0) & (y < num_classes), y):
-        raise ValueError(f"labels must lie in [0, {num_classes}), got {_range(y)}")
-    return y.astype(jnp.int32)
+def array(x: Any, caller: str, name: str) -> jax.Array | np.ndarray[Any, Any]:
+    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the message.
+
+    What is no array of JAX becomes one of NumPy, which keeps all bits of an integer for the checks.
+    """
+    found: jax.Array | np.ndarray[Any, Any]
+    try:
+        found = x if isinstance(x, jax.Array) else np.asarray(x)
+    except jax.errors.TracerArrayConversionError:  # a list of traced numbers
+        found = jnp.asarray(x)
+    except (TypeError, ValueError):
+        found = np.empty(0, object)
+    if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == np.bool_):
+        raise TypeError(f"{caller} takes an array {name}, got {described(x)}")
+    return found.astype(np.float64) if found.dtype == np.longdouble else found
 
 
-def _array(x: Any, caller: str, name: str) -> jax.Array:
-    return jnp.asarray(_arguments.array(x, caller, name))
+def described(x: Any) -> str:
+    """What `x` is, in a few words of a message."""
+    if isinstance(x, (jax.Array, np.ndarray)):
+        return f"an array of dtype {x.dtype} and shape {x.shape}"
+    return f"{type(x).__name__} {reprlib.repr(x)}"

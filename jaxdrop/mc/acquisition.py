@@ -13,35 +13,22 @@ of each other. Share the masks over the batch, as `jaxdrop.nnx.stochastic` and `
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.special import entr, logsumexp
 
 from jaxdrop import random
 from jaxdrop.functional import _arguments
-from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _classification, _inputs
+from jaxdrop.mc import _classification, _inputs, _pool, _reduction
+from jaxdrop.mc._batch_bald import Batch as Batch
+from jaxdrop.mc._batch_bald import batch_bald as batch_bald
 from jaxdrop.mc._classification import Classification
+from jaxdrop.mc._reduction import reduction
 
 Kind = Literal["power", "softmax", "softrank"]
-
-# Numbers that are formed at a time for candidates that are scored together.
-_AT_ONCE = 2**22
-# The least log-probability: its exponential is 0, and sums of it over a batch stay finite.
-_LEAST = -1e4
-
-
-class Batch(NamedTuple):
-    """Inputs chosen one after the other."""
-
-    indices: jax.Array
-    """Which inputs, in the order of choice, shape (num,)."""
-    scores: jax.Array
-    """What each adds to those before it, in nats, shape (num,). Their sum is the score of the batch."""
 
 
 def bald(summary: Classification) -> jax.Array:
@@ -51,12 +38,12 @@ def bald(summary: Classification) -> jax.Array:
       Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and preference learning", 2011,
       arXiv:1112.5745. Gal, Islam & Ghahramani, "Deep Bayesian active learning with image data", ICML 2017, arXiv:1703.02910.
     """
-    return summary.mutual_information
+    return _summary("bald", summary).mutual_information
 
 
 def entropy(summary: Classification) -> jax.Array:
     """`H[p]`, the predictive entropy, in nats: noise that no label removes counts too."""
-    return summary.predictive_entropy
+    return _summary("entropy", summary).predictive_entropy
 
 
 def margin(summary: Classification) -> jax.Array:
@@ -68,9 +55,10 @@ def margin(summary: Classification) -> jax.Array:
     References:
       Scheffer, Decomain & Wrobel, "Active hidden Markov models for information extraction", IDA 2001.
     """
-    if summary.mean.shape[-1] < 2:
-        raise ValueError(f"margin compares two classes, but probabilities have shape {summary.mean.shape}")
-    first, second = jnp.moveaxis(lax.top_k(summary.mean, 2)[0], -1, 0)
+    probs = _summary("margin", summary).mean
+    if probs.shape[-1] < 2:
+        raise ValueError(f"margin compares two classes, but probabilities have shape {probs.shape}")
+    first, second = jnp.moveaxis(lax.top_k(probs, 2)[0], -1, 0)
     return second - first
 
 
@@ -80,7 +68,7 @@ def variation_ratio(summary: Classification) -> jax.Array:
     References:
       Freeman, "Elementary applied statistics", 1965. Gal, Islam & Ghahramani, 2017, arXiv:1703.02910.
     """
-    return summary.variation_ratio
+    return _summary("variation_ratio", summary).variation_ratio
 
 
 def epig(
@@ -113,140 +101,30 @@ def epig(
       Bickford Smith, Kirsch, Farquhar, Gal, Foster & Rainforth, "Prediction-oriented Bayesian active learning", AISTATS 2023,
       arXiv:2304.08151.
     """
-    given, are_logits = _pool("epig", logits, probs)
-    target, targets_are = _pool("epig", target_logits, target_probs)
-    if are_logits != targets_are or given.shape[0] != target.shape[0] or not target.shape[1]:
+    given, are_logits = _pool.checked("epig", logits, probs)
+    target, targets_are = _pool.checked("epig", target_logits, target_probs, "target_")
+    if are_logits != targets_are or given.shape[0] != target.shape[0]:
         raise ValueError(
-            "epig takes logits of pool and targets, or probabilities of both, from the same samples, and at least one target, got"
-            f" shapes {given.shape} and {target.shape}"
+            "epig takes logits and target_logits, or probabilities of both, from the same samples, got shapes"
+            f" {given.shape} and {target.shape}"
         )
     pool, targets = (jnp.exp(_classification.log_probabilities(x, are_logits)) for x in (given, target))
     return _epig(pool, targets.astype(pool.dtype))
 
 
-@kernel("epig", checkpoint=False)
+@reduction("epig")
 def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
     size = pool.shape[0]
-    expected = targets.mean(0)
+    expected = _reduction.mean(targets, axis=0)
 
     def one(probs: jax.Array) -> jax.Array:
         joint = jnp.einsum("sc,smd->cmd", probs, targets, precision="highest") / size
         apart = probs.mean(0)[:, None, None] * expected[None]
         possible = (joint > 0) & (apart > 0)
         ratio = jnp.log(jnp.where(possible, joint, 1)) - jnp.log(jnp.where(possible, apart, 1))
-        return (apart * _classification.divergence_terms(ratio, possible)).sum() / targets.shape[1]
+        return _reduction.mean((apart * _classification.divergence_terms(ratio, possible)).sum((0, 2)))
 
-    return lax.map(one, jnp.moveaxis(pool, 1, 0), batch_size=_candidates(pool.shape[-1] * expected.size, pool.shape[1]))
-
-
-def batch_bald(
-    key: jax.Array | None,
-    num: int,
-    *,
-    logits: _inputs.ArrayLike | None = None,
-    probs: _inputs.ArrayLike | None = None,
-    max_configurations: int = 10_000,
-) -> Batch:
-    """BatchBALD: inputs whose labels together say most of the weights, `I(y_1, ..., y_num; w)`, chosen greedily.
-
-    Each next one has the largest `I(y; w | y_1, ..., y_t) = E H[y | y_1, ..., y_t] - 1/S sum_s H[p_s]`. The expectation is over
-    the `C^t` configurations of labels already chosen: exact up to `max_configurations` of them, and over as many that are drawn
-    from their joint distribution beyond. If exact, the batch scores at least 1 - 1/e of what the best one does. S samples cannot
-    tell more than log S nats.
-
-    Args:
-      key: for configurations that are drawn; may be None if none are.
-      num: how many inputs to choose.
-      logits: shape (S, N, C), under the same weights for all inputs: with masks that they share.
-      probs: in their place, probabilities.
-      max_configurations: how many configurations of labels to look at. Time and memory grow with it.
-
-    Returns:
-      A `Batch`.
-
-    Raises:
-      TypeError: both or neither of `logits` and `probs` are given, or a number is not an integer.
-      ValueError: `num` is not in [1, N], or a key is needed and there is none.
-
-    References:
-      Kirsch, van Amersfoort & Gal, "BatchBALD: efficient and diverse batch acquisition for deep Bayesian active learning",
-      NeurIPS 2019, arXiv:1906.08158.
-    """
-    given, are_logits = _pool("batch_bald", logits, probs)
-    count = _number("num", num, given.shape[1])
-    most = _arguments.count("max_configurations", max_configurations)
-    classes = given.shape[-1]
-    if key is None and classes ** (count - 1) > most:
-        raise ValueError(
-            f"batch_bald looks at {classes}^{count - 1} configurations of labels, more than max_configurations={most}."
-            " Pass a key, and it draws some of them."
-        )
-    key = None if key is None else random.checked(key, "batch_bald")
-    return _batch_bald(given, key, num=count, are_logits=are_logits, most=most)
-
-
-@kernel("batch_bald", checkpoint=False)
-def _batch_bald(given: jax.Array, key: jax.Array | None, *, num: int, are_logits: bool, most: int) -> Batch:
-    summary = _classification.summarize(given, are_logits=are_logits)
-    log_probs = jnp.maximum(_classification.log_probabilities(given, are_logits), _LEAST)
-    num_samples, num_inputs, num_classes = given.shape
-    by_input = jnp.moveaxis(jnp.exp(log_probs), 1, 0)
-    free = jnp.zeros(num_inputs, given.dtype)
-
-    def choose(free: jax.Array, log_joint: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The best of the free inputs, what it adds, and which are free then.
-
-        `log_joint` holds `log p_s(configuration)`, shape (S, K), and `share` the weight of each configuration, shape (K,).
-        """
-        weights = jax.nn.softmax(log_joint, axis=0)  # of the samples, given the labels of a configuration
-
-        def conditional_entropy(probs: jax.Array) -> jax.Array:
-            mixed = jnp.einsum("sk,sc->kc", weights, probs, precision="highest")
-            return (share * entr(mixed).sum(-1)).sum()
-
-        at_once = _candidates(share.size * num_classes, num_inputs)
-        entropies = lax.map(conditional_entropy, by_input, batch_size=at_once)
-        scores = jnp.maximum(entropies - summary.expected_entropy, 0) + free
-        best = scores.argmax()
-        return best, scores[best], free.at[best].set(-jnp.inf)
-
-    chosen: list[jax.Array] = []
-    scores: list[jax.Array] = []
-    log_joint = jnp.zeros((num_samples, 1), given.dtype)
-    while len(chosen) < num and log_joint.shape[1] <= most:
-        share = jnp.exp(logsumexp(log_joint, axis=0)) / num_samples
-        best, score, free = choose(free, log_joint, share)
-        chosen.append(best)
-        scores.append(score)
-        log_joint = jnp.reshape(log_joint[:, :, None] + log_probs[:, best][:, None, :], (num_samples, -1))
-    indices, found = jnp.stack(chosen), jnp.stack(scores)
-    if len(chosen) == num:
-        return Batch(indices, found)
-
-    assert key is not None
-    source = np.arange(-(-most // num_samples) * num_samples) % num_samples  # the sample that a configuration is drawn from
-    share = jnp.full(len(source), 1 / len(source), given.dtype)
-
-    def label(log_joint: jax.Array, step: jax.Array | int, best: jax.Array) -> jax.Array:
-        """The joint with the label of one more input, drawn from the sample of each configuration."""
-        uniform = random.uniform(random.bits(jax.random.fold_in(key, step), source.shape)).astype(given.dtype)
-        below = jnp.exp(log_probs[source, best]).cumsum(-1)
-        drawn = (below <= (uniform * below[:, -1])[:, None]).sum(-1)
-        return log_joint + log_probs[:, best, jnp.minimum(drawn, num_classes - 1)]
-
-    log_joint = jnp.zeros((num_samples, len(source)), given.dtype)
-    for step, best in enumerate(chosen):
-        log_joint = label(log_joint, step, best)
-
-    def more(
-        carry: tuple[jax.Array, jax.Array], step: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        free, log_joint = carry
-        best, score, free = choose(free, log_joint, share)
-        return (free, label(log_joint, step, best)), (best, score)
-
-    _, (later, gained) = lax.scan(more, (free, log_joint), jnp.arange(len(chosen), num))
-    return Batch(jnp.concatenate([indices, later]), jnp.concatenate([found, gained]))
+    return lax.map(one, jnp.moveaxis(pool, 1, 0), batch_size=_pool.at_once(pool.shape[-1] * expected.size, pool.shape[1]))
 
 
 def top(scores: _inputs.ArrayLike, num: int) -> jax.Array:
@@ -264,7 +142,13 @@ def top(scores: _inputs.ArrayLike, num: int) -> jax.Array:
       ValueError: not one axis of scores, `num` not in [1, N], or scores that are not finite. Under `jit`, NaN is the least.
     """
     scores = _finite("top", scores)
-    return lax.top_k(scores, _number("num", num, scores.size))[1]
+    return _top(scores, num=_pool.number("num", num, scores.size))
+
+
+@reduction("top")
+def _top(scores: jax.Array, *, num: int) -> jax.Array:
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    return lax.top_k(jnp.where(scores == 0, 0, scores), num)[1]  # top_k tells -0 from 0
 
 
 def power_sampling(
@@ -307,28 +191,36 @@ def power_sampling(
             _inputs.positive("scores", scores, zero=True)
         except ValueError as error:
             raise ValueError(f"{error}. kind='softrank' takes scores of any sign.") from None
-    _inputs.positive("coldness", coldness, zero=True)
     (cold,) = _inputs.reals("power_sampling", coldness=coldness)
-    return _power_sampling(key, scores, cold.astype(scores.dtype), num=_number("num", num, scores.size), kind=kind)
+    if cold.ndim:
+        raise ValueError(f"coldness must be one number, got shape {cold.shape}")
+    _inputs.positive("coldness", cold, zero=True)
+    return _power_sampling(key, scores, cold.astype(scores.dtype), num=_pool.number("num", num, scores.size), kind=kind)
 
 
-@kernel("power_sampling", checkpoint=False)
+@reduction("power_sampling")
 def _power_sampling(key: jax.Array, scores: jax.Array, coldness: jax.Array, *, num: int, kind: Kind) -> jax.Array:
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     if kind == "power":
-        scores = jnp.log(scores)
+        scores = jnp.log(jnp.maximum(scores, 0))
     elif kind == "softrank":
         ranks = jnp.zeros(scores.size, scores.dtype).at[scores.argsort(descending=True)].set(jnp.arange(1.0, scores.size + 1))
         scores = -jnp.log(ranks)
-    # The largest of log-weights plus Gumbel noise are drawn without replacement.
+    # The largest one has the weight 1, which no coldness makes infinite. What is impossible stays so, but not at coldness 0.
+    most = scores.max()
+    weights = coldness * (scores - jnp.where(jnp.isfinite(most), most, 0))
     noise = random.gumbel(random.bits(key, scores.shape), scores.dtype)
-    return lax.top_k(jnp.where(jnp.isneginf(scores), -jnp.inf, coldness * scores + noise), num)[1]
+    # The largest of log-weights plus Gumbel noise are drawn without replacement.
+    return lax.top_k(jnp.where(coldness == 0, 0, weights) + noise, num)[1]
 
 
-def _pool(caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None) -> tuple[jax.Array, bool]:
-    given, are_logits = _classification.checked(caller, logits, probs)
-    if given.ndim != 3 or not given.shape[1]:
-        raise ValueError(f"{caller} takes samples of shape (S, N, C), with at least one input, got {given.shape}")
-    return given, are_logits
+def _summary(caller: str, summary: Classification) -> Classification:
+    if not isinstance(summary, Classification):
+        raise TypeError(
+            f"{caller} takes a Classification summary, such as mc.classification(logits=samples), got"
+            f" {_inputs.described(summary)}"
+        )
+    return summary
 
 
 def _finite(caller: str, scores: _inputs.ArrayLike) -> jax.Array:
@@ -338,16 +230,4 @@ def _finite(caller: str, scores: _inputs.ArrayLike) -> jax.Array:
     if not _inputs.holds(np.isfinite, scores):
         wrong = np.flatnonzero(~np.isfinite(scores))
         raise ValueError(f"scores must be finite, but {wrong.size} of {scores.size} are not, the first at index {wrong[0]}")
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-
-
-def _number(name: str, num: int, available: int) -> int:
-    count = _arguments.integer(name, num)
-    if not 1 <= count <= available:
-        raise ValueError(f"{name} must lie in [1, {available}], the number of inputs, got {count}")
-    return count
-
-
-def _candidates(numbers: int, num_inputs: int) -> int:
-    """How many inputs to score at a time, if one takes so many numbers."""
-    return min(max(_AT_ONCE // numbers, 1), num_inputs)
+    return scores

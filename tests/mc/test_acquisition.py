@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -138,10 +139,23 @@ def test_coldness() -> None:
     scores = np.array([0.1, 0.4, 0.2, 0.3])
     assert (_draws(scores, 4, coldness=1e4) == [1, 3, 2, 0]).all()
     assert statistics.chi_square(np.bincount(_draws(scores, 1, coldness=0.0)[:, 0], minlength=4), 1000) > 1e-6
-    assert (_draws(np.array([0.0, 1.0, 0.0, 2.0]), 3)[:, 2] == 0).all()  # those that score 0 come last
+    with_zeros = np.array([0.0, 1.0, 0.0, 2.0])
+    assert (_draws(with_zeros, 3)[:, 2] == 0).all()  # those that score 0 come last
+    assert statistics.chi_square(np.bincount(_draws(with_zeros, 1, coldness=0.0)[:, 0], minlength=4), 1000) > 1e-6
+    assert (_draws(1e30 * scores, 4, coldness=1e30, kind="softmax")[:, 0] == 1).all()  # no infinity is the first of equals
+
+
+def test_the_first_of_equals() -> None:
+    np.testing.assert_array_equal(acquisition.top(jnp.array([-0.0, 0.0, -1.0, -0.0]), 4), [0, 1, 3, 2])
 
 
 # -- bad input
+
+
+@pytest.mark.parametrize("score", [acquisition.bald, acquisition.entropy, acquisition.margin, acquisition.variation_ratio])
+def test_scores_are_those_of_a_summary(score: Callable[..., jax.Array]) -> None:
+    with pytest.raises(TypeError, match=rf"{score.__name__} takes a Classification summary, such as mc.classification\("):
+        score(PROBS)
 
 
 def test_scores_that_are_not_finite() -> None:
@@ -160,7 +174,7 @@ def test_bad_batches() -> None:
         acquisition.top(np.ones(3), 0)
     with pytest.raises(ValueError, match=r"3\^4 configurations of labels, more than max_configurations=80. Pass a key"):
         acquisition.batch_bald(None, 5, probs=PROBS, max_configurations=80)
-    with pytest.raises(ValueError, match=r"batch_bald takes samples of shape \(S, N, C\), with at least one input, got \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"batch_bald takes probs of shape \(S, N, C\), with at least one input, got \(6, 3\)"):
         acquisition.batch_bald(KEY, 2, probs=PROBS[:, 0])
     with pytest.raises(TypeError, match="batch_bald takes either"):
         acquisition.batch_bald(KEY, 2)
@@ -171,8 +185,10 @@ def test_bad_batches() -> None:
 def test_bad_targets() -> None:
     with pytest.raises(ValueError, match="from the same samples"):
         acquisition.epig(probs=PROBS, target_probs=PROBS[:3])
-    with pytest.raises(ValueError, match="logits of pool and targets, or probabilities of both"):
+    with pytest.raises(ValueError, match="logits and target_logits, or probabilities of both"):
         acquisition.epig(probs=PROBS, target_logits=PROBS)
+    with pytest.raises(ValueError, match="target_probs must not be negative and must sum to 1"):
+        acquisition.epig(probs=PROBS, target_probs=2 * PROBS)
 
 
 def test_bad_power() -> None:

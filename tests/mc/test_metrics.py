@@ -17,6 +17,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxdrop import mc
 from jaxdrop.mc import metrics
+from scripts import check_metrics
 
 # Values in float64 by numpy and scipy, for these predictions and labels.
 MEAN = np.array([[0.475, 0.45, 0.075], [0.975, 0.01375, 0.01125], [0.5, 0.25, 0.25], [0.2725, 0.245, 0.4825]])
@@ -27,6 +28,8 @@ EXACT = RNG.dirichlet(np.ones(4), 500)
 PROBS = np.float32(EXACT)
 CLASSES = (PROBS.cumsum(-1) < RNG.random((500, 1))).sum(-1)
 CLASSES = np.where(RNG.random(500) < 0.3, RNG.integers(0, 4, 500), np.minimum(CLASSES, 3))  # not calibrated
+
+MANY = check_metrics.cases(2**18)
 
 
 # -- classification
@@ -98,6 +101,13 @@ def test_classwise() -> None:
         count, confidence, frequency = _reference_bins(PROBS[:, label], label == CLASSES, np.linspace(0, 1, 11))
         gaps.append(np.nansum(np.abs(confidence - frequency) * count) / 500)
     np.testing.assert_allclose(metrics.classwise_ece(CLASSES, PROBS, num_bins=10), np.mean(gaps), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ece", "mce", "classwise_ece", "adaptive_ece", "aurc, all equal"])
+def test_sums_over_many_predictions(name: str) -> None:
+    """The error does not grow with their number: `scripts/check_metrics.py` has all metrics, and 2^24."""
+    ours, exact = MANY[name]
+    np.testing.assert_allclose(ours(), exact(), rtol=0, atol=check_metrics.TOLERANCE)
 
 
 def test_any_shape_and_under_jit() -> None:
@@ -178,7 +188,7 @@ def test_sparsification() -> None:
 def test_bad_errors() -> None:
     with pytest.raises(ValueError, match=r"takes arrays of one shape, .* errors of shape \(3,\), uncertainty of shape \(2,\)"):
         metrics.aurc(np.ones(3), np.ones(2))
-    with pytest.raises(ValueError, match="takes uncertainty that are numbers, got NaN at 1 of 2"):
+    with pytest.raises(ValueError, match="takes uncertainty without NaN, got 1 in 2 entries"):
         metrics.aurc(np.ones(2), np.array([0.0, np.nan]))
 
 

@@ -131,6 +131,19 @@ def test_certainty() -> None:
     assert [cell.get_ylabel() for cell in ax.child_axes] == ["most certain", "", "", "least certain", "", ""]
 
 
+def test_what_counts_and_two_values() -> None:
+    where = np.arange(40) % 2 == 0
+    bins = metrics.reliability(LABELS == 1, SUMMARY.mean[:, 1], binary=True, where=where)
+    ax = plots.reliability(np.where(where, LABELS == 1, 7), SUMMARY.mean[:, 1], binary=True, where=where)
+    filled = np.asarray(bins.count) > 0
+    close(lines(ax)["bins"], np.stack([bins.confidence, bins.accuracy])[:, filled])
+    assert ax.get_ylabel() == "share of 1"
+    curve = metrics.risk_coverage(ERRORS, SUMMARY.predictive_entropy, where=where)
+    drawn = lines(plots.risk_coverage(np.where(where, ERRORS, np.nan), SUMMARY.predictive_entropy, where=where))
+    close(drawn["uncertainty"], np.stack([curve.coverage, curve.risk]))
+    close(drawn["random"][1], [ERRORS[where].mean()] * 2)
+
+
 def test_draws_into_given_axes() -> None:
     _, given = pyplot.subplots()
     assert plots.risk_coverage(ERRORS, SUMMARY.predictive_entropy, ax=given) is given
@@ -164,6 +177,13 @@ def test_bad_input() -> None:
         plots.certainty(images, LABELS, SUMMARY.mean, entropy, columns=41)
     with pytest.raises(TypeError, match="reliability takes"):
         plots.reliability(SUMMARY.mean, LABELS)
+    for wrong in (["a", "b"], np.array([None, 1]), {"a": 1}, np.array([1j])):
+        with pytest.raises(TypeError, match=r"jaxdrop.mc.plots takes (an array samples|real samples)"):
+            plots.standard_error(wrong)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got 1 to 3. Leave out"):
+        plots.certainty(images, LABELS + 1, SUMMARY.mean, entropy)
+    with pytest.raises(ValueError, match="num_bins must be at least 1, got 0"):
+        plots.novelty(INSIDE, OUTSIDE, num_bins=0)
     assert pyplot.get_fignums() == [figure.number], "a call that fails leaves a figure behind"
 
 

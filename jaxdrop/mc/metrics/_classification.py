@@ -1,229 +1,168 @@
-"""How good the probabilities of a classifier are."""
+"""How likely a classifier holds what is true."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxdrop.functional import _arguments
-from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _inputs
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reliability:
-    """Predictions sorted into B bins by their confidence. An empty bin holds NaN."""
-
-    count: jax.Array
-    """The number of predictions, integers of shape (B,)."""
-    confidence: jax.Array
-    """The mean confidence, shape (B,)."""
-    accuracy: jax.Array
-    """The share that is right, shape (B,)."""
-
-    @property
-    def gap(self) -> jax.Array:
-        """`|accuracy - confidence|`, 0 in an empty bin."""
-        return jnp.where(self.count > 0, jnp.abs(self.accuracy - self.confidence), 0)
-
-    @property
-    def ece(self) -> jax.Array:
-        """The mean gap over predictions."""
-        return jnp.average(self.gap, weights=self.count.astype(self.gap.dtype))
-
-    @property
-    def mce(self) -> jax.Array:
-        """The largest gap."""
-        return self.gap.max()
+from jaxdrop.mc import _inputs, _labels, _reduction
+from jaxdrop.mc._labels import Predictions
+from jaxdrop.mc._reduction import keep, reduction
 
 
 def nll(
-    labels: _inputs.ArrayLike, probs: _inputs.ArrayLike | None = None, *, log_probs: _inputs.ArrayLike | None = None
+    labels: _inputs.ArrayLike,
+    probs: _inputs.ArrayLike | None = None,
+    *,
+    log_probs: _inputs.ArrayLike | None = None,
+    binary: bool = False,
+    where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
     """The negative log-likelihood `mean_n -log p_n[y_n]`, in nats.
 
+    If `binary`, `mean_n -y_n log p_n - (1 - y_n) log(1 - p_n)`: the cross-entropy of each label with
+    two values, and over several labels an example their mean.
+
     Args:
-      labels: integers in [0, C), shape (...).
-      probs: predictive probabilities, such as `Classification.mean`, shape (..., C).
-      log_probs: in their place, their logarithms, such as `Classification.log_mean`: right also where a probability is too small
-        for a float.
+      labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
+      probs: predictive probabilities, such as `Classification.mean`, shape (..., C). If `binary`,
+        those of the label 1, of the shape of the labels.
+      log_probs: in their place, their logarithms, such as `Classification.log_mean`: right also
+        where a probability is too small for a float.
+      binary: labels with two values; several of one example along the last axis.
+      where: booleans, the labels that count, as in `mc.metrics`.
 
     Returns:
-      A number; infinite if a label has probability 0. Under `jit` a label out of range makes it NaN.
+      A number; infinite if a label has probability 0.
 
     Raises:
       TypeError: labels are not integers, or both or neither of `probs` and `log_probs` are given.
-      ValueError: shapes do not fit, a label is out of range, or the probabilities do not sum to 1.
+      ValueError: shapes do not fit, a label that counts is out of range, or its probabilities do
+        not sum to 1 (if `binary`: do not lie in [0, 1]).
     """
     if (probs is None) == (log_probs is None):
         raise TypeError(f"nll takes either probs or log_probs=..., got {'neither' if probs is None else 'both'}")
+    binary = _inputs.flag("binary", binary)
     if probs is not None:
-        labels, probs = _checked("nll", labels, probs)
-        return _nll(labels, jnp.log(probs))
+        return _nll(predictions("nll", labels, probs, binary, where), binary=binary, logs=False)
     assert log_probs is not None
-    log_probs = _inputs.floating("nll", "log_probs", log_probs)
-    labels, _ = _checked("nll", labels, jnp.exp(log_probs))
-    return _nll(labels, log_probs)
+    return _nll(predictions("nll", labels, log_probs, binary, where, logs=True), binary=binary, logs=True)
 
 
-@kernel("nll", checkpoint=False)
-def _nll(labels: jax.Array, log_probs: jax.Array) -> jax.Array:
-    index = jnp.where(labels < 0, log_probs.shape[-1], labels)  # a negative one would count from the end
-    picked = jnp.take_along_axis(log_probs, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan)
-    return -picked.mean()
+@reduction("nll")
+def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
+    labels, given = ready(judged, binary, logs)
+    if not binary:
+        picked = jnp.take_along_axis(given, labels[..., None], axis=-1)[..., 0]
+        return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
+    # Both forms of log(1 - p) keep the digits that p has: close to 1 as a logarithm, and close to 0.
+    other = jnp.log(-jnp.expm1(given)) if logs else jnp.log1p(-given)
+    return -_reduction.mean(jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where)
 
 
-def brier(labels: _inputs.ArrayLike, probs: _inputs.ArrayLike) -> jax.Array:
+def brier(
+    labels: _inputs.ArrayLike,
+    probs: _inputs.ArrayLike,
+    *,
+    binary: bool = False,
+    where: _inputs.ArrayLike | None = None,
+) -> jax.Array:
     """The Brier score `mean_n sum_c (p_nc - 1[y_n = c])^2`, in [0, 2].
 
-    It is summed over the classes. For two classes it is twice the score that only looks at one of them.
+    It is summed over the classes. If `binary`, it is `mean_n (p_n - y_n)^2`, in [0, 1], as most have
+    it for two classes: half of what the two probabilities score.
 
-    Args:
-      labels: integers in [0, C), shape (...).
-      probs: predictive probabilities, shape (..., C).
-
-    Raises:
-      TypeError, ValueError: as `nll`.
+    Args and Raises are those of `nll`.
 
     References:
-      Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78(1), 1950.
+      Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review
+      78(1), 1950.
     """
-    return _brier(*_checked("brier", labels, probs))
+    binary = _inputs.flag("binary", binary)
+    return _brier(predictions("brier", labels, probs, binary, where), binary=binary)
 
 
-@kernel("brier", checkpoint=False)
-def _brier(labels: jax.Array, probs: jax.Array) -> jax.Array:
-    return ((probs - _one_hot(labels, probs)) ** 2).sum(-1).mean()
+@reduction("brier")
+def _brier(judged: Predictions, *, binary: bool) -> jax.Array:
+    labels, probs = ready(judged, binary)
+    if binary:
+        return _reduction.mean((probs - labels.astype(probs.dtype)) ** 2, judged.where)
+    truth = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
+    return _reduction.mean(((probs - truth) ** 2).sum(-1), judged.where)
 
 
-def reliability(
-    labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15, equal_mass: bool = False
-) -> Reliability:
-    """Sorts predictions into bins by confidence `max_c p_c`, to be compared with the accuracy of each: a reliability diagram.
+def accuracy(
+    labels: _inputs.ArrayLike,
+    probs: _inputs.ArrayLike,
+    *,
+    binary: bool = False,
+    where: _inputs.ArrayLike | None = None,
+) -> jax.Array:
+    """The share of predictions that are right, `mean_n 1[argmax_c p_nc = y_n]`, the first one of equals.
 
-    Bins are `[0, 1/B), [1/B, 2/B), ..., [1 - 1/B, 1]`: a confidence on an edge belongs to the bin above, and one of exactly 1 to
-    the last. (Guo et al. have `(lower, upper]`.) With `equal_mass`, the predictions in order of confidence are cut into B parts
-    of equal size, the first ones one larger if they do not divide. The predicted class is the first one of equals.
+    If `binary`, the share of labels with `p_n > 1/2` where they are 1, and `p_n <= 1/2` where 0.
 
-    Args:
-      labels: integers in [0, C), shape (...).
-      probs: predictive probabilities, shape (..., C).
-      num_bins: B, at least 1.
-      equal_mass: bins of equal size in place of equal width.
-
-    Returns:
-      A `Reliability`.
-
-    Raises:
-      TypeError, ValueError: as `nll`, or `num_bins` is below 1.
-
-    References:
-      Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599.
+    Args and Raises are those of `nll`.
     """
-    labels, probs = _checked("reliability", labels, probs)
-    return _reliability(labels, probs, num_bins=_arguments.count("num_bins", num_bins), equal_mass=_arguments.is_true(equal_mass))
+    binary = _inputs.flag("binary", binary)
+    return _accuracy(predictions("accuracy", labels, probs, binary, where), binary=binary)
 
 
-@kernel("reliability", checkpoint=False)
-def _reliability(labels: jax.Array, probs: jax.Array, *, num_bins: int, equal_mass: bool) -> Reliability:
-    correct = probs.argmax(-1) == labels
-    sort = _equal_mass if equal_mass else _equal_width
-    return sort(probs.max(-1).ravel(), correct.ravel(), num_bins)
+@reduction("accuracy")
+def _accuracy(judged: Predictions, *, binary: bool) -> jax.Array:
+    labels, probs = ready(judged, binary)
+    right = ((probs > 0.5).astype(labels.dtype) if binary else predicted(probs)) == labels
+    unknown = jnp.isnan(probs if binary else probs[..., 0])
+    return _reduction.mean(jnp.where(unknown, jnp.nan, right.astype(probs.dtype)), judged.where)
 
 
-def ece(labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15) -> jax.Array:
-    """The expected calibration error `sum_b n_b/N |accuracy_b - confidence_b|` over bins of equal width, of the predicted class.
-
-    Args, bins and Raises are those of `reliability`.
-
-    References:
-      Naeini, Cooper & Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015. Guo et al., 2017,
-      arXiv:1706.04599.
-    """
-    return _errors(reliability(labels, probs, num_bins=num_bins))[0]
-
-
-def adaptive_ece(labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15) -> jax.Array:
-    """As `ece`, with bins that hold equally many predictions.
-
-    Args, bins and Raises are those of `reliability`.
-
-    References:
-      Nixon, Dusenberry, Jerfel, Nguyen, Liu, Zhang & Tran, "Measuring calibration in deep learning", 2019, arXiv:1904.01685
-      (whose adaptive calibration error also averages over classes).
-    """
-    return _errors(reliability(labels, probs, num_bins=num_bins, equal_mass=True))[0]
-
-
-def mce(labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15) -> jax.Array:
-    """The maximum calibration error `max_b |accuracy_b - confidence_b|` over bins of equal width that are not empty.
-
-    Args, bins and Raises are those of `reliability`.
-
-    References:
-      Naeini, Cooper & Hauskrecht, 2015. Guo et al., 2017, arXiv:1706.04599.
-    """
-    return _errors(reliability(labels, probs, num_bins=num_bins))[1]
+def predictions(
+    caller: str,
+    labels: _inputs.ArrayLike,
+    given: _inputs.ArrayLike,
+    binary: bool,
+    where: _inputs.ArrayLike | None,
+    logs: bool = False,
+) -> Predictions:
+    """Checked labels and probabilities, or the logarithms of these."""
+    name = "log_probs" if logs else "probs"
+    checked = _labels.predictions(caller, labels, given, name=name, binary=binary, where=where)
+    if not _inputs.holds(lambda x: _plausible(np.exp(x) if logs else x, binary), checked.given, checked.where):
+        rule = "lie in [0, 1]" if binary else "not be negative and must sum to 1 along the last axis"
+        function = f"{'log_' if logs else ''}{'sigmoid' if binary else 'softmax'}"
+        subject = "the exponentials of log_probs" if logs else "probs"
+        sums = "" if binary or logs else f" and their sums {_inputs.range_of(np.asarray(checked.given).sum(-1))}"
+        raise ValueError(
+            f"{subject} must {rule}, but {name} are {_inputs.range_of(checked.given)}{sums}. Are they logits? Pass"
+            f" {name}=jax.nn.{function}(logits)."
+        )
+    return checked
 
 
-@kernel("calibration_errors", checkpoint=False)
-def _errors(bins: Reliability) -> tuple[jax.Array, jax.Array]:
-    return bins.ece, bins.mce
+def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Labels in range, and what is predicted: NaN where one of them is impossible, a half where it does not count."""
+    labels, inside = _labels.valid(judged.labels, 2 if binary else judged.given.shape[-1])
+    possible = inside & _plausible(jnp.exp(judged.given) if logs else judged.given, binary)
+
+    def along(x: jax.Array) -> jax.Array:
+        return x if binary else x[..., None]
+
+    given = jnp.where(along(possible), judged.given, jnp.nan)
+    if binary:  # what rounding adds
+        given = jnp.minimum(given, 0) if logs else jnp.clip(given, 0, 1)
+    where = None if judged.where is None else along(judged.where)
+    return labels, keep(where, given, np.log(0.5) if logs else 0.5)
 
 
-def classwise_ece(labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15) -> jax.Array:
-    """`1/C sum_c sum_b n_bc/N |frequency_bc - probability_bc|`: the mean over the classes of the calibration error of each.
-
-    For class c, predictions are sorted by `p_c`, whether it is the largest or not, into bins of equal width as those of
-    `reliability`, and the mean of `p_c` is compared with the share of labels that are c. Args and Raises are those of
-    `reliability`.
-
-    References:
-      Kull, Perello Nieto, Kängsepp, Silva Filho, Song & Flach, "Beyond temperature scaling: obtaining well-calibrated multiclass
-      probabilities with Dirichlet calibration", NeurIPS 2019, arXiv:1910.12656.
-    """
-    labels, probs = _checked("classwise_ece", labels, probs)
-    return _classwise_ece(labels, probs, num_bins=_arguments.count("num_bins", num_bins))
+def predicted(probs: jax.Array) -> jax.Array:
+    """The most probable class, the first one of equals, of the dtype of labels that are ready."""
+    return lax.argmax(probs, probs.ndim - 1, jnp.int32)
 
 
-@kernel("classwise_ece", checkpoint=False)
-def _classwise_ece(labels: jax.Array, probs: jax.Array, *, num_bins: int) -> jax.Array:
-    present = _one_hot(labels, probs) > 0
-    columns = (jnp.reshape(x, (-1, probs.shape[-1])) for x in (probs, present))
-    return jax.vmap(lambda prob, here: _equal_width(prob, here, num_bins).ece, in_axes=1)(*columns).mean()
-
-
-def _equal_width(confidence: jax.Array, correct: jax.Array, num_bins: int) -> Reliability:
-    edges = jnp.asarray(np.linspace(0, 1, num_bins + 1)[1:-1], confidence.dtype)
-    return _sorted(confidence, correct, jnp.searchsorted(edges, confidence, side="right"), num_bins)
-
-
-def _equal_mass(confidence: jax.Array, correct: jax.Array, num_bins: int) -> Reliability:
-    order = confidence.argsort()
-    sizes = [len(part) for part in np.array_split(np.empty(confidence.size, bool), num_bins)]
-    return _sorted(confidence[order], correct[order], jnp.asarray(np.repeat(np.arange(num_bins), sizes)), num_bins)
-
-
-def _sorted(confidence: jax.Array, correct: jax.Array, index: jax.Array, num_bins: int) -> Reliability:
-    def total(values: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(values, index, num_bins)
-
-    count = total(jnp.ones(index.shape, jnp.int32))
-    number = count.astype(confidence.dtype)
-    return Reliability(count, total(confidence) / number, total(correct.astype(jnp.int32)).astype(confidence.dtype) / number)
-
-
-def _one_hot(labels: jax.Array, probs: jax.Array) -> jax.Array:
-    return jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
-
-
-def _checked(caller: str, labels: _inputs.ArrayLike, probs: _inputs.ArrayLike) -> tuple[jax.Array, jax.Array]:
-    labels, probs = _inputs.integers(caller, labels), _inputs.floating(caller, "probs", probs)
-    if not probs.ndim or not probs.size:
-        raise ValueError(f"{caller} takes probabilities of shape (..., C), with at least one prediction, got shape {probs.shape}")
-    _inputs.probabilities("probs", probs)
-    return _inputs.labels(caller, labels, probs.shape[:-1], probs.shape[-1]), probs
+def _plausible(probs: Any, binary: bool) -> Any:
+    """Whether probabilities, of NumPy or JAX, are such: for each label."""
+    return (probs >= -1e-5) & (probs <= 1 + 1e-5) if binary else _inputs.are_probabilities(probs)

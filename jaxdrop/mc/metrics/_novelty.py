@@ -61,9 +61,15 @@ def _judged(caller: str, inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) 
     for name, x in (("inside", inside), ("outside", outside)):
         if isinstance(x, jax.core.Tracer):
             raise TypeError(f"mc.metrics.{caller} needs values, but {name} is traced. Call it outside jax.jit.")
-        known = np.asarray(x, np.float64).ravel()
+        found = _inputs.array(x, f"mc.metrics.{caller}", f"{name} of real numbers")
+        if np.issubdtype(found.dtype, np.complexfloating):
+            raise TypeError(f"mc.metrics.{caller} takes real {name}, got {found.dtype}")
+        known = np.asarray(found, np.float64).ravel()
         if not known.size or np.isnan(known).any():
-            raise ValueError(f"{name} must hold at least one number and no NaN, got {np.shape(x)} with {np.isnan(known).sum()}")
+            raise ValueError(
+                f"{name} must hold at least one number and no NaN, got shape {found.shape} with {np.isnan(known).sum()} NaN."
+                f" Leave out what does not count, as in {name}[~np.isnan({name})]."
+            )
         # scikit-learn takes finite scores only; only their order counts.
         scores.append(np.clip(known, np.finfo(np.float64).min, np.finfo(np.float64).max))
     return metrics, np.repeat([False, True], [len(x) for x in scores]), np.concatenate(scores)

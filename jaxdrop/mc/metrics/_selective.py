@@ -6,31 +6,31 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 
-from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _inputs
+from jaxdrop.mc import _inputs, _reduction
+from jaxdrop.mc._reduction import keep, reduction
 
 
 class RiskCoverage(NamedTuple):
     """The mean error of the k most certain of n predictions, for k = 1, ..., n."""
 
     coverage: jax.Array
-    """`k/n`, shape (n,)."""
+    """`k/n`, shape (n,). If `where` leaves m of the n, `k/m`, and 1 for those beyond."""
     risk: jax.Array
-    """The mean error of the k most certain, shape (n,)."""
+    """The mean error of the k most certain, shape (n,); the last one again beyond m."""
 
     @property
     def aurc(self) -> jax.Array:
         """The area under the curve, as the mean of the risks."""
-        return self.risk.mean()
+        return _area(self.risk, self.coverage)
 
 
 class Sparsification(NamedTuple):
     """The mean error when the k least certain of n predictions are removed, for k = 0, ..., n - 1."""
 
     removed: jax.Array
-    """`k/n`, shape (n,)."""
+    """`k/n`, shape (n,). If `where` leaves m of the n, 0 for the first n - m, then `k/m`."""
     error: jax.Array
     """The mean error of those kept, shape (n,)."""
     oracle: jax.Array
@@ -39,90 +39,127 @@ class Sparsification(NamedTuple):
     @property
     def ause(self) -> jax.Array:
         """The area between the two curves, as the mean over k of their difference, in the units of the errors."""
-        return (self.error - self.oracle).mean()
+        return _area((self.error - self.oracle)[::-1], 1 - self.removed[::-1])
 
 
-def risk_coverage(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike) -> RiskCoverage:
+@reduction("area")
+def _area(height: jax.Array, coverage: jax.Array) -> jax.Array:
+    """`1/n sum_k height_k`. Points beyond those that count have no width.
+
+    That coverages are rounded cancels in the sum: up to the variation of the heights.
+    """
+    return height.size * _reduction.mean(height * jnp.diff(coverage, prepend=jnp.zeros(1, coverage.dtype)))
+
+
+def risk_coverage(
+    errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+) -> RiskCoverage:
     """The risk-coverage curve: `risk(k/n)` is the mean error of the k predictions with the least uncertainty.
 
-    Predictions that are equally uncertain are taken in random order, in expectation: the curve does not depend on their order in
-    the data.
+    Predictions that are equally uncertain are taken in random order, in expectation: the curve does
+    not depend on their order in the data.
 
     Args:
-      errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape with n entries.
+      errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape with n
+        entries.
       uncertainty: of the same shape; larger is less certain.
+      where: booleans, the predictions that count, as in `mc.metrics`.
 
     Returns:
       A `RiskCoverage`.
 
     Raises:
       TypeError: not real numbers.
-      ValueError: shapes differ, are empty, or (not seen under `jit`) a value is NaN.
+      ValueError: shapes differ or are empty, or an entry that counts is NaN.
 
     References:
-      El-Yaniv & Wiener, "On the foundations of noise-free selective classification", JMLR 11, 2010. Geifman, Uziel & El-Yaniv,
-      "Bias-reduced uncertainty estimation for deep neural classifiers", ICLR 2019, arXiv:1805.08206.
+      El-Yaniv & Wiener, "On the foundations of noise-free selective classification", JMLR 11, 2010.
+      Geifman, Uziel & El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
+      ICLR 2019, arXiv:1805.08206.
     """
-    return _risk_coverage(*_checked("risk_coverage", errors, uncertainty))
+    return _risk_coverage(*_inputs.entries("risk_coverage", where, errors=errors, uncertainty=uncertainty))
 
 
-def aurc(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike) -> jax.Array:
+def aurc(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
     """The area under the risk-coverage curve, `1/n sum_k risk(k/n)`; less is better.
 
-    The mean over k = 1, ..., n of Geifman et al., not a trapezoid. Args, Raises and References are those of `risk_coverage`.
+    The mean over k = 1, ..., n of Geifman et al., not a trapezoid. Args, Raises and References are
+    those of `risk_coverage`.
     """
-    return risk_coverage(errors, uncertainty).aurc
+    return _risk_coverage(*_inputs.entries("aurc", where, errors=errors, uncertainty=uncertainty)).aurc
 
 
-def sparsification(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike) -> Sparsification:
-    """The sparsification curve: the mean error of what is kept when the most uncertain predictions are removed, and the best one.
+def sparsification(
+    errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+) -> Sparsification:
+    """The sparsification curve: the mean error of what is kept when the most uncertain predictions are removed.
 
-    Args, ties and Raises are those of `risk_coverage`, whose curve this is from the other end.
+    With it goes the best one. Args, ties and Raises are those of `risk_coverage`, whose curve this is
+    from the other end.
 
     Returns:
       A `Sparsification`.
 
     References:
-      Ilg, Çiçek, Galesso, Klein, Makansi, Hutter & Brox, "Uncertainty estimates and multi-hypotheses networks for optical flow",
-      ECCV 2018, arXiv:1802.07095.
+      Ilg, Çiçek, Galesso, Klein, Makansi, Hutter & Brox, "Uncertainty estimates and multi-hypotheses
+      networks for optical flow", ECCV 2018, arXiv:1802.07095.
     """
-    errors, uncertainty = _checked("sparsification", errors, uncertainty)
-    own, best = _risk_coverage(errors, uncertainty), _risk_coverage(errors, errors)
-    return Sparsification(1 - own.coverage[::-1], own.risk[::-1], best.risk[::-1])
+    return _sparsification(*_inputs.entries("sparsification", where, errors=errors, uncertainty=uncertainty))
 
 
-def ause(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, normalize: bool = False) -> jax.Array:
+def ause(
+    errors: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    *,
+    normalize: bool = False,
+    where: _inputs.ArrayLike | None = None,
+) -> jax.Array:
     """The area between the sparsification curve and the best one, `1/n sum_k (error(k/n) - oracle(k/n))`; 0 is best.
 
     Args:
       errors: as in `risk_coverage`.
       uncertainty: as in `risk_coverage`.
-      normalize: divide by the mean error of all predictions, which makes it a number without units; NaN if there is no error.
+      normalize: divide by the mean error of all predictions, which makes it a number without units;
+        NaN if there is no error.
+      where: as in `risk_coverage`.
 
     Raises:
-      TypeError, ValueError: as `risk_coverage`.
+      TypeError, ValueError: as `risk_coverage`, or `normalize` is not a bool.
 
     References:
       Ilg et al., 2018, arXiv:1802.07095.
     """
-    curves = sparsification(errors, uncertainty)
-    return curves.ause / curves.error[0] if normalize else curves.ause
+    divided = _inputs.flag("normalize", normalize)
+    curves = _sparsification(*_inputs.entries("ause", where, errors=errors, uncertainty=uncertainty))
+    return curves.ause / curves.error[0] if divided else curves.ause
 
 
-@kernel("risk_coverage", checkpoint=False)
-def _risk_coverage(errors: jax.Array, uncertainty: jax.Array) -> RiskCoverage:
-    order = uncertainty.argsort()
-    errors, uncertainty = errors[order], uncertainty[order]
-    group = jnp.concatenate([jnp.zeros(1, jnp.int32), (uncertainty[1:] != uncertainty[:-1]).astype(jnp.int32)]).cumsum()
-    # Within a group of equals, every one counts as their mean.
-    sums = jax.ops.segment_sum(jnp.stack([errors, jnp.ones_like(errors)], axis=-1), group, errors.size)[group]
-    count = jnp.arange(1, errors.size + 1).astype(errors.dtype)
-    return RiskCoverage(count / errors.size, (sums[:, 0] / sums[:, 1]).cumsum() / count)
+@reduction("risk_coverage")
+def _risk_coverage(arrays: list[jax.Array], where: jax.Array | None) -> RiskCoverage:
+    return _curve(arrays[0], arrays[1], where)
 
 
-def _checked(caller: str, errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike) -> tuple[jax.Array, jax.Array]:
-    errors, uncertainty = (x.ravel() for x in _inputs.alike(caller, errors=errors, uncertainty=uncertainty))
-    for name, x in (("errors", errors), ("uncertainty", uncertainty)):
-        if not _inputs.holds(lambda x: ~np.isnan(x), x):
-            raise ValueError(f"{caller} takes {name} that are numbers, got NaN at {int(np.isnan(x).argmax())} of {x.size}")
-    return errors, uncertainty
+@reduction("sparsification")
+def _sparsification(arrays: list[jax.Array], where: jax.Array | None) -> Sparsification:
+    own, best = _curve(arrays[0], arrays[1], where), _curve(arrays[0], arrays[0], where)
+    return Sparsification(1 - own.coverage[::-1], own.risk[::-1], best.risk[::-1])
+
+
+def _curve(errors: jax.Array, uncertainty: jax.Array, where: jax.Array | None) -> RiskCoverage:
+    unknown = keep(where, jnp.isnan(errors) | jnp.isnan(uncertainty)).any()
+    errors, uncertainty = (keep(where, x).ravel() for x in (errors, uncertainty))
+    size = errors.size
+    # Those that do not count come last.
+    keys = [uncertainty] if where is None else [~where.ravel(), uncertainty]
+    *keys, errors = lax.sort((*keys, errors), num_keys=len(keys), is_stable=False)
+    first, last = _reduction.ties(*keys)
+    below = jnp.concatenate([jnp.zeros(1, errors.dtype), _reduction.cumulative(errors)])
+    # Within a run of equals, every one counts as their mean.
+    lower, upper = below[first], below[last]
+    rank = lax.iota(jnp.int32, size) + 1
+    part = (rank - first).astype(errors.dtype) / (last - first).astype(errors.dtype)
+    sums = jnp.where(lower == upper, upper, lower + part * (upper - lower))
+    number = _reduction.number(where, size)
+    count = jnp.minimum(rank, number).astype(errors.dtype)
+    risk = (sums / count)[jnp.minimum(rank, number) - 1]
+    return RiskCoverage(count / number.astype(errors.dtype), jnp.where(unknown | (number == 0), jnp.nan, risk))

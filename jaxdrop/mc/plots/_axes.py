@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.mc import _inputs
@@ -56,18 +57,36 @@ def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
 def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
     """Each array with a style. `name` is that of a single one."""
     several = arrays if isinstance(arrays, Mapping) else {name: arrays}
+    if not several:
+        raise ValueError(f"{name} must be an array, or several under names, got none")
+    drawable(**{str(label): values for label, values in several.items()})
     styles = itertools.cycle(zip(_COLORS, _DASHES, strict=True))
     for (label, values), (color, dashes) in zip(several.items(), styles, strict=False):
         yield Curve(label, values, {"color": color, "linestyle": dashes})
 
 
-def numbers(name: str, x: _inputs.ArrayLike) -> np.ndarray[Any, Any]:
-    """`x` as finite numbers of at least one entry."""
-    known = np.asarray(x, np.float64)
-    if not known.size or not np.isfinite(known).all():
-        raise ValueError(f"{name} must hold finite numbers, and one at least, got shape {known.shape} with {_bad(known)}")
-    return known
+def text(name: str, value: str) -> str:
+    """The argument `name`, which must be a str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {_inputs.described(value)}")
+    return value
 
 
-def _bad(known: np.ndarray[Any, Any]) -> str:
-    return f"{np.isnan(known).sum()} NaN and {np.isinf(known).sum()} infinities"
+def drawable(**arrays: Any) -> None:
+    """Checks that arrays have values, which is not so under `jit`."""
+    for name, x in arrays.items():
+        if not _inputs.is_known(x):
+            raise TypeError(f"jaxdrop.mc.plots draws values, but those of {name} are traced or on other processes")
+
+
+def numbers(name: str, x: _inputs.Number) -> np.ndarray[Any, Any]:
+    """`x` as finite real numbers of at least one entry."""
+    given = _inputs.array(x, "jaxdrop.mc.plots", f"{name} of real numbers")
+    drawable(**{name: given})
+    if jnp.issubdtype(given.dtype, jnp.complexfloating):
+        raise TypeError(f"jaxdrop.mc.plots takes real {name}, got {given.dtype}")
+    found = np.asarray(given).astype(np.float64)
+    if not found.size or not np.isfinite(found).all():
+        bad = f"{np.isnan(found).sum()} NaN and {np.isinf(found).sum()} infinities"
+        raise ValueError(f"{name} must hold finite numbers, and one at least, got shape {found.shape} with {bad}")
+    return found

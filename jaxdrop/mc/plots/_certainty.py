@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxdrop.functional import _arguments
-from jaxdrop.mc import _inputs
+from jaxdrop.mc import _inputs, _labels
 from jaxdrop.mc.plots import _axes
 
 if TYPE_CHECKING:
@@ -43,9 +43,14 @@ def certainty(
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: shapes do not fit, or there are fewer than `columns` images.
+      TypeError: labels are not integers, or the rest not real numbers.
+      ValueError: shapes do not fit, a label is out of range, or there are fewer than `columns` images.
     """
-    images, labels, probs = (np.asarray(x) for x in (images, labels, probs))
+    name = _axes.text("name", name)
+    _axes.numbers("images", images)
+    images, probs = np.asarray(images), _axes.numbers("probs", probs)
+    _axes.drawable(labels=labels)
+    labels = np.asarray(_labels.integers("certainty", labels))
     values = _axes.numbers("uncertainty", uncertainty)
     size = len(values) if values.ndim == 1 else -1
     if images.ndim not in (3, 4) or probs.ndim != 2 or labels.ndim != 1 or {len(images), len(probs), len(labels)} != {size}:
@@ -53,6 +58,7 @@ def certainty(
             "certainty takes images (N, height, width), labels (N,), probs (N, C) and uncertainty (N,), got shapes"
             f" {images.shape}, {labels.shape}, {probs.shape} and {values.shape}"
         )
+    _labels.within(labels, probs.shape[-1], None, advice="Leave out the images without a label.")
     columns = _arguments.integer("columns", columns)
     if not 1 <= columns <= size:
         raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdrop.functional import _arguments
 from jaxdrop.mc import _inputs, metrics
 from jaxdrop.mc.plots import _axes
 
@@ -37,8 +38,11 @@ def novelty(
 
     Raises:
       ImportError: matplotlib or scikit-learn is not installed.
-      ValueError: an array is empty, or holds NaN or infinities.
+      TypeError: not real numbers.
+      ValueError: an array is empty, or holds NaN or infinities, or `num_bins` is below 1.
     """
+    name = _axes.text("name", name)
+    num_bins = _arguments.count("num_bins", num_bins)
     known = _axes.numbers("inside", inside).ravel()
     curves = [(curve, _axes.numbers("outside", curve.values).ravel()) for curve in _axes.curves(outside, "outside")]
     labels = [f"{curve.name}, AUROC {metrics.auroc(known, values):.3f}" for curve, values in curves]

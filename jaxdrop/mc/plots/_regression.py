@@ -44,17 +44,35 @@ def band(
       ValueError: `x` is not of the shape (N,) of the summary, holds NaN or infinities, or `coverage` is not in (0, 1).
     """
     x = _axes.numbers("x", x)
+    if not isinstance(summary, Regression):
+        raise TypeError(
+            f"band takes a Regression summary, such as mc.regression(samples, tau=...), got {_inputs.described(summary)}"
+        )
+    _axes.drawable(summary=summary.mean)
+    level = _axes.numbers("coverage", coverage)
+    if level.ndim:
+        raise ValueError(f"coverage must be one number, got shape {level.shape}")
+    points = None if observed is None else _pair(observed)
     if x.ndim != 1 or x.shape != summary.mean.shape:
         raise ValueError(f"x must have the shape (N,) of the summary, got {x.shape} and a summary of shape {summary.mean.shape}")
     noiseless = dataclasses.replace(summary, aleatoric_variance=jnp.zeros_like(summary.mean))
     order = np.argsort(x)
-    outer, inner = (np.stack(part.interval(coverage))[:, order] for part in (summary, noiseless))
+    outer, inner = (np.stack(part.interval(float(level)))[:, order] for part in (summary, noiseless))
     ax = _axes.axes(ax)
     for bounds, alpha, label in ((outer, 0.2, "epistemic and aleatoric"), (inner, 0.35, "epistemic")):
         ax.fill_between(x[order], *bounds, color=_axes.BLUE, alpha=alpha, linewidth=0, label=label)
     ax.plot(x[order], np.asarray(summary.mean)[order], color=_axes.BLUE, label="mean")
-    if observed is not None:
-        ax.plot(*map(np.asarray, observed), "o", color="black", markersize=3, linestyle="", label="observed")
-    ax.set(xlabel="x", ylabel="y", title=f"Mean and {100 * coverage:g} % band")
+    if points is not None:
+        ax.plot(*points, "o", color="black", markersize=3, linestyle="", label="observed")
+    ax.set(xlabel="x", ylabel="y", title=f"Mean and {100 * level:g} % band")
     _axes.legend(ax)
     return ax
+
+
+def _pair(observed: tuple[_inputs.ArrayLike, _inputs.ArrayLike]) -> list[np.ndarray]:
+    if not isinstance(observed, (tuple, list)) or len(observed) != 2:
+        raise TypeError(f"observed must be a pair of inputs and targets, got {_inputs.described(observed)}")
+    points = [_axes.numbers(f"observed[{at}]", each) for at, each in enumerate(observed)]
+    if points[0].shape != points[1].shape or points[0].ndim != 1:
+        raise ValueError(f"observed must hold inputs and targets of one shape (N,), got {[each.shape for each in points]}")
+    return points

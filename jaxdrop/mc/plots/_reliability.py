@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 
 def reliability(
-    labels: _inputs.ArrayLike, probs: _inputs.ArrayLike, *, num_bins: int = 15, title: str = "", ax: Axes | None = None
+    labels: _inputs.ArrayLike,
+    probs: _inputs.ArrayLike,
+    *,
+    num_bins: int = 15,
+    binary: bool = False,
+    where: _inputs.ArrayLike | None = None,
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
     """Draws a reliability diagram: accuracy against confidence in each bin, and below it how many predictions each bin holds.
 
@@ -22,9 +29,12 @@ def reliability(
     modest, below it too sure. The calibration error is in the title.
 
     Args:
-      labels: integers in [0, C), shape (...).
-      probs: predictive probabilities, such as `Classification.mean`, shape (..., C).
+      labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
+      probs: predictive probabilities, such as `Classification.mean`, shape (..., C). If `binary`,
+        those of the label 1, of the shape of the labels.
       num_bins: the number of bins of equal width, as in `mc.metrics.reliability`.
+      binary: labels with two values: the share that is 1 against the probability of it.
+      where: booleans, the labels that count, as in `mc.metrics`.
       title: what stands before the calibration error.
       ax: matplotlib axes; a new figure by default.
 
@@ -35,17 +45,20 @@ def reliability(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.reliability`.
     """
-    bins = metrics.reliability(labels, probs, num_bins=num_bins)
+    title = _axes.text("title", title)
+    _axes.drawable(labels=labels, probs=probs, where=where)
+    bins = metrics.reliability(labels, probs, num_bins=num_bins, binary=binary, where=where)
     ax = _axes.axes(ax)
+    horizontal, vertical = ("probability of 1", "share of 1") if binary else ("confidence", "accuracy")
     filled = np.asarray(bins.count) > 0
     confidence, accuracy, count = (np.asarray(x)[filled] for x in (bins.confidence, bins.accuracy, bins.count))
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="calibrated")
     ax.vlines(confidence, confidence, accuracy, color=_axes.BLUE, alpha=0.4, linewidth=3)
     ax.plot(confidence, accuracy, "o", color=_axes.BLUE, clip_on=False, label="bins")
-    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"{title}{', ' if title else ''}ECE {bins.ece:.3f}")
+    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel=vertical, title=f"{title}{', ' if title else ''}ECE {bins.ece:.3f}")
     ax.tick_params(labelbottom=False)
     below = ax.inset_axes((0, -0.32, 1, 0.26), sharex=ax)
     below.bar(np.flatnonzero(filled) / num_bins, count, 1 / num_bins, align="edge", color=_axes.BLUE, edgecolor="white")
-    below.set(xlabel="confidence", ylabel="count", yscale="log", ylim=(0.7, None))
+    below.set(xlabel=horizontal, ylabel="count", yscale="log", ylim=(0.7, None))
     below.spines[["right", "top"]].set_visible(False)
     return ax

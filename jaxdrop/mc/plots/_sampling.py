@@ -32,6 +32,7 @@ def standard_error(samples: _inputs.ArrayLike, *, name: str = "outputs", ax: Axe
       ImportError: matplotlib is not installed.
       ValueError: there are fewer than two samples, or they hold NaN or infinities.
     """
+    name = _axes.text("name", name)
     values = _axes.numbers("samples", samples)
     if values.ndim == 0 or len(values) < 2:
         raise ValueError(f"samples must have shape (S, ...) with at least two samples, got {values.shape}")

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def risk_coverage(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name: str = "error", ax: Axes | None = None) -> Axes:
+def risk_coverage(
+    errors: _inputs.ArrayLike,
+    uncertainty: _axes.Arrays,
+    *,
+    name: str = "error",
+    where: _inputs.ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the mean error of the most certain predictions against the share that they are.
 
     With it go the best curve, of an oracle that knows the errors, and that of random order. The legend has the area under each,
@@ -23,6 +30,7 @@ def risk_coverage(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name:
       errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape.
       uncertainty: of the same shape, larger is less certain; or several, under names.
       name: what the errors are, and their unit.
+      where: booleans, the predictions that count, as in `mc.metrics`.
       ax: matplotlib axes; a new figure by default.
 
     Returns:
@@ -32,8 +40,11 @@ def risk_coverage(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name:
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.risk_coverage`.
     """
-    curves = [(curve, metrics.risk_coverage(errors, curve.values)) for curve in _axes.curves(uncertainty, "uncertainty")]
-    oracle = metrics.risk_coverage(errors, errors)
+    name = _axes.text("name", name)
+    _axes.drawable(errors=errors, where=where)
+    several = _axes.curves(uncertainty, "uncertainty")
+    curves = [(curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in several]
+    oracle = metrics.risk_coverage(errors, errors, where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
         ax.plot(found.coverage, found.risk, label=f"{curve.name}, AURC {found.aurc:.4g}", **curve.style)
@@ -45,7 +56,14 @@ def risk_coverage(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name:
     return ax
 
 
-def sparsification(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name: str = "error", ax: Axes | None = None) -> Axes:
+def sparsification(
+    errors: _inputs.ArrayLike,
+    uncertainty: _axes.Arrays,
+    *,
+    name: str = "error",
+    where: _inputs.ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws the mean error of what is left when the least certain predictions are removed.
 
     With it go the best curve, of an oracle that removes the largest errors, and that of random order. The legend has the area
@@ -55,6 +73,7 @@ def sparsification(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name
       errors: as in `risk_coverage`.
       uncertainty: as in `risk_coverage`.
       name: what the errors are, and their unit.
+      where: booleans, the predictions that count, as in `mc.metrics`.
       ax: matplotlib axes; a new figure by default.
 
     Returns:
@@ -64,8 +83,11 @@ def sparsification(errors: _inputs.ArrayLike, uncertainty: _axes.Arrays, *, name
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.sparsification`.
     """
-    curves = [(curve, metrics.sparsification(errors, curve.values)) for curve in _axes.curves(uncertainty, "uncertainty")]
-    best = metrics.sparsification(errors, errors)
+    name = _axes.text("name", name)
+    _axes.drawable(errors=errors, where=where)
+    several = _axes.curves(uncertainty, "uncertainty")
+    curves = [(curve, metrics.sparsification(errors, curve.values, where=where)) for curve in several]
+    best = metrics.sparsification(errors, errors, where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
         ax.plot(found.removed, found.error, label=f"{curve.name}, AUSE {found.ause:.4g}", **curve.style)

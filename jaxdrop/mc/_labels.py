@@ -1,0 +1,115 @@
+"""Checks of labels and of the predictions that are judged by them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop.mc import _inputs
+
+
+class Predictions(NamedTuple):
+    """Checked labels, and the numbers that were predicted for them."""
+
+    labels: jax.Array
+    """Integers. Where they were not known, some may be out of range."""
+    given: jax.Array
+    """Of one axis more, that of the classes; of the same shape if binary."""
+    where: jax.Array | None
+    """Which count, of the shape of the labels; None for all."""
+
+
+def predictions(
+    caller: str,
+    labels: Any,
+    given: _inputs.ArrayLike,
+    *,
+    name: str = "probs",
+    binary: bool = False,
+    where: _inputs.ArrayLike | None = None,
+) -> Predictions:
+    """Checks integer labels against probabilities, or their logarithms, in `given`, of name `name`.
+
+    They are of shape (...) and (..., C); if `binary`, of one shape, and `given` is of the label 1.
+    """
+    y = integers(caller, labels, boolean=binary)
+    given = _inputs.floating(caller, name, given)
+    if not given.size or not (binary or given.ndim):
+        shape = "(...)" if binary else "(..., C)"
+        raise ValueError(f"{caller} takes {name} of shape {shape}, with at least one prediction, got shape {given.shape}")
+    fit(caller, y, given.shape, name=name, binary=binary)
+    selected = _inputs.selection(where, y.shape)
+    return Predictions(within(y, 2 if binary else given.shape[-1], selected), given, selected)
+
+
+def integers(caller: str, labels: Any, *, boolean: bool = False) -> jax.Array | np.ndarray[Any, Any]:
+    """`labels` as integers of all bits; anything else is a TypeError. If `boolean`, booleans count as 0 and 1."""
+    y = _inputs.array(labels, caller, "of integer labels")
+    if boolean and y.dtype == np.bool_:
+        return y.astype(np.int32)
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"{caller} takes integer labels, and takes them first, got {y.dtype}{list(y.shape)}."
+            " Labels that are one-hot: pass labels.argmax(-1)."
+        )
+    return y
+
+
+def fit(
+    caller: str, y: jax.Array | np.ndarray[Any, Any], shape: tuple[int, ...], *, name: str = "probs", binary: bool = False
+) -> None:
+    """Checks that labels fit predictions of `shape`."""
+    expected = shape if binary else shape[:-1]
+    if y.shape != expected:
+        raise ValueError(
+            f"{caller} takes a label for each prediction: shape {expected}, got labels of shape {y.shape} for {name} of shape"
+            f" {shape}."
+            f"{_way_out(y.shape, shape, name, binary)}"
+        )
+    if not binary and shape[-1] == 1:
+        raise ValueError(
+            f"{caller} takes {name} of two classes at least, got shape {shape}. The probability of the label 1 alone:"
+            f" pass {name}[..., 0] and binary=True."
+        )
+
+
+def _way_out(labels: tuple[int, ...], shape: tuple[int, ...], name: str, binary: bool) -> str:
+    if not binary and labels == shape:
+        return (
+            " One-hot labels: pass labels.argmax(-1). Predictions of the label 1 alone, or of several labels that do not"
+            " exclude each other: pass binary=True."
+        )
+    if binary and (*labels, 1) == shape:
+        return f" Pass {name}[..., 0]."
+    if binary and (*labels, 2) == shape:
+        return f" Pass {name}[..., 1], or leave binary=True out."
+    return ""
+
+
+def within(
+    y: jax.Array | np.ndarray[Any, Any], num_classes: int, where: jax.Array | None, *, advice: str | None = None
+) -> jax.Array:
+    """Labels in [0, num_classes), which is checked at `where` if both are known. `advice` is for the message."""
+
+    def inside(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        wide = y.astype(np.int64)  # what does not fit into it is negative then
+        return (wide >= 0) & (wide < num_classes)
+
+    if not _inputs.holds(inside, y, where):
+        found = np.asarray(y)
+        if advice is None:
+            wrong = found[~inside(found)].ravel()[0]
+            advice = f"Those that do not count: pass where=..., such as where=labels != {wrong}."
+        raise ValueError(f"labels must lie in [0, {num_classes}), got {found.min()} to {found.max()}. {advice}")
+    # Cut to 32 bits only now, and those out of range, which `where` may leave out, become -1.
+    return y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
+
+
+def valid(y: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """The labels, 0 in place of those out of range, and which are in range."""
+    wide = y.astype(jnp.int64 if y.dtype in (jnp.int64, jnp.uint64) else jnp.int32)
+    inside = (wide >= 0) & (wide < num_classes)
+    return jnp.where(inside, wide, 0).astype(jnp.int32), inside

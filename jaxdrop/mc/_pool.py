@@ -1,0 +1,39 @@
+"""What functions that choose from a pool of inputs share."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxdrop.functional import _arguments
+from jaxdrop.mc import _classification, _inputs
+
+# Numbers that are formed at a time for candidates that are scored together.
+_AT_ONCE = 2**22
+
+
+def checked(
+    caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None, prefix: str = ""
+) -> tuple[jax.Array, bool]:
+    """Samples of shape (S, N, C), and whether they are logits. With `prefix`, the arguments have other names."""
+    for kind, x in (("logits", logits), ("probs", probs)):
+        if x is not None:
+            name = f"{prefix}{kind}"
+            samples = _inputs.floating(caller, name, x)
+            if samples.ndim != 3 or not samples.size:
+                raise ValueError(f"{caller} takes {name} of shape (S, N, C), with at least one input, got {samples.shape}")
+            if kind == "probs":
+                _inputs.probabilities(name, samples)
+    return _classification.checked(caller, logits, probs)
+
+
+def number(name: str, num: int, available: int) -> int:
+    """The argument `name`: how many to choose of those available."""
+    count = _arguments.integer(name, num)
+    if not 1 <= count <= available:
+        raise ValueError(f"{name} must lie in [1, {available}], the number of inputs, got {count}")
+    return count
+
+
+def at_once(numbers: int, num_inputs: int) -> int:
+    """How many inputs to score at a time, if one takes so many numbers."""
+    return min(max(_AT_ONCE // numbers, 1), num_inputs)
