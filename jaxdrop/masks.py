@@ -47,14 +47,14 @@ class Block(NamedTuple):
     sharding: NamedSharding | None
 
 
-def check_rate(rate: Rate) -> float | jax.Array:
+def check_rate(rate: Rate, name: str = "rate") -> float | jax.Array:
     """A rate known now, as a Python float (or an array, if it has axes); a traced one without its gradient.
 
     Raises:
       TypeError: not a real number.
       ValueError: outside [0, 1], or NaN. A traced rate is checked under `checkify` only.
     """
-    rate = check_number(rate, "rate", 1, " It is the probability of dropping, not of keeping, and not a percentage.")
+    rate = check_number(rate, name, 1, " It is the probability of dropping, not of keeping, and not a percentage.")
     return lax.stop_gradient(rate) if isinstance(rate, jax.core.Tracer) else rate
 
 
@@ -78,8 +78,12 @@ def check_number(value: Rate, name: str, most: float = math.inf, meaning: str = 
 
 def is_number(rate: Rate, value: int) -> bool:
     """Whether the rate is known, without axes, and equal to `value`. At 0 and 1 there is nothing to draw."""
-    known = isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(rate, jax.core.Tracer)
-    return known and np.ndim(rate) == 0 and bool(rate == value)
+    if isinstance(rate, jax.core.Tracer) or not isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) or np.ndim(rate):
+        return False
+    if jnp.issubdtype(getattr(rate, "dtype", None), jax.dtypes.extended):
+        return False
+    # In NumPy: inside `jit`, JAX traces a comparison even of an array whose value is known.
+    return bool(np.asarray(rate) == value)
 
 
 def law(rate: float | jax.Array, dtype: Any = jnp.float32) -> Law:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -300,6 +302,33 @@ def test_linen_module_makes_the_same_call(variant: Variant) -> None:
     variables = module.init(KEY, x, rng=KEY)  # learned rates start at the one that is given
     np.testing.assert_array_equal(module.apply(variables, x, rng=KEY), variant.call(KEY, x, RATE))
     assert module.apply(variables, x, rngs={"dropout": KEY}).shape == x.shape
+
+
+@each_variant
+@pytest.mark.parametrize("framework", ["nnx", "linen"])
+def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: str) -> None:
+    """A schedule's value, say: from the constructor or in the call, compiled, in a loop, and computed again."""
+    if f"test_{framework}_module_makes_the_same_call" in variant.exempt:
+        pytest.skip("its layer takes more than x")
+    x, known = variant.example(), jnp.float32(0.25)
+
+    def layer(rate: Any) -> tuple[Any, Callable[..., jax.Array]]:
+        if framework == "nnx":
+            made = variant.nnx(rate, rngs=nnx.Rngs(dropout=KEY))
+            return made, lambda x, **call: nnx.merge(*nnx.split(made))(x, rngs=KEY, **call)
+        made = variant.linen(rate, deterministic=False)
+        return made, functools.partial(made.apply, made.init(KEY, x, rng=KEY), rng=KEY)
+
+    def run(given: Any, **call: Any) -> jax.Array:
+        made, module = layer(given)
+        if call and "rate" not in inspect.signature(getattr(made, "layer", made).__call__).parameters:
+            return expected
+        loop = jax.jit(jax.checkpoint(lambda x: lax.scan(lambda carry, _: (carry, module(x, **call)), 0, length=2)[1]))
+        return loop(x)
+
+    expected = run(0.25)
+    np.testing.assert_array_equal(run(known), expected)
+    np.testing.assert_array_equal(run(0.5, rate=known), expected)
 
 
 def test_names_are_unique() -> None:
