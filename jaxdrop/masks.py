@@ -80,7 +80,7 @@ def is_number(rate: Rate, value: int) -> bool:
     """Whether the rate is known, without axes, and equal to `value`. At 0 and 1 there is nothing to draw."""
     if isinstance(rate, jax.core.Tracer) or not isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) or np.ndim(rate):
         return False
-    if jnp.issubdtype(getattr(rate, "dtype", None), jax.dtypes.extended):
+    if jnp.issubdtype(getattr(rate, "dtype", np.dtype(float)), jax.dtypes.extended):
         return False
     # In NumPy: inside `jit`, JAX traces a comparison even of an array whose value is known.
     return bool(np.asarray(rate) == value)

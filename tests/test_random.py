@@ -339,12 +339,40 @@ def test_children_do_not_repeat_their_parent(key: jax.Array) -> None:
 
 
 def test_seeds() -> None:
+    """Their words are those of JAX's own keys."""
     assert jax.random.key_data(jaxdrop.key(5)).tolist() == [0, 5]
     assert jax.jit(lambda seed: jax.random.key_data(jaxdrop.key(seed)))(5).tolist() == [0, 5]
+    for seed in (-1, 2**32 + 1, -(2**63), 2**63 - 1, np.int64(-5), np.uint64(2**63), jnp.int8(-1), np.asarray(7)):
+        for wide in (False, True):
+            with jax.enable_x64(wide):
+                _equal(jax.random.key_data(jaxdrop.key(seed)), jax.random.key_data(jax.random.key(seed)))
     with jax.enable_x64(True):
         assert jax.random.key_data(jaxdrop.key(3 * WORD + 5)).tolist() == [3, 5]
-    with pytest.raises(TypeError, match="integer scalar, got float32"):
-        jaxdrop.key(1.5)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (1.5, TypeError, "seed must be an integer, or an array of one integer, got float 1.5"),
+        (None, TypeError, "got NoneType None"),
+        ("7", TypeError, "got str '7'"),
+        (jnp.float32(1), TypeError, "got an array of float32[]"),
+        (np.arange(2), TypeError, "got an array of int64[2]"),
+        (KEYS["threefry"], TypeError, "got a key. jaxdrop.random.fast(key)"),
+        (2**63, ValueError, "seed must lie in [-2**63, 2**63), got 9223372036854775808"),
+    ],
+)
+def test_bad_seeds(seed: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        jaxdrop.key(seed)
+
+
+def test_legacy_keys_are_of_the_default_generator() -> None:
+    raw = jax.random.PRNGKey(3)
+    _equal(random.bits(raw, (4,)), random.bits(jax.random.key(3), (4,)))
+    with jax.default_prng_impl("rbg"):
+        _equal(random.bits(jax.random.PRNGKey(3), (4,)), jax.random.bits(jax.random.key(3), (4,)))
+        _equal(random.bits(raw, (4,)), random.bits(jax.random.key(3, impl="threefry2x32"), (4,)))
 
 
 @own_key
