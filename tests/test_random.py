@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
