@@ -1,4 +1,4 @@
-"""This library's key types: JAX PRNG implementations around the generators.
+"""The key types of this library: JAX PRNG implementations around the generators.
 
 A type's name is what a checkpoint holds, and what `jax.random.key(0, impl=name)` takes: it must never change.
 """

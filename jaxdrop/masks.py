@@ -21,6 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import random
 from jaxdrop._positions import Coordinate, coordinate
+from jaxdrop._words import at_most
 
 Rate = float | jax.Array | np.ndarray
 
@@ -176,7 +177,8 @@ def keep(
       spec: inside `shard_map` or `pmap`, the layout of the whole array of which `like` is this device's part.
     """
     mask = below(draw(key, like, broadcast_dims=broadcast_dims, spec=spec), threshold)
-    return once(mask) if math.prod(like.shape[axis] for axis in broadcast_dims) >= _MANY else mask
+    few = at_most(math.prod(like.shape[axis] for axis in broadcast_dims), _MANY - 1)
+    return mask if few else once(mask)
 
 
 def below(bits: jax.Array, threshold: jax.Array) -> jax.Array:
@@ -268,7 +270,7 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     """Whether an array of `shape` broadcasts to the shape `to`."""
     try:
-        return np.broadcast_shapes(shape, to) == to
+        return jnp.broadcast_shapes(shape, to) == to
     except ValueError:
         return False
 

@@ -517,7 +517,7 @@ def _rows(keep: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _of_edges(layer: Layer, x: jax.Array) -> jax.Array:
-    ids = jnp.zeros(len(x), jnp.int32)
+    ids = jnp.zeros(x.shape[0], jnp.int32)
     return _rows(layer(ids, ids), x)
 
 
@@ -557,6 +557,7 @@ VARIANTS += [
         linen=lambda rate, deterministic: AdaptedLinen(
             jaxdrop.linen.graphs.DropNode(rate, deterministic=deterministic), _of_nodes
         ),
+        exempt=_MASK | {"test_export_with_a_symbolic_batch": "the number of nodes is a Python number"},
     ),
 ]
 
@@ -570,11 +571,12 @@ def _words(shape: Shape) -> np.ndarray:
 
 
 def _of_words(layer: Layer, x: jax.Array) -> jax.Array:
-    return layer(x, ids=_words(x.shape))
+    rows, columns = (lax.broadcasted_iota(jnp.int32, x.shape[:2], axis) for axis in (0, 1))
+    return layer(x, ids=(rows * x.shape[1] + columns) * 5 % 13)  # those of `_words`
 
 
 def _after_zeros(layer: Layer, x: jax.Array) -> jax.Array:
-    return layer(x, previous=np.zeros(x.shape, x.dtype))
+    return layer(x, previous=jnp.zeros_like(x))
 
 
 def _as_ids(layer: Layer, x: jax.Array) -> jax.Array:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
+from jax import export, lax
 
+import jaxdrop
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE, VARIANTS, Variant, each_variant
 
@@ -89,6 +90,19 @@ def test_no_tracer_leaks(variant: Variant) -> None:
 def test_profiles_show_its_name(variant: Variant) -> None:
     lowered = jax.jit(variant.at(KEY)).lower(variant.example())
     assert f"jaxdrop.{variant.function.__name__}" in lowered.as_text(debug_info=True)
+
+
+@each_variant
+def test_export_with_a_symbolic_batch(variant: Variant) -> None:
+    """The values of the known batch. An even length: a block of quant_noise is two rows."""
+    x = variant.example()
+    (batch,) = export.symbolic_shape("2*b")
+
+    call = jax.jit(lambda seed, x: variant.call(jaxdrop.key(seed), x, RATE))
+    exported = export.export(call)(jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
+    found, expected = exported.call(jnp.uint32(7), x), variant.call(KEY, x, RATE)
+    np.testing.assert_array_equal(found == 0, expected == 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 # -- derivatives

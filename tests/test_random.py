@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from jax import lax
+from jax import export, lax
 from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec as P
 from scipy import stats
@@ -247,6 +247,47 @@ def test_a_slice_of_a_far_array_is_made_of_far_entries(key: jax.Array, extent: t
     assert last.memory_analysis().temp_size_in_bytes < 2**16
     places = [(*(length - 1 for length in extent[:-1]), extent[-1] - 5 + i) for i in range(5)]
     _equal(last(key), _bits_at(key, _coordinates(places, extent), extent))
+
+
+@any_key
+def test_symbolic_lengths_count_as_far(key: jax.Array) -> None:
+    """Entries of arrays of 2**37 and of 4096 entries, whose lengths are symbols for `jax.export`: those of known lengths."""
+
+    def draw(x: jax.Array, places: Sequence[jax.Array]) -> list[jax.Array]:
+        b, c = x.shape
+        far = random.bits_at(key, places, (2, b * 2**16, c * 2**18))
+        return [
+            far,
+            random.bits_at(key, (places[0], jnp.zeros_like(places[0]), places[1] % 8), (2, b, c)),
+            random.bits(key, x.shape),
+        ]
+
+    places = [jnp.asarray(place, jnp.uint32) for place in ([0, 1, 1, 1], [5, 0, 2**18 - 1, 77], [9, 2**19, 2**18 + 3, 0])]
+    x = jnp.zeros((4, 2))
+    symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, c"), x.dtype)
+    for found, expected in zip(export.export(jax.jit(draw))(symbolic, places).call(x, places), draw(x, places), strict=True):
+        _equal(found, expected)
+
+
+@own_key
+def test_layers_of_flax_export_with_a_symbolic_batch(key: jax.Array) -> None:
+    call = jax.jit(lambda x: nn.Dropout(0.5, deterministic=False).apply({}, x, rngs={"dropout": key}))
+    exported = export.export(call)(jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), jnp.float32))
+    _equal(exported.call(jnp.ones((4, 8))), call(jnp.ones((4, 8))))
+
+
+def test_exported_functions_are_files_of_a_seed_or_of_words() -> None:
+    """A file holds no key of a library's generator."""
+    pytest.importorskip("flatbuffers")
+    x = jnp.ones((4, 8))
+    symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), x.dtype)
+    for argument, make in (
+        (jnp.uint32(3), jaxdrop.key),
+        (random.unwrap_keys(jaxdrop.key(3)), lambda words: random.wrap_keys(words, jaxdrop.key(0))),
+    ):
+        call = jax.jit(lambda argument, x, make=make: jaxdrop.dropout(make(argument), x, 0.5))
+        file = export.export(call)(jax.ShapeDtypeStruct(argument.shape, argument.dtype), symbolic).serialize()
+        _equal(export.deserialize(file).call(argument, x), jaxdrop.dropout(jaxdrop.key(3), x, 0.5))
 
 
 def test_a_mask_of_more_entries_than_a_word_counts() -> None:

@@ -97,7 +97,7 @@ def test_bad_input(arguments: tuple[Any, ...], error: type[Exception], message: 
 
 def test_a_known_array_is_checked_under_jit_and_a_traced_one_by_checkify() -> None:
     known = jnp.int32(-1)
-    with pytest.raises(ValueError, match="step must be in .* got -1"):
+    with pytest.raises(ValueError, match=r"step must be in .* got -1"):
         jax.jit(lambda step: step_key(KEY, known))(0)
     checked = jax.jit(checkify.checkify(lambda step: step_key(KEY, step), errors=checkify.all_checks))
     for step, message in ((jnp.int32(-2), "step must be in [0, 2**32), got -2"), (jnp.int32(2), None)):
