@@ -44,7 +44,7 @@ def add_wide(a: Wide, b: Wide) -> Wide:
     return a[0] + b[0] + (low < a[1]).astype(jnp.uint32), low
 
 
-def words_of(number: int | Wide) -> tuple[Any, Any]:
+def words_of(number: Any) -> tuple[Any, Any]:
     """(high, low) of a number below 2**64; of one that is a symbolic length of `jax.export`, as arrays."""
     if isinstance(number, tuple):
         return number
@@ -56,7 +56,7 @@ def words_of(number: int | Wide) -> tuple[Any, Any]:
     return high.astype(jnp.uint32), value.astype(jnp.uint32)
 
 
-def times(a: int | Wide, b: int) -> int | Wide:
+def times(a: Any, b: int) -> Any:
     """`a b`, as a Python integer if both are known, and otherwise `mod 2**64` as (high, low)."""
     if not isinstance(a, tuple) and is_known(a) and is_known(b):
         return a * b
