@@ -148,6 +148,7 @@ VARIANTS = [
             "test_linen_module_makes_the_same_call": "a module's rate is one number; an array comes with the call",
             "test_rate_zero_is_no_operation": "an array of rates is a value that is not looked at",
             "test_rate_one_gives_zeros": "only the last feature's rate is 1",
+            "test_an_impossible_rate_is_not_taken_for_another": "half of 1.5 is a rate; see test_masks.py",
             "test_shard_map_with_spec_draws_the_whole_mask": "its rates must be divided along with x",
         },
     ),
@@ -334,6 +335,9 @@ _ADDED = _AMOUNT | {
     "test_mask_does_not_depend_on_the_dtype": "complex noise has no one definition; see test_noise.py",
     "test_nothing_of_the_size_of_x_is_stored": "the derivative is the identity: not even the key is stored; see test_noise.py",
 }
+
+# What takes an amount of any size, which is no probability. If the noise is added, the derivative in x does not depend on it.
+AMOUNTS = (noise.gaussian_noise, noise.uniform_dropout, noise.neftune)
 
 VARIANTS += [
     Variant(
@@ -703,6 +707,7 @@ VARIANTS += [
         exempt={
             "test_no_tracer_leaks": "the rate sets a shape: it cannot be traced",
             "test_rate_gets_no_gradient": "the rate sets a shape: it cannot be traced",
+            "test_an_impossible_rate_is_not_taken_for_another": "the rate sets a shape: it cannot be traced",
             "test_traced_rate_traces_once_and_draws_the_same_mask": "the rate sets a shape: it cannot be traced",
             "test_rate_one_gives_zeros": "some token must stay",
             "test_law": "exactly k of n tokens stay: they depend on each other; see test_tokens.py",

@@ -17,7 +17,7 @@ from jax import export, lax
 
 import jaxdrop
 from tests import statistics
-from tests.catalogue import KEY, KEYS, RATE, VARIANTS, Variant, each_variant
+from tests.catalogue import AMOUNTS, KEY, KEYS, RATE, VARIANTS, Variant, each_variant
 
 SAMPLES = 3
 DTYPES = ["float32", "bfloat16", "float16", "complex64", "float8_e4m3fn", "float8_e5m2"]
@@ -240,9 +240,29 @@ def test_traced_rate_traces_once_and_draws_the_same_mask(variant: Variant) -> No
     chex.clear_trace_counter()
     traced = jax.jit(chex.assert_max_traces(lambda rate: variant.call(KEY, x, rate), n=1))
     for rate in (0.0, 0.1, 0.25, RATE, 0.7, 0.95, 1.0):
-        known, value = variant.call(KEY, x, rate), traced(jnp.float32(rate))
+        with jax.debug_nans(True):
+            known, value = variant.call(KEY, x, rate), traced(jnp.float32(rate))
         np.testing.assert_array_equal(value == 0, known == 0)
         np.testing.assert_allclose(value, known, rtol=2e-6)
+
+
+@each_variant
+def test_an_impossible_rate_is_not_taken_for_another(variant: Variant) -> None:
+    """A traced one, which cannot raise: all is NaN, derivatives too. What cannot be NaN is dropped."""
+    x = variant.example()
+
+    @jax.jit
+    def both(rate: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, vjp = jax.vjp(variant.at(KEY, rate), x)
+        return y, vjp(jnp.ones_like(y))[0]
+
+    for rate in (-0.5, np.nan, *(() if variant.function in AMOUNTS else (1.5,))):
+        value, cotangent = both(jnp.float32(rate), x)
+        if variant.name in ("drop_edge", "drop_node", "word_dropout", "label_dropout"):
+            assert not np.any(value)
+        else:
+            assert np.all(np.isnan(value))
+            assert np.all(np.isnan(cotangent)) or variant.function in AMOUNTS
 
 
 @each_variant

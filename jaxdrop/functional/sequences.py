@@ -154,7 +154,8 @@ def zoneout(
         return previous
     if expected:
         return _expected_state(new, previous, rate)
-    return _zoneout(random.single(key, "zoneout"), new, previous, masks.law(rate).threshold, spec=spec)
+    key, new = random.single(key, "zoneout"), masks.possible(new, rate)
+    return _zoneout(key, new, previous, masks.law(rate).threshold, spec=spec)
 
 
 @kernel("zoneout")
