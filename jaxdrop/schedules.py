@@ -18,7 +18,7 @@ counts under strict dtype promotion.
 from __future__ import annotations
 
 import math
-import operator
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +30,6 @@ from jaxdrop import masks
 
 Count = int | float | jax.Array | np.ndarray
 Schedule = Callable[[Count], float | jax.Array]
-
-_SPEED = " It is how fast the rate changes per step, 10 / steps for example."
 
 
 def constant(rate: float) -> Schedule:
@@ -179,9 +177,10 @@ def annealed(rate: float, gamma: float) -> Schedule:
       dropout", 2017, arXiv:1703.06229, compare with.
     """
     rate = _rate("rate", rate)
-    gamma = _known("gamma", masks.check_number(gamma, "gamma", meaning=_SPEED))
-    if gamma == 0:
-        raise ValueError(f"gamma must be above 0, got {gamma}.{_SPEED}")
+    if not isinstance(gamma, numbers.Real) or isinstance(gamma, bool):
+        raise TypeError(f"gamma must be a number, got {type(gamma).__name__} {gamma!r}")
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"gamma must be above 0, got {gamma}. It is how fast the rate changes per step, 10 / steps for example.")
     speed = np.float32(gamma)
     return lambda count: rate * jnp.exp(-speed * jnp.maximum(count, 0).astype(jnp.float32))
 
@@ -245,28 +244,20 @@ def _fraction(steps: int, begin: int) -> Callable[[Count], jax.Array]:
 
 
 def _between(start: float, end: float, fraction: jax.Array) -> jax.Array:
-    """`start + (end - start) fraction`, which rounding must not take past either: a rate of 1 + 2**-23 is none."""
-    return jnp.clip((1 - fraction) * start + fraction * end, min(start, end), max(start, end))
+    return (1 - fraction) * start + fraction * end
 
 
 def _rate(name: str, rate: Any) -> float:
     """A rate that is known now."""
-    return _known(name, masks.check_rate(rate, name))
-
-
-def _known(name: str, number: float | jax.Array) -> float:
-    if not isinstance(number, float):
+    known = masks.check_rate(rate)
+    if not isinstance(known, float):
         raise TypeError(f"{name} must be a number; multiply the schedule's value by an array, or by a traced number, instead")
-    return number
+    return known
 
 
 def _steps(name: str, steps: Any, *, least: int = 1) -> int:
-    try:
-        if isinstance(steps, bool):
-            raise TypeError
-        number = operator.index(steps)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer number of steps, got {type(steps).__name__} {steps!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
+        raise TypeError(f"{name} must be an integer number of steps, got {type(steps).__name__} {steps!r}")
+    if steps < least:
+        raise ValueError(f"{name} must be at least {least}, got {steps}")
+    return int(steps)
