@@ -1,15 +1,9 @@
-"""Keys as plain arrays, for what stores arrays alone.
-
-    words = jaxdrop.random.unwrap_keys(state)       # for flax.serialization, np.savez, an argument of jax.export, ...
-    state = jaxdrop.random.wrap_keys(words, state)  # after restoring; `state` is one of the same structure, such as a new one
-
-Orbax stores keys by itself, with the name of their generator. Where JAX does not know that name ("unrecognized PRNG
-implementation"; see `jaxdrop._registration`), the words of a saved key are still there, and are read as NumPy arrays:
+"""Keys as plain arrays, for what stores arrays alone: `flax.serialization`, `np.savez`, arguments of `jax.export`.
 
     words = jaxdrop.random.unwrap_keys(state)
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), words)
-    restored = ocp.PyTreeCheckpointer().restore(path, item=words, restore_args=as_numpy)
-    state = jaxdrop.random.wrap_keys(restored, state)
+    state = jaxdrop.random.wrap_keys(words, state)
+
+Where the words are read again, `state` is one of the same structure, such as that of a new model.
 """
 
 from __future__ import annotations
@@ -36,6 +30,14 @@ def wrap_keys(tree: Any, like: Any) -> Any:
 
     It restores what `unwrap_keys` made, whatever wrote and read it. It also gives keys the type that `like` has, such as keys
     that were pickled by another version of this library.
+
+    Orbax stores keys by itself, with the name of their generator. Where JAX does not know that name ("unrecognized PRNG
+    implementation"), read the words of the keys as NumPy arrays:
+
+        words = jaxdrop.random.unwrap_keys(state)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), words)
+        restored = ocp.PyTreeCheckpointer().restore(path, item=words, restore_args=as_numpy)
+        state = jaxdrop.random.wrap_keys(restored, state)
 
     Args:
       tree: a pytree with uint32 arrays, or keys, in place of keys.

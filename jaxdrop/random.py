@@ -9,14 +9,15 @@ key                            generator
 `jaxdrop.key(0)`               a keyed hash of the position, about 14 integer operations an entry
 `jaxdrop.mc.keys(key, S)`      the same hash, stratified (or mirrored) over S samples
 `jax.random.key(0)`            threefry: the bits of `jax.random.bits`, computed inline, so that they fuse with what uses them
-`jax.random.PRNGKey(0)`        legacy raw keys: as threefry
+`jax.random.PRNGKey(0)`        legacy raw keys: as JAX takes them, which is as threefry unless `jax_default_prng_impl` is set
 rbg, unsafe_rbg, philox, ...   their own `jax.random.bits`; such a stream has no random access, see `fast`
 =============================  =========================================================================================
 
 `jax.random.uniform`, `normal`, `split`, Flax's `make_rng` and `nnx.Rngs` all take this library's keys. `import jaxdrop`
 registers the generators with JAX, so that `jax.random.key(0, impl="jaxdrop")` makes such a key and Orbax restores one. (JAX
-takes only its own generators for the `jax_default_prng_impl` setting.) What stores arrays alone, such as `flax.serialization` and
-the arguments of `jax.export`, takes no key of any generator: give it `unwrap_keys(tree)`, and get the keys back by `wrap_keys`.
+takes only its own generators for the `jax_default_prng_impl` setting, and as arguments of functions that `jax.export` writes.)
+What stores arrays alone, such as `flax.serialization`, takes typed keys of no generator. Both take `unwrap_keys(tree)`, and
+`wrap_keys` gives the keys back.
 
 `scripts/check_random.py` puts the hash through dieharder in the orders in which dropout uses it. Its selection of tests on
 one long stream: 51 passed, 1 weak, 0 failed. Tests 2, 8, 15, 101 and 205 on seeds, keys folded in, short streams of derived
@@ -39,26 +40,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxdrop import _generators, _key_types, _lattices
 from jaxdrop._positions import Coordinate, Positions, grid, linear
-from jaxdrop._saved_keys import unwrap_keys, wrap_keys
-
-__all__ = [
-    "antithetic_keys",
-    "axis_place",
-    "bits",
-    "bits_at",
-    "checked",
-    "fast",
-    "fold_in_axes",
-    "gumbel",
-    "independent_keys",
-    "key",
-    "normal",
-    "single",
-    "stratified_keys",
-    "uniform",
-    "unwrap_keys",
-    "wrap_keys",
-]
+from jaxdrop._saved_keys import unwrap_keys as unwrap_keys
+from jaxdrop._saved_keys import wrap_keys as wrap_keys
 
 # -- making and checking keys
 
@@ -69,8 +52,8 @@ def key(seed: int | jax.Array) -> jax.Array:
     Checkpoints: the key of a step is best not saved, but formed from the seed and the step (`jaxdrop.step_key`). A model whose
     `nnx.Rngs` hold a key is saved and restored as it is, by Orbax and by pickle, in programs that import jaxdrop. Formats that
     store arrays alone, such as `flax.serialization`, take `jaxdrop.random.unwrap_keys(state)`, and `wrap_keys(restored, state)`
-    gives the keys back. So does it where a future JAX does not let generators be registered, and Orbax raises "unrecognized PRNG
-    implementation"; what was saved already is restored as the head of `jaxdrop/_saved_keys.py` shows.
+    gives the keys back. The same goes for Orbax where a future JAX does not let generators be registered ("unrecognized PRNG
+    implementation"); `wrap_keys` shows how to restore what was saved already.
 
     Args:
       seed: an integer of 64 bits, negative ones included, or an array of one integer, which may be traced. The words of the key
