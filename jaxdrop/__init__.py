@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxdrop import masks, mc, random, schedules
+from jaxdrop import _serialization, masks, mc, random, schedules
 from jaxdrop.functional.attention import dot_product_attention
 from jaxdrop.functional.elements import alpha_dropout, classic_dropout, dropout, feature_alpha_dropout
 from jaxdrop.functional.graphs import drop_edge, drop_node, symmetric_normalization
@@ -98,6 +98,8 @@ __all__ = [
     "word_dropout",
     "zoneout",
 ]
+
+_serialization.register()
 
 _ON_FIRST_USE = ("linen", "nnx")
 

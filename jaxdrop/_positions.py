@@ -7,6 +7,7 @@ mask the same under every layout.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,13 +18,17 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from jaxdrop._words import WORD, add_wide, multiply_wide
+from jaxdrop._words import WORD, Wide, add_wide, at_most, is_known, multiply_wide, times, words_of
 
-Coordinate = jax.Array | tuple[jax.Array, jax.Array]
+Coordinate = jax.Array | Wide
 
 
 class Positions(NamedTuple):
-    """Row-major positions, `high * 2**32 + low`; `high` is None where the array has at most 2**32 entries."""
+    """Row-major positions, `high * 2**32 + low`; `high` is None where the array surely has at most 2**32 entries.
+
+    `jax.export` has symbolic lengths. An array that has one may have more entries, unless the constraints of the length say
+    otherwise. A high word that turns out to be 0 gives the bits that None gives.
+    """
 
     high: jax.Array | None
     low: jax.Array
@@ -37,26 +42,27 @@ def linear(coordinates: Sequence[Coordinate], extent: Sequence[int], *, key_word
     """
     zero = None if key_word is None else key_word >> np.uint32(31) >> np.uint32(1)
     size = math.prod(extent)
-    if size > WORD**2:
+    if is_known(size) and size > WORD**2:
         raise ValueError(f"an array of shape {tuple(extent)} has more than 2**64 entries")
     low: jax.Array = jnp.zeros((), jnp.uint32)
-    high: jax.Array | None = None if size <= WORD else jnp.zeros((), jnp.uint32)
-    stride = size
-    for coordinate, length in zip(coordinates, extent, strict=True):
-        stride = stride // length if length else 0
-        if length == 1:
+    high: jax.Array | None = None if at_most(size, WORD) else jnp.zeros((), jnp.uint32)
+    for axis, (coordinate, length) in enumerate(zip(coordinates, extent, strict=True)):
+        if is_known(length) and length == 1:
             continue
-        if stride > 1 and zero is not None:  # XLA never stores a bare iota
+        inner = extent[axis + 1 :]
+        stride = functools.reduce(times, inner, 1)
+        if stride != 1 and zero is not None:  # XLA never stores a bare iota
             coordinate = jax.tree.map(lambda x: x + zero, coordinate)
         word, more = (coordinate[1], coordinate[0]) if isinstance(coordinate, tuple) else (coordinate, None)
+        _, low_stride = words_of(stride)
         if high is None:
-            low = low + word * np.uint32(stride)
+            low = low + word * low_stride
             continue
         # An axis that spans at most 2**32 positions never carries into the high word by itself.
-        wide = length * stride > WORD
-        term = multiply_wide(word, stride) if wide else (jnp.zeros_like(word), word * np.uint32(stride))
+        near = at_most(length * math.prod(inner), WORD)
+        term = (jnp.zeros_like(word), word * low_stride) if near else multiply_wide(word, stride)
         if more is not None:
-            term = (term[0] + more * np.uint32(stride % WORD), term[1])
+            term = (term[0] + more * low_stride, term[1])
         high, low = add_wide((high, low), term)
     return Positions(high, low)
 
@@ -97,9 +103,10 @@ def coordinate(
     """The coordinates along one axis, of length `length` in the whole array, of a block as in `grid`; of the block's shape."""
     start = jnp.asarray(origin, jnp.uint32)
     moved = not isinstance(origin, int) or origin != 0
-    if length <= WORD:
+    # Without jax_enable_x64, JAX counts symbolic lengths in 31 bits.
+    if at_most(length, WORD) or not (is_known(length) or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
         near = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
-        return near + start * np.uint32(shape[axis] % WORD) if moved else near
+        return near + start * words_of(shape[axis])[1] if moved else near
     with jax.enable_x64(True):  # an axis of more than 2**32 entries: the one place where a word is not enough to count
         far = lax.broadcasted_iota(jnp.uint64, shape, axis, out_sharding=sharding)
         high = (far >> np.uint64(32)).astype(jnp.uint32)

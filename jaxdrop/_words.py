@@ -7,9 +7,15 @@ vectorises.
 
 from __future__ import annotations
 
+import numbers
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Wide = tuple[jax.Array, jax.Array]
+"""The high and the low word of numbers below 2**64."""
 
 WORD = 2**32
 
@@ -26,13 +32,46 @@ def multiply_high(a: jax.Array, b: jax.Array | np.uint32) -> jax.Array:
     return a1 * b1 + (middle >> _16) + (other >> _16)
 
 
-def multiply_wide(a: jax.Array, b: int) -> tuple[jax.Array, jax.Array]:
-    """`a b mod 2**64` as (high, low), for a uint32 array and a Python integer below 2**64."""
-    high, low = divmod(b, WORD)
-    return multiply_high(a, np.uint32(low)) + a * np.uint32(high), a * np.uint32(low)
+def multiply_wide(a: jax.Array, b: int | Wide) -> Wide:
+    """`a b mod 2**64` as (high, low), for a uint32 array and a number below 2**64, given as such or as its two words."""
+    high, low = words_of(b)
+    return multiply_high(a, low) + a * high, a * low
 
 
-def add_wide(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def add_wide(a: Wide, b: Wide) -> Wide:
     """`a + b mod 2**64` of two (high, low) pairs."""
     low = a[1] + b[1]
     return a[0] + b[0] + (low < a[1]).astype(jnp.uint32), low
+
+
+def words_of(number: Any) -> tuple[Any, Any]:
+    """(high, low) of a number below 2**64; of one that is a symbolic length of `jax.export`, as arrays."""
+    if isinstance(number, tuple):
+        return number
+    if is_known(number):
+        high, low = divmod(number, WORD)
+        return np.uint32(high), np.uint32(low)
+    value = jnp.asarray(number)  # of 64 bits if jax_enable_x64 is set; otherwise JAX takes no length to exceed 31
+    high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
+    return high.astype(jnp.uint32), value.astype(jnp.uint32)
+
+
+def times(a: Any, b: int) -> Any:
+    """`a b`, as a Python integer if both are known, and otherwise `mod 2**64` as (high, low)."""
+    if not isinstance(a, tuple) and is_known(a) and is_known(b):
+        return a * b
+    (high, low), (more, word) = words_of(a), words_of(b)
+    return multiply_high(low, word) + high * word + low * more, low * word
+
+
+def is_known(length: int) -> bool:
+    """Whether a length is a number, and not a symbolic length of `jax.export`."""
+    return isinstance(length, numbers.Integral)
+
+
+def at_most(length: int, bound: int) -> bool:
+    """Whether a length is at most `bound`, for certain: a symbolic one counts as longer unless its constraints rule that out."""
+    try:
+        return bool(length <= bound)
+    except jax.errors.InconclusiveDimensionOperation:
+        return False

@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import random
 from jaxdrop._positions import Coordinate, coordinate
+from jaxdrop._words import at_most
 
 Rate = float | jax.Array | np.ndarray
+T = TypeVar("T")
 
 _GRID = 2**23
 # From this keep probability on, 1 / (1 - rate) is off by less than 2**-19 because of the grid, and gives Flax's very values.
@@ -47,14 +49,15 @@ class Block(NamedTuple):
     sharding: NamedSharding | None
 
 
-def check_rate(rate: Rate) -> float | jax.Array:
+def check_rate(rate: Rate, name: str = "rate") -> float | jax.Array:
     """A rate known now, as a Python float (or an array, if it has axes); a traced one without its gradient.
 
     Raises:
       TypeError: not a real number.
-      ValueError: outside [0, 1], or NaN. A traced rate is checked under `checkify` only.
+      ValueError: outside [0, 1], or NaN. A traced rate cannot raise, but under `checkify`: where it is impossible it becomes NaN,
+        and so does everything that is formed with it.
     """
-    rate = check_number(rate, "rate", 1, " It is the probability of dropping, not of keeping, and not a percentage.")
+    rate = check_number(rate, name, 1, " It is the probability of dropping, not of keeping, and not a percentage.")
     return lax.stop_gradient(rate) if isinstance(rate, jax.core.Tracer) else rate
 
 
@@ -68,7 +71,8 @@ def check_number(value: Rate, name: str, most: float = math.inf, meaning: str = 
     if isinstance(value, jax.core.Tracer):
         inside = (value >= 0) & (value <= most if math.isfinite(most) else jnp.isfinite(value))
         checkify.debug_check(jnp.all(inside), f"{name} must lie in {allowed}, got {{value}}", value=jnp.asarray(value))
-        return value
+        value = value if jnp.issubdtype(dtype, jnp.floating) else value.astype(jnp.float32)
+        return jnp.where(inside, value, _nan(value.dtype))
     known = np.asarray(value, np.float64)
     outside = ~((known >= 0) & (known <= most) & np.isfinite(known))
     if np.any(outside):
@@ -78,15 +82,20 @@ def check_number(value: Rate, name: str, most: float = math.inf, meaning: str = 
 
 def is_number(rate: Rate, value: int) -> bool:
     """Whether the rate is known, without axes, and equal to `value`. At 0 and 1 there is nothing to draw."""
-    known = isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(rate, jax.core.Tracer)
-    return known and np.ndim(rate) == 0 and bool(rate == value)
+    if isinstance(rate, jax.core.Tracer) or not isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) or np.ndim(rate):
+        return False
+    if jnp.issubdtype(getattr(rate, "dtype", np.dtype(float)), jax.dtypes.extended):
+        return False
+    # In NumPy: inside `jit`, JAX traces a comparison even of an array whose value is known.
+    return bool(np.asarray(rate) == value)
 
 
 def law(rate: float | jax.Array, dtype: Any = jnp.float32) -> Law:
     """The mask's law at a rate: threshold `T = ceil((1 - rate) 2**23)` and scale `1 / (1 - rate)`, both of the shape of `rate`.
 
     The keep probability is `T / 2**23` exactly. Above a rate of 15/16 the scale is its exact inverse; below, where the two agree
-    to 2e-6, it is that of `1 - rate` itself. At rate 1 nothing is kept and the scale is 0.
+    to 2e-6, it is that of `1 - rate` itself. At rate 1 nothing is kept and the scale is 0. At rate NaN, which stands for an
+    impossible one, everything is kept and the scale is NaN.
 
     Args:
       rate: from `check_rate`.
@@ -98,6 +107,41 @@ def law(rate: float | jax.Array, dtype: Any = jnp.float32) -> Law:
     return _law(1 - rate.astype(real), jnp)
 
 
+def unit(rate: float | jax.Array, dtype: Any = jnp.float32) -> jax.Array | np.ndarray:
+    """The scale of what is kept as it is: 1, and NaN where a traced rate is impossible; of the shape of `rate`."""
+    real = jnp.finfo(wide(dtype)).dtype
+    if isinstance(rate, float):
+        return np.ones((), real)
+    return jnp.where(jnp.isnan(rate), _nan(real), np.ones((), real))
+
+
+def threshold(rate: float | jax.Array) -> jax.Array | np.ndarray:
+    """That of `law`, for what cannot be NaN, such as ids and masks: where a traced rate is impossible nothing is kept."""
+    kept = law(rate).threshold
+    return kept if isinstance(rate, float) else jnp.where(jnp.isnan(rate), jnp.uint32(0), kept)
+
+
+def possible(x: T, rate: float | jax.Array) -> T:
+    """`x`, a pytree of arrays, and NaN where a traced rate is impossible: for what is not multiplied by the law's scale."""
+    if not isinstance(rate, jax.core.Tracer):
+        return x
+
+    def times_unit(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            return leaf
+        factor = expand(jnp.asarray(unit(rate, leaf.dtype)), leaf.ndim)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):  # whose product with 1 is NaN at infinities
+            return lax.complex(leaf.real * factor, leaf.imag * factor)
+        return leaf * factor.astype(leaf.dtype)
+
+    return jax.tree.map(times_unit, x)
+
+
+def _nan(dtype: Any) -> np.ndarray:
+    """NaN as a constant of this dtype: to convert it would be an operation, at which `jax_debug_nans` stops."""
+    return np.asarray(np.nan, dtype)
+
+
 def wide(dtype: Any) -> np.dtype[Any]:
     """The dtype to scale in: `dtype`, or float32 for the short floats, whose mean would suffer from a rounded scale."""
     dtype = np.dtype(dtype)
@@ -106,6 +150,7 @@ def wide(dtype: Any) -> np.dtype[Any]:
 
 def _law(keep: Any, xp: Any) -> Law:
     threshold = xp.ceil(keep.astype(np.float32) * np.float32(_GRID))
+    threshold = xp.where(xp.isnan(threshold), np.float32(_GRID), threshold)
     exact = (threshold * np.float32(1 / _GRID)).astype(keep.dtype)
     divisor = xp.where(keep < _FINE, exact, keep)
     none = threshold == 0
@@ -172,7 +217,8 @@ def keep(
       spec: inside `shard_map` or `pmap`, the layout of the whole array of which `like` is this device's part.
     """
     mask = below(draw(key, like, broadcast_dims=broadcast_dims, spec=spec), threshold)
-    return once(mask) if math.prod(like.shape[axis] for axis in broadcast_dims) >= _MANY else mask
+    few = at_most(math.prod(like.shape[axis] for axis in broadcast_dims), _MANY - 1)
+    return mask if few else once(mask)
 
 
 def below(bits: jax.Array, threshold: jax.Array) -> jax.Array:
@@ -264,7 +310,7 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     """Whether an array of `shape` broadcasts to the shape `to`."""
     try:
-        return np.broadcast_shapes(shape, to) == to
+        return jnp.broadcast_shapes(shape, to) == to
     except ValueError:
         return False
 

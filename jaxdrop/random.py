@@ -9,13 +9,15 @@ key                            generator
 `jaxdrop.key(0)`               a keyed hash of the position, about 14 integer operations an entry
 `jaxdrop.mc.keys(key, S)`      the same hash, stratified (or mirrored) over S samples
 `jax.random.key(0)`            threefry: the bits of `jax.random.bits`, computed inline, so that they fuse with what uses them
-`jax.random.PRNGKey(0)`        legacy raw keys: as threefry
+`jax.random.PRNGKey(0)`        legacy raw keys: as JAX takes them, which is as threefry unless `jax_default_prng_impl` is set
 rbg, unsafe_rbg, philox, ...   their own `jax.random.bits`; such a stream has no random access, see `fast`
 =============================  =========================================================================================
 
-`jax.random.uniform`, `normal`, `split`, Flax's `make_rng` and `nnx.Rngs` all take this library's keys. What looks an
-implementation up by name does not know them: `jax.random.key(0, impl='...')`, the `jax_default_prng_impl` setting, and the
-restoring of a saved key. Save the seed, or `jax.random.key_data(key)`.
+`jax.random.uniform`, `normal`, `split`, Flax's `make_rng` and `nnx.Rngs` all take this library's keys. `import jaxdrop`
+registers the generators with JAX, so that `jax.random.key(0, impl="jaxdrop")` makes such a key and Orbax restores one. (JAX
+takes only its own generators for the `jax_default_prng_impl` setting, and as arguments of functions that `jax.export` writes.)
+What stores arrays alone, such as `flax.serialization`, takes typed keys of no generator. Both take `unwrap_keys(tree)`, and
+`wrap_keys` gives the keys back.
 
 `scripts/check_random.py` puts the hash through dieharder in the orders in which dropout uses it. Its selection of tests on
 one long stream: 51 passed, 1 weak, 0 failed. Tests 2, 8, 15, 101 and 205 on seeds, keys folded in, short streams of derived
@@ -25,114 +27,57 @@ tests on it: 49 passed, 3 weak, 0 failed.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.random import define_prng_impl, threefry_prng_impl
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxdrop import _generators, _lattices
+from jaxdrop import _generators, _key_types, _lattices
 from jaxdrop._positions import Coordinate, Positions, grid, linear
-
-Bits32 = Callable[[jax.Array, Positions], jax.Array]
-
-_DTYPES = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
-
-
-# -- this library's key types
-
-
-def _hash32(data: jax.Array, positions: Positions, lane: int = 0) -> jax.Array:
-    return _generators.hash_bits(_generators.spread((data[0], data[1]), lane), positions)
-
-
-def _stratified32(data: jax.Array, positions: Positions) -> jax.Array:
-    base = data[0], data[1]
-    words, (salt, _) = (_generators.spread(base, lane) for lane in (1, 2))
-    return _generators.lattice_bits(words, salt, _generators.LatticePoint(*data[2:]), positions)
-
-
-def _antithetic32(data: jax.Array, positions: Positions) -> jax.Array:
-    return _hash32(data, positions) ^ data[2]
-
-
-def _widen(bits32: Bits32, data: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
-    """Bits of any width. Narrow ones are the top bits: those are the ones that stratification orders."""
-    bits = bits32(data, positions)
-    if bit_width == 64:
-        low = _hash32(data, positions, lane=3).astype(jnp.uint64)
-        return (bits.astype(jnp.uint64) << np.uint64(32)) | low
-    return bits if bit_width == 32 else (bits >> np.uint32(32 - bit_width)).astype(_DTYPES[bit_width])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Generator:
-    """A PRNG implementation: keys are two words, derived from each other as threefry's are, and constants that children keep."""
-
-    name: str
-    tag: str
-    bits32: Bits32
-    rest: tuple[int, ...] = ()
-
-    def seed(self, value: jax.Array) -> jax.Array:
-        value = jnp.asarray(value)
-        if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
-            raise TypeError(f"a seed must be an integer scalar, got {value.dtype}{value.shape}")
-        high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
-        return jnp.stack([high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)])
-
-    def split(self, data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return self._with_rest(data, threefry_prng_impl.split(data[:2], shape))
-
-    def fold_in(self, data: jax.Array, value: int | jax.Array) -> jax.Array:
-        return self._with_rest(data, threefry_prng_impl.fold_in(data[:2], value))
-
-    def random_bits(self, data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-        return _widen(self.bits32, data, grid(shape, key_word=data[0]), bit_width)
-
-    def _with_rest(self, data: jax.Array, words: jax.Array) -> jax.Array:
-        return jnp.concatenate([words, jnp.broadcast_to(data[2:], (*words.shape[:-1], len(self.rest)))], axis=-1)
-
-    def implementation(self) -> Hashable:
-        return define_prng_impl(
-            key_shape=(2 + len(self.rest),),
-            seed=self.seed,
-            split=self.split,
-            random_bits=self.random_bits,
-            fold_in=self.fold_in,
-            name=self.name,
-            tag=self.tag,
-        )
-
-    def __reduce__(self) -> tuple[Callable[[str], _Generator], tuple[str]]:
-        return _by_name, (self.name,)  # so that a key that was pickled has the type of all others
-
-
-def _by_name(name: str) -> _Generator:
-    return next(generator for generator in _GENERATORS if generator.name == name)
-
-
-_GENERATORS = (
-    _Generator("jaxdrop_hash", "jaxdrop", _hash32),
-    _Generator("jaxdrop_stratified", "jaxdrop-s", _stratified32, rest=(1, 1, 0, 0, 0)),
-    _Generator("jaxdrop_antithetic", "jaxdrop-a", _antithetic32, rest=(0,)),
-)
-_HASH, _STRATIFIED, _ANTITHETIC = (generator.implementation() for generator in _GENERATORS)
-_OWN = {_HASH: _hash32, _STRATIFIED: _stratified32, _ANTITHETIC: _antithetic32}
-
+from jaxdrop._saved_keys import unwrap_keys as unwrap_keys
+from jaxdrop._saved_keys import wrap_keys as wrap_keys
 
 # -- making and checking keys
 
 
 def key(seed: int | jax.Array) -> jax.Array:
-    """A typed JAX key of this library's generator, from an integer seed. It goes wherever a `jax.random.key(seed)` goes."""
-    return jax.random.key(seed, impl=_HASH)
+    """A typed JAX key of this library's generator, from an integer seed. It goes wherever a `jax.random.key(seed)` goes.
+
+    Checkpoints: the key of a step is best not saved, but formed from the seed and the step (`jaxdrop.step_key`). A model whose
+    `nnx.Rngs` hold a key is saved and restored as it is, by Orbax and by pickle, in programs that import jaxdrop. Formats that
+    store arrays alone, such as `flax.serialization`, take `jaxdrop.random.unwrap_keys(state)`, and `wrap_keys(restored, state)`
+    gives the keys back. The same goes for Orbax where a future JAX does not let generators be registered ("unrecognized PRNG
+    implementation"); `wrap_keys` shows how to restore what was saved already.
+
+    Args:
+      seed: an integer of 64 bits, negative ones included, or an array of one integer, which may be traced. The words of the key
+        are those of `jax.random.key(seed)`: without `jax_enable_x64` only the lower 32 bits count. A function that `jax.export`
+        is to serialize takes the seed as its argument, and makes the key: in a file, JAX takes keys of its own generators only.
+
+    Raises:
+      TypeError: the seed is no integer.
+      ValueError: it has more than 64 bits.
+    """
+    _check_seed(seed)
+    return jax.random.key(seed, impl=_key_types.HASH)
+
+
+def _check_seed(seed: Any) -> None:
+    dtype = getattr(seed, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError("seed must be an integer, got a key. jaxdrop.random.fast(key) makes a key of this library from it.")
+    integer = isinstance(seed, int) if dtype is None else jnp.issubdtype(dtype, jnp.integer) and not seed.shape
+    if not integer:
+        shown = f"{type(seed).__name__} {seed!r}" if dtype is None else f"an array of {dtype}{list(seed.shape)}"
+        raise TypeError(f"seed must be an integer, or an array of one integer, got {shown}")
+    if dtype is None and not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must lie in [-2**63, 2**63), got {seed}")
 
 
 def fast(key: jax.Array) -> jax.Array:
@@ -142,14 +87,14 @@ def fast(key: jax.Array) -> jax.Array:
     A key that already is of this library comes back as it is.
     """
     key = _typed(key)
-    if jax.random.key_impl(key) in _OWN:
+    if _key_types.of(key) is not None:
         return key
     data = jax.random.key_data(key)
     words = jnp.uint32(0x66617374), jnp.full(key.shape, data.shape[-1], jnp.uint32)  # "fast"
     for start in range(0, data.shape[-1], 2):
         pair = data[..., start], data[..., min(start + 1, data.shape[-1] - 1)]
         words = _generators.threefry(pair, words)
-    return jax.random.wrap_key_data(jnp.stack(words, axis=-1), impl=_HASH)
+    return jax.random.wrap_key_data(jnp.stack(words, axis=-1), impl=_key_types.HASH)
 
 
 def fold_in_axes(key: jax.Array, axis_names: str | Sequence[str]) -> jax.Array:
@@ -214,12 +159,11 @@ def _typed(key: jax.Array) -> jax.Array:
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
     if dtype == np.uint32 and getattr(key, "ndim", 0) >= 1:
-        if key.shape[-1] == 2:
-            return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
         try:
-            return jax.random.wrap_key_data(jnp.asarray(key))
+            return jax.random.wrap_key_data(jnp.asarray(key))  # of the generator that jax_default_prng_impl names
         except TypeError:
-            pass
+            if key.shape[-1] == 2:
+                return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
     what = type(key).__name__ if dtype is None else f"an array of {dtype}{list(key.shape)}"
     shown = "" if dtype is not None else f" {key!r}"
     raise TypeError(
@@ -265,7 +209,7 @@ def bits(
         return _bits(key, positions, bit_width)
     if origin is not None or (extent is not None and tuple(extent) != tuple(shape)):
         raise _no_random_access(key)
-    return jax.random.bits(key, tuple(shape), _DTYPES[bit_width], out_sharding=sharding)
+    return jax.random.bits(key, tuple(shape), _key_types.DTYPES[bit_width], out_sharding=sharding)
 
 
 def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[int], *, bit_width: int = 32) -> jax.Array:
@@ -316,29 +260,28 @@ def gumbel(bits: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
 
 def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
     data = jax.random.key_data(key)
-    own = _OWN.get(jax.random.key_impl(key))
+    own = _key_types.of(key)
     if own is not None:
-        return _widen(own, data, positions, bit_width)
+        return own.bits(data, positions, bit_width)
     place = jnp.zeros_like(positions.low) if positions.high is None else positions.high, positions.low
     high, low = _generators.threefry((data[0], data[1]), place)
     if bit_width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
-    return (high ^ low).astype(_DTYPES[bit_width])
+    return (high ^ low).astype(_key_types.DTYPES[bit_width])
 
 
 def _check_width(bit_width: int) -> None:
-    if bit_width not in _DTYPES:
+    if bit_width not in _key_types.DTYPES:
         raise ValueError(f"bit_width must be 8, 16, 32 or 64, got {bit_width!r}")
     if bit_width == 64 and jax.dtypes.canonicalize_dtype(np.uint64) != np.uint64:
         raise ValueError("bit_width=64 needs 64-bit integers: set jax_enable_x64, or draw two 32-bit words")
 
 
 def _has_random_access(key: jax.Array) -> bool:
-    impl = jax.random.key_impl(key)
-    if impl in _OWN:
+    if _key_types.of(key) is not None:
         return True
     # Without this flag, on by default since JAX 0.5, threefry's bits depend on the size of the whole array.
-    return impl == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    return jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
 
 
 def _no_random_access(key: jax.Array) -> NotImplementedError:
@@ -365,19 +308,19 @@ def stratified_keys(key: jax.Array, num: int) -> jax.Array:
             " independently."
         )
     base = jnp.broadcast_to(fast(_not_a_sample(key)), (num,))
-    return _extend(base, _STRATIFIED, _lattices.points(num))
+    return _extend(base, _key_types.STRATIFIED, _lattices.points(num))
 
 
 def antithetic_keys(key: jax.Array, num: int) -> jax.Array:
     """Keys of `num` samples of which each odd one mirrors the one before it. See `jaxdrop.mc.keys`."""
     base = jnp.repeat(independent_keys(fast(_not_a_sample(key)), (num + 1) // 2), 2)[:num]
     mirrored = jnp.arange(num) % 2 == 1
-    return _extend(base, _ANTITHETIC, jnp.where(mirrored, np.uint32(0xFFFFFFFF), np.uint32(0)))
+    return _extend(base, _key_types.ANTITHETIC, jnp.where(mirrored, np.uint32(0xFFFFFFFF), np.uint32(0)))
 
 
 def _not_a_sample(key: jax.Array) -> jax.Array:
     key = checked(key, "keys")
-    if jax.random.key_impl(key) in (_STRATIFIED, _ANTITHETIC):
+    if _key_types.is_sample(key):
         raise ValueError(f"{key} already is the key of one Monte Carlo sample; start from jaxdrop.key or jax.random.key")
     return key
 

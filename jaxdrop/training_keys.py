@@ -25,8 +25,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import checkify
 
 from jaxdrop import random
+from jaxdrop._words import WORD
 
 # Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
 _DOMAINS = {name: int.from_bytes(name[:4].encode(), "big") for name in ("step", "micro_batch", "replica")}
@@ -56,7 +58,8 @@ def step_key(
 
     Raises:
       TypeError: no key, or an index that is no integer scalar.
-      ValueError: no key, an array of keys, or an index outside [0, 2**32).
+      ValueError: no key, an array of keys, or an index outside [0, 2**32). A traced index is checked under `checkify` only: a
+        negative one counts modulo 2**32.
     """
     key = random.checked(key, "step_key")
     for name, index in (("step", step), ("micro_batch", micro_batch), ("replica", replica)):
@@ -66,12 +69,15 @@ def step_key(
 
 
 def _index(name: str, value: Any) -> jax.Array:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if not 0 <= int(value) < 2**32:
-            raise ValueError(f"{name} must be in [0, 2**32), got {value}")
-        return jnp.uint32(int(value))
     dtype = getattr(value, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or value.shape:
+    integer = isinstance(value, numbers.Integral) if dtype is None else jnp.issubdtype(dtype, jnp.integer) and not value.shape
+    if not integer or isinstance(value, bool):
         shown = f"{type(value).__name__} {value!r}" if dtype is None else f"an array of {dtype}{list(value.shape)}"
         raise TypeError(f"{name} must be an integer, or an array of one integer, counted from 0; got {shown}")
-    return value.astype(jnp.uint32)
+    if isinstance(value, jax.core.Tracer):
+        inside = (value >= 0) & (value.astype(jnp.uint32).astype(dtype) == value)
+        checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=value)
+        return value.astype(jnp.uint32)
+    if not 0 <= int(value) < WORD:
+        raise ValueError(f"{name} must be in [0, 2**32), got {int(value)}")
+    return jnp.uint32(int(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
+from jax import export, lax
 
+import jaxdrop
 from tests import statistics
-from tests.catalogue import KEY, KEYS, RATE, VARIANTS, Variant, each_variant
+from tests.catalogue import AMOUNTS, KEY, KEYS, RATE, VARIANTS, Variant, each_variant
 
 SAMPLES = 3
 DTYPES = ["float32", "bfloat16", "float16", "complex64", "float8_e4m3fn", "float8_e5m2"]
@@ -87,6 +90,19 @@ def test_no_tracer_leaks(variant: Variant) -> None:
 def test_profiles_show_its_name(variant: Variant) -> None:
     lowered = jax.jit(variant.at(KEY)).lower(variant.example())
     assert f"jaxdrop.{variant.function.__name__}" in lowered.as_text(debug_info=True)
+
+
+@each_variant
+def test_export_with_a_symbolic_batch(variant: Variant) -> None:
+    """The values of the known batch. An even length: a block of quant_noise is two rows."""
+    x = variant.example()
+    (batch,) = export.symbolic_shape("2*b")
+
+    call = jax.jit(lambda seed, x: variant.call(jaxdrop.key(seed), x, RATE))
+    exported = export.export(call)(jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
+    found, expected = exported.call(jnp.uint32(7), x), variant.call(KEY, x, RATE)
+    np.testing.assert_array_equal(found == 0, expected == 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 # -- derivatives
@@ -224,9 +240,29 @@ def test_traced_rate_traces_once_and_draws_the_same_mask(variant: Variant) -> No
     chex.clear_trace_counter()
     traced = jax.jit(chex.assert_max_traces(lambda rate: variant.call(KEY, x, rate), n=1))
     for rate in (0.0, 0.1, 0.25, RATE, 0.7, 0.95, 1.0):
-        known, value = variant.call(KEY, x, rate), traced(jnp.float32(rate))
+        with jax.debug_nans(True):
+            known, value = variant.call(KEY, x, rate), traced(jnp.float32(rate))
         np.testing.assert_array_equal(value == 0, known == 0)
         np.testing.assert_allclose(value, known, rtol=2e-6)
+
+
+@each_variant
+def test_an_impossible_rate_is_not_taken_for_another(variant: Variant) -> None:
+    """A traced one, which cannot raise: all is NaN, derivatives too. What cannot be NaN is dropped."""
+    x = variant.example()
+
+    @jax.jit
+    def both(rate: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, vjp = jax.vjp(variant.at(KEY, rate), x)
+        return y, vjp(jnp.ones_like(y))[0]
+
+    for rate in (-0.5, np.nan, *(() if variant.function in AMOUNTS else (1.5,))):
+        value, cotangent = both(jnp.float32(rate), x)
+        if variant.name in ("drop_edge", "drop_node", "word_dropout", "label_dropout"):
+            assert not np.any(value)
+        else:
+            assert np.all(np.isnan(value))
+            assert np.all(np.isnan(cotangent)) or variant.function in AMOUNTS
 
 
 @each_variant
@@ -300,6 +336,31 @@ def test_linen_module_makes_the_same_call(variant: Variant) -> None:
     variables = module.init(KEY, x, rng=KEY)  # learned rates start at the one that is given
     np.testing.assert_array_equal(module.apply(variables, x, rng=KEY), variant.call(KEY, x, RATE))
     assert module.apply(variables, x, rngs={"dropout": KEY}).shape == x.shape
+
+
+@each_variant
+@pytest.mark.parametrize("framework", ["nnx", "linen"])
+def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: str) -> None:
+    """A schedule's value, say: from the constructor or in the call, compiled, in a loop, and computed again."""
+    if f"test_{framework}_module_makes_the_same_call" in variant.exempt:
+        pytest.skip("its layer takes more than x")
+    x, known = variant.example(), jnp.float32(0.25)
+
+    def layer(rate: Any) -> tuple[Any, Callable[..., jax.Array]]:
+        if framework == "nnx":
+            made = variant.nnx(rate, rngs=nnx.Rngs(dropout=KEY))
+            return made, lambda x, **call: nnx.merge(*nnx.split(made))(x, rngs=KEY, **call)
+        made = variant.linen(rate, deterministic=False)
+        return made, functools.partial(made.apply, made.init(KEY, x, rng=KEY), rng=KEY)
+
+    made, given = layer(known)
+    calls = [given]
+    if "rate" in inspect.signature(getattr(made, "layer", made).__call__).parameters:
+        calls.append(functools.partial(layer(0.5)[1], rate=known))
+    step = jax.checkpoint(lambda x: [call(x) for call in calls])
+    results = jax.jit(lambda x: lax.scan(lambda carry, _: (carry, step(x)), 0, length=2)[1])(x)
+    for found in results:
+        np.testing.assert_allclose(found, jnp.stack([variant.call(KEY, x, 0.25)] * 2), rtol=1e-5)
 
 
 def test_names_are_unique() -> None:

@@ -73,6 +73,13 @@ def attributes(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
 
 
+def strings(tree: ast.AST) -> Iterator[str]:
+    """The dotted names that a file may import by their text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            yield node.value
+
+
 def is_private(name: str) -> bool:
     """Whether a dotted name reaches into another package behind its public interface."""
     root, *rest = name.split(".")
@@ -84,7 +91,9 @@ def is_private(name: str) -> bool:
 @pytest.mark.parametrize("file", FILES, ids=MODULES)
 def test_only_public_interfaces_are_used(file: Path) -> None:
     tree = ast.parse(file.read_text())
-    assert [name for name in (*imports(tree), *attributes(tree)) if is_private(name)] == []
+    private = [name for name in (*imports(tree), *attributes(tree), *strings(tree)) if is_private(name)]
+    # JAX has no public way to give a generator a name.
+    assert private == (["jax._src.random.prng", "jax._src.prng"] if file.name == "_registration.py" else [])
 
 
 def test_private_names_are_recognized() -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdrop import masks, random
+from jaxdrop import drop_path, dropout, gaussian_noise, masks, random
 from tests.catalogue import KEY
 
 GRID = 2**23
@@ -51,6 +51,31 @@ def test_law_takes_arrays_of_rates() -> None:
     for index, rate in np.ndenumerate(rates):
         single = masks.law(jnp.asarray(rate))
         assert (found.threshold[index], found.scale[index]) == single
+
+
+def test_a_traced_rate_that_is_impossible_is_nan_and_the_others_stay() -> None:
+    rates = jnp.asarray([-1e-7, 0, 0.5, 1, 1.0000001, np.inf, np.nan])
+    found = jax.jit(masks.check_rate)(rates)
+    np.testing.assert_array_equal(found, [np.nan, 0, 0.5, 1, np.nan, np.nan, np.nan])
+    law = masks.law(found)
+    np.testing.assert_array_equal(np.isnan(law.scale), np.isnan(found))
+    np.testing.assert_array_equal(law.threshold, [GRID, GRID, GRID // 2, 0, GRID, GRID, GRID])
+    np.testing.assert_array_equal(masks.threshold(found), [0, GRID, GRID // 2, 0, 0, 0, 0])
+    assert np.isnan(jax.jit(masks.check_rate)(3))
+
+
+def test_ordinary_rates_make_no_nan() -> None:
+    """Not even on the way: `jax_debug_nans` looks at every operation outside of `jit`."""
+    x = jnp.ones(4)
+    with jax.debug_nans(True):
+        jax.vmap(lambda rate: dropout(KEY, x, rate))(jnp.asarray([0, 0.3, 1]))
+        jax.grad(lambda rate: gaussian_noise(KEY, x, rate).sum())(0.3)
+        drop_path(KEY, x, jnp.asarray([0.1, 0.5, 0.9, 1.0]), mode="row", scale_by_keep=False)
+
+
+def test_infinities_pass_where_nothing_is_scaled() -> None:
+    x = jnp.asarray([complex(np.inf, 1), complex(1, -np.inf)], jnp.complex64)
+    np.testing.assert_array_equal(jax.jit(lambda rate: masks.possible(x, masks.check_rate(rate)))(0.5), x)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])

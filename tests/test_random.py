@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flax import linen as nn
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from jax import lax
+from jax import export, lax
 from jax.extend.random import threefry2x32_p
 from jax.sharding import PartitionSpec as P
 from scipy import stats
@@ -248,6 +249,47 @@ def test_a_slice_of_a_far_array_is_made_of_far_entries(key: jax.Array, extent: t
     _equal(last(key), _bits_at(key, _coordinates(places, extent), extent))
 
 
+@any_key
+def test_symbolic_lengths_count_as_far(key: jax.Array) -> None:
+    """Entries of arrays of 2**37 and of 4096 entries, whose lengths are symbols for `jax.export`: those of known lengths."""
+
+    def draw(x: jax.Array, places: Sequence[jax.Array]) -> list[jax.Array]:
+        b, c = x.shape
+        far = random.bits_at(key, places, (2, b * 2**16, c * 2**18))
+        return [
+            far,
+            random.bits_at(key, (places[0], jnp.zeros_like(places[0]), places[1] % 8), (2, b, c)),
+            random.bits(key, x.shape),
+        ]
+
+    places = [jnp.asarray(place, jnp.uint32) for place in ([0, 1, 1, 1], [5, 0, 2**18 - 1, 77], [9, 2**19, 2**18 + 3, 0])]
+    x = jnp.zeros((4, 2))
+    symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, c"), x.dtype)
+    for found, expected in zip(export.export(jax.jit(draw))(symbolic, places).call(x, places), draw(x, places), strict=True):
+        _equal(found, expected)
+
+
+@own_key
+def test_layers_of_flax_export_with_a_symbolic_batch(key: jax.Array) -> None:
+    call = jax.jit(lambda x: nn.Dropout(0.5, deterministic=False).apply({}, x, rngs={"dropout": key}))
+    exported = export.export(call)(jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), jnp.float32))
+    _equal(exported.call(jnp.ones((4, 8))), call(jnp.ones((4, 8))))
+
+
+def test_exported_functions_are_files_of_a_seed_or_of_words() -> None:
+    """A file holds no key of a library's generator."""
+    pytest.importorskip("flatbuffers")
+    x = jnp.ones((4, 8))
+    symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), x.dtype)
+    for argument, make in (
+        (jnp.uint32(3), jaxdrop.key),
+        (random.unwrap_keys(jaxdrop.key(3)), lambda words: random.wrap_keys(words, jaxdrop.key(0))),
+    ):
+        call = jax.jit(lambda argument, x, make=make: jaxdrop.dropout(make(argument), x, 0.5))
+        file = export.export(call)(jax.ShapeDtypeStruct(argument.shape, argument.dtype), symbolic).serialize()
+        _equal(export.deserialize(file).call(argument, x), jaxdrop.dropout(jaxdrop.key(3), x, 0.5))
+
+
 def test_a_mask_of_more_entries_than_a_word_counts() -> None:
     """Each of three rows keeps half of 2**31 entries, to 5 sigma, which errs once in 500,000 rows; no row is like another.
 
@@ -339,12 +381,40 @@ def test_children_do_not_repeat_their_parent(key: jax.Array) -> None:
 
 
 def test_seeds() -> None:
+    """Their words are those of JAX's own keys."""
     assert jax.random.key_data(jaxdrop.key(5)).tolist() == [0, 5]
     assert jax.jit(lambda seed: jax.random.key_data(jaxdrop.key(seed)))(5).tolist() == [0, 5]
+    for seed in (-1, 2**32 + 1, -(2**63), 2**63 - 1, np.int64(-5), np.uint64(2**63), jnp.int8(-1), np.asarray(7)):
+        for wide in (False, True):
+            with jax.enable_x64(wide):
+                _equal(jax.random.key_data(jaxdrop.key(seed)), jax.random.key_data(jax.random.key(seed)))
     with jax.enable_x64(True):
         assert jax.random.key_data(jaxdrop.key(3 * WORD + 5)).tolist() == [3, 5]
-    with pytest.raises(TypeError, match="integer scalar, got float32"):
-        jaxdrop.key(1.5)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (1.5, TypeError, "seed must be an integer, or an array of one integer, got float 1.5"),
+        (None, TypeError, "got NoneType None"),
+        ("7", TypeError, "got str '7'"),
+        (jnp.float32(1), TypeError, "got an array of float32[]"),
+        (np.arange(2), TypeError, "got an array of int64[2]"),
+        (KEYS["threefry"], TypeError, "got a key. jaxdrop.random.fast(key)"),
+        (2**63, ValueError, "seed must lie in [-2**63, 2**63), got 9223372036854775808"),
+    ],
+)
+def test_bad_seeds(seed: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        jaxdrop.key(seed)
+
+
+def test_legacy_keys_are_of_the_default_generator() -> None:
+    raw = jax.random.PRNGKey(3)
+    _equal(random.bits(raw, (4,)), random.bits(jax.random.key(3), (4,)))
+    with jax.default_prng_impl("rbg"):
+        _equal(random.bits(jax.random.PRNGKey(3), (4,)), jax.random.bits(jax.random.key(3), (4,)))
+        _equal(random.bits(raw, (4,)), random.bits(jax.random.key(3, impl="threefry2x32"), (4,)))
 
 
 @own_key

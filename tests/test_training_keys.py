@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from jaxdrop.training_keys import step_key
 from tests.catalogue import KEY, KEYS
@@ -76,6 +77,12 @@ def test_vmap_over_steps_is_a_loop_over_steps() -> None:
         ((jax.random.split(KEY), 0), ValueError, "array of keys"),
         ((KEY, -1), ValueError, "step must be in [0, 2**32), got -1"),
         ((KEY, 2**32), ValueError, "step must be in [0, 2**32), got 4294967296"),
+        ((KEY, jnp.int32(-1)), ValueError, "step must be in [0, 2**32), got -1"),
+        ((KEY, np.int8(-1)), ValueError, "step must be in [0, 2**32), got -1"),
+        ((KEY, np.asarray(2**40)), ValueError, "step must be in [0, 2**32), got 1099511627776"),
+        ((KEY, 10**30), ValueError, "step must be in [0, 2**32), got 1000000000000000000000000000000"),
+        ((KEY, jnp.float32(1)), TypeError, "got an array of float32[]"),
+        ((KEY, KEY), TypeError, "got an array of key<jaxdrop>[]"),
         ((KEY, 1.0), TypeError, "step must be an integer, or an array of one integer, counted from 0; got float 1.0"),
         ((KEY, True), TypeError, "got bool True"),
         ((KEY, None), TypeError, "got NoneType None"),
@@ -86,6 +93,15 @@ def test_vmap_over_steps_is_a_loop_over_steps() -> None:
 def test_bad_input(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         step_key(*arguments)
+
+
+def test_a_known_array_is_checked_under_jit_and_a_traced_one_by_checkify() -> None:
+    known = jnp.int32(-1)
+    with pytest.raises(ValueError, match=r"step must be in .* got -1"):
+        jax.jit(lambda step: step_key(KEY, known))(0)
+    checked = jax.jit(checkify.checkify(lambda step: step_key(KEY, step), errors=checkify.all_checks))
+    for step, message in ((jnp.int32(-2), "step must be in [0, 2**32), got -2"), (jnp.int32(2), None)):
+        assert message in (checked(step)[0].get() or "") if message else checked(step)[0].get() is None
 
 
 def test_bad_parts_are_named() -> None:

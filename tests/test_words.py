@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax import export
 
 from jaxdrop import _positions, _words
 
@@ -47,6 +48,14 @@ def test_multiply_wide(a: list[int], b: int) -> None:
 @given(st.lists(long, min_size=8, max_size=8), st.lists(long, min_size=8, max_size=8))
 def test_add_wide(a: list[int], b: list[int]) -> None:
     assert _numbers(_words.add_wide(_pair(a), _pair(b))) == [(x + y) % WORD**2 for x, y in zip(a, b, strict=True)]
+
+
+def test_a_symbolic_length_is_long_unless_its_constraints_say_otherwise() -> None:
+    (b,) = export.symbolic_shape("b")
+    (short,) = export.symbolic_shape("b", constraints=["b <= 1024"])
+    assert not _words.at_most(b, WORD)
+    assert _words.at_most(8 * short, WORD)
+    assert not _words.is_known(short)
 
 
 @st.composite

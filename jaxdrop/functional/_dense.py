@@ -36,8 +36,8 @@ def gaussian(key: jax.Array, x: jax.Array, mean: jax.Array, variance: jax.Array,
     rows = x.astype(kind)
     center, spread = rows @ mean.astype(kind), (rows * rows) @ variance.astype(kind)
     noise = random.normal(masks.draw(key, center, spec=spec)).astype(kind)
-    varies = spread > 0  # at 0 the square root has no derivative
-    deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, spread, jnp.ones_like(spread))), jnp.zeros_like(spread))
+    none = spread <= 0  # at 0 the square root has no derivative
+    deviation = jnp.where(none, jnp.zeros_like(spread), jnp.sqrt(jnp.where(none, jnp.ones_like(spread), spread)))
     # The minimum never binds. Without it, and its derivative, the compiler may round product and sum at once, in one program and
     # not in another.
     shift = jnp.minimum(deviation * noise, jnp.finfo(kind).max)

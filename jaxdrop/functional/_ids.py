@@ -44,7 +44,7 @@ def replacing(caller: str, name: str) -> Callable[..., jax.Array]:
         if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
             return ids
         key = None if masks.is_number(rate, 1) else random.single(key, caller)
-        return compiled(key, ids, masks.law(rate).threshold, replacement=replacement, protected=safe, spec=spec)
+        return compiled(key, ids, masks.threshold(rate), replacement=replacement, protected=safe, spec=spec)
 
     return replace
 

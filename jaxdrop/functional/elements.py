@@ -35,7 +35,8 @@ def dropout(
         nothing is drawn.
       x: any shape, any floating or complex dtype. The product is formed in float32 at least.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that broadcasts to the mask's shape,
-        such as one rate for each feature. It gets no gradient. At 1 the output is 0.
+        such as one rate for each feature. It gets no gradient. At 1 the output is 0. A traced rate outside [0, 1] cannot raise
+        (but under `checkify`): the output and its gradients are NaN.
       broadcast_dims: axes along which all entries share one mask value; negative axes count from the end.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned, and no operation is traced.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole array, of which `x` is this
@@ -122,7 +123,11 @@ def classic_dropout(
     if evaluation:
         return _weighted(x, 1 - rate)
     return _classic_dropout(
-        random.single(key, "classic_dropout"), x, masks.law(rate, x.dtype).threshold, shared=shared, spec=spec
+        random.single(key, "classic_dropout"),
+        masks.possible(x, rate),
+        masks.law(rate, x.dtype).threshold,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -208,7 +213,8 @@ def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
     xp = np if isinstance(rate, float) else jnp
     rate = xp.asarray(rate, jnp.finfo(masks.wide(dtype)).dtype)
     spread = xp.sqrt(1 + rate * _SELU_FLOOR**2)
-    scale = xp.where(rate < 1, 1 / (xp.sqrt(xp.where(rate < 1, 1 - rate, xp.ones_like(rate))) * spread), xp.zeros_like(rate))
+    none = rate == 1
+    scale = xp.where(none, xp.zeros_like(rate), 1 / (xp.sqrt(xp.where(none, xp.ones_like(rate), 1 - rate)) * spread))
     return rate * _SELU_FLOOR, scale, _SELU_FLOOR * xp.sqrt(1 - rate) / spread
 
 

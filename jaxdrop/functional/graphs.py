@@ -84,7 +84,7 @@ def drop_edge(
         return jnp.ones_like(senders, bool)
     if masks.is_number(rate, 1):
         return jnp.zeros_like(senders, bool)
-    threshold = masks.law(rate).threshold
+    threshold = masks.threshold(rate)
     return _drop_edge(random.single(key, "drop_edge"), senders, receivers, threshold, undirected=bool(undirected), spec=spec)
 
 
@@ -150,7 +150,7 @@ def drop_node(
         return Kept(jnp.ones(nodes, bool), jnp.ones_like(senders, bool))
     if masks.is_number(rate, 1):
         return Kept(jnp.zeros(nodes, bool), jnp.zeros_like(senders, bool))
-    threshold = masks.law(rate).threshold
+    threshold = masks.threshold(rate)
     return Kept(*_drop_node(random.single(key, "drop_node"), senders, receivers, threshold, num_nodes=nodes, spec=spec))
 
 

@@ -101,7 +101,8 @@ def drop_key(
         raise ValueError(f"drop_key takes one rate for all keys of a query, got rates of shape {tuple(rate.shape)}")
     if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
         return logits
-    return _drop_key(random.single(key, "drop_key"), logits, masks.law(rate).threshold, shared=shared, spec=spec)
+    key, logits = random.single(key, "drop_key"), masks.possible(logits, rate)
+    return _drop_key(key, logits, masks.law(rate).threshold, shared=shared, spec=spec)
 
 
 @kernel("drop_key")
@@ -169,8 +170,8 @@ def drop_head(
     if normalization == "rate":
         with jax.named_scope("jaxdrop.drop_head"):
             return elements.dropout(key, x, rate, broadcast_dims=shared, spec=spec)
-    single = random.single(key, "drop_head")
-    dropped = jnp.round(jnp.asarray(rate) * x.shape[heads]).astype(jnp.int32)
+    single, x = random.single(key, "drop_head"), masks.possible(x, rate)
+    dropped = jnp.nan_to_num(jnp.round(jnp.asarray(rate) * x.shape[heads])).astype(jnp.int32)
     return _drop_head(
         single, x, masks.law(rate).threshold, dropped, fixed=normalization == "fixed", heads=heads, shared=shared, spec=spec
     )

@@ -335,9 +335,12 @@ def sparse_kl(log_alpha: Learned) -> jax.Array:
 
 def starting_logit(rate: float) -> float:
     """The logit of a rate to start learning from; also the log alpha of the normal noise with the same variance."""
-    if not 0 < rate < 1:
-        raise ValueError(f"the rate to start from must lie in (0, 1), got {rate}: its logit must be finite.")
-    return math.log(rate / (1 - rate))
+    known = masks.check_rate(rate)
+    if not isinstance(known, float):
+        raise TypeError(f"the rate to start from must be one number that is known now, got {rate!r}")
+    if not 0 < known < 1:
+        raise ValueError(f"the rate to start from must lie in (0, 1), got {known}: its logit must be finite.")
+    return math.log(known / (1 - known))
 
 
 def _variance(w: jax.Array, log_alpha: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks, random
+from jaxdrop._words import is_known
 from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
 
@@ -211,7 +212,9 @@ def _neftune(key: jax.Array, x: jax.Array, alpha: jax.Array, mask: jax.Array | N
     width = x.shape[-1] * masks.mapped_axes(spec, (x.ndim - 1,))[1]
     noise = _symmetric(masks.draw(key, x, spec=spec))
     if mask is None:
-        return _added(x, alpha, noise * np.float32(1 / math.sqrt(parts * x.shape[-2] * width)))
+        size = parts * x.shape[-2] * width
+        unit = np.float32(1 / math.sqrt(size)) if is_known(size) else lax.rsqrt(jnp.asarray(size).astype(jnp.float32))
+        return _added(x, alpha, noise * unit)
     tokens = mask.astype(bool)[..., None]
     length = tokens.sum(-2, keepdims=True, dtype=jnp.int32)
     length = lax.psum(length, names) if names else length

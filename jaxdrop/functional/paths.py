@@ -83,7 +83,7 @@ def drop_path(
         return jnp.zeros_like(x)
     threshold, scale = masks.law(rate, x.dtype)
     if not scale_by_keep:
-        scale = np.ones((), scale.dtype)
+        scale = masks.unit(rate, x.dtype)
     return _drop_path(random.single(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec)
 
 
@@ -132,7 +132,8 @@ def layer_drop(key: jax.Array | None, x: T, rate: masks.Rate, layer: Callable[[T
     References:
       Fan, Grave & Joulin, "Reducing transformer depth on demand with structured dropout", 2019, arXiv:1909.11556, with rate 0.2.
     """
-    return either(lax.cond, layer_runs(key, rate, deterministic=deterministic), lambda x: like(layer(x), x), lambda x: x, x)
+    runs = layer_runs(key, rate, deterministic=deterministic)
+    return either(lax.cond, runs, lambda x: like(layer(x), x, rate), lambda x: x, x)
 
 
 def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) -> bool | jax.Array:
@@ -159,8 +160,8 @@ def either(cond: Callable[..., T], runs: bool | jax.Array, run: Callable[..., T]
     return cond(runs, run, skip, *operands)
 
 
-def like(y: T, x: T) -> T:
-    """`y`, if it is like `x`, so that a layer may be skipped."""
+def like(y: T, x: T, rate: masks.Rate) -> T:
+    """`y`, the result of a layer that runs, if it is like `x`, so that the layer may be skipped at this rate."""
 
     def described(tree: Any) -> tuple[Any, list[jax.ShapeDtypeStruct], Any]:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
@@ -174,7 +175,7 @@ def like(y: T, x: T) -> T:
             "a layer that may be skipped must return what is like its argument, which takes the place of its result: it was given"
             f" {argument} and returned {result}."
         )
-    return y
+    return masks.possible(y, masks.check_rate(rate))
 
 
 def shake_drop(
@@ -237,7 +238,7 @@ def shake_drop(
         middle = (alpha[0] + alpha[1]) / 2
         return x if middle == 1 else _expected(x, rate, middle=middle)
     key, (threshold, _) = random.single(key, "shake_drop"), masks.law(rate)
-    return _shake_drop(key, x, threshold, alpha=alpha, beta=beta, shared=shared, spec=spec)
+    return _shake_drop(key, masks.possible(x, rate), threshold, alpha=alpha, beta=beta, shared=shared, spec=spec)
 
 
 @kernel("shake_drop")

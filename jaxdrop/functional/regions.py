@@ -203,7 +203,7 @@ def drop_block(
     gamma = (np if isinstance(rate, float) else jnp).asarray(rate, np.float32) * np.float32(geometry.seeds_per_rate)
     kept = geometry.kept(gamma) if normalize == "expected" else None
     whole = axes.batch if normalize == "batch" else ()
-    key = random.single(key, "drop_block")
+    key, x = random.single(key, "drop_block"), masks.possible(x, rate)
     return _drop_block(key, x, gamma, kept, axes=axes._replace(batch=whole), geometry=geometry, shared=shared, spec=spec)
 
 
@@ -221,7 +221,8 @@ def _drop_block(
 ) -> jax.Array:
     seeds = _of_lengths(x, dict(zip(axes.space, geometry.seeds, strict=True)))
     bits = masks.draw(key, seeds, broadcast_dims=tuple(set(shared) - set(axes.space)), spec=spec)
-    keep = (bits >> np.uint32(1)) >= (masks.expand(gamma, x.ndim) * np.float32(2**31)).astype(jnp.uint32)
+    least = jnp.nan_to_num(masks.expand(gamma, x.ndim) * np.float32(2**31)).astype(jnp.uint32)
+    keep = (bits >> np.uint32(1)) >= least
     for axis, block, padding in zip(axes.space, geometry.blocks, geometry.padding, strict=True):
         keep = _erode(keep, axis, block, padding)
     if kept is None:

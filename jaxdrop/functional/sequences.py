@@ -154,7 +154,8 @@ def zoneout(
         return previous
     if expected:
         return _expected_state(new, previous, rate)
-    return _zoneout(random.single(key, "zoneout"), new, previous, masks.law(rate).threshold, spec=spec)
+    key, new = random.single(key, "zoneout"), masks.possible(new, rate)
+    return _zoneout(key, new, previous, masks.law(rate).threshold, spec=spec)
 
 
 @kernel("zoneout")
@@ -285,6 +286,7 @@ def _embedding_dropout(
     else:
         # One row of the mask for each sequence, with room for every id, so that no row depends on the size of the vocabulary.
         block = masks.block(ids, broadcast_dims=(time_axis,), spec=spec)
-        bits = random.bits_at(key, (grid(**block._asdict()).low, words), (math.prod(block.extent), WORD))
+        high, low = grid(**block._asdict())
+        bits = random.bits_at(key, (low if high is None else (high, low), words), (math.prod(block.extent), WORD))
     bits = lax.expand_dims(bits, range(ids.ndim, x.ndim))
     return masks.scaled(masks.below(bits, threshold), x, scale)

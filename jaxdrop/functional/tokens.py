@@ -237,7 +237,7 @@ def modality_dropout(
         return arrays
     kept = _modality_dropout(
         random.single(key, "modality_dropout"),
-        [site.x for site in sites],
+        masks.possible([site.x for site in sites], rate),
         masks.law(rate).threshold,
         shares=shares,
         shared=tuple(site.shared for site in sites),

@@ -110,7 +110,7 @@ class LayerDrop(Stochastic):
             )
 
         def run(layer: Callable[..., Any], x: Any) -> Any:
-            return paths.like(layer(x, *args), x)
+            return paths.like(layer(x, *args), x, rate)
 
         runs = self.is_initializing() or paths.layer_runs(key, rate, deterministic=off)
         return paths.either(nn.cond, runs, run, lambda layer, x: x, layer, inputs)

@@ -121,7 +121,7 @@ class LayerDrop(Stochastic):
             )
 
         def run(layer: Callable[..., Any], x: Any) -> Any:
-            return paths.like(layer(x, *args), x)
+            return paths.like(layer(x, *args), x, rate)
 
         runs = paths.layer_runs(key, rate, deterministic=off)
         return paths.either(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
