@@ -25,8 +25,8 @@ EXEMPT = {
     "DropoutAddLayerNorm": "it normalizes, and the norm remains",
     "MultiHeadAttention": "it attends, and the attention remains",
     "MultiHeadDotProductAttention": "it attends, and the attention remains",
-    "RNN": "it runs a cell, and the cell remains; see test_recurrent_nnx.py",
-    "StackedRNN": "it runs cells, and they remain; see test_recurrent_nnx.py",
+    "RNN": "it runs a cell, and the cell remains; see test_recurrent_layers_are_those_of_flax",
+    "StackedRNN": "it runs cells, and they remain; see test_recurrent_layers_are_those_of_flax",
     "ConcreteDropout": "a learned rate of 0 has no finite logit",
     "VariationalDropout": "a learned rate of 0 has no finite logit",
     "VariationalDense": "a learned rate of 0 has no finite logit",
@@ -136,3 +136,34 @@ def test_linen_model() -> None:
         )
     )
     assert list(programs(*loss_of(dropping))) == list(programs(*loss_of(plain)))
+
+
+def test_recurrent_layers_are_those_of_flax() -> None:
+    """The same jaxpr, forward and backward: the loop of Flax, in training and in evaluation."""
+    x = jnp.ones((2, 3, 4))
+    rngs, cell = nnx.Rngs(0), nnx.OptimizedLSTMCell(4, 4, rngs=nnx.Rngs(0))
+    stack = jaxdrop.nnx.StackedRNN(nnx.OptimizedLSTMCell, 4, 4, num_layers=2, dropout=0.5, rngs=rngs)
+    evaluated = jaxdrop.nnx.RNN(cell, input_rate=0.5, recurrent_rate=0.5, weight_rate=0.5, deterministic=True)
+    theirs = nnx.RNN(cell)
+
+    def of_nnx(model: nnx.Module, **options: Any) -> str:
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        leaves, tree = jax.tree.flatten(params)
+
+        def loss(leaves: list[jax.Array]) -> jax.Array:
+            return (nnx.merge(graph, jax.tree.unflatten(tree, leaves), rest)(x, **options) ** 2).sum()
+
+        return str(jax.make_jaxpr(jax.value_and_grad(loss))(leaves))
+
+    assert of_nnx(jaxdrop.nnx.RNN(cell)) == of_nnx(evaluated) == of_nnx(theirs)
+    plain = nnx.Sequential(*(nnx.RNN(layer[0].cell) for layer in stack.layers))
+    assert of_nnx(stack, rates={"dropout": 0.0}) == of_nnx(stack, deterministic=True) == of_nnx(plain)
+
+    def of_linen(model: nn.Module) -> str:
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        return str(jax.make_jaxpr(jax.value_and_grad(lambda v: (model.apply(v, x) ** 2).sum()))(variables))
+
+    rates = {"input_rate": 0.5, "recurrent_rate": 0.5, "weight_rate": 0.5, "per_gate": True, "deterministic": True}
+    expected = of_linen(nn.RNN(nn.OptimizedLSTMCell(4)))
+    for options in ({}, {"deterministic": False}, rates):
+        assert of_linen(jaxdrop.linen.RNN(nn.OptimizedLSTMCell(4), **options)) == expected
