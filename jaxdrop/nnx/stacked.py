@@ -124,7 +124,7 @@ class StackedRNN(Stochastic):
           return_carry: overrides the module's, as do the next two.
           time_major: whether time is the first axis.
           deterministic: whether to drop nothing.
-          rngs: a key, or where to take it from, as in `jaxdrop.nnx.Dropout`.
+          rngs: a key, or where to take it from, as in `jaxdrop.nnx.Dropout`; its stream `carry`, if any, makes the first states.
           rates: other rates for this call, by name, `dropout` among them.
           spec: as in `RNN`.
 
