@@ -43,7 +43,21 @@ import jaxdrop.nnx.regions
 import jaxdrop.nnx.sequences
 import jaxdrop.nnx.tokens
 import jaxdrop.nnx.weights
-from jaxdrop.functional import elements, graphs, learned, noise, paths, recurrent, regions, sequences, tokens, weights
+from jaxdrop.functional import (
+    _recurrent_rates,
+    _stacks,
+    _time,
+    elements,
+    graphs,
+    learned,
+    noise,
+    paths,
+    recurrent,
+    regions,
+    sequences,
+    tokens,
+    weights,
+)
 
 Shape = tuple[int, ...]
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -753,15 +767,28 @@ def _cell(cell: Callable[..., Any], *features: int, sees: str, **options: Any) -
 _compiled = functools.partial(jax.jit, static_argnames=("deterministic", "spec"))
 
 
+def pure_loop(cell: Callable[[Any, jax.Array, recurrent.Hooks], Any]) -> recurrent.Loop:
+    """The loop of a cell without variables, whose output is its (hidden) state."""
+
+    def step(carry: Any, x: jax.Array, hooks: recurrent.Hooks) -> tuple[Any, Any]:
+        new = cell(carry, x, hooks)
+        return new, new[1] if isinstance(new, tuple) else new
+
+    def loop(body: recurrent.Body, carry: Any, xs: Any, policy: recurrent.Policy | None) -> tuple[Any, Any]:
+        return jax.lax.scan(functools.partial(body, step), carry, xs)
+
+    return loop
+
+
 @_compiled
 def _rnn(
     key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
 ) -> jax.Array:
     """`y_t = d(x_t)`."""
-    layout = recurrent.spec_of_steps(spec, x.ndim, 1)
-    rates = recurrent.Rates(input_rate=rate).checked(recurrent.SIMPLE)
-    plan = recurrent.Plan(recurrent.SIMPLE, rates, key, False, False, deterministic, layout)
-    return recurrent.run(plan, lambda carry, x, hooks: x, jnp.zeros_like(x[:, 0]), x, time_axis=1)[1]
+    layout = _time.spec_of_steps(spec, x.ndim, 1)
+    rates = _recurrent_rates.Rates(input_rate=rate).checked(_recurrent_rates.SIMPLE)
+    plan = recurrent.Plan(_recurrent_rates.SIMPLE, rates, key, False, False, deterministic, layout)
+    return recurrent.run(plan, pure_loop(lambda carry, x, hooks: x), jnp.zeros_like(x[:, 0]), x, time_axis=1)[1]
 
 
 @_compiled
@@ -769,23 +796,23 @@ def _rnn_recurrent(
     key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
 ) -> jax.Array:
     """`y = d(x)`, where x is the state before the only step."""
-    rates = recurrent.Rates(recurrent_rate=rate).checked(recurrent.SIMPLE)
-    plan = recurrent.Plan(recurrent.SIMPLE, rates, key, True, True, deterministic, spec)
+    rates = _recurrent_rates.Rates(recurrent_rate=rate).checked(_recurrent_rates.SIMPLE)
+    plan = recurrent.Plan(_recurrent_rates.SIMPLE, rates, key, True, True, deterministic, spec)
 
     def cell(carry: jax.Array, x: jax.Array, hooks: recurrent.Hooks) -> jax.Array:
         return carry if hooks.recurrent is None else hooks.recurrent(carry, 0)
 
-    return recurrent.run(plan, cell, x, jnp.expand_dims(jnp.zeros_like(x), 1), time_axis=1)[0]
+    return recurrent.run(plan, pure_loop(cell), x, jnp.expand_dims(jnp.zeros_like(x), 1), time_axis=1)[0]
 
 
 def _stacked_rnn(
     key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
 ) -> jax.Array:
     """Two layers `y_t = x_t`."""
-    return recurrent.stack(
+    return _stacks.stack(
         [[lambda x, key, rates, carry: (carry, x)]] * 2,
         key,
-        recurrent.Rates(),
+        _recurrent_rates.Rates(),
         rate,
         x,
         initial_carry=None,
@@ -798,9 +825,7 @@ def _stacked_rnn(
 
 def _nnx_stack(rate: float, rngs: nnx.Rngs) -> nnx.Module:
     cell = functools.partial(_cell, nnx.SimpleCell, sees="input")
-    return jaxdrop.nnx.recurrent.StackedRNN(
-        cell, 16, 16, num_layers=2, dropout=rate, rngs=nnx.Rngs(0, dropout=rngs.dropout.key[...])
-    )
+    return jaxdrop.nnx.StackedRNN(cell, 16, 16, num_layers=2, dropout=rate, rngs=nnx.Rngs(0, dropout=rngs.dropout.key[...]))
 
 
 def _with_state(layer: Layer, x: jax.Array) -> jax.Array:
@@ -857,12 +882,12 @@ VARIANTS += [
     dataclasses.replace(
         RECURRENT,
         name="stacked_rnn",
-        function=jaxdrop.nnx.recurrent.StackedRNN,
+        function=jaxdrop.nnx.StackedRNN,
         paper="arXiv:1409.2329",
         call=_stacked_rnn,
         law=Law(own),
         nnx=_nnx_stack,
-        linen=lambda rate, deterministic: jaxdrop.linen.recurrent.StackedRNN(
+        linen=lambda rate, deterministic: jaxdrop.linen.StackedRNN(
             functools.partial(_cell, nn.SimpleCell, sees="input"), 16, num_layers=2, dropout=rate, deterministic=deterministic
         ),
         exempt={

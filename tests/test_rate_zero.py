@@ -25,8 +25,8 @@ EXEMPT = {
     "DropoutAddLayerNorm": "it normalizes, and the norm remains",
     "MultiHeadAttention": "it attends, and the attention remains",
     "MultiHeadDotProductAttention": "it attends, and the attention remains",
-    "RNN": "it runs a cell, and the cell remains; see test_recurrent_nnx.py",
-    "StackedRNN": "it runs cells, and they remain; see test_recurrent_nnx.py",
+    "RNN": "it runs a cell, and the cell remains; see test_recurrent_layers_are_those_of_flax",
+    "StackedRNN": "it runs cells, and they remain; see test_recurrent_layers_are_those_of_flax",
     "ConcreteDropout": "a learned rate of 0 has no finite logit",
     "VariationalDropout": "a learned rate of 0 has no finite logit",
     "VariationalDense": "a learned rate of 0 has no finite logit",
@@ -136,3 +136,43 @@ def test_linen_model() -> None:
         )
     )
     assert list(programs(*loss_of(dropping))) == list(programs(*loss_of(plain)))
+
+
+def test_recurrent_layers_are_those_of_flax() -> None:
+    """The same jaxpr, forward and backward: the loop of Flax, in training and in evaluation."""
+    x = jnp.ones((2, 3, 4))
+    rates = {"input_rate": 0.5, "recurrent_rate": 0.5, "weight_rate": 0.5, "per_gate": True, "deterministic": True}
+
+    def of_nnx(module: nnx.Module, run: Callable[[Any], jax.Array]) -> str:
+        graph, params, rest = nnx.split(module, nnx.Param, ...)
+        leaves, tree = jax.tree.flatten(params)
+
+        def loss(leaves: list[jax.Array]) -> jax.Array:
+            own = nnx.merge(graph, jax.tree.unflatten(tree, leaves), jax.tree.map(lambda leaf: leaf, rest))
+            return (run(own) ** 2).sum()
+
+        return str(jax.make_jaxpr(jax.value_and_grad(loss))(leaves))
+
+    cell = nnx.OptimizedLSTMCell(4, 4, rngs=nnx.Rngs(0))
+    expected = of_nnx(cell, lambda cell: nnx.RNN(cell)(x))
+    for options in ({}, rates):
+        assert of_nnx(cell, lambda cell, options=options: jaxdrop.nnx.RNN(cell, **options)(x)) == expected
+    stack = jaxdrop.nnx.StackedRNN(nnx.OptimizedLSTMCell, 4, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    start = (jnp.zeros((2, 4)),) * 2
+
+    def plain(stack: Any) -> jax.Array:
+        below, above = (nnx.RNN(layer[0].cell, rngs=False) for layer in stack.layers)
+        return above(below(x, initial_carry=start), initial_carry=start)
+
+    expected = of_nnx(stack, plain)
+    for options in ({"rates": {"dropout": 0.0}}, {"deterministic": True}):
+        found = of_nnx(stack, lambda stack, options=options: stack(x, initial_carry=((start,),) * 2, **options))
+        assert found == expected
+
+    def of_linen(model: nn.Module) -> str:
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        return str(jax.make_jaxpr(jax.value_and_grad(lambda v: (model.apply(v, x) ** 2).sum()))(variables))
+
+    expected = of_linen(nn.RNN(nn.OptimizedLSTMCell(4)))
+    for options in ({}, {"deterministic": False}, rates):
+        assert of_linen(jaxdrop.linen.RNN(nn.OptimizedLSTMCell(4), **options)) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
+
+T = TypeVar("T")
 
 
 class Site(NamedTuple):
@@ -104,6 +106,11 @@ def one_of(name: str, value: str, names: Any) -> None:
     allowed = get_args(names)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def either(call: T | None, module: T) -> T:
+    """The argument of a call, if there is one, or else the module's."""
+    return module if call is None else call
 
 
 def is_true(deterministic: bool) -> bool:

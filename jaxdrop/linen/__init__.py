@@ -7,10 +7,11 @@ from jaxdrop.linen.heads import AttentionDropout, DropHead, DropKey
 from jaxdrop.linen.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
 from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.linen.paths import DropPath, LayerDrop, ShakeDrop
-from jaxdrop.linen.recurrent import RNN, StackedRNN
+from jaxdrop.linen.recurrent import RNN
 from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
 from jaxdrop.linen.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
+from jaxdrop.linen.stacked import StackedRNN
 from jaxdrop.linen.stochastic import stochastic
 from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop

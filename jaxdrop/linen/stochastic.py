@@ -22,7 +22,8 @@ from jaxdrop._stochastic.planning import Choice, Layer, Plan, Probe
 from jaxdrop.functional import elements
 from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen.attention import dot_product_attention
-from jaxdrop.linen.recurrent import RNN, StackedRNN
+from jaxdrop.linen.recurrent import RNN
+from jaxdrop.linen.stacked import StackedRNN
 
 _LAYERS = (Stochastic, RNN, StackedRNN, nn.Dropout, nn.MultiHeadDotProductAttention)
 _FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)

@@ -7,10 +7,11 @@ from jaxdrop.nnx.heads import AttentionDropout, DropHead, DropKey
 from jaxdrop.nnx.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
 from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.nnx.paths import DropPath, LayerDrop, ShakeDrop
-from jaxdrop.nnx.recurrent import RNN, StackedRNN
+from jaxdrop.nnx.recurrent import RNN
 from jaxdrop.nnx.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
 from jaxdrop.nnx.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.nnx.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
+from jaxdrop.nnx.stacked import StackedRNN
 from jaxdrop.nnx.stochastic import stochastic
 from jaxdrop.nnx.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.nnx.weights import DropConnect, QuantNoise, WeightDrop

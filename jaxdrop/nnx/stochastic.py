@@ -21,7 +21,7 @@ from jaxdrop._stochastic.messages import nothing_random
 from jaxdrop._stochastic.overrides import Overrides
 from jaxdrop._stochastic.planning import Choice, Layer, Plan, Probe
 from jaxdrop.nnx import _settled
-from jaxdrop.nnx.recurrent import StackedRNN
+from jaxdrop.nnx.stacked import StackedRNN
 
 # Variables that a call may change: those of streams, and what is looked at afterwards.
 _KEPT = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate, nnx.Perturbation))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import GRU, LSTM, SIMPLE, Carry, Family, Hooks, Plan, Rates, Site
+from jaxdrop.functional import _recurrent_rates, _time, recurrent
+from jaxdrop.functional._recurrent_rates import GRU, LSTM, SIMPLE, Family, Rates
+from jaxdrop.functional.recurrent import Carry, Hooks, Plan, Site
 from tests import statistics
-from tests.catalogue import KEY, RATE
+from tests.catalogue import KEY, RATE, pure_loop
 
 BATCH, TIME, UNITS = 4, 6, 16
 ONES = jnp.ones((BATCH, TIME, UNITS))
@@ -42,12 +44,16 @@ def shown(gate: int = 0) -> recurrent.Cell:
     return cell
 
 
+def run(plan: Plan, cell: Callable[[Carry, jax.Array, Hooks], Carry], *args: Any, **kwargs: Any) -> tuple[Carry, jax.Array]:
+    return recurrent.run(plan, pure_loop(cell), *args, **kwargs)
+
+
 def counting(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
     return jax.tree.map(lambda state: state + 1, carry)
 
 
 def masks(gate: int = 0, x: jax.Array = ONES, **options: Any) -> np.ndarray:
-    return np.asarray(recurrent.run(plan(recurrent_rate=RATE, **options), shown(gate), ZEROS, x, time_axis=1)[1])
+    return np.asarray(run(plan(recurrent_rate=RATE, **options), shown(gate), ZEROS, x, time_axis=1)[1])
 
 
 # -- masks
@@ -82,7 +88,7 @@ def test_masks_of_steps_where_asked(per_gate: bool) -> None:
 def test_masks_of_inputs_and_outputs(site: str, per_step: bool) -> None:
     def seen(x: jax.Array) -> np.ndarray:
         settled = plan(per_step=per_step, **{site: RATE})
-        return np.asarray(recurrent.run(settled, lambda carry, x, hooks: x, ZEROS, x, time_axis=1)[1])
+        return np.asarray(run(settled, lambda carry, x, hooks: x, ZEROS, x, time_axis=1)[1])
 
     found, longer = seen(ONES), seen(jnp.ones((BATCH, TIME + 1, UNITS)))
     assert len({found[:, t].tobytes() for t in range(TIME)}) == (TIME if per_step else 1)
@@ -92,7 +98,7 @@ def test_masks_of_inputs_and_outputs(site: str, per_step: bool) -> None:
 
 def test_rates_of_masks() -> None:
     """Right code fails with a probability of 1e-6."""
-    found = jax.vmap(lambda key: recurrent.run(plan(key, recurrent_rate=RATE), shown(), ZEROS, ONES, time_axis=1)[0])
+    found = jax.vmap(lambda key: run(plan(key, recurrent_rate=RATE), shown(), ZEROS, ONES, time_axis=1)[0])
     dropped = np.asarray(found(jax.random.split(KEY, 256)) == 0)
     assert statistics.normal((dropped.sum() - dropped.size * RATE) / np.sqrt(dropped.size * RATE * (1 - RATE))) > 1e-6
 
@@ -118,7 +124,7 @@ def test_no_two_sites_have_the_same_key() -> None:
 
 
 def zoned(key: jax.Array | None, rate: float = RATE, **options: Any) -> Carry:
-    return recurrent.run(plan(key, hidden_zoneout=rate, **options), counting, ZEROS, ONES, time_axis=1)
+    return run(plan(key, hidden_zoneout=rate, **options), counting, ZEROS, ONES, time_axis=1)
 
 
 def test_zoneout_counts_the_steps_that_are_not_skipped() -> None:
@@ -140,13 +146,13 @@ def test_zoneout_evaluates_to_its_expectation() -> None:
 def test_cell_and_hidden_state_zone_out_by_themselves() -> None:
     start = (ZEROS, ZEROS)
 
-    def run(**rates: float) -> Carry:
-        return recurrent.run(plan(family=LSTM, **rates), counting, start, ONES, time_axis=1)[0]
+    def end(**rates: float) -> Carry:
+        return run(plan(family=LSTM, **rates), counting, start, ONES, time_axis=1)[0]
 
-    cell, hidden = run(cell_zoneout=1.0)
+    cell, hidden = end(cell_zoneout=1.0)
     assert (cell == 0).all()
     assert (hidden == TIME).all()
-    cell, hidden = run(cell_zoneout=RATE, hidden_zoneout=RATE)
+    cell, hidden = end(cell_zoneout=RATE, hidden_zoneout=RATE)
     assert not np.array_equal(cell, hidden)
 
 
@@ -162,7 +168,7 @@ def test_candidates_keep_the_expectation(per_step: bool) -> None:
             drop = hooks.candidate or (lambda y: y)
             return 0.5 * carry + drop(x)
 
-        return recurrent.run(plan(key, candidate_rate=RATE, **options), cell, ZEROS, ONES, time_axis=1)[0]
+        return run(plan(key, candidate_rate=RATE, **options), cell, ZEROS, ONES, time_axis=1)[0]
 
     np.testing.assert_allclose(memory(None, deterministic=True), np.full((BATCH, UNITS), powers.sum()), rtol=1e-6)
     draw = jax.jit(jax.vmap(lambda key: memory(key, per_step=per_step)))
@@ -192,18 +198,17 @@ def test_padding_leaves_the_state_and_the_masks_of_other_steps(per_step: bool) -
 
     settled = plan(recurrent_rate=RATE, hidden_zoneout=RATE, per_step=per_step)
     x = jnp.arange(ONES.size, dtype=jnp.float32).reshape(ONES.shape)
-    _, whole = recurrent.run(settled, cell, ZEROS, x, time_axis=1)
-    final, outputs = recurrent.run(settled, cell, ZEROS, x, time_axis=1, lengths=lengths)
+    _, whole = run(settled, cell, ZEROS, x, time_axis=1)
+    final, outputs = run(settled, cell, ZEROS, x, time_axis=1, lengths=lengths)
     for row, length in enumerate(np.asarray(lengths)):
         np.testing.assert_array_equal(outputs[row, :length], whole[row, :length])
         np.testing.assert_array_equal(final[row], whole[row, length - 1])
-        np.testing.assert_array_equal(outputs[row, length:], np.broadcast_to(final[row], (TIME - length, UNITS)))
 
 
 @pytest.mark.parametrize("lengths", [None, [6, 1, 3, 5]], ids=["full", "padded"])
 def test_flipped(lengths: list[int] | None) -> None:
     x = np.arange(TIME * BATCH * 2).reshape(TIME, BATCH, 2)
-    found = recurrent.flipped(jnp.asarray(x), None if lengths is None else jnp.asarray(lengths))
+    found = _time.flipped(jnp.asarray(x), None if lengths is None else jnp.asarray(lengths))
     for row, length in enumerate(lengths or [TIME] * BATCH):
         np.testing.assert_array_equal(found[:length, row], x[:length, row][::-1])
 
@@ -215,9 +220,9 @@ def test_a_reversed_run_is_a_run_of_the_reversed_sequence() -> None:
     def cell(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
         return 0.5 * carry + x
 
-    final, outputs = recurrent.run(plan(), cell, start, x, time_axis=1, lengths=lengths, reverse=True, keep_order=True)
+    final, outputs = run(plan(), cell, start, x, time_axis=1, lengths=lengths, reverse=True, keep_order=True)
     for row, length in enumerate(np.asarray(lengths)):
-        one, ones = recurrent.run(plan(), cell, start[:1], x[row : row + 1, :length][:, ::-1], time_axis=1)
+        one, ones = run(plan(), cell, start[:1], x[row : row + 1, :length][:, ::-1], time_axis=1)
         np.testing.assert_array_equal(final[row], one[0])
         np.testing.assert_array_equal(outputs[row, :length], ones[0, ::-1])
 
@@ -244,15 +249,15 @@ def test_rates_that_a_cell_has_no_place_for() -> None:
 
 def test_dropout_between_layers_needs_two() -> None:
     with pytest.raises(ValueError, match=r"dropout=0.5 acts between layers, and there is one layer\. Pass output_rate"):
-        recurrent.check_between(0.5, 1)
+        _recurrent_rates.check_between(0.5, 1)
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
-        recurrent.check_between(0.0, 0)
+        _recurrent_rates.check_between(0.0, 0)
     with pytest.raises(ValueError, match="dropout must lie in"):
-        recurrent.check_between(2.0, 2)
-    assert recurrent.check_between(0.0, 1) == 0
+        _recurrent_rates.check_between(2.0, 2)
+    assert _recurrent_rates.check_between(0.0, 1) == 0
 
 
 def test_lengths_are_checked() -> None:
     for lengths in (jnp.ones(BATCH), jnp.ones(BATCH - 1, jnp.int32), jnp.ones((BATCH, 1), jnp.int32)):
         with pytest.raises(ValueError, match=r"seq_lengths must be integers, one for each of the sequences, of shape \(4,\)"):
-            recurrent.run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)
+            run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +12,11 @@ from flax import linen as nn
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxdrop.linen.recurrent import RNN, StackedRNN
-from jaxdrop.nnx import recurrent as of_nnx
+from jaxdrop import linen
+from jaxdrop import nnx as of_nnx
+from jaxdrop.functional._recurrent_rates import MGU, Rates
+from jaxdrop.functional.recurrent import Plan
+from jaxdrop.linen import RNN, StackedRNN
 from tests.catalogue import KEY, RATE
 
 BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 6
@@ -23,7 +25,6 @@ LENGTHS = jnp.array([5, 2, 3])
 CELLS = {"LSTMCell": "ifgo", "OptimizedLSTMCell": "ifgo", "GRUCell": "rzn", "SimpleCell": " "}
 
 pytestmark = pytest.mark.usefixtures("relaxed")
-each_cell = pytest.mark.parametrize("name", CELLS)
 
 
 def cell_of(name: str) -> nnx.RNNCellBase:
@@ -105,20 +106,75 @@ def test_the_same_key_gives_the_same_stack() -> None:
     jax.tree.map(close, mine, other)
 
 
-@each_cell
-def test_without_dropout_it_is_flax(name: str) -> None:
-    cell: Callable[[], Any] = lambda: getattr(nn, name)(UNITS)  # noqa: E731
-    plain = nn.RNN(cell(), return_carry=True)
-    variables = plain.init(jax.random.key(0), X)
-    rates = all_rates(name) | {"hidden_zoneout": 0.0} | ({"cell_zoneout": 0.0} if "LSTM" in name else {})
-    for layer in (
-        RNN(cell(), deterministic=False, return_carry=True),
-        RNN(cell(), **rates, deterministic=True, return_carry=True),
-    ):
-        assert str(jax.make_jaxpr(layer.apply)(variables, X)) == str(jax.make_jaxpr(plain.apply)(variables, X))
-    layer = RNN(cell(), **rates)
-    made = jax.eval_shape(lambda: layer.init(jax.random.key(0), X, deterministic=False))
-    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, variables)
+@pytest.mark.parametrize(
+    ("cell", "shape", "options"),
+    [
+        (nn.LSTMCell(UNITS), X.shape, {"reverse": True, "keep_order": True, "seq_lengths": LENGTHS}),
+        (nn.OptimizedLSTMCell(UNITS), X.shape, {"time_major": True, "seq_lengths": jnp.array([2, 1, 3, 3, 1])}),
+        (nn.GRUCell(UNITS), (2, *X.shape), {"reverse": True}),
+        (nn.MGUCell(UNITS), X.shape, {}),
+        (nn.ConvLSTMCell(2, (2,)), (3, 5, 4, 2), {"seq_lengths": LENGTHS}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_without_dropout_it_is_flax(cell: nn.RNNCellBase, shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    """Parameters, outputs and states, without a word on `deterministic`."""
+    x = jax.random.normal(jax.random.key(1), shape)
+    layer = RNN(cell, input_rate=RATE, output_rate=RATE, return_carry=True)
+
+    @jax.jit
+    def run(x: jax.Array) -> Any:
+        made = [kind(cell, return_carry=True, unroll=2).init_with_output(KEY, x, **options) for kind in (RNN, nn.RNN)]
+        variables = made[0][1]
+        evaluated = layer.apply(variables, x, **options, deterministic=True)
+        return made, evaluated, layer.apply(variables, x, deterministic=False, rngs={"dropout": KEY}, **options)
+
+    (ours, theirs), evaluated, (_, dropped) = run(x)
+    jax.tree.map(close, ours, theirs)
+    jax.tree.map(close, evaluated, theirs[0])
+    assert not np.allclose(dropped, evaluated[1])
+
+
+def test_a_cell_with_variables_is_that_of_flax() -> None:
+    class Noisy(nn.GRUCell):
+        @nn.compact
+        def __call__(self, carry: Any, inputs: jax.Array) -> Any:
+            self.variable("noise", "scale", jnp.ones, ())
+            return super().__call__(carry, linen.Dropout(RATE, deterministic=False)(inputs))
+
+    lifted = {"variable_broadcast": ["params", "noise"], "split_rngs": {"params": False, "dropout": True}}
+    ours, theirs = (kind(Noisy(UNITS), **lifted) for kind in (RNN, nn.RNN))
+    keys = {"params": KEY, "dropout": KEY}
+    jax.tree.map(np.testing.assert_array_equal, ours.init(keys, X), theirs.init(keys, X))
+    variables = theirs.init(keys, X)
+
+    def run(layer: nn.Module) -> Any:
+        return jax.jit(lambda: layer.apply(variables, X, rngs={"dropout": KEY}))()
+
+    close(run(ours), run(theirs))
+    dropping = RNN(Noisy(UNITS), **lifted, recurrent_rate=RATE, candidate_rate=RATE, weight_rate=RATE, deterministic=False)
+    assert not np.allclose(run(dropping), run(theirs))
+
+
+def test_layers_of_flax_that_share_a_cell() -> None:
+    cell = nn.GRUCell(UNITS)
+    ours, theirs = (nn.Bidirectional(kind(cell), kind(cell), return_carry=True) for kind in (RNN, nn.RNN))
+    run = jax.jit(lambda: [both.init_with_output(KEY, X, seq_lengths=LENGTHS) for both in (ours, theirs)])
+    jax.tree.map(close, *run())
+
+
+def test_masks_of_a_minimal_gated_unit() -> None:
+    """At a rate of weights: it is Flax's cell, with other parameters."""
+    layer = RNN(nn.MGUCell(UNITS), weight_rate=RATE, deterministic=False)
+    variables = layer.init(jax.random.key(0), X)
+    plan = Plan(MGU, Rates(weight_rate=RATE), KEY, False, False, False)
+    cell = variables["params"]["cell"]
+    dropped = {
+        f"h{gate}": {**cell[f"h{gate}"], "kernel": plan.weight(cell[f"h{gate}"]["kernel"], at)} for at, gate in enumerate("fn")
+    }
+    close(layer.apply(variables, X, rng=KEY), nn.RNN(nn.MGUCell(UNITS)).apply({"params": {"cell": {**cell, **dropped}}}, X))
+    every = RNN(nn.MGUCell(UNITS), **all_rates("MGUCell"), per_gate=True, deterministic=False)
+    assert jnp.isfinite(every.apply(variables, X, rng=KEY)).all()
 
 
 def test_keys_come_from_the_collection() -> None:
@@ -159,8 +215,10 @@ def test_zoneout_in_evaluation_needs_no_key() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(TypeError, match="cell must be one of LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, got MGUCell"):
-        RNN(nn.MGUCell(UNITS), deterministic=False).init(KEY, X)
+    with pytest.raises(ValueError, match=r"^recurrent_rate=0.5 acts inside the cell, and how a ConvLSTMCell is made"):
+        RNN(nn.ConvLSTMCell(UNITS, (2,)), recurrent_rate=0.5, deterministic=False).init(KEY, X[..., None])
+    with pytest.raises(ValueError, match="deterministic"):
+        RNN(nn.GRUCell(UNITS), recurrent_rate=0.5).init(KEY, X)
     with pytest.raises(ValueError, match="recurrent_rate must lie in"):
         RNN(nn.GRUCell(UNITS), recurrent_rate=1.5, deterministic=False).init(KEY, X)
     with pytest.raises(ValueError, match="a GRU cell has one state"):

@@ -1,0 +1,99 @@
+"""Flax's Linen cells in a loop over time, with what is dropped inside them. See `jaxdrop.functional.recurrent`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from jaxdrop import masks
+from jaxdrop.functional import _arguments, _recurrent_rates, recurrent
+from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
+from jaxdrop.functional.recurrent import Carry, Hooks, Plan
+
+_FAMILIES = {nn.LSTMCell: LSTM, nn.OptimizedLSTMCell: LSTM, nn.GRUCell: GRU, nn.MGUCell: MGU, nn.SimpleCell: SIMPLE}
+
+
+def family_of(cell: Any) -> Family:
+    """The family of a cell."""
+    return _recurrent_rates.family_of(cell, _FAMILIES)
+
+
+def settle(
+    layer: Any, deterministic: bool | None, rng: jax.Array | None, rates: Rates, *others: masks.Rate
+) -> tuple[bool, jax.Array | None]:
+    """Whether nothing is dropped, and the key. Parameters are made without dropout.
+
+    A layer that has nothing to drop is Flax's, which does not know `deterministic`.
+    """
+    if deterministic is None and layer.deterministic is None and rates.all_zero(*others):
+        deterministic = True
+    else:
+        deterministic = nn.merge_param("deterministic", layer.deterministic, deterministic)
+    off = _arguments.is_true(deterministic) or layer.is_initializing()
+    if rng is None and not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
+        rng = layer.make_rng(layer.rng_collection)
+    return off, rng
+
+
+def loop(rnn: nn.RNN, plan: Plan) -> recurrent.Loop:
+    """The loop of `nn.RNN`. Weights are dropped once, outside of it."""
+
+    def scan(body: recurrent.Body, carry: Carry, xs: Any, policy: recurrent.Policy | None) -> tuple[Carry, Any]:
+        def step(cell: Any, carry: Carry, x: Any) -> tuple[Carry, Any]:
+            return body(functools.partial(_call, cell, plan), carry, x)
+
+        target = step if policy is None else nn.remat(step, policy=policy, prevent_cse=False)
+        target = nn.scan(
+            target,
+            unroll=rnn.unroll,
+            variable_axes=rnn.variable_axes,
+            variable_broadcast=rnn.variable_broadcast,
+            variable_carry=rnn.variable_carry,
+            split_rngs=rnn.split_rngs,
+        )
+        if plan.drops_weights():
+            target = nn.map_variables(target, "params", trans_in_fn=functools.partial(_dropped, plan))
+        result: tuple[Carry, Any] = target(rnn.cell, carry, xs)
+        return result
+
+    return scan
+
+
+def _dropped(plan: Plan, variables: Any) -> dict[str, Any]:
+    """The parameters of a cell, with weights dropped."""
+    params = dict(variables["params"])
+    for gate, letter in enumerate(plan.family.gates):
+        layer = params[f"h{letter}"]
+        params[f"h{letter}"] = {**layer, "kernel": plan.weight(layer["kernel"], gate)}
+    return {"params": params}
+
+
+def _call(cell: Any, plan: Plan, carry: Carry, x: jax.Array, hooks: Hooks) -> tuple[Carry, Any]:
+    """One step of a cell, in which something is dropped."""
+    if plan.per_gate and isinstance(cell, nn.OptimizedLSTMCell) and (hooks.input or hooks.recurrent):
+        fields = {field.name: getattr(cell, field.name) for field in dataclasses.fields(nn.LSTMCell) if field.init}
+        cell = nn.LSTMCell(**{**fields, "parent": cell.scope, "name": None})
+    if hooks.candidate is not None:
+        cell = cell.clone(parent=cell.scope, activation_fn=recurrent.on_candidate(cell.activation_fn, hooks.candidate))
+    with nn.intercept_methods(_dropping(plan.family.gates, hooks)):
+        result: tuple[Carry, Any] = cell(carry, x)
+    return result
+
+
+def _dropping(gates: tuple[str, ...], hooks: Hooks) -> Callable[..., Any]:
+    """Drops from the inputs of a cell's layers, of which each belongs to one gate."""
+    sides = {"i": hooks.input, "h": hooks.recurrent}
+    sites = {f"{side}{letter}": (drop, gate) for side, drop in sides.items() if drop for gate, letter in enumerate(gates)}
+
+    def intercept(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+        drop, gate = sites.get(context.module.name, (None, 0))
+        if drop is None or not isinstance(context.module, nn.Dense):
+            return call(*args, **kwargs)
+        return call(drop(args[0], gate), *args[1:], **kwargs)
+
+    return intercept

@@ -1,0 +1,130 @@
+"""Recurrent layers one above the other. See `jaxdrop.linen.RNN`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+from jaxdrop.functional import _time
+from jaxdrop.functional._arguments import either
+from jaxdrop.functional._recurrent_rates import Rates, check_between
+from jaxdrop.functional._stacks import Layer, stack
+from jaxdrop.functional.recurrent import Carry
+from jaxdrop.linen import _cells
+from jaxdrop.linen.recurrent import RNN
+
+
+class StackedRNN(nn.Module):
+    """Recurrent layers one above the other, with dropout between them and in them.
+
+        rnn = StackedRNN(nn.OptimizedLSTMCell, 128, num_layers=2, dropout=0.3, recurrent_rate=0.3)
+        y = rnn.apply(variables, x, seq_lengths=lengths, deterministic=False, rngs={"dropout": key})
+
+    What is dropped, and when, is said at `jaxdrop.nnx.StackedRNN`.
+
+    Attributes:
+      cell: makes a cell, `cell(features)`: one of the classes that `RNN` takes.
+      features: the units of each layer and direction.
+      num_layers, dropout, locked, bidirectional, input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout,
+        hidden_zoneout, weight_rate, per_gate, per_step, time_major, return_carry, unroll: as in `jaxdrop.nnx.StackedRNN`.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.RNN`.
+
+    Raises:
+      TypeError, ValueError: as `jaxdrop.nnx.StackedRNN`.
+    """
+
+    cell: Callable[..., nn.RNNCellBase]
+    features: int
+    num_layers: int = 1
+    dropout: float = 0.0
+    locked: bool = False
+    bidirectional: bool = False
+    input_rate: float = 0.0
+    recurrent_rate: float = 0.0
+    candidate_rate: float = 0.0
+    output_rate: float = 0.0
+    cell_zoneout: float = 0.0
+    hidden_zoneout: float = 0.0
+    weight_rate: float = 0.0
+    per_gate: bool = False
+    per_step: bool = False
+    time_major: bool = False
+    return_carry: bool = False
+    unroll: int = 1
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+    spec: PartitionSpec | None = None
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        check_between(self.dropout, self.num_layers)
+        ways = (False, True) if self.bidirectional else (False,)
+        self.layers = [[self._direction(reverse) for reverse in ways] for _ in range(self.num_layers)]
+
+    def _direction(self, reverse: bool) -> RNN:
+        return RNN(
+            self.cell(self.features, parent=None),
+            reverse=reverse,
+            per_gate=self.per_gate,
+            per_step=self.per_step,
+            unroll=self.unroll,
+        )
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        initial_carry: Sequence[Sequence[Carry]] | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        deterministic: bool | None = None,
+        rng: jax.Array | None = None,
+        rates: Mapping[str, masks.Rate] | None = None,
+        spec: PartitionSpec | None = None,
+    ) -> Any:
+        """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a key."""
+        others, spec = dict(rates or {}), either(spec, self.spec)
+        between = check_between(others.pop("dropout", self.dropout), self.num_layers)
+        cell = self.layers[0][0].cell
+        settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.per_gate)
+        off, rng = _cells.settle(self, deterministic, rng, settled, between)
+        time_major, return_carry = either(time_major, self.time_major), either(return_carry, self.return_carry)
+
+        def direction(rnn: RNN) -> Layer:
+            def run(inputs: jax.Array, key: jax.Array | None, rates: Mapping[str, masks.Rate], carry: Carry | None) -> Any:
+                result = rnn(
+                    inputs,
+                    initial_carry=carry,
+                    seq_lengths=seq_lengths,
+                    return_carry=return_carry,
+                    time_major=time_major,
+                    keep_order=True,
+                    deterministic=off,
+                    rng=key,
+                    rates=rates,
+                    spec=spec,
+                )
+                return result if return_carry else (None, result)
+
+            return run
+
+        carry, outputs = stack(
+            [[direction(rnn) for rnn in layer] for layer in self.layers],
+            rng,
+            settled,
+            between,
+            inputs,
+            initial_carry=initial_carry,
+            time_axis=_time.time_axis_of(inputs, time_major, cell.num_feature_axes),
+            feature_axes=cell.num_feature_axes,
+            locked=self.locked,
+            deterministic=off,
+            spec=spec,
+        )
+        return (carry, outputs) if return_carry else outputs

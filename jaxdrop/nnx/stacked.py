@@ -1,0 +1,177 @@
+"""Recurrent layers one above the other. See `jaxdrop.nnx.RNN`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxdrop import masks
+from jaxdrop.functional import _time
+from jaxdrop.functional._arguments import either
+from jaxdrop.functional._recurrent_rates import Rates, check_between
+from jaxdrop.functional._stacks import Layer, stack
+from jaxdrop.functional.recurrent import Carry
+from jaxdrop.nnx import _cells
+from jaxdrop.nnx._base import RngSource, Stochastic
+from jaxdrop.nnx.recurrent import RNN
+
+
+class StackedRNN(Stochastic):
+    """Recurrent layers one above the other, with dropout between them and in them.
+
+        rnn = StackedRNN(nnx.OptimizedLSTMCell, 64, 128, num_layers=2, dropout=0.3, recurrent_rate=0.3, rngs=rngs)
+        y = rnn(x, seq_lengths=lengths)
+
+    Each layer, direction and sequence has its own masks.
+
+    Args:
+      cell: makes a cell, `cell(in_features, hidden_features, rngs=rngs)`: one of the classes that `RNN` takes.
+      in_features: the length of the input's last axis.
+      hidden_features: the units of each layer and direction.
+      num_layers: how many layers there are.
+      dropout: the probability of dropping an entry of the output of a layer that is another layer's input, at each step anew: the
+        argument `dropout` of PyTorch's LSTM. With one layer it is an error.
+      locked: whether dropout between layers has one mask for all steps instead.
+      bidirectional: whether each layer has a second cell that runs backward. Their outputs are concatenated.
+      input_rate, output_rate: as in `RNN`, of the first layer's input and of the last layer's output.
+      recurrent_rate, candidate_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step: as in `RNN`, of each layer.
+      time_major, return_carry, unroll: as in `nnx.RNN`.
+      deterministic, rng_collection: as in `jaxdrop.nnx.Dropout`.
+      rngs: an `nnx.Rngs`, for the parameters and the masks.
+      spec: as in `jaxdrop.nnx.Dropout`.
+
+    Raises:
+      TypeError, ValueError: as `RNN`; ValueError also if `dropout` has no two layers to act between.
+
+    References:
+      Zaremba, Sutskever & Vinyals, "Recurrent neural network regularization", 2014, arXiv:1409.2329. See also `RNN`.
+    """
+
+    def __init__(
+        self,
+        cell: Callable[..., nnx.RNNCellBase],
+        in_features: int,
+        hidden_features: int,
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        locked: bool = False,
+        bidirectional: bool = False,
+        input_rate: float = 0.0,
+        recurrent_rate: float = 0.0,
+        candidate_rate: float = 0.0,
+        output_rate: float = 0.0,
+        cell_zoneout: float = 0.0,
+        hidden_zoneout: float = 0.0,
+        weight_rate: float = 0.0,
+        per_gate: bool = False,
+        per_step: bool = False,
+        time_major: bool = False,
+        return_carry: bool = False,
+        unroll: int = 1,
+        deterministic: bool | None = False,
+        rng_collection: str = "dropout",
+        rngs: nnx.Rngs,
+        spec: PartitionSpec | None = None,
+    ) -> None:
+        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        check_between(dropout, num_layers)
+        self.dropout = dropout
+        self.locked = locked
+        self.input_rate = input_rate
+        self.recurrent_rate = recurrent_rate
+        self.candidate_rate = candidate_rate
+        self.output_rate = output_rate
+        self.cell_zoneout = cell_zoneout
+        self.hidden_zoneout = hidden_zoneout
+        self.weight_rate = weight_rate
+        self.time_major = time_major
+        self.return_carry = return_carry
+        directions = 2 if bidirectional else 1
+        self.layers = nnx.List()
+        for layer in range(num_layers):
+            width = hidden_features * directions if layer else in_features
+            cells = [cell(width, hidden_features, rngs=rngs) for _ in range(directions)]
+            runs = [
+                RNN(cell, reverse=way > 0, per_gate=per_gate, per_step=per_step, unroll=unroll) for way, cell in enumerate(cells)
+            ]
+            self.layers.append(nnx.List(runs))
+        Rates.of(self).checked(_cells.family_of(self.layers[0][0].cell), per_gate)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        initial_carry: Sequence[Sequence[Carry]] | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        deterministic: bool | None = None,
+        rngs: RngSource | None = None,
+        rates: Mapping[str, masks.Rate] | None = None,
+        spec: PartitionSpec | None = None,
+    ) -> Any:
+        """Runs the layers over sequences.
+
+        Args:
+          inputs: shape (*batch, time, in_features), or (time, *batch, in_features) if `time_major`.
+          initial_carry: for each layer the states of its directions, as they are returned.
+          seq_lengths: as in `RNN`.
+          return_carry: overrides the module's, as do the next two.
+          time_major: whether time is the first axis.
+          deterministic: whether to drop nothing.
+          rngs: a key, or where to take it from, as in `jaxdrop.nnx.Dropout`; its stream `carry`, if any, makes the first states.
+          rates: other rates for this call, by name, `dropout` among them.
+          spec: as in `RNN`.
+
+        Returns:
+          The last layer's outputs, or (carry, outputs).
+        """
+        others = dict(rates or {})
+        between = check_between(others.pop("dropout", self.dropout), len(self.layers))
+        cell = self.layers[0][0].cell
+        settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.layers[0][0].per_gate)
+        if deterministic is None and self.deterministic is None and settled.all_zero(between):
+            deterministic = True
+        off, key, _, spec = self._settle(deterministic, rngs, settled.first_drawn(between), spec)
+        time_major, return_carry = either(time_major, self.time_major), either(return_carry, self.return_carry)
+        time_axis = _time.time_axis_of(inputs, time_major, cell.num_feature_axes)
+
+        def direction(rnn: RNN) -> Layer:
+            def run(inputs: jax.Array, key: jax.Array | None, rates: Mapping[str, masks.Rate], carry: Carry | None) -> Any:
+                if carry is None:
+                    carry = _cells.first_state(rnn.cell, inputs, time_axis, rngs)
+                result = rnn(
+                    inputs,
+                    initial_carry=carry,
+                    seq_lengths=seq_lengths,
+                    return_carry=return_carry,
+                    time_major=time_major,
+                    keep_order=True,
+                    deterministic=off,
+                    rngs=key,
+                    rates=rates,
+                    spec=spec,
+                )
+                return result if return_carry else (None, result)
+
+            return run
+
+        carry, outputs = stack(
+            [[direction(rnn) for rnn in layer] for layer in self.layers],
+            key,
+            settled,
+            between,
+            inputs,
+            initial_carry=initial_carry,
+            time_axis=time_axis,
+            feature_axes=cell.num_feature_axes,
+            locked=self.locked,
+            deterministic=off,
+            spec=spec,
+        )
+        return (carry, outputs) if return_carry else outputs
