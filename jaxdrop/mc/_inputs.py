@@ -75,13 +75,29 @@ def fraction(name: str, x: Number) -> None:
         raise ValueError(f"{name} must lie in (0, 1), got {_range(x)}")
 
 
+def bernoulli(name: str, probs: jax.Array) -> None:
+    """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
+    if not holds(lambda x: (x >= 0) & (x <= 1), probs):
+        raise ValueError(f"{name} must lie in [0, 1], but they are {_range(probs)}. Are they logits? Pass them as such.")
+
+
 def probabilities(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
-    if not (holds(lambda x: x >= 0, probs) and holds(lambda x: np.abs(x.sum(-1) - 1) <= 1e-2, probs)):
+    if not holds(are_probabilities, probs):
         raise ValueError(
             f"{name} must not be negative and must sum to 1 along the last axis, but they are {_range(probs)} and their sums"
             f" {_range(np.asarray(probs).sum(-1))}. Are they logits? Probabilities are their softmax."
         )
+
+
+def are_probabilities(probs: Any) -> Any:
+    """Whether the entries along the last axis are not negative and sum to 1."""
+    return (probs >= 0).all(-1) & (abs(probs.sum(-1) - 1) <= 1e-2)
+
+
+def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
+    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it cannot be an error."""
+    return jnp.where(condition, x, jnp.nan)
 
 
 def _range(x: Number) -> str:

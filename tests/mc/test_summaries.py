@@ -42,7 +42,7 @@ EXPECTED = {
     "disagreement": [0.5, 0.0, 0.8333333333333334, 0.5],
     "least_confidence": [0.525, 0.025, 0.5, 0.5175],
 }
-FIELDS = [field.name for field in dataclasses.fields(mc.Classification)]
+FIELDS = [field.name for field in dataclasses.fields(mc.Classification) if field.default is dataclasses.MISSING]
 
 
 def _float64(logits: np.ndarray) -> dict[str, np.ndarray]:
@@ -68,13 +68,22 @@ Values = dict[str, np.ndarray]
 
 @jax.jit
 def _values(summary: mc.Classification) -> Values:
-    """All that a summary says."""
-    names = [*FIELDS, "mean", "predictive_entropy", "least_confidence", "variation_ratio", "disagreement", "standard_error"]
+    """All that a summary of independent samples says."""
+    names = [
+        *FIELDS,
+        "mean",
+        "std",
+        "predictive_entropy",
+        "least_confidence",
+        "variation_ratio",
+        "disagreement",
+        "standard_error",
+    ]
     return {name: getattr(summary, name) for name in names}
 
 
 def _of(logits: jax.Array) -> Values:
-    return _values(mc.classification(logits=logits))
+    return _values(mc.classification(logits=logits, binary=False))
 
 
 def _assert_close(values: Values, expected: Values, **tolerance: float) -> None:
@@ -100,7 +109,7 @@ def test_known_values() -> None:
         _assert_close(_values(summary), expected, rtol=1e-5, atol=2e-7)
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (4, 2, 3), (7, 2, 3, 10), (3, 0, 4), (4, 1)])
+@pytest.mark.parametrize("shape", [(1, 3), (4, 2, 3), (7, 2, 3, 10), (3, 0, 4)])
 def test_definitions(shape: tuple[int, ...]) -> None:
     for scale in (0.1, 3.0, 100.0):
         logits = _logits(*shape, scale=scale)
@@ -278,7 +287,7 @@ def test_no_samples_axis(shape: tuple[int, ...], name: str) -> None:
 
 
 def test_which_of_the_two_is_said_by_the_caller() -> None:
-    x = jnp.full((2, 4), 0.25)
+    x = jnp.full((2, 1, 4), 0.25)
     with pytest.raises(TypeError, match=r"either logits=\.\.\. or probs=\.\.\., got neither"):
         mc.classification()
     with pytest.raises(TypeError, match=r"either logits=\.\.\. or probs=\.\.\., got both"):
@@ -287,10 +296,34 @@ def test_which_of_the_two_is_said_by_the_caller() -> None:
         mc.classification(x)
 
 
-@pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[2.0, -1.0]], [[np.nan, 1.0]]])
-def test_logits_are_no_probabilities(probs: list[list[float]]) -> None:
+@pytest.mark.parametrize("probs", [[0.5, 0.6], [1.5, -0.5], [2.0, -1.0], [np.nan, 1.0]])
+def test_logits_are_no_probabilities(probs: list[float]) -> None:
+    """An error where values are known, and NaN for that input alone where they are not."""
+    given = np.float32([[[0.5, 0.5], probs]])
     with pytest.raises(ValueError, match="probs must not be negative and must sum to 1"):
-        mc.classification(probs=np.float32(probs))
+        mc.classification(probs=given)
+    values = _of_probs(given)
+    assert {name: bool(np.isnan(values[name][1]).all()) for name in PER_INPUT} == dict.fromkeys(PER_INPUT, True)
+    assert {name: bool(np.isfinite(values[name][0]).all()) for name in PER_INPUT} == dict.fromkeys(PER_INPUT, True)
+
+
+PER_INPUT = ["mean", "variance", "expected_entropy", "mutual_information", "predictive_entropy", "least_confidence"]
+PER_INPUT += ["variation_ratio", "std"]
+
+
+@jax.jit
+def _of_probs(probs: jax.Array) -> Values:
+    return _values(mc.classification(probs=probs))
+
+
+def test_nan_votes_for_nothing() -> None:
+    logits = _logits(4, 3, 5)
+    logits[1, 2, 0] = np.nan
+    values, whole = _of(logits), _of(logits[:, :2])
+    for name in [*PER_INPUT, "disagreement"]:
+        assert np.isnan(values[name][2]).all(), name
+        np.testing.assert_array_equal(values[name][:2], whole[name])
+    assert values["votes"].sum(-1).tolist() == [4, 4, 3]
 
 
 # -- sequences
@@ -328,7 +361,7 @@ def test_bad_sequences() -> None:
 
 
 def test_constants_inside_jit_are_checked() -> None:
-    probs, logits = jnp.full((2, 4), 0.25), jnp.ones((2, 4))
-    np.testing.assert_array_equal(jax.jit(lambda: mc.classification(probs=probs).votes)(), [2, 0, 0, 0])
+    probs, logits = jnp.full((2, 1, 4), 0.25), jnp.ones((2, 1, 4))
+    np.testing.assert_array_equal(jax.jit(lambda: mc.classification(probs=probs).votes)(), [[2, 0, 0, 0]])
     with pytest.raises(ValueError, match="probs must not be negative"):
         jax.jit(lambda: mc.classification(probs=logits).votes)()
