@@ -220,7 +220,7 @@ def checked(
     if logits is not None:
         x = _inputs.samples(caller, "logits", logits, "(S, ...)" if binary else "(S, ..., C)")
         if binary:  # not (0, x), of which +inf would make NaN
-            return -jax.nn.relu(jnp.stack([x, -x], axis=-1)), True
+            return -jnp.maximum(jnp.stack([x, -x], axis=-1), 0), True
         _check_classes("logits", x.shape, binary)
         return x, True
     assert probs is not None

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop.functional import _arguments
 from jaxdrop.mc import _merging
@@ -45,6 +46,20 @@ def check(groups: int, num: int) -> int:
 def check_optional(groups: int | None, num: int) -> int | None:
     """As `check`, where None stands for samples that are independent."""
     return None if groups is None else check(groups, num)
+
+
+def sets(keys: jax.Array, groups: int) -> jax.Array:
+    """The keys of each group in a row. Devices that share the keys share those of every group."""
+    size = keys.shape[0] // groups
+    sharding = jax.typeof(keys).sharding
+    axes = sharding.spec[0] if len(sharding.spec) else None
+    if axes is None:
+        return keys.reshape(groups, size)
+    mesh = sharding.mesh
+    devices = np.prod([mesh.shape[name] for name in (axes if isinstance(axes, tuple) else (axes,))])
+    whole = jax.sharding.reshard(keys, NamedSharding(mesh, PartitionSpec(None)))
+    spec = PartitionSpec(None, axes if size % devices == 0 else None)
+    return jax.sharding.reshard(whole.reshape(groups, size), NamedSharding(mesh, spec))
 
 
 def of(apart: jax.Array, groups: int) -> Groups:
@@ -82,7 +97,7 @@ class Grouped:
 
         def one(variance: jax.Array) -> jax.Array:
             left = _merging.along(jnp.asarray(groups.num), variance).astype(variance.dtype) - 1
-            return jnp.sqrt(variance / left)
+            return jnp.sqrt(jnp.where(left > 0, variance / left, jnp.nan))
 
         return jax.tree.map(one, groups.variance)
 

@@ -87,7 +87,7 @@ def moments(
 
         if num_groups is None:
             return group(keys)
-        sets = keys.reshape(num_groups, -1)
+        sets = _groups.sets(keys, num_groups)
         return _merged(lambda keys: group(keys).as_one_group(), sets[0], sets[1:])
 
     return run(parts.constants, keys)
