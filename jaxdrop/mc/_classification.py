@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.special import logsumexp
 
 from jaxdrop.functional._kernel import kernel
@@ -35,6 +36,8 @@ class Classification(_groups.Grouped):
     """`1/S sum_s H[p_s]`: what remains when the weights are known (aleatoric), shape (...)."""
     mutual_information: jax.Array
     """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...); at least 0."""
+    mean_residual: jax.Array
+    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge without loss."""
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
     group_variance: jax.Array | None = None
@@ -170,7 +173,11 @@ def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) 
     """`classification` of checked samples."""
     log_probs = log_probabilities(given, are_logits)
     log_mean = logsumexp(_floor(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
-    _, apart = _merging.center(jnp.exp(log_probs) if are_logits else _or_nan(given))
+    probs = jnp.exp(log_probs) if are_logits else _or_nan(given)
+    # Derivatives are those of `log_mean`, and none of what its rounding took.
+    apart = probs - lax.stop_gradient(jnp.exp(_unfloor(log_mean)))[None]
+    residual = apart.mean(0)
+    apart = apart - residual[None]
     num_groups, group_variance = (None, None) if groups is None else _groups.of(apart, groups)
     vote = jnp.where(jnp.isnan(log_probs).any(-1), -1, given.argmax(-1))
     return Classification(
@@ -180,6 +187,7 @@ def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) 
         votes=jax.nn.one_hot(vote, given.shape[-1], dtype=jnp.int32).sum(0),
         expected_entropy=_entropy(log_probs).mean(0),
         mutual_information=_divergence(log_probs, log_mean).mean(0),
+        mean_residual=lax.stop_gradient(residual),
         num_groups=num_groups,
         group_variance=group_variance,
     )
@@ -191,7 +199,9 @@ def _merge(first: Classification, second: Classification) -> Classification:
     parts, weights = jnp.stack([_floor(first.log_mean), _floor(second.log_mean)]), jnp.stack(shares)
     log_mean = logsumexp(parts + jnp.log(_merging.along(weights, parts)), axis=0)
     divergence = _divergence(parts, log_mean)
-    gap = second.mean - first.mean
+    mean = jnp.exp(_unfloor(log_mean))
+    gap = (second.mean - first.mean) + (second.mean_residual - first.mean_residual)
+    residual = (first.mean - mean) + (first.mean_residual + _merging.along(shares.second, gap) * gap)
     num_groups, group_variance = _groups.merge(shares, first, second, gap)
     return Classification(
         num_samples=first.num_samples + second.num_samples,
@@ -200,6 +210,7 @@ def _merge(first: Classification, second: Classification) -> Classification:
         votes=first.votes + second.votes,
         expected_entropy=shares.mean(first.expected_entropy, second.expected_entropy),
         mutual_information=shares.mean(first.mutual_information, second.mutual_information) + shares.mean(*divergence),
+        mean_residual=residual,
         num_groups=num_groups,
         group_variance=group_variance,
     )
@@ -235,10 +246,11 @@ def checked(
 
 
 def _check_classes(name: str, shape: tuple[int, ...], binary: bool | None) -> None:
-    if shape[-1] == 1:
+    if shape[-1] < 2:
         raise ValueError(
-            f"{name} of shape {shape} have one class, which is certain whatever they are. For the output of a sigmoid, pass"
-            " binary=True to mc.classification; elsewhere pass both classes, logits jnp.concatenate([0 * z, z], axis=-1)."
+            f"{name} of shape {shape} have {'one' if shape[-1] else 'no'} class, which is certain whatever they are. For the"
+            " output of a sigmoid, pass binary=True to mc.classification; elsewhere pass both classes, logits"
+            " jnp.concatenate([0 * z, z], axis=-1)."
         )
     if len(shape) == 2 and binary is None:
         raise ValueError(

@@ -32,6 +32,17 @@ def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> ja
     return x
 
 
+def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
+    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it cannot be an error."""
+    return jnp.where(condition, x, jnp.nan)
+
+
+def bernoulli(name: str, probs: jax.Array) -> None:
+    """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
+    if not holds(lambda x: (x >= 0) & (x <= 1), probs):
+        raise ValueError(f"{name} must lie in [0, 1], but they are {np.min(probs):g} to {np.max(probs):g}. Are they logits?")
+
+
 def reals(caller: str, **arrays: Number) -> list[jax.Array]:
     """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them is, else float32."""
     found = {name: _array(x, caller, f"{name} of real numbers") for name, x in arrays.items()}
@@ -75,10 +86,10 @@ def fraction(name: str, x: Number) -> None:
         raise ValueError(f"{name} must lie in (0, 1), got {_range(x)}")
 
 
-def bernoulli(name: str, probs: jax.Array) -> None:
-    """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
-    if not holds(lambda x: (x >= 0) & (x <= 1), probs):
-        raise ValueError(f"{name} must lie in [0, 1], but they are {_range(probs)}. Are they logits? Pass them as such.")
+def are_probabilities(probs: Any) -> Any:
+    """Whether the entries along the last axis, of NumPy or JAX, are not negative and sum to 1."""
+    # By the least one: XLA takes `exp(x) >= 0` for true, and evaluates `all` of it while compiling.
+    return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
 def probabilities(name: str, probs: jax.Array) -> None:
@@ -88,16 +99,6 @@ def probabilities(name: str, probs: jax.Array) -> None:
             f"{name} must not be negative and must sum to 1 along the last axis, but they are {_range(probs)} and their sums"
             f" {_range(np.asarray(probs).sum(-1))}. Are they logits? Probabilities are their softmax."
         )
-
-
-def are_probabilities(probs: Any) -> Any:
-    """Whether the entries along the last axis are not negative and sum to 1."""
-    return (probs >= 0).all(-1) & (abs(probs.sum(-1) - 1) <= 1e-2)
-
-
-def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
-    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it cannot be an error."""
-    return jnp.where(condition, x, jnp.nan)
 
 
 def _range(x: Number) -> str:

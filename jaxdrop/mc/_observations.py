@@ -50,9 +50,8 @@ class Regression(_groups.Grouped):
         Raises:
           ValueError: `coverage` is not in (0, 1).
         """
-        _inputs.fraction("coverage", coverage)
-        level = jnp.asarray(coverage, self.mean.dtype)
-        half = ndtri((1 + _inputs.nan_unless((level > 0) & (level < 1), level)) / 2) * self.std
+        upper = jnp.asarray(_regression.tails("interval", coverage), self.mean.dtype)[1]
+        half = ndtri(upper) * self.std
         return self.mean - half, self.mean + half
 
     def cdf(self, y: _inputs.Number) -> jax.Array:

@@ -124,8 +124,8 @@ def quantiles(
       TypeError, ValueError: as `regression`, or `q` is not in (0, 1).
     """
     samples, noise = mixture("quantiles", samples, tau, variance, noiseless=True)
-    _inputs.fraction("q", q)
     (q,) = _inputs.reals("quantiles", q=q)
+    _inputs.fraction("q", q)
     q = _inputs.nan_unless((q > 0) & (q < 1), q.astype(samples.dtype))
     return _quantiles(samples, noise, q)
 
@@ -175,9 +175,24 @@ def interval(
     Raises:
       TypeError, ValueError: as `regression`, or `coverage` is not in (0, 1).
     """
-    _inputs.fraction("coverage", coverage)
-    lower, upper = quantiles(samples, jnp.asarray([(1 - coverage) / 2, (1 + coverage) / 2]), tau=tau, variance=variance)
+    lower, upper = quantiles(samples, tails("interval", coverage), tau=tau, variance=variance)
     return lower, upper
+
+
+def tails(caller: str, coverage: float) -> _inputs.ArrayLike:
+    """The probabilities below the two bounds of a central interval, `(1 - coverage) / 2` and `(1 + coverage) / 2`.
+
+    They are NaN if `coverage` is not in (0, 1), and that is not known.
+    """
+    (level,) = _inputs.reals(caller, coverage=coverage)
+    if level.ndim:
+        raise ValueError(f"coverage must be a single number in (0, 1), got an array of shape {level.shape}")
+    _inputs.fraction("coverage", level)
+    if isinstance(coverage, jax.Array):
+        level = _inputs.nan_unless((level > 0) & (level < 1), level)
+        return jnp.stack([(1 - level) / 2, (1 + level) / 2])
+    exact = float(coverage)  # in float32, 1 - 0.9999 has three digits
+    return np.array([(1 - exact) / 2, (1 + exact) / 2])
 
 
 def mixture(
@@ -205,8 +220,8 @@ def mixture(
         _inputs.positive("variance", variance, zero=noiseless)
         return samples, _inputs.nan_unless(_is_variance(variance, noiseless), variance)
     assert tau is not None
-    _inputs.positive("tau", tau, infinity=noiseless)
     (precision,) = _inputs.reals(caller, tau=tau)
+    _inputs.positive("tau", precision, infinity=noiseless)
     noise = 1 / precision.astype(samples.dtype)
     noise = _inputs.nan_unless(_is_variance(noise, noiseless), noise)
     try:

@@ -195,6 +195,18 @@ def test_groups_that_agree_keep_their_digits() -> None:
     assert (np.asarray(information) >= 0).all()
 
 
+def test_small_variances_of_large_probabilities() -> None:
+    """Of 1e-6 around 1/2, float32 has some 30 values, and a mean to a fiftieth of that."""
+    first = 0.5 + 1e-6 * np.random.default_rng(0).normal(size=(40, 300))
+    probs = np.stack([first, 1 - first], -1).astype(np.float32)
+    merged = functools.reduce(mc.Classification.merge, (mc.classification(probs=part) for part in np.split(probs, 10)))
+    for summary in (mc.classification(probs=probs), merged):
+        np.testing.assert_allclose(summary.variance, np.float64(probs).var(0), rtol=1e-5)
+        np.testing.assert_allclose(
+            np.float64(summary.mean) + np.float64(summary.mean_residual), np.float64(probs).mean(0), rtol=1e-12
+        )
+
+
 def test_groups_merge_under_scan() -> None:
     """The merged summary has the structure, shapes and dtypes of the first one."""
 
@@ -255,8 +267,21 @@ def _gradients(logits: jax.Array) -> dict[str, jax.Array]:
 
 def test_gradients() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), jnp.float32)
-    names = [name for name in FIELDS if name not in ("num_samples", "votes")]
+    names = [name for name in FIELDS if name not in ("num_samples", "votes", "mean_residual")]
     check_grads(lambda logits: [_of(logits)[name] for name in names], (logits,), order=1, modes=("rev",), rtol=2e-2, atol=2e-2)
+
+
+def test_gradients_of_merged_summaries() -> None:
+    """They are those of one summary of all samples."""
+
+    @jax.grad
+    def gradient(logits: jax.Array, cut: int) -> jax.Array:
+        parts = [mc.classification(logits=part) for part in (logits[:cut], logits[cut:]) if part.size]
+        whole = functools.reduce(mc.Classification.merge, parts)
+        return (whole.variance * jnp.arange(3.0)[None]).sum() + whole.standard_error.sum() + (whole.mean**3).sum()
+
+    logits = _logits(4, 1, 3)
+    np.testing.assert_allclose(gradient(logits, 1), gradient(logits, 4), rtol=1e-4, atol=1e-6)
 
 
 def test_transformations_do_not_change_it() -> None:
@@ -352,6 +377,11 @@ def test_bad_sequences() -> None:
         mc.sequence_scores(jnp.ones((2, 3)), jnp.ones((2, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"mask of shape \(4,\) does not broadcast"):
         mc.sequence_scores(jnp.ones((2, 3)), jnp.ones(4, bool))
+    for mask in (np.array([None, True]), np.array(["a"])):
+        with pytest.raises(TypeError, match="mask must be boolean"):
+            mc.sequence_scores(jnp.ones((2, 3)), mask)
+    with pytest.raises(TypeError, match="sequence_scores takes an array mask of booleans, got str 'all'"):
+        mc.sequence_scores(jnp.ones((2, 3)), "all")
     with pytest.raises(ValueError, match="axis of tokens"):
         mc.sequence_scores(jnp.float32(1))
     with pytest.raises(TypeError, match="sequence_scores takes floating log_probs, got int32"):
