@@ -173,7 +173,7 @@ def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) 
     """`classification` of checked samples."""
     log_probs = log_probabilities(given, are_logits)
     log_mean = logsumexp(_floor(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
-    probs = jnp.exp(log_probs) if are_logits else _or_nan(given)
+    probs = jnp.exp(log_probs) if are_logits else _inputs.probable(given)
     # Derivatives are those of `log_mean`, and none of what its rounding took.
     apart = probs - lax.stop_gradient(jnp.exp(_unfloor(log_mean)))[None]
     residual = apart.mean(0)
@@ -199,9 +199,8 @@ def _merge(first: Classification, second: Classification) -> Classification:
     parts, weights = jnp.stack([_floor(first.log_mean), _floor(second.log_mean)]), jnp.stack(shares)
     log_mean = logsumexp(parts + jnp.log(_merging.along(weights, parts)), axis=0)
     divergence = _divergence(parts, log_mean)
-    mean = jnp.exp(_unfloor(log_mean))
     gap = (second.mean - first.mean) + (second.mean_residual - first.mean_residual)
-    residual = (first.mean - mean) + (first.mean_residual + _merging.along(shares.second, gap) * gap)
+    residual = (first.mean - jnp.exp(_unfloor(log_mean))) + (first.mean_residual + _merging.along(shares.second, gap) * gap)
     num_groups, group_variance = _groups.merge(shares, first, second, gap)
     return Classification(
         num_samples=first.num_samples + second.num_samples,
@@ -263,13 +262,9 @@ def log_probabilities(given: jax.Array, are_logits: bool) -> jax.Array:
     """The logarithms of the probabilities, -inf where a class is ruled out. Gradients are finite there too."""
     if are_logits:
         return jax.nn.log_softmax(given, axis=-1)
-    given = _or_nan(given)
+    given = _inputs.probable(given)
     possible = ~(given <= 0)
     return jnp.where(possible, jnp.log(jnp.where(possible, given, 1)), -jnp.inf)
-
-
-def _or_nan(probs: jax.Array) -> jax.Array:
-    return _inputs.nan_unless(_inputs.are_probabilities(probs)[..., None], probs)
 
 
 def _entropy(log_probs: jax.Array) -> jax.Array:

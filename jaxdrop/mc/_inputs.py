@@ -37,6 +37,11 @@ def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(condition, x, jnp.nan)
 
 
+def probable(probs: jax.Array) -> jax.Array:
+    """Probabilities along the last axis, NaN where they cannot be any."""
+    return nan_unless(are_probabilities(probs)[..., None], probs)
+
+
 def bernoulli(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
     if not holds(lambda x: (x >= 0) & (x <= 1), probs):
