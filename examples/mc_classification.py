@@ -49,6 +49,8 @@ from jaxdrop.mc import metrics, plots
 Prediction: TypeAlias = mc.Classification
 BATCH = 50
 TEST_IMAGES = 2000
+# Independent sets of stratified passes, whose means tell the error of the mean of all.
+GROUPS = 5
 
 
 class Data(NamedTuple):
@@ -123,7 +125,7 @@ def predictors(model: MLP, held_out: Images, passes: int, key: jax.Array) -> dic
     """Four ways to predict with one network."""
     ways = {
         "deterministic": functools.partial(once, model),
-        "MC-dropout": functools.partial(many, model, keys=mc.keys(key, passes)),
+        "MC-dropout": functools.partial(many, model, keys=mc.keys(key, passes, groups=GROUPS)),
     }
     found = {}
     for name, logits in ways.items():
@@ -234,7 +236,7 @@ def draw_quality(one: Run) -> Figure:
     surprise = -np.take_along_axis(np.asarray(mc_prediction.log_mean), np.asarray(labels)[:, None], -1)[:, 0]
     plots.sparsification(surprise, scores, name="NLL (nats)", ax=lower[1])
     samples = jax.nn.softmax(one.predictors["MC-dropout"].logits(one.data.test.images))
-    plots.standard_error(samples, name="probability", ax=lower[2])
+    plots.standard_error(samples, groups=GROUPS, name="probability", ax=lower[2])
     return figure
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.special import logsumexp
 
 from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _inputs, _merging
+from jaxdrop.mc import _describe, _groups, _inputs, _merging
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Classification:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Classification(_groups.Grouped):
     """A classifier's prediction from S samples `p_s` of its C probabilities, and how uncertain it is, in nats.
 
-    `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch.
+    `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch. A binary output is one of two classes, "no"
+    and "yes": C = 2, and `probability` is that of the second one. An input with a sample that is NaN has NaN in all.
     """
 
     num_samples: jax.Array
@@ -33,11 +36,35 @@ class Classification:
     """`1/S sum_s H[p_s]`: what remains when the weights are known (aleatoric), shape (...)."""
     mutual_information: jax.Array
     """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...); at least 0."""
+    mean_residual: jax.Array
+    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge without loss."""
+    num_groups: jax.Array | None = None
+    """How many groups of samples are independent of each other; None if each sample is."""
+    group_variance: jax.Array | None = None
+    """The variance of the groups' means of `p_s`, shape (..., C); None if each sample is a group."""
 
     @property
     def mean(self) -> jax.Array:
         """The predictive probabilities `p`, shape (..., C)."""
         return jnp.exp(self.log_mean)
+
+    @property
+    def probability(self) -> jax.Array:
+        """The probability of "yes", `p` of the second of two classes, shape (...).
+
+        Raises:
+          ValueError: there are not two classes.
+        """
+        if self.log_mean.shape[-1] != 2:
+            raise ValueError(
+                f"probability is that of the second of two classes, but there are {self.log_mean.shape[-1]}: see mean"
+            )
+        return self.mean[..., 1]
+
+    @property
+    def std(self) -> jax.Array:
+        """The standard deviation of `p_s` over the samples, the root of `variance`, shape (..., C)."""
+        return jnp.sqrt(self.variance)
 
     @property
     def predictive_entropy(self) -> jax.Array:
@@ -53,7 +80,7 @@ class Classification:
     def variation_ratio(self) -> jax.Array:
         """The share of samples that do not vote for the class with most votes, shape (...)."""
         most = self.votes.max(-1)
-        return 1 - most.astype(self.variance.dtype) / self._count(most)
+        return self._counted(1 - most.astype(self.variance.dtype) / self._count(most))
 
     @property
     def disagreement(self) -> jax.Array:
@@ -61,15 +88,7 @@ class Classification:
         votes = self.votes.astype(self.variance.dtype)
         agreeing = (votes * (votes - 1)).sum(-1)
         count = self._count(agreeing)
-        return 1 - agreeing / (count * (count - 1))
-
-    @property
-    def standard_error(self) -> jax.Array:
-        """The standard error of `mean` if the samples are independent, shape (..., C); NaN if there is one sample.
-
-        Stratified and antithetic samples depend on each other so that the mean varies less: for them it is too large.
-        """
-        return jnp.sqrt(self.variance / (self._count(self.variance) - 1))
+        return self._counted(1 - agreeing / (count * (count - 1)))
 
     def merge(self, other: Classification) -> Classification:
         """The summary of these samples and of `other` ones of the same inputs, together.
@@ -79,56 +98,98 @@ class Classification:
 
         Raises:
           TypeError: `other` is not a `Classification`.
-          ValueError: it is of other inputs: a shape differs.
+          ValueError: it is of other inputs: a shape or a dtype differs. Or it is `self`.
         """
-        _merging.check(self, other)
-        return _merge(self, other)
+        first, second = _groups.alike(self, other)
+        return _merge(first, second)
+
+    def _spread(self) -> jax.Array:
+        return self.variance
+
+    def _counted(self, share: jax.Array) -> jax.Array:
+        """What was counted in votes; NaN, which votes for nothing, stays NaN."""
+        return jnp.where(jnp.isnan(self.log_mean).any(-1), jnp.nan, share)
 
     def _count(self, like: jax.Array) -> jax.Array:
         return _merging.along(self.num_samples, like).astype(self.variance.dtype)
 
+    def __repr__(self) -> str:
+        return _describe.line(self, self._shape, self._told)
 
-def classification(*, logits: _inputs.ArrayLike | None = None, probs: _inputs.ArrayLike | None = None) -> Classification:
+    def _shape(self) -> str:
+        *batch, classes = self.log_mean.shape
+        return f"batch {tuple(batch)}, {classes} classes" if batch else f"{classes} classes"
+
+    def _told(self) -> dict[str, Any]:
+        expected, information = _describe.known(self.expected_entropy), _describe.known(self.mutual_information)
+        return {"entropy": expected + information, "mutual information": information}
+
+
+def classification(
+    *,
+    logits: _inputs.ArrayLike | None = None,
+    probs: _inputs.ArrayLike | None = None,
+    binary: bool | None = None,
+    groups: int | None = None,
+) -> Classification:
     """Predictive probabilities and their uncertainty, from the logits or the probabilities of S samples.
 
     With `p_s = softmax(logits_s)` and `p = 1/S sum_s p_s`: the predictive entropy `H[p]`, the expected entropy
     `1/S sum_s H[p_s]`, and the mutual information between prediction and weights, their difference. The difference is formed as
     `1/S sum_s KL(p_s || p)`, which keeps its digits where the samples agree.
 
-        summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys))
+        keys = mc.keys(key, 100, groups=5)
+        summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys), groups=5)
+
+    Binary and multi-label outputs, from sigmoids, have one number for each of "..." in place of C; with `binary=True` each of
+    them is a classification of its own, of the two classes "no" and "yes".
 
     Args:
       logits: shape (S, ..., C), unnormalized log-probabilities: samples first, classes last. A logit of -inf rules a class out.
       probs: in their place, probabilities of the same shape.
+      binary: True for outputs of shape (S, ...), such as (S, N), or (S, N, L) for L labels: logits of "yes", or its
+        probabilities. False for classes along the last axis; to be said for two axes, (S, C), which could be either.
+      groups: how many groups of samples, equal in size and one after the other, are independent of each other: that of
+        `mc.keys(key, S, groups=groups)`. By default, each sample. It matters for `standard_error` only.
 
     Returns:
-      A `Classification`.
+      A `Classification`, of arrays of shape (...) and (..., C).
 
     Raises:
       TypeError: both or neither are given, or they are not real floating numbers.
-      ValueError: fewer than two axes, no samples, or `probs` that are negative or do not sum to 1 (not seen under `jit`).
+      ValueError: no samples, one class, two axes without `binary`, `probs` that are negative or do not sum to 1 (under `jit`,
+        where values are not known, what they belong to becomes NaN), or `groups` that do not divide the samples.
 
     References:
       Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and preference learning", 2011,
       arXiv:1112.5745. Gal, "Uncertainty in deep learning", PhD thesis, Cambridge, 2016, section 3.3.
     """
-    given, are_logits = checked("classification", logits, probs)
-    return summarize(given, are_logits=are_logits)
+    given, are_logits = checked("classification", logits, probs, binary)
+    return summarize(given, are_logits=are_logits, groups=_groups.check_optional(groups, given.shape[0]))
 
 
 @kernel("classification", checkpoint=False)
-def summarize(given: jax.Array, *, are_logits: bool) -> Classification:
+def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) -> Classification:
     """`classification` of checked samples."""
     log_probs = log_probabilities(given, are_logits)
     log_mean = logsumexp(_floor(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
-    probs = jnp.exp(log_probs)
+    probs = jnp.exp(log_probs) if are_logits else _inputs.probable(given)
+    # Derivatives are those of `log_mean`, and none of what its rounding took.
+    apart = probs - lax.stop_gradient(jnp.exp(_unfloor(log_mean)))[None]
+    residual = apart.mean(0)
+    apart = apart - residual[None]
+    num_groups, group_variance = (None, None) if groups is None else _groups.of(apart, groups)
+    vote = jnp.where(jnp.isnan(log_probs).any(-1), -1, given.argmax(-1))
     return Classification(
         num_samples=jnp.int32(given.shape[0]),
         log_mean=_unfloor(log_mean),
-        variance=probs.var(0),
-        votes=jax.nn.one_hot(given.argmax(-1), given.shape[-1], dtype=jnp.int32).sum(0),
+        variance=(apart**2).mean(0),
+        votes=jax.nn.one_hot(vote, given.shape[-1], dtype=jnp.int32).sum(0),
         expected_entropy=_entropy(log_probs).mean(0),
         mutual_information=_divergence(log_probs, log_mean).mean(0),
+        mean_residual=lax.stop_gradient(residual),
+        num_groups=num_groups,
+        group_variance=group_variance,
     )
 
 
@@ -138,17 +199,25 @@ def _merge(first: Classification, second: Classification) -> Classification:
     parts, weights = jnp.stack([_floor(first.log_mean), _floor(second.log_mean)]), jnp.stack(shares)
     log_mean = logsumexp(parts + jnp.log(_merging.along(weights, parts)), axis=0)
     divergence = _divergence(parts, log_mean)
+    gap = (second.mean - first.mean) + (second.mean_residual - first.mean_residual)
+    residual = (first.mean - jnp.exp(_unfloor(log_mean))) + (first.mean_residual + _merging.along(shares.second, gap) * gap)
+    num_groups, group_variance = _groups.merge(shares, first, second, gap)
     return Classification(
         num_samples=first.num_samples + second.num_samples,
         log_mean=_unfloor(log_mean),
-        variance=shares.variance(first.variance, second.variance, second.mean - first.mean),
+        variance=shares.variance(first.variance, second.variance, gap),
         votes=first.votes + second.votes,
         expected_entropy=shares.mean(first.expected_entropy, second.expected_entropy),
         mutual_information=shares.mean(first.mutual_information, second.mutual_information) + shares.mean(*divergence),
+        mean_residual=residual,
+        num_groups=num_groups,
+        group_variance=group_variance,
     )
 
 
-def checked(caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None) -> tuple[jax.Array, bool]:
+def checked(
+    caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None, binary: bool | None = False
+) -> tuple[jax.Array, bool]:
     """The samples of shape (S, ..., C) that were given, and whether they are logits."""
     if (logits is None) == (probs is None):
         given = "neither" if logits is None else "both"
@@ -156,19 +225,45 @@ def checked(caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayL
             f"{caller} takes either logits=... or probs=..., got {given}. Say which of the two the model returns: they are not"
             " told apart by their values."
         )
+    if not (binary is None or isinstance(binary, (bool, np.bool_))):
+        raise TypeError(f"binary must be True, False or None, got {binary!r}")
     if logits is not None:
-        return _inputs.samples(caller, "logits", logits, "(S, ..., C)"), True
+        x = _inputs.samples(caller, "logits", logits, "(S, ...)" if binary else "(S, ..., C)")
+        if binary:  # not (0, x), of which +inf would make NaN
+            return -jnp.maximum(jnp.stack([x, -x], axis=-1), 0), True
+        _check_classes("logits", x.shape, binary)
+        return x, True
     assert probs is not None
-    checked = _inputs.samples(caller, "probs", probs, "(S, ..., C)")
-    _inputs.probabilities("probs", checked)
-    return checked, False
+    x = _inputs.samples(caller, "probs", probs, "(S, ...)" if binary else "(S, ..., C)")
+    if binary:
+        _inputs.bernoulli("probs", x)
+        x = jnp.stack([1 - x, x], axis=-1)
+    else:
+        _check_classes("probs", x.shape, binary)
+        _inputs.probabilities("probs", x)
+    return x, False
+
+
+def _check_classes(name: str, shape: tuple[int, ...], binary: bool | None) -> None:
+    if shape[-1] < 2:
+        raise ValueError(
+            f"{name} of shape {shape} have {'one' if shape[-1] else 'no'} class, which is certain whatever they are. For the"
+            " output of a sigmoid, pass binary=True to mc.classification; elsewhere pass both classes, logits"
+            " jnp.concatenate([0 * z, z], axis=-1)."
+        )
+    if len(shape) == 2 and binary is None:
+        raise ValueError(
+            f"{name} of shape {shape} could be {shape[1]} classes of one input, or outputs of a sigmoid for {shape[1]} inputs."
+            " Pass binary=False for the former, and binary=True for the latter."
+        )
 
 
 def log_probabilities(given: jax.Array, are_logits: bool) -> jax.Array:
     """The logarithms of the probabilities, -inf where a class is ruled out. Gradients are finite there too."""
     if are_logits:
         return jax.nn.log_softmax(given, axis=-1)
-    possible = given > 0
+    given = _inputs.probable(given)
+    possible = ~(given <= 0)
     return jnp.where(possible, jnp.log(jnp.where(possible, given, 1)), -jnp.inf)
 
 

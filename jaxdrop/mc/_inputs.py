@@ -33,6 +33,22 @@ def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> ja
     return x
 
 
+def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
+    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it cannot be an error."""
+    return jnp.where(condition, x, jnp.nan)
+
+
+def probable(probs: jax.Array) -> jax.Array:
+    """Probabilities along the last axis, NaN where they cannot be any."""
+    return nan_unless(are_probabilities(probs)[..., None], probs)
+
+
+def bernoulli(name: str, probs: jax.Array) -> None:
+    """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
+    if not holds(lambda x: (x >= 0) & (x <= 1), probs):
+        raise ValueError(f"{name} must lie in [0, 1], but they are {np.min(probs):g} to {np.max(probs):g}. Are they logits?")
+
+
 def reals(caller: str, **arrays: Number) -> list[jax.Array]:
     """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them is, else float32."""
     found = {name: array(x, caller, f"{name} of real numbers") for name, x in arrays.items()}
@@ -124,6 +140,12 @@ def fraction(name: str, x: Number) -> None:
     """Checks, where `x` is known, that all of it lies between 0 and 1, both left out."""
     if not holds(lambda x: (x > 0) & (x < 1), x):
         raise ValueError(f"{name} must lie in (0, 1), got {range_of(x)}")
+
+
+def are_probabilities(probs: Any) -> Any:
+    """Whether the entries along the last axis, of NumPy or JAX, are not negative and sum to 1."""
+    # By the least one: XLA takes `exp(x) >= 0` for true, and evaluates `all` of it while compiling.
+    return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
 def are_probabilities(probs: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 class Shares(NamedTuple):
@@ -22,10 +23,30 @@ class Shares(NamedTuple):
         """The population variance of the union, from the groups' and the `gap` between their means.
 
         References:
-          Chan, Golub & LeVeque, "Algorithms for computing the sample variance: analysis and recommendations", The American
-          Statistician 37(3), 1983.
+          Chan, Golub & LeVeque, "Algorithms for computing the sample variance: analysis and
+          recommendations", The American Statistician 37(3), 1983.
         """
         return self.mean(first, second) + along(self.first * self.second, gap) * gap**2
+
+    def location(self, first: Location, second: Location) -> tuple[Location, jax.Array]:
+        """The mean of the union, and the gap between the two means."""
+        gap = (second.mean - first.mean) + (second.residual - first.residual)
+        merged = _sum(first.mean, first.residual + along(self.second, gap) * gap)
+        # Where a mean is infinite, so is that of the union, and the gap says nothing.
+        whole = jnp.isfinite(gap)
+        mean = jnp.where(whole, merged.mean, self.mean(first.mean, second.mean))
+        return Location(mean, jnp.where(whole, merged.residual, 0)), gap
+
+
+class Location(NamedTuple):
+    """A mean to twice the digits of its dtype: the unevaluated sum `mean + residual`.
+
+    The gap between the means of two groups is about one standard deviation or less. Where the mean
+    is 1e6 of them, its rounding alone is a tenth of the gap.
+    """
+
+    mean: jax.Array
+    residual: jax.Array
 
 
 def shares(num: jax.Array, other: jax.Array, dtype: Any) -> Shares:
@@ -34,13 +55,50 @@ def shares(num: jax.Array, other: jax.Array, dtype: Any) -> Shares:
     return Shares(num.astype(dtype) / total, other.astype(dtype) / total)
 
 
+def center(samples: jax.Array) -> tuple[Location, jax.Array]:
+    """The mean along the first axis, and the deviations of the samples from it.
+
+    The difference from a mean that is rounded is exact, or nearly so, and its own mean says what
+    the rounding took: the second pass of Chan, Golub & LeVeque.
+    """
+    rough = lax.stop_gradient(samples.mean(0))
+    # The difference from an infinite mean would be NaN, where the mean itself is wanted.
+    rough = jnp.where(jnp.isfinite(rough), rough, 0)
+    apart = samples - rough[None]
+    left = apart.mean(0)
+    return _sum(rough, left), apart - left[None]
+
+
+def _sum(first: jax.Array, second: jax.Array) -> Location:
+    """`first + second` and what its rounding took (Knuth, TAOCP 2, theorem 4.2.2B)."""
+    total = first + second
+    moved = total - first
+    residual = (first - (total - moved)) + (second - moved)
+    return Location(total, jnp.where(jnp.isfinite(total), residual, 0))
+
+
 def check(summary: Any, other: Any) -> None:
-    """Checks that two summaries are of one kind and of the same shapes."""
+    """Checks that two summaries are of one kind and of the same inputs, and are not the same."""
+    name = type(summary).__name__
     if type(other) is not type(summary):
-        raise TypeError(f"a {type(summary).__name__} merges with one of its kind, got {type(other).__name__} {other!r}")
-    shapes, others = ([jnp.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (summary, other))
-    if shapes != others:
-        raise ValueError(f"summaries of the same inputs merge, but their arrays have shapes {shapes} and {others}")
+        raise TypeError(f"a {name} merges with one of its kind, got {type(other).__name__}")
+    if other is summary:
+        raise ValueError(f"a {name} merges with one of other samples, got itself")
+    forms, others = (_forms(each) for each in (summary, other))
+    if forms.keys() != others.keys():
+        raise ValueError(f"summaries of the same inputs merge, but one has {', '.join(forms)} and the other {', '.join(others)}")
+    for field, form in forms.items():
+        if form != others[field]:
+            raise ValueError(
+                f"summaries of the same inputs merge, but their {field} differ: {form[1]}{form[0]}"
+                f" and {others[field][1]}{others[field][0]}"
+            )
+
+
+def _forms(summary: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of each array by its place in the pytree."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(summary)
+    return {jax.tree_util.keystr(at): (jnp.shape(x), jnp.result_type(x)) for at, x in leaves}
 
 
 def along(values: jax.Array, like: jax.Array) -> jax.Array:

@@ -1,8 +1,6 @@
-"""What the samples of a regression say: a mixture of Gaussians, one around the prediction of each sample."""
+"""What the samples of a regression say of an observation: a mixture of Gaussians, one around the prediction of each sample."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,120 +10,7 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _inputs, _merging
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Regression:
-    """The moments of a prediction from S samples, in the units of the target (squared, for variances); all of shape (...)."""
-
-    num_samples: jax.Array
-    """S, an integer scalar."""
-    mean: jax.Array
-    """`1/S sum_s y_s`."""
-    epistemic_variance: jax.Array
-    """The variance of the `y_s` over the samples (of the population: divided by S): what the weights do not agree on."""
-    aleatoric_variance: jax.Array
-    """The variance of the noise, `1 / tau` or `1/S sum_s sigma_s^2`: what remains when the weights are known."""
-
-    @property
-    def total_variance(self) -> jax.Array:
-        """The variance of a new observation: epistemic and aleatoric."""
-        return self.epistemic_variance + self.aleatoric_variance
-
-    @property
-    def std(self) -> jax.Array:
-        """The standard deviation of a new observation, the root of `total_variance`."""
-        return jnp.sqrt(self.total_variance)
-
-    @property
-    def standard_error(self) -> jax.Array:
-        """The standard error of `mean` if the samples are independent; NaN if there is one sample. See `Classification`."""
-        count = _merging.along(self.num_samples, self.mean).astype(self.mean.dtype)
-        return jnp.sqrt(self.epistemic_variance / (count - 1))
-
-    def interval(self, coverage: float = 0.95) -> tuple[jax.Array, jax.Array]:
-        """Lower and upper bound of the central interval of the Gaussian with these moments: of observations, not of the mean.
-
-        Raises:
-          ValueError: `coverage` is not in (0, 1).
-        """
-        _inputs.fraction("coverage", coverage)
-        half = ndtri(jnp.asarray((1 + coverage) / 2, self.mean.dtype)) * self.std
-        return self.mean - half, self.mean + half
-
-    def cdf(self, y: _inputs.Number) -> jax.Array:
-        """The probability of an observation of at most `y` under the Gaussian with these moments; `y` has the shape of `mean`."""
-        y, mean, std = _inputs.alike("cdf", y=y, mean=self.mean, std=self.std)
-        return ndtr((y - mean) / std)
-
-    def merge(self, other: Regression) -> Regression:
-        """The summary of these samples and of `other` ones of the same inputs, together, exact up to rounding.
-
-        Raises:
-          TypeError: `other` is not a `Regression`.
-          ValueError: it is of other inputs: a shape differs.
-        """
-        _merging.check(self, other)
-        return _merge(self, other)
-
-
-def regression(
-    samples: _inputs.ArrayLike, *, tau: _inputs.Number | None = None, variance: _inputs.ArrayLike | None = None
-) -> Regression:
-    """Mean of the predictions of S samples, and the variance of what will be observed, in its two parts.
-
-    The variance is `1/S sum_s y_s^2 - (1/S sum_s y_s)^2` (epistemic) plus that of the noise (aleatoric): `1 / tau`, or
-    `1/S sum_s sigma_s^2` if the model predicts its noise. Each entry is taken for itself; of the covariance of several outputs
-    this is the diagonal.
-
-        summary = mc.regression(mc.predict(lambda key: fn(key, x), keys), tau=tau)
-        lower, upper = summary.interval(0.95)
-
-    Args:
-      samples: predictions `y_s`, shape (S, ...).
-      tau: the precision of the noise, one over its variance: a number, or an array that broadcasts to (...). `jnp.inf` for
-        functions that are observed without noise.
-      variance: in its place, the variances `sigma_s^2` that the samples predict, of the shape of `samples`. A model that
-        predicts their logarithm passes `variance=jnp.exp(log_variance)`.
-
-    Returns:
-      A `Regression`.
-
-    Raises:
-      TypeError: both or neither of `tau` and `variance` are given, or samples are not floating numbers.
-      ValueError: no samples, shapes that do not fit, `tau` not above 0 or `variance` below 0.
-
-    References:
-      Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning", ICML 2016,
-      arXiv:1506.02142, equation 6 (whose p is the probability of keeping). Kendall & Gal, "What uncertainties do we need in
-      Bayesian deep learning for computer vision?", NeurIPS 2017, arXiv:1703.04977, equation 9.
-    """
-    samples, noise = _mixture("regression", samples, tau, variance, noiseless=True)
-    return _regression(samples, noise)
-
-
-@kernel("regression", checkpoint=False)
-def _regression(samples: jax.Array, noise: jax.Array) -> Regression:
-    return Regression(
-        num_samples=jnp.int32(samples.shape[0]),
-        mean=samples.mean(0),
-        epistemic_variance=samples.var(0),
-        aleatoric_variance=jnp.broadcast_to(noise, samples.shape).mean(0),
-    )
-
-
-@kernel("merge", checkpoint=False)
-def _merge(first: Regression, second: Regression) -> Regression:
-    shares = _merging.shares(first.num_samples, second.num_samples, first.mean.dtype)
-    gap = second.mean - first.mean
-    return Regression(
-        num_samples=first.num_samples + second.num_samples,
-        mean=first.mean + _merging.along(shares.second, gap) * gap,
-        epistemic_variance=shares.variance(first.epistemic_variance, second.epistemic_variance, gap),
-        aleatoric_variance=shares.mean(first.aleatoric_variance, second.aleatoric_variance),
-    )
+from jaxdrop.mc import _inputs
 
 
 def log_likelihood(
@@ -159,7 +44,7 @@ def log_likelihood(
     References:
       Gal & Ghahramani, 2016, arXiv:1506.02142, equation 8.
     """
-    samples, noise = _mixture("log_likelihood", samples, tau, variance)
+    samples, noise = mixture("log_likelihood", samples, tau, variance)
     y = target("log_likelihood", y, samples)
     return mixture_likelihood(y, samples, noise, output_axes=output_count(output_axes, y.ndim))
 
@@ -195,16 +80,22 @@ def cdf(
     Raises:
       TypeError, ValueError: as `regression`, or the shape of `y` does not fit.
     """
-    samples, noise = _mixture("cdf", samples, tau, variance, noiseless=True)
-    return _cdf(target("cdf", y, samples), samples, jnp.broadcast_to(noise, samples.shape))
+    samples, noise = mixture("cdf", samples, tau, variance, noiseless=True)
+    return _cdf(target("cdf", y, samples), samples, noise)
 
 
 @kernel("cdf", checkpoint=False)
 def _cdf(y: jax.Array, samples: jax.Array, noise: jax.Array) -> jax.Array:
-    noisy = noise > 0
-    apart = y[None] - samples
-    smooth = ndtr(apart / jnp.sqrt(jnp.where(noisy, noise, 1)))
-    return jnp.where(noisy, smooth, (apart >= 0).astype(smooth.dtype)).mean(0)
+    return normal_cdf(y[None] - samples, noise).mean(0)
+
+
+def normal_cdf(apart: jax.Array, variance: jax.Array) -> jax.Array:
+    """`P(Y - m <= apart)` of a normal `Y` of mean m; a variance of 0 makes it a step, and NaN stays NaN."""
+    # Sums have the layout of both, which `where` asks of all its arguments on an explicit mesh.
+    variance, apart = variance + jnp.zeros_like(apart), apart + jnp.zeros_like(variance)
+    noiseless = variance == 0
+    smooth = ndtr(apart / jnp.sqrt(jnp.where(noiseless, 1, variance)))
+    return jnp.where(noiseless & ~jnp.isnan(apart), (apart >= 0).astype(smooth.dtype), smooth)
 
 
 def quantiles(
@@ -232,10 +123,11 @@ def quantiles(
     Raises:
       TypeError, ValueError: as `regression`, or `q` is not in (0, 1).
     """
-    samples, noise = _mixture("quantiles", samples, tau, variance, noiseless=True)
-    _inputs.fraction("q", q)
+    samples, noise = mixture("quantiles", samples, tau, variance, noiseless=True)
     (q,) = _inputs.reals("quantiles", q=q)
-    return _quantiles(samples, jnp.broadcast_to(noise, samples.shape), q.astype(samples.dtype))
+    _inputs.fraction("q", q)
+    q = _inputs.nan_unless((q > 0) & (q < 1), q.astype(samples.dtype))
+    return _quantiles(samples, noise, q)
 
 
 @kernel("quantiles", checkpoint=False)
@@ -283,19 +175,37 @@ def interval(
     Raises:
       TypeError, ValueError: as `regression`, or `coverage` is not in (0, 1).
     """
-    _inputs.fraction("coverage", coverage)
-    lower, upper = quantiles(samples, jnp.asarray([(1 - coverage) / 2, (1 + coverage) / 2]), tau=tau, variance=variance)
+    lower, upper = quantiles(samples, tails("interval", coverage), tau=tau, variance=variance)
     return lower, upper
 
 
-def _mixture(
+def tails(caller: str, coverage: float) -> _inputs.ArrayLike:
+    """The probabilities below the two bounds of a central interval, `(1 - coverage) / 2` and `(1 + coverage) / 2`.
+
+    They are NaN if `coverage` is not in (0, 1), and that is not known.
+    """
+    (level,) = _inputs.reals(caller, coverage=coverage)
+    if level.ndim:
+        raise ValueError(f"coverage must be a single number in (0, 1), got an array of shape {level.shape}")
+    _inputs.fraction("coverage", level)
+    if isinstance(coverage, jax.Array):
+        level = _inputs.nan_unless((level > 0) & (level < 1), level)
+        return jnp.stack([(1 - level) / 2, (1 + level) / 2])
+    exact = float(coverage)  # in float32, 1 - 0.9999 has three digits
+    return np.array([(1 - exact) / 2, (1 + exact) / 2])
+
+
+def mixture(
     caller: str,
     samples: _inputs.ArrayLike,
     tau: _inputs.Number | None,
     variance: _inputs.ArrayLike | None,
     noiseless: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """The samples, and the variance of the noise in a shape that broadcasts to theirs without a change of rank."""
+    """The samples, and the variance of the noise in a shape that broadcasts to theirs without a change of rank.
+
+    A variance that is out of range, and not known to be so, is NaN.
+    """
     samples = _inputs.samples(caller, "samples", samples)
     if (tau is None) == (variance is None):
         given = "neither" if tau is None else "both"
@@ -308,15 +218,21 @@ def _mixture(
         if variance.shape != samples.shape:
             raise ValueError(f"variance has one entry for each of samples, shape {samples.shape}, got {variance.shape}")
         _inputs.positive("variance", variance, zero=noiseless)
-        return samples, variance
+        return samples, _inputs.nan_unless(_is_variance(variance, noiseless), variance)
     assert tau is not None
-    _inputs.positive("tau", tau, infinity=noiseless)
     (precision,) = _inputs.reals(caller, tau=tau)
+    _inputs.positive("tau", precision, infinity=noiseless)
+    noise = 1 / precision.astype(samples.dtype)
+    noise = _inputs.nan_unless(_is_variance(noise, noiseless), noise)
     try:
-        noise = jnp.broadcast_to(1 / precision.astype(samples.dtype), samples.shape[1:])
+        noise = jnp.broadcast_to(noise, samples.shape[1:])
     except ValueError:
         raise ValueError(f"tau of shape {precision.shape} does not broadcast to that of a sample, {samples.shape[1:]}") from None
     return samples, noise[None]
+
+
+def _is_variance(noise: jax.Array, noiseless: bool) -> jax.Array:
+    return (noise >= 0 if noiseless else noise > 0) & (noise < jnp.inf)
 
 
 def target(caller: str, y: _inputs.Number, samples: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,8 @@ def sequence_scores(log_probs: _inputs.ArrayLike, mask: _inputs.ArrayLike | None
     log_probs = _inputs.floating("sequence_scores", "log_probs", log_probs)
     if not log_probs.ndim:
         raise ValueError("log_probs must have an axis of tokens, shape (..., T), got a number")
-    mask = jnp.ones(log_probs.shape, bool) if mask is None else jnp.asarray(mask)
+    given: Any = True if mask is None else mask
+    mask = _arguments.array(given, "sequence_scores", "mask of booleans")
     if mask.dtype != jnp.bool_:
         raise TypeError(f"mask must be boolean, true for tokens that count, got {mask.dtype}. Compare ids, as in ids != padding.")
     try:

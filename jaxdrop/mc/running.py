@@ -9,53 +9,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.special import logsumexp
 
 from jaxdrop import masks
 from jaxdrop.functional import _arguments
-from jaxdrop.mc import _chunks, _merging, prefix, sampling
+from jaxdrop.mc import _chunks, _groups, _moments, prefix, sampling
+from jaxdrop.mc._moments import Moments
 
 # From the spread of fewer chunks their mean's error cannot be told.
 _LEAST_CHUNKS = 4
 
 Summary = Callable[[Any], Any]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """Mean and spread of S samples `y_s`. All but `num_samples` are pytrees of the structure and shapes of one sample."""
-
-    num_samples: jax.Array
-    """S, an integer scalar."""
-    mean: Any
-    """`1/S sum_s y_s`."""
-    variance: Any
-    """`1/S sum_s (y_s - mean)^2`, of the population."""
-    log_mean_exp: Any
-    """`log 1/S sum_s exp(y_s)`: of log-likelihoods, the log of the mean likelihood."""
-
-    @property
-    def standard_error(self) -> Any:
-        """The standard error of `mean` if the samples are independent; NaN if there is one sample.
-
-        Stratified and antithetic samples depend on each other so that the mean varies less: for them it is too large.
-        """
-        return jax.tree.map(lambda x: jnp.sqrt(x / (self.num_samples - 1).astype(x.dtype)), self.variance)
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of these samples and of `other` ones together. Exact up to rounding."""
-
-        def one(mean: Any, other_mean: Any, variance: Any, other_variance: Any, log: Any, other_log: Any) -> tuple[Any, ...]:
-            shares = _merging.shares(self.num_samples, other.num_samples, mean.dtype)
-            both = jnp.logaddexp(log + jnp.log(shares.first), other_log + jnp.log(shares.second))
-            return shares.mean(mean, other_mean), shares.variance(variance, other_variance, other_mean - mean), both
-
-        pairs = zip((self.mean, self.variance, self.log_mean_exp), (other.mean, other.variance, other.log_mean_exp), strict=True)
-        return _of_leaves(self.num_samples + other.num_samples, one, *(x for pair in pairs for x in pair))
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +38,14 @@ class Reached:
     """Whether it is within the tolerance; if not, all samples that were allowed were used."""
 
 
-def moments(fn: Callable[[jax.Array], Any], keys: jax.Array, *, summary: Summary | None = None, batch_size: int = 32) -> Any:
+def moments(
+    fn: Callable[[jax.Array], Any],
+    keys: jax.Array,
+    *,
+    summary: Summary | None = None,
+    batch_size: int = 32,
+    groups: int | None = None,
+) -> Any:
     """Statistics of `fn(key)` over all keys, in memory that does not grow with their number.
 
     The samples are formed in chunks and never kept. Means and variances are merged (Chan, Golub & LeVeque, 1983) and never
@@ -89,24 +61,34 @@ def moments(fn: Callable[[jax.Array], Any], keys: jax.Array, *, summary: Summary
       summary: what to make of the samples of a chunk, arrays of shape (batch_size, ...): a function that returns a pytree with
         a method `merge`, such as `mc.classification` and `mc.regression` return; `Moments` by default.
       batch_size: how many samples to run at once.
+      groups: how many groups of samples, equal in size and one after the other, are independent of each other: that of
+        `mc.keys(key, num_samples, groups=groups)`. The standard error is then estimated from their means.
 
     Returns:
       The summary of all samples. Wrap the call in `jax.jit` to run it more than once.
 
     Raises:
       TypeError: `batch_size` is not an integer, `summary` returns something without `merge`, or outputs are complex.
-      ValueError: `keys` is not one axis of keys, or `batch_size` is below 1.
+      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, or `groups` does not divide the samples.
     """
-    size = min(_arguments.count("batch_size", batch_size), _chunks.check_keys(keys))
+    num = _chunks.check_keys(keys)
+    num_groups = _groups.check_optional(groups, num)
+    size = min(_arguments.count("batch_size", batch_size), num // (num_groups or 1))
     parts = prefix.split(fn, keys)
 
     @jax.jit
     def run(constants: Sequence[jax.Array], keys: jax.Array) -> Any:
         chunk = _summarized(parts, constants, summary)
-        left, whole = _chunks.divide(keys, size)
-        first, others = (left, whole) if left.size else (whole[0], whole[1:])
-        total = chunk(first)
-        return lax.scan(lambda total, keys: (total.merge(chunk(keys)), None), total, others)[0] if others.size else total
+
+        def group(keys: jax.Array) -> Any:
+            left, whole = _chunks.divide(keys, size)
+            first, others = (left, whole) if left.size else (whole[0], whole[1:])
+            return _merged(chunk, first, others)
+
+        if num_groups is None:
+            return group(keys)
+        sets = _groups.sets(keys, num_groups)
+        return _merged(lambda keys: group(keys).as_one_group(), sets[0], sets[1:])
 
     return run(parts.constants, keys)
 
@@ -169,7 +151,11 @@ def until(
 
     @jax.jit
     def run(constants: Sequence[jax.Array], key: jax.Array, tolerance: jax.Array) -> Reached:
-        chunk = _summarized(parts, constants, summary)
+        samples = _summarized(parts, constants, summary)
+
+        def chunk(keys: jax.Array) -> Any:
+            found = samples(keys)
+            return found.as_one_group() if isinstance(found, _groups.Grouped) and not independent else found
 
         def error(total: Any, means: Moments) -> jax.Array:
             if independent:
@@ -205,7 +191,7 @@ def _summarized(parts: prefix.Split, constants: Sequence[jax.Array], summary: Su
     sample = jax.vmap(functools.partial(parts.rest, parts.prefix(constants)))
 
     def chunk(keys: jax.Array) -> Any:
-        found = (summary or _moments)(sample(keys))
+        found = (summary or _moments.of)(sample(keys))
         if not hasattr(found, "merge"):
             raise TypeError(
                 f"summary must return something with a method merge(other), as mc.classification and mc.regression do, got"
@@ -216,29 +202,11 @@ def _summarized(parts: prefix.Split, constants: Sequence[jax.Array], summary: Su
     return chunk
 
 
+def _merged(summarize: Summary, first: jax.Array, others: jax.Array) -> Any:
+    """The summary of the keys `first`, and of each row of `others`, together."""
+    total = summarize(first)
+    return lax.scan(lambda total, keys: (total.merge(summarize(keys)), None), total, others)[0] if others.size else total
+
+
 def _one_mean(summary: Any) -> Moments:
-    return _moments(jax.tree.map(lambda mean: mean[None], summary.mean))
-
-
-def _moments(samples: Any) -> Moments:
-    def one(x: jax.Array) -> tuple[jax.Array, ...]:
-        x = _real(x)
-        return x.mean(0), x.var(0), logsumexp(x, axis=0) - np.log(x.shape[0]).astype(x.dtype)
-
-    leaves = jax.tree.leaves(samples)
-    if not leaves:
-        raise ValueError(f"fn must return an array or a pytree of arrays, got {samples!r}")
-    return _of_leaves(jnp.int32(leaves[0].shape[0]), one, samples)
-
-
-def _of_leaves(num_samples: jax.Array, one: Callable[..., tuple[Any, ...]], *trees: Any) -> Moments:
-    """`Moments` of which each leaf is what `one` makes of the trees' leaves there: mean, variance, and logarithm."""
-    structure = jax.tree.structure(trees[0])
-    found = [one(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True)]
-    return Moments(num_samples, *(jax.tree.unflatten(structure, leaves) for leaves in zip(*found, strict=True)))
-
-
-def _real(x: jax.Array) -> jax.Array:
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError("moments takes real outputs, got complex ones: return their real and imaginary parts, or their modulus")
-    return x.astype(masks.wide(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
+    return _moments.of(jax.tree.map(lambda mean: mean[None], summary.mean))

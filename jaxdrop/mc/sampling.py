@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxdrop import random
 from jaxdrop.functional import _arguments
-from jaxdrop.mc import _chunks, _progress, prefix
+from jaxdrop.mc import _chunks, _groups, _progress, prefix
 
 Strategy = Literal["stratified", "antithetic", "independent"]
 
@@ -22,7 +22,7 @@ _STRATEGIES = {
 }
 
 
-def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") -> jax.Array:
+def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *, groups: int = 1) -> jax.Array:
     """Keys for `num_samples` Monte Carlo samples, to `jax.vmap` over.
 
     Each key goes wherever a JAX key goes: into `rngs`, `split`, `fold_in`, `jax.random.uniform`, any layer's dropout. Sample `t`
@@ -43,17 +43,31 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") ->
     samples depend on each other, so that their mean varies less, and the standard deviation over samples divided by sqrt(S)
     overstates the error of that mean. Stratified bits take some two and a half times as long as independent ones.
 
+    That error shows in several sets, drawn independently: `groups` of them, which the summaries are told of too.
+
+        keys = mc.keys(key, 100, groups=5)
+        summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys), groups=5)
+        summary.standard_error
+
+    Without `groups`, a summary takes the samples for independent ones, and reports a standard error 1.7 to 2.4 times too large
+    for stratified samples of networks with one to three dropout layers. With `groups`, its square is right on average. Smaller
+    sets gain less from their strata: of 100 samples, 5 sets of 20 have a squared error up to 4 % above that of one set, and 10
+    sets of 10 up to 9 %. Let S / R be even, and its product with the rate a whole number: 4 sets of 25 lose up to 34 %.
+
     Args:
       key: a single key of any generator. The first two strategies draw from `jaxdrop.random.fast(key)`.
       num_samples: S, at least 1; at most 65535 if stratified.
       strategy: one of the three names.
+      groups: R, a divisor of S: group r = 0, ..., R - 1 has the S / R keys of `keys(fold_in(key, r), S / R, strategy)`. The
+        only group by default has `key` itself.
 
     Returns:
-      A typed key array of shape (num_samples,).
+      A typed key array of shape (num_samples,), one group after the other.
 
     Raises:
-      TypeError: `num_samples` is not an integer.
-      ValueError: `num_samples` is out of range, the strategy is unknown, or `key` is itself one of several samples' keys.
+      TypeError: `num_samples` or `groups` is not an integer.
+      ValueError: `num_samples` is out of range, `groups` does not divide it, the strategy is unknown, or `key` is itself one of
+        several samples' keys.
 
     References:
       McKay, Beckman & Conover, "A comparison of three methods for selecting values of input variables in the analysis of output
@@ -61,7 +75,12 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified") ->
     """
     if strategy not in _STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(map(repr, _STRATEGIES))}, got {strategy!r}")
-    return _STRATEGIES[strategy](key, _arguments.count("num_samples", num_samples))
+    num = _arguments.count("num_samples", num_samples)
+    num_groups = _groups.check(groups, num)
+    draw = functools.partial(_STRATEGIES[strategy], num=num // num_groups)
+    if num_groups == 1:
+        return draw(key)
+    return jax.vmap(draw)(random.independent_keys(key, num_groups)).ravel()
 
 
 def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int | None = None, progress: bool = False) -> Any:

@@ -78,6 +78,27 @@ def test_moments_are_those_of_one_device(mesh: str) -> None:
     assert found.mean.sharding.is_equivalent_to(NamedSharding(MESHES[mesh], P("b")), 2)
 
 
+def _statistics(keys: jax.Array, x: jax.Array) -> dict[str, object]:
+    samples = mc.predict(lambda key: _model(key, x), keys)
+    y, summary = x[:, :3], mc.regression(samples, tau=np.inf)
+    return {
+        "groups": [mc.regression(samples, tau=1.0, groups=num).standard_error for num in (4, 8)],
+        "classes": mc.classification(logits=samples, groups=8),
+        "moments": mc.moments(lambda key: _model(key, x), keys, groups=2, batch_size=8),
+        "interval": [mc.interval(samples, tau=2.0), summary.interval()],
+        "cdf": [mc.cdf(y, samples, tau=np.inf), mc.cdf(y, samples, variance=1 + samples**2), summary.cdf(y)],
+    }
+
+
+@pytest.mark.parametrize(("mesh", "layout"), [("auto", "both"), ("explicit", "both")])
+def test_statistics_are_those_of_one_device(mesh: str, layout: str) -> None:
+    """Some groups lie on one device, and some on several."""
+    expected = jax.jit(_statistics)(KEYS, X)
+    with jax.set_mesh(MESHES[mesh]):
+        found = jax.jit(_statistics)(*_place(MESHES[mesh], layout))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-5), found, expected)
+
+
 def test_inside_shard_map() -> None:
     """Each device runs the samples that it holds, in chunks of its own."""
 

@@ -118,6 +118,15 @@ def test_standard_error() -> None:
     close(several[1, -1], jnp.sqrt((mc.regression(LOGITS, tau=jnp.inf).standard_error ** 2).mean()))
 
 
+def test_standard_error_of_groups() -> None:
+    """Of the first groups, against the samples in them."""
+    points, line = lines(plots.standard_error(LOGITS, groups=3)).values()
+    assert points[0].tolist() == [4, 6]
+    means = np.asarray(LOGITS, np.float64).reshape(3, 2, -1).mean(1)
+    close(points[1], [np.sqrt(means[:count].var(0, ddof=1).mean() / count) for count in (2, 3)])
+    close(line[1, -1], jnp.sqrt((mc.regression(LOGITS, tau=jnp.inf, groups=3).standard_error ** 2).mean()))
+
+
 def test_certainty() -> None:
     images = RNG.random((40, 2, 5))
     ax = plots.certainty(images, LABELS, SUMMARY.mean, SUMMARY.predictive_entropy, columns=3)

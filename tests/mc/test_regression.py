@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ TOTAL = [0.26102395222422453, 0.4590242605273678, 1.020947796052111, 5.569842137
 LOG_LIKELIHOOD = [-0.25484807499177553, -1.405165275206722, -0.9998966114314923, -3.1280317409128986, -0.7234806909430677]
 
 VARIANCE = np.random.default_rng(0).uniform(0.05, 2.0, SAMPLES.shape)
+NOISE = jnp.float32(VARIANCE)
 
 
 def _mixture_cdf(y: float, column: int, sd: np.ndarray | float) -> float:
@@ -42,12 +44,21 @@ def test_known_moments() -> None:
     np.testing.assert_allclose(summary.standard_error, stats.sem(SAMPLES), rtol=1e-4)
 
 
-def test_small_variance_around_a_large_mean() -> None:
-    """E[x^2] - E[x]^2 gives 0.125 in float32."""
-    samples = np.float32(1000 + 0.01 * np.random.default_rng(0).normal(size=(1000, 1)))
-    merged = functools.reduce(mc.Regression.merge, (mc.regression(part, tau=1.0) for part in np.split(samples, 4)))
-    for summary in (mc.regression(samples, tau=1.0), merged):
-        np.testing.assert_allclose(summary.epistemic_variance, np.float64(samples).var(0), rtol=2e-3)
+@pytest.mark.parametrize("size", [8, 100, 1000])
+def test_small_variance_around_a_large_mean(size: int) -> None:
+    """The mean is 1e6 standard deviations, and rounding moves it by several percent of one.
+
+    As `E[x^2] - E[x]^2` in float32 the variance would be off by a factor of 1e5, and about a rounded mean by 2 to 5 percent.
+    """
+    samples = np.float32(1e6 + np.random.default_rng(0).normal(size=(size, 20)))
+    exact = np.float64(samples)
+    parts = [mc.regression(part, tau=1.0) for part in np.array_split(samples, 7)]
+    for summary in (mc.regression(samples, tau=1.0), functools.reduce(mc.Regression.merge, parts)):
+        np.testing.assert_allclose(summary.epistemic_variance, exact.var(0), rtol=2e-6)
+        np.testing.assert_allclose(np.float64(summary.mean) + np.float64(summary.mean_residual), exact.mean(0), rtol=1e-12)
+    groups = mc.regression(samples, tau=1.0, groups=4)
+    expected = stats.sem(exact.reshape(4, size // 4, 20).mean(1), axis=0)
+    np.testing.assert_allclose(groups.standard_error, expected, rtol=1e-5)
 
 
 def test_predicted_noise() -> None:
@@ -68,6 +79,12 @@ def test_the_gaussian_with_these_moments() -> None:
     law = stats.norm(MEAN, np.sqrt(TOTAL))
     np.testing.assert_allclose(np.stack(summary.interval(0.9)), np.stack(law.interval(0.9)), rtol=1e-5)
     np.testing.assert_allclose(summary.cdf(TARGETS), law.cdf(TARGETS), rtol=1e-5)
+
+
+def test_without_noise_the_gaussian_is_a_step() -> None:
+    summary = mc.regression(np.float32([[1, 1, 1, np.nan]] * 2), tau=np.inf)
+    np.testing.assert_array_equal(summary.cdf(np.float32([0.9, 1, 1.1, 1])), [0, 1, 1, np.nan])
+    np.testing.assert_array_equal(summary.cdf(np.float32([0.9, np.nan, 1.1, np.nan])), [0, np.nan, 1, np.nan])
 
 
 @given(
@@ -168,6 +185,45 @@ def test_an_interval_of_two_modes_has_their_shape() -> None:
     lower, upper = mc.interval(samples, 0.9, tau=100.0)
     np.testing.assert_allclose([lower[0], upper[0]], np.array([-10, 10]) + stats.norm.ppf([0.1, 0.9]) / 10, rtol=1e-5)
     assert mc.regression(samples, tau=100.0).interval(0.9)[1][0] > 16
+
+
+def test_nan_stays_nan() -> None:
+    """One that is missing is not one above, or one without noise."""
+    samples, y = np.float32(SAMPLES).copy(), np.float32(TARGETS).copy()
+    samples[3, 1], y[2] = np.nan, np.nan
+    bad = [False, True, True, False, False]
+    for tau in (TAU, np.inf):
+        np.testing.assert_array_equal(np.isnan(mc.cdf(y, samples, tau=tau)), bad)
+        np.testing.assert_array_equal(np.isnan(mc.quantiles(samples, 0.5, tau=tau)), [False, True, False, False, False])
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda tau: mc.regression(SAMPLES, tau=tau).total_variance, np.float32([4, 0, -1, np.nan, 2])),
+        (lambda tau: mc.cdf(TARGETS, SAMPLES, tau=tau), np.float32([4, 0, -1, np.nan, 2])),
+        (lambda tau: mc.quantiles(SAMPLES, 0.5, tau=tau), np.float32([4, 0, -1, np.nan, 2])),
+        (lambda tau: mc.log_likelihood(TARGETS, SAMPLES, tau=tau), np.float32([4, 0, -1, np.inf, 2])),
+        (lambda v: mc.regression(SAMPLES, variance=v[None] * NOISE).std, np.float32([1, np.nan, -1, np.inf, 0])),
+        (
+            lambda v: mc.log_likelihood(TARGETS, SAMPLES, variance=v[None] * NOISE),
+            np.float32([1, 0, -1, np.inf, 2]),
+        ),
+        (lambda q: mc.quantiles(SAMPLES[:, 0], q, tau=TAU), np.float32([0.5, 0, 1, -1, 0.1])),
+    ],
+)
+def test_what_is_impossible_is_nan_where_it_is_not_known(call: Callable[[jax.Array], jax.Array], argument: np.ndarray) -> None:
+    """The second to fourth entry; where values are known it is a ValueError."""
+    np.testing.assert_array_equal(np.isnan(jax.jit(call)(argument)), [False, True, True, True, False])
+    with pytest.raises(ValueError, match="must lie in"):
+        call(argument)
+
+
+def test_coverage_that_is_not_known() -> None:
+    summary = mc.regression(SAMPLES[:, 0], tau=TAU)
+    lower, upper = jax.vmap(summary.interval)(np.float32([0.9, 0, -0.5, 1, 2, np.nan]))
+    np.testing.assert_allclose([lower[0], upper[0]], summary.interval(0.9), rtol=1e-6)
+    assert np.isnan([lower[1:], upper[1:]]).all()
 
 
 # -- bad input

@@ -42,7 +42,7 @@ EXPECTED = {
     "disagreement": [0.5, 0.0, 0.8333333333333334, 0.5],
     "least_confidence": [0.525, 0.025, 0.5, 0.5175],
 }
-FIELDS = [field.name for field in dataclasses.fields(mc.Classification)]
+FIELDS = [field.name for field in dataclasses.fields(mc.Classification) if field.default is dataclasses.MISSING]
 
 
 def _float64(logits: np.ndarray) -> dict[str, np.ndarray]:
@@ -68,13 +68,22 @@ Values = dict[str, np.ndarray]
 
 @jax.jit
 def _values(summary: mc.Classification) -> Values:
-    """All that a summary says."""
-    names = [*FIELDS, "mean", "predictive_entropy", "least_confidence", "variation_ratio", "disagreement", "standard_error"]
+    """All that a summary of independent samples says."""
+    names = [
+        *FIELDS,
+        "mean",
+        "std",
+        "predictive_entropy",
+        "least_confidence",
+        "variation_ratio",
+        "disagreement",
+        "standard_error",
+    ]
     return {name: getattr(summary, name) for name in names}
 
 
 def _of(logits: jax.Array) -> Values:
-    return _values(mc.classification(logits=logits))
+    return _values(mc.classification(logits=logits, binary=False))
 
 
 def _assert_close(values: Values, expected: Values, **tolerance: float) -> None:
@@ -100,7 +109,7 @@ def test_known_values() -> None:
         _assert_close(_values(summary), expected, rtol=1e-5, atol=2e-7)
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (4, 2, 3), (7, 2, 3, 10), (3, 0, 4), (4, 1)])
+@pytest.mark.parametrize("shape", [(1, 3), (4, 2, 3), (7, 2, 3, 10), (3, 0, 4)])
 def test_definitions(shape: tuple[int, ...]) -> None:
     for scale in (0.1, 3.0, 100.0):
         logits = _logits(*shape, scale=scale)
@@ -186,6 +195,18 @@ def test_groups_that_agree_keep_their_digits() -> None:
     assert (np.asarray(information) >= 0).all()
 
 
+def test_small_variances_of_large_probabilities() -> None:
+    """Of 1e-6 around 1/2, float32 has some 30 values, and a mean to a fiftieth of that."""
+    first = 0.5 + 1e-6 * np.random.default_rng(0).normal(size=(40, 300))
+    probs = np.stack([first, 1 - first], -1).astype(np.float32)
+    merged = functools.reduce(mc.Classification.merge, (mc.classification(probs=part) for part in np.split(probs, 10)))
+    for summary in (mc.classification(probs=probs), merged):
+        np.testing.assert_allclose(summary.variance, np.float64(probs).var(0), rtol=1e-5)
+        np.testing.assert_allclose(
+            np.float64(summary.mean) + np.float64(summary.mean_residual), np.float64(probs).mean(0), rtol=1e-12
+        )
+
+
 def test_groups_merge_under_scan() -> None:
     """The merged summary has the structure, shapes and dtypes of the first one."""
 
@@ -246,8 +267,21 @@ def _gradients(logits: jax.Array) -> dict[str, jax.Array]:
 
 def test_gradients() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), jnp.float32)
-    names = [name for name in FIELDS if name not in ("num_samples", "votes")]
+    names = [name for name in FIELDS if name not in ("num_samples", "votes", "mean_residual")]
     check_grads(lambda logits: [_of(logits)[name] for name in names], (logits,), order=1, modes=("rev",), rtol=2e-2, atol=2e-2)
+
+
+def test_gradients_of_merged_summaries() -> None:
+    """They are those of one summary of all samples."""
+
+    @jax.grad
+    def gradient(logits: jax.Array, cut: int) -> jax.Array:
+        parts = [mc.classification(logits=part) for part in (logits[:cut], logits[cut:]) if part.size]
+        whole = functools.reduce(mc.Classification.merge, parts)
+        return (whole.variance * jnp.arange(3.0)[None]).sum() + whole.standard_error.sum() + (whole.mean**3).sum()
+
+    logits = _logits(4, 1, 3)
+    np.testing.assert_allclose(gradient(logits, 1), gradient(logits, 4), rtol=1e-4, atol=1e-6)
 
 
 def test_transformations_do_not_change_it() -> None:
@@ -278,7 +312,7 @@ def test_no_samples_axis(shape: tuple[int, ...], name: str) -> None:
 
 
 def test_which_of_the_two_is_said_by_the_caller() -> None:
-    x = jnp.full((2, 4), 0.25)
+    x = jnp.full((2, 1, 4), 0.25)
     with pytest.raises(TypeError, match=r"either logits=\.\.\. or probs=\.\.\., got neither"):
         mc.classification()
     with pytest.raises(TypeError, match=r"either logits=\.\.\. or probs=\.\.\., got both"):
@@ -287,10 +321,34 @@ def test_which_of_the_two_is_said_by_the_caller() -> None:
         mc.classification(x)
 
 
-@pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[2.0, -1.0]], [[np.nan, 1.0]]])
-def test_logits_are_no_probabilities(probs: list[list[float]]) -> None:
+@pytest.mark.parametrize("probs", [[0.5, 0.6], [1.5, -0.5], [2.0, -1.0], [np.nan, 1.0]])
+def test_logits_are_no_probabilities(probs: list[float]) -> None:
+    """An error where values are known, and NaN for that input alone where they are not."""
+    given = np.float32([[[0.5, 0.5], probs]])
     with pytest.raises(ValueError, match="probs must not be negative and must sum to 1"):
-        mc.classification(probs=np.float32(probs))
+        mc.classification(probs=given)
+    values = _of_probs(given)
+    assert {name: bool(np.isnan(values[name][1]).all()) for name in PER_INPUT} == dict.fromkeys(PER_INPUT, True)
+    assert {name: bool(np.isfinite(values[name][0]).all()) for name in PER_INPUT} == dict.fromkeys(PER_INPUT, True)
+
+
+PER_INPUT = ["mean", "variance", "expected_entropy", "mutual_information", "predictive_entropy", "least_confidence"]
+PER_INPUT += ["variation_ratio", "std"]
+
+
+@jax.jit
+def _of_probs(probs: jax.Array) -> Values:
+    return _values(mc.classification(probs=probs))
+
+
+def test_nan_votes_for_nothing() -> None:
+    logits = _logits(4, 3, 5)
+    logits[1, 2, 0] = np.nan
+    values, whole = _of(logits), _of(logits[:, :2])
+    for name in [*PER_INPUT, "disagreement"]:
+        assert np.isnan(values[name][2]).all(), name
+        np.testing.assert_array_equal(values[name][:2], whole[name])
+    assert values["votes"].sum(-1).tolist() == [4, 4, 3]
 
 
 # -- sequences
@@ -319,6 +377,11 @@ def test_bad_sequences() -> None:
         mc.sequence_scores(jnp.ones((2, 3)), jnp.ones((2, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"mask of shape \(4,\) does not broadcast"):
         mc.sequence_scores(jnp.ones((2, 3)), jnp.ones(4, bool))
+    for mask in (np.array([None, True]), np.array(["a"])):
+        with pytest.raises(TypeError, match="mask must be boolean"):
+            mc.sequence_scores(jnp.ones((2, 3)), mask)
+    with pytest.raises(TypeError, match="sequence_scores takes an array mask of booleans, got str 'all'"):
+        mc.sequence_scores(jnp.ones((2, 3)), "all")
     with pytest.raises(ValueError, match="axis of tokens"):
         mc.sequence_scores(jnp.float32(1))
     with pytest.raises(TypeError, match="sequence_scores takes floating log_probs, got int32"):
@@ -328,7 +391,7 @@ def test_bad_sequences() -> None:
 
 
 def test_constants_inside_jit_are_checked() -> None:
-    probs, logits = jnp.full((2, 4), 0.25), jnp.ones((2, 4))
-    np.testing.assert_array_equal(jax.jit(lambda: mc.classification(probs=probs).votes)(), [2, 0, 0, 0])
+    probs, logits = jnp.full((2, 1, 4), 0.25), jnp.ones((2, 1, 4))
+    np.testing.assert_array_equal(jax.jit(lambda: mc.classification(probs=probs).votes)(), [[2, 0, 0, 0]])
     with pytest.raises(ValueError, match="probs must not be negative"):
         jax.jit(lambda: mc.classification(probs=logits).votes)()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop.mc import _inputs
-from jaxdrop.mc._regression import Regression
+from jaxdrop.mc._observations import Regression
 from jaxdrop.mc.plots import _axes
 
 if TYPE_CHECKING:

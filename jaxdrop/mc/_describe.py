@@ -1,0 +1,71 @@
+"""What a summary prints: one short line, whatever its fields hold.
+
+A transformation may put anything into the fields of a pytree: tracers, shapes, layouts, None. What
+is not known is left out of the line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+# Arrays of more entries are not copied from a device for the sake of a line of text.
+_MOST = 2**22
+
+
+def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, Any]]) -> str:
+    """`Name(100 samples in 5 groups, <shape>; mean <name> 0.21, <name> 0.05)`.
+
+    Args:
+      summary: a dataclass with `num_samples` and `num_groups`.
+      shape: says of what, from the shapes of the fields.
+      means: the arrays whose means are told, by name, computed in NumPy by `known` from fields.
+    """
+    name = type(summary).__name__
+    try:
+        parts = [_samples(summary), shape()]
+    except (AttributeError, IndexError, TypeError):  # fields that are no arrays have no shapes
+        kinds = dict.fromkeys(type(getattr(summary, x.name)).__name__ for x in dataclasses.fields(summary))
+        return f"{name}(fields of {', '.join(kinds)})"
+    try:
+        with np.errstate(all="ignore"):
+            said = [f"{name} {array.mean():.2g}" for name, array in means().items() if array.size]
+    except _UnknownError:
+        said = []
+    values = f"; mean {', '.join(said)}" if said else ""
+    return f"{name}({', '.join(part for part in parts if part)}{values})"
+
+
+class _UnknownError(Exception):
+    """The values of an array are not on this machine, or not yet computed."""
+
+
+def known(x: Any) -> np.ndarray[Any, Any]:
+    """The values of an array, in float64."""
+    concrete = isinstance(x, (jax.Array, np.ndarray)) and not isinstance(x, jax.core.Tracer)
+    if not concrete or x.size > _MOST:
+        raise _UnknownError
+    if isinstance(x, jax.Array) and (x.is_deleted() or not x.is_fully_addressable):
+        raise _UnknownError
+    return np.asarray(x, np.float64)
+
+
+def _samples(summary: Any) -> str:
+    num = _number(summary.num_samples)
+    if num is None:
+        return ""
+    groups = _number(summary.num_groups)
+    samples = f"{num} sample{'s' * (num != 1)}"
+    return samples if groups is None else f"{samples} in {groups} group{'s' * (groups != 1)}"
+
+
+def _number(x: Any) -> int | None:
+    try:
+        values = np.unique(known(x))
+    except _UnknownError:
+        return None
+    return int(values[0]) if values.size == 1 else None
