@@ -11,10 +11,11 @@ arXiv:1506.02142.
 from jaxdrop.mc import acquisition, metrics, plots
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._regression import Regression, cdf, interval, log_likelihood, quantiles, regression
+from jaxdrop.mc._results import DatasetResults, open_results
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
 from jaxdrop.mc.calibration import FittedTemperature, fit_temperature
 from jaxdrop.mc.choosing import FittedRate, FittedTau, fit_rate, fit_tau, tau_from_weight_decay, weight_decay_from_tau
-from jaxdrop.mc.datasets import DatasetResults, predict_dataset
+from jaxdrop.mc.datasets import predict_dataset
 from jaxdrop.mc.running import Moments, Reached, moments, until
 from jaxdrop.mc.sampling import keys, predict
 
@@ -39,6 +40,7 @@ __all__ = [
     "log_mean_exp",
     "metrics",
     "moments",
+    "open_results",
     "plots",
     "predict",
     "predict_dataset",
