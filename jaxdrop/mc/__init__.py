@@ -13,10 +13,11 @@ from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._moments import Moments
 from jaxdrop.mc._observations import Regression, regression
 from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
+from jaxdrop.mc._results import DatasetResults, open_results
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
 from jaxdrop.mc.calibration import FittedTemperature, fit_temperature
 from jaxdrop.mc.choosing import FittedRate, FittedTau, fit_rate, fit_tau, tau_from_weight_decay, weight_decay_from_tau
-from jaxdrop.mc.datasets import DatasetResults, predict_dataset
+from jaxdrop.mc.datasets import predict_dataset
 from jaxdrop.mc.running import Reached, moments, until
 from jaxdrop.mc.sampling import keys, predict
 
@@ -41,6 +42,7 @@ __all__ = [
     "log_mean_exp",
     "metrics",
     "moments",
+    "open_results",
     "plots",
     "predict",
     "predict_dataset",

@@ -28,14 +28,9 @@ def divide(keys: jax.Array, size: int) -> Chunks:
 
 def join(left: Any | None, whole: Any) -> Any:
     """The outputs for all keys, from those for `Chunks.left`, if there are any, and for `Chunks.whole`."""
-    ordered = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), whole)
+
+    def in_order(x: jax.Array) -> jax.Array:
+        return x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+    ordered = jax.tree.map(in_order, whole)
     return ordered if left is None else jax.tree.map(lambda *parts: jnp.concatenate(parts), left, ordered)
-
-
-def check_keys(keys: jax.Array) -> int:
-    """The number of keys, if they are one axis of typed ones."""
-    if getattr(keys, "ndim", None) != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {keys!r}")
-    if not keys.shape[0]:
-        raise ValueError("keys is empty: there must be at least one sample")
-    return keys.shape[0]

@@ -148,12 +148,6 @@ def are_probabilities(probs: Any) -> Any:
     return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
-def are_probabilities(probs: Any) -> Any:
-    """Whether the entries along the last axis, of NumPy or JAX, are not negative and sum to 1."""
-    # By the least one: XLA takes `exp(x) >= 0` for true, and evaluates `all` of it while compiling.
-    return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
-
-
 def probabilities(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
     if not holds(are_probabilities, probs):

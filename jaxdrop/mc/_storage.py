@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import os
 import zipfile
@@ -12,13 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxdrop.mc import _structures
 
 Array = np.ndarray[Any, Any]
 
 _MANIFEST = "manifest.json"
-_DIGEST = "inputs_crc32"
+_FORMAT = 2
+"""Of the files. Results in another one are neither read nor resumed."""
+_NUM_BATCHES = "num_batches"
+"""In the manifest: how many there are, and None until the run has finished."""
 _TORN = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -33,6 +39,9 @@ class Store(Protocol):
 
     def read(self, index: int) -> list[Array]:
         """The results of a batch."""
+
+    def finish(self, num_batches: int) -> None:
+        """Notes that there are no more batches."""
 
 
 class Memory:
@@ -53,34 +62,79 @@ class Memory:
         """As it was written."""
         return self._results[index]
 
+    def finish(self, num_batches: int) -> None:
+        """Nothing to note."""
+
 
 class Directory:
-    """A `Store` of files `000000.npz`, `000001.npz`, ..., as `numpy.load` reads them, and a manifest of what made them.
+    """A `Store` of files `000000.npz`, `000001.npz`, ..., as `numpy.load` reads them, and a manifest.
 
-    A file gets its name when all of it is on disk. One that is torn all the same, by an interrupted copy, say, fails its checksum
-    and counts as missing. With the results stands a checksum of the inputs.
+    A file gets its name when all of it is on disk. One that is torn all the same, by an interrupted
+    copy, say, fails its checksum and counts as missing. With the results stands a checksum of the
+    inputs. `create` and `open` make one.
 
     Args:
-      path: the directory; created if it does not exist.
-      results: name, shape and dtype of each array.
-      manifest: what the results depend on, by name; for JSON.
-
-    Raises:
-      ValueError: the directory was written under another manifest.
+      path: an existing directory.
+      manifest: what the results are, and what they depend on, by name; for JSON.
     """
 
-    def __init__(self, path: Path, results: Mapping[str, jax.ShapeDtypeStruct], manifest: Mapping[str, Any]) -> None:
-        self._path, self._results = path, results
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path, self.manifest = path, dict(manifest)
+
+    @classmethod
+    def create(cls, path: Path, manifest: Mapping[str, Any]) -> Directory:
+        """A directory for the results of a run, or what such a run has left there.
+
+        Raises:
+          ValueError: the directory was written under another manifest.
+        """
         path.mkdir(parents=True, exist_ok=True)
         if not (path / _MANIFEST).exists():
-            self._publish(json.dumps(manifest, indent=2).encode(), _MANIFEST)
-        before = json.loads((path / _MANIFEST).read_text())
-        for name in sorted(manifest.keys() | before.keys()):
-            if before.get(name) != manifest.get(name):
+            directory = cls(path, {"format": _FORMAT, **manifest, _NUM_BATCHES: None})
+            directory._publish_manifest()
+            return directory
+        directory = cls(path, _manifest(path))
+        there = {name: x for name, x in directory.manifest.items() if name not in ("format", _NUM_BATCHES)}
+        for name in {**manifest, **there}:
+            if there.get(name) != manifest.get(name):
                 raise ValueError(
-                    f"{path} holds results with other {name}: {before.get(name)!r} there, {manifest.get(name)!r} now. Pass what"
-                    " was passed then, or another path."
+                    f"{path} holds results with other {name}: {there.get(name)!r} there,"
+                    f" {manifest.get(name)!r} now. Pass what was passed then, or another path."
                 )
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> Directory:
+        """The directory of a run, finished or not.
+
+        Raises:
+          FileNotFoundError, NotADirectoryError: there is no such directory.
+          ValueError: it holds no results, or they cannot be read.
+        """
+        if not path.exists():
+            raise FileNotFoundError(f"there is no folder {path}")
+        if not path.is_dir():
+            raise NotADirectoryError(f"{path} is a file: path is the folder that predict_dataset was given")
+        if not (path / _MANIFEST).exists():
+            raise ValueError(
+                f"{path} holds no results of predict_dataset: it has no {_MANIFEST}, which is written with the first batch"
+            )
+        return cls(path, _manifest(path))
+
+    @property
+    def num_batches(self) -> int | None:
+        """How many batches there are; None if the run has not finished."""
+        return self.manifest[_NUM_BATCHES]
+
+    def finish(self, num_batches: int | None) -> None:
+        """Notes that the run has finished, with so many batches; or, by None, that it goes on."""
+        if self.num_batches != num_batches:
+            self.manifest[_NUM_BATCHES] = num_batches
+            self._publish_manifest()
+
+    def written(self) -> int:
+        """How many files there are, without a gap."""
+        return next(index for index in itertools.count() if not self._file(index).exists())
 
     def holds(self, index: int, inputs: Sequence[Array]) -> bool:
         """Whether a whole file is there.
@@ -89,7 +143,7 @@ class Directory:
           ValueError: one is, and it is of other inputs.
         """
         found = self._load(index)
-        if found and found[_DIGEST] != _digest(inputs):
+        if found and found[_structures.RESERVED] != _digest(inputs):
             raise ValueError(
                 f"batch {index} is not the one whose results are in {self._file(index)}: its inputs differ. Pass the same data in"
                 " the same order, unshuffled, or another path."
@@ -98,7 +152,9 @@ class Directory:
 
     def write(self, index: int, inputs: Sequence[Array], results: list[Array]) -> None:
         """Returns when the results are on disk."""
-        arrays = dict(zip(self._results, results, strict=True)) | {_DIGEST: _digest(inputs)}
+        if self.num_batches is not None:
+            self.finish(None)
+        arrays = dict(zip(self.manifest["results"], results, strict=True)) | {_structures.RESERVED: _digest(inputs)}
         buffer = io.BytesIO()
         # What `numpy.savez` writes; but that takes arrays by keyword, and a result may be named as one of its arguments.
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -117,32 +173,56 @@ class Directory:
         if found is None:
             raise FileNotFoundError(f"{self._file(index)} is gone or damaged: run predict_dataset again")
         # NumPy's format does not know the short floats, and returns their bytes.
-        return [found[name].view(result.dtype) for name, result in self._results.items()]
+        forms = self.manifest["results"].items()
+        return [found[name].view(jnp.dtype(form.partition("(")[0])) for name, form in forms]
 
     def _load(self, index: int) -> dict[str, Array] | None:
         if not self._file(index).exists():
             return None
         try:
             with self._file(index).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in (*self._results, _DIGEST)}
+                return {name: arrays[name] for name in (*self.manifest["results"], _structures.RESERVED)}
         except _TORN:
             return None
 
     def _file(self, index: int) -> Path:
-        return self._path / f"{index:06}.npz"
+        return self.path / f"{index:06}.npz"
+
+    def _publish_manifest(self) -> None:
+        self._publish(json.dumps(self.manifest, indent=2).encode(), _MANIFEST)
 
     def _publish(self, content: bytes | memoryview, name: str) -> None:
         """Writes a file, which gets its name when its content is on disk; returns when its name is, too."""
-        temporary = self._path / "unfinished"
+        temporary = self.path / "unfinished"
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self._path / name)
+        os.replace(temporary, self.path / name)
         if os.name == "posix":  # elsewhere a directory cannot be opened
-            directory = os.open(self._path, os.O_RDONLY)
+            directory = os.open(self.path, os.O_RDONLY)
             os.fsync(directory)
             os.close(directory)
+
+
+def damaged(path: Path) -> ValueError:
+    """The error of a manifest that cannot be understood."""
+    return ValueError(f"{path / _MANIFEST} is damaged. numpy.load still reads the batches, {path / '000000.npz'} and so on.")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    file = path / _MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+        version, _ = manifest.get("format", 1), manifest["results"].keys()
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise damaged(path) from None
+    if version != _FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of jaxdrop: its files have format {version!r}, and this"
+            f" version has {_FORMAT}. Read them with that version or numpy.load, or pass another path."
+        )
+    return manifest
 
 
 def _digest(inputs: Sequence[Array]) -> np.uint32:

@@ -14,9 +14,8 @@ from jaxdrop import masks
 from jaxdrop._stochastic.dependence import dependence
 from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
-from jaxdrop.mc import _inputs, _regression
+from jaxdrop.mc import _calls, _execution, _inputs, _regression
 from jaxdrop.mc._minimum import minimum
-from jaxdrop.mc.sampling import predict
 
 Loss = Literal["half_mse", "mse"]
 
@@ -163,6 +162,7 @@ def fit_rate(
     loss: Callable[[Any], jax.Array],
     *,
     batch_size: int | None = None,
+    allow_deterministic: bool = False,
 ) -> FittedRate:
     """The one of some rates at which the samples of `fn(key, rate)` have the least held-out loss, in one compilation.
 
@@ -187,6 +187,7 @@ def fit_rate(
       keys: the keys of S samples, from `mc.keys`.
       loss: from what `mc.predict` returns for one rate, samples first, to a number.
       batch_size: how many rates to run at once, in the memory of as many; all by default.
+      allow_deterministic: whether `fn` may ignore its key, as in `mc.predict`.
 
     Returns:
       A `FittedRate`.
@@ -196,13 +197,18 @@ def fit_rate(
       ValueError: no rates, one outside [0, 1], a loss that is not a number or does not depend on the
         rate, or as `mc.predict`.
     """
+    _calls.check_function("mc.fit_rate", fn, "fn, rates, keys, loss")
+    _calls.check_keys(keys)
     rates = jnp.asarray(masks.check_rate(np.asarray(rates)), jnp.float32)
     if rates.ndim != 1 or not rates.size:
         raise ValueError(f"rates must have shape (R,) with at least one rate, got {rates.shape}")
     at_once = rates.size if batch_size is None else _arguments.count("batch_size", batch_size)
 
     def one(rate: jax.Array) -> jax.Array:
-        return loss(predict(lambda key: fn(key, rate), keys))
+        sample = lambda key: fn(key, rate)  # noqa: E731
+        function = _execution.Function.of("mc.fit_rate", sample, keys, allow_deterministic)
+        function.check()
+        return loss(jax.vmap(function.fn)(keys))
 
     losses = jax.jit(lambda rates: lax.map(one, rates, batch_size=at_once))(rates)
     if losses.shape != rates.shape:

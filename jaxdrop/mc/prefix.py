@@ -23,8 +23,21 @@ _CHEAP = {
 }
 
 
+class Traced(NamedTuple):
+    """A function of a key as JAX sees it."""
+
+    program: Any
+    """A closed jaxpr of one key."""
+    structure: Any
+    """The pytree that its results make."""
+
+    def run(self, constants: Sequence[jax.Array], key: jax.Array) -> Any:
+        """What the function returns, for the arrays that it closes over and a key."""
+        return jax.tree.unflatten(self.structure, jax.core.eval_jaxpr(self.program.jaxpr, constants, key))
+
+
 class Split(NamedTuple):
-    """`fn(key)` as `rest(prefix(constants), key)`, where both parts are pure."""
+    """`fn(key)` as `rest(prefix(constants), key)`."""
 
     constants: Sequence[jax.Array]
     """The arrays that `fn` closes over."""
@@ -32,16 +45,30 @@ class Split(NamedTuple):
     rest: Callable[[Sequence[jax.Array], jax.Array], Any]
 
 
-def split(fn: Callable[[jax.Array], Any], keys: jax.Array) -> Split:
-    """Traces `fn` for one of `keys`, and splits it.
+def trace(fn: Callable[[jax.Array], Any], keys: jax.Array) -> Traced:
+    """Traces `fn` for one of `keys`."""
+    program, shapes = jax.make_jaxpr(fn, return_shape=True)(_one_of(keys))
+    return Traced(program, jax.tree.structure(shapes))
 
-    What stands under `jax.jit` and `jax.checkpoint` is split as well, and the rest of the latter still saves nothing for the
-    backward pass. A loop, or a function with a derivative of its own, depends on the key as a whole or not at all. A function
-    with side effects is all rest.
+
+def whole(traced: Traced) -> Split:
+    """All of the function as the rest: correct for every program, and slower."""
+    return Split(traced.program.consts, lambda constants: constants, traced.run)
+
+
+def split(traced: Traced) -> Split:
+    """The function in two pure parts.
+
+    What stands under `jax.jit` and `jax.checkpoint` is split as well, and the rest of the latter
+    still saves nothing for the backward pass. A loop, or a function with a derivative of its own,
+    depends on the key as a whole or not at all.
+
+    Raises:
+      ValueError: the function has side effects, which would be lost or done another number of times.
     """
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(_one_of(keys))
+    closed = traced.program
     if closed.effects:
-        return Split((), lambda constants: constants, lambda known, key: fn(key))
+        raise ValueError(f"it has the side effects {closed.effects}")
     program, drawn = _Program(), _Value(1, known=False)
     outputs = program.add(closed.jaxpr, closed.consts, [drawn])
     inputs, run_rest = _function(program.rest, outputs)
@@ -50,7 +77,7 @@ def split(fn: Callable[[jax.Array], Any], keys: jax.Array) -> Split:
 
     def rest(known: Sequence[jax.Array], key: jax.Array) -> Any:
         values = dict(zip(kept, known, strict=True)) | {drawn: key}
-        return jax.tree.unflatten(jax.tree.structure(shapes), run_rest([values[value] for value in inputs]))
+        return jax.tree.unflatten(traced.structure, run_rest([values[value] for value in inputs]))
 
     return Split([program.constants[value] for value in needed], run_prefix, rest)
 
@@ -102,15 +129,15 @@ class _Program:
         for equation in jaxpr.eqns:
             used = [read(atom) for atom in equation.invars]
             known = all(value.known for value in used)
-            if not known and equation.primitive is primitives.jit_p:
+            if not known and _is_plain_jit(equation):
                 inner = equation.params["jaxpr"]
                 results = self.add(inner.jaxpr, inner.consts, used)
             elif not known and equation.primitive.name in _CHECKPOINTS:
                 results = self._add_checkpoint(equation, used)
             else:
                 sizes = [math.prod(variable.aval.shape) for variable in equation.outvars]
-                grows = all(value.again or value.size < sizes[0] for value in used)
-                again = known and grows and equation.primitive.name in _CHEAP
+                again = known and equation.primitive.name in _CHEAP
+                again = again and all(value.again or value.size < sizes[0] for value in used)
                 results = [_Value(size, known, again) for size in sizes]
                 variables, call = _alone(jaxpr, equation)
                 step = _Step(call, [values[variable] for variable in variables], results)
@@ -130,6 +157,18 @@ class _Program:
         again = jax.checkpoint(run, prevent_cse=equation.params["prevent_cse"], policy=equation.params["policy"])
         self.rest.append(_Step(lambda *values: again(values), inputs, list(drawn.values())))
         return [drawn.get(value, value) for value in results]
+
+
+def _is_plain_jit(equation: JaxprEqn) -> bool:
+    """Whether it is a `jax.jit` that says nothing but what to compute: no layouts, no options."""
+    if equation.primitive is not primitives.jit_p:
+        return False
+    params = equation.params
+    shardings = (*params["in_shardings"], *params["out_shardings"])
+    layouts = (*params["in_layouts"], *params["out_layouts"])
+    stated = any(isinstance(each, jax.sharding.Sharding) for each in shardings)
+    stated = stated or any(layout is not None for layout in layouts)
+    return not (stated or params["compiler_options_kvs"])
 
 
 def _alone(jaxpr: Jaxpr, equation: JaxprEqn) -> tuple[list[Any], Callable[..., Sequence[jax.Array]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdrop import masks
 from jaxdrop.functional import _arguments
-from jaxdrop.mc import _chunks, _groups, _moments, prefix, sampling
+from jaxdrop.mc import _calls, _chunks, _execution, _groups, _moments, sampling
 from jaxdrop.mc._moments import Moments
 
 # From the spread of fewer chunks their mean's error cannot be told.
@@ -45,12 +45,13 @@ def moments(
     summary: Summary | None = None,
     batch_size: int = 32,
     groups: int | None = None,
+    allow_deterministic: bool = False,
 ) -> Any:
     """Statistics of `fn(key)` over all keys, in memory that does not grow with their number.
 
     The samples are formed in chunks and never kept. Means and variances are merged (Chan, Golub & LeVeque, 1983) and never
-    formed as a difference of large sums, so that the chunk size changes them by rounding only. What in `fn` comes before the
-    first use of its key is computed once. On a mesh, layouts and batch size are as in `predict`.
+    formed as a difference of large sums, so that the chunk size changes them by rounding only. What in `fn` does not depend on
+    its key is computed once. On a mesh, layouts and batch size are as in `predict`.
 
         moments = mc.moments(lambda key: fn(key, x), keys)
         summary = mc.moments(lambda key: fn(key, x), keys, summary=lambda logits: mc.classification(logits=logits))
@@ -63,22 +64,24 @@ def moments(
       batch_size: how many samples to run at once.
       groups: how many groups of samples, equal in size and one after the other, are independent of each other: that of
         `mc.keys(key, num_samples, groups=groups)`. The standard error is then estimated from their means.
+      allow_deterministic: as in `predict`.
 
     Returns:
       The summary of all samples. Wrap the call in `jax.jit` to run it more than once.
 
     Raises:
-      TypeError: `batch_size` is not an integer, `summary` returns something without `merge`, or outputs are complex.
-      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, or `groups` does not divide the samples.
+      TypeError: `fn` does not take one key, `batch_size` is not an integer, `summary` returns
+        something without `merge`, or outputs are complex.
+      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, `groups` does not divide the
+        samples, or nothing that `fn` returns depends on the key.
     """
-    num = _chunks.check_keys(keys)
+    _calls.check_function("mc.moments", fn, "fn, keys")
+    num = _calls.check_keys(keys)
     num_groups = _groups.check_optional(groups, num)
     size = min(_arguments.count("batch_size", batch_size), num // (num_groups or 1))
-    parts = prefix.split(fn, keys)
 
-    @jax.jit
-    def run(constants: Sequence[jax.Array], keys: jax.Array) -> Any:
-        chunk = _summarized(parts, constants, summary)
+    def program(sample: _execution.Sample, keys: jax.Array) -> Any:
+        chunk = _summarized(sample, summary)
 
         def group(keys: jax.Array) -> Any:
             left, whole = _chunks.divide(keys, size)
@@ -90,7 +93,8 @@ def moments(
         sets = _groups.sets(keys, num_groups)
         return _merged(lambda keys: group(keys).as_one_group(), sets[0], sets[1:])
 
-    return run(parts.constants, keys)
+    function = _execution.Function.of("mc.moments", fn, keys, allow_deterministic)
+    return function.run(program, keys)
 
 
 def until(
@@ -103,6 +107,7 @@ def until(
     strategy: sampling.Strategy = "stratified",
     summary: Summary | None = None,
     reduce: Callable[[jax.Array], jax.Array] = jnp.max,
+    allow_deterministic: bool = False,
 ) -> Reached:
     """Samples `fn(key)` in chunks until the standard error of the predictive mean is within a tolerance.
 
@@ -125,14 +130,17 @@ def until(
         are `mc.keys(key, n, "independent")`, whatever the batch size.
       summary: as in `moments`; what it returns has `mean`, and `standard_error` if keys are independent.
       reduce: makes one number of the standard errors of all entries, which it gets as one vector, such as `jnp.mean`.
+      allow_deterministic: as in `predict`.
 
     Returns:
       A `Reached`.
 
     Raises:
       TypeError: as `moments`, or `tolerance` or `max_samples` is no number.
-      ValueError: as `mc.keys`, `tolerance` is negative, or `max_samples` is too small.
+      ValueError: as `mc.keys`, `tolerance` is negative, `max_samples` is too small, or nothing that
+        `fn` returns depends on the key.
     """
+    _calls.check_function("mc.until", fn, "fn, key")
     size, most = _arguments.count("batch_size", batch_size), _arguments.count("max_samples", max_samples)
     tolerance = masks.check_number(tolerance, "tolerance")
     if most < _LEAST_CHUNKS * size:
@@ -147,11 +155,8 @@ def until(
             return jax.vmap(functools.partial(jax.random.fold_in, key))(index * size + jnp.arange(num))
         return sampling.keys(jax.random.fold_in(key, index), num, strategy)
 
-    parts = prefix.split(fn, sampling.keys(key, 1, strategy))
-
-    @jax.jit
-    def run(constants: Sequence[jax.Array], key: jax.Array, tolerance: jax.Array) -> Reached:
-        samples = _summarized(parts, constants, summary)
+    def program(sample: _execution.Sample, key: jax.Array, tolerance: jax.Array) -> Reached:
+        samples = _summarized(sample, summary)
 
         def chunk(keys: jax.Array) -> Any:
             found = samples(keys)
@@ -183,12 +188,13 @@ def until(
             total = lax.cond(reached((total, means)), lambda total: total, last, total)
         return Reached(total, total.num_samples, error(total, means), reached((total, means)))
 
-    return run(parts.constants, key, jnp.asarray(tolerance, jnp.float32))
+    example = sampling.keys(key, 1, strategy)
+    function = _execution.Function.of("mc.until", fn, example, allow_deterministic)
+    return function.run(program, key, jnp.asarray(tolerance, jnp.float32))
 
 
-def _summarized(parts: prefix.Split, constants: Sequence[jax.Array], summary: Summary | None) -> Summary:
+def _summarized(sample: _execution.Sample, summary: Summary | None) -> Summary:
     """Keys of a chunk to the summary of their samples."""
-    sample = jax.vmap(functools.partial(parts.rest, parts.prefix(constants)))
 
     def chunk(keys: jax.Array) -> Any:
         found = (summary or _moments.of)(sample(keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxdrop import random
 from jaxdrop.functional import _arguments
-from jaxdrop.mc import _chunks, _groups, _progress, prefix
+from jaxdrop.mc import _calls, _chunks, _execution, _groups, _progress
 
 Strategy = Literal["stratified", "antithetic", "independent"]
 
@@ -83,63 +83,74 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *,
     return jax.vmap(draw)(random.independent_keys(key, num_groups)).ravel()
 
 
-def predict(fn: Callable[[jax.Array], Any], keys: jax.Array, *, batch_size: int | None = None, progress: bool = False) -> Any:
+def predict(
+    fn: Callable[[jax.Array], Any],
+    keys: jax.Array,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    allow_deterministic: bool = False,
+) -> Any:
     """Runs `fn(key)` for every key.
 
-    What in `fn` comes before the first use of its key is computed once, whatever the batch size: with dropout only before the
-    last layer, that layer alone runs S times.
+    What in `fn` does not depend on its key is computed once, whatever the batch size: with dropout
+    only before the last layer, that layer alone runs S times. A function with side effects, or one
+    that JAX cannot trace, runs whole in every batch.
 
-    On a mesh, the layouts of the arrays say what is done where: divide `keys` among the devices and each runs its samples, divide
-    the inputs that `fn` closes over and each runs its examples, or both. The masks are the same under every layout. Let the batch
-    size divide S and be a multiple of the devices that share the keys.
+    On a mesh, the layouts of the arrays say what is done where: divide `keys` among the devices and
+    each runs its samples, divide the inputs that `fn` closes over and each runs its examples, or
+    both. The masks are the same under every layout. Let the batch size divide S and be a multiple of
+    the devices that share the keys.
 
     Args:
       fn: a function of one key that returns an array or a pytree of arrays, such as
         `lambda key: model.apply(variables, x, deterministic=False, rngs={"dropout": key})`.
       keys: a key array of shape (S,).
-      batch_size: how many samples to run at once; all by default. Fewer need less memory, stay in the caches, and are often
-        faster; the results are the same. One batch is smaller where the number does not divide S.
-      progress: whether to show a bar, for which the batches, of 32 samples by default, are run one by one from Python.
+      batch_size: how many samples to run at once; all by default. Fewer need less memory, stay in
+        the caches, and are often faster; the results are the same. One batch is smaller where the
+        number does not divide S.
+      progress: whether to show a bar, for which the batches, of 32 samples by default, are run one
+        by one from Python. Without rich (`pip install 'jaxdrop[progress]'`) it is lines of text.
+      allow_deterministic: whether all samples may be the same. By default it is an error if nothing
+        that `fn` returns depends on its key, which is what a model in evaluation does. If some
+        outputs do, the others (labels, say) are repeated for each sample.
 
     Returns:
-      What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit` to run it more than once.
+      What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit` to
+      run it more than once.
 
     Raises:
-      TypeError: `batch_size` is not an integer.
-      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, or a bar is asked for inside a transformation.
-      ImportError: a bar is asked for, and rich is not installed.
+      TypeError: `fn` does not take one key, or `batch_size` is not an integer.
+      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, nothing depends on the key,
+        or a bar is asked for inside a transformation.
     """
-    num = _chunks.check_keys(keys)
+    _calls.check_function("mc.predict", fn, "fn, keys")
+    num = _calls.check_keys(keys)
     size = (32 if progress else num) if batch_size is None else _arguments.count("batch_size", batch_size)
-    if progress:
-        return _with_bar(fn, keys, min(size, num))
+    if _calls.check_flag(progress, "progress"):
+        return _with_bar(fn, keys, min(size, num), allow_deterministic)
+    function = _execution.Function.of("mc.predict", fn, keys, allow_deterministic)
     if size >= num:
-        return jax.vmap(fn)(keys)
-    parts = prefix.split(fn, keys)
+        function.check()
+        return jax.vmap(function.fn)(keys)
 
-    @jax.jit
-    def run(constants: Sequence[jax.Array], keys: jax.Array) -> Any:
-        sample = jax.vmap(functools.partial(parts.rest, parts.prefix(constants)))
+    def program(sample: _execution.Sample, keys: jax.Array) -> Any:
         left, whole = _chunks.divide(keys, size)
         return _chunks.join(sample(left) if left.size else None, jax.lax.map(sample, whole))
 
-    return run(parts.constants, keys)
+    return function.run(program, keys)
 
 
-def _with_bar(fn: Callable[[jax.Array], Any], keys: jax.Array, size: int) -> Any:
-    parts = prefix.split(fn, keys)
-    if any(isinstance(value, jax.core.Tracer) for value in (keys, *parts.constants)):
-        raise ValueError(
-            "progress=True runs a loop in Python, which cannot be part of jax.jit, jax.vmap or jax.grad: leave it out"
-        )
-    known = jax.jit(parts.prefix)(parts.constants)
-
-    @jax.jit
-    def sample(known: Sequence[jax.Array], keys: jax.Array) -> Any:
-        return jax.vmap(functools.partial(parts.rest, known))(keys)
-
+def _with_bar(fn: Callable[[jax.Array], Any], keys: jax.Array, size: int, allowed: bool) -> Any:
     left, whole = _chunks.divide(keys, size)
+    sample = _execution.Function.of("mc.predict", fn, whole[0], allowed).sampler()
     chunks = [*([left] if left.size else []), *whole]
-    outputs = [jax.block_until_ready(sample(known, chunk)) for chunk in _progress.track(chunks, "samples", len(chunks))]
+    outputs = []
+    for chunk in _progress.track(chunks, "samples", len(chunks)):
+        outputs.append(jax.block_until_ready(sample(chunk)))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((keys, outputs))):
+            raise ValueError(
+                "progress=True runs a loop in Python, which cannot be part of jax.jit, jax.vmap or jax.grad: leave it out"
+            )
     first = outputs.pop(0) if left.size else None
     return _chunks.join(first, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs))

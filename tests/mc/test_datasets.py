@@ -248,9 +248,3 @@ def test_numbers_that_differ() -> None:
     assert len(set(map(float, results))) == 3
     with pytest.raises(ValueError, match="not the same in all batches"):
         results.concatenate()
-
-
-def test_a_bar_needs_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ImportError, match="pip install rich, or pass progress=False"):
-        mc.predict_dataset(_fn, BATCHES, KEYS)

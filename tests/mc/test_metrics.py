@@ -218,7 +218,7 @@ def test_bad_scores(metric: Callable[..., float], monkeypatch: pytest.MonkeyPatc
     with pytest.raises(TypeError, match="needs values, but inside is traced"):
         jax.jit(metric)(jnp.zeros(3), jnp.zeros(3))
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"needs scikit-learn: pip install 'jaxdrop\[train\]'"):
+    with pytest.raises(ImportError, match=r"needs scikit-learn: pip install 'jaxdrop\[metrics\]'"):
         metric(np.zeros(3), np.zeros(3))
 
 

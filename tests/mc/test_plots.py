@@ -204,4 +204,4 @@ def test_matplotlib_is_an_extra() -> None:
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or matplotlib"
+    assert done.stdout.strip() == "jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or pip install matplotlib"

@@ -48,7 +48,7 @@ def _everywhere(jaxpr: object) -> list[str]:
 
 def _parts(fn: Callable[[jax.Array], object]) -> tuple[list[str], list[str], list[jax.ShapeDtypeStruct]]:
     """The operations before the key and after it, and what passes between them."""
-    parts = prefix.split(fn, KEYS)
+    parts = prefix.split(prefix.trace(fn, KEYS))
     known = jax.eval_shape(parts.prefix, parts.constants)
     before, after = jax.make_jaxpr(parts.prefix)(parts.constants), jax.make_jaxpr(parts.rest)(known, KEYS[0])
     return _everywhere(before.jaxpr), _everywhere(after.jaxpr), known
@@ -85,7 +85,7 @@ def test_forward_mode() -> None:
 
 
 def test_the_rest_of_a_checkpoint_saves_no_mask() -> None:
-    parts = prefix.split(lambda key: jax.checkpoint(_body)(key, X), KEYS)
+    parts = prefix.split(prefix.trace(lambda key: jax.checkpoint(_body)(key, X), KEYS))
     known = jax.eval_shape(parts.prefix, parts.constants)
     _, pull = jax.eval_shape(lambda known: jax.vjp(lambda known: parts.rest(known, KEYS[0]), known), known)
     assert all(x.dtype != jnp.bool_ for x in jax.tree.leaves(pull))
@@ -140,6 +140,51 @@ def test_side_effects_are_left_where_they_are() -> None:
     jax.effects_barrier()
     assert seen
     np.testing.assert_array_equal(drawn, jax.vmap(lambda key: jaxdrop.dropout(key, X, 0.5))(KEYS))
+
+
+def test_what_is_not_split_keeps_the_batch_size(caplog: pytest.LogCaptureFixture) -> None:
+    """A line in the debug log says so, and nothing else."""
+    sizes: list[int] = []
+
+    def on_host(x: np.ndarray) -> np.ndarray:
+        sizes.append(len(x))
+        return x
+
+    def fn(key: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: None)
+        x = jaxdrop.dropout(key, X, 0.5)
+        return jax.pure_callback(on_host, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims")
+
+    with caplog.at_level("DEBUG", logger="jaxdrop"):
+        jax.block_until_ready(mc.predict(fn, KEYS, batch_size=4))
+    assert sorted(sizes) == [2, 4]
+    assert [(record.levelname, "side effects" in record.getMessage()) for record in caplog.records] == [("DEBUG", True)]
+
+
+def test_a_fault_of_the_split_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the split does not understand runs whole."""
+
+    def fails(*arguments: object) -> None:
+        raise IndexError
+
+    expected = mc.predict(lambda key: _body(key, X), KEYS, batch_size=4)
+    for name in ("split", "_function", "trace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(prefix, name, fails)
+            found = mc.predict(lambda key: _body(key, X), KEYS, batch_size=4)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_stated_layouts_are_kept() -> None:
+    """What a `jax.jit` inside says of layouts is said again."""
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    layout = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+    stated = jax.jit(lambda key, x: jaxdrop.dropout(key, x, 0.5), out_shardings=layout)
+    _, after, _ = _parts(lambda key: stated(key, X))
+    assert "jit" in after
+    parts = prefix.split(prefix.trace(lambda key: stated(key, X), KEYS))
+    rest = jax.make_jaxpr(lambda known: parts.rest(known, KEYS[0]))(parts.prefix(parts.constants))
+    assert layout in [x for each in rest.jaxpr.eqns for x in each.params.get("out_shardings", ())]
 
 
 @pytest.mark.usefixtures("relaxed")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdrop import _optional
 from jaxdrop.mc import _inputs
 
 
@@ -23,7 +24,7 @@ def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
       A number in [0, 1]; one half says nothing.
 
     Raises:
-      ImportError: scikit-learn is not installed.
+      ImportError: scikit-learn is not installed, as it is by `pip install 'jaxdrop[metrics]'`.
       TypeError: under `jit`: this function needs values.
       ValueError: an array is empty or holds NaN.
     """
@@ -53,10 +54,7 @@ def fpr95(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
 
 def _judged(caller: str, inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> tuple[Any, np.ndarray, np.ndarray]:
     """scikit-learn's metrics, which of all inputs are positives, and their scores."""
-    try:
-        from sklearn import metrics
-    except ImportError:
-        raise ImportError(f"mc.metrics.{caller} needs scikit-learn: pip install 'jaxdrop[train]', or scikit-learn") from None
+    metrics = _optional.load("sklearn.metrics", f"mc.metrics.{caller}", "scikit-learn", "metrics")
     scores = []
     for name, x in (("inside", inside), ("outside", outside)):
         if isinstance(x, jax.core.Tracer):

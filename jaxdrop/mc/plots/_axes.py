@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdrop import _optional
 from jaxdrop.mc import _inputs
 
 if TYPE_CHECKING:
@@ -34,14 +35,10 @@ class Curve(NamedTuple):
 
 def axes(ax: Axes | None) -> Axes:
     """`ax`, or the axes of a new figure."""
-    try:
-        from matplotlib import pyplot
-        from matplotlib.axes import Axes
-    except ImportError:
-        raise ImportError("jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or matplotlib") from None
+    pyplot = _optional.load("matplotlib.pyplot", "jaxdrop.mc.plots", "matplotlib", "plot")
     if ax is None:
         ax = pyplot.figure(layout="constrained").add_subplot()
-    elif not isinstance(ax, Axes):
+    elif not isinstance(ax, pyplot.Axes):
         raise TypeError(f"ax must be matplotlib's Axes, such as plt.subplots()[1], or None, got {type(ax).__name__}")
     ax.spines[["right", "top"]].set_visible(False)
     return ax

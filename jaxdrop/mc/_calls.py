@@ -1,0 +1,90 @@
+"""Checks of what the runners take: a function of a key, and the keys of the samples."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SHOWN = 60
+
+
+def check_function(caller: str, fn: Any, form: str) -> None:
+    """Checks that `fn` can be called at all. `form` is the caller's arguments, for the message."""
+    if not callable(fn):
+        raise TypeError(f"fn must be a function of a key, got {describe(fn)}. The order of the arguments is {caller}({form}).")
+
+
+def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable[..., Any]:
+    """`fn`, if it can be called with a key and so many inputs. Its errors say who called it so."""
+    call = f"fn({', '.join(['key'] + ['input'] * num_inputs)})"
+    advice = (
+        " A model becomes such a function by jaxdrop.nnx.stochastic(model), or by jaxdrop.linen.stochastic(model, variables)."
+        if num_inputs
+        else f" Close over the inputs: {caller}(lambda key: model(x, rngs=key), ...)."
+    )
+    name = getattr(fn, "__qualname__", None) or f"a {type(fn).__name__}"
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # not all builtins have one
+        signature = None
+    try:
+        if signature is not None:
+            signature.bind(*[None] * (num_inputs + 1))
+    except TypeError as error:
+        raise TypeError(f"{caller} calls {call}, but fn is {name}{signature}: {error}.{advice}") from None
+
+    @functools.wraps(fn, updated=())
+    def called(*args: Any) -> Any:
+        try:
+            return fn(*args)
+        except Exception as error:
+            if _is_model(fn):
+                raise TypeError(f"{caller} calls {call}, but fn is a model, {name}.{advice}") from error
+            if isinstance(error, TypeError):
+                error.add_note(f"({caller} calls {call}.)")
+            raise
+
+    return called
+
+
+def _is_model(fn: Any) -> bool:
+    """Whether it is a module of Flax."""
+    return any(base.__name__ == "Module" and base.__module__.partition(".")[0] == "flax" for base in type(fn).__mro__)
+
+
+def check_keys(keys: Any) -> int:
+    """The number of keys, if they are one axis of typed ones."""
+    dtype = getattr(keys, "dtype", None)
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_key or keys.ndim != 1:
+        hint = ", which is one key: pass mc.keys(key, 100)" if is_key and not keys.ndim else ""
+        raise ValueError(
+            f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {describe(keys)}{hint}"
+        )
+    if not keys.shape[0]:
+        raise ValueError("keys is empty: there must be at least one sample")
+    return keys.shape[0]
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """The flag as a Python bool."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {describe(value)}")
+
+
+def describe(x: Any) -> str:
+    """A short text for a message."""
+    if isinstance(x, type) or inspect.isroutine(x):
+        return f"{x.__module__}.{x.__qualname__}"
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        return f"an array {x.dtype}{list(x.shape)}"
+    text = " ".join(repr(x).split())
+    short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return f"{type(x).__name__} {short}"
