@@ -93,5 +93,3 @@ def test_a_part_of_the_batch() -> None:
 
     local = jax.shard_map(functools.partial(apply, part), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     np.testing.assert_allclose(jax.jit(local)(X), apply(whole, X), rtol=1e-5, atol=2e-6)
-    with pytest.raises(ValueError, match=r"spec=.*weights.*sown"):
-        part.apply(variables, X, sow_weights=True, rngs={"dropout": THREEFRY}, mutable=["intermediates"])

@@ -107,8 +107,6 @@ def test_a_part_of_the_batch(rate: float | None) -> None:
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     local = jax.shard_map(lambda x: part(x, rate=rate, rngs=nnx.Rngs(KEY)), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     np.testing.assert_allclose(jax.jit(local)(X), whole(X, rate=rate, rngs=nnx.Rngs(KEY)), rtol=1e-5, atol=2e-6)
-    with pytest.raises(ValueError, match=r"spec=.*weights.*sown"):
-        part(X, rngs=nnx.Rngs(KEY), sow_weights=True)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")

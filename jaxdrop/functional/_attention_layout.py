@@ -1,0 +1,169 @@
+"""Attention on a mesh with explicit axes: each device computes its own part, from all keys and values of its queries.
+
+An explicit mesh says how every array is divided, and JAX refuses operations of which it cannot tell how the result is. Attention
+sums over keys and depth, so these are gathered. Examples, heads and queries stay divided as those of `q` are, and the output is
+divided like `q`. (Where axes are automatic the compiler decides, and nothing is done here.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
+
+T = TypeVar("T")
+Names = tuple[str, ...]
+
+
+class Arrays(NamedTuple):
+    """The operands, with the axes of the public function."""
+
+    key: jax.Array | None
+    """None if nothing is dropped."""
+    threshold: Any
+    """With `scale`, the law of the mask."""
+    scale: Any
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array | None
+    """With all axes of the weights, `(batch..., heads, queries, keys)`, of their lengths or of length 1."""
+    allowed: tuple[jax.Array, ...]
+    """Boolean masks that must all be true, with axes as those of a bias."""
+    segments: tuple[jax.Array, jax.Array] | None
+    """Of the queries and of the keys, `(batch..., length)`."""
+    offset: jax.Array | None
+    """The position of the first query, of shape () or `(batch...)`."""
+
+
+class Layout(NamedTuple):
+    """The mesh axes that divide each axis of `q`; none divides the depth."""
+
+    batch: tuple[Names, ...]
+    queries: Names
+    heads: Names
+
+    @property
+    def names(self) -> Names:
+        """All of them."""
+        return sum((*self.batch, self.queries, self.heads), ())
+
+    @property
+    def like_q(self) -> PartitionSpec:
+        """Of `(batch..., queries, heads, depth)`."""
+        return _spec(*self.batch, self.queries, self.heads, ())
+
+    @property
+    def like_weights(self) -> PartitionSpec:
+        """Of `(batch..., heads, queries, keys)`."""
+        return _spec(*self.batch, self.heads, self.queries, ())
+
+    def within(self, spec: PartitionSpec | None) -> PartitionSpec | None:
+        """Of the whole `q`, if an array that is laid out so is itself a part of one laid out as `spec`."""
+        if not self.names:
+            return spec
+        outer = [*(spec or ()), *[None] * len(self.like_q)]
+        return _spec(*(_names(entry) + _names(own) for entry, own in zip(outer, self.like_q, strict=False)))
+
+    def of(self, arrays: Arrays) -> Arrays:
+        """The layout of each operand."""
+        weights = [*self.batch, self.heads, self.queries, ()]
+
+        def broadcasting(x: jax.Array) -> PartitionSpec:
+            return _spec(*(() if length == 1 else names for length, names in zip(x.shape, weights, strict=True)))
+
+        keys = _spec(*self.batch, (), self.heads, ())
+        specs: dict[str, Any] = {
+            "key": None if arrays.key is None else PartitionSpec(),
+            "threshold": PartitionSpec(),
+            "scale": PartitionSpec(),
+            "q": self.like_q,
+            "k": keys,
+            "v": keys,
+            "bias": None if arrays.bias is None else broadcasting(arrays.bias),
+            "allowed": tuple(map(broadcasting, arrays.allowed)),
+            "segments": None if arrays.segments is None else (_spec(*self.batch, self.queries), _spec(*self.batch, ())),
+            "offset": None if arrays.offset is None else _spec(*self.batch[: arrays.offset.ndim]),
+        }
+        return Arrays(**specs)
+
+
+def by_device(
+    compute: Callable[[Arrays, PartitionSpec | None], T],
+    arrays: Arrays,
+    spec: PartitionSpec | None,
+    outputs: Callable[[Layout], Any],
+) -> T:
+    """`compute(arrays, spec)`, with `spec` the layout of the whole `q`, on each device's part of the operands.
+
+    Args:
+      compute: returns arrays that are laid out as `outputs` says.
+      arrays: the operands, divided in any way.
+      spec: the layout inside a `shard_map` or `pmap` that is around all of this.
+      outputs: the layout of what `compute` returns for that of `q`.
+    """
+    mesh = next((mesh for x in jax.tree.leaves(arrays) if AxisType.Explicit in (mesh := _mesh(x)).axis_types), None)
+    if mesh is None:
+        return compute(arrays, spec)
+    layout = _layout(arrays)
+    parts = math.prod(mesh.shape[name] for name in layout.heads)
+    arrays = arrays._replace(k=_spread(mesh, layout, arrays.k, parts), v=_spread(mesh, layout, arrays.v, parts))
+    specs = layout.of(arrays)
+    arrays = jax.tree.map(lambda x, spec: _placed(x, mesh, spec), arrays, specs)
+    if not layout.names:
+        return compute(arrays, spec)
+    local = jax.shard_map(
+        lambda arrays: compute(arrays, layout.within(spec)),
+        mesh=mesh,
+        in_specs=(specs,),
+        out_specs=outputs(layout),
+        axis_names=set(layout.names),
+    )
+    return local(arrays)
+
+
+def _mesh(x: jax.Array) -> AbstractMesh:
+    return jax.typeof(x).sharding.mesh
+
+
+def _layout(arrays: Arrays) -> Layout:
+    """As `q` is divided; its examples and heads, where they are not, as those of `k` or `v`."""
+    q, *others = ([_names(entry) for entry in _entries(x)] for x in (arrays.q, arrays.k, arrays.v))
+    queries, heads = len(q) - 3, len(q) - 2
+    used = {name for names in q[:-1] for name in names}
+    for axis in (*range(queries), heads):
+        for other in others:
+            if not q[axis] and used.isdisjoint(other[axis]):
+                q[axis] = other[axis]
+                used.update(other[axis])
+    return Layout(tuple(q[:queries]), q[queries], q[heads])
+
+
+def _spread(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax.Array:
+    """Keys or values with as many groups as `parts` devices can share, each of them several times if there are too few."""
+    groups = x.shape[-2]
+    times = math.lcm(groups, parts) // groups
+    if times == 1:
+        return x
+    return jnp.repeat(_placed(x, mesh, _spec(*layout.batch, (), (), ())), times, axis=-2)
+
+
+def _placed(x: jax.Array, mesh: AbstractMesh, spec: PartitionSpec) -> jax.Array:
+    return x if _mesh(x).empty else reshard(x, NamedSharding(mesh, spec))
+
+
+def _entries(x: jax.Array) -> list[Any]:
+    spec = jax.typeof(x).sharding.spec
+    return [*spec, *[None] * (x.ndim - len(spec))]
+
+
+def _names(entry: Any) -> Names:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _spec(*names: Names) -> PartitionSpec:
+    return PartitionSpec(*(entry or None for entry in names))
