@@ -34,6 +34,8 @@ class Arrays(NamedTuple):
     """With all axes of the weights, `(batch..., heads, queries, keys)`, of their lengths or of length 1."""
     allowed: tuple[jax.Array, ...]
     """Boolean masks that must all be true, with axes as those of a bias."""
+    inside: tuple[jax.Array | None, jax.Array | None]
+    """Which queries and which keys are no padding, `(batch..., length)`; None for all."""
     segments: tuple[jax.Array, jax.Array] | None
     """Of the queries and of the keys, `(batch..., length)`."""
     offset: jax.Array | None
@@ -69,7 +71,7 @@ class Layout(NamedTuple):
         outer = [*(spec or ()), *[None] * len(self.like_q)]
         return _spec(*(_names(entry) + _names(own) for entry, own in zip(outer, self.like_q, strict=False)))
 
-    def of(self, arrays: Arrays) -> Arrays:
+    def of(self, arrays: Arrays) -> Any:
         """The layout of each operand."""
         weights = [*self.batch, self.heads, self.queries, ()]
 
@@ -77,8 +79,9 @@ class Layout(NamedTuple):
             return _spec(*(() if length == 1 else names for length, names in zip(x.shape, weights, strict=True)))
 
         keys = _spec(*self.batch, (), self.heads, ())
+        lengths = _spec(*self.batch, self.queries), _spec(*self.batch, ())
         specs: dict[str, Any] = {
-            "key": None if arrays.key is None else PartitionSpec(),
+            "key": PartitionSpec(),
             "threshold": PartitionSpec(),
             "scale": PartitionSpec(),
             "q": self.like_q,
@@ -86,10 +89,12 @@ class Layout(NamedTuple):
             "v": keys,
             "bias": None if arrays.bias is None else broadcasting(arrays.bias),
             "allowed": tuple(map(broadcasting, arrays.allowed)),
-            "segments": None if arrays.segments is None else (_spec(*self.batch, self.queries), _spec(*self.batch, ())),
+            "inside": lengths,
+            "segments": lengths,
             "offset": None if arrays.offset is None else _spec(*self.batch[: arrays.offset.ndim]),
         }
-        return Arrays(**specs)
+        whole = Arrays(**specs)
+        return jax.tree.map(lambda x, spec: None if x is None else spec, arrays, whole, is_leaf=lambda x: x is None)
 
 
 def by_device(

@@ -119,19 +119,12 @@ def dot_product_attention(
     )
     draws = not (_arguments.is_true(deterministic) or masks.is_number(checked, 0))
     names, parts = masks.mapped_axes(layout, [len(shapes.batch)])
-    allowed = []
-    if mask is not None:
-        allowed.append(shapes.like_weights("mask", mask, jnp.bool_))
-    # Padding may hold anything. Its products are masked, but 0 times NaN is NaN: in the output for values, in gradients for all.
+    of_queries = of_keys = None
     if query_seq_lengths is not None:
         first = random.axis_place(names)[0] * shapes.queries if names else 0
-        inside = shapes.within("query_seq_lengths", query_seq_lengths, shapes.queries, first)
-        allowed.append(jnp.expand_dims(inside, (-3, -1)))
-        q = _only(inside, q)
+        of_queries = shapes.within("query_seq_lengths", query_seq_lengths, shapes.queries, first)
     if key_value_seq_lengths is not None:
-        inside = shapes.within("key_value_seq_lengths", key_value_seq_lengths, shapes.keys)
-        allowed.append(jnp.expand_dims(inside, (-3, -2)))
-        k, v = _only(inside, k), _only(inside, v)
+        of_keys = shapes.within("key_value_seq_lengths", key_value_seq_lengths, shapes.keys)
 
     nothing = 0 in (*shapes.weights, *shapes.output) or (draws and masks.is_number(checked, 1))
     law = masks.law(checked if draws else 0.0, v.dtype)
@@ -143,7 +136,8 @@ def dot_product_attention(
         k=k,
         v=v,
         bias=None if bias is None else shapes.like_weights("bias", bias),
-        allowed=tuple(allowed),
+        allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
+        inside=(of_queries, of_keys),
         segments=None if segment_ids is None else shapes.segments(segment_ids),
         offset=None if query_offset is None else shapes.offset(query_offset, shapes.queries * parts if draws else None),
     )
@@ -182,9 +176,12 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _only(inside: jax.Array, x: jax.Array) -> jax.Array:
-    """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding."""
-    return jnp.where(jnp.expand_dims(inside, (-2, -1)), x, jnp.zeros((), x.dtype))
+def _only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
+    """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding.
+
+    Padding may hold anything, and in a product 0 times NaN is NaN: in the output for a value, in gradients for all.
+    """
+    return x if inside is None else jnp.where(jnp.expand_dims(inside, (-2, -1)), x, jnp.zeros((), x.dtype))
 
 
 @kernel("dot_product_attention", checkpoint=False)
@@ -193,12 +190,13 @@ def _dot_product_attention(arrays: Arrays, *, settings: _Settings) -> jax.Array:
 
 
 def _by_blocks(settings: _Settings, arrays: Arrays, spec: PartitionSpec | None) -> jax.Array:
-    special = arrays.key, arrays.bias, arrays.segments, arrays.offset, settings.before
+    special = arrays.key, arrays.bias, *arrays.inside, arrays.segments, arrays.offset, settings.before
     plain = all(x is None for x in special) and not arrays.allowed
     blocked = functools.partial(_blocked_attention, settings, arrays, spec)
     if plain and settings.after in (None, 0) and arrays.q.ndim == 4:
         return _fused(blocked, arrays.q, arrays.k, arrays.v, scale=settings.scale, is_causal=settings.after == 0)
-    return blocked(arrays.q, arrays.k, arrays.v)
+    of_queries, of_keys = arrays.inside
+    return blocked(_only(of_queries, arrays.q), _only(of_keys, arrays.k), _only(of_keys, arrays.v))
 
 
 def _fused(blocked: Callable[..., jax.Array], *operands: jax.Array, scale: float, is_causal: bool) -> jax.Array:
@@ -237,7 +235,12 @@ def _blocked_attention(
         spec=None if spec is None else PartitionSpec(*entries[:head], entries[head + 1], None, entries[head], None),
         precision=settings.precision,
     )
-    segments, offset = arrays.segments, arrays.offset
+    segments, offset, (of_queries, of_keys) = arrays.segments, arrays.offset, arrays.inside
+    allowed = list(arrays.allowed)
+    if of_queries is not None:
+        allowed.append(jnp.expand_dims(of_queries, (-3, -1)))
+    if of_keys is not None:
+        allowed.append(jnp.expand_dims(of_keys, (-3, -2)))
     if segments is not None:
         segments = jnp.expand_dims(segments[0], (head, head + 1, -1)), jnp.expand_dims(segments[1], (head, head + 1, -2))
     if offset is not None and offset.ndim:
@@ -252,7 +255,7 @@ def _blocked_attention(
             k=jnp.moveaxis(k, -3, -2),
             v=jnp.moveaxis(v, -3, -2),
             bias=None if arrays.bias is None else grouped(arrays.bias),
-            allowed=tuple(map(grouped, arrays.allowed)),
+            allowed=tuple(map(grouped, allowed)),
             segments=segments,
             offset=offset,
         ),
@@ -322,6 +325,7 @@ def for_flax(
         v=value,
         bias=None if bias is None else shapes.like_weights("bias", bias, jnp.inexact),
         allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
+        inside=(None, None),
         segments=None,
         offset=None,
     )
