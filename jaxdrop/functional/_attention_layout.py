@@ -115,20 +115,26 @@ def by_device(
     if mesh is None:
         return compute(arrays, spec)
     layout = _layout(arrays)
-    parts = math.prod(mesh.shape[name] for name in layout.heads)
-    arrays = arrays._replace(k=_spread(mesh, layout, arrays.k, parts), v=_spread(mesh, layout, arrays.v, parts))
-    specs = layout.of(arrays)
-    arrays = jax.tree.map(lambda x, spec: _placed(x, mesh, spec), arrays, specs)
-    if not layout.names:
-        return compute(arrays, spec)
-    local = jax.shard_map(
-        lambda arrays: compute(arrays, layout.within(spec)),
-        mesh=mesh,
-        in_specs=(specs,),
-        out_specs=outputs(layout),
-        axis_names=set(layout.names),
-    )
-    return local(arrays)
+
+    @jax.jit  # eager operations do not bring arrays of one device to the mesh, and know no mesh with some axes by hand
+    def divided(arrays: Arrays) -> T:
+        parts = math.prod(mesh.shape[name] for name in layout.heads)
+        k, v = (_shared(mesh, layout, x, parts) for x in (arrays.k, arrays.v))
+        arrays = arrays._replace(k=k, v=v)
+        specs = layout.of(arrays)
+        arrays = jax.tree.map(lambda x, spec: reshard(x, NamedSharding(mesh, spec)), arrays, specs)
+        if not layout.names:
+            return compute(arrays, spec)
+        local = jax.shard_map(
+            lambda arrays: compute(arrays, layout.within(spec)),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=outputs(layout),
+            axis_names=set(layout.names),
+        )
+        return local(arrays)
+
+    return divided(arrays)
 
 
 def _mesh(x: jax.Array) -> AbstractMesh:
@@ -148,17 +154,13 @@ def _layout(arrays: Arrays) -> Layout:
     return Layout(tuple(q[:queries]), q[queries], q[heads])
 
 
-def _spread(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax.Array:
-    """Keys or values with as many groups as `parts` devices can share, each of them several times if there are too few."""
+def _shared(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax.Array:
+    """Keys or values in as many groups as `parts` devices can share: each repeated, if there are too few."""
     groups = x.shape[-2]
     times = math.lcm(groups, parts) // groups
     if times == 1:
         return x
-    return jnp.repeat(_placed(x, mesh, _spec(*layout.batch, (), (), ())), times, axis=-2)
-
-
-def _placed(x: jax.Array, mesh: AbstractMesh, spec: PartitionSpec) -> jax.Array:
-    return x if _mesh(x).empty else reshard(x, NamedSharding(mesh, spec))
+    return jnp.repeat(reshard(x, NamedSharding(mesh, _spec(*layout.batch, (), (), ()))), times, axis=-2)
 
 
 def _entries(x: jax.Array) -> list[Any]:
