@@ -13,10 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, reshard
+
+from jaxdrop.functional import _layouts
+from jaxdrop.functional._layouts import Names
 
 T = TypeVar("T")
-Names = tuple[str, ...]
 
 
 class Arrays(NamedTuple):
@@ -57,29 +59,31 @@ class Layout(NamedTuple):
     @property
     def like_q(self) -> PartitionSpec:
         """Of `(batch..., queries, heads, depth)`."""
-        return _spec(*self.batch, self.queries, self.heads, ())
+        return _layouts.spec(*self.batch, self.queries, self.heads, ())
 
     @property
     def like_weights(self) -> PartitionSpec:
         """Of `(batch..., heads, queries, keys)`."""
-        return _spec(*self.batch, self.heads, self.queries, ())
+        return _layouts.spec(*self.batch, self.heads, self.queries, ())
 
     def within(self, spec: PartitionSpec | None) -> PartitionSpec | None:
         """Of the whole `q`, if an array that is laid out so is itself a part of one laid out as `spec`."""
         if not self.names:
             return spec
         outer = [*(spec or ()), *[None] * len(self.like_q)]
-        return _spec(*(_names(entry) + _names(own) for entry, own in zip(outer, self.like_q, strict=False)))
+        return _layouts.spec(
+            *(_layouts.names(entry) + _layouts.names(own) for entry, own in zip(outer, self.like_q, strict=False))
+        )
 
     def of(self, arrays: Arrays) -> Any:
         """The layout of each operand."""
         weights = [*self.batch, self.heads, self.queries, ()]
 
         def broadcasting(x: jax.Array) -> PartitionSpec:
-            return _spec(*(() if length == 1 else names for length, names in zip(x.shape, weights, strict=True)))
+            return _layouts.spec(*(() if length == 1 else names for length, names in zip(x.shape, weights, strict=True)))
 
-        keys = _spec(*self.batch, (), self.heads, ())
-        lengths = _spec(*self.batch, self.queries), _spec(*self.batch, ())
+        keys = _layouts.spec(*self.batch, (), self.heads, ())
+        lengths = _layouts.spec(*self.batch, self.queries), _layouts.spec(*self.batch, ())
         specs: dict[str, Any] = {
             "key": PartitionSpec(),
             "threshold": PartitionSpec(),
@@ -91,7 +95,7 @@ class Layout(NamedTuple):
             "allowed": tuple(map(broadcasting, arrays.allowed)),
             "inside": lengths,
             "segments": lengths,
-            "offset": None if arrays.offset is None else _spec(*self.batch[: arrays.offset.ndim]),
+            "offset": None if arrays.offset is None else _layouts.spec(*self.batch[: arrays.offset.ndim]),
         }
         whole = Arrays(**specs)
         return jax.tree.map(lambda x, spec: None if x is None else spec, arrays, whole, is_leaf=lambda x: x is None)
@@ -111,7 +115,7 @@ def by_device(
       spec: the layout inside a `shard_map` or `pmap` that is around all of this.
       outputs: the layout of what `compute` returns for that of `q`.
     """
-    mesh = next((mesh for x in jax.tree.leaves(arrays) if AxisType.Explicit in (mesh := _mesh(x)).axis_types), None)
+    mesh = _layouts.mesh_of(*jax.tree.leaves(arrays))
     if mesh is None:
         return compute(arrays, spec)
     layout = _layout(arrays)
@@ -137,21 +141,13 @@ def by_device(
     return divided(arrays)
 
 
-def _mesh(x: jax.Array) -> AbstractMesh:
-    return jax.typeof(x).sharding.mesh
-
-
 def _layout(arrays: Arrays) -> Layout:
     """As `q` is divided; its examples and heads, where they are not, as those of `k` or `v`."""
-    q, *others = ([_names(entry) for entry in _entries(x)] for x in (arrays.q, arrays.k, arrays.v))
-    queries, heads = len(q) - 3, len(q) - 2
-    used = {name for names in q[:-1] for name in names}
-    for axis in (*range(queries), heads):
-        for other in others:
-            if not q[axis] and used.isdisjoint(other[axis]):
-                q[axis] = other[axis]
-                used.update(other[axis])
-    return Layout(tuple(q[:queries]), q[queries], q[heads])
+    own, *others = map(_layouts.axes, (arrays.q, arrays.k, arrays.v))
+    for other in others:
+        other[-3] = other[-1] = ()
+    *batch, queries, heads, _ = _layouts.joined([*own[:-1], ()], *others)
+    return Layout(tuple(batch), queries, heads)
 
 
 def _shared(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax.Array:
@@ -160,17 +156,4 @@ def _shared(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax
     times = math.lcm(groups, parts) // groups
     if times == 1:
         return x
-    return jnp.repeat(reshard(x, NamedSharding(mesh, _spec(*layout.batch, (), (), ()))), times, axis=-2)
-
-
-def _entries(x: jax.Array) -> list[Any]:
-    spec = jax.typeof(x).sharding.spec
-    return [*spec, *[None] * (x.ndim - len(spec))]
-
-
-def _names(entry: Any) -> Names:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-def _spec(*names: Names) -> PartitionSpec:
-    return PartitionSpec(*(entry or None for entry in names))
+    return jnp.repeat(_layouts.placed(x, mesh, [*layout.batch, (), (), ()]), times, axis=-2)
