@@ -391,6 +391,57 @@ def test_vmap_over_rates() -> None:
         np.testing.assert_allclose(y.swapaxes(-3, -2), case.drawn(KEY, rate) / case.keys, rtol=2e-6)
 
 
+# -- packed sequences, decoding, padding
+
+
+def test_segments_that_blocks_do_not_share_are_skipped() -> None:
+    """Of 64 segments of 4 queries each, in blocks of 8, one block of keys is looked at for each block of queries."""
+    ids = jnp.arange(256) // 4
+    case = Case((), 256, 256, 1, 1, 1, 1, (8, 8), options={"segment_ids": ids})
+    poisoned = jnp.ones((256, 1, 1)).at[8:].set(jnp.nan)  # 0 times NaN is NaN, where it is looked at
+    x = jnp.ones((256, 1, 1))
+    np.testing.assert_array_equal(np.isfinite(case.at(None, 0)(x, x, poisoned)).squeeze(), np.arange(256) < 8)
+
+
+def test_decoding_with_a_cache_drops_what_one_pass_does() -> None:
+    """One query at a time, each example at a place of its own, from a cache that holds NaN beyond it."""
+    whole = Case(queries=23, options={"is_causal": True})
+    q, k, v, _ = whole.operands()
+    expected = whole.at(KEY)(q, k, v)
+
+    @jax.jit
+    def step(place: jax.Array) -> jax.Array:
+        seen = jnp.arange(23)[None, :, None, None] <= place[:, None, None, None]
+        cache = (jnp.where(seen, x, jnp.nan) for x in (k, v))
+        one = jnp.take_along_axis(q, place[:, None, None, None], 1)
+        return dot_product_attention(KEY, one, *cache, RATE, is_causal=True, query_offset=place, key_value_seq_lengths=place + 1)
+
+    for place in (jnp.asarray([0, 22]), jnp.asarray([7, 3])):
+        found = step(place)[:, 0]
+        np.testing.assert_allclose(found, expected[jnp.arange(2), place], rtol=0, atol=2e-6)
+
+
+def test_padding_has_no_influence_even_if_it_is_nan() -> None:
+    case = Case(options={"query_seq_lengths": jnp.asarray([11, 17]), "key_value_seq_lengths": jnp.asarray([0, 9])})
+    q, k, v, _ = case.operands()
+    poisoned = q.at[0, 11:].set(jnp.nan), k.at[1, 9:].set(jnp.inf), v.at[0].set(jnp.nan)
+    both = quick(functools.partial(derivatives, case.at(KEY)))
+    found, clean = both(poisoned), both((q, k, v))
+    for name in ("value", "cotangents"):
+        jax.tree.map(np.testing.assert_array_equal, found[name], clean[name])
+
+
+def test_symbolic_dimensions_export_by_blocks() -> None:
+    b, t = jax.export.symbolic_shape("b, t")
+    fn = jax.jit(jax.grad(lambda q: (dot_product_attention(None, q, q, q, is_causal=True) ** 2).sum()))
+    for shape in ((b, 600, 1, 4), (b, t, 1, 4)):
+        out = jax.export.export(fn)(jax.ShapeDtypeStruct(shape, jnp.float32))
+        assert "600x600x" not in out.mlir_module()
+        assert "x?x?x" not in out.mlir_module().replace("x1x", "x")
+        q = normal(0, 2, 600, 1, 4)
+        np.testing.assert_allclose(out.call(q), fn(q), rtol=0, atol=2e-5)
+
+
 # -- Flax
 
 
@@ -588,7 +639,19 @@ def test_nothing_to_see(length: str) -> None:
         (call(q=X[..., :3]), ValueError, ["depth", "(2, 5, 4, 3)", "(2, 5, 4, 8)"]),
         (call(q=X[:, :, :3]), ValueError, ["3", "multiple", "4", "(2, 5, 3, 8)"]),
         (call(mask=jnp.ones((5, 5))), TypeError, ["mask", "boolean", "float32", "bias"]),
-        (call(mask=some(2, 5, 5)), ValueError, ["mask", "(2, 5, 5)", "(2, 4, 5, 5)"]),
+        (call(mask=some(2, 5, 5)), ValueError, ["mask", "(2, 5, 5)", "(2, 4, 5, 5)", "mask[:, None]"]),
+        (call(mask=some(4, 5, 5)), ValueError, ["mask", "(4, 5, 5)", "heads", "mask[None]"]),
+        (call(bias=jnp.ones((4, 5, 5))), ValueError, ["bias", "(4, 5, 5)", "heads", "bias[None]"]),
+        (call(mask=some(2, 5)), ValueError, ["mask", "(2, 5)", "mask[:, None, None, :]"]),
+        (call(q=X.astype(jnp.complex64)), TypeError, ["q", "complex64", "floating"]),
+        (call(segment_ids=jnp.ones((2, 5))), TypeError, ["segment_ids", "integers", "float32"]),
+        (call(segment_ids=jnp.ones(5, jnp.int32)), ValueError, ["segment_ids", "(2, 5)", "(5,)"]),
+        (call(segment_ids=(jnp.ones((2, 5), jnp.int32),) * 3), ValueError, ["segment_ids", "tuple of 3"]),
+        (call(query_offset=-1), ValueError, ["query_offset", "at least 0", "-1"]),
+        (call(query_offset=1), ValueError, ["query_offset", "5 queries", "at most 0", "got 1"]),
+        (call(query_offset=jnp.zeros(3, jnp.int32)), ValueError, ["query_offset", "(2,)", "(3,)"]),
+        (call(query_offset=0.5), TypeError, ["query_offset", "0.5", "integer"]),
+        (call(scale=float("nan")), ValueError, ["scale", "finite", "nan"]),
         (call(mask=some(1, 2, 4, 5, 5)), ValueError, ["mask", "(1, 2, 4, 5, 5)", "(2, 4, 5, 5)"]),
         (call(bias=jnp.ones((5, 5), jnp.int32)), TypeError, ["bias", "int32", "mask"]),
         (call(bias=jnp.ones((5, 4))), ValueError, ["bias", "(5, 4)", "(2, 4, 5, 5)"]),
