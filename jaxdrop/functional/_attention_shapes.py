@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.experimental import checkify
 
-from jaxdrop import masks
 from jaxdrop.functional import _arguments
 
 
@@ -30,28 +30,38 @@ class Shapes(NamedTuple):
     value_depth: int
 
     @classmethod
-    def of(cls, caller: str, q: jax.Array, k: jax.Array, v: jax.Array) -> Shapes:
-        """Those of these arrays, if they fit each other."""
-        arrays = {"q": q, "k": k, "v": v}
-        for name, x in arrays.items():
+    def of(
+        cls,
+        caller: str,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        names: Sequence[str] = ("q", "k", "v"),
+        kind: Any = jnp.floating,
+    ) -> Shapes:
+        """Those of these arrays, of dtypes of `kind`, if they fit each other. `names` are what `caller` calls them."""
+        one, two, three = names
+        every = f"{one}, {two} and {three}"
+        for name, x in zip(names, (q, k, v), strict=True):
             if not hasattr(x, "dtype"):
                 raise TypeError(f"{name} must be an array of floating numbers, got {type(x).__name__} {x!r}")
-            if not jnp.issubdtype(x.dtype, jnp.floating):
-                raise TypeError(f"{name} must be an array of floating numbers, got dtype {x.dtype}. The PRNG key comes first.")
-        if len({x.dtype for x in arrays.values()}) > 1:
-            raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}. Convert them with astype.")
-        shown = f"got q {q.shape}, k {k.shape} and v {v.shape}"
-        if min(x.ndim for x in arrays.values()) < 3 or len({x.ndim for x in arrays.values()}) > 1:
-            raise ValueError(f"{caller} takes (batch..., length, heads, depth) three times, {shown}")
+            if not jnp.issubdtype(x.dtype, kind):
+                hint = "Complex weights have no order." if jnp.iscomplexobj(x) else "The PRNG key comes first."
+                raise TypeError(f"{name} must be an array of floating numbers, got dtype {x.dtype}. {hint}")
+        if len({q.dtype, k.dtype, v.dtype}) > 1:
+            raise TypeError(f"{every} must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}. Convert them with astype.")
+        shown = f"got {one} {q.shape}, {two} {k.shape} and {three} {v.shape}"
+        if not 3 <= q.ndim == k.ndim == v.ndim:
+            raise ValueError(f"{caller} takes (batch..., length, heads, depth) three times, of the same rank, {shown}")
         if k.shape[:-1] != v.shape[:-1]:
-            raise ValueError(f"k and v must agree in all axes but the last, {shown}")
+            raise ValueError(f"{two} and {three} lengths must match, and so must their batch dims and heads, {shown}")
         if q.shape[:-3] != k.shape[:-3]:
-            raise ValueError(f"q and k must have the same batch axes, {shown}")
+            raise ValueError(f"{one} and {two} must have the same batch dims, {shown}")
         if q.shape[-1] != k.shape[-1]:
-            raise ValueError(f"q and k must have the same depth, their last axis, {shown}")
+            raise ValueError(f"{one} and {two} depths must match, which are their last axes, {shown}")
         heads, groups = q.shape[-2], k.shape[-2]
         if groups == 0 or heads % groups:
-            raise ValueError(f"the heads of q, {heads}, must be a multiple of those of k and v, {groups}: {shown}")
+            raise ValueError(f"the heads of {one}, {heads}, must be a multiple of those of {two} and {three}, {groups}: {shown}")
         return cls(q.shape[:-3], heads, groups, q.shape[-3], k.shape[-3], q.shape[-1], v.shape[-1])
 
     @property
@@ -64,50 +74,79 @@ class Shapes(NamedTuple):
         """The shape of the output."""
         return *self.batch, self.queries, self.heads, self.value_depth
 
-    def grouped(self, name: str, x: jax.Array, *, boolean: bool = False) -> jax.Array:
-        """A mask or a bias with all the axes of the grouped weights, of length 1 where it has one entry for all."""
+    def like_weights(self, name: str, x: jax.Array, kind: Any = jnp.floating) -> jax.Array:
+        """A mask or a bias with all axes of the weights, each of its length there or of length 1."""
         x = jnp.asarray(x)
-        if boolean and x.dtype != bool:
+        if kind is jnp.bool_ and x.dtype != bool:
             raise TypeError(f"{name} must be boolean, True where a query may see a key, got {x.dtype}. What is added is a bias.")
-        if not boolean and not jnp.issubdtype(x.dtype, jnp.floating):
+        if not jnp.issubdtype(x.dtype, kind):
             raise TypeError(f"{name} must be an array of floating numbers, got {x.dtype}. A boolean one is a mask.")
-        if not masks.broadcasts(x.shape, self.weights):
+        expected = f"(batch..., heads, queries, keys), here {self.weights}"
+        if x.ndim < len(self.weights) and any(length != 1 for length in x.shape[:-2]):
             raise ValueError(
-                f"{name} of shape {x.shape} does not broadcast to (batch..., heads, queries, keys), here {self.weights}"
+                f"{name} of shape {x.shape} has fewer axes than {expected}, so its first may stand for examples or for heads. For"
+                f" one a head give {name}[None], for one an example {name}[:, None]: of the axes in front, none may be left out."
             )
-        *batch, heads, queries, keys = (1,) * (len(self.weights) - x.ndim) + x.shape
-        groups = (1, 1) if heads == 1 else (self.groups, heads // self.groups)
-        return x.reshape(*batch, *groups, queries, keys)
+        whole = self.weights[-x.ndim :] if x.ndim else ()
+        if x.ndim > len(self.weights) or any(length not in (1, all_of) for length, all_of in zip(x.shape, whole, strict=True)):
+            hint = f" If it is (batch, keys), give {name}[:, None, None, :]." if x.ndim == 2 else ""
+            raise ValueError(f"{name} of shape {x.shape} does not broadcast to {expected}.{hint}")
+        return lax.expand_dims(x, range(len(self.weights) - x.ndim))
 
-    def grouped_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
-        """The axes of the grouped weights for those of the weights."""
-        head = len(self.batch)
-        return tuple(sorted({axis + (axis > head) for axis in axes} | {head + 1 for axis in axes if axis == head}))
-
-    def grouped_spec(self, spec: PartitionSpec | None) -> PartitionSpec | None:
-        """The layout of the grouped weights for that of q."""
-        if spec is None:
-            return None
-        entries = [*spec, *[None] * (len(self.output) - len(spec))]
-        batch, (queries, heads, depth) = entries[:-3], entries[-3:]
-        if depth:
-            raise ValueError(
-                f"spec={spec} divides the depth, over which attention sums. Batch, queries and heads may be divided."
-            )
-        return PartitionSpec(*batch, heads, None, queries, None)
-
-    def within(self, name: str, lengths: jax.Array, axis: int, origin: jax.Array | int = 0) -> jax.Array:
-        """Which queries (`axis` -2) or keys (-1) are within `lengths`, a mask as from `grouped`."""
+    def within(self, name: str, lengths: jax.Array, length: int, origin: jax.Array | int = 0) -> jax.Array:
+        """Which of `length` places, from `origin` on, are within each example's length: boolean, `(batch..., length)`."""
         lengths = jnp.asarray(lengths)
         if not jnp.issubdtype(lengths.dtype, jnp.integer):
             raise TypeError(f"{name} must be integers, got {lengths.dtype}")
         if lengths.shape != self.batch:
             raise ValueError(f"{name} must have one length for each example, shape {self.batch}, got shape {lengths.shape}")
-        ends = lengths.reshape(*lengths.shape, 1, 1, 1, 1)
-        place = lax.broadcasted_iota(
-            jnp.int32, (1,) * (ends.ndim + axis) + (self.weights[axis],) + (1,) * (-1 - axis), ends.ndim + axis
+        place = lax.broadcasted_iota(jnp.int32, (*(1,) * len(self.batch), length), len(self.batch))
+        return place + origin < jnp.expand_dims(lengths.astype(jnp.int32), -1)
+
+    def segments(self, segment_ids: Any) -> tuple[jax.Array, jax.Array]:
+        """The segments of the queries and of the keys, integers of one dtype, `(batch..., length)`."""
+        pair = segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
+        if len(pair) != 2:
+            raise ValueError(f"segment_ids must be one array or (of queries, of keys), got a tuple of {len(pair)}")
+        shapes = [(*self.batch, self.queries), (*self.batch, self.keys)]
+        for ids, shape in zip(pair, shapes, strict=True):
+            if not jnp.issubdtype(getattr(ids, "dtype", np.dtype(object)), jnp.integer):
+                raise TypeError(f"segment_ids must be arrays of integers, got {getattr(ids, 'dtype', repr(ids))}")
+            if ids.shape != shape:
+                raise ValueError(
+                    f"segment_ids must have an id for each query, shape {shapes[0]}, and one for each key, shape {shapes[1]}: one"
+                    f" array for both where they are the same, otherwise (of queries, of keys). Got shape {ids.shape}."
+                )
+        dtype = jnp.int64 if max(ids.dtype.itemsize for ids in pair) > 4 else jnp.int32
+        return jnp.asarray(pair[0]).astype(dtype), jnp.asarray(pair[1]).astype(dtype)
+
+    def offset(self, query_offset: Any, queries: int | None) -> jax.Array:
+        """The position of the first query, int32, one for all examples or one each.
+
+        `queries` is how many there are in the whole, if each needs a place of its own among the weights: None if not.
+        """
+        dtype = getattr(query_offset, "dtype", None)
+        if dtype is None:
+            query_offset = np.asarray(_arguments.integer("query_offset", query_offset, "an integer, or an array of integers"))
+        elif not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"query_offset must be an integer, or an array of integers, got {dtype}")
+        if query_offset.shape not in ((), self.batch):
+            raise ValueError(
+                f"query_offset must be one number, or one for each example, shape {self.batch}, got shape {query_offset.shape}"
+            )
+        last = 2**31 - 1 if queries is None else self.keys - queries
+        rule = "query_offset must be at least 0" + (
+            "" if queries is None else f" and, with the {queries} queries, at most {last}"
         )
-        return place + origin < ends.astype(jnp.int32)
+        if isinstance(query_offset, jax.core.Tracer):
+            inside = jnp.all((query_offset >= 0) & (query_offset <= last))
+            checkify.debug_check(inside, f"{rule}, got {{value}}", value=query_offset)
+        elif getattr(query_offset, "is_fully_addressable", True):  # not spread over processes
+            known = np.asarray(query_offset)
+            if not np.all((known >= 0) & (known <= last)):
+                place = "" if queries is None else f" Each query draws at a place of its own among {self.keys}, as many as keys."
+                raise ValueError(f"{rule}, got {known}.{place}")
+        return jnp.asarray(query_offset).astype(jnp.int32)
 
 
 def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | None]:
@@ -120,34 +159,54 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
         before, after = (_arguments.integer("local_window_size", size, "one number or (before, after)") for size in sizes)
         if before < 0 or after < 0:
             raise ValueError(f"local_window_size must not be negative, got {local_window_size!r}")
+        before, after = min(before, _FAR), min(after, _FAR)
     if not isinstance(is_causal, (bool, np.bool_)):
         raise TypeError(f"is_causal must be True or False, known when the function is traced, got {is_causal!r}")
     return before, 0 if is_causal else after
 
 
+# Beyond every sequence, and far enough from 2**31 to be added to a place.
+_FAR = 2**30
 # Bytes of scores in a block: what stays near the processor, or is work enough for a device of many cores.
 _NEAR, _LARGE = 2**21, 2**27
 # So many queries are one block, whatever they take. On devices of many cores none is smaller: each holds a share of the batch.
 _SHORT, _LEAST = 256, 64
 
 
-def block_sizes(given: tuple[int, int] | None, shapes: Shapes) -> tuple[int, int]:
-    """Queries and keys in a block: as given, or so that the scores of a block are few."""
+def block_sizes(given: tuple[int, int] | None, lengths: tuple[int, int], batch_and_heads: Sequence[int]) -> tuple[int, int]:
+    """Queries and keys in a block: as given, or so that the scores of a block are few.
+
+    Dimensions may be symbolic, as in `jax.export`. Blocks never are.
+    """
+    if given is not None:
+        queries, keys = (min(size, max(of, 1)) if _known(of) else size for size, of in zip(given, lengths, strict=True))
+        return queries, keys
+    keys, near = _even(lengths[1], 512), jax.default_backend() == "cpu"
+    rows = (_NEAR if near else _LARGE) // max(1, 4 * math.prod(filter(_known, batch_and_heads)) * keys)
+    least = _SHORT if not near or (_known(lengths[0]) and lengths[0] <= _SHORT) else _LEAST
+    return _even(lengths[0], min(max(rows, least), 1024)), keys
+
+
+def check_block_sizes(given: Any) -> tuple[int, int] | None:
+    """Two positive integers, or None."""
     if given is None:
-        keys, near = _even(shapes.keys, 512), jax.default_backend() == "cpu"
-        queries = (_NEAR if near else _LARGE) // max(1, 4 * math.prod(shapes.batch) * shapes.heads * keys)
-        least = _LEAST if near and shapes.queries > _SHORT else _SHORT
-        return _even(shapes.queries, min(max(queries, least), 1024)), keys
+        return None
     if not isinstance(given, tuple) or len(given) != 2:
         raise TypeError(f"block_sizes must be (queries, keys), got {given!r}")
-    sizes = tuple(_arguments.integer("block_sizes", size, "(queries, keys)") for size in given)
-    if min(sizes) < 1:
+    queries, keys = (_arguments.integer("block_sizes", size, "(queries, keys)") for size in given)
+    if min(queries, keys) < 1:
         raise ValueError(f"block_sizes must be positive, got {given!r}")
-    return min(sizes[0], max(shapes.queries, 1)), min(sizes[1], max(shapes.keys, 1))
+    return queries, keys
+
+
+def _known(dimension: Any) -> bool:
+    return isinstance(dimension, (int, np.integer))
 
 
 def _even(length: int, most: int) -> int:
     """The length of blocks of at most about `most` that fill `length` with little left over."""
+    if not _known(length):
+        return most
     count = max(1, -(-length // most))
     even = -(-length // count)
     return even if even * count == length else -(-even // 8) * 8

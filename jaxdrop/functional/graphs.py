@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop.functional import _arguments, _layouts
 from jaxdrop.functional._kernel import kernel
 
 
@@ -100,6 +100,7 @@ def _drop_edge(
 ) -> jax.Array:
     if not undirected:
         return masks.keep(key, senders, threshold, spec=spec)
+    senders, receivers = _layouts.alike(senders, receivers)
     pair = _node(jnp.minimum(senders, receivers)), _node(jnp.maximum(senders, receivers))
     return masks.below(random.bits_at(key, pair, (2**32, 2**32)), threshold)
 
@@ -164,6 +165,7 @@ def _drop_node(
     num_nodes: int,
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
+    senders, receivers = _layouts.alike(senders, receivers)
     # The ends ask for the bits of their node anew: no table of nodes to look up, and none to send between devices.
     sent, received = (masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold) for ends in (senders, receivers))
     return masks.keep(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
@@ -210,13 +212,29 @@ def symmetric_normalization(
         if values is not None and jnp.shape(values) != senders.shape:
             raise ValueError(f"{name} must have one entry for each edge, shape {senders.shape}, got {jnp.shape(values)}")
     kept = jnp.ones_like(senders, jnp.float32) if weights is None else _arguments.inexact(weights, "symmetric_normalization")
-    if keep is not None:
-        kept = jnp.where(keep, kept, jnp.zeros_like(kept))
     nodes = _arguments.integer("num_nodes", num_nodes)
-    degrees = jax.ops.segment_sum(kept, receivers, nodes) + int(self_loops)
+    return Normalized(*_normalized(senders, receivers, keep, kept, nodes=nodes, loops=int(self_loops)))
+
+
+@kernel("symmetric_normalization", checkpoint=False)
+def _normalized(
+    senders: jax.Array, receivers: jax.Array, keep: jax.Array | None, weights: jax.Array, *, nodes: int, loops: int
+) -> tuple[jax.Array, jax.Array]:
+    if keep is not None:
+        keep, weights = _layouts.alike(jnp.asarray(keep), weights)
+        weights = jnp.where(keep, weights, jnp.zeros_like(weights))
+    senders, receivers, weights = _layouts.alike(senders, receivers, weights)
+    # Edges may be divided over the devices. Nodes are not: each device gets the sums of all.
+    mesh = _layouts.mesh_of(weights)
+    whole = like_edges = None
+    if mesh is not None:
+        whole, like_edges = NamedSharding(mesh, PartitionSpec(None)), NamedSharding(mesh, jax.typeof(weights).sharding.spec)
+    degrees = jnp.zeros(nodes, weights.dtype, out_sharding=whole)
+    degrees = degrees.at[receivers].add(weights, wrap_negative_indices=False, out_sharding=whole) + loops
     some = degrees > 0
     inverse = jnp.where(some, lax.rsqrt(jnp.where(some, degrees, jnp.ones_like(degrees))), jnp.zeros_like(degrees))
-    return Normalized(kept * inverse[senders] * inverse[receivers], inverse * inverse * int(self_loops))
+    sent, received = (inverse.at[ends].get(out_sharding=like_edges) for ends in (senders, receivers))
+    return weights * sent * received, inverse * inverse * loops
 
 
 def _edges(caller: str, senders: jax.Array, receivers: jax.Array) -> tuple[jax.Array, jax.Array]:

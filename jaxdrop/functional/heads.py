@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, elements
+from jaxdrop.functional import _arguments, _layouts, elements
 from jaxdrop.functional._kernel import kernel
 
 HeadNormalization = Literal["kept", "rate", "fixed"]
@@ -190,7 +190,10 @@ def _drop_head(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     bits = masks.draw(key, x, broadcast_dims=shared, spec=spec)
+    mesh, layout = _layouts.mesh_of(bits), _layouts.axes(bits)
+    bits = _layouts.placed(bits, mesh, [() if axis == heads else names for axis, names in enumerate(layout)])
     rank = functools.partial(jnp.argsort, axis=heads)
     keep = rank(rank(bits)).astype(jnp.int32) >= dropped if fixed else masks.below(bits, threshold)
     count = keep.sum(heads, keepdims=True)
+    keep = _layouts.placed(keep, mesh, layout)
     return masks.scaled(keep, x, x.shape[heads] / jnp.maximum(count, 1).astype(jnp.float32))

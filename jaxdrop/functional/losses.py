@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _arguments
+from jaxdrop.functional import _arguments, _layouts
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
@@ -74,6 +74,7 @@ def r_drop(
 
 @kernel("r_drop")
 def _r_drop(logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, scaling: Scaling) -> jax.Array:
+    logits, other, labels = _alike(logits, other, labels)
     dtype = masks.wide(logits.dtype)
     one, two = (jax.nn.log_softmax(array.astype(dtype), axis=-1) for array in (logits, other))
     impossible = jnp.isneginf(one) & jnp.isneginf(two)
@@ -84,10 +85,18 @@ def _r_drop(logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.A
     return weight * cross_entropy + share * jnp.asarray(alpha, dtype) * divergence
 
 
+def _alike(logits: jax.Array, other: jax.Array, labels: jax.Array) -> list[jax.Array]:
+    """All divided in one way on a mesh with explicit axes."""
+    mesh = _layouts.mesh_of(logits, other, labels)
+    layout = _layouts.joined(_layouts.axes(logits), _layouts.axes(other), _layouts.axes(labels))
+    return [_layouts.placed(x, mesh, layout[: x.ndim]) for x in (logits, other, labels)]
+
+
 def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
         labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)  # a short integer may not count the classes
-        classes = lax.broadcasted_iota(labels.dtype, log_probs.shape, log_probs.ndim - 1)
+        sharding = masks.block(log_probs).sharding
+        classes = lax.broadcasted_iota(labels.dtype, log_probs.shape, log_probs.ndim - 1, out_sharding=sharding)
         hit = classes == jnp.expand_dims(labels, -1)
         loss = -jnp.where(hit, log_probs, jnp.zeros_like(log_probs)).sum(-1)
         return jnp.where((labels >= 0) & (labels < log_probs.shape[-1]), loss, jnp.full_like(loss, jnp.nan))

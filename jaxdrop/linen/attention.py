@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import attention
+from jaxdrop.functional._attention_weights import Products
 
 
 def dot_product_attention(
@@ -29,15 +30,22 @@ def dot_product_attention(
     dtype: Any = None,
     precision: Any = None,
     module: nn.Module | None = None,
+    force_fp32_for_softmax: bool = False,
+    einsum_dot_general: Callable[..., jax.Array] | None = None,
     qk_attn_weights_einsum: Callable[..., jax.Array] | None = None,
     attn_weights_value_einsum: Callable[..., jax.Array] | None = None,
+    *,
     is_causal: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for its `attention_fn`.
 
     The same outputs in evaluation, and with a threefry key the same masks, in memory that grows with the length and not with its
-    square. The softmax is in float32. A query that may see no key gets 0, where Flax averages all values.
+    square. The softmax is in float32 at least. A query that may see no key gets 0, where Flax averages all values.
+
+    There is an array of weights only where it is asked for: with `module`, with products of the caller's own
+    (`einsum_dot_general`, `qk_attn_weights_einsum`, `attn_weights_value_einsum`), and with complex numbers. Masks and results are
+    the same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
@@ -47,13 +55,16 @@ def dot_product_attention(
       mask: True, or not 0, where a query may see a key.
       broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in Flax.
       dropout_rng: a key; only with dropout.
-      dropout_rate: the probability of dropping a weight.
+      dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
       dtype: of the computation; of the inputs by default.
       precision: of the matrix products.
-      module: the module that is to sow the weights. There has to be an array of them, and Flax's own function is called.
-      qk_attn_weights_einsum: with it too Flax's own function is called.
-      attn_weights_value_einsum: likewise.
+      module: the module that is to sow the weights, as they are before any is dropped.
+      force_fp32_for_softmax: if True, the weights, where they are sown, and the result are of float32 at least, as in Flax. The
+        softmax is so in any case.
+      einsum_dot_general: takes the place of `jax.lax.dot_general` in both products.
+      qk_attn_weights_einsum: takes the place of `jnp.einsum` for the logits. Only together with the next one.
+      attn_weights_value_einsum: takes the place of `jnp.einsum` for the output.
       is_causal: whether a query sees only the keys up to its own place. Flax's modules do not pass it: a function that does, or
         `functools.partial(dot_product_attention, is_causal=True)`, is their `attention_fn`.
       spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
@@ -63,49 +74,46 @@ def dot_product_attention(
 
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
+      ValueError: one einsum without the other, or both with `precision` or `einsum_dot_general`.
     """
-    options: dict[str, Any] = {
-        "bias": bias,
-        "mask": mask,
-        "broadcast_dropout": broadcast_dropout,
-        "dropout_rng": dropout_rng,
-        "dropout_rate": dropout_rate,
-        "deterministic": deterministic,
-        "dtype": dtype,
-        "precision": precision,
-    }
-    if module is not None or qk_attn_weights_einsum is not None or attn_weights_value_einsum is not None:
-        attention.no_weights(spec)
-        if is_causal:
-            causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
-            options["mask"] = nn.combine_masks(mask, jnp.expand_dims(causal, range(query.ndim - 2)))
-        einsums = {"qk_attn_weights_einsum": qk_attn_weights_einsum, "attn_weights_value_einsum": attn_weights_value_einsum}
-        return nn.dot_product_attention(query, key, value, module=module, **einsums, **options)
-    return attention.for_flax(query, key, value, is_causal=is_causal, spec=spec, **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Local:
-    """A function of attention on one device's part of the arrays. (Unlike partial functions, two of the same are equal.)"""
-
-    attention_fn: Callable[..., jax.Array]
-    spec: PartitionSpec
-
-    def __call__(self, *operands: jax.Array, **options: Any) -> jax.Array:
-        return self.attention_fn(*operands, **options, spec=self.spec)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.attention_fn)  # Flax passes what is named there, and nothing else
+    products = None
+    if qk_attn_weights_einsum is not None and attn_weights_value_einsum is not None:
+        products = Products(qk_attn_weights_einsum, attn_weights_value_einsum)
+    elif qk_attn_weights_einsum is not None or attn_weights_value_einsum is not None:
+        raise ValueError("qk_attn_weights_einsum and attn_weights_value_einsum must be specified together.")
+    if products and (precision or einsum_dot_general):
+        raise ValueError(
+            "precision/einsum_dot_general and qk_attn_weights_einsum/attn_weights_value_einsum are mutually exclusive. Please"
+            " specify only one of them."
+        )
+    return attention.for_flax(
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        broadcast_dropout=broadcast_dropout,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        deterministic=deterministic,
+        dtype=dtype,
+        precision=precision,
+        is_causal=is_causal,
+        spec=spec,
+        sow=None if module is None else functools.partial(module.sow, "intermediates", "attention_weights"),
+        force_fp32_for_softmax=force_fp32_for_softmax,
+        products=products,
+        dot_general=einsum_dot_general,
+    )
 
 
 class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with its square.
 
     Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.linen.dot_product_attention`,
-    and `broadcast_dropout` is False, so that each example and head has a mask of its own. `dropout_rate` is a number, for Flax
-    looks at it; a traced rate goes in by an `attention_fn` that holds it. `spec` is that of `jaxdrop.dot_product_attention`: how
-    the axes of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map` and `pmap`.
+    and `broadcast_dropout` is False, so that each example and head has a mask of its own. `spec` is that of
+    `jaxdrop.dot_product_attention`: how the axes of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map`
+    and `pmap`.
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -115,10 +123,21 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     attention_fn: Callable[..., jax.Array] = dot_product_attention
     spec: PartitionSpec | None = None
 
-    def __post_init__(self) -> None:
-        function = self.attention_fn.attention_fn if isinstance(self.attention_fn, _Local) else self.attention_fn
-        self.attention_fn = function if self.spec is None else _Local(function, self.spec)
-        super().__post_init__()
+    @nn.compact
+    def __call__(self, *args: Any, rate: masks.Rate | None = None, **kwargs: Any) -> jax.Array:
+        """As Flax's layer is called. `rate` takes the place of `dropout_rate`; both may be traced: `schedule(step)`."""
+        if rate is not None and "dropout_rate" not in inspect.signature(self.attention_fn).parameters:
+            raise TypeError(f"rate={rate!r} was given in the call, but attention_fn={self.attention_fn!r} takes no dropout_rate.")
+        known = masks.check_rate(self.dropout_rate if rate is None else rate)
+        # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
+        layer = copy.copy(self)
+        layer.__dict__["dropout_rate"] = 0.0 if masks.is_number(known, 0) else 0.5
+        layer.__dict__["attention_fn"] = attention.with_rate(self.attention_fn, known, self.spec)
+        return _attend(layer, *args, **kwargs)
+
+
+# Not the method itself, which would enter the module a second time: its output would be captured twice.
+_attend = inspect.unwrap(nn.MultiHeadDotProductAttention.__call__)
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -27,27 +30,33 @@ def dot_product_attention(
     dtype: Any = None,
     precision: Any = None,
     module: nnx.Module | None = None,
+    promote_dtype: Callable[..., tuple[jax.Array, ...]] | None = None,
     is_causal: bool = False,
+    *,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for its `attention_fn`.
 
     The same outputs in evaluation, and with a threefry key the same masks, in memory that grows with the length and not with its
-    square. The softmax is in float32. A query that may see no key gets 0, where Flax averages all values.
+    square. The softmax is in float32 at least. A query that may see no key gets 0, where Flax averages all values.
+
+    There is an array of weights only where it is asked for, with `module`, and with complex numbers. Masks and results are the
+    same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
-      key: the keys of attention, `(batch..., keys, heads, depth)`.
+      key: the keys of attention, `(batch..., keys, groups, depth)`, where `heads` is a multiple of `groups`.
       value: of the shape of `key`, but for the depth.
       bias: is added to the logits.
       mask: True, or not 0, where a query may see a key.
       broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in Flax.
       dropout_rng: a key; only with dropout.
-      dropout_rate: the probability of dropping a weight.
+      dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
       dtype: of the computation; of the inputs by default.
       precision: of the matrix products.
-      module: the module that is to sow the weights. There has to be an array of them, and Flax's own function is called.
+      module: the module that is to sow the weights, as they are before any is dropped.
+      promote_dtype: as in Flax, a function of `(query, key, value)` and `dtype` that brings them to one dtype.
       is_causal: whether a query sees only the keys up to its own place.
       spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
 
@@ -57,20 +66,25 @@ def dot_product_attention(
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dot_product_attention`.
     """
-    options: dict[str, Any] = {
-        "bias": bias,
-        "mask": mask,
-        "broadcast_dropout": broadcast_dropout,
-        "dropout_rng": dropout_rng,
-        "dropout_rate": dropout_rate,
-        "deterministic": deterministic,
-        "dtype": dtype,
-        "precision": precision,
-    }
-    if module is not None:
-        attention.no_weights(spec)
-        return nnx.dot_product_attention(query, key, value, module=module, is_causal=is_causal, **options)
-    return attention.for_flax(query, key, value, is_causal=is_causal, spec=spec, **options)
+    if promote_dtype is not None:
+        query, key, value = promote_dtype((query, key, value), dtype=dtype)
+        dtype = None
+    return attention.for_flax(
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        broadcast_dropout=broadcast_dropout,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        deterministic=deterministic,
+        dtype=dtype,
+        precision=precision,
+        is_causal=is_causal,
+        spec=spec,
+        sow=None if module is None else functools.partial(module.sow, nnx.Intermediate, "attention_weights"),
+    )
 
 
 class MultiHeadAttention(nnx.MultiHeadAttention):
@@ -88,31 +102,54 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     def __init__(
         self,
         *args: Any,
+        dropout_rate: float = 0.0,
         broadcast_dropout: bool = False,
         attention_fn: Callable[..., jax.Array] = dot_product_attention,
         spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, broadcast_dropout=broadcast_dropout, attention_fn=attention_fn, **kwargs)
+        rate = masks.check_rate(dropout_rate)
+        masks.check_one_rate(rate, "MultiHeadAttention takes one dropout_rate")
+        super().__init__(
+            *args,
+            dropout_rate=_stand_in(rate),  # Flax asks whether it is 0
+            broadcast_dropout=broadcast_dropout,
+            attention_fn=attention_fn,
+            **kwargs,
+        )
+        self.dropout_rate = rate
         self.spec = spec
 
-    def __call__(self, *args: Any, rate: masks.Rate | None = None, **kwargs: Any) -> jax.Array:
-        """As Flax's layer is called. `rate` takes the place of `dropout_rate`, and may be traced: `schedule(step)`.
+    def __call__(
+        self,
+        *args: Any,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rate: masks.Rate | None = None,
+        **kwargs: Any,
+    ) -> jax.Array:
+        """As Flax's layer is called.
 
-        A layer that was made without dropout has kept no `rngs`, and takes them in the call.
+        `rngs` may also be a key. `rate` takes the place of `dropout_rate`; both may be traced: `schedule(step)`. A layer that was
+        made without dropout has kept no `rngs`, and takes them in the call.
         """
-        others = {name: given for name, given in (("dropout_rate", rate), ("spec", self.spec)) if given is not None}
-        if not others:
-            return super().__call__(*args, **kwargs)
+        rate = masks.check_rate(self.dropout_rate if rate is None else rate)
+        if self.decode if kwargs.get("decode") is None else kwargs["decode"]:
+            kwargs["is_causal"] = False  # the cache's mask says it; Flax before 0.12.12 lets the one query see the first key only
+        # Flax calls what it is given.
+        source = (lambda: jnp.asarray(rngs)) if isinstance(rngs, (jax.Array, np.ndarray)) else rngs
+        attend = attention.with_rate(self.attention_fn, rate, self.spec)
 
         def attention_fn(*operands: jax.Array, module: nnx.Module | None = None, **options: Any) -> jax.Array:
-            own = None if module is None else self
-            return self.attention_fn(*operands, **options | others, module=own)
+            return attend(*operands, **options, module=None if module is None else self)
 
         # Flax does not let a layer from outside of a transformation be assigned to, not even a copy.
         layer = copy.copy(self)
         layer.__dict__["attention_fn"] = attention_fn
-        if rate is not None:
-            # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
-            layer.__dict__["dropout_rate"] = 0.0 if masks.is_number(masks.check_rate(rate), 0) else 0.5
-        return nnx.MultiHeadAttention.__call__(layer, *args, **kwargs)
+        layer.__dict__["dropout_rate"] = _stand_in(rate)
+        output: Any = super(MultiHeadAttention, layer).__call__(*args, rngs=source, **kwargs)
+        return output
+
+
+def _stand_in(rate: float | jax.Array) -> float:
+    """A rate that can be looked at even if `rate` is traced: 0 if nothing is dropped."""
+    return 0.0 if masks.is_number(rate, 0) else 0.5

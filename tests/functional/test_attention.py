@@ -75,8 +75,9 @@ class Case:
 
     def sight(self) -> np.ndarray:
         """Which query sees which key, of the shape of the weights."""
-        row, column = np.arange(self.queries)[:, None], np.arange(self.keys)
+        index, column = np.arange(self.queries)[:, None], np.arange(self.keys)
         seen = np.ones(self.weights, bool)
+        row = index + self.offset()
         if "mask" in self.options:
             seen &= np.asarray(self.options["mask"])
         if self.options.get("is_causal"):
@@ -84,16 +85,28 @@ class Case:
         if "local_window_size" in self.options:
             before, after = np.broadcast_to(self.options["local_window_size"], 2)
             seen &= (row - before <= column) & (column <= row + after)
-        for name, place in (("query_seq_lengths", row), ("key_value_seq_lengths", column)):
+        for name, place in (("query_seq_lengths", index), ("key_value_seq_lengths", column)):
             if name in self.options:
                 seen &= place < np.reshape(np.asarray(self.options[name]), (*self.batch, 1, 1, 1))
+        if "segment_ids" in self.options:
+            given = self.options["segment_ids"]
+            queries, keys = map(np.asarray, given if isinstance(given, tuple) else (given, given))
+            seen &= (queries[..., :, None] == keys[..., None, :])[..., None, :, :]
         return seen
+
+    def offset(self) -> np.ndarray:
+        """The position of the first query, with the axes of the weights."""
+        return np.reshape(np.asarray(self.options.get("query_offset", 0)), (-1, 1, 1, 1) if self.batch else ())
 
     def drawn(self, key: jax.Array, rate: float = RATE) -> np.ndarray:
         """What dropout makes of weights of 1."""
-        shared = self.options.get("broadcast_dims", ())
-        kept = jaxdrop.dropout(key, jnp.ones(self.weights), rate, broadcast_dims=shared) > 0
-        return np.asarray(kept) / max(1 - rate, 1e-9)
+        shared, queries = self.options.get("broadcast_dims", ()), np.arange(self.queries)[:, None]
+        whole = self.weights
+        if "query_offset" in self.options:  # of as many queries as keys
+            whole, queries = (*whole[:-2], self.keys, self.keys), queries + self.offset()
+        kept = np.asarray(jaxdrop.dropout(key, jnp.ones(whole), rate, broadcast_dims=shared)) > 0
+        kept = np.take_along_axis(kept, np.broadcast_to(queries, (*self.weights[:-1], 1)), -2)
+        return kept / max(1 - rate, 1e-9)
 
 
 # -- the dense formula
@@ -146,7 +159,7 @@ CASES = {
     "no options": Case(),
     "causal": Case(queries=23, groups=4, value_depth=8, block_sizes=(5, 7), options={"is_causal": True}),
     "causal, more queries": Case(
-        queries=23, keys=13, groups=1, bias=normal(4, 4, 23, 13), options={"is_causal": True, "broadcast_dims": (0,)}
+        queries=23, keys=13, groups=1, bias=normal(4, 1, 4, 23, 13), options={"is_causal": True, "broadcast_dims": (0,)}
     ),
     "causal, more keys": Case(batch=(), heads=2, options={"is_causal": True, "scale": 0.5}),
     "window": Case(options={"local_window_size": 4, "mask": some(2, 1, 1, 23)}),
@@ -157,11 +170,11 @@ CASES = {
         groups=1,
         queries=32,
         keys=13,
-        bias=normal(4, 3, 1, 1, 13),
+        bias=normal(4, 1, 3, 1, 1, 13),
         options={"is_causal": True, "local_window_size": (9, 5), "broadcast_dims": (0, 1)},
     ),
     "mask of all": Case(
-        block_sizes=(16, 4), bias=normal(4, 4, 1, 23), options={"mask": some(2, 4, 17, 23).at[:, 1:3, 5].set(False)}
+        block_sizes=(16, 4), bias=normal(4, 1, 4, 1, 23), options={"mask": some(2, 4, 17, 23).at[:, 1:3, 5].set(False)}
     ),
     "lengths": Case(
         options={
@@ -170,9 +183,30 @@ CASES = {
             "key_value_seq_lengths": jnp.asarray([0, 9]),
         }
     ),
+    "packed": Case(
+        queries=23, block_sizes=(5, 7), options={"is_causal": True, "segment_ids": jnp.asarray([[0] * 11 + [1] * 12, [3] * 23])}
+    ),
+    "segments that jump": Case(
+        block_sizes=(4, 6),
+        options={
+            "segment_ids": (
+                jnp.asarray([[7, 7, 2] * 5 + [9, 9], [0] * 17]),
+                jnp.asarray([[2] * 9 + [7] * 13 + [1], [0] * 23], jnp.int16),
+            )
+        },
+    ),
+    "an offset": Case(
+        queries=5, block_sizes=(2, 4), options={"is_causal": True, "local_window_size": (6, 0), "query_offset": 14}
+    ),
+    "offsets": Case(
+        queries=6,
+        bias=normal(4, 1, 4, 1, 23),
+        block_sizes=(4, 4),
+        options={"local_window_size": (5, 1), "query_offset": jnp.asarray([0, 17]), "broadcast_dims": (1,)},
+    ),
     "one query": Case(queries=1, bias=normal(4, 1, 1, 1, 23), options={"mask": some(23)}),
     "one block": Case(
-        block_sizes=None, bias=normal(4, 4, 17, 23), options={"mask": some(1, 1, 17, 23), "local_window_size": (10, 8)}
+        block_sizes=None, bias=normal(4, 1, 4, 17, 23), options={"mask": some(1, 1, 17, 23), "local_window_size": (10, 8)}
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -286,7 +320,7 @@ def test_evaluation_is_that_of_jax() -> None:
     case = Case(
         queries=23,
         value_depth=8,
-        bias=normal(4, 4, 1, 23),
+        bias=normal(4, 1, 4, 1, 23),
         options={
             "is_causal": True,
             "local_window_size": (9, 4),
@@ -296,7 +330,7 @@ def test_evaluation_is_that_of_jax() -> None:
     )
     *operands, bias = case.operands()
     with jax.numpy_rank_promotion("allow"):
-        oracle = jax.jit(functools.partial(jax.nn.dot_product_attention, **case.options))(*operands, bias=bias[None])
+        oracle = jax.jit(functools.partial(jax.nn.dot_product_attention, **case.options))(*operands, bias=bias)
     for f in (case.at(None, 0), case.at(None, deterministic=True)):
         np.testing.assert_allclose(f(*operands, bias), oracle, rtol=0, atol=2e-6)
 
@@ -355,6 +389,57 @@ def test_vmap_over_rates() -> None:
     together = jax.vmap(lambda rate: case.at(KEY, rate)(*operands))(rates)
     for rate, y in zip(rates.tolist(), together, strict=True):
         np.testing.assert_allclose(y.swapaxes(-3, -2), case.drawn(KEY, rate) / case.keys, rtol=2e-6)
+
+
+# -- packed sequences, decoding, padding
+
+
+def test_segments_that_blocks_do_not_share_are_skipped() -> None:
+    """Of 64 segments of 4 queries each, in blocks of 8, one block of keys is looked at for each block of queries."""
+    ids = jnp.arange(256) // 4
+    case = Case((), 256, 256, 1, 1, 1, 1, (8, 8), options={"segment_ids": ids})
+    poisoned = jnp.ones((256, 1, 1)).at[8:].set(jnp.nan)  # 0 times NaN is NaN, where it is looked at
+    x = jnp.ones((256, 1, 1))
+    np.testing.assert_array_equal(np.isfinite(case.at(None, 0)(x, x, poisoned)).squeeze(), np.arange(256) < 8)
+
+
+def test_decoding_with_a_cache_drops_what_one_pass_does() -> None:
+    """One query at a time, each example at a place of its own, from a cache that holds NaN beyond it."""
+    whole = Case(queries=23, options={"is_causal": True})
+    q, k, v, _ = whole.operands()
+    expected = whole.at(KEY)(q, k, v)
+
+    @jax.jit
+    def step(place: jax.Array) -> jax.Array:
+        seen = jnp.arange(23)[None, :, None, None] <= place[:, None, None, None]
+        cache = (jnp.where(seen, x, jnp.nan) for x in (k, v))
+        one = jnp.take_along_axis(q, place[:, None, None, None], 1)
+        return dot_product_attention(KEY, one, *cache, RATE, is_causal=True, query_offset=place, key_value_seq_lengths=place + 1)
+
+    for place in (jnp.asarray([0, 22]), jnp.asarray([7, 3])):
+        found = step(place)[:, 0]
+        np.testing.assert_allclose(found, expected[jnp.arange(2), place], rtol=0, atol=2e-6)
+
+
+def test_padding_has_no_influence_even_if_it_is_nan() -> None:
+    case = Case(options={"query_seq_lengths": jnp.asarray([11, 17]), "key_value_seq_lengths": jnp.asarray([0, 9])})
+    q, k, v, _ = case.operands()
+    poisoned = q.at[0, 11:].set(jnp.nan), k.at[1, 9:].set(jnp.inf), v.at[0].set(jnp.nan)
+    both = quick(functools.partial(derivatives, case.at(KEY)))
+    found, clean = both(poisoned), both((q, k, v))
+    for name in ("value", "cotangents"):
+        jax.tree.map(np.testing.assert_array_equal, found[name], clean[name])
+
+
+def test_symbolic_dimensions_export_by_blocks() -> None:
+    b, t = jax.export.symbolic_shape("b, t")
+    fn = jax.jit(jax.grad(lambda q: (dot_product_attention(None, q, q, q, is_causal=True) ** 2).sum()))
+    for shape in ((b, 600, 1, 4), (b, t, 1, 4)):
+        out = jax.export.export(fn)(jax.ShapeDtypeStruct(shape, jnp.float32))
+        assert "600x600x" not in out.mlir_module()
+        assert "x?x?x" not in out.mlir_module().replace("x1x", "x")
+        q = normal(0, 2, 600, 1, 4)
+        np.testing.assert_allclose(out.call(q), fn(q), rtol=0, atol=2e-5)
 
 
 # -- Flax
@@ -554,7 +639,19 @@ def test_nothing_to_see(length: str) -> None:
         (call(q=X[..., :3]), ValueError, ["depth", "(2, 5, 4, 3)", "(2, 5, 4, 8)"]),
         (call(q=X[:, :, :3]), ValueError, ["3", "multiple", "4", "(2, 5, 3, 8)"]),
         (call(mask=jnp.ones((5, 5))), TypeError, ["mask", "boolean", "float32", "bias"]),
-        (call(mask=some(2, 5, 5)), ValueError, ["mask", "(2, 5, 5)", "(2, 4, 5, 5)"]),
+        (call(mask=some(2, 5, 5)), ValueError, ["mask", "(2, 5, 5)", "(2, 4, 5, 5)", "mask[:, None]"]),
+        (call(mask=some(4, 5, 5)), ValueError, ["mask", "(4, 5, 5)", "heads", "mask[None]"]),
+        (call(bias=jnp.ones((4, 5, 5))), ValueError, ["bias", "(4, 5, 5)", "heads", "bias[None]"]),
+        (call(mask=some(2, 5)), ValueError, ["mask", "(2, 5)", "mask[:, None, None, :]"]),
+        (call(q=X.astype(jnp.complex64)), TypeError, ["q", "complex64", "floating"]),
+        (call(segment_ids=jnp.ones((2, 5))), TypeError, ["segment_ids", "integers", "float32"]),
+        (call(segment_ids=jnp.ones(5, jnp.int32)), ValueError, ["segment_ids", "(2, 5)", "(5,)"]),
+        (call(segment_ids=(jnp.ones((2, 5), jnp.int32),) * 3), ValueError, ["segment_ids", "tuple of 3"]),
+        (call(query_offset=-1), ValueError, ["query_offset", "at least 0", "-1"]),
+        (call(query_offset=1), ValueError, ["query_offset", "5 queries", "at most 0", "got 1"]),
+        (call(query_offset=jnp.zeros(3, jnp.int32)), ValueError, ["query_offset", "(2,)", "(3,)"]),
+        (call(query_offset=0.5), TypeError, ["query_offset", "0.5", "integer"]),
+        (call(scale=float("nan")), ValueError, ["scale", "finite", "nan"]),
         (call(mask=some(1, 2, 4, 5, 5)), ValueError, ["mask", "(1, 2, 4, 5, 5)", "(2, 4, 5, 5)"]),
         (call(bias=jnp.ones((5, 5), jnp.int32)), TypeError, ["bias", "int32", "mask"]),
         (call(bias=jnp.ones((5, 4))), ValueError, ["bias", "(5, 4)", "(2, 4, 5, 5)"]),
@@ -604,7 +701,7 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
     expected = dot_product_attention(None, q, k, v, is_causal=True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
-    result = dot_product_attention(None, q, k, v, is_causal=True, block_sizes=(8, 8))
+    result = dot_product_attention(None, q, k, v, is_causal=True, block_sizes=(8, 8 - available))  # a program of its own
     assert asked[0] == {"scale": 8**-0.5, "is_causal": True, "implementation": "cudnn"}
     np.testing.assert_allclose(result.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02)  # it runs on a CPU
     asked.clear()

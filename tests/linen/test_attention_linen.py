@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -65,6 +66,66 @@ def test_weights_are_sown_by_flax() -> None:
     np.testing.assert_allclose(layer.apply(variables, X, rngs={"dropout": THREEFRY}), expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("mask", [None, jnp.ones((2, 1, 12, 12), bool).at[:, :, 3].set(False)], ids=["none", "a blind row"])
+def test_sown_weights_change_nothing(mask: jax.Array | None) -> None:
+    """Not the rows that see no key either; and the module's own output is captured once."""
+    layer = jaxdrop.linen.MultiHeadAttention(num_heads=4, dropout_rate=0.2, deterministic=False)
+    rngs = {"params": jax.random.key(0), "dropout": THREEFRY}
+    variables = layer.init(rngs, X)
+    expected = layer.apply(variables, X, mask=mask, rngs=rngs)
+    result, sown = layer.apply(
+        variables, X, mask=mask, sow_weights=True, rngs=rngs, mutable=["intermediates"], capture_intermediates=True
+    )
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
+    assert len(sown["intermediates"]["__call__"]) == 1
+
+
+def test_rate_in_the_call_and_traced() -> None:
+    layer = jaxdrop.linen.MultiHeadAttention(num_heads=4, dropout_rate=0.2, deterministic=False)
+    rngs = {"params": jax.random.key(0), "dropout": THREEFRY}
+    variables = layer.init(rngs, X)
+    expected = layer.apply(variables, X, rngs=rngs)
+    other = layer.clone(dropout_rate=0.7)
+    traced = jax.jit(
+        lambda rate: (
+            other.apply(variables, X, rngs=rngs, rate=rate),
+            layer.clone(dropout_rate=rate).apply(variables, X, rngs=rngs),
+        )
+    )
+    for result in (*traced(0.2), other.apply(variables, X, rngs=rngs, rate=jnp.float32(0.2))):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(layer.apply(variables, X, rate=0), layer.clone(deterministic=True).apply(variables, X))
+    with pytest.raises(TypeError, match=r"rate=0.3 .* takes no dropout_rate"):
+        layer.clone(attention_fn=lambda query, key, value: value).apply(variables, X, rngs=rngs, rate=0.3)
+
+
+def test_options_are_those_of_flax() -> None:
+    """By name, place and default; products of the caller's own, the dtype of the result, complex numbers."""
+    theirs, ours = (inspect.signature(module.dot_product_attention).parameters for module in (nn, jaxdrop.linen))
+    assert [*ours][: len(theirs)] == [*theirs]
+    assert all(ours[name].default == parameter.default for name, parameter in theirs.items())
+    q = X.reshape(2, 12, 4, 4)
+    called = []
+
+    def dot_general(*args: Any, **kwargs: Any) -> jax.Array:
+        called.append(args)
+        return jax.lax.dot_general(*args, **kwargs)
+
+    for options in (
+        {"einsum_dot_general": dot_general},
+        {"force_fp32_for_softmax": True, "dtype": jnp.bfloat16},
+        {"dtype": jnp.complex64},
+    ):
+        result, expected = (module.dot_product_attention(q, q, q, **options) for module in (jaxdrop.linen, nn))
+        assert result.dtype == expected.dtype
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-2 if "force_fp32_for_softmax" in options else 1e-6)
+    assert len(called) == 4
+    with pytest.raises(TypeError, match="query is complex"):
+        jaxdrop.linen.dot_product_attention(q.astype(jnp.complex64), q, q, dtype=jnp.float32)
+    with pytest.raises(ValueError, match="together"):
+        jaxdrop.linen.dot_product_attention(q, q, q, qk_attn_weights_einsum=jnp.einsum)
+
+
 @pytest.mark.parametrize("name", ["MultiHeadDotProductAttention", "MultiHeadAttention"])
 def test_multi_head_attention(name: str) -> None:
     """Flax's own, but for the function inside and a mask for each example and head."""
@@ -93,5 +154,3 @@ def test_a_part_of_the_batch() -> None:
 
     local = jax.shard_map(functools.partial(apply, part), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     np.testing.assert_allclose(jax.jit(local)(X), apply(whole, X), rtol=1e-5, atol=2e-6)
-    with pytest.raises(ValueError, match=r"spec=.*weights.*sown"):
-        part.apply(variables, X, sow_weights=True, rngs={"dropout": THREEFRY}, mutable=["intermediates"])

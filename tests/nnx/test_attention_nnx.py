@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -107,8 +108,6 @@ def test_a_part_of_the_batch(rate: float | None) -> None:
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     local = jax.shard_map(lambda x: part(x, rate=rate, rngs=nnx.Rngs(KEY)), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     np.testing.assert_allclose(jax.jit(local)(X), whole(X, rate=rate, rngs=nnx.Rngs(KEY)), rtol=1e-5, atol=2e-6)
-    with pytest.raises(ValueError, match=r"spec=.*weights.*sown"):
-        part(X, rngs=nnx.Rngs(KEY), sow_weights=True)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
@@ -129,3 +128,41 @@ def test_rate_in_the_call() -> None:
     assert [leaf.shape for leaf in jax.tree.leaves(nnx.state(attention, nnx.Intermediate))] == [(2, 4, 12, 12)]
     with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got 1.5"):
         attention(X, rate=1.5)
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_keys_and_traced_rates() -> None:
+    """A bare key, as in all layers; a rate that is traced from the start; sown weights of rows that see no key."""
+
+    def layer(rate: Any) -> nnx.MultiHeadAttention:
+        return jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0), deterministic=False)
+
+    mask = jnp.ones((2, 1, 12, 12), bool).at[:, :, 3].set(False)
+    attention = layer(0.4)
+    expected = attention(X, mask=mask, rngs=KEY)
+    for found in (
+        attention(X, mask=mask, rngs=KEY, sow_weights=True),
+        layer(jnp.float32(0.4))(X, mask=mask, rngs=KEY),
+        jax.jit(lambda rate: layer(rate)(X, mask=mask, rngs=KEY))(0.4),
+        nnx.jit(lambda layer, rate: layer(X, mask=mask, rngs=KEY, rate=rate))(layer(0.0), 0.4),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_options_are_those_of_flax() -> None:
+    theirs, ours = (inspect.signature(module.dot_product_attention).parameters for module in (nnx, jaxdrop.nnx))
+    assert [*ours][: len(theirs)] == [*theirs]
+    q = X.reshape(2, 12, 4, 4)
+    halved = jaxdrop.nnx.dot_product_attention(
+        q, q, q, dtype=jnp.bfloat16, promote_dtype=lambda arrays, dtype: [x.astype(dtype) for x in arrays]
+    )
+    assert halved.dtype == jnp.bfloat16
+
+
+def test_decoding_is_causal_by_itself() -> None:
+    layers = [jaxdrop.nnx.MultiHeadAttention(4, 16, decode=True, rngs=nnx.Rngs(0)) for _ in range(2)]
+    for layer in layers:
+        layer.init_cache(X.shape)
+    for step in range(2):
+        one = X[:, step : step + 1]
+        np.testing.assert_array_equal(layers[0](one, is_causal=True), layers[1](one))
