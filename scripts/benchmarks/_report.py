@@ -32,6 +32,7 @@ class Report:
         self.judge = judge
         self.tables: list[Table] = []
         self.bars: list[Bar] = []
+        self.notes: list[str] = []
         self.console = Console()
 
     def add(self, item: Table | Bar) -> None:
@@ -42,6 +43,11 @@ class Report:
         else:
             self.bars.append(item)
             self.console.print("  " + self._sentence(item), soft_wrap=True)
+
+    def note(self, sentence: str) -> None:
+        """Prints a sentence: why a figure is missing."""
+        self.notes.append(sentence)
+        self.console.print(sentence, markup=False, highlight=False)
 
     def close(self) -> None:
         """Prints all bars once more, in one table."""
@@ -59,10 +65,16 @@ class Report:
         """Writes everything to a JSON file."""
         content = {
             "suite": self.suite,
-            "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "backend": jax.default_backend()},
+            "machine": {
+                "processor": platform.machine(),
+                "cpus": os.cpu_count(),
+                "backend": jax.default_backend(),
+                "device": jax.devices()[0].device_kind,
+            },
             "versions": {"python": platform.python_version()} | versions(),
             "tables": [dataclasses.asdict(table) for table in self.tables],
             "bars": [dataclasses.asdict(bar) | ({"reached": bar.reached} if self.judge else {}) for bar in self.bars],
+            **({"notes": self.notes} if self.notes else {}),
         }
         path.write_text(json.dumps(content, indent=2) + "\n")
 

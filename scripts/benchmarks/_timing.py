@@ -12,26 +12,32 @@ import numpy as np
 
 LEAST_RUNS = 7
 _RESOLVED = 2e-3  # seconds: shorter calls are timed several at a time
+_QUEUE = 2e-2  # seconds of work in a queue, so that the time to launch it is lost in it
 
 
-def interleaved(candidates: Mapping[str, Callable[[], Any]], *, seconds: float, quantile: float = 0.5) -> dict[str, float]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], Any]], *, seconds: float, quantile: float = 0.5, queued: bool = False
+) -> dict[str, float]:
     """The median time in seconds of one call of each candidate, or another quantile: a low one where other work disturbs.
 
     The candidates take turns, so that what disturbs the machine disturbs all alike, and each round in another order, so that none
     always follows the one that leaves the caches cold or its threads spinning. Rounds go on for about `seconds`, and there are at
     least `LEAST_RUNS`. What compiling and warming up takes is not counted.
+
+    If `queued`, a candidate's calls are launched one behind the other and only the last one is waited for. On an accelerator this
+    measures the device, which works while the host launches the next call.
     """
     repeats: dict[str, int] = {}
     for name, call in candidates.items():
-        _time(call, 1)
-        repeats[name] = max(1, round(_RESOLVED / _time(call, 1)))
+        _time(call, 1, queued)
+        repeats[name] = max(1, round((_QUEUE if queued else _RESOLVED) / _time(call, 1, queued)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
     for done, order in enumerate(rounds(candidates)):
         if done >= LEAST_RUNS and time.perf_counter() > end:
             break
         for name in order:
-            samples[name].append(_time(candidates[name], repeats[name]))
+            samples[name].append(_time(candidates[name], repeats[name], queued))
     return {name: float(np.quantile(values, quantile)) for name, values in samples.items()}
 
 
@@ -42,10 +48,11 @@ def rounds(names: Collection[str]) -> Iterator[list[str]]:
         yield order.sample(list(names), len(names))
 
 
-def _time(call: Callable[[], Any], repeats: int) -> float:
+def _time(call: Callable[[], Any], repeats: int, queued: bool) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
-        result = jax.block_until_ready(call())
+        result = call() if queued else jax.block_until_ready(call())
+    jax.block_until_ready(result)
     stop = time.perf_counter()
     del result  # freeing a large array takes time of its own
     return (stop - start) / repeats
