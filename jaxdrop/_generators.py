@@ -57,7 +57,10 @@ def hash_bits(words: Words, positions: Positions) -> jax.Array:
     if positions.high is not None:
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
         second = second + positions.high * np.uint32(0x85EBCA77)
-    return _triple32(positions.low ^ first, second)
+        return _triple32(positions.low ^ first, second)
+    # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: a GPU joins two exclusive ors in one instruction.
+    x = positions.low ^ (positions.low >> np.uint32(17)) ^ (first ^ (first >> np.uint32(17)))
+    return _after_first_shift(x, second)
 
 
 def _triple32(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
@@ -67,7 +70,11 @@ def _triple32(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
     measured over all 2**32 inputs. `middle` joins after the second of its three products: after the first it would only shift a
     counter, and the streams of two keys would overlap.
     """
-    x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB)
+    return _after_first_shift(x ^ (x >> np.uint32(17)), middle)
+
+
+def _after_first_shift(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
+    x = x * np.uint32(0xED5AD4BB)
     x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51) + middle
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
     return x ^ (x >> np.uint32(14))

@@ -226,6 +226,11 @@ def below(bits: jax.Array, threshold: jax.Array) -> jax.Array:
     return (bits >> np.uint32(9)) < expand(threshold, bits.ndim)
 
 
+def last_kept(threshold: jax.Array | np.ndarray) -> jax.Array:
+    """The largest of the 32-bit words that `below` takes, one comparison instead of a shift and one; of rate 1 word 511."""
+    return (jnp.maximum(jnp.asarray(threshold), np.uint32(1)) << np.uint32(9)) - np.uint32(1)
+
+
 def once(mask: jax.Array) -> jax.Array:
     """`mask`, a boolean array, as it is, for where an entry serves many results: the compiler forms it once, and stores it.
 

@@ -263,11 +263,26 @@ def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
     own = _key_types.of(key)
     if own is not None:
         return own.bits(data, positions, bit_width)
-    place = jnp.zeros_like(positions.low) if positions.high is None else positions.high, positions.low
-    high, low = _generators.threefry((data[0], data[1]), place)
+    high, low = _threefry(data, positions)
     if bit_width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype(_key_types.DTYPES[bit_width])
+
+
+def words_and_draw(key: jax.Array) -> tuple[jax.Array, _key_types.Bits32]:
+    """The words of a key, and the function from words and positions to 32 bits: for kernels, which take no keys."""
+    own = _key_types.of(key)
+    return jax.random.key_data(key), _threefry32 if own is None else own.bits32
+
+
+def _threefry(data: jax.Array, positions: Positions) -> tuple[jax.Array, jax.Array]:
+    place = jnp.zeros_like(positions.low) if positions.high is None else positions.high, positions.low
+    return _generators.threefry((data[0], data[1]), place)
+
+
+def _threefry32(data: jax.Array, positions: Positions) -> jax.Array:
+    high, low = _threefry(data, positions)
+    return high ^ low
 
 
 def _check_width(bit_width: int) -> None:

@@ -181,10 +181,12 @@ def block_sizes(given: tuple[int, int] | None, lengths: tuple[int, int], batch_a
     if given is not None:
         queries, keys = (min(size, max(of, 1)) if _known(of) else size for size, of in zip(given, lengths, strict=True))
         return queries, keys
-    keys, near = _even(lengths[1], 512), jax.default_backend() == "cpu"
+    near = jax.default_backend() == "cpu"
+    most_queries, most_keys = (1024, 512) if near else (2048, 1024)
+    keys = _even(lengths[1], most_keys)
     rows = (_NEAR if near else _LARGE) // max(1, 4 * math.prod(filter(_known, batch_and_heads)) * keys)
     least = _SHORT if not near or (_known(lengths[0]) and lengths[0] <= _SHORT) else _LEAST
-    return _even(lengths[0], min(max(rows, least), 1024)), keys
+    return _even(lengths[0], min(max(rows, least), most_queries)), keys
 
 
 def check_block_sizes(given: Any) -> tuple[int, int] | None:

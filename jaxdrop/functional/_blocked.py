@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxdrop import masks
+from jaxdrop.functional import _gpu
+from jaxdrop.functional._linear import linear_call
 from jaxdrop.functional._sight import Operands, Plan, Sight, anchor, at
+
+T = TypeVar("T")
 
 
 def attend(plan: Plan, operands: Operands) -> jax.Array:
@@ -68,6 +72,20 @@ class _Softmax(NamedTuple):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a query that sees no key."""
+    return _on_gpu(plan, operands, _gpu.forward, _forward, operands)
+
+
+def _on_gpu(plan: Plan, operands: Operands, kernels: Callable[..., T], blocks: Callable[..., T], *arrays: Any) -> T:
+    """`kernels(plan, *arrays)` where the program runs on a GPU that has them, and `blocks(plan, *arrays)` elsewhere."""
+    kernels, blocks = functools.partial(kernels, plan), functools.partial(blocks, plan)
+    if not _gpu.are_chosen(plan, operands):
+        return blocks(*arrays)
+    if _gpu.INTERPRET:
+        return kernels(*arrays)
+    return lax.platform_dependent(*arrays, cuda=kernels, default=blocks)
+
+
+def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
     wide, v = masks.wide(operands.v.dtype), operands.v
     see = Sight(plan, operands)
 
@@ -103,11 +121,46 @@ def _attend_jvp(
     here = anchor((operands, moving)) == 0
     moving = jax.tree.map(lambda tangent: lax.select_n(here, tangent, tangent), moving)
     out, top, total = _attend(plan, operands)
-    derivative = jax.checkpoint(functools.partial(_derivative, plan), prevent_cse=False)
-    moved, spread = derivative(operands, top, total, moving)
+    moved, spread = _transposable(plan, operands, top, total, moving)
     moved = moved - spread[..., None] * out.astype(moved.dtype)
     # Of top and total only log(total) + top is of use, and all of its tangent is given to top.
     return (out, top, total), (moved.astype(out.dtype), spread, jnp.zeros_like(total))
+
+
+def _transposable(
+    plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: _Tangents
+) -> tuple[jax.Array, jax.Array]:
+    """`_derivative`, whose transpose is that of the kernels where these are chosen."""
+    derivative = jax.checkpoint(functools.partial(_derivative, plan), prevent_cse=False)
+    if not _gpu.are_chosen(plan, operands):
+        return derivative(operands, top, total, moving)
+
+    def forward(constants: Any, moving: _Tangents) -> tuple[jax.Array, jax.Array]:
+        return derivative(*constants, moving)
+
+    @jax.custom_jvp
+    def transpose(constants: Any, cotangents: tuple[jax.Array, jax.Array]) -> _Tangents:
+        found = *_on_gpu(plan, operands, _gpu.transposed, _transposed, *constants, *cotangents), None
+        return _Tangents(*(None if like is None else x for x, like in zip(found, moving, strict=True)))
+
+    @transpose.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        def by_blocks(constants: Any, cotangents: Any) -> _Tangents:
+            return jax.linear_transpose(functools.partial(forward, constants), moving)(cotangents)[0]
+
+        return transpose(*primals), jax.jvp(by_blocks, primals, tangents)[1]
+
+    return linear_call(forward, transpose, (operands, top, total), moving)
+
+
+def _transposed(
+    plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moved: jax.Array, spread: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The cotangents of `q`, `k` and `v` from those of the results of `_derivative`."""
+    derivative = functools.partial(_derivative, plan, operands, top, total)
+    moving = operands.q, operands.k, operands.v
+    of_moving = jax.linear_transpose(lambda q, k, v: derivative(_Tangents(q, k, v, None)), *moving)
+    return of_moving((moved, spread))
 
 
 class _Tangents(NamedTuple):

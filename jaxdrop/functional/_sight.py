@@ -33,6 +33,8 @@ class Plan(NamedTuple):
     spec: PartitionSpec | None
     """The layout of the whole weights."""
     precision: Any
+    kernels: bool | None = False
+    """Whether to compute by the kernels of `_triton`; None where they pay."""
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -89,7 +91,8 @@ class Sight:
             coordinates, extent = masks.coordinates(lead, broadcast_dims=shared, spec=spec)
             self.lead = jax.tree.map(lambda coordinate: coordinate[..., None], coordinates[:-1])
             queries = plan.lengths[0] * parts if operands.offset is None else plan.lengths[1]
-            self.extent = (*extent[:-1], queries, plan.lengths[1])
+            whole = (*extent[:-1], queries, plan.lengths[1])
+            self.mask_extent = tuple(1 if axis in plan.shared else length for axis, length in enumerate(whole))
 
     def scores(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
         """The logits, minus infinity where a key is out of sight."""
@@ -129,8 +132,7 @@ class Sight:
         if self.operands.key is None:
             return None
         row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
-        axes = len(self.lead)
-        extent = [1 if axis in self.plan.shared else length for axis, length in enumerate(self.extent)]
+        axes, extent = len(self.lead), self.mask_extent
         place = [x if extent[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1]) for last, x in enumerate((row, column))]
         return masks.below(random.bits_at(self.operands.key, (*self.lead, *place), extent), self.operands.threshold)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jaxdrop.functional._attention_shapes import Shapes
 from jaxdrop.functional._attention_weights import Products
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional._sight import Operands, Plan
+
+Implementation = Literal["xla", "pallas"]
 
 
 def dot_product_attention(
@@ -41,6 +43,7 @@ def dot_product_attention(
     deterministic: bool = False,
     precision: Any = None,
     block_sizes: tuple[int, int] | None = None,
+    implementation: Implementation | None = None,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Attention with dropout on its weights: `y = (m P / (1 - rate)) v` with `P = softmax(scale q k + bias)` and Bernoulli `m`.
@@ -87,6 +90,11 @@ def dot_product_attention(
         `jax.nn.dot_product_attention` by cuDNN, where that takes the arguments.
       precision: of the matrix products, as in `jax.numpy.einsum`.
       block_sizes: how many queries and keys make a block; chosen by the lengths by default. It changes rounding, and no mask.
+      implementation: `'xla'` computes block by block in XLA, everywhere. `'pallas'` is a kernel for
+        GPUs, with the same masks. It takes bfloat16 and float16, depths up to 128, `is_causal`,
+        `local_window_size` and `query_offset`, but no `bias`, `mask`, lengths and segments. The
+        compiler cannot divide it: with several devices call it inside `shard_map`. By default the
+        kernel, on a machine with one GPU, where it takes the arguments, and XLA elsewhere.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole `q`, of which `q` is this
         device's part. Batch, queries and heads may be divided; `k` and `v` hold all keys for these queries. Without a device's
         place, devices that hold the same key draw the same mask.
@@ -108,8 +116,11 @@ def dot_product_attention(
     masks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
     layout = check_spec(spec, shapes)
     before, after = _attention_shapes.window(local_window_size, is_causal)
+    if implementation is not None:
+        _arguments.one_of("implementation", implementation, Implementation)
     settings = _Settings(
         block_sizes=_attention_shapes.check_block_sizes(block_sizes),
+        implementation=implementation,
         scale=shapes.depth**-0.5 if scale is None else _number("scale", scale),
         before=before,
         after=after,
@@ -150,6 +161,7 @@ class _Settings(NamedTuple):
     """What is known when the function is traced."""
 
     block_sizes: tuple[int, int] | None
+    implementation: Implementation | None
     scale: float
     before: int | None
     after: int | None
@@ -190,7 +202,7 @@ def _dot_product_attention(arrays: Arrays, *, settings: _Settings) -> jax.Array:
 
 
 def _by_blocks(settings: _Settings, arrays: Arrays, spec: PartitionSpec | None) -> jax.Array:
-    special = arrays.key, arrays.bias, *arrays.inside, arrays.segments, arrays.offset, settings.before
+    special = arrays.key, arrays.bias, *arrays.inside, arrays.segments, arrays.offset, settings.before, settings.implementation
     plain = all(x is None for x in special) and not arrays.allowed
     blocked = functools.partial(_blocked_attention, settings, arrays, spec)
     if plain and settings.after in (None, 0) and arrays.q.ndim == 4:
@@ -234,6 +246,7 @@ def _blocked_attention(
         shared=tuple(sorted(shared)),
         spec=None if spec is None else PartitionSpec(*entries[:head], entries[head + 1], None, entries[head], None),
         precision=settings.precision,
+        kernels={None: None, "xla": False, "pallas": True}[settings.implementation],
     )
     segments, offset, (of_queries, of_keys) = arrays.segments, arrays.offset, arrays.inside
     allowed = list(arrays.allowed)
