@@ -33,7 +33,9 @@ RUNNERS: dict[str, Callable[..., Any]] = {
     "mc.predict_dataset": lambda fn, **options: mc.predict_dataset(
         lambda key, x: fn(key), [X], KEYS, progress=False, **options
     ).concatenate(),
-    "mc.fit_rate": lambda fn, **options: mc.fit_rate(lambda key, rate: fn(key), [0.0, 0.1], KEYS, lambda x: x.sum(), **options),
+    "mc.fit_rate": lambda fn, **options: mc.fit_rate(
+        lambda key, rate: fn(key) * rate, [0.0, 0.1], KEYS, lambda x: x.sum(), **options
+    ),
 }
 
 
