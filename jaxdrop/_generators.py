@@ -48,7 +48,7 @@ def spread(key: Words, lane: int) -> Words:
 
 
 def hash_bits(words: Words, positions: Positions) -> jax.Array:
-    """A keyed hash of the position: 32 bits from 14 integer operations.
+    """A keyed hash of the position: 32 bits from 13 integer operations.
 
     One word of the key moves the position, the other enters in the middle of the mixer. `words` must be `spread`: two keys whose
     words differ in a bit only permute each other's positions.

@@ -6,7 +6,7 @@ alone, on any device, and is the same part. The key decides the generator:
 =============================  =========================================================================================
 key                            generator
 =============================  =========================================================================================
-`jaxdrop.key(0)`               a keyed hash of the position, about 14 integer operations an entry
+`jaxdrop.key(0)`               a keyed hash of the position, 13 integer operations an entry
 `jaxdrop.mc.keys(key, S)`      the same hash, stratified (or mirrored) over S samples
 `jax.random.key(0)`            threefry: the bits of `jax.random.bits`, computed inline, so that they fuse with what uses them
 `jax.random.PRNGKey(0)`        legacy raw keys: as JAX takes them, which is as threefry unless `jax_default_prng_impl` is set
