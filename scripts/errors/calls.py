@@ -43,18 +43,20 @@ class Call:
     arguments: Mapping[str, Any]
     kinds: Mapping[str, Kind]
     fresh: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    open: bool = False
+    """Whether it takes any keyword, for somebody else."""
 
     def run(self, **changed: Any) -> Any:
         """The call with some arguments in place of others, and perhaps with arguments that it does not have."""
         return self.function(**{**self.arguments, **{name: make() for name, make in self.fresh.items()}, **changed})
 
 
-FLOATS, LIKE = array("fci"), array("fc", shape="same")
+LIKE, LAST = array("fc", shape="same"), array("fc", shape="last")
 REAL, REALS = array("f"), array("fib", shape="same")
 ID = array("i")
 NODES = array("i", shape="same", low=0, high=2)
 PROBABILITIES = array("f", shape="same", low=0, high=1)
-POSITIVE = number(0, least=False, axes="broadcast")
+POSITIVE = number(0, least=False, axes=True)
 
 # What an argument of this name is, where nothing else is said.
 NAMES: dict[str, Kind] = {
@@ -88,10 +90,10 @@ NAMES: dict[str, Kind] = {
     "per_token": kinds.FLAG,
     "fair": kinds.FLAG,
     "equal_mass": kinds.FLAG,
-    "stddev": number(0, axes="broadcast"),
-    "beta": number(0, axes="broadcast"),
+    "stddev": number(0, axes=True),
+    "beta": number(0, axes=True),
     "temperature": number(0, least=False),
-    "log_alpha": number(axes="broadcast"),
+    "log_alpha": kinds.PARAMETER,
     "lengthscale": number(0),
     "w": LIKE,
     "num_nodes": integer(3),
@@ -160,9 +162,8 @@ def call(function: Callable[..., Any], given: Mapping[str, Any], name: str = "",
     own = {n: special.get(n) or NAMES[n] for n in arguments if n in special or n in NAMES}
     if others := set(arguments) - set(own) - _OTHERS:
         raise ValueError(f"what may {others} of {function} be?")
-    return Call(
-        name or f"{function.__module__.replace('jaxdrop.functional', 'jaxdrop')}.{function.__name__}", function, arguments, own
-    )
+    name = name or f"{function.__module__.replace('jaxdrop.functional', 'jaxdrop')}.{function.__name__}"
+    return Call(name, function, arguments, own, open=name.endswith("(...)"))
 
 
 # Arguments that are handed on, and not looked at.
@@ -188,12 +189,12 @@ def functions() -> list[Call]:
             jaxdrop.neftune,
             {"key": KEY, "x": X, "alpha": 5.0, "mask": jnp.ones(4, bool)},
             x=array("f", shape="same"),
-            alpha=number(0, axes="broadcast"),
+            alpha=number(0, axes=True),
             mask=array("bi", shape="same", low=0, high=1).or_none(),
         ),
         call(jaxdrop.drop_path, base),
         call(jaxdrop.layer_drop, base | {"layer": _double}, x=kinds.ANYTHING, rate=kinds.ONE_RATE, layer=kinds.CALLABLE),
-        call(jaxdrop.shake_drop, base, rate=kinds.ONE_RATE, alpha=pair(), beta=pair()),
+        call(jaxdrop.shake_drop, base, rate=kinds.ONE_RATE, alpha=pair(), beta=pair(), channel_axis=integer()),
         call(
             jaxdrop.depth_rates,
             {"rate": 0.3, "num_layers": 4},
@@ -201,14 +202,14 @@ def functions() -> list[Call]:
             num_layers=integer(1),
             rule=choice("timm", "torchvision", "efficientnet", "paper"),
         ),
-        call(jaxdrop.drop_connect, dense | {"rate": 0.3}, x=LIKE),
-        call(jaxdrop.drop_connect_gaussian, dense | {"rate": 0.3}, x=LIKE, w=LIKE),
+        call(jaxdrop.drop_connect, dense | {"rate": 0.3}, x=LAST),
+        call(jaxdrop.drop_connect_gaussian, dense | {"rate": 0.3}, x=LAST, w=LIKE),
         call(
             jaxdrop.weight_drop,
             {"key": KEY, "params": {"kernel": W}, "rate": 0.3, "match": "kernel"},
             params=kinds.Kind(_has_leaf),
             rate=kinds.ONE_RATE,
-            match=kinds.Kind(lambda value, valid: callable(value) or value in ("", "kernel")),
+            match=kinds.Kind(lambda value, valid: callable(value) or (isinstance(value, str) and value in ("", "kernel"))),
             drop=kinds.CALLABLE,
         ),
         call(
@@ -219,13 +220,13 @@ def functions() -> list[Call]:
             block_size=kinds.Kind(lambda value, valid: integer(1).fits(value, 0) and 8 % int(value) == 0),
             axis=axis(2),
         ),
-        call(jaxdrop.concrete_dropout, {"key": KEY, "x": X, "logit": -1.0}, logit=number(axes="broadcast")),
-        call(jaxdrop.concrete_kl, {"logit": -1.0, "w": W}, logit=number(axes="broadcast"), w=array("fc")),
+        call(jaxdrop.concrete_dropout, {"key": KEY, "x": X, "logit": -1.0}, logit=kinds.PARAMETER),
+        call(jaxdrop.concrete_kl, {"logit": -1.0, "w": W}, logit=kinds.PARAMETER, w=array("fc")),
         call(jaxdrop.variational_dropout, {"key": KEY, "x": X, "log_alpha": -1.0}),
-        call(jaxdrop.variational_dense, dense | {"log_alpha": -1.0}, x=LIKE),
+        call(jaxdrop.variational_dense, dense | {"log_alpha": -1.0}, x=LAST),
         call(jaxdrop.variational_kl, {"log_alpha": X}, log_alpha=array("fi")),
-        call(jaxdrop.sparse_variational_dense, dense | {"log_sigma2": -1.0}, x=LIKE, log_sigma2=number(axes="broadcast")),
-        call(jaxdrop.sparse_log_alpha, {"w": W, "log_sigma2": -1.0}, log_sigma2=number(axes="broadcast"), w=array("f")),
+        call(jaxdrop.sparse_variational_dense, dense | {"log_sigma2": -1.0}, x=LAST, log_sigma2=kinds.PARAMETER),
+        call(jaxdrop.sparse_log_alpha, {"w": W, "log_sigma2": -1.0}, log_sigma2=kinds.PARAMETER, w=array("f")),
         call(jaxdrop.sparse_kl, {"log_alpha": X}, log_alpha=array("fi")),
         call(
             jaxdrop.r_drop,
@@ -327,7 +328,7 @@ def functions() -> list[Call]:
         call(schedules.annealed, {"rate": 0.1, "gamma": 0.1}, rate=one),
         call(schedules.dropblock, {"rate": 0.1, "steps": 10}, rate=one, group=integer(1, 4)),
         call(schedules.scheduled_drop_path, {"rate": 0.1, "steps": 10}, rate=one),
-        call(schedules.linear(0.1, 0.3, 10), {"count": 3}, "schedules.linear(...)", count=number()),
+        call(schedules.linear(0.1, 0.3, 10), {"count": 3}, "schedules.linear(...)", count=array("fi")),
     ]
     return found
 
@@ -495,7 +496,7 @@ _BITS: dict[str, Kind] = {
     "key": kinds.KEY,
     "shape": integers(0, 2**31),
     "bit_width": kinds.Kind(lambda value, valid: integer().fits(value, 0) and value in (8, 16, 32)),
-    "origin": kinds.Kind(lambda value, valid: value is None),
+    "origin": kinds.Kind(lambda value, valid: value is None or isinstance(value, (list, tuple))),
     "extent": integers(0, 2**31, count=2).or_none(),
     "sharding": kinds.Kind(lambda value, valid: value is None),
 }

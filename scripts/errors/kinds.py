@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import math
 import numbers
 import operator
@@ -34,6 +35,8 @@ def numeric(value: Any) -> np.ndarray[Any, Any] | None:
         return None
     if not isinstance(value, (numbers.Number, Sequence, np.ndarray, jax.Array, np.generic)):
         return None
+    if isinstance(value, (int, fractions.Fraction)) and not isinstance(value, bool):
+        value = _as_float(value) if isinstance(value, fractions.Fraction) or abs(value) >= 2**63 else value
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError):
@@ -41,8 +44,15 @@ def numeric(value: Any) -> np.ndarray[Any, Any] | None:
     return array if jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool else None
 
 
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def array(kinds: str, *, shape: str = "any", low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Kind:
-    """An array. `kinds`: of f(loat), c(omplex), i(nteger), b(ool). `shape`: any, same, or broadcast (to that of the valid one).
+    """An array. `kinds`: f(loat), c(omplex), i(nteger), b(ool). `shape`: any; or same, last (axis), broadcast: of the right one.
 
     Bounds hold where values are known; of arrays without bounds NaN and infinities are fine. Lists of numbers are arrays.
     """
@@ -53,6 +63,8 @@ def array(kinds: str, *, shape: str = "any", low: float = -math.inf, high: float
             return False
         if shape == "same" and found.shape != np.shape(valid):
             return False
+        if shape == "last" and (not found.ndim or found.shape[-1] != np.shape(valid)[-1]):
+            return False
         if shape == "broadcast" and not _broadcasts(found.shape, np.shape(valid)):
             return False
         if not (math.isfinite(low) or math.isfinite(high)):
@@ -62,14 +74,14 @@ def array(kinds: str, *, shape: str = "any", low: float = -math.inf, high: float
     return Kind(fits, traced=not whole)
 
 
-def number(low: float = -math.inf, high: float = math.inf, *, least: bool = True, most: bool = True, axes: str = "") -> Kind:
-    """A real number, also in an array without axes; `axes`: "broadcast" if arrays are fine. Ends count if `least`, `most`."""
+def number(low: float = -math.inf, high: float = math.inf, *, least: bool = True, most: bool = True, axes: bool = False) -> Kind:
+    """A real number, also in an array without axes; `axes`: whether arrays may be fine. Ends count if `least`, `most`."""
 
     def fits(value: Any, valid: Any) -> bool:
         found = numeric(value)
         if found is None or isinstance(value, Sequence) or _kind(found) not in "fi":
             return False
-        if found.ndim and not (axes and _broadcasts(found.shape, np.shape(valid))):
+        if found.ndim and not axes:
             return False
         above = found >= low if least else found > low
         return bool(np.all(above & (found <= high if most else found < high) & np.isfinite(found.astype(float))))
@@ -168,7 +180,7 @@ def _is_flag(value: Any, valid: Any) -> bool:
 
 
 def _is_spec(value: Any, valid: Any) -> bool:
-    return value is None or (isinstance(value, (PartitionSpec, tuple)) and not any(value))
+    return value is None or (isinstance(value, (PartitionSpec, tuple, list)) and not any(value))
 
 
 FLAG = Kind(_is_flag)
@@ -178,7 +190,8 @@ SPEC = Kind(_is_spec)
 TEXT = instance(str)
 CALLABLE = Kind(lambda value, valid: callable(value))
 ANYTHING = Kind(lambda value, valid: True, traced=True)
-RATE = number(0, 1, axes="broadcast")
+PARAMETER = Kind(lambda v, valid: number().fits(v, valid) or array("f", shape="broadcast").fits(v, valid), traced=True)
+RATE = number(0, 1, axes=True)
 ONE_RATE = number(0, 1)
 RNGS = Kind(lambda value, valid: value is None or isinstance(value, (nnx.Rngs, nnx.RngStream)))
 SOURCE = Kind(lambda value, valid: RNGS.fits(value, valid) or _is_one_key(value, valid), traced=True)

@@ -58,8 +58,10 @@ class _Model(nn.Module):
         return self.make()(**arguments)
 
 
+_OPEN = ("WeightDrop", "QuantNoise", "MultiHeadAttention")
+"""Layers whose calls hand other arguments on."""
 _START = kinds.known(number(0, 1, least=False, most=False))
-_NUMBER = kinds.known(kinds.ONE_RATE)
+_NUMBER = kinds.ONE_RATE
 _SHARED = {
     "rng_collection": kinds.TEXT,
     "rngs": kinds.SOURCE,
@@ -83,10 +85,10 @@ _SHARED = {
 _IMAGE = array("fc", shape="same")
 _ELEMENTS = Layer({"rate": 0.3, "broadcast_dims": (0,)}, {"inputs": X})
 _CHANNELS = Layer({"rate": 0.3, "spatial_rank": 2}, {"inputs": MAP})
-_DENSE = Layer({}, {"inputs": X}, {"inputs": _IMAGE}, {"in_features": 8, "out_features": 3}, {"features": 3})
+_DENSE = Layer({}, {"inputs": X}, {"inputs": array("fc", shape="last")}, {"in_features": 8, "out_features": 3}, {"features": 3})
 _GRAPH = {"senders": SENDERS, "receivers": RECEIVERS}
 _WRAPPED = {
-    "match": Kind(lambda value, valid: callable(value) or value in ("", "kernel", r"(^|/)kernel$")),
+    "match": Kind(lambda value, valid: callable(value) or (isinstance(value, str) and value in ("", "kernel", r"(^|/)kernel$"))),
     "drop": kinds.CALLABLE,
 }
 _RATES = ("input_rate", "recurrent_rate", "candidate_rate", "output_rate", "weight_rate", "hidden_zoneout")
@@ -114,15 +116,27 @@ _OF_FLAX = {
 } - {"dropout_rate", "broadcast_dropout", "spec", "deterministic", "rate"}
 _LIFTED = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")
 
+
+def _begins(value: Any, valid: Any) -> bool:
+    return array("i").fits(value, valid) and jnp.shape(value) == EMBEDDED.shape[: jnp.ndim(value)]
+
+
+def _of_rank(rank: int) -> Kind:
+    def fits(value: Any, valid: Any) -> bool:
+        return array("fc").fits(value, valid) and jnp.ndim(value) in (rank + 1, rank + 2)
+
+    return Kind(fits, traced=True)
+
+
 LAYERS: dict[str, Layer] = {
     **dict.fromkeys(("Dropout", "ClassicDropout", "AlphaDropout", "GaussianDropout", "AttentionDropout"), _ELEMENTS),
-    "GaussianNoise": Layer({"stddev": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"stddev": kinds.known(number(0))}),
-    "UniformDropout": Layer({"beta": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"beta": kinds.known(number(0))}),
+    "GaussianNoise": Layer({"stddev": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"stddev": NAMES["stddev"]}),
+    "UniformDropout": Layer({"beta": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"beta": NAMES["stddev"]}),
     "NEFTune": Layer(
         {"alpha": 5.0},
         {"inputs": X, "mask": jnp.ones(4, bool)},
         {
-            "alpha": kinds.known(number(0)),
+            "alpha": NAMES["stddev"],
             "mask": array("bi", shape="same", low=0, high=1).or_none(),
             "inputs": array("f", shape="same"),
         },
@@ -132,14 +146,16 @@ LAYERS: dict[str, Layer] = {
         _CHANNELS, made=_CHANNELS.made | {"block_size": (2, 2)}, special={"block_size": Kind(calls._is_block_size)}
     ),
     **{
-        f"Dropout{rank}d": Layer({"rate": 0.3}, {"inputs": jnp.ones((2, *(3,) * rank, 4))}, {"inputs": _IMAGE})
+        f"Dropout{rank}d": Layer({"rate": 0.3}, {"inputs": jnp.ones((2, *(3,) * rank, 4))}, {"inputs": _of_rank(rank)})
         for rank in (1, 2, 3)
     },
     "DropPath": Layer({"rate": 0.3}, {"inputs": X}),
     "LayerDrop": Layer(
         {"rate": 0.3}, {"inputs": X}, {"inputs": kinds.ANYTHING, "layer": Kind(_is_module)}, in_call=kinds.ONE_RATE
     ),
-    "ShakeDrop": Layer({"rate": 0.3}, {"inputs": X}, {"alpha": pair(), "beta": pair()}, in_call=kinds.ONE_RATE),
+    "ShakeDrop": Layer(
+        {"rate": 0.3}, {"inputs": X}, {"alpha": pair(), "beta": pair(), "channel_axis": integer()}, in_call=kinds.ONE_RATE
+    ),
     "DropConnect": dataclasses.replace(_DENSE, made={"rate": 0.3}),
     "WeightDrop": Layer({"rate": 0.3, "match": "kernel"}, {}, _WRAPPED | {"module": kinds.instance(nnx.Module, nn.Module)}),
     "QuantNoise": Layer(
@@ -156,7 +172,7 @@ LAYERS: dict[str, Layer] = {
     "VariationalDropout": Layer(
         {"features": 8, "rate": 0.1},
         {"inputs": X},
-        {"rate": _START, "per": choice("feature", "layer"), "inputs": _IMAGE, "features": integer(8, 8)},
+        {"rate": _START, "per": choice("feature", "layer"), "inputs": array("fc", shape="last"), "features": integer(8, 8)},
     ),
     "VariationalDense": dataclasses.replace(
         _DENSE, made={"rate": 0.1}, special=_DENSE.special | {"rate": _START, "per": choice("weight", "feature", "layer")}
@@ -167,7 +183,9 @@ LAYERS: dict[str, Layer] = {
     "LockedDropout": Layer({"rate": 0.3, "time_axis": 0}, {"inputs": X}),
     "Zoneout": Layer({"rate": 0.3}, {"new": X, "previous": X}, {"new": _IMAGE}),
     "WordDropout": Layer({"rate": 0.3, "replacement": 0, "protected": (1,)}, {"ids": IDS}, {"ids": array("i")}),
-    "EmbeddingDropout": Layer({"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none()}),
+    "EmbeddingDropout": Layer(
+        {"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none(), "ids": Kind(_begins)}
+    ),
     "TokenDropout": Layer(
         {"rate": 0.3, "num_prefix_tokens": 1},
         {"inputs": SEQUENCE},
@@ -256,7 +274,9 @@ def _nnx(name: str, layer: Layer) -> list[Call]:
     called.pop("rngs", None)
     return [
         Call(f"nnx.{name}", make, made, _kinds(layer, {**made, "rngs": 0}, constructor=True), fresh),
-        Call(f"nnx.{name}.__call__", invoke, called, _kinds(layer, {**called, "rngs": 0}, constructor=False), fresh),
+        Call(
+            f"nnx.{name}.__call__", invoke, called, _kinds(layer, {**called, "rngs": 0}, constructor=False), fresh, name in _OPEN
+        ),
     ]
 
 
@@ -295,7 +315,13 @@ def _linen(name: str, layer: Layer) -> list[Call]:
 
     return [
         Call(f"linen.{name}", make, made, _kinds(layer, made, constructor=True)),
-        Call(f"linen.{name}.__call__", invoke, called | {"deterministic": False}, _kinds(layer, called, constructor=False)),
+        Call(
+            f"linen.{name}.__call__",
+            invoke,
+            called | {"deterministic": False},
+            _kinds(layer, called, constructor=False),
+            open=name in _OPEN,
+        ),
     ]
 
 
@@ -310,7 +336,7 @@ _AMOUNTS = {name: NAMES["stddev"].or_none() for name in ("stddev", "beta", "alph
 
 
 def _kinds(layer: Layer, arguments: Mapping[str, Any], *, constructor: bool) -> dict[str, Kind]:
-    known = {**NAMES, **_SHARED, "deterministic": kinds.FLAG.or_none(), "rate": _NUMBER, **layer.special}
+    known = {**NAMES, **_SHARED, "deterministic": kinds.FLAG.or_none(), "rate": layer.in_call, **layer.special}
     if not constructor:
         known |= {"rate": layer.in_call.or_none(), **_AMOUNTS}
     elif {"rngs"} <= set(arguments):

@@ -63,7 +63,7 @@ def mistakes(calls: Sequence[Call], count: int, seed: int) -> Iterator[Mistake]:
     chance = random.Random(seed)
     while count:
         call = chance.choice(calls)
-        if chance.random() < 0.03:
+        if chance.random() < 0.03 and not call.open:
             yield Mistake(call, _extra(chance, call), Wrong("0.1", 0.1))
         else:
             argument = chance.choice(sorted(call.kinds))
