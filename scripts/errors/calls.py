@@ -145,6 +145,10 @@ NAMES: dict[str, Kind] = {
     "turn": kinds.known(kinds.ONE_RATE),
     "begin": integer(0),
     "gamma": kinds.known(number(0, least=False)),
+    "where": array("b", shape="broadcast").or_none(),
+    "binary": kinds.FLAG.or_none(),
+    "groups": kinds.Kind(lambda value, valid: value is None or (integer(1, 1).fits(value, 0))),
+    "allow_deterministic": kinds.FLAG,
     "title": kinds.TEXT,
     "name": kinds.TEXT,
     "ax": kinds.Kind(lambda value, valid: value is None),
@@ -355,6 +359,10 @@ def attention() -> Call:
         **dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), array("i", shape="same").or_none()),
         scale=kinds.known(number()).or_none(),
         broadcast_dims=integers(-4, 3),
+        query_offset=kinds.Kind(
+            lambda value, valid: value is None or integer(0).fits(value, 0) or array("i").fits(value, 0), traced=True
+        ),
+        segment_ids=kinds.Kind(lambda value, valid: value is None),
         block_sizes=kinds.Kind(integers(1, 2**31, count=2).fits).or_none(),
     )
 
@@ -413,8 +421,18 @@ def statistics() -> list[Call]:
         ),
         call(mc.tau_from_weight_decay, {"weight_decay": 1e-4} | decay, weight_decay=positive, **_DECAY),
         call(mc.weight_decay_from_tau, {"tau": 2.0} | decay, **_DECAY | {"tau": positive}),
-        call(summary.merge, {"other": summary}, "mc.Classification.merge", other=kinds.instance(mc.Classification)),
-        call(regression.merge, {"other": regression}, "mc.Regression.merge", other=kinds.instance(mc.Regression)),
+        call(
+            summary.merge,
+            {"other": mc.classification(logits=LOGITS)},
+            "mc.Classification.merge",
+            other=kinds.instance(mc.Classification),
+        ),
+        call(
+            regression.merge,
+            {"other": mc.regression(SAMPLES, tau=2.0)},
+            "mc.Regression.merge",
+            other=kinds.instance(mc.Regression),
+        ),
         call(regression.cdf, {"y": Y}, "mc.Regression.cdf"),
         call(regression.interval, {}, "mc.Regression.interval"),
         call(metrics.nll, truth, log_probs=kinds.Kind(lambda value, valid: value is None), probs=PROBABILITIES.or_none()),

@@ -112,7 +112,7 @@ _CELLS = {
 _OF_FLAX = {
     *inspect.signature(jaxdrop.linen.MultiHeadAttention).parameters,
     *inspect.signature(jaxdrop.linen.MultiHeadAttention.__call__).parameters,
-    *("in_features", "decode"),
+    *("in_features", "decode", "inputs_q"),
 } - {"dropout_rate", "broadcast_dropout", "spec", "deterministic", "rate"}
 _LIFTED = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")
 
