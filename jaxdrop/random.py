@@ -73,7 +73,7 @@ def _seed(seed: Any) -> Any:
     seed = _checks.unwrapped(seed)
     if _checks.is_key(seed):
         raise TypeError("seed must be an integer, got a key. jaxdrop.random.fast(key) makes a key of this library from it.")
-    if isinstance(seed, (jax.Array, np.ndarray)):
+    if isinstance(seed, (jax.Array, np.ndarray, np.generic)):
         if not (jnp.issubdtype(seed.dtype, jnp.integer) and seed.ndim == 0):
             raise TypeError(f"seed must be an integer, or an array of one integer, got {_checks.quoted(seed)}")
         return seed
