@@ -501,7 +501,7 @@ def test_fold_in_axes_in_pmap_and_vmap() -> None:
 
 @pytest.mark.parametrize("axis_names", ["i", ("i", "j")])
 def test_fold_in_axes_without_such_an_axis(axis_names: str | tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{axis_names!r} is not a mapped axis here")):
+    with pytest.raises(ValueError, match=re.escape(f"{axis_names!r}, which is not a mapped axis here")):
         random.fold_in_axes(jaxdrop.key(0), axis_names)
 
 

@@ -362,6 +362,7 @@ def attention() -> Call:
         query_offset=kinds.Kind(
             lambda value, valid: value is None or integer(0).fits(value, 0) or array("i").fits(value, 0), traced=True
         ),
+        implementation=choice("xla").or_none(),
         segment_ids=kinds.Kind(lambda value, valid: value is None),
         block_sizes=kinds.Kind(integers(1, 2**31, count=2).fits).or_none(),
     )
