@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxdrop import _serialization, masks, mc, random, schedules
+from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules
 from jaxdrop.functional.attention import dot_product_attention
 from jaxdrop.functional.elements import alpha_dropout, classic_dropout, dropout, feature_alpha_dropout
 from jaxdrop.functional.graphs import drop_edge, drop_node, symmetric_normalization
@@ -107,7 +107,10 @@ _ON_FIRST_USE = ("linen", "nnx")
 def __getattr__(name: str) -> Any:
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"jaxdrop.{name}")
-    raise AttributeError(f"module 'jaxdrop' has no attribute {name!r}")
+    message = f"module 'jaxdrop' has no attribute {name!r}{_elsewhere.hint(name)}"
+    if _elsewhere.is_import(name):
+        raise ImportError(message, name="jaxdrop")
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:

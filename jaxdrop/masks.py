@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import random
+from jaxdrop._checks import Rate as Rate
+from jaxdrop._checks import axis_numbers as axis_numbers
+from jaxdrop._checks import broadcasts as broadcasts
+from jaxdrop._checks import check_broadcast_dims as check_broadcast_dims
+from jaxdrop._checks import check_number as check_number
+from jaxdrop._checks import check_one_rate as check_one_rate
+from jaxdrop._checks import check_rate as check_rate
+from jaxdrop._checks import check_rate_shape as check_rate_shape
+from jaxdrop._checks import check_spec as check_spec
 from jaxdrop._positions import Coordinate, coordinate
 from jaxdrop._words import at_most
 
-Rate = float | jax.Array | np.ndarray
 T = TypeVar("T")
 
 _GRID = 2**23
@@ -47,37 +53,6 @@ class Block(NamedTuple):
     origin: list[jax.Array | int] | None
     extent: tuple[int, ...]
     sharding: NamedSharding | None
-
-
-def check_rate(rate: Rate, name: str = "rate") -> float | jax.Array:
-    """A rate known now, as a Python float (or an array, if it has axes); a traced one without its gradient.
-
-    Raises:
-      TypeError: not a real number.
-      ValueError: outside [0, 1], or NaN. A traced rate cannot raise, but under `checkify`: where it is impossible it becomes NaN,
-        and so does everything that is formed with it.
-    """
-    rate = check_number(rate, name, 1, " It is the probability of dropping, not of keeping, and not a percentage.")
-    return lax.stop_gradient(rate) if isinstance(rate, jax.core.Tracer) else rate
-
-
-def check_number(value: Rate, name: str, most: float = math.inf, meaning: str = "") -> float | jax.Array:
-    """As `check_rate`, of any real number in [0, `most`]. `name` and `meaning` (a sentence) are for the message."""
-    dtype = getattr(value, "dtype", np.dtype(float))
-    real = isinstance(value, (numbers.Real, jax.Array, np.ndarray)) and not isinstance(value, bool)
-    allowed = f"[0, {most}]" if math.isfinite(most) else "[0, infinity)"
-    if not real or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(f"{name} must be a real number in {allowed}, got {type(value).__name__} {value!r}.{meaning}")
-    if isinstance(value, jax.core.Tracer):
-        inside = (value >= 0) & (value <= most if math.isfinite(most) else jnp.isfinite(value))
-        checkify.debug_check(jnp.all(inside), f"{name} must lie in {allowed}, got {{value}}", value=jnp.asarray(value))
-        value = value if jnp.issubdtype(dtype, jnp.floating) else value.astype(jnp.float32)
-        return jnp.where(inside, value, _nan(value.dtype))
-    known = np.asarray(value, np.float64)
-    outside = ~((known >= 0) & (known <= most) & np.isfinite(known))
-    if np.any(outside):
-        raise ValueError(f"{name} must lie in {allowed}, got {known[outside][0] if known.ndim else value}.{meaning}")
-    return float(known) if known.ndim == 0 else cast(jax.Array, value)
 
 
 def is_number(rate: Rate, value: int) -> bool:
@@ -158,45 +133,11 @@ def _law(keep: Any, xp: Any) -> Law:
     return Law(threshold.astype(np.uint32), scale)
 
 
-def check_broadcast_dims(broadcast_dims: Sequence[int], ndim: int) -> tuple[int, ...]:
-    """The axes that share a mask, as sorted numbers from 0 to `ndim - 1`."""
-    dims = axis_numbers(broadcast_dims)
-    for dim in dims:
-        if not -ndim <= dim < ndim:
-            raise ValueError(f"broadcast_dims={dims} names axis {dim}, but x has {ndim} axes: -{ndim} to {ndim - 1} are allowed.")
-    return tuple(sorted({dim % ndim for dim in dims}))
-
-
-def axis_numbers(broadcast_dims: Sequence[int]) -> tuple[int, ...]:
-    """Checks that `broadcast_dims` is a sequence of integers."""
-    try:
-        return tuple(operator.index(dim) for dim in broadcast_dims)
-    except TypeError:
-        raise TypeError(f"broadcast_dims must be a sequence of axis numbers, got {broadcast_dims!r}") from None
-
-
-def check_spec(spec: PartitionSpec | None, ndim: int) -> PartitionSpec | None:
-    """Checks that `spec` describes an array of `ndim` axes. Axes that it leaves out are not divided."""
-    if spec is None:
-        return None
-    entries = (
-        [entry if isinstance(entry, tuple) else (entry,) for entry in spec] if isinstance(spec, (PartitionSpec, tuple)) else None
-    )
-    if entries is None or any(not (name is None or isinstance(name, str)) for entry in entries for name in entry):
-        raise TypeError(f"spec must be a jax.sharding.PartitionSpec, got {type(spec).__name__} {spec!r}")
-    if len(spec) > ndim:
-        raise ValueError(f"spec={spec} lays out {len(spec)} axes, but x has {ndim}.")
-    names = [name for entry in entries for name in entry if name]
-    if len(set(names)) < len(names):
-        raise ValueError(f"spec={spec} names an axis twice: each mapped axis divides one axis of x.")
-    return PartitionSpec(*spec)
-
-
 def mapped_axes(spec: PartitionSpec | None, axes: Sequence[int]) -> tuple[tuple[str, ...], int]:
     """The names of the mapped axes that divide these axes of the whole array, and the number of parts that this makes."""
     entries = [spec[axis] for axis in axes if axis < len(spec)] if spec else []
     names = tuple(name for entry in entries if entry for name in ([entry] if isinstance(entry, str) else entry))
-    return names, random.axis_place(names)[1] if names else 1
+    return names, random.axis_place(names, "spec")[1] if names else 1
 
 
 def keep(
@@ -312,34 +253,6 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return lax.expand_dims(x, range(ndim - x.ndim)) if x.ndim else x
 
 
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether an array of `shape` broadcasts to the shape `to`."""
-    try:
-        return jnp.broadcast_shapes(shape, to) == to
-    except ValueError:
-        return False
-
-
-def check_one_rate(rate: float | jax.Array, rule: str) -> None:
-    """Checks that a rate has no axes. `rule` says who takes one rate, for the message."""
-    if not isinstance(rate, float) and rate.ndim:
-        raise ValueError(f"{rule}, got rates of shape {tuple(rate.shape)}")
-
-
-def check_rate_shape(
-    rate: float | jax.Array, shape: tuple[int, ...], broadcast_dims: tuple[int, ...], name: str = "rate"
-) -> None:
-    """Checks that a rate with axes fits the mask of an array of `shape`."""
-    if isinstance(rate, float) or rate.ndim == 0:
-        return
-    mask = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(shape))
-    if not broadcasts(rate.shape, mask):
-        raise ValueError(
-            f"{name} has shape {tuple(rate.shape)}, which does not broadcast to the mask's shape {mask}. Give one {name}, or one"
-            " for each entry along the mask's last axes."
-        )
-
-
 def _place(
     shape: tuple[int, ...], broadcast_dims: tuple[int, ...], spec: PartitionSpec | None
 ) -> tuple[list[jax.Array | int] | None, tuple[int, ...]]:
@@ -349,8 +262,9 @@ def _place(
     origin: list[jax.Array | int] = [0] * len(shape)
     extent = list(shape)
     for axis, names in enumerate(spec):
-        if names and axis not in broadcast_dims:
-            origin[axis], parts = random.axis_place(names)
+        place, parts = random.axis_place(names, "spec") if names else (0, 1)
+        if axis not in broadcast_dims:
+            origin[axis] = place
             extent[axis] *= parts
     return (None if all(isinstance(start, int) for start in origin) else origin), tuple(extent)
 

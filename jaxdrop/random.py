@@ -34,11 +34,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxdrop import _generators, _key_types, _lattices
+from jaxdrop import _checks, _generators, _key_types, _lattices
 from jaxdrop._positions import Coordinate, Positions, grid, linear
 from jaxdrop._saved_keys import unwrap_keys as unwrap_keys
 from jaxdrop._saved_keys import wrap_keys as wrap_keys
@@ -46,6 +46,7 @@ from jaxdrop._saved_keys import wrap_keys as wrap_keys
 # -- making and checking keys
 
 
+@_checks.hinted
 def key(seed: int | jax.Array) -> jax.Array:
     """A typed JAX key of this library's generator, from an integer seed. It goes wherever a `jax.random.key(seed)` goes.
 
@@ -64,29 +65,32 @@ def key(seed: int | jax.Array) -> jax.Array:
       TypeError: the seed is no integer.
       ValueError: it has more than 64 bits.
     """
-    _check_seed(seed)
-    return jax.random.key(seed, impl=_key_types.HASH)
+    return jax.random.key(_seed(seed), impl=_key_types.HASH)
 
 
-def _check_seed(seed: Any) -> None:
-    dtype = getattr(seed, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+def _seed(seed: Any) -> Any:
+    """A seed as `jax.random.key` takes it."""
+    seed = _checks.unwrapped(seed)
+    if _checks.is_key(seed):
         raise TypeError("seed must be an integer, got a key. jaxdrop.random.fast(key) makes a key of this library from it.")
-    integer = isinstance(seed, int) if dtype is None else jnp.issubdtype(dtype, jnp.integer) and not seed.shape
-    if not integer:
-        shown = f"{type(seed).__name__} {seed!r}" if dtype is None else f"an array of {dtype}{list(seed.shape)}"
-        raise TypeError(f"seed must be an integer, or an array of one integer, got {shown}")
-    if dtype is None and not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must lie in [-2**63, 2**63), got {seed}")
+    if isinstance(seed, (jax.Array, np.ndarray, np.generic)):
+        if not (jnp.issubdtype(seed.dtype, jnp.integer) and seed.ndim == 0):
+            raise TypeError(f"seed must be an integer, or an array of one integer, got {_checks.quoted(seed)}")
+        return seed
+    number = _checks.check_integer(seed, "seed", "an integer, or an array of one integer")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"seed must lie in [-2**63, 2**63), got {_checks.quoted(number)}")
+    return number
 
 
+@_checks.hinted
 def fast(key: jax.Array) -> jax.Array:
     """The key of this library's generator that belongs to `key`; a key array of the same shape for a key array.
 
     Takes keys of every JAX implementation, and legacy raw keys. The new key's stream has nothing in common with that of `key`.
     A key that already is of this library comes back as it is.
     """
-    key = _typed(key)
+    key = _typed(key, "fast")
     if _key_types.of(key) is not None:
         return key
     data = jax.random.key_data(key)
@@ -97,6 +101,7 @@ def fast(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(jnp.stack(words, axis=-1), impl=_key_types.HASH)
 
 
+@_checks.hinted
 def fold_in_axes(key: jax.Array, axis_names: str | Sequence[str]) -> jax.Array:
     """Inside `shard_map`, `pmap` or `vmap` with an `axis_name`: another key for every index along the named axes.
 
@@ -107,18 +112,24 @@ def fold_in_axes(key: jax.Array, axis_names: str | Sequence[str]) -> jax.Array:
       ValueError: a name is not that of a mapped axis.
     """
     index, _ = axis_place(axis_names)
-    return jax.random.fold_in(checked(key, "fold_in_axes"), index)
+    return jax.random.fold_in(checked(key, "fold_in_axes", always=True), index)
 
 
-def axis_place(axis_names: str | Sequence[str]) -> tuple[jax.Array, int]:
-    """The index of this device along mapped axes, the first name being the slowest, and the number of indices."""
-    names = axis_names if isinstance(axis_names, str) else tuple(axis_names)
+def axis_place(axis_names: str | Sequence[str], name: str = "axis_names") -> tuple[jax.Array, int]:
+    """The index of this device along mapped axes, the first name being the slowest, and the number of indices.
+
+    `name` is that of the argument that names the axes, for messages.
+    """
+    name = _checks.shown(name)
+    names = (axis_names,) if isinstance(axis_names, str) else axis_names
+    if not isinstance(names, (tuple, list)) or not all(isinstance(axis, str) for axis in names):
+        raise TypeError(f"{name} must be the name of a mapped axis, or several, got {_checks.quoted(axis_names)}")
     try:
-        return lax.axis_index(names), lax.axis_size(names)
+        return lax.axis_index(tuple(names)), lax.axis_size(tuple(names))
     except NameError:
         raise ValueError(
-            f"{axis_names!r} is not a mapped axis here. Axis names count only inside jax.shard_map, jax.pmap or"
-            " jax.vmap(..., axis_name=...). Under plain jax.jit an array is the whole array, also when it is sharded: leave"
+            f"{name} names {axis_names!r}, which is not a mapped axis here. Axis names count only inside jax.shard_map, jax.pmap"
+            " or jax.vmap(..., axis_name=...). Under plain jax.jit an array is the whole array, also when it is sharded: leave"
             " the axis out."
         ) from None
 
@@ -131,50 +142,58 @@ def single(key: jax.Array | None, caller: str) -> jax.Array:
     return typed
 
 
-def checked(key: jax.Array | None, caller: str) -> jax.Array:
+def checked(key: jax.Array | np.ndarray | None, caller: str, name: str = "key", *, always: bool = False) -> jax.Array:
     """Checks that `key` is one key, and returns it as a typed key (legacy raw keys become threefry keys).
+
+    `caller` and `name`, that of the argument, are for messages, and so is whether the caller needs a key `always`.
 
     Raises:
       TypeError: not a key at all.
       ValueError: no key, or an array of keys.
     """
+    if key is None and always:
+        raise ValueError(f"{caller} needs a key, but {_checks.shown(name)} is None. Pass one, such as jaxdrop.key(seed).")
     if key is None:
         raise ValueError(
-            f"{caller} is stochastic here and needs a key, but key is None. Either\n"
+            f"{caller} is stochastic here and needs a key, but {_checks.shown(name)} is None. Either\n"
             "1. pass one: jaxdrop.key(seed), jax.random.key(seed), or a fold_in or split of such a key;\n"
             "2. pass deterministic=True, for evaluation;\n"
             "3. pass rate=0."
         )
-    typed = _typed(key)
+    typed = _typed(key, caller, name)
     if typed.ndim:
         raise ValueError(
-            f"{caller} takes a single key, but key is an array of keys of shape {typed.shape}. Use jax.vmap to run over keys,"
-            " or index it."
+            f"{caller} takes a single key, but {_checks.shown(name)} is an array of keys of shape {typed.shape}. Use jax.vmap"
+            " to run over keys, or index it."
         )
     return typed
 
 
-def _typed(key: jax.Array) -> jax.Array:
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+def _typed(key: Any, caller: str, name: str = "key") -> jax.Array:
+    key = _checks.unwrapped(key)
+    if _checks.is_key(key):
         return key
-    if dtype == np.uint32 and getattr(key, "ndim", 0) >= 1:
+    if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.ndim >= 1:
         try:
             return jax.random.wrap_key_data(jnp.asarray(key))  # of the generator that jax_default_prng_impl names
         except TypeError:
             if key.shape[-1] == 2:
                 return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
-    what = type(key).__name__ if dtype is None else f"an array of {dtype}{list(key.shape)}"
-    shown = "" if dtype is not None else f" {key!r}"
+    name = _checks.shown(name)
+    if type(key).__name__ in ("Rngs", "RngStream") and not isinstance(key, (jax.Array, np.ndarray)):
+        take = "rngs.dropout()" if type(key).__name__ == "Rngs" else "stream()"
+        raise TypeError(f"{name} is an {type(key).__name__} of Flax, from which keys are taken: {caller}({take}, ...).")
+    order = f"{caller}(key, ...)" if name == "key" else ""
     raise TypeError(
-        f"key must be a JAX PRNG key, such as jaxdrop.key(0) or jax.random.key(0), but it is {what}{shown}."
-        " Keys come first: dropout(key, x, rate)."
+        f"{name} must be a JAX PRNG key, such as jaxdrop.key(0) or jax.random.key(0), but it is {_checks.quoted(key)}."
+        + (f" Keys come first: {order}." if order else "")
     )
 
 
 # -- drawing
 
 
+@_checks.hinted
 def bits(
     key: jax.Array,
     shape: Sequence[int],
@@ -201,8 +220,14 @@ def bits(
     Raises:
       NotImplementedError: a part is asked for of a generator that can only draw whole arrays.
     """
-    key = checked(key, "bits")
+    key = checked(key, "bits", always=True)
     _check_width(bit_width)
+    shape = _check_shape(shape, "shape")
+    extent = None if extent is None else _check_shape(extent, "extent", len(shape))
+    if origin is not None and not (isinstance(origin, Sequence) and len(origin) == len(shape)):
+        raise TypeError(f"origin must be {len(shape)} integers, one for each axis, got {_checks.quoted(origin)}")
+    if not (sharding is None or isinstance(sharding, NamedSharding)):
+        raise TypeError(f"sharding must be a jax.sharding.NamedSharding, got {_checks.quoted(sharding)}")
     if _has_random_access(key):
         key_word = jax.random.key_data(key)[0]
         positions = grid(shape, origin=origin, extent=extent, sharding=sharding, key_word=key_word)
@@ -212,6 +237,7 @@ def bits(
     return jax.random.bits(key, tuple(shape), _key_types.DTYPES[bit_width], out_sharding=sharding)
 
 
+@_checks.hinted
 def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[int], *, bit_width: int = 32) -> jax.Array:
     """The bits of any set of entries of an array of shape `extent`, equal to those entries of `bits(key, extent)`.
 
@@ -229,10 +255,15 @@ def bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: Sequence[
       NotImplementedError: the key's generator can only draw whole arrays.
       ValueError: not one coordinate array for each axis.
     """
-    key = checked(key, "bits_at")
+    key = checked(key, "bits_at", always=True)
     _check_width(bit_width)
+    extent = _check_shape(extent, "extent")
+    if not isinstance(coordinates, Sequence) or isinstance(coordinates, str):
+        raise TypeError(f"coordinates must be a sequence of integer arrays, one for each axis, got {_checks.quoted(coordinates)}")
     if len(coordinates) != len(extent):
-        raise ValueError(f"got {len(coordinates)} coordinate arrays for an array of shape {tuple(extent)}")
+        raise ValueError(f"coordinates must be one array for each axis of extent={extent}, got {len(coordinates)}")
+    for array in jax.tree.leaves(tuple(coordinates)):
+        _checks.check_ids(array, "bits_at", "coordinates")
     if not _has_random_access(key):
         raise _no_random_access(key)
     words = jax.tree.map(lambda coordinate: jnp.asarray(coordinate).astype(jnp.uint32), tuple(coordinates))
@@ -285,9 +316,18 @@ def _threefry32(data: jax.Array, positions: Positions) -> jax.Array:
     return high ^ low
 
 
+def _check_shape(shape: Any, name: str, ndim: int | None = None) -> tuple[int, ...]:
+    """The lengths of an array's axes; those of an exported program may be symbols."""
+    known = [length for length in shape if not export.is_symbolic_dim(length)] if isinstance(shape, (tuple, list)) else shape
+    if min(_checks.check_integers(known, name), default=0) < 0 or (ndim is not None and len(shape) != ndim):
+        axes = "" if ndim is None else f", {ndim} of them"
+        raise ValueError(f"{name} must be lengths of at least 0{axes}, got {_checks.quoted(shape)}")
+    return tuple(shape)
+
+
 def _check_width(bit_width: int) -> None:
-    if bit_width not in _key_types.DTYPES:
-        raise ValueError(f"bit_width must be 8, 16, 32 or 64, got {bit_width!r}")
+    if _checks.check_integer(bit_width, "bit_width") not in _key_types.DTYPES:
+        raise ValueError(f"bit_width must be 8, 16, 32 or 64, got {_checks.quoted(bit_width)}")
     if bit_width == 64 and jax.dtypes.canonicalize_dtype(np.uint64) != np.uint64:
         raise ValueError("bit_width=64 needs 64-bit integers: set jax_enable_x64, or draw two 32-bit words")
 
@@ -334,7 +374,7 @@ def antithetic_keys(key: jax.Array, num: int) -> jax.Array:
 
 
 def _not_a_sample(key: jax.Array) -> jax.Array:
-    key = checked(key, "keys")
+    key = checked(key, "keys", always=True)
     if _key_types.is_sample(key):
         raise ValueError(f"{key} already is the key of one Monte Carlo sample; start from jaxdrop.key or jax.random.key")
     return key

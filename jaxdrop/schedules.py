@@ -18,7 +18,6 @@ counts under strict dtype promotion.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +25,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop import masks
+from jaxdrop import _checks
 
 Count = int | float | jax.Array | np.ndarray
 Schedule = Callable[[Count], float | jax.Array]
 
 
+@_checks.hinted
 def constant(rate: float) -> Schedule:
     """`rate` at every step: `optax.constant_schedule`, with the rate checked.
 
@@ -47,6 +47,7 @@ def constant(rate: float) -> Schedule:
     return lambda count: rate
 
 
+@_checks.hinted
 def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     """`start + (end - start) f`, with `f = (count - begin) / steps` held within [0, 1].
 
@@ -64,6 +65,7 @@ def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     return lambda count: _between(start, end, fraction(count))
 
 
+@_checks.hinted
 def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: slow at both ends, up or down.
 
@@ -79,6 +81,7 @@ def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     return lambda count: _between(start, end, 0.5 - 0.5 * jnp.cos(np.float32(math.pi) * fraction(count)))
 
 
+@_checks.hinted
 def cyclic(start: float, turn: float, period: int) -> Schedule:
     """From `start` linearly to `turn` in half a period, back in the other half, and so on.
 
@@ -100,12 +103,13 @@ def cyclic(start: float, turn: float, period: int) -> Schedule:
     period = _steps("period", period, least=2)
 
     def schedule(count: Count) -> jax.Array:
-        phase = (jnp.asarray(count) % period).astype(jnp.float32) / np.float32(period)
+        phase = (_count(count) % period).astype(jnp.float32) / np.float32(period)
         return _between(start, turn, 1 - jnp.abs(2 * phase - 1))
 
     return schedule
 
 
+@_checks.hinted
 def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
     """Early dropout: `rate` for the first `cutoff` steps, and 0 from then on.
 
@@ -123,11 +127,12 @@ def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
       Liu, Xu, Jin, Shen & Darrell, "Dropout reduces underfitting", 2023, arXiv:2303.01500: rate 0.1 (0.5 for stochastic depth),
       for 50 of 300 epochs.
     """
-    if decay:
+    if _checks.check_flag(decay, "decay"):
         return linear(rate, 0.0, _steps("cutoff", cutoff, least=2) - 1)
     return _switch(_rate("rate", rate), 0.0, _steps("cutoff", cutoff))
 
 
+@_checks.hinted
 def late(rate: float, cutoff: int) -> Schedule:
     """Late dropout: 0 for the first `cutoff` steps, and `rate` from then on.
 
@@ -140,6 +145,7 @@ def late(rate: float, cutoff: int) -> Schedule:
     return _switch(0.0, _rate("rate", rate), _steps("cutoff", cutoff))
 
 
+@_checks.hinted
 def curriculum(rate: float, gamma: float) -> Schedule:
     """Curriculum dropout: `rate (1 - exp(-gamma count))`, from 0 towards `rate`.
 
@@ -160,6 +166,7 @@ def curriculum(rate: float, gamma: float) -> Schedule:
     return lambda count: rate * (1 - remaining(count))
 
 
+@_checks.hinted
 def annealed(rate: float, gamma: float) -> Schedule:
     """Annealed dropout: `rate exp(-gamma count)`, from `rate` towards 0.
 
@@ -177,14 +184,11 @@ def annealed(rate: float, gamma: float) -> Schedule:
       dropout", 2017, arXiv:1703.06229, compare with.
     """
     rate = _rate("rate", rate)
-    if not isinstance(gamma, numbers.Real) or isinstance(gamma, bool):
-        raise TypeError(f"gamma must be a number, got {type(gamma).__name__} {gamma!r}")
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"gamma must be above 0, got {gamma}. It is how fast the rate changes per step, 10 / steps for example.")
-    speed = np.float32(gamma)
-    return lambda count: rate * jnp.exp(-speed * jnp.maximum(count, 0).astype(jnp.float32))
+    speed = np.float32(_gamma(gamma))
+    return lambda count: rate * jnp.exp(-speed * jnp.maximum(_count(count), 0).astype(jnp.float32))
 
 
+@_checks.hinted
 def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
     """DropBlock's schedule: linear from 0 to `rate / 4**(4 - group)` within `steps` steps.
 
@@ -202,11 +206,13 @@ def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
     References:
       Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", 2018, arXiv:1810.12890.
     """
-    if group not in (1, 2, 3, 4):
-        raise ValueError(f"group must be 1, 2, 3 or 4, got {group!r}: the groups of residual blocks of a ResNet, first to last.")
+    if _checks.check_integer(group, "group") not in (1, 2, 3, 4):
+        got = _checks.quoted(group)
+        raise ValueError(f"group must be 1, 2, 3 or 4, got {got}: the groups of residual blocks of a ResNet, first to last.")
     return linear(0.0, _rate("rate", rate) / 4 ** (4 - group), steps)
 
 
+@_checks.hinted
 def scheduled_drop_path(rate: float, steps: int) -> Schedule:
     """ScheduledDropPath: linear from 0 to `rate` within `steps` steps, for the last cell of a network.
 
@@ -224,11 +230,11 @@ def scheduled_drop_path(rate: float, steps: int) -> Schedule:
     References:
       Zoph, Vasudevan, Shlens & Le, "Learning transferable architectures for scalable image recognition", 2017, arXiv:1707.07012.
     """
-    return linear(0.0, rate, steps)
+    return linear(0.0, _rate("rate", rate), steps)
 
 
 def _switch(before: float, after: float, step: int) -> Schedule:
-    return lambda count: jnp.where(jnp.asarray(count) < step, np.float32(before), np.float32(after))
+    return lambda count: jnp.where(_count(count) < step, np.float32(before), np.float32(after))
 
 
 def _fraction(steps: int, begin: int) -> Callable[[Count], jax.Array]:
@@ -236,28 +242,40 @@ def _fraction(steps: int, begin: int) -> Callable[[Count], jax.Array]:
     steps, begin = _steps("steps", steps), _steps("begin", begin, least=0)
 
     def fraction(count: Count) -> jax.Array:
-        done = jnp.clip(jnp.asarray(count), begin, begin + steps) - begin
+        done = jnp.clip(_count(count), begin, begin + steps) - begin
         # XLA may multiply by the inverse of `steps` instead, and not get 1.
         return jnp.where(done < steps, done.astype(jnp.float32) / np.float32(steps), np.float32(1))
 
     return fraction
 
 
+def _count(count: Count) -> jax.Array:
+    """The number of steps taken so far, as an array."""
+    array = jnp.asarray(_checks.check_array(count, "count"))
+    if not (jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)):
+        raise TypeError(f"count must be the number of steps taken so far, got {_checks.quoted(count)}")
+    return array
+
+
 def _between(start: float, end: float, fraction: jax.Array) -> jax.Array:
-    return (1 - fraction) * start + fraction * end
+    """A weighted mean, which rounding does not take beyond its ends."""
+    low, high = sorted((np.float32(start), np.float32(end)))
+    return jnp.clip((1 - fraction) * start + fraction * end, low, high)
 
 
 def _rate(name: str, rate: Any) -> float:
     """A rate that is known now."""
-    known = masks.check_rate(rate)
+    return _checks.check_known_rate(rate, name, "multiply the schedule's value by an array, or by a traced number, instead.")
+
+
+def _gamma(gamma: Any) -> float:
+    _checks.check_not_traced(gamma, "gamma")
+    meaning = " It is how fast the rate changes per step, 10 / steps for example."
+    known = _checks.check_number(gamma, "gamma", meaning=meaning, above=True)
     if not isinstance(known, float):
-        raise TypeError(f"{name} must be a number; multiply the schedule's value by an array, or by a traced number, instead")
+        raise TypeError(f"gamma must be one number, got {_checks.quoted(gamma)}")
     return known
 
 
 def _steps(name: str, steps: Any, *, least: int = 1) -> int:
-    if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
-        raise TypeError(f"{name} must be an integer number of steps, got {type(steps).__name__} {steps!r}")
-    if steps < least:
-        raise ValueError(f"{name} must be at least {least}, got {steps}")
-    return int(steps)
+    return _checks.check_count(steps, name, least=least, most=2**31 - 1, kind="an integer number of steps")

@@ -27,13 +27,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 
-from jaxdrop import random
+from jaxdrop import _checks, random
 from jaxdrop._words import WORD
 
 # Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
 _DOMAINS = {name: int.from_bytes(name[:4].encode(), "big") for name in ("step", "micro_batch", "replica")}
 
 
+@_checks.hinted
 def step_key(
     key: jax.Array, step: int | jax.Array, *, micro_batch: int | jax.Array | None = None, replica: int | jax.Array | None = None
 ) -> jax.Array:
@@ -61,7 +62,7 @@ def step_key(
       ValueError: no key, an array of keys, or an index outside [0, 2**32). A traced index is checked under `checkify` only: a
         negative one counts modulo 2**32.
     """
-    key = random.checked(key, "step_key")
+    key = random.checked(key, "step_key", always=True)
     for name, index in (("step", step), ("micro_batch", micro_batch), ("replica", replica)):
         if index is not None or name == "step":
             key = jax.random.fold_in(jax.random.fold_in(key, _DOMAINS[name]), _index(name, index))

@@ -395,10 +395,10 @@ def test_seeds() -> None:
 @pytest.mark.parametrize(
     ("seed", "error", "message"),
     [
-        (1.5, TypeError, "seed must be an integer, or an array of one integer, got float 1.5"),
-        (None, TypeError, "got NoneType None"),
-        ("7", TypeError, "got str '7'"),
-        (jnp.float32(1), TypeError, "got an array of float32[]"),
+        (1.5, TypeError, "seed must be an integer, or an array of one integer, got 1.5"),
+        (None, TypeError, "got None"),
+        ("7", TypeError, "got '7'"),
+        (jnp.float32(1), TypeError, "got float32 1.0"),
         (np.arange(2), TypeError, "got an array of int64[2]"),
         (KEYS["threefry"], TypeError, "got a key. jaxdrop.random.fast(key)"),
         (2**63, ValueError, "seed must lie in [-2**63, 2**63), got 9223372036854775808"),
@@ -501,7 +501,7 @@ def test_fold_in_axes_in_pmap_and_vmap() -> None:
 
 @pytest.mark.parametrize("axis_names", ["i", ("i", "j")])
 def test_fold_in_axes_without_such_an_axis(axis_names: str | tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{axis_names!r} is not a mapped axis here")):
+    with pytest.raises(ValueError, match=re.escape(f"{axis_names!r}, which is not a mapped axis here")):
         random.fold_in_axes(jaxdrop.key(0), axis_names)
 
 
@@ -521,7 +521,12 @@ takes_one_key = pytest.mark.parametrize("name", TAKES_ONE_KEY)
 
 @takes_one_key
 def test_no_key(name: str) -> None:
-    with pytest.raises(ValueError, match=f"(?s)^{name} is stochastic here and needs a key, but key is None.*1\\. .*2\\. .*3\\. "):
+    way = (
+        "is stochastic here and needs a key, but key is None.*1\\. .*2\\. .*3\\. "
+        if name == "dropout"
+        else "needs a key, but key is None. Pass"
+    )
+    with pytest.raises(ValueError, match=f"(?s)^{name} {way}"):
         TAKES_ONE_KEY[name](None)
 
 
@@ -529,13 +534,13 @@ def test_no_key(name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        (0, "int 0"),
-        ("a", "str 'a'"),
-        ([0, 1], r"list \[0, 1\]"),
+        (0, "0"),
+        ("a", "'a'"),
+        ([0, 1], r"\[0, 1\]"),
         (jnp.ones(2), r"an array of float32\[2\]"),
         (jnp.arange(2), r"an array of int32\[2\]"),
         (np.zeros(3, np.uint32), r"an array of uint32\[3\]"),
-        (jnp.uint32(0), r"an array of uint32\[\]"),
+        (jnp.uint32(0), "uint32 0"),
     ],
 )
 def test_not_a_key(name: str, key: object, said: str) -> None:
@@ -587,7 +592,7 @@ def test_threefry_that_is_not_partitionable() -> None:
 @pytest.mark.parametrize("bit_width", [7, 0, 128, "32"])
 def test_bit_width(bit_width: int) -> None:
     for draw in (random.bits, lambda key, shape, **how: random.bits_at(key, (jnp.uint32(0),), shape, **how)):
-        with pytest.raises(ValueError, match=f"bit_width must be 8, 16, 32 or 64, got {bit_width!r}"):
+        with pytest.raises((TypeError, ValueError), match=f"bit_width must be .*, got {bit_width!r}"):
             draw(jaxdrop.key(0), (2,), bit_width=bit_width)
 
 
@@ -597,5 +602,5 @@ def test_64_bits_need_64_bit_integers() -> None:
 
 
 def test_one_coordinate_for_each_axis() -> None:
-    with pytest.raises(ValueError, match=r"got 1 coordinate arrays for an array of shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"coordinates must be one array for each axis of extent=\(3, 4\), got 1"):
         random.bits_at(jaxdrop.key(0), (jnp.uint32(1),), (3, 4))

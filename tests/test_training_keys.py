@@ -72,7 +72,7 @@ def test_vmap_over_steps_is_a_loop_over_steps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((None, 0), ValueError, "step_key is stochastic here and needs a key"),
+        ((None, 0), ValueError, "step_key needs a key"),
         ((0, 0), TypeError, "key must be a JAX PRNG key"),
         ((jax.random.split(KEY), 0), ValueError, "array of keys"),
         ((KEY, -1), ValueError, "step must be in [0, 2**32), got -1"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 
 
 class Axes(NamedTuple):
@@ -25,12 +25,19 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
       channel_axis: the last axis, or the one before the spatial axes.
       spatial_rank: how many axes are spatial; None for all but the first axis and the channels.
     """
-    channel = _arguments.axis("channel_axis", channel_axis, ndim)
-    rank = ndim - 2 if spatial_rank is None else _arguments.integer("spatial_rank", spatial_rank, "a number of axes, or None")
+    channel = _checks.check_axis(channel_axis, "channel_axis", ndim)
+    rank = (
+        ndim - 2 if spatial_rank is None else _checks.check_count(spatial_rank, "spatial_rank", kind="a number of axes, or None")
+    )
+    x = _checks.shown("x")
     if rank < 1 or rank >= ndim:
         raise ValueError(
-            f"x has {ndim} axes, too few for {max(rank, 1)} of space and one of channels"
-            + (" behind one of examples. For a single example give spatial_rank." if spatial_rank is None else ".")
+            f"{x} has {ndim} axes, too few for {_checks.quoted(max(rank, 1))} of space and one of channels"
+            + (
+                " behind one of examples. For a single example give spatial_rank."
+                if spatial_rank is None
+                else f": spatial_rank={_checks.quoted(rank)}."
+            )
         )
     first = ndim - 1 - rank
     if channel not in (ndim - 1, first):
@@ -44,8 +51,9 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
 
 def check_rank(caller: str, x: jax.Array, rank: int) -> None:
     """Checks that `x` is one example or a batch of them, with `rank` spatial axes."""
+    x, name = _checks.check_inexact(x, caller), _checks.shown("x")
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
-            f"{caller} takes a batch of {rank + 2} axes or a single example of {rank + 1}, got shape {x.shape}. For other layouts"
-            " there is jaxdrop.spatial_dropout(key, x, rate, spatial_rank=...), for vectors jaxdrop.dropout."
+            f"{caller} takes a batch of {rank + 2} axes or a single example of {rank + 1}, but {name} has shape {x.shape}. For"
+            " other layouts there is jaxdrop.spatial_dropout(key, x, rate, spatial_rank=...), for vectors jaxdrop.dropout."
         )

@@ -6,17 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks, random
 
 
 def operands(caller: str, x: jax.Array, w: jax.Array, *, real: bool) -> tuple[jax.Array, jax.Array]:
     """Checks that `x @ w` is the product of a dense layer, of real numbers if its noise has no meaning for complex ones."""
-    x, w = _arguments.inexact(x, caller), _arguments.inexact(w, caller)
-    if real and (jnp.iscomplexobj(x) or jnp.iscomplexobj(w)):
-        raise TypeError(f"{caller} takes real x and w, got {x.dtype} and {w.dtype}: a complex variance has no one definition.")
+    x, w = _checks.check_inexact(x, caller), _checks.check_inexact(w, caller, "w")
+    if real:
+        for name, value in (("x", x), ("w", w)):
+            _checks.check_real(value, caller, name, ": a complex variance has no one definition.")
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
-        raise ValueError(f"{caller} multiplies x of shape (..., in) and w of shape (in, out), got {x.shape} and {w.shape}")
+        name = _checks.shown("x")
+        raise ValueError(f"{caller} multiplies {name} of shape (..., in) and w of shape (in, out), got {x.shape} and {w.shape}")
     return x, w
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks, random
 from jaxdrop.functional._kernel import kernel
 
 
-def replacing(caller: str, name: str) -> Callable[..., jax.Array]:
+def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
     """The function behind `caller`: each id gives way to `replacement` with probability `rate`, unless its value is protected.
 
-    `name` is that of `caller`'s argument, for messages.
+    `name` and `of` are those of `caller`'s arguments, the replacement and the ids, for messages.
     """
     compiled = kernel(caller)(_replaced)
 
@@ -32,16 +30,13 @@ def replacing(caller: str, name: str) -> Callable[..., jax.Array]:
         deterministic: bool,
         spec: PartitionSpec | None,
     ) -> jax.Array:
-        ids = _arguments.integers(ids, caller)
-        rate = masks.check_rate(rate)
-        masks.check_rate_shape(rate, ids.shape, ())
-        spec = masks.check_spec(spec, ids.ndim)
+        ids = _checks.check_ids(ids, caller, of)
+        rate = _checks.check_rate(rate)
+        _checks.check_rate_shape(rate, ids.shape, ())
+        spec = _checks.check_spec(spec, ids.ndim, of)
         replacement = fitting(name, replacement, ids.dtype)
-        try:
-            safe = tuple(map(operator.index, protected))
-        except TypeError:
-            raise TypeError(f"protected must be a sequence of integers, got {protected!r}") from None
-        if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+        safe = _checks.check_integers(protected, "protected")
+        if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
             return ids
         key = None if masks.is_number(rate, 1) else random.single(key, caller)
         return compiled(key, ids, masks.threshold(rate), replacement=replacement, protected=safe, spec=spec)
@@ -51,9 +46,10 @@ def replacing(caller: str, name: str) -> Callable[..., jax.Array]:
 
 def fitting(name: str, replacement: int, dtype: np.dtype) -> int:
     """The argument `name` as a Python integer, if arrays of `dtype` can hold it."""
-    number, limits = _arguments.integer(name, replacement), np.iinfo(dtype)
+    number, limits = _checks.check_integer(replacement, name), np.iinfo(dtype)
     if not limits.min <= number <= limits.max:
-        raise ValueError(f"ids of dtype {dtype} cannot be replaced by {number}: they hold {limits.min} to {limits.max}.")
+        shown = _checks.quoted(number)
+        raise ValueError(f"{name} must be a value of dtype {dtype}, which holds {limits.min} to {limits.max}, got {shown}")
     return number
 
 
@@ -67,6 +63,8 @@ def _replaced(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     keep = jnp.zeros_like(ids, bool) if key is None else masks.keep(key, ids, threshold, spec=spec)
+    limits = jnp.iinfo(ids.dtype)
     for number in protected:
-        keep |= ids == number
+        if limits.min <= number <= limits.max:  # no id is beyond
+            keep |= ids == jnp.asarray(number, ids.dtype)
     return jnp.where(keep, ids, jnp.asarray(replacement, ids.dtype))

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, _axes
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _axes
 from jaxdrop.functional._kernel import kernel
 
 
+@_checks.hinted
 def dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -57,8 +58,8 @@ def dropout(
       detectors", 2012, arXiv:1207.0580. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
       JMLR 15, 2014 (whose p is the probability of keeping).
     """
-    x, rate, shared, spec = _arguments.site("dropout", x, rate, broadcast_dims, spec)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    x, rate, shared, spec = _checks.check_site("dropout", x, rate, broadcast_dims, spec)
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
@@ -79,6 +80,7 @@ def _dropout(
     return masks.scaled(keep, x, scale)
 
 
+@_checks.hinted
 def classic_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -114,8 +116,8 @@ def classic_dropout(
       detectors", 2012, arXiv:1207.0580. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
       JMLR 15, 2014.
     """
-    x, rate, shared, spec = _arguments.site("classic_dropout", x, rate, broadcast_dims, spec)
-    evaluation = _arguments.is_true(deterministic)
+    x, rate, shared, spec = _checks.check_site("classic_dropout", x, rate, broadcast_dims, spec)
+    evaluation = _checks.check_flag(deterministic, "deterministic")
     if masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
@@ -148,6 +150,7 @@ def _weighted(x: jax.Array, weight: jax.Array) -> jax.Array:
 _SELU_FLOOR = -1.7580993408473766
 
 
+@_checks.hinted
 def alpha_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -180,8 +183,8 @@ def alpha_dropout(
     References:
       Klambauer, Unterthiner, Mayr & Hochreiter, "Self-normalizing neural networks", 2017, arXiv:1706.02515.
     """
-    x, rate, shared, spec = _arguments.site("alpha_dropout", x, rate, broadcast_dims, spec)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    x, rate, shared, spec = _checks.check_site("alpha_dropout", x, rate, broadcast_dims, spec)
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
@@ -218,6 +221,7 @@ def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
     return rate * _SELU_FLOOR, scale, _SELU_FLOOR * xp.sqrt(1 - rate) / spread
 
 
+@_checks.hinted
 def feature_alpha_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -249,7 +253,7 @@ def feature_alpha_dropout(
       Klambauer, Unterthiner, Mayr & Hochreiter, "Self-normalizing neural networks", 2017, arXiv:1706.02515. Tompson, Goroshin,
       Jain, LeCun & Bregler, "Efficient object localization using convolutional networks", 2014, arXiv:1411.4280.
     """
-    x = _arguments.inexact(x, "feature_alpha_dropout")
+    x = _checks.check_inexact(x, "feature_alpha_dropout")
     space = _axes.split(x.ndim, channel_axis, spatial_rank).space
     with jax.named_scope("jaxdrop.feature_alpha_dropout"):
         return alpha_dropout(key, x, rate, broadcast_dims=space, deterministic=deterministic, spec=spec)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, _layouts
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _layouts
 from jaxdrop.functional._kernel import kernel
 
 
@@ -36,6 +37,7 @@ class Normalized(NamedTuple):
     """Shape (N,): of the diagonal."""
 
 
+@_checks.hinted
 def drop_edge(
     key: jax.Array | None,
     senders: jax.Array,
@@ -77,15 +79,16 @@ def drop_edge(
       arXiv:1907.10903.
     """
     senders, receivers = _edges("drop_edge", senders, receivers)
-    rate = masks.check_rate(rate)
-    masks.check_rate_shape(rate, senders.shape, ())
-    spec = masks.check_spec(spec, 1)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    undirected = _checks.check_flag(undirected, "undirected")
+    rate = _checks.check_rate(rate)
+    _checks.check_rate_shape(rate, senders.shape, ())
+    spec = _checks.check_spec(spec, 1)
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return jnp.ones_like(senders, bool)
     if masks.is_number(rate, 1):
         return jnp.zeros_like(senders, bool)
     threshold = masks.threshold(rate)
-    return _drop_edge(random.single(key, "drop_edge"), senders, receivers, threshold, undirected=bool(undirected), spec=spec)
+    return _drop_edge(random.single(key, "drop_edge"), senders, receivers, threshold, undirected=undirected, spec=spec)
 
 
 @kernel("drop_edge")
@@ -105,6 +108,7 @@ def _drop_edge(
     return masks.below(random.bits_at(key, pair, (2**32, 2**32)), threshold)
 
 
+@_checks.hinted
 def drop_node(
     key: jax.Array | None,
     num_nodes: int,
@@ -142,12 +146,13 @@ def drop_node(
       message passing and DropNode regularization", 2020, arXiv:2008.12578. Feng et al., "Graph random neural network for
       semi-supervised learning on graphs", 2020, arXiv:2005.11079 (GRAND).
     """
-    senders, receivers = _edges("drop_node", senders, receivers)
-    rate = masks.check_rate(rate)
-    masks.check_rate_shape(rate, (), ())
-    spec = masks.check_spec(spec, 1)
-    nodes = _arguments.integer("num_nodes", num_nodes)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    nodes = _checks.check_count(num_nodes, "num_nodes", least=0)
+    # Under a layout `num_nodes` are this device's, and the ends may be anybody's.
+    senders, receivers = _edges("drop_node", senders, receivers, nodes if spec is None else None)
+    rate = _checks.check_rate(rate)
+    _checks.check_one_rate(rate, "drop_node takes one rate for all nodes")
+    spec = _checks.check_spec(spec, 1, "the list of nodes")
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return Kept(jnp.ones(nodes, bool), jnp.ones_like(senders, bool))
     if masks.is_number(rate, 1):
         return Kept(jnp.zeros(nodes, bool), jnp.zeros_like(senders, bool))
@@ -171,6 +176,7 @@ def _drop_node(
     return masks.keep(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
 
 
+@_checks.hinted
 def symmetric_normalization(
     senders: jax.Array,
     receivers: jax.Array,
@@ -207,13 +213,22 @@ def symmetric_normalization(
     References:
       Kipf & Welling, "Semi-supervised classification with graph convolutional networks", 2016, arXiv:1609.02907.
     """
-    senders, receivers = _edges("symmetric_normalization", senders, receivers)
-    for name, values in (("keep", keep), ("weights", weights)):
-        if values is not None and jnp.shape(values) != senders.shape:
-            raise ValueError(f"{name} must have one entry for each edge, shape {senders.shape}, got {jnp.shape(values)}")
-    kept = jnp.ones_like(senders, jnp.float32) if weights is None else _arguments.inexact(weights, "symmetric_normalization")
-    nodes = _arguments.integer("num_nodes", num_nodes)
-    return Normalized(*_normalized(senders, receivers, keep, kept, nodes=nodes, loops=int(self_loops)))
+    caller = "symmetric_normalization"
+    nodes, loops = _checks.check_count(num_nodes, "num_nodes", least=0), int(_checks.check_flag(self_loops, "self_loops"))
+    senders, receivers = _edges(caller, senders, receivers, nodes)
+    one_each = "one entry for each edge, shape"
+    kept = jnp.ones_like(senders, jnp.float32)
+    if weights is not None:
+        kept = jnp.asarray(
+            _checks.check_shape(_checks.check_real(weights, caller, "weights"), "weights", senders.shape, one_each)
+        )
+        if _checks.known(kept) and not (np.asarray(kept, np.float64) >= 0).all():
+            raise ValueError("weights must not be negative, nor NaN: the degrees are their sums, of which roots are taken")
+    if keep is not None:
+        keep = _checks.check_shape(_checks.check_array(keep, "keep", "booleans"), "keep", senders.shape, one_each)
+        if keep.dtype != bool:
+            raise TypeError(f"keep must hold booleans, got {keep.dtype}. Compare first, as in keep == 1.")
+    return Normalized(*_normalized(senders, receivers, keep, kept, nodes=nodes, loops=loops))
 
 
 @kernel("symmetric_normalization", checkpoint=False)
@@ -237,13 +252,21 @@ def _normalized(
     return weights * sent * received, inverse * inverse * loops
 
 
-def _edges(caller: str, senders: jax.Array, receivers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    senders, receivers = _arguments.integers(senders, caller), _arguments.integers(receivers, caller)
+def _edges(caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """The ends of the edges, where they are known in [0, `num_nodes`)."""
+    senders, receivers = _checks.check_ids(senders, caller, "senders"), _checks.check_ids(receivers, caller, "receivers")
     if senders.ndim != 1 or senders.shape != receivers.shape:
         raise ValueError(
             f"{caller} takes senders and receivers of one shape (E,), got {senders.shape} and {receivers.shape}. For a batch of"
             " graphs use jax.vmap."
         )
+    for name, ends in (("senders", senders), ("receivers", receivers)):
+        if not _checks.known(ends) or not ends.size:
+            continue
+        least, most = np.asarray(ends).min(), np.asarray(ends).max()
+        if least < 0 or most >= (2**32 if num_nodes is None else num_nodes):
+            allowed = "[0, 2**32)" if num_nodes is None else f"[0, num_nodes) = [0, {num_nodes})"
+            raise ValueError(f"{name} must be numbers of nodes, in {allowed}, got {least if least < 0 else most}")
     return senders, receivers
 
 

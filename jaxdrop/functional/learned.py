@@ -13,7 +13,6 @@ log_variance` is twice one, so beside it stands `2 / N` times the divergence. Th
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 
 import jax
@@ -21,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks, random
 from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.noise import multiplied, times
@@ -30,6 +28,7 @@ from jaxdrop.functional.noise import multiplied, times
 Learned = float | jax.Array | np.ndarray
 
 
+@_checks.hinted
 def concrete_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -69,10 +68,11 @@ def concrete_dropout(
       Gal, Hron & Kendall, "Concrete dropout", 2017, arXiv:1705.07832.
     """
     x, logit, shared, spec = _site("concrete_dropout", x, logit, "logit", broadcast_dims, spec)
-    temperature = masks.check_number(temperature, "temperature")
-    if masks.is_number(temperature, 0):
-        raise ValueError("temperature must be above 0. At 0 the noise is that of jaxdrop.dropout, whose rate is not learned.")
-    if _arguments.is_true(deterministic):
+    meaning = " At 0 the noise is that of jaxdrop.dropout, whose rate is not learned."
+    temperature = _checks.check_number(temperature, "temperature", meaning=meaning, above=True)
+    if np.ndim(temperature):
+        raise ValueError(f"temperature must be one number, got {_checks.quoted(temperature)}")
+    if _checks.check_flag(deterministic, "deterministic"):
         return x
     key = random.single(key, "concrete_dropout")
     return _concrete_dropout(key, x, logit, 1 + _exp(logit), 1 / temperature, shared=shared, spec=spec)
@@ -97,6 +97,7 @@ def _concrete_dropout(
     return (x.astype(kind) * times(scale, keep).astype(kind)).astype(x.dtype)
 
 
+@_checks.hinted
 def concrete_kl(logit: Learned, w: jax.Array, *, lengthscale: float | jax.Array = 1e-2) -> jax.Array:
     """The divergence of a layer behind `concrete_dropout`: `l^2 sum(w^2) / (2 (1 - p)) - K H(p)`, a scalar in nats.
 
@@ -116,17 +117,20 @@ def concrete_kl(logit: Learned, w: jax.Array, *, lengthscale: float | jax.Array 
     References:
       Gal, Hron & Kendall, "Concrete dropout", 2017, arXiv:1705.07832.
     """
-    w, lengthscale = _arguments.inexact(w, "concrete_kl"), masks.check_number(lengthscale, "lengthscale")
+    w, lengthscale = _checks.check_inexact(w, "concrete_kl", "w"), _checks.check_number(lengthscale, "lengthscale")
     if w.ndim < 2:
-        raise ValueError(f"concrete_kl takes a kernel of shape (..., in, out), got shape {w.shape}")
+        raise ValueError(f"{_checks.shown('w')} must be a kernel of shape (..., in, out), got shape {w.shape}")
+    if np.ndim(lengthscale):
+        raise ValueError(f"lengthscale must be one number, got {_checks.quoted(lengthscale)}")
     w = w.astype(masks.wide(w.dtype))
     squares = (w * w.conj()).real.sum([axis for axis in range(w.ndim) if axis != w.ndim - 2])
-    logits = jnp.broadcast_to(jnp.asarray(_parameter(logit, "logit", squares.shape), squares.dtype), squares.shape)
+    logits = jnp.broadcast_to(jnp.asarray(_checks.check_parameter(logit, "logit", squares.shape), squares.dtype), squares.shape)
     p = jax.nn.sigmoid(logits)
     entropy = p * jax.nn.softplus(-logits) + (1 - p) * jax.nn.softplus(logits)
     return (lengthscale**2 / 2 * squares * (1 + jnp.exp(logits)) - entropy).sum()
 
 
+@_checks.hinted
 def variational_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -160,7 +164,7 @@ def variational_dropout(
       Kingma, Salimans & Welling, "Variational dropout and the local reparameterization trick", 2015, arXiv:1506.02557.
     """
     x, log_alpha, shared, spec = _site("variational_dropout", x, log_alpha, "log_alpha", broadcast_dims, spec)
-    if _arguments.is_true(deterministic):
+    if _checks.check_flag(deterministic, "deterministic"):
         return x
     return _variational_dropout(random.single(key, "variational_dropout"), x, _exp(log_alpha / 2), shared=shared, spec=spec)
 
@@ -172,6 +176,7 @@ def _variational_dropout(
     return multiplied(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
+@_checks.hinted
 def variational_dense(
     key: jax.Array | None,
     x: jax.Array,
@@ -205,9 +210,9 @@ def variational_dense(
       Kingma, Salimans & Welling, "Variational dropout and the local reparameterization trick", 2015, arXiv:1506.02557.
     """
     x, w = operands("variational_dense", x, w, real=True)
-    log_alpha = _parameter(log_alpha, "log_alpha", w.shape)
-    spec = masks.check_spec(spec, x.ndim)
-    if _arguments.is_true(deterministic):
+    log_alpha = _checks.check_parameter(log_alpha, "log_alpha", w.shape)
+    spec = _checks.check_spec(spec, x.ndim)
+    if _checks.check_flag(deterministic, "deterministic"):
         return x @ w
     return _variational_dense(random.single(key, "variational_dense"), x, w, log_alpha, spec=spec)
 
@@ -219,6 +224,7 @@ def _variational_dense(
     return gaussian(key, x, w, _variance(w, log_alpha), spec)
 
 
+@_checks.hinted
 def variational_kl(log_alpha: Learned) -> jax.Array:
     """KL(N(w, alpha w^2) || log-uniform), for each entry of `log_alpha`: `0.6695 - log(alpha) / 2 - c1 a - c2 a^2 - c3 a^3`.
 
@@ -235,11 +241,12 @@ def variational_kl(log_alpha: Learned) -> jax.Array:
     References:
       Kingma, Salimans & Welling, "Variational dropout and the local reparameterization trick", 2015, arXiv:1506.02557.
     """
-    log_alpha = jnp.minimum(_real(log_alpha, "log_alpha"), 0)
+    log_alpha = jnp.minimum(_any_shape(log_alpha), 0)
     alpha = jnp.exp(log_alpha)
     return 0.6695 - log_alpha / 2 - alpha * (1.16145124 + alpha * (-1.50204118 + alpha * 0.58629921))
 
 
+@_checks.hinted
 def sparse_variational_dense(
     key: jax.Array | None,
     x: jax.Array,
@@ -277,9 +284,10 @@ def sparse_variational_dense(
       Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017, arXiv:1701.05369.
     """
     x, w = operands("sparse_variational_dense", x, w, real=True)
-    log_sigma2 = _parameter(log_sigma2, "log_sigma2", w.shape)
-    spec = masks.check_spec(spec, x.ndim)
-    if _arguments.is_true(deterministic):
+    log_sigma2 = _checks.check_parameter(log_sigma2, "log_sigma2", w.shape)
+    threshold = check_threshold(threshold)
+    spec = _checks.check_spec(spec, x.ndim)
+    if _checks.check_flag(deterministic, "deterministic"):
         return x @ jnp.where(sparse_log_alpha(w, log_sigma2) < threshold, w, jnp.zeros_like(w))
     return _sparse_variational_dense(random.single(key, "sparse_variational_dense"), x, w, log_sigma2, spec=spec)
 
@@ -291,6 +299,7 @@ def _sparse_variational_dense(
     return gaussian(key, x, w, _variance(w, sparse_log_alpha(w, log_sigma2)), spec)
 
 
+@_checks.hinted
 def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
     """`log sigma^2 - log(w^2 + 1e-8)`, cut off at -8 and 8: how noisy each weight of `sparse_variational_dense` is.
 
@@ -308,12 +317,13 @@ def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
     References:
       Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017, arXiv:1701.05369.
     """
-    w = _arguments.inexact(w, "sparse_log_alpha")
+    w = _checks.check_real(w, "sparse_log_alpha", "w")
     kind = masks.wide(w.dtype)
-    log_sigma2 = masks.expand(jnp.asarray(_parameter(log_sigma2, "log_sigma2", w.shape), kind), w.ndim)
+    log_sigma2 = masks.expand(jnp.asarray(_checks.check_parameter(log_sigma2, "log_sigma2", w.shape), kind), w.ndim)
     return jnp.clip(log_sigma2 - jnp.log(w.astype(kind) ** 2 + 1e-8), -8, 8)
 
 
+@_checks.hinted
 def sparse_kl(log_alpha: Learned) -> jax.Array:
     """KL(N(w, alpha w^2) || log-uniform), for each entry: `k1 - k1 sigmoid(k2 + k3 log alpha) + log(1 + 1 / alpha) / 2`.
 
@@ -329,18 +339,37 @@ def sparse_kl(log_alpha: Learned) -> jax.Array:
     References:
       Molchanov, Ashukha & Vetrov, "Variational dropout sparsifies deep neural networks", 2017, arXiv:1701.05369.
     """
-    log_alpha = jnp.asarray(_real(log_alpha, "log_alpha"))
+    log_alpha = _any_shape(log_alpha)
     return 0.63576 * jax.nn.sigmoid(-(1.87320 + 1.48695 * log_alpha)) + jax.nn.softplus(-log_alpha) / 2
 
 
 def starting_logit(rate: float) -> float:
     """The logit of a rate to start learning from; also the log alpha of the normal noise with the same variance."""
-    known = masks.check_rate(rate)
-    if not isinstance(known, float):
-        raise TypeError(f"the rate to start from must be one number that is known now, got {rate!r}")
+    known = _checks.check_known_rate(rate, "rate", "the parameter starts from it.")
     if not 0 < known < 1:
-        raise ValueError(f"the rate to start from must lie in (0, 1), got {known}: its logit must be finite.")
+        raise ValueError(
+            f"rate, to start learning from, must lie in (0, 1), got {_checks.quoted(rate)}: its logit must be finite."
+        )
     return math.log(known / (1 - known))
+
+
+def starting_log_variance(log_sigma2: float) -> float:
+    """Log sigma^2 to start learning from, as a finite number."""
+    _checks.check_not_traced(log_sigma2, "log_sigma2")
+    checked = _checks.check_number(log_sigma2, "log_sigma2", least=-math.inf)
+    if not isinstance(checked, float):
+        raise TypeError(f"log_sigma2 must be one number, got {_checks.quoted(log_sigma2)}")
+    return checked
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold of log alpha as a number that is known now. Infinity prunes nothing, minus infinity everything."""
+    _checks.check_not_traced(threshold, "threshold")
+    infinite = isinstance(threshold, (float, np.floating)) and math.isinf(threshold)
+    checked = threshold if infinite else _checks.check_number(threshold, "threshold", least=-math.inf)
+    if np.ndim(checked):
+        raise TypeError(f"threshold must be one number, got {_checks.quoted(threshold)}")
+    return float(checked)
 
 
 def _variance(w: jax.Array, log_alpha: jax.Array) -> jax.Array:
@@ -352,26 +381,14 @@ def _variance(w: jax.Array, log_alpha: jax.Array) -> jax.Array:
 def _site(
     caller: str, x: jax.Array, value: Learned, name: str, broadcast_dims: Sequence[int], spec: PartitionSpec | None
 ) -> tuple[jax.Array, float | jax.Array, tuple[int, ...], PartitionSpec | None]:
-    x, _, shared, spec = _arguments.site(caller, x, 0.0, broadcast_dims, spec)
-    return x, _parameter(value, name, x.shape, shared), shared, spec
+    x, _, shared, spec = _checks.check_site(caller, x, 0.0, broadcast_dims, spec)
+    return x, _checks.check_parameter(value, name, x.shape, shared), shared, spec
 
 
-def _parameter(value: Learned, name: str, shape: tuple[int, ...] = (), shared: tuple[int, ...] = ()) -> float | jax.Array:
-    """A real number of any sign, or an array of them that fits one of `shape`."""
-    checked = _real(value, name)
-    masks.check_rate_shape(checked, shape, shared, name)
-    return checked
-
-
-def _real(value: Learned, name: str) -> float | jax.Array:
-    """A finite number, or an array of numbers."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
-        return float(value)
-    if not (hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)):
-        raise TypeError(f"{name} must be a real number or an array of them, got {value!r}")
-    return jnp.asarray(value)
+def _any_shape(log_alpha: Learned) -> jax.Array:
+    """Log alpha, a number or an array of any shape."""
+    shape = np.shape(log_alpha) if isinstance(log_alpha, (jax.Array, np.ndarray)) else ()
+    return jnp.asarray(_checks.check_parameter(log_alpha, "log_alpha", shape))
 
 
 def _exp(value: float | jax.Array) -> float | jax.Array:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments, _layouts
+from jaxdrop import _checks, masks
+from jaxdrop.functional import _layouts
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
@@ -21,6 +22,7 @@ Scaling = Literal["fairseq", "readme", "vit"]
 _FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
 
 
+@_checks.hinted
 def r_drop(
     logits: jax.Array, other: jax.Array, labels: jax.Array, *, alpha: float | jax.Array, scaling: Scaling = "fairseq"
 ) -> jax.Array:
@@ -58,18 +60,25 @@ def r_drop(
       Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural networks", 2021,
       arXiv:2106.14448.
     """
-    logits, other = (_arguments.array(passed, "r_drop", "of logits") for passed in (logits, other))
-    if not all(jnp.issubdtype(passed.dtype, jnp.floating) for passed in (logits, other)):
-        raise TypeError(f"r_drop takes floating logits, got {logits.dtype} and {other.dtype}")
-    labels = jnp.asarray(labels)
+    for name, passed in (("logits", logits), ("other", other)):
+        if not jnp.issubdtype(_checks.check_array(passed, name, "floating numbers").dtype, jnp.floating):
+            raise TypeError(f"{name} must be an array of floating numbers, got {_checks.quoted(passed)}")
+    logits, other, labels = jnp.asarray(logits), jnp.asarray(other), _checks.check_array(labels, "labels")
     are_ids = jnp.issubdtype(labels.dtype, jnp.integer)
+    if not (are_ids or jnp.issubdtype(labels.dtype, jnp.floating)):
+        raise TypeError(f"labels must be integers or probabilities, got {_checks.quoted(labels)}")
     if not logits.ndim or logits.shape != other.shape or labels.shape != (logits.shape[:-1] if are_ids else logits.shape):
         raise ValueError(
-            "r_drop takes two arrays of logits of shape (..., C), and labels: integers of shape (...) or probabilities of shape"
-            f" (..., C). Got {logits.shape}, {other.shape}, and labels of {labels.dtype}{list(labels.shape)}."
+            "r_drop takes logits and other of shape (..., C), and labels: integers of shape (...) or probabilities of shape"
+            f" (..., C). Got logits of {logits.shape}, other of {other.shape}, and labels of {labels.dtype}{list(labels.shape)}."
         )
-    _arguments.one_of("scaling", scaling, Scaling)
-    return _r_drop(logits, other, labels, masks.check_number(alpha, "alpha"), scaling=scaling)
+    if not are_ids and _checks.known(labels) and not (np.asarray(labels, np.float64) >= 0).all():
+        raise ValueError("labels of floating dtype are probabilities, but some are negative or NaN")
+    alpha = _checks.check_number(alpha, "alpha")
+    if np.ndim(alpha):
+        raise ValueError(f"alpha must be one number, got {_checks.quoted(alpha)}")
+    _checks.check_one_of(scaling, "scaling", Scaling)
+    return _r_drop(logits, other, labels, alpha, scaling=scaling)
 
 
 @kernel("r_drop")
@@ -104,6 +113,7 @@ def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     return -jnp.where(used, labels.astype(log_probs.dtype) * jnp.where(used, log_probs, jnp.zeros_like(log_probs)), 0).sum(-1)
 
 
+@_checks.hinted
 def multi_sample_dropout(
     keys: jax.Array | None,
     x: jax.Array,
@@ -145,10 +155,13 @@ def multi_sample_dropout(
     References:
       Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019, arXiv:1905.09788.
     """
-    if _arguments.is_true(deterministic) or masks.is_number(masks.check_rate(rate), 0):
+    x, rate, _, spec = _checks.check_site("multi_sample_dropout", x, rate, broadcast_dims, spec)
+    _checks.check_callable(loss, "loss", "the dropped features")
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return loss(x)
-    if not isinstance(keys, jax.Array) or keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or not keys.size:
-        raise ValueError(f"keys must be a key array of shape (M,), such as jax.random.split(key, 8), got {keys!r}")
+    if not _checks.is_key(keys) or keys.ndim != 1 or not keys.size:
+        kind = ValueError if keys is None or _checks.is_key(keys) else TypeError
+        raise kind(f"keys must be a key array of shape (M,), such as jax.random.split(key, 8), got {_checks.quoted(keys)}")
 
     def sample(key: jax.Array) -> Any:
         return loss(dropout(key, x, rate, broadcast_dims=broadcast_dims, spec=spec))

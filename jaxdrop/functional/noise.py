@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,15 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
+from jaxdrop import _checks, masks, random
 from jaxdrop._words import is_known
-from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
 
 # A traced rate of 1 asks for infinite noise; it gets that of the last rate on the grid of masks.
 _LEAST_KEEP = 2.0**-23
 
 
+@_checks.hinted
 def gaussian_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -55,10 +56,10 @@ def gaussian_dropout(
       Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov, "Dropout: a simple way to prevent neural networks from
       overfitting", JMLR 15, 2014, section 10.
     """
-    x, rate, shared, spec = _arguments.site("gaussian_dropout", x, rate, broadcast_dims, spec)
+    x, rate, shared, spec = _checks.check_site("gaussian_dropout", x, rate, broadcast_dims, spec)
     if masks.is_number(rate, 1):
         raise ValueError("rate must be below 1 in gaussian_dropout, got 1: the variance of its noise is rate / (1 - rate).")
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     return _gaussian_dropout(random.single(key, "gaussian_dropout"), x, rate, shared=shared, spec=spec)
 
@@ -72,6 +73,7 @@ def _gaussian_dropout(
     return multiplied(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
+@_checks.hinted
 def gaussian_noise(
     key: jax.Array | None,
     x: jax.Array,
@@ -105,7 +107,7 @@ def gaussian_noise(
       Bishop, "Training with noise is equivalent to Tikhonov regularization", Neural Computation 7, 1995.
     """
     x, stddev, shared, spec = _site("gaussian_noise", _real(x, "gaussian_noise"), stddev, "stddev", broadcast_dims, spec)
-    if _arguments.is_true(deterministic) or masks.is_number(stddev, 0):
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(stddev, 0):
         return x
     return _gaussian_noise(random.single(key, "gaussian_noise"), x, stddev, shared=shared, spec=spec)
 
@@ -117,6 +119,7 @@ def _gaussian_noise(
     return _added(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
+@_checks.hinted
 def uniform_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -151,7 +154,7 @@ def uniform_dropout(
       arXiv:1801.05134.
     """
     x, beta, shared, spec = _site("uniform_dropout", x, beta, "beta", broadcast_dims, spec)
-    if _arguments.is_true(deterministic) or masks.is_number(beta, 0):
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(beta, 0):
         return x
     return _uniform_dropout(random.single(key, "uniform_dropout"), x, beta, shared=shared, spec=spec)
 
@@ -163,6 +166,7 @@ def _uniform_dropout(
     return multiplied(x, beta, _symmetric(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
+@_checks.hinted
 def neftune(
     key: jax.Array | None,
     x: jax.Array,
@@ -199,9 +203,9 @@ def neftune(
     """
     x, alpha, _, spec = _site("neftune", _real(x, "neftune"), alpha, "alpha", (), spec)
     if x.ndim < 2:
-        raise ValueError(f"neftune takes embeddings of shape (..., length, width), got shape {x.shape}")
-    _check_tokens(mask, x.shape[:-1])
-    if _arguments.is_true(deterministic) or masks.is_number(alpha, 0):
+        raise ValueError(f"{_checks.shown('x')} must be embeddings of shape (..., length, width), got shape {x.shape}")
+    mask = _tokens(mask, x.shape[:-1])
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(alpha, 0):
         return x
     return _neftune(random.single(key, "neftune"), x, alpha, mask, spec=spec)
 
@@ -246,27 +250,27 @@ def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
 
 def _site(
     caller: str, x: jax.Array, amount: masks.Rate, name: str, broadcast_dims: Sequence[int], spec: PartitionSpec | None
-) -> _arguments.Site:
-    """`_arguments.site`, of an amount that is no rate."""
-    x, _, shared, spec = _arguments.site(caller, x, 0.0, broadcast_dims, spec)
-    known = masks.check_number(amount, name)
-    masks.check_rate_shape(known, x.shape, shared, name)
-    return _arguments.Site(x, known, shared, spec)
+) -> _checks.Site:
+    """`_checks.check_site`, of an amount that is no rate."""
+    x, _, shared, spec = _checks.check_site(caller, x, 0.0, broadcast_dims, spec)
+    known = _checks.check_number(amount, name)
+    _checks.check_rate_shape(known, x.shape, shared, name)
+    return _checks.Site(x, known, shared, spec)
 
 
 def _real(x: jax.Array, caller: str) -> jax.Array:
-    x = _arguments.inexact(x, caller)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{caller} adds real noise, and x is of dtype {x.dtype}. Add noise to x.real and x.imag, with a key for each."
-        )
-    return x
+    return _checks.check_real(
+        x, caller, why=", for it adds real noise. Add noise to its real and imaginary parts, with a key for each."
+    )
 
 
-def _check_tokens(mask: jax.Array | None, shape: tuple[int, ...]) -> None:
+def _tokens(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    """Which positions hold a token."""
     if mask is None:
-        return
+        return None
+    mask = _checks.check_array(mask, "mask", "booleans, or integers 0 and 1")
     if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
         raise TypeError(f"mask must hold booleans, or integers 0 and 1, got dtype {mask.dtype}")
-    if mask.shape != shape:
-        raise ValueError(f"mask must have the shape of x without its last axis, {shape}, got {mask.shape}")
+    if mask.dtype != bool and _checks.known(mask) and not np.isin(mask, (0, 1)).all():
+        raise ValueError("mask must hold booleans, or integers 0 and 1, but it holds others")
+    return _checks.check_shape(mask, "mask", shape, f"the shape of {_checks.shown('x')} without its last axis,")

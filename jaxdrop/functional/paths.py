@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -13,8 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks, random
 from jaxdrop.functional._kernel import kernel
 
 Mode = Literal["row", "batch"]
@@ -32,6 +30,7 @@ _DEPTH_RULES: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@_checks.hinted
 def drop_path(
     key: jax.Array | None,
     x: jax.Array,
@@ -73,11 +72,13 @@ def drop_path(
       Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016, arXiv:1603.09382. Larsson, Maire &
       Shakhnarovich, "FractalNet: ultra-deep neural networks without residuals", 2016, arXiv:1605.07648, for the name.
     """
-    _arguments.one_of("mode", mode, Mode)
-    x = _arguments.inexact(x, "drop_path")
+    _checks.check_one_of(mode, "mode", Mode)
+    scale_by_keep = _checks.check_flag(scale_by_keep, "scale_by_keep")
+    x = _checks.check_inexact(x, "drop_path")
+    _checks.check_integer(batch_axis, "batch_axis", "the number of an axis")
     shared = _all_but(x, batch_axis=batch_axis) if mode == "row" else _all_but(x)
-    x, rate, shared, spec = _arguments.site("drop_path", x, rate, shared, spec)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    x, rate, shared, spec = _checks.check_site("drop_path", x, rate, shared, spec)
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
@@ -100,6 +101,7 @@ def _drop_path(
     return masks.scaled(masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec), x, scale)
 
 
+@_checks.hinted
 def layer_drop(key: jax.Array | None, x: T, rate: masks.Rate, layer: Callable[[T], T], *, deterministic: bool = False) -> T:
     """LayerDrop: `layer(x)` with probability `1 - rate`, otherwise `x`, and then the layer's work is not done.
 
@@ -132,15 +134,16 @@ def layer_drop(key: jax.Array | None, x: T, rate: masks.Rate, layer: Callable[[T
     References:
       Fan, Grave & Joulin, "Reducing transformer depth on demand with structured dropout", 2019, arXiv:1909.11556, with rate 0.2.
     """
+    _checks.check_callable(layer, "layer", "x")
     runs = layer_runs(key, rate, deterministic=deterministic)
     return either(lax.cond, runs, lambda x: like(layer(x), x, rate), lambda x: x, x)
 
 
 def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) -> bool | jax.Array:
     """The coin of `layer_drop`: a bool where it is known now, otherwise a traced one."""
-    checked = masks.check_rate(rate)
-    masks.check_one_rate(checked, "layer_drop throws one coin and takes one rate")
-    if _arguments.is_true(deterministic) or masks.is_number(checked, 0):
+    checked = _checks.check_rate(rate)
+    _checks.check_one_rate(checked, "layer_drop throws one coin and takes one rate")
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0):
         return True
     if masks.is_number(checked, 1):
         return False
@@ -175,9 +178,10 @@ def like(y: T, x: T, rate: masks.Rate) -> T:
             "a layer that may be skipped must return what is like its argument, which takes the place of its result: it was given"
             f" {argument} and returned {result}."
         )
-    return masks.possible(y, masks.check_rate(rate))
+    return masks.possible(y, _checks.check_rate(rate))
 
 
+@_checks.hinted
 def shake_drop(
     key: jax.Array | None,
     x: jax.Array,
@@ -226,15 +230,18 @@ def shake_drop(
     References:
       Yamada, Iwamura, Akiba & Kise, "ShakeDrop regularization for deep residual learning", 2018, arXiv:1802.02375.
     """
-    _arguments.one_of("level", level, Level)
-    x = _arguments.inexact(x, "shake_drop")
-    own = {"image": {"batch_axis": batch_axis}, "channel": {"batch_axis": batch_axis, "channel_axis": channel_axis}}
-    shared = () if level == "pixel" else _all_but(x, **own.get(level, {}))
+    _checks.check_one_of(level, "level", Level)
+    x = _checks.check_inexact(x, "shake_drop")
+    axes = {"batch_axis": batch_axis, "channel_axis": channel_axis}
+    for name, axis in axes.items():
+        _checks.check_integer(axis, name, "the number of an axis")
+    own = {"batch": (), "image": ("batch_axis",), "channel": ("batch_axis", "channel_axis")}
+    shared = () if level == "pixel" else _all_but(x, **{name: axes[name] for name in own[level]})
     alpha, beta = check_range("alpha", alpha), check_range("beta", beta)
-    x, rate, _, spec = _arguments.site("shake_drop", x, rate, _all_but(x), spec)
+    x, rate, _, spec = _checks.check_site("shake_drop", x, rate, _all_but(x), spec)
     if masks.is_number(rate, 0):
         return x
-    if _arguments.is_true(deterministic):
+    if _checks.check_flag(deterministic, "deterministic"):
         middle = (alpha[0] + alpha[1]) / 2
         return x if middle == 1 else _expected(x, rate, middle=middle)
     key, (threshold, _) = random.single(key, "shake_drop"), masks.law(rate)
@@ -282,6 +289,7 @@ def _expected(x: jax.Array, rate: jax.Array, *, middle: float) -> jax.Array:
     return masks.scaled(factor != 0, x, factor)
 
 
+@_checks.hinted
 def depth_rates(rate: masks.Rate, num_layers: int, rule: DepthRule = "timm") -> tuple[float | jax.Array, ...]:
     """The rate of each layer, first to last, where a network drops its deep layers more often: `rate` times
 
@@ -306,25 +314,23 @@ def depth_rates(rate: masks.Rate, num_layers: int, rule: DepthRule = "timm") -> 
     References:
       Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016, arXiv:1603.09382.
     """
-    _arguments.one_of("rule", rule, DepthRule)
-    if not isinstance(num_layers, numbers.Integral) or num_layers < 1:
-        raise ValueError(f"num_layers must be a positive integer, got {num_layers!r}")
-    rate = masks.check_rate(rate)
-    fractions = (_DEPTH_RULES[rule](i, int(num_layers)) for i in range(num_layers))
+    _checks.check_one_of(rule, "rule", DepthRule)
+    num_layers = _checks.check_count(num_layers, "num_layers")
+    rate = _checks.check_rate(rate)
+    _checks.check_one_rate(rate, "depth_rates takes one rate, that of the last layer")
+    fractions = (_DEPTH_RULES[rule](i, num_layers) for i in range(num_layers))
     return tuple(rate * fraction if fraction else 0.0 for fraction in fractions)
 
 
 def _all_but(x: jax.Array, **own: int) -> tuple[int, ...]:
     """The axes of `x` other than those given by name: those that share a mask."""
-    return tuple(sorted(set(range(x.ndim)) - {_arguments.axis(name, axis, x.ndim) for name, axis in own.items()}))
+    return tuple(sorted(set(range(x.ndim)) - {_checks.check_axis(axis, name, x.ndim) for name, axis in own.items()}))
 
 
 def check_range(name: str, bounds: Range) -> Range:
     """Checks that the argument `name` is a pair of finite numbers, the least and the greatest."""
-    try:
-        low, high = (float(bound) for bound in bounds)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a pair of numbers, the least and the greatest, got {bounds!r}") from None
+    what = "two finite numbers, the least and the greatest"
+    low, high = _checks.check_numbers(bounds, name, 2, what)
     if not -math.inf < low <= high < math.inf:
-        raise ValueError(f"{name} must be a range of finite numbers, the least first, got {bounds!r}")
-    return low, high
+        raise ValueError(f"{name} must be {what}, got {_checks.quoted(bounds)}")
+    return float(low), float(high)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +13,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, _axes
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _axes
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
@@ -25,6 +24,7 @@ Normalize = Literal["example", "batch", "expected"]
 _BELOW_ONE = np.float32(1 - 2.0**-24)
 
 
+@_checks.hinted
 def spatial_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -62,7 +62,7 @@ def spatial_dropout(
       Tompson, Goroshin, Jain, LeCun & Bregler, "Efficient object localization using convolutional networks", 2014,
       arXiv:1411.4280.
     """
-    x = _arguments.inexact(x, "spatial_dropout")
+    x = _checks.check_inexact(x, "spatial_dropout")
     space = _axes.split(x.ndim, channel_axis, spatial_rank).space
     with jax.named_scope("jaxdrop.spatial_dropout"):
         return dropout(key, x, rate, broadcast_dims=space, deterministic=deterministic, spec=spec)
@@ -123,6 +123,7 @@ class _Geometry(NamedTuple):
         return (survive * (times / times.sum()).astype(np.float32).reshape(line)).sum(-1)
 
 
+@_checks.hinted
 def drop_block(
     key: jax.Array | None,
     x: jax.Array,
@@ -184,21 +185,21 @@ def drop_block(
     References:
       Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", 2018, arXiv:1810.12890.
     """
-    x = _arguments.inexact(x, "drop_block")
+    x = _checks.check_inexact(x, "drop_block")
     axes = _axes.split(x.ndim, channel_axis, spatial_rank)
-    _arguments.one_of("preset", preset, Preset)
-    _arguments.one_of("normalize", normalize, Normalize)
+    _checks.check_one_of(preset, "preset", Preset)
+    _checks.check_one_of(normalize, "normalize", Normalize)
     rule = _RULES[preset]
     lengths = tuple(x.shape[axis] for axis in axes.space)
     geometry = _Geometry(lengths, _blocks(block_size, lengths, rule.clipped_to_shortest), rule.seeds_everywhere)
     shared = (*axes.space, axes.channel) if rule.shared_by_channels else axes.space
-    x, rate, shared, spec = _arguments.site("drop_block", x, rate, shared, spec)
+    x, rate, shared, spec = _checks.check_site("drop_block", x, rate, shared, spec)
     if masks.mapped_axes(spec, axes.space)[1] > 1:
         raise ValueError(
             f"spec={spec} divides a spatial axis of x: a device would have to know the seeds of its neighbors. Divide only the"
             " examples or the channels, or let jax.jit lay the arrays out: there any axis may be divided."
         )
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0) or x.size == 0:
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0) or x.size == 0:
         return x
     gamma = (np if isinstance(rate, float) else jnp).asarray(rate, np.float32) * np.float32(geometry.seeds_per_rate)
     kept = geometry.kept(gamma) if normalize == "expected" else None
@@ -272,11 +273,14 @@ def _laid_out(keep: jax.Array, x: jax.Array) -> jax.Array:
 
 def _blocks(block_size: int | Sequence[int], lengths: tuple[int, ...], to_shortest: bool) -> tuple[int, ...]:
     """The length of a block along each axis, cut to the map."""
-    try:
-        sizes = tuple(operator.index(size) for size in (block_size if isinstance(block_size, Sequence) else [block_size]))
-    except TypeError:
-        raise TypeError(f"block_size must be an integer, or one for each spatial axis, got {block_size!r}") from None
+    kind = "an integer, or one for each spatial axis"
+    several = isinstance(block_size, (Sequence, np.ndarray)) and not isinstance(block_size, str) and np.shape(block_size) != ()
+    if several:
+        sizes = _checks.check_integers(block_size, "block_size", kind)
+    else:
+        sizes = (_checks.check_integer(block_size, "block_size", kind),)
     if len(sizes) not in (1, len(lengths)) or min(sizes) < 1:
-        raise ValueError(f"block_size={block_size!r} must be at least 1, or that for each of {len(lengths)} spatial axes.")
+        shown = _checks.quoted(block_size)
+        raise ValueError(f"block_size must be at least 1, or that for each of {len(lengths)} spatial axes, got {shown}")
     limits = [min(lengths)] * len(lengths) if to_shortest else lengths
     return tuple(min(size, limit) for size, limit in zip(sizes * (len(lengths) // len(sizes)), limits, strict=True))

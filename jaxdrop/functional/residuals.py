@@ -8,11 +8,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks, random
 from jaxdrop.functional._kernel import kernel
 
 
+@_checks.hinted
 def bias_dropout_add(
     key: jax.Array | None,
     x: jax.Array,
@@ -45,7 +45,7 @@ def bias_dropout_add(
     References:
       Narayanan et al., "Efficient large-scale language model training on GPU clusters using Megatron-LM", 2021, arXiv:2104.04473.
     """
-    x, rate, _, spec = _arguments.site("bias_dropout_add", x, rate, (), spec)
+    x, rate, _, spec = _checks.check_site("bias_dropout_add", x, rate, (), spec)
     residual = _like("residual", residual, x, "bias_dropout_add")
     if bias is not None:
         bias = _broadcast("bias", bias, x.shape, "bias_dropout_add")
@@ -69,6 +69,7 @@ def _bias_dropout_add(
     return (residual.astype(kind) + _dropped(key, branch, law, spec)).astype(residual.dtype)
 
 
+@_checks.hinted
 def dropout_add_layer_norm(
     key: jax.Array | None,
     x: jax.Array,
@@ -115,21 +116,27 @@ def dropout_add_layer_norm(
       package has the fused operation.
     """
     caller = "dropout_add_layer_norm"
-    x, rate, _, spec = _arguments.site(caller, x, rate, (), spec)
-    if x.ndim == 0 or jnp.iscomplexobj(x):
-        raise TypeError(f"{caller} takes real x of shape (..., features), got {x.dtype}{list(x.shape)}")
+    x, rate, _, spec = _checks.check_site(caller, x, rate, (), spec)
+    x = _checks.check_real(x, caller)
+    if x.ndim == 0:
+        raise ValueError(f"{_checks.shown('x')} must have shape (..., features), got a scalar")
+    prenorm = _checks.check_flag(prenorm, "prenorm")
+    _checks.check_not_traced(epsilon, "epsilon")
+    eps = _checks.check_number(epsilon, "epsilon", meaning=" It is added to the variance.")
+    if not isinstance(eps, float):
+        raise TypeError(f"epsilon must be one number, got {_checks.quoted(epsilon)}")
     if masks.mapped_axes(spec, [x.ndim - 1])[0]:
         raise ValueError(f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are taken.")
-    residual = None if residual is None else _like("residual", residual, x, caller)
+    residual = None if residual is None else _checks.check_real(_like("residual", residual, x, caller), caller, "residual")
     scale, bias = (
-        None if value is None else _broadcast(name, value, x.shape[-1:], caller)
+        None if value is None else _checks.check_real(_broadcast(name, value, x.shape[-1:], caller), caller, name)
         for name, value in (("scale", scale), ("bias", bias))
     )
     if row_scale is not None:
-        row_scale = _broadcast("row_scale", row_scale, x.shape[:-1], caller)
+        row_scale = _checks.check_real(_broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale")
     law = _law(rate, x, deterministic)
     single = None if law is None else random.single(key, caller)
-    y, z = _dropout_add_layer_norm(single, x, residual, scale, bias, row_scale, law, epsilon=float(epsilon), spec=spec)
+    y, z = _dropout_add_layer_norm(single, x, residual, scale, bias, row_scale, law, epsilon=eps, spec=spec)
     return (y, z) if prenorm else y
 
 
@@ -164,7 +171,7 @@ def _dropout_add_layer_norm(
 
 def _law(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.Law | None:
     """What is dropped, or None for nothing."""
-    off = _arguments.is_true(deterministic) or masks.is_number(rate, 0)
+    off = _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0)
     return None if off else masks.law(rate, x.dtype)
 
 
@@ -176,14 +183,12 @@ def _dropped(key: jax.Array | None, x: jax.Array, law: masks.Law | None, spec: P
 
 
 def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:
-    value = _arguments.inexact(value, caller)
-    if value.shape != x.shape:
-        raise ValueError(f"{name} must have the shape of x, {x.shape}, got {value.shape}")
-    return value
+    value = _checks.check_inexact(value, caller, name)
+    return _checks.check_shape(value, name, x.shape, f"the shape of {_checks.shown('x')},")
 
 
 def _broadcast(name: str, value: jax.Array, shape: tuple[int, ...], caller: str) -> jax.Array:
-    value = _arguments.inexact(value, caller)
-    if not masks.broadcasts(value.shape, shape):
-        raise ValueError(f"{name} of shape {value.shape} does not broadcast to {shape}")
+    value = _checks.check_inexact(value, caller, name)
+    if not _checks.broadcasts(value.shape, shape):
+        raise ValueError(f"{_checks.shown(name)} of shape {value.shape} does not broadcast to {shape}")
     return value

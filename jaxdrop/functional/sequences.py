@@ -14,17 +14,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
+from jaxdrop import _checks, masks, random
 from jaxdrop._positions import grid
 from jaxdrop._words import WORD
-from jaxdrop.functional import _arguments, _ids
+from jaxdrop.functional import _ids
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
-_replace_words = _ids.replacing("word_dropout", "replacement")
+_replace_words = _ids.replacing("word_dropout", "replacement", "ids")
 
 
 @jax.named_scope("jaxdrop.locked_dropout")
+@_checks.hinted
 def locked_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -59,12 +60,13 @@ def locked_dropout(
       Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", 2016, arXiv:1512.05287.
       Merity, Keskar & Socher, "Regularizing and optimizing LSTM language models", 2017, arXiv:1708.02182, for the name.
     """
-    x = _arguments.inexact(x, "locked_dropout")
-    axis = _arguments.axis("time_axis", time_axis, x.ndim)
+    x = _checks.check_inexact(x, "locked_dropout")
+    axis = _checks.check_axis(time_axis, "time_axis", x.ndim)
     return dropout(key, x, rate, broadcast_dims=(axis,), deterministic=deterministic, spec=spec)
 
 
 @jax.named_scope("jaxdrop.recurrent_dropout")
+@_checks.hinted
 def recurrent_dropout(
     key: jax.Array | None,
     candidate: jax.Array,
@@ -99,9 +101,11 @@ def recurrent_dropout(
     References:
       Semeniuta, Severyn & Barth, "Recurrent dropout without memory loss", 2016, arXiv:1603.05118.
     """
-    return dropout(key, candidate, rate, deterministic=deterministic, spec=spec)
+    with _checks.renamed(x="candidate"):
+        return dropout(key, candidate, rate, deterministic=deterministic, spec=spec)
 
 
+@_checks.hinted
 def zoneout(
     key: jax.Array | None,
     new: jax.Array,
@@ -140,14 +144,14 @@ def zoneout(
       Krueger, Maharaj, Kramar, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville & Pal, "Zoneout: regularizing RNNs by randomly
       preserving hidden activations", 2016, arXiv:1606.01305, with rates 0.5 (cell) and 0.05 (hidden) on characters.
     """
-    new, rate, _, spec = _arguments.site("zoneout", new, rate, (), spec)
-    previous = _arguments.inexact(previous, "zoneout")
+    new, rate, _, spec = _checks.check_site("zoneout", new, rate, (), spec, "new")
+    previous = _checks.check_inexact(previous, "zoneout", "previous")
     if (previous.shape, previous.dtype) != (new.shape, new.dtype):
         raise ValueError(
             "zoneout chooses between two states, which must be alike: new is"
             f" {new.dtype}{list(new.shape)}, previous is {previous.dtype}{list(previous.shape)}."
         )
-    expected = _arguments.is_true(deterministic)
+    expected = _checks.check_flag(deterministic, "deterministic")
     if masks.is_number(rate, 0):
         return new
     if masks.is_number(rate, 1):
@@ -172,6 +176,7 @@ def _expected_state(new: jax.Array, previous: jax.Array, rate: jax.Array) -> jax
     return (share * previous.astype(wide) + (1 - share) * new.astype(wide)).astype(new.dtype)
 
 
+@_checks.hinted
 def word_dropout(
     key: jax.Array | None,
     ids: jax.Array,
@@ -211,6 +216,7 @@ def word_dropout(
     return _replace_words(key, ids, rate, replacement=replacement, protected=protected, deterministic=deterministic, spec=spec)
 
 
+@_checks.hinted
 def embedding_dropout(
     key: jax.Array | None,
     embedded: jax.Array,
@@ -255,12 +261,13 @@ def embedding_dropout(
       Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", 2016, arXiv:1512.05287.
       Merity, Keskar & Socher, "Regularizing and optimizing LSTM language models", 2017, arXiv:1708.02182, with rate 0.1.
     """
-    x, ids = _arguments.inexact(embedded, "embedding_dropout"), _arguments.integers(ids, "embedding_dropout")
-    x, rate, _, spec = _arguments.site("embedding_dropout", x, rate, range(ids.ndim, x.ndim), spec)
+    x = _checks.check_inexact(embedded, "embedding_dropout", "embedded")
+    ids = _checks.check_ids(ids, "embedding_dropout")
     if x.shape[: ids.ndim] != ids.shape:
         raise ValueError(f"embedded must begin with the shape of ids, {tuple(ids.shape)}, but it is {tuple(x.shape)}.")
-    axis = None if time_axis is None else _arguments.axis("time_axis", time_axis, ids.ndim)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    x, rate, _, spec = _checks.check_site("embedding_dropout", x, rate, range(ids.ndim, x.ndim), spec, "embedded")
+    axis = None if time_axis is None else _checks.check_axis(time_axis, "time_axis", ids.ndim)
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)

@@ -14,8 +14,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, _ids
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _ids
 from jaxdrop.functional._kernel import kernel
 
 Rounding = Literal["timm", "floor", "round"]
@@ -30,9 +30,10 @@ _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
     "round": lambda n, rate: round((1.0 - rate) * n),
 }
 
-_replace_labels = _ids.replacing("label_dropout", "null_id")
+_replace_labels = _ids.replacing("label_dropout", "null_id", "labels")
 
 
+@_checks.hinted
 def token_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -78,36 +79,39 @@ def token_dropout(
       arXiv:2212.00794.
     """
     known = _known(rate)
-    x, prefix = _arguments.array(x, "token_dropout", "x"), _arguments.integer("num_prefix_tokens", num_prefix_tokens)
+    x, prefix = _checks.check_array(x, "x"), _checks.check_count(num_prefix_tokens, "num_prefix_tokens", least=0)
+    ordered = _checks.check_flag(ordered, "ordered")
     kept = prefix + _kept(x, known, prefix, rounding)
-    spec = masks.check_spec(spec, x.ndim)
+    spec = _checks.check_spec(spec, x.ndim)
     if spec is not None and len(spec) >= x.ndim - 1 and spec[x.ndim - 2]:
         raise ValueError(
             f"spec={spec} divides the tokens, axis {x.ndim - 2}, among which the kept ones are chosen. Gather them first."
         )
-    if _arguments.is_true(deterministic) or known == 0:
+    if _checks.check_flag(deterministic, "deterministic") or known == 0:
         return x, jnp.asarray(np.broadcast_to(np.arange(x.shape[-2], dtype=np.int32), x.shape[:-1]))
     key = random.single(key, "token_dropout")
-    return _token_dropout(key, x, prefix=prefix, kept=kept, ordered=bool(ordered), spec=spec)
+    return _token_dropout(key, x, prefix=prefix, kept=kept, ordered=ordered, spec=spec)
 
 
 def _known(rate: masks.Rate) -> float:
-    if isinstance(rate, jax.core.Tracer) or np.ndim(rate):
-        raise TypeError(
-            f"token_dropout takes one rate that is known now, for it sets the shape of the result, but rate is {rate!r}. Either\n"
-            "1. mark it static, and change it rarely: jax.jit(f, static_argnames='rate');\n"
-            "2. keep the shape, and drop whole tokens from it: jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))."
-        )
-    return float(masks.check_rate(rate))
+    reason = (
+        "it sets the shape of the result. Either\n"
+        "1. mark it static, and change it rarely: jax.jit(f, static_argnames='rate');\n"
+        "2. keep the shape, and drop whole tokens from it: jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))."
+    )
+    return _checks.check_known_rate(rate, "rate", reason)
 
 
 def _kept(x: jax.Array, rate: float, prefix: int, rounding: Rounding) -> int:
     """How many of the tokens behind the prefix stay."""
-    _arguments.one_of("rounding", rounding, Rounding)
-    if x.ndim < 2 or not 0 <= prefix <= x.shape[-2]:
-        raise ValueError(f"num_prefix_tokens={prefix} does not fit x of shape {tuple(x.shape)}, (..., tokens, features).")
+    _checks.check_one_of(rounding, "rounding", Rounding)
+    if x.ndim < 2 or prefix > x.shape[-2]:
+        name = _checks.shown("x")
+        raise ValueError(
+            f"num_prefix_tokens={_checks.quoted(prefix)} does not fit {name} of shape {tuple(x.shape)}, (..., tokens, features)."
+        )
     if rate == 1:
-        raise ValueError("token_dropout takes a rate below 1: some token must stay.")
+        raise ValueError("rate must be below 1 in token_dropout: some token must stay.")
     others = x.shape[-2] - prefix
     kept = min(others, _ROUNDINGS[rounding](others, rate))
     if prefix + kept == 0:
@@ -131,6 +135,7 @@ def _token_dropout(
     return jnp.take_along_axis(x, indices[..., None], axis=-2, mode="promise_in_bounds"), indices
 
 
+@_checks.hinted
 def label_dropout(
     key: jax.Array | None,
     labels: jax.Array,
@@ -170,14 +175,18 @@ def label_dropout(
     """
     if force_drop is None:
         return _replace_labels(key, labels, rate, replacement=null_id, protected=(), deterministic=deterministic, spec=spec)
-    labels = _arguments.integers(labels, "label_dropout")
-    force_drop = jnp.asarray(force_drop)
+    labels = _checks.check_ids(labels, "label_dropout", "labels")
+    _checks.check_rate_shape(_checks.check_rate(rate), labels.shape, ())
+    _checks.check_flag(deterministic, "deterministic")
+    _checks.check_spec(spec, labels.ndim, "labels")
+    force_drop = _checks.check_array(force_drop, "force_drop", "booleans")
     if force_drop.dtype != bool:
         raise TypeError(f"force_drop must hold booleans, got {force_drop.dtype}. Compare first, as in force_drop == 1.")
-    masks.check_rate_shape(force_drop, labels.shape, (), "force_drop")
+    _checks.check_rate_shape(force_drop, labels.shape, (), "force_drop")
     return jnp.where(force_drop, jnp.asarray(_ids.fitting("null_id", null_id, labels.dtype), labels.dtype), labels)
 
 
+@_checks.hinted
 def modality_dropout(
     key: jax.Array | None,
     arrays: Arrays,
@@ -219,21 +228,24 @@ def modality_dropout(
       Lakhotia & Mohamed, "Learning audio-visual speech representation by masked multimodal cluster prediction", 2022,
       arXiv:2201.02184.
     """
-    _arguments.one_of("rule", rule, ModalityRule)
-    _arguments.one_of("per", per, Per)
+    _checks.check_one_of(rule, "rule", ModalityRule)
+    _checks.check_one_of(per, "per", Per)
     leaves, structure = jax.tree.flatten(arrays)
     first = 1 if per == "example" else 0
-    sites = [_arguments.site("modality_dropout", leaf, rate, range(first, jnp.ndim(leaf)), spec) for leaf in leaves]
-    if len(sites) < 2:
-        raise ValueError(f"modality_dropout never drops all arrays, so it needs two or more, got {len(sites)}.")
-    if per == "example" and len({site.x.shape[:1] for site in sites}) > 1:
-        shapes = [tuple(site.x.shape) for site in sites]
-        raise ValueError(f"the arrays must have one batch axis, axis 0, in common, but their shapes are {shapes}.")
+    leaves = [_checks.check_inexact(leaf, "modality_dropout", "arrays") for leaf in leaves]
+    if len(leaves) < 2:
+        raise ValueError(f"arrays must be two or more, for modality_dropout never drops all, got {len(leaves)}.")
+    if per == "example" and (0 in map(jnp.ndim, leaves) or len({leaf.shape[0] for leaf in leaves}) > 1):
+        shapes = [tuple(leaf.shape) for leaf in leaves]
+        raise ValueError(f"arrays must have one batch axis, axis 0, in common, but their shapes are {shapes}.")
+    sites = [
+        _checks.check_site("modality_dropout", leaf, rate, range(min(first, leaf.ndim), leaf.ndim), spec, "arrays")
+        for leaf in leaves
+    ]
     shares = _shares(weights, rule, len(sites))
     rate, layout = sites[0].rate, sites[0].spec
-    if np.ndim(rate):
-        raise ValueError(f"modality_dropout takes one rate for all examples, got rates of shape {np.shape(rate)}.")
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    _checks.check_one_rate(rate, "modality_dropout takes one rate for all examples")
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return arrays
     kept = _modality_dropout(
         random.single(key, "modality_dropout"),
@@ -252,10 +264,13 @@ def _shares(weights: Sequence[float] | None, rule: ModalityRule, count: int) -> 
         if weights is not None:
             raise ValueError(f"weights belong to rule='one', not to rule={rule!r}.")
         return None
-    shares = (1 / count,) * count if weights is None else tuple(map(float, weights))
-    if len(shares) != count or min(shares) < 0 or not math.isclose(sum(shares), 1):
-        raise ValueError(f"weights must be {count} probabilities that sum to 1, got {weights!r}.")
-    return shares
+    if weights is None:
+        return (1 / count,) * count
+    what = f"{count} probabilities that sum to 1"
+    shares = _checks.check_numbers(weights, "weights", count, what)
+    if not (shares.min() >= 0 and math.isclose(shares.sum(), 1, rel_tol=1e-6)):
+        raise ValueError(f"weights must be {what}, got {_checks.quoted(weights)}")
+    return tuple(shares.tolist())
 
 
 @kernel("modality_dropout")

@@ -28,8 +28,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, tree_unflatten
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks, random
 from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
@@ -38,6 +37,7 @@ KeyPath: TypeAlias = tuple[Any, ...]
 Match: TypeAlias = str | Callable[[KeyPath], bool]
 
 
+@_checks.hinted
 def drop_connect(
     key: jax.Array | None,
     x: jax.Array,
@@ -79,17 +79,18 @@ def drop_connect(
       Wan, Zeiler, Zhang, LeCun & Fergus, "Regularization of neural networks using DropConnect", ICML 2013.
     """
     x, w = operands("drop_connect", x, w, real=False)
+    per_example, inverted = _checks.check_flag(per_example, "per_example"), _checks.check_flag(inverted, "inverted")
     shape = (*x.shape[:-1], *w.shape) if per_example else w.shape
-    rate = masks.check_rate(rate)
-    masks.check_rate_shape(rate, shape, ())
-    spec = masks.check_spec(spec, len(shape))
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    rate = _checks.check_rate(rate)
+    _checks.check_rate_shape(rate, shape, ())
+    spec = _checks.check_spec(spec, len(shape))
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x @ (w if inverted else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
     threshold, scale = masks.law(rate, w.dtype)
     scale = scale if inverted else np.ones_like(scale, shape=())
-    return _drop_connect(random.single(key, "drop_connect"), x, w, threshold, scale, per_example=bool(per_example), spec=spec)
+    return _drop_connect(random.single(key, "drop_connect"), x, w, threshold, scale, per_example=per_example, spec=spec)
 
 
 @kernel("drop_connect")
@@ -112,6 +113,7 @@ def _drop_connect(
     return (rows.astype(wide) * kept.astype(wide)).sum(-2).astype(dtype)
 
 
+@_checks.hinted
 def drop_connect_gaussian(
     key: jax.Array | None,
     x: jax.Array,
@@ -151,10 +153,11 @@ def drop_connect_gaussian(
       Manning, "Fast dropout training", ICML 2013.
     """
     x, w = operands("drop_connect_gaussian", x, w, real=True)
-    rate = masks.check_rate(rate)
-    masks.check_rate_shape(rate, w.shape, ())
-    spec = masks.check_spec(spec, x.ndim)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    inverted = _checks.check_flag(inverted, "inverted")
+    rate = _checks.check_rate(rate)
+    _checks.check_rate_shape(rate, w.shape, ())
+    spec = _checks.check_spec(spec, x.ndim)
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x @ (w if inverted else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
@@ -175,6 +178,7 @@ def _drop_connect_gaussian(
     return gaussian(key, x, (mean * weights).astype(w.dtype), variance * weights * weights, spec)
 
 
+@_checks.hinted
 def weight_drop(
     key: jax.Array | None,
     params: Any,
@@ -216,13 +220,14 @@ def weight_drop(
     References:
       Merity, Keskar & Socher, "Regularizing and optimizing LSTM language models", 2017, arXiv:1708.02182.
     """
-    rate = masks.check_rate(rate)
+    rate = _checks.check_rate(rate)
+    _checks.check_callable(drop, "drop", "(key, w, rate)")
     flat, tree = tree_flatten_with_path(params)
     chosen = [_matches(match, path) for path, _ in flat]
     if not any(chosen):
         names = ", ".join(_name(path) for path, _ in flat) or "none at all"
-        raise ValueError(f"match={match!r} chooses no leaf of params. The leaves are: {names}.")
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+        raise ValueError(f"match={_checks.quoted(match)} chooses no leaf of params. The leaves are: {names}.")
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return params
     key = None if masks.is_number(rate, 1) else random.checked(key, "weight_drop")
     leaves = []
@@ -235,6 +240,7 @@ def weight_drop(
     return tree_unflatten(tree, leaves)
 
 
+@_checks.hinted
 def quant_noise(
     key: jax.Array | None,
     w: jax.Array,
@@ -271,15 +277,16 @@ def quant_noise(
       Fan, Stock, Graham, Grave, Gribonval, Jegou & Joulin, "Training with quantization noise for extreme model compression",
       2020, arXiv:2004.07320.
     """
-    w, rate, _, spec = _arguments.site("quant_noise", w, rate, (), spec)
+    w, rate, _, spec = _checks.check_site("quant_noise", w, rate, (), spec, "w")
+    _checks.check_one_rate(rate, "quant_noise takes one rate for all blocks")
     points = math.prod(w.shape[:-2])
-    axis = _arguments.axis("axis", axis, w.ndim)
+    axis = _checks.check_axis(axis, "axis", w.ndim)
     length = points if points > 1 else w.shape[axis]
-    block_size = _arguments.integer("block_size", block_size)
-    if block_size < 1 or length % block_size:
+    block_size = _checks.check_count(block_size, "block_size")
+    if length % block_size:
         what = f"{points} points" if points > 1 else f"length {length} of axis {axis}"
-        raise ValueError(f"block_size must divide the {what} of w of shape {tuple(w.shape)}, got {block_size}")
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+        raise ValueError(f"block_size must divide the {what} of w of shape {tuple(w.shape)}, got {_checks.quoted(block_size)}")
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return w
     with jax.named_scope("jaxdrop.quant_noise"):
         if points > 1:
@@ -307,14 +314,20 @@ def _name(path: KeyPath) -> str:
 
 def _matches(match: Match, path: KeyPath) -> bool:
     if isinstance(match, str):
-        return re.search(match, _name(path)) is not None
+        try:
+            return re.search(match, _name(path)) is not None
+        except re.error as error:
+            raise ValueError(f"match={match!r} is no regular expression: {error}") from None
     if callable(match):
         return bool(match(path))
-    raise TypeError(f"match must be a regular expression or a function of a leaf's path, got {match!r}")
+    raise TypeError(f"match must be a regular expression or a function of a leaf's path, got {_checks.quoted(match)}")
 
 
 def _layouts(spec: Any, count: int) -> list[PartitionSpec | None]:
     """One layout for each leaf."""
     if spec is None or isinstance(spec, PartitionSpec):
         return [spec] * count
-    return jax.tree.leaves(spec, is_leaf=lambda node: node is None or isinstance(node, PartitionSpec))
+    layouts = jax.tree.leaves(spec, is_leaf=lambda node: node is None or isinstance(node, PartitionSpec))
+    if len(layouts) != count or not all(layout is None or isinstance(layout, PartitionSpec) for layout in layouts):
+        raise TypeError(f"spec must be a jax.sharding.PartitionSpec, or a tree of them like params, got {_checks.quoted(spec)}")
+    return layouts

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxdrop import _checks
 from jaxdrop.linen._base import Stochastic
 
 KERNEL_INIT = nn.initializers.lecun_normal()
@@ -19,11 +20,14 @@ class Dense(Stochastic):
     """
 
     def _kernel(self, inputs: jax.Array) -> jax.Array:
-        kernel: jax.Array = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-        return kernel.astype(inputs.dtype)
+        features = _checks.check_count(self.features, "features")
+        return self._param("kernel", self.kernel_init, (inputs.shape[-1], features)).astype(inputs.dtype)
+
+    def _checked(self, inputs: jax.Array) -> jax.Array:
+        return _checks.check_features(inputs, type(self).__name__)
 
     def _shifted(self, outputs: jax.Array) -> jax.Array:
-        if not self.use_bias:
+        if not _checks.check_flag(self.use_bias, "use_bias"):
             return outputs
-        bias: jax.Array = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        bias = self._param("bias", self.bias_init, (self.features,))
         return outputs + jnp.broadcast_to(bias.astype(outputs.dtype), outputs.shape)

@@ -15,7 +15,8 @@ from flax.typing import Dtype, Initializer
 from jax.nn.initializers import constant
 from jax.sharding import PartitionSpec
 
-from jaxdrop.functional import _arguments, learned
+from jaxdrop import _checks
+from jaxdrop.functional import learned
 from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen._dense import BIAS_INIT, KERNEL_INIT, Dense
 
@@ -107,7 +108,8 @@ class VariationalDropout(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """An array like `inputs`. Further arguments as in `jaxdrop.linen.Dropout`."""
-        _arguments.one_of("per", self.per, Literal["feature", "layer"])
+        _checks.check_one_of(self.per, "per", Literal["feature", "layer"])
+        inputs = _checks.check_features(inputs, type(self).__name__, _checks.check_count(self.features, "features"))
         shape = (self.features,) if self.per == "feature" else ()
         log_alpha = self.param("log_alpha", constant(learned.starting_logit(self.rate)), shape)
         off, key, log_alpha, spec = self._settle(deterministic, rng, log_alpha, spec)
@@ -157,7 +159,8 @@ class VariationalDense(Dense):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """Shape (..., in) to (..., features). Further arguments as in `jaxdrop.linen.Dropout`."""
-        _arguments.one_of("per", self.per, Literal["weight", "feature", "layer"])
+        _checks.check_one_of(self.per, "per", Literal["weight", "feature", "layer"])
+        inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
         shape = {"weight": kernel.shape, "feature": (kernel.shape[0], 1), "layer": ()}[self.per]
         log_alpha = self.param("log_alpha", constant(learned.starting_logit(self.rate)), shape, self.param_dtype)
@@ -209,8 +212,11 @@ class SparseVariationalDense(Dense):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """Shape (..., in) to (..., features). Further arguments as in `jaxdrop.linen.Dropout`."""
+        inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
-        log_sigma2 = self.param("log_sigma2", constant(self.log_sigma2), kernel.shape, self.param_dtype)
+        log_sigma2 = self.param(
+            "log_sigma2", constant(learned.starting_log_variance(self.log_sigma2)), kernel.shape, self.param_dtype
+        )
         off, key, log_sigma2, spec = self._settle(deterministic, rng, log_sigma2, spec)
         outputs = learned.sparse_variational_dense(
             key, inputs, kernel, log_sigma2, threshold=self.threshold, deterministic=off, spec=spec

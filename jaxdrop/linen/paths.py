@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import paths
-from jaxdrop.linen._base import Stochastic
+from jaxdrop.linen._base import Stochastic, check_module
 
 
 class DropPath(Stochastic):
@@ -104,10 +104,7 @@ class LayerDrop(Stochastic):
           What is like `inputs`.
         """
         off, key, rate, _ = self._settle(deterministic, rng, rate, None)
-        if not isinstance(layer, nn.Module):
-            raise TypeError(
-                f"layer must be a Linen module, got {type(layer).__name__}. For functions there is jaxdrop.layer_drop."
-            )
+        check_module(layer, "layer", " For functions there is jaxdrop.layer_drop.")
 
         def run(layer: Callable[..., Any], x: Any) -> Any:
             return paths.like(layer(x, *args), x, rate)

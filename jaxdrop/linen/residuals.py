@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import residuals
 from jaxdrop.linen._base import Stochastic
 
@@ -50,8 +50,10 @@ class BiasDropoutAdd(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """`residual + dropout(inputs + bias)`. Other args: as `jaxdrop.linen.Dropout`."""
+        inputs = _checks.check_features(inputs, type(self).__name__)
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        bias = self.param("bias", self.bias_init, inputs.shape[-1:], self.param_dtype) if self.use_bias else None
+        use_bias = _checks.check_flag(self.use_bias, "use_bias")
+        bias = self._param("bias", self.bias_init, inputs.shape[-1:]) if use_bias else None
         return residuals.bias_dropout_add(key, inputs, bias, residual, rate, deterministic=off, spec=spec)
 
 
@@ -98,10 +100,12 @@ class DropoutAddLayerNorm(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """`LayerNorm(dropout(row_scale inputs) + residual)`. Other args: as `jaxdrop.linen.Dropout`."""
+        inputs = _checks.check_features(inputs, type(self).__name__)
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         shape = inputs.shape[-1:]
-        scale = self.param("scale", self.scale_init, shape, self.param_dtype) if self.use_scale else None
-        bias = self.param("bias", self.bias_init, shape, self.param_dtype) if self.use_bias else None
+        use_scale, use_bias = _checks.check_flag(self.use_scale, "use_scale"), _checks.check_flag(self.use_bias, "use_bias")
+        scale = self._param("scale", self.scale_init, shape) if use_scale else None
+        bias = self._param("bias", self.bias_init, shape) if use_bias else None
         return residuals.dropout_add_layer_norm(
             key,
             inputs,

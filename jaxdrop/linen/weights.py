@@ -12,10 +12,10 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import weights
 from jaxdrop.functional.elements import dropout
-from jaxdrop.linen._base import Stochastic
+from jaxdrop.linen._base import Stochastic, check_module
 from jaxdrop.linen._dense import BIAS_INIT, KERNEL_INIT, Dense
 
 
@@ -66,8 +66,9 @@ class DropConnect(Dense):
         """Shape (..., in) to (..., features). Further arguments as in `jaxdrop.linen.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         connect = weights.drop_connect_gaussian
-        if not self.gaussian:
+        if not _checks.check_flag(self.gaussian, "gaussian"):
             connect = functools.partial(weights.drop_connect, per_example=self.per_example)
+        inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
         return self._shifted(connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec))
 
@@ -86,6 +87,7 @@ class _Wrapper(Stochastic):
         **kwargs: Any,
     ) -> Any:
         """Calls the module with `args` and `kwargs`. The named arguments are this wrapper's, as in `jaxdrop.linen.Dropout`."""
+        check_module(self.module, "module")
         if self.is_initializing():  # there is nothing to drop yet
             return self.module(*args, **kwargs)
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)

@@ -8,7 +8,8 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 from jax.sharding import PartitionSpec
 
-from jaxdrop.nnx._base import Stochastic
+from jaxdrop import _checks
+from jaxdrop.nnx._base import Stochastic, check_init
 
 KERNEL_INIT = nnx.initializers.lecun_normal()
 BIAS_INIT = nnx.initializers.zeros_init()
@@ -32,6 +33,10 @@ class Dense(Stochastic):
         rngs: nnx.Rngs,
         spec: PartitionSpec | None,
     ) -> None:
+        check_init(rngs, param_dtype, kernel_init=kernel_init, bias_init=bias_init)
+        in_features = _checks.check_count(in_features, "in_features")
+        out_features = _checks.check_count(out_features, "out_features")
+        use_bias = _checks.check_flag(use_bias, "use_bias")
         # Parameters first: with a single stream they are then those of nnx.Linear.
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), param_dtype))
         self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype)) if use_bias else nnx.data(None)
@@ -39,6 +44,9 @@ class Dense(Stochastic):
 
     def _weights(self, inputs: jax.Array) -> jax.Array:
         return self.kernel[...].astype(inputs.dtype)
+
+    def _checked(self, inputs: jax.Array) -> jax.Array:
+        return _checks.check_features(inputs, type(self).__name__, self.kernel.shape[0])
 
     def _shifted(self, outputs: jax.Array) -> jax.Array:
         if self.bias is None:

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import elements
 from jaxdrop.nnx._base import RngSource, Stochastic
 
@@ -30,7 +30,7 @@ class Elementwise(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
-        self.broadcast_dims = masks.axis_numbers(broadcast_dims)
+        self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
         self,

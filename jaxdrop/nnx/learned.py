@@ -11,8 +11,8 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments, learned
+from jaxdrop import _checks
+from jaxdrop.functional import learned
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx._dense import BIAS_INIT, KERNEL_INIT, Dense
 
@@ -32,6 +32,7 @@ class ConcreteDropout(Stochastic):
       TypeError, ValueError: as `jaxdrop.concrete_dropout`.
     """
 
+    _has_rate = False
     _draws_nothing_at = ()
 
     def __init__(
@@ -48,7 +49,7 @@ class ConcreteDropout(Stochastic):
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         self.logit = nnx.Param(jnp.asarray(learned.starting_logit(rate)))
         self.temperature = temperature
-        self.broadcast_dims = masks.axis_numbers(broadcast_dims)
+        self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
         self,
@@ -92,6 +93,7 @@ class VariationalDropout(Stochastic):
       TypeError, ValueError: as `jaxdrop.variational_dropout`.
     """
 
+    _has_rate = False
     _draws_nothing_at = ()
 
     def __init__(
@@ -106,8 +108,8 @@ class VariationalDropout(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
-        _arguments.one_of("per", per, Literal["feature", "layer"])
-        self.features = features
+        _checks.check_one_of(per, "per", Literal["feature", "layer"])
+        self.features = features = _checks.check_count(features, "features")
         self.log_alpha = nnx.Param(jnp.full((features,) if per == "feature" else (), learned.starting_logit(rate)))
 
     def __call__(
@@ -119,6 +121,7 @@ class VariationalDropout(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """An array like `inputs`. Further arguments as in `jaxdrop.nnx.Dropout`."""
+        inputs = _checks.check_features(inputs, type(self).__name__, self.features)
         off, key, log_alpha, spec = self._settle(deterministic, rngs, self.log_alpha[...], spec)
         return learned.variational_dropout(key, inputs, log_alpha, deterministic=off, spec=spec)
 
@@ -144,6 +147,7 @@ class VariationalDense(Dense):
       TypeError, ValueError: as `jaxdrop.variational_dense`.
     """
 
+    _has_rate = False
     _draws_nothing_at = ()
 
     def __init__(
@@ -175,7 +179,7 @@ class VariationalDense(Dense):
             rngs=rngs,
             spec=spec,
         )
-        _arguments.one_of("per", per, Literal["weight", "feature", "layer"])
+        _checks.check_one_of(per, "per", Literal["weight", "feature", "layer"])
         shape = {"weight": (in_features, out_features), "feature": (in_features, 1), "layer": ()}[per]
         self.log_alpha = nnx.Param(jnp.full(shape, learned.starting_logit(rate), param_dtype))
 
@@ -188,6 +192,7 @@ class VariationalDense(Dense):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """Shape (..., in_features) to (..., out_features). Further arguments as in `jaxdrop.nnx.Dropout`."""
+        inputs = self._checked(inputs)
         off, key, log_alpha, spec = self._settle(deterministic, rngs, self.log_alpha[...], spec)
         outputs = learned.variational_dense(key, inputs, self._weights(inputs), log_alpha, deterministic=off, spec=spec)
         return self._shifted(outputs)
@@ -214,6 +219,7 @@ class SparseVariationalDense(Dense):
       TypeError, ValueError: as `jaxdrop.sparse_variational_dense`.
     """
 
+    _has_rate = False
     _draws_nothing_at = ()
 
     def __init__(
@@ -245,7 +251,8 @@ class SparseVariationalDense(Dense):
             rngs=rngs,
             spec=spec,
         )
-        self.log_sigma2 = nnx.Param(jnp.full((in_features, out_features), log_sigma2, param_dtype))
+        start = learned.starting_log_variance(log_sigma2)
+        self.log_sigma2 = nnx.Param(jnp.full((in_features, out_features), start, param_dtype))
         self.threshold = threshold
 
     def __call__(
@@ -257,6 +264,7 @@ class SparseVariationalDense(Dense):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """Shape (..., in_features) to (..., out_features). Further arguments as in `jaxdrop.nnx.Dropout`."""
+        inputs = self._checked(inputs)
         off, key, log_sigma2, spec = self._settle(deterministic, rngs, self.log_sigma2[...], spec)
         outputs = learned.sparse_variational_dense(
             key, inputs, self._weights(inputs), log_sigma2, threshold=self.threshold, deterministic=off, spec=spec

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import noise
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.elements import Elementwise
@@ -41,6 +41,7 @@ class GaussianNoise(Stochastic):
       TypeError, ValueError: as `jaxdrop.gaussian_noise`.
     """
 
+    _has_rate = False
     _draws_nothing_at = (0,)
 
     def __init__(
@@ -54,9 +55,9 @@ class GaussianNoise(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
-        masks.check_number(stddev, "stddev")
+        _checks.check_number(stddev, "stddev")
         self.stddev = stddev
-        self.broadcast_dims = masks.axis_numbers(broadcast_dims)
+        self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
         self,
@@ -85,6 +86,7 @@ class UniformDropout(Stochastic):
       TypeError, ValueError: as `jaxdrop.uniform_dropout`.
     """
 
+    _has_rate = False
     _draws_nothing_at = (0,)
 
     def __init__(
@@ -98,9 +100,9 @@ class UniformDropout(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
-        masks.check_number(beta, "beta")
+        _checks.check_number(beta, "beta")
         self.beta = beta
-        self.broadcast_dims = masks.axis_numbers(broadcast_dims)
+        self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
         self,
@@ -128,6 +130,7 @@ class NEFTune(Stochastic):
       TypeError, ValueError: as `jaxdrop.neftune`.
     """
 
+    _has_rate = False
     _draws_nothing_at = (0,)
 
     def __init__(
@@ -140,7 +143,7 @@ class NEFTune(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
-        masks.check_number(alpha, "alpha")
+        _checks.check_number(alpha, "alpha")
         self.alpha = alpha
 
     def __call__(

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional import paths
-from jaxdrop.nnx._base import RngSource, Stochastic
+from jaxdrop.nnx._base import RngSource, Stochastic, check_module
 
 
 class DropPath(Stochastic):
@@ -115,10 +115,7 @@ class LayerDrop(Stochastic):
           What is like `inputs`.
         """
         off, key, rate, _ = self._settle(deterministic, rngs, rate, None)
-        if not isinstance(layer, nnx.Module):
-            raise TypeError(
-                f"layer must be an nnx.Module, got {type(layer).__name__}. For functions there is jaxdrop.layer_drop."
-            )
+        check_module(layer, "layer", " For functions there is jaxdrop.layer_drop.")
 
         def run(layer: Callable[..., Any], x: Any) -> Any:
             return paths.like(layer(x, *args), x, rate)

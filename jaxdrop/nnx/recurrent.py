@@ -61,6 +61,8 @@ class RNN(Stochastic, nnx.RNN):
       and optimizing LSTM language models", 2017, arXiv:1708.02182.
     """
 
+    _has_rate = False
+
     def __init__(
         self,
         cell: nnx.RNNCellBase,

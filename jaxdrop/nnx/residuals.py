@@ -8,9 +8,9 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import residuals
-from jaxdrop.nnx._base import RngSource, Stochastic
+from jaxdrop.nnx._base import RngSource, Stochastic, check_init
 from jaxdrop.nnx._dense import BIAS_INIT
 
 SCALE_INIT = nnx.initializers.ones_init()
@@ -45,6 +45,8 @@ class BiasDropoutAdd(Stochastic):
         rngs: nnx.Rngs,
         spec: PartitionSpec | None = None,
     ) -> None:
+        check_init(rngs, param_dtype, bias_init=bias_init)
+        num_features = _checks.check_count(num_features, "num_features")
         self.bias = nnx.Param(bias_init(rngs.params(), (num_features,), param_dtype))
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
 
@@ -59,6 +61,7 @@ class BiasDropoutAdd(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """`residual + dropout(inputs + bias)`. Other args: as `jaxdrop.nnx.Dropout`."""
+        inputs = _checks.check_features(inputs, type(self).__name__, self.bias.shape[0])
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return residuals.bias_dropout_add(key, inputs, self.bias[...], residual, rate, deterministic=off, spec=spec)
 
@@ -100,7 +103,9 @@ class DropoutAddLayerNorm(Stochastic):
         rngs: nnx.Rngs,
         spec: PartitionSpec | None = None,
     ) -> None:
-        shape = (num_features,)
+        check_init(rngs, param_dtype, scale_init=scale_init, bias_init=bias_init)
+        use_scale, use_bias = _checks.check_flag(use_scale, "use_scale"), _checks.check_flag(use_bias, "use_bias")
+        shape = (_checks.check_count(num_features, "num_features"),)
         self.scale = nnx.Param(scale_init(rngs.params(), shape, param_dtype)) if use_scale else nnx.data(None)
         self.bias = nnx.Param(bias_init(rngs.params(), shape, param_dtype)) if use_bias else nnx.data(None)
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import sequences
 from jaxdrop.nnx._base import RngSource, Stochastic
 
@@ -121,7 +121,7 @@ class WordDropout(Stochastic):
     ) -> None:
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         self.replacement = replacement
-        self.protected = tuple(protected)
+        self.protected = _checks.check_integers(protected, "protected")
 
     def __call__(
         self,

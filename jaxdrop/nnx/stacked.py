@@ -51,6 +51,8 @@ class StackedRNN(Stochastic):
       Zaremba, Sutskever & Vinyals, "Recurrent neural network regularization", 2014, arXiv:1409.2329. See also `RNN`.
     """
 
+    _has_rate = False
+
     def __init__(
         self,
         cell: Callable[..., nnx.RNNCellBase],

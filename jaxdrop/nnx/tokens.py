@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -144,7 +145,7 @@ class ModalityDropout(Stochastic):
     ) -> None:
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         self.rule: tokens.ModalityRule = rule
-        self.weights = None if weights is None else tuple(weights)
+        self.weights = tuple(weights) if isinstance(weights, (list, np.ndarray, jax.Array)) and np.ndim(weights) else weights
         self.per: tokens.Per = per
 
     def __call__(

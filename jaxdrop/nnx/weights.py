@@ -12,10 +12,10 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import weights
 from jaxdrop.functional.elements import dropout
-from jaxdrop.nnx._base import RngSource, Stochastic
+from jaxdrop.nnx._base import RngSource, Stochastic, check_module
 from jaxdrop.nnx._dense import BIAS_INIT, KERNEL_INIT, Dense
 
 
@@ -75,7 +75,7 @@ class DropConnect(Dense):
         )
         self.per_example = per_example
         self.inverted = inverted
-        self.gaussian = gaussian
+        self.gaussian = _checks.check_flag(gaussian, "gaussian")
 
     def __call__(
         self,
@@ -91,6 +91,7 @@ class DropConnect(Dense):
         connect = weights.drop_connect_gaussian
         if not self.gaussian:
             connect = functools.partial(weights.drop_connect, per_example=self.per_example)
+        inputs = self._checked(inputs)
         kernel = self._weights(inputs)
         return self._shifted(connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec))
 
@@ -128,6 +129,7 @@ class WeightDrop(Stochastic):
         spec: Any = None,
     ) -> None:
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        check_module(module, "module")
         self.module = module
         self.match = match
         self.drop = drop

@@ -301,16 +301,16 @@ def test_learned_rejects(call: Callable[..., jax.Array]) -> None:
 
 
 def test_other_bad_input() -> None:
-    with pytest.raises(ValueError, match="temperature must be above 0"):
+    with pytest.raises(ValueError, match=r"temperature must lie in \(0, infinity\), got 0\.0\. At 0 the noise"):
         learned.concrete_dropout(KEY, X, 0.0, temperature=0.0)
     with pytest.raises(ValueError, match="temperature must lie in"):
         learned.concrete_dropout(KEY, X, 0.0, temperature=-1.0)
-    with pytest.raises(TypeError, match="real x and w"):
+    with pytest.raises(TypeError, match="takes real x, got dtype complex64"):
         learned.variational_dense(KEY, X.astype(jnp.complex64), W, 0.0)
-    with pytest.raises(ValueError, match=r"concrete_kl takes a kernel of shape \(\.\.\., in, out\), got shape \(8,\)"):
+    with pytest.raises(ValueError, match=r"w must be a kernel of shape \(\.\.\., in, out\), got shape \(8,\)"):
         learned.concrete_kl(0.0, W[:, 0])
     for kl in (learned.variational_kl, learned.sparse_kl):
-        with pytest.raises(TypeError, match="log_alpha must be a real number or an array of them, got None"):
+        with pytest.raises(TypeError, match=r"log_alpha must be a real number or an array of them, .* got None"):
             kl(None)
     with pytest.raises(ValueError, match="lengthscale must lie in"):
         learned.concrete_kl(0.0, W, lengthscale=-1.0)

@@ -58,7 +58,7 @@ def test_axes(ndim: int, channel_axis: int, spatial_rank: int | None, expected: 
     [
         ((2, 3), {}, ValueError, "x has 2 axes, too few for 1 of space and one of channels behind one of examples"),
         ((2, 3), {"spatial_rank": 2}, ValueError, "x has 2 axes, too few for 2 of space and one of channels"),
-        ((2, 3, 4), {"spatial_rank": 0}, ValueError, "too few for 1 of space"),
+        ((2, 3, 4), {"spatial_rank": 0}, ValueError, "spatial_rank must be at least 1, got 0"),
         ((2, 3, 4), {"spatial_rank": 1.5}, TypeError, "spatial_rank must be a number of axes, or None, got 1.5"),
         ((2, 3, 4), {"channel_axis": 3}, ValueError, "channel_axis=3 is out of range: with 3 axes, -3 to 2 are allowed"),
         ((2, 3, 4), {"channel_axis": None}, TypeError, "channel_axis must be the number of an axis, got None"),
@@ -438,8 +438,12 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
     [
         ({"preset": "keras"}, ValueError, "preset must be one of 'paper', 'torchvision', 'timm', got 'keras'"),
         ({"normalize": "all"}, ValueError, "normalize must be one of 'example', 'batch', 'expected', got 'all'"),
-        ({"block_size": 0}, ValueError, "block_size=0 must be at least 1"),
-        ({"block_size": (3, 3, 3)}, ValueError, r"block_size=\(3, 3, 3\) must be at least 1, or that for each of 2 spatial axes"),
+        ({"block_size": 0}, ValueError, "block_size must be at least 1, or that for each of 2 spatial axes, got 0"),
+        (
+            {"block_size": (3, 3, 3)},
+            ValueError,
+            r"block_size must be at least 1, or that for each of 2 spatial axes, got \(3, 3, 3\)",
+        ),
         ({"block_size": 3.5}, TypeError, "block_size must be an integer, or one for each spatial axis, got 3.5"),
         ({"rate": 1.5}, ValueError, "1.5"),
         ({"rate": jnp.ones((8, 6, 1))}, ValueError, r"\(8, 1, 1, 4\)"),

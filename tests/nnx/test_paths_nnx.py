@@ -82,7 +82,9 @@ def test_evaluation_runs_the_layer() -> None:
 
 
 def test_layer_drop_takes_modules() -> None:
-    with pytest.raises(TypeError, match=r"layer must be an nnx.Module, got function. For functions there is jaxdrop.layer_drop"):
+    with pytest.raises(
+        TypeError, match=r"layer must be an nnx.Module, got function .*. For functions there is jaxdrop.layer_drop"
+    ):
         LayerDrop(0.5, rngs=nnx.Rngs(0))(X, lambda x: x)
 
 
@@ -101,6 +103,6 @@ def test_hyperparameters_reach_the_functions() -> None:
 
 
 def test_ranges_are_checked_when_the_module_is_made() -> None:
-    with pytest.raises(ValueError, match="alpha must be a pair of numbers"):
+    with pytest.raises(TypeError, match="alpha must be two finite numbers"):
         ShakeDrop(0.5, alpha=0.5)  # type: ignore[arg-type]
     assert ShakeDrop(0.5, beta=[0, 1]).beta == (0.0, 1.0)  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""Calls that do not fit a signature: who was called, and what the argument is called here."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from jaxdrop._checks._messages import renamed
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What other libraries call an argument -> what it is called here, and how that is meant. What the signature has first counts.
+_ELSEWHERE: dict[tuple[str, ...], dict[str, str]] = {
+    ("p", "prob", "drop_prob", "drop_rate", "dropout", "dropout_rate", "drop_probability", "probability"): {
+        "rate": "rate is the probability of dropping, as in rate=0.1"
+    },
+    ("keep_prob", "keep_rate", "keep_probability"): {
+        "rate": "rate is the probability of dropping, not of keeping: rate=1 - keep_prob"
+    },
+    ("noise_shape", "broadcast_axes", "mask_axes"): {
+        "broadcast_dims": "broadcast_dims=(...) names the axes along which all entries share one mask value"
+    },
+    ("training", "train", "is_training"): {"deterministic": "deterministic=True turns dropout off: deterministic=not training"},
+    ("eval", "evaluation", "inference"): {"deterministic": "deterministic=True is evaluation"},
+    ("key", "rng", "rngs", "seed", "dropout_rng", "prng_key"): {
+        "rngs": "rngs=... takes an nnx.Rngs, and in the call of a layer also a key",
+        "rng": "rng=... takes a key; usual is layer.apply(variables, x, rngs={'dropout': key})",
+        "key": "a PRNG key comes first, such as jaxdrop.key(seed)",
+    },
+    ("inplace",): dict.fromkeys(("x", "rate", "inputs"), "JAX arrays do not change: use what is returned"),
+}
+
+
+def hinted(function: Function) -> Function:
+    """A function whose TypeError for arguments that do not fit says what they are called here. Its signature stays."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            _check_fit(function, function.__name__, args, kwargs)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def hint_methods(cls: type, *names: str) -> None:
+    """The same for the constructor and the call of a class of layers, by whose name the messages call them.
+
+    In a call they speak of its arguments: `cls._handed_on` is what `renamed` takes.
+    """
+    for name in names or ("__init__", "__call__"):
+        if name in vars(cls):
+            setattr(cls, name, _hinted_method(vars(cls)[name]))
+
+
+def _hinted_method(function: Function) -> Function:
+    is_call = function.__name__ == "__call__"
+
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with renamed(**(type(self)._handed_on if is_call else {})):
+                return function(self, *args, **kwargs)
+        except TypeError:
+            name = type(self).__name__
+            _check_fit(function, f"the call of {name}" if is_call else name, (self, *args), kwargs)
+            raise
+
+    return method  # type: ignore[return-value]
+
+
+def _check_fit(function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises a TypeError with a hint if the arguments do not fit the signature."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = [p for p in signature.parameters if p not in ("self", "parent", "name")]
+        takes = f"It takes {', '.join(known)}."
+        for given in kwargs:
+            if given not in signature.parameters:
+                raise TypeError(f"{name} has no argument {given!r}{_hint(given, known)}. {takes}") from None
+        raise TypeError(f"{name}: {error}. {takes}") from None
+
+
+def _hint(given: str, known: Sequence[str]) -> str:
+    for names, ways in _ELSEWHERE.items():
+        for name, way in ways.items() if given in names else ():
+            if name in known:
+                return f": {way}"
+    close = difflib.get_close_matches(given, known, n=1)
+    return f": is {close[0]} meant?" if close else ""
