@@ -62,7 +62,7 @@ def test_text(tmp_path: Path) -> None:
     [
         ("train-images-idx3-ubyte.gz", None, "holds no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz"),
         ("train-images-idx3-ubyte.gz", b"\x1f\x8b\x08", "broken gzip file"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((4, 2, 3))))[:-9], "broken gzip file"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((4, 2, 3))), mtime=0)[:-9], "broken gzip file"),
         ("train-labels-idx1-ubyte", b"", "begins with nothing"),
         ("train-labels-idx1-ubyte", idx(np.ones((2, 2))), "not an idx file of bytes with 1 axes: it begins with 00 00 08 02"),
         ("train-labels-idx1-ubyte", idx(np.ones(4))[:-1], "says that it holds 4 bytes, but holds 3"),
