@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxdrop.functional import _triton_kernels
+from jaxdrop.functional._sight import anchor
 from jaxdrop.functional._triton_kernels import Problem, Tile, Tiles
 
 # By depth. Measured on an H200 in bfloat16.
@@ -61,8 +62,7 @@ def forward(problem: Problem, mask: Mask | None, inputs: Inputs) -> tuple[jax.Ar
     heads, queries, _ = q.shape
     tile = problem.tiles.forward
     count = queries // tile.queries
-    operands = *(mask or ()), *inputs
-    moved = _moved(*operands)
+    operands, moved = _aligned((*(mask or ()), *inputs))
     out = [moved(q.shape, v.dtype), moved(q.shape[:2], jnp.float32), moved(q.shape[:2], jnp.float32)]
     call = pl.pallas_call(
         _with_mask(functools.partial(_triton_kernels.forward, problem, tile, count), mask),
@@ -92,7 +92,7 @@ def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotan
     """The cotangent of `q`, float32."""
     _, _, q, k, v = inputs
     heads, queries, _ = q.shape
-    operands = *(mask or ()), *inputs, *given
+    operands, moved = _aligned((*(mask or ()), *inputs, *given))
     tile = problem.tiles.of_queries
     count = queries // tile.queries
     rows = functools.partial(_last_first, tile.queries)
@@ -101,7 +101,7 @@ def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotan
         grid=(count, heads),
         in_specs=[*_numbers(mask), rows(q), *(_whole(x, problem.share) for x in (k, v)), *(rows(x) for x in given)],
         out_specs=rows(q),
-        out_shape=_moved(*operands)(q.shape, jnp.float32),
+        out_shape=moved(q.shape, jnp.float32),
         name="attention_of_queries",
         **_options(problem, tile),
     )
@@ -112,9 +112,9 @@ def of_keys(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangen
     """The cotangents of `k` and `v`, float32, from each head of `q` by itself."""
     _, _, q, k, v = inputs
     heads = q.shape[0]
-    operands = *(mask or ()), *inputs, *given
+    operands, moved = _aligned((*(mask or ()), *inputs, *given))
     tile = problem.tiles.of_keys
-    found = [_moved(*operands)((heads, *x.shape[1:]), jnp.float32) for x in (k, v)]
+    found = [moved((heads, *x.shape[1:]), jnp.float32) for x in (k, v)]
     call = pl.pallas_call(
         _with_mask(functools.partial(_triton_kernels.of_keys, problem, tile), mask),
         grid=(k.shape[1] // tile.keys, heads),
@@ -167,10 +167,13 @@ def _last_first(length: int, x: Any) -> pl.BlockSpec:
     return pl.BlockSpec((None, length, *x.shape[2:]), lambda i, head: (head, count - 1 - i, *(0,) * (len(x.shape) - 2)))
 
 
-def _moved(*operands: Any) -> Callable[..., jax.ShapeDtypeStruct]:
-    """Makes results that vary over the devices of a `shard_map` as any of these operands does."""
-    names = frozenset().union(*(getattr(jax.typeof(x), "vma", frozenset()) for x in jax.tree.leaves(operands)))
-    return functools.partial(jax.ShapeDtypeStruct, **({"vma": names} if names else {}))
+def _aligned(operands: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], Callable[..., jax.ShapeDtypeStruct]]:
+    """Operands that all vary over the devices of a `shard_map` as any of them does, and what makes results of that kind."""
+    zero = anchor(operands)
+    name = next(name for name in ("manual_axis_type", "vma") if hasattr(jax.typeof(zero), name))  # before JAX 0.10 `vma`
+    kind = getattr(jax.typeof(zero), name)
+    alike = (x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype) for x in operands)
+    return tuple(alike), functools.partial(jax.ShapeDtypeStruct, **{name: kind})
 
 
 def _options(problem: Problem, tile: Tile) -> dict[str, Any]:
