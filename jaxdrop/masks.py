@@ -6,6 +6,7 @@ of `jax.random.bernoulli` in float32, so that the mask of a threefry key is the 
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ class Block(NamedTuple):
 
 def is_number(rate: Rate, value: int) -> bool:
     """Whether the rate is known, without axes, and equal to `value`. At 0 and 1 there is nothing to draw."""
+    if type(rate) is float:
+        return rate == value
     if isinstance(rate, jax.core.Tracer) or not isinstance(rate, (numbers.Real, jax.Array, np.ndarray)) or np.ndim(rate):
         return False
     if jnp.issubdtype(getattr(rate, "dtype", np.dtype(float)), jax.dtypes.extended):
@@ -76,10 +79,9 @@ def law(rate: float | jax.Array, dtype: Any = jnp.float32) -> Law:
       rate: from `check_rate`.
       dtype: of what is to be scaled; the scale is real, and float32 at least.
     """
-    real = jnp.finfo(wide(dtype)).dtype
     if isinstance(rate, float):
-        return _law(np.asarray(1.0 - rate, real), np)
-    return _law(1 - rate.astype(real), jnp)
+        return _known_law(rate, dtype)
+    return _law(1 - rate.astype(jnp.finfo(wide(dtype)).dtype), jnp)
 
 
 def unit(rate: float | jax.Array, dtype: Any = jnp.float32) -> jax.Array | np.ndarray:
@@ -121,6 +123,15 @@ def wide(dtype: Any) -> np.dtype[Any]:
     """The dtype to scale in: `dtype`, or float32 for the short floats, whose mean would suffer from a rounded scale."""
     dtype = np.dtype(dtype)
     return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_law(rate: float, dtype: Any) -> Law:
+    """The law of a known rate, formed once: a dozen NumPy calls take longer than an eager dispatch."""
+    found = _law(np.asarray(1.0 - rate, jnp.finfo(wide(dtype)).dtype), np)
+    for number in found:
+        number.setflags(write=False)  # for all callers share it
+    return found
 
 
 def _law(keep: Any, xp: Any) -> Law:

@@ -45,6 +45,13 @@ def test_law_keeps_nothing_at_rate_one_only() -> None:
     assert all(exact(rate, traced=False)[0] > 0 for rate in RATES if rate < 1)
 
 
+def test_law_of_a_known_rate_cannot_be_changed_for_others() -> None:
+    """It is formed once for all callers."""
+    for number in masks.law(0.25):
+        with pytest.raises(ValueError, match="read-only"):
+            np.asarray(number)[...] = 0
+
+
 def test_law_takes_arrays_of_rates() -> None:
     rates = np.asarray([[0, 0.1, 0.5], [0.97, 0.999999, 1]], np.float32)
     found = masks.law(jnp.asarray(rates))

@@ -13,6 +13,9 @@ import numpy as np
 
 from jaxdrop._checks._messages import quoted, shown
 
+# JAX answers anew each time, in a microsecond or two. There are few dtypes, and many calls.
+_issubdtype = functools.lru_cache(maxsize=1024)(jnp.issubdtype)
+
 
 def unwrapped(value: Any) -> Any:
     """`value`, or the array that it holds, if it is an `nnx.Variable` or another object with `__jax_array__`."""
@@ -23,7 +26,7 @@ def unwrapped(value: Any) -> Any:
 
 def is_key(value: Any) -> TypeGuard[jax.Array]:
     """Whether a value is a typed key, or an array of them."""
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return isinstance(value, jax.Array) and _issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def is_real(dtype: Any) -> bool:
@@ -45,6 +48,8 @@ def check_array(value: Any, name: str, of: str = "numbers", caller: str = "") ->
 
 def check_inexact(x: Any, caller: str, name: str = "x") -> jax.Array:
     """The argument as an array of floating or complex numbers."""
+    if isinstance(x, (jax.Array, np.ndarray)) and _can_drop(x.dtype):  # nearly always
+        return cast(jax.Array, x)
     x = unwrapped(x)
     if is_key(x):
         name = shown(name)
@@ -131,6 +136,12 @@ def _converted(value: Any) -> Any:
         return jnp.asarray(value)
     except Exception:  # whatever a foreign object raises
         return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_drop(dtype: Any) -> bool:
+    """Whether arrays of this dtype can be scaled, and can hold the 0 of what is dropped."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact)) and _has_zero(dtype)
 
 
 @functools.cache

@@ -17,14 +17,19 @@ _names: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("name
 
 
 class renamed:  # noqa: N801
-    """Within it, messages call arguments by other names: `renamed(x="inputs")` where `inputs` is handed on as `x`."""
+    """Within it, messages call arguments by other names: `renamed(x="inputs")` where `inputs` is handed on as `x`.
 
-    def __init__(self, **names: str) -> None:
-        self.names = names
+    A mapping may be given in place of keywords, and is not copied: every call of a layer comes here.
+    """
+
+    def __init__(self, mapping: Mapping[str, str] = _NONE, /, **names: str) -> None:
+        self.names = names or mapping
 
     def __enter__(self) -> None:
-        outer = _names.get()
-        self.token = _names.set({**outer, **{inner: outer.get(name, name) for inner, name in self.names.items()}})
+        names, outer = self.names, _names.get()
+        if outer:
+            names = {**outer, **{inner: outer.get(name, name) for inner, name in names.items()}}
+        self.token = _names.set(names)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         _names.reset(self.token)

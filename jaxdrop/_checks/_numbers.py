@@ -43,6 +43,12 @@ def check_number(
     value: Any, name: str, most: float = math.inf, meaning: str = "", *, least: float = 0.0, above: bool = False
 ) -> float | jax.Array:
     """As `check_rate`, of any finite real number from `least` (or above it) to `most`. `meaning` is a sentence for messages."""
+
+    def inside(x: Any) -> Any:
+        return (x > least if above else x >= least) & (x <= most) & (abs(x) < math.inf)
+
+    if type(value) is float and inside(value):  # nearly always: no text is made, nor an array
+        return value
     value = unwrapped(value)
     bounded = math.isfinite(least) or math.isfinite(most)
     first, last = "(" if above else "[", "]" if math.isfinite(most) else ")"
@@ -51,10 +57,6 @@ def check_number(
         where = f" in {allowed}" if bounded else ""
         raise TypeError(f"{shown(name)} must be a real number{where}, got {quoted(value)}.{meaning}")
     rule = f"{shown(name)} must {f'lie in {allowed}' if bounded else 'be finite'}"
-
-    def inside(x: Any) -> Any:
-        return (x > least if above else x >= least) & (x <= most) & (abs(x) < math.inf)
-
     if isinstance(value, jax.core.Tracer):
         real = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
         possible = inside(real)

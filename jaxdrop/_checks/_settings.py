@@ -69,6 +69,8 @@ def check_count(value: Any, name: str, *, least: int = 1, most: float = math.inf
 
 def check_integers(values: Any, name: str, kind: str = "a sequence of integers") -> tuple[int, ...]:
     """The argument, a sequence, as a tuple of Python integers. `kind` is for the message."""
+    if type(values) is tuple and all(type(value) is int for value in values):
+        return values
     check_not_traced(values, name)
     if not isinstance(values, (str, bytes, Mapping)):
         try:
@@ -95,6 +97,8 @@ def axis_numbers(broadcast_dims: Any) -> tuple[int, ...]:
 def check_broadcast_dims(broadcast_dims: Any, ndim: int, of: str = "x") -> tuple[int, ...]:
     """The axes that share a mask, as sorted numbers from 0 to `ndim - 1`. `of` is the argument whose axes they are."""
     dims = axis_numbers(broadcast_dims)
+    if not dims:
+        return dims
     for dim in dims:
         if not -ndim <= dim < ndim:
             name = shown("broadcast_dims")

@@ -59,19 +59,24 @@ def hint_methods(cls: type, *names: str) -> None:
 
 
 def _hinted_method(function: Function) -> Function:
-    is_call = function.__name__ == "__call__"
-
     @functools.wraps(function)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            with renamed(**(type(self)._handed_on if is_call else {})):
+            with renamed(type(self)._handed_on):
                 return function(self, *args, **kwargs)
         except TypeError:
-            name = type(self).__name__
-            _check_fit(function, f"the call of {name}" if is_call else name, (self, *args), kwargs)
+            _check_fit(function, f"the call of {type(self).__name__}", (self, *args), kwargs)
             raise
 
-    return method  # type: ignore[return-value]
+    @functools.wraps(function)
+    def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            function(self, *args, **kwargs)
+        except TypeError:
+            _check_fit(function, type(self).__name__, (self, *args), kwargs)
+            raise
+
+    return called if function.__name__ == "__call__" else constructed  # type: ignore[return-value]
 
 
 def _check_fit(function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
