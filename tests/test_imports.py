@@ -27,7 +27,8 @@ def run(code: str) -> list[str]:
 def test_importing_jaxdrop_imports_no_framework() -> None:
     loaded = run(
         "import sys, jaxdrop;"
-        "print(*{'flax', 'optax', 'chex', 'matplotlib', 'sklearn', 'jaxdrop.nnx', 'jaxdrop.linen'} & set(sys.modules))"
+        "print(*{'flax', 'optax', 'chex', 'matplotlib', 'sklearn', 'jaxdrop.nnx', 'jaxdrop.linen',"
+        " 'jax.experimental.pallas'} & set(sys.modules))"
     )
     assert loaded == []
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,8 @@ from jaxdrop import masks, random
 from jaxdrop._positions import linear
 from jaxdrop.functional._sight import Operands, Plan, Sight
 
-try:
+if TYPE_CHECKING:
     from jaxdrop.functional import _triton
-    from jaxdrop.functional._triton_kernels import Problem
-except ImportError:  # Pallas' Triton dialect is deprecated: a JAX without it computes by XLA's blocks
-    _triton = None  # type: ignore[assignment]
 
 INTERPRET = False
 """Whether the kernels run in Pallas' interpreter, which computes anywhere: for tests."""
@@ -24,13 +22,28 @@ _SHORT = 256
 """Of fewer queries or keys than this there is little to gain."""
 
 
+@functools.cache
+def _loaded() -> Any:
+    """The module `_triton`, or None: Pallas' Triton dialect is deprecated, and a JAX without it
+    computes by XLA's blocks.
+
+    Loaded on first use: the dialect adds tens of milliseconds to an import, and only GPUs need it.
+    """
+    try:
+        from jaxdrop.functional import _triton
+    except ImportError:
+        return None
+    return _triton
+
+
 def refusal(plan: Plan, operands: Operands) -> str | None:
     """Why the kernels cannot compute this; None if they can."""
     q, v = operands.q, operands.v
-    if _triton is None:
-        return "this JAX has no Triton dialect of Pallas"
     if not INTERPRET and jax.default_backend() != "gpu":
         return f"the backend is {jax.default_backend()}, not a GPU"
+    triton = _loaded()
+    if triton is None:
+        return "this JAX has no Triton dialect of Pallas"
     if operands.bias is not None or operands.allowed or operands.segments is not None:
         return "a bias, a mask, lengths and segments are for implementation='xla'"
     if operands.offset is not None and operands.offset.size != 1:
@@ -39,8 +52,8 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
         return f"q is {q.dtype}, and they take bfloat16 and float16"
     if plan.precision is not None:
         return "they take no precision"
-    if q.shape[-1] != v.shape[-1] or q.shape[-1] > max(_triton.TILES):
-        return f"they take keys and values of one depth up to {max(_triton.TILES)}, not of {q.shape[-1]} and {v.shape[-1]}"
+    if q.shape[-1] != v.shape[-1] or q.shape[-1] > max(triton.TILES):
+        return f"they take keys and values of one depth up to {max(triton.TILES)}, not of {q.shape[-1]} and {v.shape[-1]}"
     if not all(isinstance(length, int) for length in (*q.shape, *plan.lengths)):
         return "the shapes are symbolic"
     if any(axis >= q.ndim - 2 for axis in plan.shared):
@@ -68,7 +81,7 @@ def pays(plan: Plan, operands: Operands) -> bool:
 def forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The results of `_blocked._attend`."""
     q, v = operands.q, operands.v
-    found = _triton.forward(*_settled(plan, operands), _flat(plan, operands))
+    found = _loaded().forward(*_settled(plan, operands), _flat(plan, operands))
     out, top, total = (x.reshape(*q.shape[:-2], *x.shape[1:]) for x in found)
     queries = q.shape[-2]
     return out[..., :queries, : v.shape[-1]], top[..., :queries], total[..., :queries]
@@ -78,15 +91,15 @@ def transposed(
     plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moved: jax.Array, spread: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cotangents of `q`, `k` and `v` from those of the results of `_blocked._derivative`."""
-    settled, inputs = _settled(plan, operands), _flat(plan, operands)
+    triton, settled, inputs = _loaded(), _settled(plan, operands), _flat(plan, operands)
     (_, queries, depth), share = inputs.q.shape, inputs.q.shape[0] // inputs.k.shape[0]
-    given = _triton.Cotangents(
+    given = triton.Cotangents(
         _padded(_merged(top, 1), 1, queries),
         _padded(_merged(total, 1), 1, queries, 1),
         _padded(_padded(_merged(moved, 2), 1, queries), 2, depth).astype(operands.v.dtype),
         _padded(_merged(spread, 1), 1, queries),
     )
-    dq, (dk, dv) = _triton.of_queries(*settled, inputs, given), _triton.of_keys(*settled, inputs, given)
+    dq, (dk, dv) = triton.of_queries(*settled, inputs, given), triton.of_keys(*settled, inputs, given)
 
     def like(found: jax.Array, x: jax.Array, share: int = 1) -> jax.Array:
         found = found.reshape(-1, share, *found.shape[1:]).sum(1)[:, : x.shape[-2], : x.shape[-1]]
@@ -97,7 +110,7 @@ def transposed(
 
 def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
     """The problem, and what its mask is drawn from."""
-    q, mask, extent = operands.q, None, 0
+    triton, q, mask, extent = _loaded(), operands.q, None, 0
     draw: Any = None
     if operands.key is not None:
         see = Sight(plan, operands)
@@ -109,8 +122,8 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
             jnp.broadcast_to(jnp.zeros((), jnp.uint32) if x is None else x, (*q.shape[:-2], 1, 1)).reshape(-1, 1)
             for x in (start.low, start.high)
         ]
-        mask = _triton.Mask(words, jnp.reshape(masks.last_kept(operands.threshold), 1), *first)
-    problem = Problem(
+        mask = triton.Mask(words, jnp.reshape(masks.last_kept(operands.threshold), 1), *first)
+    problem = triton.Problem(
         lengths=plan.lengths,
         share=math.prod(q.shape[:-2]) // math.prod(operands.k.shape[:-2]),
         scale=plan.scale,
@@ -118,7 +131,7 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
         after=plan.after,
         extent=extent,
         draw=draw,
-        tiles=_triton.TILES[_depth(q)],
+        tiles=triton.TILES[_depth(q)],
         interpret=INTERPRET,
     )
     return problem, mask
@@ -126,16 +139,17 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
 
 def _flat(plan: Plan, operands: Operands) -> _triton.Inputs:
     """The first row, the scale of kept weights, and `q`, `k` and `v` with all leading axes merged, padded."""
+    triton = _loaded()
     row = jnp.reshape(Sight(plan, operands).row, 1).astype(jnp.int32)
     scale = jnp.reshape(jnp.asarray(operands.scale, jnp.float32), 1)
     depth = _depth(operands.q)
     arrays = (_merged(x, 2) for x in (operands.q, operands.k, operands.v))
-    padded = (_padded(_padded(x, 1, -(-x.shape[1] // _triton.PADDED) * _triton.PADDED), 2, depth) for x in arrays)
-    return _triton.Inputs(row, scale, *padded)
+    padded = (_padded(_padded(x, 1, -(-x.shape[1] // triton.PADDED) * triton.PADDED), 2, depth) for x in arrays)
+    return triton.Inputs(row, scale, *padded)
 
 
 def _depth(q: jax.Array) -> int:
-    return min(depth for depth in _triton.TILES if depth >= q.shape[-1])
+    return min(depth for depth in _loaded().TILES if depth >= q.shape[-1])
 
 
 def _merged(x: jax.Array, last: int) -> jax.Array:
