@@ -130,7 +130,7 @@ def _known_law(rate: float, dtype: Any) -> Law:
     """The law of a known rate, formed once: a dozen NumPy calls take longer than an eager dispatch."""
     found = _law(np.asarray(1.0 - rate, jnp.finfo(wide(dtype)).dtype), np)
     for number in found:
-        number.setflags(write=False)  # for all callers share it
+        np.asarray(number).setflags(write=False)  # for all callers share it
     return found
 
 
