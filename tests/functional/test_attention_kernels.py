@@ -13,6 +13,7 @@ import pytest
 import jaxdrop
 from jaxdrop.functional import _gpu, _triton, _triton_kernels
 from tests import catalogue
+from tests.compilation import quick
 
 RATE = 0.3
 _TILE = _triton.Tile(16, 16, 4, 2)
@@ -40,7 +41,7 @@ def _both(key: jax.Array | None, arrays: list[jax.Array], rate: Any = RATE, **op
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, implementation: Any = implementation) -> jax.Array:
             return jaxdrop.dot_product_attention(key, q, k, v, rate, implementation=implementation, **options)
 
-        @jax.jit
+        @quick
         def run(q: jax.Array, k: jax.Array, v: jax.Array, cotangent: jax.Array, attend: Any = attend) -> Any:
             y, pull = jax.vjp(attend, q, k, v)
             return y, *pull(cotangent)
@@ -71,7 +72,7 @@ def test_the_blocks_of_xla(key: jax.Array, rate: Any, sizes: dict[str, int], opt
 def test_rate_1_and_no_dropout() -> None:
     q, k, v, _ = _inputs(16, 16)
 
-    @jax.jit
+    @quick
     def attend(key: jax.Array | None, rate: Any) -> jax.Array:
         return jaxdrop.dot_product_attention(key, q, k, v, rate, implementation="pallas", deterministic=key is None)
 
@@ -98,8 +99,8 @@ def test_transformations() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_gpu, "refusal", lambda plan, operands: None)
-        found = jax.jit(results, static_argnums=0)("pallas")
-    expected = jax.jit(results, static_argnums=0)("xla")
+        found = quick(results, static_argnums=0)("pallas")
+    expected = quick(results, static_argnums=0)("xla")
     for name, right in expected.items():
         chex.assert_trees_all_close(found[name], right, rtol=1e-3, atol=1e-4 * float(jnp.abs(jnp.asarray(right[0])).max()))
 
