@@ -312,6 +312,7 @@ def test_x64_draws_the_same_mask(variant: Variant) -> None:
 # -- the law of the mask
 
 
+@pytest.mark.sweep
 @each_variant
 @each_key
 def test_law(variant: Variant, key: jax.Array) -> None:

@@ -89,7 +89,7 @@ def test_one_group_says_nothing_of_its_error() -> None:
 @pytest.mark.parametrize(("batch_size", "summary"), [(3, None), (99, None), (3, functools.partial(mc.regression, tau=1.0))])
 def test_moments_of_groups(batch_size: int, summary: Callable[[jax.Array], Any] | None) -> None:
     keys = mc.keys(jaxdrop.key(0), 12, groups=3)
-    expected = stats.sem(np.float64(jax.vmap(_network)(keys)).reshape(3, 4, 4, 3).mean(1), axis=0)
+    expected = stats.sem(np.float64(quick(jax.vmap(_network))(keys)).reshape(3, 4, 4, 3).mean(1), axis=0)
     found = mc.moments(_network, keys, groups=3, batch_size=batch_size, summary=summary)
     np.testing.assert_allclose(found.standard_error, expected, rtol=1e-3)
 
@@ -106,6 +106,7 @@ def _errors(keys: jax.Array) -> dict[str, jax.Array]:
     return jax.lax.map(one, keys)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("strategy", "least"), [("stratified", 2.0), ("antithetic", 1.3), ("independent", 0.9)])
 def test_the_reported_error_is_the_true_one(strategy: mc.sampling.Strategy, least: float) -> None:
     """Over 300 sets of 5 groups of 20 samples of a network with two dropout layers.
