@@ -1132,3 +1132,19 @@ def each_variant(test: Test) -> Test:
     """Runs a property over all rows but those that exempt themselves from it."""
     rows = [variant for variant in VARIANTS if test.__name__ not in variant.exempt]
     return pytest.mark.parametrize("variant", rows, ids=lambda variant: variant.name)(test)
+
+
+def groups_of_variants(test: Test) -> Test:
+    """The same with some ten rows at a time, `variants`, for a property that is compiled: one program costs less than ten."""
+    rows = [variant for variant in VARIANTS if test.__name__ not in variant.exempt]
+    groups = [rows[start : start + 10] for start in range(0, len(rows), 10)]
+    return pytest.mark.parametrize("variants", groups, ids=lambda group: f"{group[0].name}..{group[-1].name}")(test)
+
+
+def named(variant: Variant, function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`. An error says of which row it is."""
+    try:
+        return function(*args)
+    except Exception as error:
+        error.add_note(f"variant: {variant.name}")
+        raise

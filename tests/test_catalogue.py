@@ -17,7 +17,8 @@ from jax import export, lax
 
 import jaxdrop
 from tests import statistics
-from tests.catalogue import AMOUNTS, KEY, KEYS, RATE, VARIANTS, Variant, each_variant
+from tests.catalogue import AMOUNTS, KEY, KEYS, RATE, VARIANTS, Variant, each_variant, groups_of_variants, named
+from tests.compilation import quick
 
 SAMPLES = 3
 DTYPES = ["float32", "bfloat16", "float16", "complex64", "float8_e4m3fn", "float8_e5m2"]
@@ -92,17 +93,21 @@ def test_profiles_show_its_name(variant: Variant) -> None:
     assert f"jaxdrop.{variant.function.__name__}" in lowered.as_text(debug_info=True)
 
 
-@each_variant
-def test_export_with_a_symbolic_batch(variant: Variant) -> None:
+@groups_of_variants
+def test_export_with_a_symbolic_batch(variants: list[Variant]) -> None:
     """The values of the known batch. An even length: a block of quant_noise is two rows."""
-    x = variant.example()
-    (batch,) = export.symbolic_shape("2*b")
+    scope = export.SymbolicScope()
+    batches = [export.symbolic_shape(f"2*b{at}", scope=scope) for at in range(len(variants))]
 
-    call = jax.jit(lambda seed, x: variant.call(jaxdrop.key(seed), x, RATE))
-    exported = export.export(call)(jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype))
-    found, expected = exported.call(jnp.uint32(7), x), variant.call(KEY, x, RATE)
-    np.testing.assert_array_equal(found == 0, expected == 0)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    def call(seed: jax.Array, xs: list[jax.Array]) -> list[jax.Array]:
+        return [named(variant, variant.call, jaxdrop.key(seed), x, RATE) for variant, x in zip(variants, xs, strict=True)]
+
+    xs = [variant.example() for variant in variants]
+    symbolic = [jax.ShapeDtypeStruct((*batch, *x.shape[1:]), x.dtype) for batch, x in zip(batches, xs, strict=True)]
+    exported = export.export(jax.jit(call))(jax.ShapeDtypeStruct((), jnp.uint32), symbolic)
+    for variant, found, expected in zip(variants, quick(exported.call)(jnp.uint32(7), xs), quick(call)(7, xs), strict=True):
+        np.testing.assert_array_equal(found == 0, expected == 0, err_msg=variant.name)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=variant.name)
 
 
 # -- derivatives
@@ -234,35 +239,46 @@ def test_rate_one_gives_zeros(variant: Variant, known: bool) -> None:
     chex.assert_trees_all_equal(results, (jnp.zeros_like(x),) * 3)
 
 
-@each_variant
-def test_traced_rate_traces_once_and_draws_the_same_mask(variant: Variant) -> None:
-    x = variant.example()
+@groups_of_variants
+def test_traced_rate_traces_once_and_draws_the_same_mask(variants: list[Variant]) -> None:
+    xs = [variant.example() for variant in variants]
     chex.clear_trace_counter()
-    traced = jax.jit(chex.assert_max_traces(lambda rate: variant.call(KEY, x, rate), n=1))
+
+    @quick
+    @chex.assert_max_traces(n=1)
+    def traced(rate: jax.Array) -> list[jax.Array]:
+        return [named(variant, variant.call, KEY, x, rate) for variant, x in zip(variants, xs, strict=True)]
+
     for rate in (0.0, 0.1, 0.25, RATE, 0.7, 0.95, 1.0):
         with jax.debug_nans(True):
-            known, value = variant.call(KEY, x, rate), traced(jnp.float32(rate))
-        np.testing.assert_array_equal(value == 0, known == 0)
-        np.testing.assert_allclose(value, known, rtol=2e-6)
+            for variant, x, value in zip(variants, xs, traced(jnp.float32(rate)), strict=True):
+                known = named(variant, variant.call, KEY, x, rate)
+                np.testing.assert_array_equal(value == 0, known == 0, err_msg=variant.name)
+                np.testing.assert_allclose(value, known, rtol=2e-6, err_msg=variant.name)
 
 
-@each_variant
-def test_an_impossible_rate_is_not_taken_for_another(variant: Variant) -> None:
+@groups_of_variants
+def test_an_impossible_rate_is_not_taken_for_another(variants: list[Variant]) -> None:
     """A traced one, which cannot raise: all is NaN, derivatives too. What cannot be NaN is dropped."""
-    x = variant.example()
 
-    @jax.jit
-    def both(rate: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y, vjp = jax.vjp(variant.at(KEY, rate), x)
-        return y, vjp(jnp.ones_like(y))[0]
+    @quick
+    def all_of_them(rate: jax.Array, xs: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
+        def both(variant: Variant, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            y, vjp = jax.vjp(variant.at(KEY, rate), x)
+            return y, vjp(jnp.ones_like(y))[0]
 
-    for rate in (-0.5, np.nan, *(() if variant.function in AMOUNTS else (1.5,))):
-        value, cotangent = both(jnp.float32(rate), x)
-        if variant.name in ("drop_edge", "drop_node", "word_dropout", "label_dropout"):
-            assert not np.any(value)
-        else:
-            assert np.all(np.isnan(value))
-            assert np.all(np.isnan(cotangent)) or variant.function in AMOUNTS
+        return [named(variant, both, variant, x) for variant, x in zip(variants, xs, strict=True)]
+
+    xs = [variant.example() for variant in variants]
+    for rate in (-0.5, np.nan, 1.5):
+        for variant, (value, cotangent) in zip(variants, all_of_them(jnp.float32(rate), xs), strict=True):
+            if rate == 1.5 and variant.function in AMOUNTS:
+                continue
+            if variant.name in ("drop_edge", "drop_node", "word_dropout", "label_dropout"):
+                assert not np.any(value), variant.name
+            else:
+                assert np.all(np.isnan(value)), variant.name
+                assert np.all(np.isnan(cotangent)) or variant.function in AMOUNTS, variant.name
 
 
 @each_variant
@@ -296,6 +312,7 @@ def test_x64_draws_the_same_mask(variant: Variant) -> None:
 # -- the law of the mask
 
 
+@pytest.mark.sweep
 @each_variant
 @each_key
 def test_law(variant: Variant, key: jax.Array) -> None:
@@ -341,7 +358,7 @@ def test_linen_module_makes_the_same_call(variant: Variant) -> None:
 @each_variant
 @pytest.mark.parametrize("framework", ["nnx", "linen"])
 def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: str) -> None:
-    """A schedule's value, say: from the constructor or in the call, compiled, in a loop, and computed again."""
+    """A schedule's value, say, from the constructor or in the call: in a loop, and computed again, the program of the number."""
     if f"test_{framework}_module_makes_the_same_call" in variant.exempt:
         pytest.skip("its layer takes more than x")
     x, known = variant.example(), jnp.float32(0.25)
@@ -351,16 +368,17 @@ def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: s
             made = variant.nnx(rate, rngs=nnx.Rngs(dropout=KEY))
             return made, lambda x, **call: nnx.merge(*nnx.split(made))(x, rngs=KEY, **call)
         made = variant.linen(rate, deterministic=False)
-        return made, functools.partial(made.apply, made.init(KEY, x, rng=KEY), rng=KEY)
+        variables = jax.eval_shape(lambda: made.init(KEY, x, rng=KEY))
+        return made, functools.partial(made.apply, jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables), rng=KEY)
 
-    made, given = layer(known)
-    calls = [given]
+    def program(call: Callable[..., jax.Array], rate: Any = None) -> str:
+        step = jax.checkpoint(lambda x: call(x) if rate is None else call(x, rate=rate))
+        return str(jax.make_jaxpr(lambda x: lax.scan(lambda carry, _: (carry, step(x)), 0, length=2)[1])(x))
+
+    assert program(layer(known)[1]) == program(layer(0.25)[1])
+    made, call = layer(0.5)
     if "rate" in inspect.signature(getattr(made, "layer", made).__call__).parameters:
-        calls.append(functools.partial(layer(0.5)[1], rate=known))
-    step = jax.checkpoint(lambda x: [call(x) for call in calls])
-    results = jax.jit(lambda x: lax.scan(lambda carry, _: (carry, step(x)), 0, length=2)[1])(x)
-    for found in results:
-        np.testing.assert_allclose(found, jnp.stack([variant.call(KEY, x, 0.25)] * 2), rtol=1e-5)
+        assert program(call, known) == program(call, 0.25)
 
 
 def test_names_are_unique() -> None:

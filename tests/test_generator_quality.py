@@ -19,6 +19,8 @@ from jaxdrop._positions import Positions
 from scripts.check_random import ORDERS
 from tests import statistics
 
+pytestmark = pytest.mark.sweep
+
 LEVEL = 1e-6
 
 WORD = 2**32

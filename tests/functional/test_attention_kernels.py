@@ -13,6 +13,7 @@ import pytest
 import jaxdrop
 from jaxdrop.functional import _gpu, _triton, _triton_kernels
 from tests import catalogue
+from tests.compilation import quick
 
 RATE = 0.3
 _TILE = _triton.Tile(16, 16, 4, 2)
@@ -32,16 +33,18 @@ def _inputs(queries: int = 37, keys: int = 37, heads: int = 4, groups: int = 4) 
     return [jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i, shape in enumerate(shapes)]
 
 
-def _both(key: jax.Array | None, arrays: list[jax.Array], rate: Any = RATE, **options: Any) -> None:
-    """Output and gradients by the kernels are those by the blocks."""
+def _both(key: jax.Array, arrays: list[jax.Array], rate: Any, pulled: bool, options: dict[str, Any]) -> None:
+    """The output by the kernels is that by the blocks, and gradients if they are pulled back."""
     found = []
     for implementation in ("pallas", "xla"):
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, implementation: Any = implementation) -> jax.Array:
             return jaxdrop.dot_product_attention(key, q, k, v, rate, implementation=implementation, **options)
 
-        @jax.jit
+        @quick
         def run(q: jax.Array, k: jax.Array, v: jax.Array, cotangent: jax.Array, attend: Any = attend) -> Any:
+            if not pulled:
+                return (attend(q, k, v),)
             y, pull = jax.vjp(attend, q, k, v)
             return y, *pull(cotangent)
 
@@ -55,23 +58,23 @@ _SAMPLE = jaxdrop.mc.keys(catalogue.KEY, 5)[2]
 
 
 @pytest.mark.parametrize(
-    ("key", "rate", "sizes", "options"),
+    ("key", "rate", "sizes", "pulled", "options"),
     [
-        (catalogue.KEY, RATE, {"groups": 2}, {"is_causal": True}),
-        (catalogue.KEYS["threefry"], RATE, {"queries": 9, "keys": 50}, {"local_window_size": (7, 3), "query_offset": 30}),
-        (_SAMPLE, jnp.float32(RATE), {"queries": 18}, {"broadcast_dims": (0, 1)}),
+        (catalogue.KEY, RATE, {"queries": 9, "keys": 50, "groups": 2}, True, {"local_window_size": (7, 3), "query_offset": 30}),
+        (_SAMPLE, jnp.float32(RATE), {"queries": 18}, True, {"broadcast_dims": (0, 1), "is_causal": True}),
+        (catalogue.KEYS["threefry"], RATE, {"groups": 2}, False, {"is_causal": True}),
     ],
-    ids=["causal and groups", "threefry, window and offset", "a sample, shared, a known array as rate"],
+    ids=["groups, window and offset", "causal, a sample, shared, a known array as rate", "threefry"],
 )
-def test_the_blocks_of_xla(key: jax.Array, rate: Any, sizes: dict[str, int], options: dict[str, Any]) -> None:
-    _both(key, _inputs(**sizes), rate, **options)
+def test_the_blocks_of_xla(key: jax.Array, rate: Any, sizes: dict[str, int], pulled: bool, options: dict[str, Any]) -> None:
+    _both(key, _inputs(**sizes), rate, pulled, options)
 
 
 @pytest.mark.usefixtures("relaxed")
 def test_rate_1_and_no_dropout() -> None:
     q, k, v, _ = _inputs(16, 16)
 
-    @jax.jit
+    @quick
     def attend(key: jax.Array | None, rate: Any) -> jax.Array:
         return jaxdrop.dot_product_attention(key, q, k, v, rate, implementation="pallas", deterministic=key is None)
 
@@ -98,8 +101,8 @@ def test_transformations() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_gpu, "refusal", lambda plan, operands: None)
-        found = jax.jit(results, static_argnums=0)("pallas")
-    expected = jax.jit(results, static_argnums=0)("xla")
+        found = quick(results, static_argnums=0)("pallas")
+    expected = quick(results, static_argnums=0)("xla")
     for name, right in expected.items():
         chex.assert_trees_all_close(found[name], right, rtol=1e-3, atol=1e-4 * float(jnp.abs(jnp.asarray(right[0])).max()))
 

@@ -18,6 +18,7 @@ from jaxdrop.functional._recurrent_rates import MGU, Rates
 from jaxdrop.functional.recurrent import Plan
 from jaxdrop.linen import RNN, StackedRNN
 from tests.catalogue import KEY, RATE
+from tests.compilation import quick
 
 BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 6
 X = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, TIME, FEATURES)), jnp.float32)
@@ -122,7 +123,7 @@ def test_without_dropout_it_is_flax(cell: nn.RNNCellBase, shape: tuple[int, ...]
     x = jax.random.normal(jax.random.key(1), shape)
     layer = RNN(cell, input_rate=RATE, output_rate=RATE, return_carry=True)
 
-    @jax.jit
+    @quick
     def run(x: jax.Array) -> Any:
         made = [kind(cell, return_carry=True, unroll=2).init_with_output(KEY, x, **options) for kind in (RNN, nn.RNN)]
         variables = made[0][1]
@@ -145,11 +146,11 @@ def test_a_cell_with_variables_is_that_of_flax() -> None:
     lifted = {"variable_broadcast": ["params", "noise"], "split_rngs": {"params": False, "dropout": True}}
     ours, theirs = (kind(Noisy(UNITS), **lifted) for kind in (RNN, nn.RNN))
     keys = {"params": KEY, "dropout": KEY}
-    jax.tree.map(np.testing.assert_array_equal, ours.init(keys, X), theirs.init(keys, X))
     variables = theirs.init(keys, X)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(keys, X), variables)
 
     def run(layer: nn.Module) -> Any:
-        return jax.jit(lambda: layer.apply(variables, X, rngs={"dropout": KEY}))()
+        return quick(lambda: layer.apply(variables, X, rngs={"dropout": KEY}))()
 
     close(run(ours), run(theirs))
     dropping = RNN(Noisy(UNITS), **lifted, recurrent_rate=RATE, candidate_rate=RATE, weight_rate=RATE, deterministic=False)
@@ -159,7 +160,7 @@ def test_a_cell_with_variables_is_that_of_flax() -> None:
 def test_layers_of_flax_that_share_a_cell() -> None:
     cell = nn.GRUCell(UNITS)
     ours, theirs = (nn.Bidirectional(kind(cell), kind(cell), return_carry=True) for kind in (RNN, nn.RNN))
-    run = jax.jit(lambda: [both.init_with_output(KEY, X, seq_lengths=LENGTHS) for both in (ours, theirs)])
+    run = quick(lambda: [both.init_with_output(KEY, X, seq_lengths=LENGTHS) for both in (ours, theirs)])
     jax.tree.map(close, *run())
 
 

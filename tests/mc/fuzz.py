@@ -21,12 +21,11 @@ import numpy as np
 
 import jaxdrop
 from jaxdrop import mc
+from tests.compilation import OPTIONS
 from tests.mc.pieces import EAGER, PIECES, SHAPE, Array, Piece, V
 
 KEYS = mc.keys(jaxdrop.key(0), 4)
 BATCH = 2
-
-_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 WRAPPERS: dict[str, Callable[[Piece], Piece]] = {
     "plain": lambda fn: fn,
@@ -103,7 +102,7 @@ def check_compiled(group: list[Program]) -> None:
     def both() -> Any:
         return [(_by_chunks(program.run), jax.vmap(program.run)(KEYS)) for program in group]
 
-    compiled = jax.jit(both).lower().compile(_QUICKLY)
+    compiled = jax.jit(both).lower().compile(OPTIONS)
     for program, (found, expected) in zip(group, compiled(), strict=True):
         try:
             assert_close(found, expected)

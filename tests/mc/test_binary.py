@@ -11,6 +11,7 @@ import pytest
 from scipy import special
 
 from jaxdrop import mc
+from tests.compilation import quick
 
 LOGITS = np.float32(np.random.default_rng(0).normal(0, 2, (7, 5, 3)))
 
@@ -33,21 +34,22 @@ def _float64(logits: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _summaries(logits: np.ndarray) -> list[mc.Classification]:
+@quick
+def _summaries(logits: jax.Array, probs: jax.Array) -> list[dict[str, jax.Array]]:
     half = mc.classification(logits=logits[:3], binary=True).merge(mc.classification(logits=logits[3:], binary=True))
-    probs = special.expit(np.float64(logits)).astype(np.float32)
-    return [mc.classification(logits=logits, binary=True), mc.classification(probs=probs, binary=True), half]
+    summaries = [mc.classification(logits=logits, binary=True), mc.classification(probs=probs, binary=True), half]
+    return [{name: getattr(summary, name) for name in (*_float64(LOGITS), "std")} for summary in summaries]
 
 
 @pytest.mark.parametrize("logits", [LOGITS[..., 0], LOGITS, LOGITS[..., None], LOGITS[:, 0, 0]])
 def test_definitions(logits: np.ndarray) -> None:
     """(S, N), several labels, and a trailing axis of length 1: the arrays have the shape of one sample."""
-    for summary in _summaries(logits):
+    for summary in _summaries(logits, special.expit(np.float64(logits)).astype(np.float32)):
         for name, expected in _float64(logits).items():
-            found = getattr(summary, name)
+            found = summary[name]
             assert found.shape == logits.shape[1:]
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(summary.std[..., 1], special.expit(np.float64(logits)).std(0), rtol=1e-5)
+        np.testing.assert_allclose(summary["std"][..., 1], special.expit(np.float64(logits)).std(0), rtol=1e-5)
 
 
 def test_it_is_a_classification_of_two_classes() -> None:

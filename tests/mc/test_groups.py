@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special, stats
 
 import jaxdrop
 from jaxdrop import mc
+from tests.compilation import quick
 
 X = jax.random.normal(jax.random.key(0), (4, 6))
 WEIGHTS = [jax.random.normal(jax.random.key(seed), shape) for seed, shape in enumerate([(6, 16), (16, 16), (16, 3)])]
@@ -55,9 +57,13 @@ def test_the_error_of_a_mean_of_groups_is_that_of_their_means(name: str, groups:
     """In float64; also if the groups are summarized one by one, and merged."""
     means = VALUES[name](np.float64(SAMPLES)).reshape(groups, 12 // groups, 4, -1).mean(1)
     expected = stats.sem(means, axis=0)
-    parts = [SUMMARIES[name](part).as_one_group() for part in np.split(SAMPLES, groups)]
-    merged = functools.reduce(lambda one, other: one.merge(other), parts)
-    for summary in (SUMMARIES[name](SAMPLES, groups=groups), merged):
+
+    @quick
+    def both(samples: jax.Array) -> list[Any]:
+        parts = [SUMMARIES[name](part).as_one_group() for part in jnp.split(samples, groups)]
+        return [SUMMARIES[name](samples, groups=groups), functools.reduce(lambda one, other: one.merge(other), parts)]
+
+    for summary in both(SAMPLES):
         np.testing.assert_allclose(summary.standard_error.reshape(expected.shape), expected, rtol=1e-4)
         assert summary.num_groups == groups
 
@@ -83,7 +89,7 @@ def test_one_group_says_nothing_of_its_error() -> None:
 @pytest.mark.parametrize(("batch_size", "summary"), [(3, None), (99, None), (3, functools.partial(mc.regression, tau=1.0))])
 def test_moments_of_groups(batch_size: int, summary: Callable[[jax.Array], Any] | None) -> None:
     keys = mc.keys(jaxdrop.key(0), 12, groups=3)
-    expected = stats.sem(np.float64(jax.vmap(_network)(keys)).reshape(3, 4, 4, 3).mean(1), axis=0)
+    expected = stats.sem(np.float64(quick(jax.vmap(_network))(keys)).reshape(3, 4, 4, 3).mean(1), axis=0)
     found = mc.moments(_network, keys, groups=3, batch_size=batch_size, summary=summary)
     np.testing.assert_allclose(found.standard_error, expected, rtol=1e-3)
 
@@ -100,6 +106,7 @@ def _errors(keys: jax.Array) -> dict[str, jax.Array]:
     return jax.lax.map(one, keys)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("strategy", "least"), [("stratified", 2.0), ("antithetic", 1.3), ("independent", 0.9)])
 def test_the_reported_error_is_the_true_one(strategy: mc.sampling.Strategy, least: float) -> None:
     """Over 300 sets of 5 groups of 20 samples of a network with two dropout layers.

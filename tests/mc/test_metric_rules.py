@@ -16,6 +16,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxdrop import mc
 from jaxdrop.mc import metrics
+from tests.compilation import quick
 
 RNG = np.random.default_rng(0)
 LABELS, PROBS = RNG.integers(0, 4, 48), np.float32(RNG.dirichlet(np.ones(4), 48))
@@ -98,10 +99,10 @@ def _with(judge: Judge, bad: tuple[Any, ...]) -> list[np.ndarray]:
 def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> None:
     """What is impossible does not matter there; elsewhere it is an error, or NaN if it is not known."""
     where = np.arange(48) % 3 != 0
-    expected = _value(judge, *(array[where] for array in judge.arrays))
+    expected = quick(functools.partial(_value, judge))(*(array[where] for array in judge.arrays))
     if judge.arrays[0].ndim == 2:
         where = np.repeat(where[:, None], 3, axis=1)
-    traced = jax.jit(lambda where, *arrays: _value(judge, *arrays, where=where))
+    traced = quick(lambda where, *arrays: _value(judge, *arrays, where=where))
     everywhere = np.ones_like(where)
     for bad in judge.bad:
         arrays = _with(judge, bad)
@@ -163,8 +164,13 @@ def test_two_values_far_from_a_half() -> None:
 def test_temperature_of_two_values_is_that_of_two_classes(pooled: bool) -> None:
     logits = 3 * LOGITS[..., 0]
     two = np.stack([np.zeros_like(logits), logits], axis=-1)
-    expected = mc.fit_temperature(ONES[:, 0], two, pooled=pooled)
-    found = mc.fit_temperature(ONES[:, 0] == 1, logits, binary=True, pooled=pooled)
+
+    @quick
+    def both(labels: jax.Array, two: jax.Array, logits: jax.Array) -> Any:
+        fit = functools.partial(mc.fit_temperature, pooled=pooled)
+        return fit(labels == 1, logits, binary=True), fit(labels, two)
+
+    found, expected = both(ONES[:, 0], two, logits)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -261,8 +267,9 @@ def test_double_precision_and_a_batch_of_data_sets() -> None:
     def both(labels: Any, probs: Any, errors: Any, uncertainty: Any) -> Any:
         return metrics.ece(labels, probs), metrics.aurc(errors, uncertainty)
 
-    found = jax.vmap(both)(*sets)
-    np.testing.assert_allclose(np.transpose(found), [both(*(x[at] for x in sets)) for at in range(2)], rtol=1e-5)
+    found = quick(jax.vmap(both))(*sets)
+    each = quick(both)
+    np.testing.assert_allclose(np.transpose(found), [each(*(x[at] for x in sets)) for at in range(2)], rtol=1e-5)
 
 
 def test_derivatives_where_nothing_counts() -> None:

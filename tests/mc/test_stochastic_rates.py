@@ -18,9 +18,10 @@ import jaxdrop.linen
 import jaxdrop.nnx
 from jaxdrop import mc
 from tests.catalogue import VARIANTS, Variant
+from tests.compilation import quick
 from tests.mc.test_stochastic import FEATURES, NNX, ONES, Framework, both, equal, filled
 
-KEY, THREEFRY = jaxdrop.key(0), jax.random.key(0)
+KEY = jaxdrop.key(0)
 ROWS = [variant for variant in VARIANTS if "test_nnx_module_makes_the_same_call" not in variant.exempt]
 WITHOUT_RATE = {"gaussian_noise", "uniform_dropout", "neftune"}
 LEARNED = {"concrete_dropout", "concrete_dropout_spatial", "variational_dropout"}
@@ -76,16 +77,16 @@ def test_known_and_traced_rates_draw_the_masks_of_layers_made_with_them(flax: Fr
     """Flax's own layers too, of which another code takes the place."""
     traces = []
 
-    @jax.jit
+    @quick
     def traced(rate: jax.Array, other: jax.Array) -> Any:
         traces.append(rate)
         fn = flax.stochastic(mixed(flax), apart, FEATURES, rate=rate, rates={"*own*": other})
-        return fn(THREEFRY, FEATURES)
+        return fn(KEY, FEATURES)
 
     rate, other = 0.1, 0.75
     made = flax.stochastic(mixed(flax, rate, other), apart, FEATURES)
     known = flax.stochastic(mixed(flax), apart, FEATURES, rate=rate, rates={"*own*": other})
-    expected, got = jax.jit(lambda key, x: (made(key, x), known(key, x)))(THREEFRY, FEATURES)
+    expected, got = quick(lambda key, x: (made(key, x), known(key, x)))(KEY, FEATURES)
     close(got, expected)
     close(traced(rate, other), expected)
     unchanged = traced(0.0, 1.0)
@@ -102,7 +103,7 @@ def test_vmap_over_rates_and_keys(flax: Framework) -> None:
         fn = flax.stochastic({"a": flax.flax.Dropout(0.5, deterministic=True, **flax.rngs)}, rate=rate)
         return mc.predict(lambda key: fn(key, ONES), keys)["a"]
 
-    dropped = (jax.vmap(samples)(rates) == 0).mean((1, 2, 3))
+    dropped = (quick(jax.vmap(samples))(rates) == 0).mean((1, 2, 3))
     np.testing.assert_allclose(dropped, rates, atol=0.03)  # 4 sigma of 4096 entries
 
 
@@ -111,7 +112,7 @@ def test_a_rate_of_zero_stays_unless_it_is_named(flax: Framework) -> None:
     layers = {"a": flax.dropout(0.5), "b": flax.dropout(0.0), "c": attention(flax, flax.flax, 0.0)}
     named = {"rates": {"*": 0.3, "*b": 0.9}}
     functions = [flax.stochastic(layers, apart, FEATURES, **options) for options in ({"rate": 0.3}, named)]
-    outputs = jax.jit(lambda key, x: [fn(key, x) for fn in functions])(KEY, FEATURES)
+    outputs = quick(lambda key, x: [fn(key, x) for fn in functions])(KEY, FEATURES)
     assert [float((one["b"] == 0).mean()) > 0.7 for one in outputs] == [False, True]
     assert equal(outputs[0]["a"], outputs[1]["a"])
     assert not equal(outputs[0]["c"], outputs[1]["c"])
@@ -201,7 +202,7 @@ def test_nnx_transformations_take_each_rate(how: str) -> None:
 
 
 def takes_each_rate(make: Callable[..., Any]) -> None:
-    traced = jax.jit(lambda rate: make(rate=rate)(KEY, ONES))
+    traced = quick(lambda rate: make(rate=rate)(KEY, ONES))
     for run in (lambda rate: make(rate=rate)(KEY, ONES), traced):
         for rate in (0.1, 0.9):
             np.testing.assert_allclose([float((y == 0).mean()) for y in run(rate)], [rate, rate], atol=0.05)
@@ -225,7 +226,7 @@ class MyLinenDropout(nn.Dropout):
 @both
 def test_a_subclass_keeps_its_code(flax: Framework) -> None:
     layer = MyDropout(0.5, rngs=nnx.Rngs(0)) if flax is NNX else MyLinenDropout(0.5, deterministic=True)
-    y = jax.jit(lambda rate: flax.stochastic({"a": layer}, rate=rate)(KEY, ONES)["a"])(0.9)
+    y = quick(lambda rate: flax.stochastic({"a": layer}, rate=rate)(KEY, ONES)["a"])(0.9)
     assert float((y == 1).mean()) > 0.8
 
 

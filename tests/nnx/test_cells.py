@@ -18,6 +18,7 @@ from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import Site
 from jaxdrop.nnx import RNN, StackedRNN
 from tests.catalogue import KEY, RATE
+from tests.compilation import quick
 
 FEATURES, UNITS = 4, 6
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, FEATURES)), jnp.float32)
@@ -47,7 +48,7 @@ def test_a_key_in_the_call(rnn: Any) -> None:
     keys = mc.keys(KEY, 3)
     samples = mc.predict(lambda key: rnn(X, rngs=key), keys)
     assert samples.std(0).max() > 0
-    value, gradient = jax.jit(jax.value_and_grad(lambda x: (rnn(x, rngs=keys[1]) ** 2).sum()))(X)
+    value, gradient = quick(jax.value_and_grad(lambda x: (rnn(x, rngs=keys[1]) ** 2).sum()))(X)
     close(value, (samples[1] ** 2).sum())
     assert jnp.isfinite(gradient).all()
     jax.eval_shape(lambda x: rnn(x, deterministic=True), X)
@@ -150,7 +151,7 @@ def empty(rates: dict[str, float], off: bool, zero: bool) -> None:
     rnn = RNN(cell, **rates, return_carry=True)
     x, lengths = jnp.stack([X, -X]), jnp.array([[5, 0, 3], [0, 1, 2]])
     x, lengths = (x[..., :0, :], jnp.zeros_like(lengths)) if zero else (x, lengths)
-    run = jax.jit(lambda x, lengths: rnn(x, initial_carry=start, seq_lengths=lengths, deterministic=off, rngs=KEY))
+    run = quick(lambda x, lengths: rnn(x, initial_carry=start, seq_lengths=lengths, deterministic=off, rngs=KEY))
     carry, y = run(x, lengths)
     assert y.shape == (*x.shape[:-1], UNITS)
     for end, first in zip(carry, start, strict=True):
@@ -167,7 +168,7 @@ def test_a_sequence_of_length_0_keeps_its_state(zero: bool) -> None:
 
 def test_one_sequence_without_a_batch() -> None:
     rnn = RNN(gru(), recurrent_rate=RATE, input_rate=RATE, return_carry=True, reverse=True)
-    run = jax.jit(lambda x, lengths=None: rnn(x, rngs=KEY, seq_lengths=lengths, keep_order=True))
+    run = quick(lambda x, lengths=None: rnn(x, rngs=KEY, seq_lengths=lengths, keep_order=True))
     carry, y = run(X[0], jnp.array(2))
     expected, outputs = run(X[0, :2])
     close((carry, y[:2]), (expected, outputs))
@@ -182,14 +183,14 @@ def test_keys_divided_over_devices() -> None:
     rnn = RNN(gru(), recurrent_rate=RATE)
     keys = jax.random.split(KEY, 8)
     samples = jax.vmap(lambda key: rnn(X, rngs=key))
-    close(jax.jit(jax.shard_map(samples, mesh=mesh, in_specs=spec, out_specs=spec))(keys), jax.jit(samples)(keys))
+    close(quick(jax.shard_map(samples, mesh=mesh, in_specs=spec, out_specs=spec))(keys), quick(samples)(keys))
 
 
 def test_sequences_divided_on_an_explicit_mesh() -> None:
     rnn = RNN(gru(), recurrent_rate=RATE, hidden_zoneout=RATE, return_carry=True)
     x, lengths = jnp.resize(X, (8, 5, FEATURES)), jnp.arange(8) % 6
     graph, state = nnx.split(rnn)
-    run = jax.jit(lambda state, *args: nnx.merge(graph, state)(args[0], rngs=KEY, seq_lengths=args[1], reverse=True))
+    run = quick(lambda state, *args: nnx.merge(graph, state)(args[0], rngs=KEY, seq_lengths=args[1], reverse=True))
     expected = jax.device_get(run(state, x, lengths))
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
