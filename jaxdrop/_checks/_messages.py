@@ -44,6 +44,8 @@ def quoted(value: Any) -> str:
     """A value in one short line: as Python prints it, with its type where that does not tell it."""
     if isinstance(value, jax.core.Tracer):
         return f"a traced {value.aval.str_short()}"
+    if isinstance(value, (np.floating, np.integer, np.bool_)):
+        return str(value)  # repr would print np.float64(1.5)
     if isinstance(value, (jax.Array, np.ndarray)):
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return f"keys of shape {value.shape}" if value.ndim else "a key"

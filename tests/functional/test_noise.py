@@ -172,7 +172,7 @@ def test_sums_keep_the_dtype(function: Callable[..., jax.Array], dtype: str) -> 
 
 @each_of("function", ADDITIVE)
 def test_sums_take_no_complex_numbers(function: Callable[..., jax.Array]) -> None:
-    with pytest.raises(TypeError, match=r"takes real x, got dtype complex64, for it adds real noise\. Add noise to the real"):
+    with pytest.raises(TypeError, match=r"takes real x, got dtype complex64, for it adds real noise\. Add noise to its real"):
         function(KEY, X.astype(jnp.complex64), 0.3)
 
 
