@@ -20,14 +20,9 @@ def check_module(module: Any, name: str, way: str = "") -> None:
         raise TypeError(f"{name} must be a Linen module, got {_checks.quoted(module)}.{way}")
 
 
-class Stochastic(nn.Module):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+class Hinted(nn.Module):
+    """A module whose constructor and call say what an argument of another library is called here."""
 
-    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order of Flax's own layer.
-    Where the amount that is dropped is no rate, they give `_settle` their own amount in each call.
-    """
-
-    _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
     _handed_on: ClassVar[Mapping[str, str]] = MappingProxyType({"x": "inputs"})
     """Arguments of the function, and what they are in the call, for messages."""
 
@@ -35,6 +30,16 @@ class Stochastic(nn.Module):
         _checks.hint_methods(cls, "__call__")
         super().__init_subclass__(**options)  # which makes the constructor
         _checks.hint_methods(cls, "__init__")
+
+
+class Stochastic(Hinted):
+    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+
+    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order of Flax's own layer.
+    Where the amount that is dropped is no rate, they give `_settle` their own amount in each call.
+    """
+
+    _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
 
     def _param(self, name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
         """The parameter `name`, of the dtype `param_dtype`, from the attribute `name_init`."""

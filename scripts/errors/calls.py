@@ -106,9 +106,9 @@ NAMES: dict[str, Kind] = {
     "protected": integers(-(2**63), 2**63),
     "time_axis": axis(2),
     "ids": array("i", shape="same"),
-    "embedded": LIKE,
+    "embedded": kinds.Kind(lambda v, valid: array("fc").fits(v, valid) and jnp.shape(v)[:2] == IDS.shape, traced=True),
     "previous": LIKE,
-    "threshold": kinds.known(number()),
+    "threshold": kinds.Kind(lambda v, valid: number().fits(v, valid) or _is_infinite(v)),
     "epsilon": kinds.known(number(0)),
     "num_samples": integer(1, 65535),
     "strategy": choice("stratified", "antithetic", "independent"),
@@ -254,7 +254,12 @@ def functions() -> list[Call]:
         call(jaxdrop.recurrent_dropout, {"key": KEY, "candidate": X, "rate": 0.3}, candidate=array("fc")),
         call(jaxdrop.zoneout, {"key": KEY, "new": X, "previous": X, "rate": 0.3}, new=LIKE),
         call(jaxdrop.word_dropout, {"key": KEY, "ids": IDS, "rate": 0.3, "replacement": 0, "protected": (1,)}, ids=ID),
-        call(jaxdrop.embedding_dropout, {"key": KEY, "embedded": EMBEDDED, "rate": 0.3, "ids": IDS}, time_axis=axis(2).or_none()),
+        call(
+            jaxdrop.embedding_dropout,
+            {"key": KEY, "embedded": EMBEDDED, "rate": 0.3, "ids": IDS},
+            time_axis=axis(2).or_none(),
+            ids=kinds.Kind(_begins),
+        ),
         call(
             jaxdrop.token_dropout,
             {"key": KEY, "x": SEQUENCE, "rate": 0.3, "num_prefix_tokens": 1},
@@ -380,7 +385,10 @@ def statistics() -> list[Call]:
     novelty = {"inside": UNIT, "outside": UNIT + 1}
     decay = {"rate": 0.3, "length_scale": 1.0, "num_examples": 100, "loss": "mse"}
     summary, regression = mc.classification(logits=LOGITS), mc.regression(SAMPLES, tau=2.0)
-    positive = number(0, least=False)
+    positive, noiseless = number(0, least=False, axes=True), {"tau": _PRECISION}
+    several = kinds.Kind(
+        lambda value, valid: array("f").fits(value, valid) and jnp.shape(value)[1:] == valid.shape[1:], traced=True
+    )
     found = [
         call(mc.keys, {"key": KEY, "num_samples": 4}, key=kinds.KEY),
         call(mc.predict, {"fn": fn, "keys": KEYS}),
@@ -406,14 +414,19 @@ def statistics() -> list[Call]:
             logits=array("f").or_none(),
             probs=kinds.Kind(lambda value, valid: value is None),
         ),
-        call(mc.regression, {"samples": SAMPLES} | noise),
+        call(mc.regression, {"samples": SAMPLES} | noise, **noiseless),
         call(mc.log_likelihood, mixture, samples=same),
-        call(mc.cdf, mixture, samples=same),
-        call(mc.quantiles, {"samples": SAMPLES, "q": jnp.asarray([0.1, 0.9])} | noise, q=array("f", low=1e-6, high=1 - 1e-6)),
-        call(mc.interval, {"samples": SAMPLES} | noise, coverage=kinds.known(NAMES["coverage"])),
+        call(mc.cdf, mixture, samples=same, **noiseless),
+        call(
+            mc.quantiles,
+            {"samples": SAMPLES, "q": jnp.asarray([0.1, 0.9])} | noise,
+            q=array("f", low=1e-6, high=1 - 1e-6),
+            **noiseless,
+        ),
+        call(mc.interval, {"samples": SAMPLES} | noise, coverage=kinds.known(NAMES["coverage"]), **noiseless),
         call(mc.log_mean_exp, {"scores": SAMPLES}, scores=REAL),
         call(mc.sequence_scores, {"log_probs": SAMPLES, "mask": jnp.ones(4, bool)}, log_probs=REAL, mask=array("bi").or_none()),
-        call(mc.fit_temperature, {"labels": LABELS, "logits": LOGITS}, logits=same),
+        call(mc.fit_temperature, {"labels": LABELS, "logits": LOGITS}, logits=several),
         call(mc.fit_tau, {"y": Y, "samples": SAMPLES}, samples=same),
         call(
             mc.fit_rate,
@@ -460,7 +473,7 @@ def statistics() -> list[Call]:
             {"key": KEY, "scores": UNIT, "num": 2},
             key=kinds.KEY,
             scores=array("fib", low=0),
-            coldness=number(0, least=False),
+            coldness=number(0),
             kind=choice("power", "softmax", "softrank"),
         ),
         call(
@@ -473,7 +486,10 @@ def statistics() -> list[Call]:
         call(
             acquisition.epig,
             {"logits": LOGITS, "target_logits": LOGITS},
-            **dict.fromkeys(("logits", "target_logits"), array("f", shape="same")),
+            logits=array("f", shape="same"),
+            target_logits=kinds.Kind(
+                lambda v, valid: array("f").fits(v, valid) and jnp.ndim(v) == 3 and len(v) == 5, traced=True
+            ),
             **dict.fromkeys(("probs", "target_probs"), kinds.Kind(lambda value, valid: value is None)),
         ),
     ]
@@ -485,7 +501,7 @@ def plots() -> list[Call]:
     draw = mc.plots
     truth = {"labels": LABELS, "probs": PROBS}
     selective = {"errors": ERRORS, "uncertainty": UNIT}
-    several = {"uncertainty": kinds.Kind(lambda v, valid: REALS.fits(v, valid) or isinstance(v, dict))}
+    several = {"uncertainty": kinds.Kind(_is_one_or_several(REALS))}
     return [
         call(
             draw.band,
@@ -501,13 +517,11 @@ def plots() -> list[Call]:
             images=array("fib", shape="same"),
             columns=integer(1, 4),
         ),
-        call(
-            draw.novelty, {"inside": UNIT, "outside": UNIT + 1}, outside=kinds.Kind(lambda v, valid: array("fib").fits(v, valid))
-        ),
+        call(draw.novelty, {"inside": UNIT, "outside": UNIT + 1}, outside=kinds.Kind(_is_one_or_several(array("fib")))),
         call(draw.reliability, truth),
         call(draw.risk_coverage, selective, **several),
         call(draw.sparsification, selective, **several),
-        call(draw.standard_error, {"samples": SAMPLES}),
+        call(draw.standard_error, {"samples": SAMPLES}, samples=array("fib")),
     ]
 
 
@@ -520,11 +534,12 @@ _BITS: dict[str, Kind] = {
     "sharding": kinds.Kind(lambda value, valid: value is None),
 }
 _DECAY = {
-    "rate": number(0, 1, most=False),
-    "length_scale": number(0, least=False),
+    "rate": number(0, 1, most=False, axes=True),
+    "length_scale": number(0, least=False, axes=True),
     "num_examples": integer(1),
     "loss": choice("mse", "half_mse"),
 }
+_PRECISION = kinds.Kind(lambda value, valid: POSITIVE.fits(value, valid) or _is_infinite(value, least=0), traced=True)
 _INDEX = kinds.Kind(lambda value, valid: value is None or integer(0, 2**32 - 1).fits(value, 0), traced=True)
 
 
@@ -542,6 +557,25 @@ def _of_batch(key: jax.Array, x: jax.Array) -> jax.Array:
 
 def _at_rate(key: jax.Array, rate: jax.Array) -> jax.Array:
     return jaxdrop.dropout(key, X, rate)
+
+
+def _is_infinite(value: Any, least: float = -math.inf) -> bool:
+    return isinstance(value, (float, np.floating)) and math.isinf(value) and value >= least
+
+
+def _is_one_or_several(kind: Kind) -> Callable[[Any, Any], bool]:
+    """An array, or a dict of several under their names."""
+
+    def fits(value: Any, valid: Any) -> bool:
+        if isinstance(value, dict):
+            return bool(value) and all(isinstance(name, str) and kind.fits(x, valid) for name, x in value.items())
+        return kind.fits(value, valid)
+
+    return fits
+
+
+def _begins(value: Any, valid: Any) -> bool:
+    return array("i").fits(value, valid) and jnp.shape(value) == EMBEDDED.shape[: jnp.ndim(value)]
 
 
 def _is_block_size(value: Any, valid: Any) -> bool:
@@ -577,4 +611,7 @@ def _is_coordinates(value: Any, valid: Any) -> bool:
 
 
 def _is_batches(value: Any, valid: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(x, tuple) and len(x) == 1 for x in value)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(x, tuple) for x in value):
+        return all(len(x) == 1 and array("f").fits(x[0], X) and np.ndim(x[0]) for x in value)
+    found = kinds.numeric(value)
+    return (isinstance(value, (list, tuple)) and not value) or (found is not None and found.ndim > 1 and found.dtype.kind == "f")

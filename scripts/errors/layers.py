@@ -97,7 +97,7 @@ _CELLS = {
     **dict.fromkeys(("time_major", "return_carry", "reverse", "keep_order"), kinds.FLAG.or_none()),
     **dict.fromkeys(("input_rate", "recurrent_rate", "candidate_rate", "output_rate", "weight_rate", "dropout"), _NUMBER),
     **dict.fromkeys(("cell_zoneout", "hidden_zoneout"), _NUMBER),
-    "unroll": integer(1),
+    "unroll": Kind(lambda value, valid: isinstance(value, bool) or integer(1).fits(value, valid)),  # as in `jax.lax.scan`
     "num_layers": integer(1),
     "hidden_features": integer(1),
     "features": integer(1),
@@ -115,10 +115,6 @@ _OF_FLAX = {
     *("in_features", "decode", "inputs_q"),
 } - {"dropout_rate", "broadcast_dropout", "spec", "deterministic", "rate"}
 _LIFTED = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")
-
-
-def _begins(value: Any, valid: Any) -> bool:
-    return array("i").fits(value, valid) and jnp.shape(value) == EMBEDDED.shape[: jnp.ndim(value)]
 
 
 def _of_rank(rank: int) -> Kind:
@@ -184,7 +180,7 @@ LAYERS: dict[str, Layer] = {
     "Zoneout": Layer({"rate": 0.3}, {"new": X, "previous": X}, {"new": _IMAGE}),
     "WordDropout": Layer({"rate": 0.3, "replacement": 0, "protected": (1,)}, {"ids": IDS}, {"ids": array("i")}),
     "EmbeddingDropout": Layer(
-        {"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none(), "ids": Kind(_begins)}
+        {"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none(), "ids": Kind(calls._begins)}
     ),
     "TokenDropout": Layer(
         {"rate": 0.3, "num_prefix_tokens": 1},
