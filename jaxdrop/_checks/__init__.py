@@ -32,6 +32,7 @@ from jaxdrop._checks._numbers import (
     check_rate_shape,
 )
 from jaxdrop._checks._settings import (
+    LONGEST,
     axis_numbers,
     check_axis,
     check_broadcast_dims,
@@ -47,6 +48,7 @@ from jaxdrop._checks._signatures import check_fit, hint_methods, hinted
 from jaxdrop._checks._sites import Site, check_site, check_spec
 
 __all__ = [
+    "LONGEST",
     "Rate",
     "Site",
     "axis_numbers",

@@ -64,7 +64,7 @@ class StackedRNN(Hinted):
     def setup(self) -> None:
         """Makes the layers."""
         check_between(self.dropout, self.num_layers)
-        _checks.check_count(self.features, "features")
+        _checks.check_count(self.features, "features", most=_checks.LONGEST)
         check_settings(self, "bidirectional", "locked", "per_gate", "per_step")
         ways = (False, True) if self.bidirectional else (False,)
         self.layers = [[self._direction(reverse) for reverse in ways] for _ in range(self.num_layers)]

@@ -121,7 +121,7 @@ def selection(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | No
     """The argument `where` of a statistic, as booleans of `shape`; None if it is None."""
     if where is None:
         return None
-    given = array(where, "where", "of booleans")
+    given = array(where, "where", "of booleans", "where")
     if given.dtype != jnp.bool_:
         raise TypeError(
             f"where must be boolean, true for the entries that count, got {given.dtype}. Compare, as in where=labels != 255."
@@ -154,7 +154,7 @@ def are_probabilities(probs: Any) -> Any:
     return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
-def probabilities(name: str, probs: jax.Array) -> None:
+def probabilities(name: str, probs: ArrayLike) -> None:
     """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
     if not holds(are_probabilities, probs):
         raise ValueError(
@@ -169,14 +169,15 @@ def range_of(x: Number) -> str:
     return f"{found}" if found.ndim == 0 else f"{found.min():g} to {found.max():g}"
 
 
-def array(x: Any, caller: str, name: str) -> jax.Array | np.ndarray[Any, Any]:
-    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the message.
+def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.ndarray[Any, Any]:
+    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the message, and begins with the
+    argument, or that is given.
 
     What is no array of JAX becomes one of NumPy, which keeps all bits of an integer for the checks.
     """
     found: jax.Array | np.ndarray[Any, Any]
     x = _checks.unwrapped(x)
-    _checks.check_unmasked(x, name.split()[0])
+    _checks.check_unmasked(x, argument or name.split()[0])
     try:
         found = x if isinstance(x, jax.Array) else np.asarray(x if _checks.can_be_array(x) else None)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers

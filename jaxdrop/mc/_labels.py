@@ -47,7 +47,7 @@ def predictions(
 
 def integers(caller: str, labels: Any, *, boolean: bool = False) -> jax.Array | np.ndarray[Any, Any]:
     """`labels` as integers of all bits; anything else is a TypeError. If `boolean`, booleans count as 0 and 1."""
-    y = _inputs.array(labels, caller, "of integer labels")
+    y = _inputs.array(labels, caller, "of integer labels", "labels")
     if boolean and y.dtype == np.bool_:
         return y.astype(np.int32)
     if not jnp.issubdtype(y.dtype, jnp.integer):

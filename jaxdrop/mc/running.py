@@ -145,6 +145,7 @@ def until(
     _calls.check_function("mc.until", fn, "fn, key")
     size, most = _checks.check_count(batch_size, "batch_size"), _checks.check_count(max_samples, "max_samples")
     tolerance = masks.check_number(tolerance, "tolerance")
+    _checks.check_one_rate(tolerance, "mc.until takes one tolerance", "tolerance")
     _check_summary(summary)
     _checks.check_callable(reduce, "reduce", "a vector")
     _checks.check_one_of(strategy, "strategy", sampling.Strategy)

@@ -82,8 +82,8 @@ class StackedRNN(Stochastic):
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         check_between(dropout, num_layers)
-        _checks.check_count(in_features, "in_features")
-        _checks.check_count(hidden_features, "hidden_features")
+        _checks.check_count(in_features, "in_features", most=_checks.LONGEST)
+        _checks.check_count(hidden_features, "hidden_features", most=_checks.LONGEST)
         _checks.check_callable(cell, "cell", "(in_features, hidden_features, rngs=rngs), such as nnx.LSTMCell")
         self.dropout = dropout
         self.locked = _checks.check_flag(locked, "locked")

@@ -192,7 +192,7 @@ def functions() -> list[Call]:
         call(
             jaxdrop.neftune,
             {"key": KEY, "x": X, "alpha": 5.0, "mask": jnp.ones(4, bool)},
-            x=array("f", shape="same"),
+            x=kinds.Kind(_are_embeddings, traced=True),
             alpha=number(0, axes=True),
             mask=array("bi", shape="same", low=0, high=1).or_none(),
         ),
@@ -305,7 +305,7 @@ def functions() -> list[Call]:
         call(
             jaxdrop.drop_head,
             {"key": KEY, "x": HEADS, "rate": 0.3},
-            x=array("fc", shape="same"),
+            x=kinds.Kind(_have_heads, traced=True),
             rate=kinds.ONE_RATE,
             head_axis=integer(-3, -2),
         ),
@@ -378,7 +378,7 @@ def statistics() -> list[Call]:
     metrics, acquisition = mc.metrics, mc.acquisition
     noise = {"tau": 2.0}
     mixture = {"y": Y, "samples": SAMPLES} | noise
-    same = array("f", shape="same")
+    several = kinds.Kind(_are_samples, traced=True)
     fn = functools.partial(_sample)
     truth = {"labels": LABELS, "probs": PROBS}
     selective = {"errors": ERRORS, "uncertainty": UNIT}
@@ -386,9 +386,6 @@ def statistics() -> list[Call]:
     decay = {"rate": 0.3, "length_scale": 1.0, "num_examples": 100, "loss": "mse"}
     summary, regression = mc.classification(logits=LOGITS), mc.regression(SAMPLES, tau=2.0)
     positive, noiseless = number(0, least=False, axes=True), {"tau": _PRECISION}
-    several = kinds.Kind(
-        lambda value, valid: array("f").fits(value, valid) and jnp.shape(value)[1:] == valid.shape[1:], traced=True
-    )
     found = [
         call(mc.keys, {"key": KEY, "num_samples": 4}, key=kinds.KEY),
         call(mc.predict, {"fn": fn, "keys": KEYS}),
@@ -415,8 +412,8 @@ def statistics() -> list[Call]:
             probs=kinds.Kind(lambda value, valid: value is None),
         ),
         call(mc.regression, {"samples": SAMPLES} | noise, **noiseless),
-        call(mc.log_likelihood, mixture, samples=same),
-        call(mc.cdf, mixture, samples=same, **noiseless),
+        call(mc.log_likelihood, mixture, samples=several),
+        call(mc.cdf, mixture, samples=several, **noiseless),
         call(
             mc.quantiles,
             {"samples": SAMPLES, "q": jnp.asarray([0.1, 0.9])} | noise,
@@ -427,11 +424,11 @@ def statistics() -> list[Call]:
         call(mc.log_mean_exp, {"scores": SAMPLES}, scores=REAL),
         call(mc.sequence_scores, {"log_probs": SAMPLES, "mask": jnp.ones(4, bool)}, log_probs=REAL, mask=array("bi").or_none()),
         call(mc.fit_temperature, {"labels": LABELS, "logits": LOGITS}, logits=several),
-        call(mc.fit_tau, {"y": Y, "samples": SAMPLES}, samples=same),
+        call(mc.fit_tau, {"y": Y, "samples": SAMPLES}, samples=several),
         call(
             mc.fit_rate,
             {"fn": _at_rate, "rates": jnp.asarray([0.1, 0.2, 0.3]), "keys": KEYS, "loss": jnp.sum},
-            rates=array("f", low=0, high=1),
+            rates=array("fi", low=0, high=1),
         ),
         call(mc.tau_from_weight_decay, {"weight_decay": 1e-4} | decay, weight_decay=positive, **_DECAY),
         call(mc.weight_decay_from_tau, {"tau": 2.0} | decay, **_DECAY | {"tau": positive}),
@@ -458,7 +455,7 @@ def statistics() -> list[Call]:
         *(call(f, {"cdf": UNIT}) for f in (metrics.calibration_curve, metrics.mace, metrics.rmsce, metrics.miscalibration_area)),
         call(metrics.crps_gaussian, {"y": Y, "mean": Y, "std": UNIT}),
         call(metrics.gaussian_nll, {"y": Y, "mean": Y, "std": UNIT}),
-        call(metrics.crps_samples, {"y": Y, "samples": SAMPLES}, samples=same),
+        call(metrics.crps_samples, {"y": Y, "samples": SAMPLES}, samples=several),
         call(metrics.picp, {"y": Y, "lower": Y - 1, "upper": Y + 1}),
         call(metrics.mpiw, {"lower": Y - 1, "upper": Y + 1}),
         call(metrics.rmse, {"y": Y, "mean": Y}),
@@ -479,7 +476,7 @@ def statistics() -> list[Call]:
         call(
             acquisition.batch_bald,
             {"key": KEY, "num": 2, "logits": LOGITS},
-            logits=array("f", shape="same"),
+            logits=several,
             probs=kinds.Kind(lambda value, valid: value is None),
             max_configurations=integer(1),
         ),
@@ -487,9 +484,7 @@ def statistics() -> list[Call]:
             acquisition.epig,
             {"logits": LOGITS, "target_logits": LOGITS},
             logits=array("f", shape="same"),
-            target_logits=kinds.Kind(
-                lambda v, valid: array("f").fits(v, valid) and jnp.ndim(v) == 3 and len(v) == 5, traced=True
-            ),
+            target_logits=kinds.Kind(_are_targets, traced=True),
             **dict.fromkeys(("probs", "target_probs"), kinds.Kind(lambda value, valid: value is None)),
         ),
     ]
@@ -560,7 +555,26 @@ def _at_rate(key: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 def _is_infinite(value: Any, least: float = -math.inf) -> bool:
-    return isinstance(value, (float, np.floating)) and math.isinf(value) and value >= least
+    return isinstance(value, (float, np.floating)) and math.isinf(value) and float(value) >= least
+
+
+def _are_samples(value: Any, valid: Any) -> bool:
+    """Any number of them."""
+    return array("f").fits(value, valid) and jnp.ndim(value) > 0 and len(value) > 0 and jnp.shape(value)[1:] == valid.shape[1:]
+
+
+def _are_targets(value: Any, valid: Any) -> bool:
+    """Predictions of any number of inputs and classes, by the same samples."""
+    return array("f").fits(value, valid) and jnp.ndim(value) == 3 and len(value) == len(valid) and jnp.size(value) > 0
+
+
+def _are_embeddings(value: Any, valid: Any) -> bool:
+    """Of any width."""
+    return array("f").fits(value, valid) and jnp.shape(value)[:-1] == valid.shape[:-1]
+
+
+def _have_heads(value: Any, valid: Any) -> bool:
+    return array("fc").fits(value, valid) and jnp.ndim(value) >= 3
 
 
 def _is_one_or_several(kind: Kind) -> Callable[[Any, Any], bool]:
@@ -614,4 +628,4 @@ def _is_batches(value: Any, valid: Any) -> bool:
     if isinstance(value, (list, tuple)) and value and all(isinstance(x, tuple) for x in value):
         return all(len(x) == 1 and array("f").fits(x[0], X) and np.ndim(x[0]) for x in value)
     found = kinds.numeric(value)
-    return (isinstance(value, (list, tuple)) and not value) or (found is not None and found.ndim > 1 and found.dtype.kind == "f")
+    return found is not None and bool(found.ndim > 1 and found.dtype.kind == "f")

@@ -70,7 +70,7 @@ _SHARED = {
     "use_bias": kinds.FLAG,
     "use_scale": kinds.FLAG,
     "gaussian": kinds.FLAG,
-    "param_dtype": Kind(lambda value, valid: value in (jnp.float32, None) if isinstance(value, type) else False),
+    "param_dtype": Kind(lambda value, valid: value is None or (isinstance(value, type) and value == jnp.float32)),
     "kernel_init": kinds.CALLABLE,
     "bias_init": kinds.CALLABLE,
     "scale_init": kinds.CALLABLE,
@@ -134,7 +134,7 @@ LAYERS: dict[str, Layer] = {
         {
             "alpha": NAMES["stddev"],
             "mask": array("bi", shape="same", low=0, high=1).or_none(),
-            "inputs": array("f", shape="same"),
+            "inputs": Kind(calls._are_embeddings, traced=True),
         },
     ),
     **dict.fromkeys(("FeatureAlphaDropout", "SpatialDropout"), _CHANNELS),
@@ -217,7 +217,12 @@ LAYERS: dict[str, Layer] = {
         {"broadcast_dims": Kind(lambda v, valid: integers(-2, 0).fits(v, 0) and -1 not in v)},
         in_call=kinds.ONE_RATE,
     ),
-    "DropHead": Layer({"rate": 0.3}, {"inputs": HEADS}, {"inputs": _IMAGE, "head_axis": integer(-3, -2)}, in_call=kinds.ONE_RATE),
+    "DropHead": Layer(
+        {"rate": 0.3},
+        {"inputs": HEADS},
+        {"inputs": Kind(calls._have_heads, traced=True), "head_axis": integer(-3, -2)},
+        in_call=kinds.ONE_RATE,
+    ),
     "RNN": Layer(
         {"input_rate": 0.3},
         {"inputs": SEQUENCE, "seq_lengths": jnp.full(2, 4), "rates": {"recurrent_rate": 0.2}},

@@ -58,6 +58,11 @@ class Judged:
 DOCUMENTED: dict[str, str] = {
     r"mc\.Regression\.interval\(coverage=a traced (integer|bool)\)": "1, which is out of range, but not known to be: NaN",
     r"jaxdrop\.mc\..*\(tau=(\[0\.5\]|in a list)\)": "a list of numbers is an array",
+    r"jaxdrop\.mc\.choosing\..*\(rate=a traced integer\)": "1, which is out of range, but not known to be: NaN",
+    r"(nnx|linen)\.RNN\.__call__\(initial_carry=a traced array\)": "a state of the right shape",
+    r"jaxdrop\.mc\.plots\.\w+\.band\(x=as bool\)": "booleans count as 0 and 1, as in NumPy",
+    r"jaxdrop\.mc\.calibration\.fit_temperature\(logits=transposed\)": "five classes in three samples, which the labels fit",
+    r"jaxdrop\.mc\.datasets\.predict_dataset\(batches=(\[\]|\(\)|{})\)": "no batches have no results",
     r"nnx\.(Stacked)?RNN\.__call__\(inputs=as complex\)": "dropout takes complex numbers, and so do Flax's cells",
 }
 
