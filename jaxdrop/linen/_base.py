@@ -57,7 +57,7 @@ class Stochastic(Hinted):
     ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
         """What one call uses: its own arguments first, then the module's. A key is made only if something is drawn with it."""
         chosen = _checks.check_flag(nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic")
-        rate = self.rate if rate is None else rate
+        rate = getattr(self, "rate", None) if rate is None else rate  # the amount of some layers is no rate
         collection = _checks.check_text(self.rng_collection, "rng_collection")
         draws = not (chosen or any(masks.is_number(rate, value) for value in self._draws_nothing_at))
         if draws:

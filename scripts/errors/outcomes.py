@@ -63,6 +63,7 @@ DOCUMENTED: dict[str, str] = {
     r"jaxdrop\.mc\.plots\.\w+\.band\(x=as bool\)": "booleans count as 0 and 1, as in NumPy",
     r"jaxdrop\.mc\.calibration\.fit_temperature\(logits=transposed\)": "five classes in three samples, which the labels fit",
     r"jaxdrop\.mc\.datasets\.predict_dataset\(batches=(\[\]|\(\)|{})\)": "no batches have no results",
+    r"(.*)(drop_edge|DropEdge)(.*)\((senders|receivers)=an int array\)": "without num_nodes there may be a node 3",
     r"nnx\.(Stacked)?RNN\.__call__\(inputs=as complex\)": "dropout takes complex numbers, and so do Flax's cells",
 }
 
