@@ -57,9 +57,9 @@ class Stochastic(Hinted):
     ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
         """What one call uses: its own arguments first, then the module's. A key is made only if something is drawn with it."""
         chosen = _checks.check_flag(nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic")
-        rate = getattr(self, "rate", None) if rate is None else rate  # the amount of some layers is no rate
+        amount: Any = getattr(self, "rate", None) if rate is None else rate  # that of some layers is no rate
         collection = _checks.check_text(self.rng_collection, "rng_collection")
-        draws = not (chosen or any(masks.is_number(rate, value) for value in self._draws_nothing_at))
+        draws = not (chosen or any(masks.is_number(amount, value) for value in self._draws_nothing_at))
         if draws:
             rng = self.make_rng(collection) if rng is None else random.checked(rng, type(self).__name__, "rng")
-        return chosen, rng, rate, self.spec if spec is None else spec
+        return chosen, rng, amount, self.spec if spec is None else spec
