@@ -59,7 +59,7 @@ def check_unmasked(value: Any, name: str) -> None:
 
 def check_inexact(x: Any, caller: str, name: str = "x") -> jax.Array:
     """The argument as an array of floating or complex numbers."""
-    if isinstance(x, (jax.Array, np.ndarray)) and _can_drop(x.dtype):  # nearly always
+    if (isinstance(x, jax.Array) or type(x) is np.ndarray) and _can_drop(x.dtype):  # nearly always
         return cast(jax.Array, x)
     x = unwrapped(x)
     if is_key(x):
