@@ -73,7 +73,7 @@ def test_bad_input() -> None:
         mc.fit_temperature(LABELS, LOGITS[0, 0])
     with pytest.raises(ValueError, match=r"shape \(60,\), got labels of shape \(59,\)"):
         mc.fit_temperature(LABELS[1:], LOGITS)
-    with pytest.raises(ValueError, match=r"labels must lie in \[0, 4\), the classes of logits, got 1 to 4"):
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 4\), got 1 to 4"):
         mc.fit_temperature(np.resize([1, 2, 4], 60), LOGITS)
     with pytest.raises(ValueError, match="at least one, got"):
         mc.fit_temperature(LABELS[:0], LOGITS[:, :0])

@@ -189,7 +189,7 @@ def test_bad_input() -> None:
     for wrong in (["a", "b"], np.array([None, 1]), {"a": 1}, np.array([1j])):
         with pytest.raises(TypeError, match=r"jaxdrop.mc.plots takes (an array samples|real samples)"):
             plots.standard_error(wrong)
-    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), the classes of probs, got 1 to 3. Leave out"):
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got 1 to 3. Leave out"):
         plots.certainty(images, LABELS + 1, SUMMARY.mean, entropy)
     with pytest.raises(ValueError, match="num_bins must be at least 1, got 0"):
         plots.novelty(INSIDE, OUTSIDE, num_bins=0)
