@@ -108,9 +108,8 @@ def within(
         if advice is None:
             wrong = found[~inside(found)].ravel()[0]
             advice = f"Those that do not count: pass where=..., such as where=labels != {wrong}."
-        raise ValueError(
-            f"labels must lie in [0, {num_classes}), got {found.min()} to {found.max()}. {advice} {of} have {num_classes} classes."
-        )
+        got = f"got {found.min()} to {found.max()}"
+        raise ValueError(f"labels must lie in [0, {num_classes}), {got}. {advice} {of} have {num_classes} classes.")
     # Cut to 32 bits only now, and those out of range, which `where` may leave out, become -1.
     return y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
 
