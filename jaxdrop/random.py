@@ -359,8 +359,8 @@ def stratified_keys(key: jax.Array, num: int) -> jax.Array:
     """Keys of `num` samples that divide the unit interval among them, position by position. See `jaxdrop.mc.keys`."""
     if num > _lattices.MOST:
         raise ValueError(
-            f"stratified sampling takes at most {_lattices.MOST} samples, got {num}. Draw them in groups with a key each, or"
-            " independently."
+            f"num_samples: stratified sampling takes at most {_lattices.MOST} samples, got {_checks.quoted(num)}. Draw"
+            " them in groups with a key each, or independently."
         )
     base = jnp.broadcast_to(fast(_not_a_sample(key)), (num,))
     return _extend(base, _key_types.STRATIFIED, _lattices.points(num))

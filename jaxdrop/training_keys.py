@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import checkify
 
 from jaxdrop import _checks, random
@@ -70,11 +71,11 @@ def step_key(
 
 
 def _index(name: str, value: Any) -> jax.Array:
-    dtype = getattr(value, "dtype", None)
+    value = _checks.unwrapped(value)
+    dtype = value.dtype if isinstance(value, (jax.Array, np.ndarray, np.generic)) else None
     integer = isinstance(value, numbers.Integral) if dtype is None else jnp.issubdtype(dtype, jnp.integer) and not value.shape
     if not integer or isinstance(value, bool):
-        shown = f"{type(value).__name__} {value!r}" if dtype is None else f"an array of {dtype}{list(value.shape)}"
-        raise TypeError(f"{name} must be an integer, or an array of one integer, counted from 0; got {shown}")
+        raise TypeError(f"{name} must be an integer, or an array of one integer, counted from 0; got {_checks.quoted(value)}")
     if isinstance(value, jax.core.Tracer):
         inside = (value >= 0) & (value.astype(jnp.uint32).astype(dtype) == value)
         checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=value)

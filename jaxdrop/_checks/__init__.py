@@ -6,6 +6,7 @@ for what it hands on: within `renamed(x="inputs")` the messages speak of `inputs
 
 from jaxdrop._checks._arrays import (
     broadcasts,
+    can_be_array,
     check_array,
     check_features,
     check_float_dtype,
@@ -13,6 +14,7 @@ from jaxdrop._checks._arrays import (
     check_inexact,
     check_real,
     check_shape,
+    check_unmasked,
     is_key,
     is_real,
     known,
@@ -30,6 +32,7 @@ from jaxdrop._checks._numbers import (
     check_rate_shape,
 )
 from jaxdrop._checks._settings import (
+    LONGEST,
     axis_numbers,
     check_axis,
     check_broadcast_dims,
@@ -41,20 +44,23 @@ from jaxdrop._checks._settings import (
     check_one_of,
     check_text,
 )
-from jaxdrop._checks._signatures import hint_methods, hinted
+from jaxdrop._checks._signatures import check_fit, hint_methods, hinted
 from jaxdrop._checks._sites import Site, check_site, check_spec
 
 __all__ = [
+    "LONGEST",
     "Rate",
     "Site",
     "axis_numbers",
     "broadcasts",
+    "can_be_array",
     "check_array",
     "check_axis",
     "check_broadcast_dims",
     "check_callable",
     "check_count",
     "check_features",
+    "check_fit",
     "check_flag",
     "check_float_dtype",
     "check_ids",
@@ -75,6 +81,7 @@ __all__ = [
     "check_site",
     "check_spec",
     "check_text",
+    "check_unmasked",
     "hint_methods",
     "hinted",
     "is_key",

@@ -37,6 +37,7 @@ def is_real(dtype: Any) -> bool:
 def check_array(value: Any, name: str, of: str = "numbers", caller: str = "") -> jax.Array:
     """The argument as an array of numbers or booleans, if it is one or holds them. `of` and `caller` are for the message."""
     value = unwrapped(value)
+    check_unmasked(value, name)
     array = value
     if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
         array = _converted(value)
@@ -46,9 +47,19 @@ def check_array(value: Any, name: str, of: str = "numbers", caller: str = "") ->
     return cast(jax.Array, array)
 
 
+def check_unmasked(value: Any, name: str) -> None:
+    """Checks that the argument is no array of NumPy with masked entries: JAX would take what stands below the mask."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        name = shown(name)
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost. Pass {name}.filled(np.nan), or the data, {name}.data, and say"
+            f" what counts: ~{name}.mask."
+        )
+
+
 def check_inexact(x: Any, caller: str, name: str = "x") -> jax.Array:
     """The argument as an array of floating or complex numbers."""
-    if isinstance(x, (jax.Array, np.ndarray)) and _can_drop(x.dtype):  # nearly always
+    if (isinstance(x, jax.Array) or type(x) is np.ndarray) and _can_drop(x.dtype):  # nearly always
         return cast(jax.Array, x)
     x = unwrapped(x)
     if is_key(x):
@@ -97,7 +108,7 @@ def check_shape(value: jax.Array, name: str, shape: tuple[int, ...], like: str) 
 def check_float_dtype(dtype: Any, name: str) -> None:
     """Checks that the argument is a dtype of floating or complex numbers, or None for that of JAX."""
     try:
-        found = None if isinstance(dtype, (jax.Array, np.ndarray, np.generic)) else np.dtype(dtype)
+        found = None if isinstance(dtype, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)) else np.dtype(dtype)
     except Exception:  # whatever an attribute `dtype` does
         found = None
     if found is None or not jnp.issubdtype(found, jnp.inexact):
@@ -126,11 +137,16 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
         return False
 
 
+def can_be_array(value: Any) -> bool:
+    """Whether a value is one that can hold numbers: a number, a list of them, or what NumPy knows as an array."""
+    if isinstance(value, (str, bytes)):
+        return False
+    return isinstance(value, (numbers.Number, Sequence)) or hasattr(type(value), "__array__")
+
+
 def _converted(value: Any) -> Any:
     """Lists of numbers, and what gives NumPy an array, as an array; None of anything else."""
-    if isinstance(value, (str, bytes)) or not (
-        isinstance(value, (numbers.Number, Sequence)) or hasattr(type(value), "__array__")
-    ):
+    if not can_be_array(value):
         return None
     try:
         return jnp.asarray(value)

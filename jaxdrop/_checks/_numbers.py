@@ -65,7 +65,7 @@ def check_number(
         return jnp.where(possible, real, np.asarray(np.nan, real.dtype))
     known = _as_float64(value)
     if not np.all(inside(known)):
-        wrong = known[~inside(known)][0] if known.ndim else value
+        wrong = float(known[~inside(known)][0]) if known.ndim else value
         raise ValueError(f"{rule}, got {quoted(wrong)}.{meaning}")
     return float(known) if known.ndim == 0 else cast(jax.Array, value)
 

@@ -12,6 +12,9 @@ import numpy as np
 
 from jaxdrop._checks._messages import check_not_traced, quoted, shown
 
+# The longest axis that XLA takes.
+LONGEST = 2**31 - 1
+
 
 def check_flag(value: Any, name: str) -> bool:
     """The argument as a Python bool: it is one, or NumPy's, or a known boolean array without axes."""
@@ -80,11 +83,11 @@ def check_integers(values: Any, name: str, kind: str = "a sequence of integers")
     raise TypeError(f"{shown(name)} must be {kind}, got {quoted(values)}")
 
 
-def check_axis(value: Any, name: str, ndim: int) -> int:
-    """The axis that the argument names, as a number from 0 to `ndim - 1`."""
+def check_axis(value: Any, name: str, ndim: int, of: str = "x") -> int:
+    """The axis that the argument names, as a number from 0 to `ndim - 1`. `of` is the argument whose axes they are."""
     number = check_integer(value, name, "the number of an axis")
     if not -ndim <= number < ndim:
-        allowed = f"-{ndim} to {ndim - 1} are allowed" if ndim else "there is none to name"
+        allowed = f"-{ndim} to {ndim - 1} are allowed" if ndim else f"there is none to name in {shown(of)}"
         raise ValueError(f"{shown(name)}={quoted(number)} is out of range: with {ndim} axes, {allowed}.")
     return number % ndim
 

@@ -42,7 +42,7 @@ def hinted(function: Function) -> Function:
         try:
             return function(*args, **kwargs)
         except TypeError:
-            _check_fit(function, function.__name__, args, kwargs)
+            check_fit(function, function.__qualname__, args, kwargs)
             raise
 
     return call  # type: ignore[return-value]
@@ -65,7 +65,7 @@ def _hinted_method(function: Function) -> Function:
             with renamed(type(self)._handed_on):
                 return function(self, *args, **kwargs)
         except TypeError:
-            _check_fit(function, f"the call of {type(self).__name__}", (self, *args), kwargs)
+            check_fit(function, f"the call of {type(self).__name__}", (self, *args), kwargs)
             raise
 
     @functools.wraps(function)
@@ -73,13 +73,13 @@ def _hinted_method(function: Function) -> Function:
         try:
             function(self, *args, **kwargs)
         except TypeError:
-            _check_fit(function, type(self).__name__, (self, *args), kwargs)
+            check_fit(function, type(self).__name__, (self, *args), kwargs)
             raise
 
     return called if function.__name__ == "__call__" else constructed  # type: ignore[return-value]
 
 
-def _check_fit(function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_fit(function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises a TypeError with a hint if the arguments do not fit the signature."""
     signature = inspect.signature(function)
     try:

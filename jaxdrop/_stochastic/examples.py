@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop._stochastic.dependence import is_array
-from jaxdrop.functional import _arguments
 
 InAxes: TypeAlias = int | Sequence[int | None] | None
 
@@ -20,10 +20,10 @@ def check_axes(shared_mask: bool, in_axes: InAxes, out_axes: int) -> None:
     """Checks what says whether and where examples are."""
     if not isinstance(shared_mask, (bool, np.bool_)):
         raise TypeError(f"shared_mask must be True or False, got {shared_mask!r}")
-    _arguments.integer("out_axes", out_axes, "the number of an axis")
+    _checks.check_integer(out_axes, "out_axes", "the number of an axis")
     for axis in in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,):
         if axis is not None:
-            _arguments.integer("in_axes", axis, "the number of an axis, None, or a sequence with one for each input")
+            _checks.check_integer(axis, "in_axes", "the number of an axis, None, or a sequence with one for each input")
 
 
 def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Callable[..., Any]:

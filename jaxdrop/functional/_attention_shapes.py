@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import checkify
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 
 
 class Shapes(NamedTuple):
@@ -76,7 +76,7 @@ class Shapes(NamedTuple):
 
     def like_weights(self, name: str, x: jax.Array, kind: Any = jnp.floating) -> jax.Array:
         """A mask or a bias with all axes of the weights, each of its length there or of length 1."""
-        x = jnp.asarray(x)
+        x = jnp.asarray(_checks.check_array(x, name))
         if kind is jnp.bool_ and x.dtype != bool:
             raise TypeError(f"{name} must be boolean, True where a query may see a key, got {x.dtype}. What is added is a bias.")
         if not jnp.issubdtype(x.dtype, kind):
@@ -95,7 +95,7 @@ class Shapes(NamedTuple):
 
     def within(self, name: str, lengths: jax.Array, length: int, origin: jax.Array | int = 0) -> jax.Array:
         """Which of `length` places, from `origin` on, are within each example's length: boolean, `(batch..., length)`."""
-        lengths = jnp.asarray(lengths)
+        lengths = jnp.asarray(_checks.check_array(lengths, name, "integers"))
         if not jnp.issubdtype(lengths.dtype, jnp.integer):
             raise TypeError(f"{name} must be integers, got {lengths.dtype}")
         if lengths.shape != self.batch:
@@ -127,7 +127,7 @@ class Shapes(NamedTuple):
         """
         dtype = getattr(query_offset, "dtype", None)
         if dtype is None:
-            query_offset = np.asarray(_arguments.integer("query_offset", query_offset, "an integer, or an array of integers"))
+            query_offset = np.asarray(_checks.check_integer(query_offset, "query_offset", "an integer, or an array of integers"))
         elif not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(f"query_offset must be an integer, or an array of integers, got {dtype}")
         if query_offset.shape not in ((), self.batch):
@@ -156,7 +156,7 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
         sizes = local_window_size if isinstance(local_window_size, tuple) else (local_window_size,) * 2
         if len(sizes) != 2:
             raise ValueError(f"local_window_size must be one number or (before, after), got {local_window_size!r}")
-        before, after = (_arguments.integer("local_window_size", size, "one number or (before, after)") for size in sizes)
+        before, after = (_checks.check_integer(size, "local_window_size", "one number or (before, after)") for size in sizes)
         if before < 0 or after < 0:
             raise ValueError(f"local_window_size must not be negative, got {local_window_size!r}")
         before, after = min(before, _FAR), min(after, _FAR)
@@ -195,7 +195,7 @@ def check_block_sizes(given: Any) -> tuple[int, int] | None:
         return None
     if not isinstance(given, tuple) or len(given) != 2:
         raise TypeError(f"block_sizes must be (queries, keys), got {given!r}")
-    queries, keys = (_arguments.integer("block_sizes", size, "(queries, keys)") for size in given)
+    queries, keys = (_checks.check_integer(size, "block_sizes", "(queries, keys)") for size in given)
     if min(queries, keys) < 1:
         raise ValueError(f"block_sizes must be positive, got {given!r}")
     return queries, keys

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks
 
 
 class Family(NamedTuple):
@@ -47,18 +46,18 @@ class Rates(NamedTuple):
     @classmethod
     def of(cls, layer: Any) -> Rates:
         """Those of a module that has them as attributes."""
-        return cls(*(getattr(layer, name) for name in cls._fields))
+        return cls(*(_one_rate(getattr(layer, name), name) for name in cls._fields))
 
     def replaced(self, by: Mapping[str, masks.Rate] | None) -> Rates:
         """These rates, with others in a call. A name that is none is an error."""
-        unknown = sorted(set(by or ()) - set(self._fields))
+        given = in_call(by)
+        unknown = sorted(map(str, set(given) - set(self._fields)))
         if unknown:
             raise ValueError(f"rates names {', '.join(unknown)}. There are {', '.join(self._fields)}.")
-        return self._replace(**(by or {}))
+        return self._replace(**{name: _one_rate(rate, f"rates[{name!r}]") for name, rate in given.items()})
 
     def checked(self, family: Family, per_gate: bool = False) -> Rates:
-        """The rates as `masks.check_number` returns them, if a cell of this family has what they drop."""
-        settled = Rates(*(masks.check_number(rate, name, 1) for name, rate in self._asdict().items()))
+        """The rates, if a cell of this family has what they drop."""
         if not family.gates:
             around = {"output_rate"} if per_gate else {"output_rate", "input_rate"}
             for name, rate in self._asdict().items():
@@ -75,7 +74,7 @@ class Rates(NamedTuple):
                 f"candidate_rate={self.candidate_rate}: a simple cell has no memory that a candidate is added to."
                 " Pass recurrent_rate or hidden_zoneout."
             )
-        return settled
+        return self
 
     def all_zero(self, *others: masks.Rate) -> bool:
         """Whether nothing is dropped, by these rates and by others."""
@@ -93,10 +92,24 @@ class Rates(NamedTuple):
         )
 
 
+def in_call(rates: Any) -> dict[str, masks.Rate]:
+    """The argument `rates` of a call."""
+    if not (rates is None or isinstance(rates, Mapping)):
+        raise TypeError(f"rates must be a dict of rates by name, such as {{'input_rate': 0.1}}, got {_checks.quoted(rates)}")
+    return dict(rates or {})
+
+
+def _one_rate(rate: Any, name: str) -> masks.Rate:
+    """A rate as `masks.check_number` returns it, if it has no axes."""
+    rate = masks.check_number(rate, name, 1)
+    _checks.check_one_rate(rate, f"a recurrent layer takes one {name}", name)
+    return rate
+
+
 def check_between(rate: masks.Rate, num_layers: int) -> masks.Rate:
     """The rate between the layers of a stack as `masks.check_number` returns it, if there are two of them."""
-    num_layers = _arguments.count("num_layers", num_layers)
-    rate = masks.check_number(rate, "dropout", 1)
+    num_layers = _checks.check_count(num_layers, "num_layers")
+    rate = _one_rate(rate, "dropout")
     if num_layers == 1 and not is_zero(rate):
         raise ValueError(
             f"dropout={rate} acts between layers, and there is one layer. Pass output_rate={rate} for its output,"

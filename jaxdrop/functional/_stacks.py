@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
+from jaxdrop.functional._recurrent_checks import checked_carries
 from jaxdrop.functional._recurrent_rates import Rates
 from jaxdrop.functional._time import spec_of_steps
 from jaxdrop.functional.recurrent import Carry, Site, fold, over_time
@@ -38,6 +39,7 @@ def stack(
     Returns:
       The states of the directions of the layers, and the outputs of the last layer.
     """
+    carry_of = checked_carries(initial_carry, layers)
     carries = []
     for number, directions in enumerate(layers):
         own, key_here = rates.of_layer(number, len(layers)), fold(key, number)
@@ -51,7 +53,7 @@ def stack(
                 time_axis=time_axis,
                 spec=spec_of_steps(spec, inputs.ndim, time_axis, feature_axes),
             )
-        starts = [None] * len(directions) if initial_carry is None else initial_carry[number]
+        starts = carry_of[number]
         runs = [layer(inputs, key_here, own._asdict(), start) for layer, start in zip(directions, starts, strict=True)]
         carries.append(tuple(carry for carry, _ in runs))
         inputs = jnp.concatenate([outputs for _, outputs in runs], axis=-1) if len(runs) > 1 else runs[0][1]

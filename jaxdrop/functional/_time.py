@@ -10,8 +10,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks
 
 Carry: TypeAlias = Any
 
@@ -38,10 +37,10 @@ def spec_of_steps(spec: PartitionSpec | None, ndim: int, time_axis: int, feature
 
 def checked_lengths(lengths: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The lengths of sequences, of which `shape` is that of all steps: (time, *batch)."""
-    lengths = _arguments.array(lengths, "RNN", "seq_lengths of integers")
+    lengths = _checks.check_array(lengths, "seq_lengths", "integers", "RNN")
     if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != shape[1:]:
         raise ValueError(
-            f"seq_lengths must be integers, one for each of the sequences, of shape {shape[1:]}, got"
+            f"seq_lengths must be integers, one for each of the sequences of inputs, of shape {shape[1:]}, got"
             f" {lengths.dtype}{list(lengths.shape)}."
         )
     if not isinstance(lengths, jax.core.Tracer):

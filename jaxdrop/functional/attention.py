@@ -9,11 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, _attention_shapes, _attention_weights, _blocked
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _attention_shapes, _attention_weights, _blocked
 from jaxdrop.functional._attention_layout import Arrays, by_device
 from jaxdrop.functional._attention_shapes import Shapes
 from jaxdrop.functional._attention_weights import Products
@@ -23,6 +22,7 @@ from jaxdrop.functional._sight import Operands, Plan
 Implementation = Literal["xla", "pallas"]
 
 
+@_checks.hinted
 def dot_product_attention(
     key: jax.Array | None,
     q: jax.Array,
@@ -117,7 +117,7 @@ def dot_product_attention(
     layout = check_spec(spec, shapes)
     before, after = _attention_shapes.window(local_window_size, is_causal)
     if implementation is not None:
-        _arguments.one_of("implementation", implementation, Implementation)
+        _checks.check_one_of(implementation, "implementation", Implementation)
     settings = _Settings(
         block_sizes=_attention_shapes.check_block_sizes(block_sizes),
         implementation=implementation,
@@ -128,7 +128,7 @@ def dot_product_attention(
         precision=precision,
         spec=layout,
     )
-    draws = not (_arguments.is_true(deterministic) or masks.is_number(checked, 0))
+    draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0))
     names, parts = masks.mapped_axes(layout, [len(shapes.batch)])
     of_queries = of_keys = None
     if query_seq_lengths is not None:
@@ -179,13 +179,11 @@ def check_spec(spec: PartitionSpec | None, shapes: Shapes) -> PartitionSpec | No
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, (jax.core.Tracer, bool)) or np.ndim(value) or not np.isrealobj(value):
-        raise TypeError(
-            f"{name} must be a number, known when the function is traced, got {value!r}. Multiply q by a learned one."
-        )
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value!r}")
-    return float(value)
+    _checks.check_not_traced(value, name, "multiply q by a learned one")
+    number = _checks.check_number(value, name, least=-math.inf)
+    if not isinstance(number, float):
+        raise TypeError(f"{name} must be a single number, got {_checks.quoted(value)}")
+    return number
 
 
 def _only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -304,9 +302,10 @@ def for_flax(
         if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{name} is complex, of dtype {x.dtype}, and dtype={dtype} is not: its imaginary part would be lost.")
     query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
-    rate = masks.check_rate(dropout_rate)
+    with _checks.renamed(rate="dropout_rate"):
+        rate = _checks.check_rate(dropout_rate)
     mask = None if mask is None else jnp.asarray(mask, bool)
-    shared = tuple(range(query.ndim - 2)) if broadcast_dropout else ()
+    shared = tuple(range(query.ndim - 2)) if _checks.check_flag(broadcast_dropout, "broadcast_dropout") else ()
     wide = jnp.promote_types(dtype, jnp.float32) if force_fp32_for_softmax else dtype
     if all(x is None for x in (sow, products, dot_general)) and not jnp.issubdtype(dtype, jnp.complexfloating):
         Shapes.of("dot_product_attention", query, key, value, names)
@@ -327,7 +326,7 @@ def for_flax(
 
     shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
     masks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
-    draws = not (_arguments.is_true(deterministic) or masks.is_number(rate, 0))
+    draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
     law = masks.law(rate if draws else 0.0, dtype)
     arrays = Arrays(
         key=random.single(dropout_rng, "dot_product_attention") if draws else None,

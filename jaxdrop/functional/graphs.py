@@ -126,7 +126,7 @@ def drop_node(
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
-      num_nodes: N (of this device's part under `spec`).
+      num_nodes: N (of this device's part under `spec`), nodes of padding included.
       senders: integers of shape (E,), in [0, N); node numbers of the whole graph, also under `spec`.
       receivers: integers of shape (E,), in [0, N).
       rate: the probability of dropping, in [0, 1]: a number or a traced scalar.
@@ -198,7 +198,7 @@ def symmetric_normalization(
     Args:
       senders: integers of shape (E,), in [0, N).
       receivers: integers of shape (E,), in [0, N).
-      num_nodes: N.
+      num_nodes: N, nodes of padding included.
       keep: bool, shape (E,), from `drop_edge` or `drop_node`; all edges by default.
       weights: shape (E,), not negative; 1 for each edge by default.
       self_loops: whether each node has an edge of weight 1 to itself besides.
@@ -266,7 +266,8 @@ def _edges(caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int
         least, most = np.asarray(ends).min(), np.asarray(ends).max()
         if least < 0 or most >= (2**32 if num_nodes is None else num_nodes):
             allowed = "[0, 2**32)" if num_nodes is None else f"[0, num_nodes) = [0, {num_nodes})"
-            raise ValueError(f"{name} must be numbers of nodes, in {allowed}, got {least if least < 0 else most}")
+            way = " num_nodes counts all nodes, those of padding too, one of which edges of padding name." if num_nodes else ""
+            raise ValueError(f"{name} must be numbers of nodes, in {allowed}, got {least if least < 0 else most}.{way}")
     return senders, receivers
 
 

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
-from jaxdrop.functional import _arguments, _layouts, elements
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _layouts, elements
 from jaxdrop.functional._kernel import kernel
 
 HeadNormalization = Literal["kept", "rate", "fixed"]
 
 
+@_checks.hinted
 def attention_dropout(
     key: jax.Array | None,
     weights: jax.Array,
@@ -48,10 +49,11 @@ def attention_dropout(
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
     """
-    with jax.named_scope("jaxdrop.attention_dropout"):
+    with jax.named_scope("jaxdrop.attention_dropout"), _checks.renamed(x="weights"):
         return elements.dropout(key, weights, rate, broadcast_dims=broadcast_dims, deterministic=deterministic, spec=spec)
 
 
+@_checks.hinted
 def drop_key(
     key: jax.Array | None,
     logits: jax.Array,
@@ -87,7 +89,7 @@ def drop_key(
       Li, Hu, Nie, Han, Jiang, Guo & Liu, "DropKey", 2022, arXiv:2208.02646. Copies of its code add `-1e-12` in place of `-1e12`,
       which drops nothing.
     """
-    logits, rate, shared, spec = _arguments.site("drop_key", logits, rate, broadcast_dims, spec)
+    logits, rate, shared, spec = _checks.check_site("drop_key", logits, rate, broadcast_dims, spec, "logits")
     last = logits.ndim - 1
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"drop_key takes real logits, got {logits.dtype}")
@@ -99,7 +101,7 @@ def drop_key(
         raise ValueError(f"spec={spec} divides the keys, axis {last}, of which one must stay. Gather them first.")
     if not isinstance(rate, float) and rate.ndim and rate.shape[-1] != 1:
         raise ValueError(f"drop_key takes one rate for all keys of a query, got rates of shape {tuple(rate.shape)}")
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return logits
     key, logits = random.single(key, "drop_key"), masks.possible(logits, rate)
     return _drop_key(key, logits, masks.law(rate).threshold, shared=shared, spec=spec)
@@ -116,6 +118,7 @@ def _drop_key(
     return jnp.where(keep, logits, jnp.array(-jnp.inf, logits.dtype))
 
 
+@_checks.hinted
 def drop_head(
     key: jax.Array | None,
     x: jax.Array,
@@ -153,19 +156,19 @@ def drop_head(
     References:
       Zhou, Ge, Xu, Wei & Zhou, "Scheduled DropHead: a regularization method for transformer models", 2020, arXiv:2004.13342.
     """
-    x, rate, _, spec = _arguments.site("drop_head", x, rate, (), spec)
-    _arguments.one_of("normalization", normalization, HeadNormalization)
-    heads = _arguments.axis("head_axis", head_axis, x.ndim)
+    x, rate, _, spec = _checks.check_site("drop_head", x, rate, (), spec)
+    _checks.check_one_of(normalization, "normalization", HeadNormalization)
+    heads = _checks.check_axis(head_axis, "head_axis", max(x.ndim, 3))
     if x.ndim < 3 or heads not in (x.ndim - 2, x.ndim - 3):
         raise ValueError(
-            f"drop_head takes (batch..., length, heads, depth), or head_axis=-3 and (batch..., heads, length, depth), got x of"
-            f" shape {x.shape} and head_axis={head_axis}."
+            f"drop_head takes (batch..., length, heads, depth), or head_axis=-3 and (batch..., heads, length, depth), got"
+            f" {_checks.shown('x')} of shape {x.shape} and head_axis={head_axis}."
         )
     masks.check_one_rate(rate, "drop_head takes one rate for all heads")
     if normalization != "rate" and masks.mapped_axes(spec, [heads])[0]:
         raise ValueError(f"spec={spec} divides the heads, axis {heads}, which normalization={normalization!r} counts.")
     shared = tuple(axis for axis in range(x.ndim - 3, x.ndim) if axis != heads)
-    if _arguments.is_true(deterministic) or masks.is_number(rate, 0):
+    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if normalization == "rate":
         with jax.named_scope("jaxdrop.drop_head"):

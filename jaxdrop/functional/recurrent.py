@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments, _time
+from jaxdrop import _checks, masks
+from jaxdrop.functional import _time
 from jaxdrop.functional._recurrent_rates import Family, Rates, is_zero
 from jaxdrop.functional.elements import dropout
 from jaxdrop.functional.sequences import zoneout
@@ -82,7 +82,7 @@ class Plan:
         return not (self.deterministic or is_zero(self.rates.weight_rate))
 
     def sequence(self, site: Site, xs: jax.Array, rate: masks.Rate) -> jax.Array:
-        """All steps at once; the first axis is _time."""
+        """All steps at once; the first axis is time."""
         return over_time(
             fold(self.key, site), xs, rate, locked=not self.per_step, deterministic=self.deterministic, spec=self.spec
         )
@@ -91,7 +91,7 @@ class Plan:
         """Whether a step differs from the cell's own: in evaluation it is zoneout that does something."""
         states, rates = (self.rates.cell_zoneout, self.rates.hidden_zoneout), self.rates
         inside = (rates.recurrent_rate, rates.candidate_rate, *([rates.input_rate] if self.per_gate else []))
-        return not all(map(is_zero, states if _arguments.is_true(self.deterministic) else (*states, *inside)))
+        return not all(map(is_zero, states if _checks.check_flag(self.deterministic, "deterministic") else (*states, *inside)))
 
     def hooks(self, t: jax.Array | int) -> Hooks:
         """What the cell drops inside itself in step `t`."""
@@ -219,7 +219,7 @@ def over_time(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Dropout of sequences, with one mask for all steps or one for each, which do not depend on how many steps there are."""
-    if _arguments.is_true(deterministic) or is_zero(rate):
+    if _checks.check_flag(deterministic, "deterministic") or is_zero(rate):
         return xs
     xs = jnp.moveaxis(xs, time_axis, 0)
     dims, whole = (0,) if locked else (), None if spec is None else PartitionSpec(None, *spec)

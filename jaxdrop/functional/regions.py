@@ -274,7 +274,8 @@ def _laid_out(keep: jax.Array, x: jax.Array) -> jax.Array:
 def _blocks(block_size: int | Sequence[int], lengths: tuple[int, ...], to_shortest: bool) -> tuple[int, ...]:
     """The length of a block along each axis, cut to the map."""
     kind = "an integer, or one for each spatial axis"
-    several = isinstance(block_size, (Sequence, np.ndarray)) and not isinstance(block_size, str) and np.shape(block_size) != ()
+    several = block_size.ndim > 0 if isinstance(block_size, np.ndarray) else isinstance(block_size, Sequence)
+    several = several and not isinstance(block_size, str)
     if several:
         sizes = _checks.check_integers(block_size, "block_size", kind)
     else:

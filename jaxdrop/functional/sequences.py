@@ -266,7 +266,7 @@ def embedding_dropout(
     if x.shape[: ids.ndim] != ids.shape:
         raise ValueError(f"embedded must begin with the shape of ids, {tuple(ids.shape)}, but it is {tuple(x.shape)}.")
     x, rate, _, spec = _checks.check_site("embedding_dropout", x, rate, range(ids.ndim, x.ndim), spec, "embedded")
-    axis = None if time_axis is None else _checks.check_axis(time_axis, "time_axis", ids.ndim)
+    axis = None if time_axis is None else _checks.check_axis(time_axis, "time_axis", ids.ndim, "ids")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):

@@ -280,7 +280,7 @@ def quant_noise(
     w, rate, _, spec = _checks.check_site("quant_noise", w, rate, (), spec, "w")
     _checks.check_one_rate(rate, "quant_noise takes one rate for all blocks")
     points = math.prod(w.shape[:-2])
-    axis = _checks.check_axis(axis, "axis", w.ndim)
+    axis = _checks.check_axis(axis, "axis", w.ndim, "w")
     length = points if points > 1 else w.shape[axis]
     block_size = _checks.check_count(block_size, "block_size")
     if length % block_size:

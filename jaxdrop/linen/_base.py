@@ -20,14 +20,9 @@ def check_module(module: Any, name: str, way: str = "") -> None:
         raise TypeError(f"{name} must be a Linen module, got {_checks.quoted(module)}.{way}")
 
 
-class Stochastic(nn.Module):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+class Hinted(nn.Module):
+    """A module whose constructor and call say what an argument of another library is called here."""
 
-    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order of Flax's own layer.
-    Where the amount that is dropped is no rate, they give `_settle` their own amount in each call.
-    """
-
-    _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
     _handed_on: ClassVar[Mapping[str, str]] = MappingProxyType({"x": "inputs"})
     """Arguments of the function, and what they are in the call, for messages."""
 
@@ -35,6 +30,16 @@ class Stochastic(nn.Module):
         _checks.hint_methods(cls, "__call__")
         super().__init_subclass__(**options)  # which makes the constructor
         _checks.hint_methods(cls, "__init__")
+
+
+class Stochastic(Hinted):
+    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+
+    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order of Flax's own layer.
+    Where the amount that is dropped is no rate, they give `_settle` their own amount in each call.
+    """
+
+    _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
 
     def _param(self, name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
         """The parameter `name`, of the dtype `param_dtype`, from the attribute `name_init`."""
@@ -52,9 +57,9 @@ class Stochastic(nn.Module):
     ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
         """What one call uses: its own arguments first, then the module's. A key is made only if something is drawn with it."""
         chosen = _checks.check_flag(nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic")
-        rate = self.rate if rate is None else rate
+        amount: Any = getattr(self, "rate", None) if rate is None else rate  # that of some layers is no rate
         collection = _checks.check_text(self.rng_collection, "rng_collection")
-        draws = not (chosen or any(masks.is_number(rate, value) for value in self._draws_nothing_at))
+        draws = not (chosen or any(masks.is_number(amount, value) for value in self._draws_nothing_at))
         if draws:
             rng = self.make_rng(collection) if rng is None else random.checked(rng, type(self).__name__, "rng")
-        return chosen, rng, rate, self.spec if spec is None else spec
+        return chosen, rng, amount, self.spec if spec is None else spec

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from flax import errors
 from flax import linen as nn
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments, _recurrent_rates, recurrent
+from jaxdrop import _checks, masks, random
+from jaxdrop.functional import _recurrent_rates, recurrent
 from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
 from jaxdrop.functional.recurrent import Carry, Hooks, Plan
 
@@ -34,9 +35,10 @@ def settle(
         deterministic = True
     else:
         deterministic = nn.merge_param("deterministic", layer.deterministic, deterministic)
-    off = _arguments.is_true(deterministic) or layer.is_initializing()
-    if rng is None and not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
-        rng = layer.make_rng(layer.rng_collection)
+    off = _checks.check_flag(deterministic, "deterministic") or layer.is_initializing()
+    collection = _checks.check_text(layer.rng_collection, "rng_collection")
+    if not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
+        rng = layer.make_rng(collection) if rng is None else random.checked(rng, type(layer).__name__, "rng")
     return off, rng
 
 
@@ -58,7 +60,10 @@ def loop(rnn: nn.RNN, plan: Plan) -> recurrent.Loop:
         )
         if plan.drops_weights():
             target = nn.map_variables(target, "params", trans_in_fn=functools.partial(_dropped, plan))
-        result: tuple[Carry, Any] = target(rnn.cell, carry, xs)
+        try:
+            result: tuple[Carry, Any] = target(rnn.cell, carry, xs)
+        except errors.ScopeParamShapeError as error:
+            raise ValueError(f"inputs must have the features for which the parameters of the cell were made: {error}") from error
         return result
 
     return scan

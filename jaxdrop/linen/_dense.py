@@ -20,7 +20,7 @@ class Dense(Stochastic):
     """
 
     def _kernel(self, inputs: jax.Array) -> jax.Array:
-        features = _checks.check_count(self.features, "features")
+        features = _checks.check_count(self.features, "features", most=_checks.LONGEST)
         return self._param("kernel", self.kernel_init, (inputs.shape[-1], features)).astype(inputs.dtype)
 
     def _checked(self, inputs: jax.Array) -> jax.Array:

@@ -12,11 +12,13 @@ import jax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
 from jaxdrop.functional._attention_weights import Products
+from jaxdrop.linen._base import Hinted
 
 
+@_checks.hinted
 def dot_product_attention(
     query: jax.Array,
     key: jax.Array,
@@ -107,7 +109,7 @@ def dot_product_attention(
     )
 
 
-class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
+class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
     """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with its square.
 
     Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.linen.dot_product_attention`,
@@ -128,7 +130,14 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         """As Flax's layer is called. `rate` takes the place of `dropout_rate`; both may be traced: `schedule(step)`."""
         if rate is not None and "dropout_rate" not in inspect.signature(self.attention_fn).parameters:
             raise TypeError(f"rate={rate!r} was given in the call, but attention_fn={self.attention_fn!r} takes no dropout_rate.")
-        known = masks.check_rate(self.dropout_rate if rate is None else rate)
+        with _checks.renamed(rate="dropout_rate"):
+            known = _checks.check_rate(self.dropout_rate)
+            _checks.check_one_rate(known, f"{type(self).__name__} takes one dropout_rate")
+        known = known if rate is None else masks.check_rate(rate)
+        _checks.check_flag(self.broadcast_dropout, "broadcast_dropout")
+        for off in (self.deterministic, kwargs.get("deterministic")):
+            if off is not None and not (isinstance(off, jax.core.Tracer) and masks.is_number(known, 0)):
+                _checks.check_flag(off, "deterministic")
         # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
         layer = copy.copy(self)
         layer.__dict__["dropout_rate"] = 0.0 if masks.is_number(known, 0) else 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import jax
 from flax import linen as nn
@@ -24,6 +25,8 @@ class AttentionDropout(Stochastic):
     Raises:
       TypeError, ValueError: as `jaxdrop.attention_dropout`.
     """
+
+    _handed_on = MappingProxyType({"weights": "inputs"})
 
     rate: float
     broadcast_dims: Sequence[int] = ()
@@ -57,6 +60,8 @@ class DropKey(Stochastic):
     Raises:
       TypeError, ValueError: as `jaxdrop.drop_key`.
     """
+
+    _handed_on = MappingProxyType({"logits": "inputs"})
 
     _draws_nothing_at = (0,)
 

@@ -109,7 +109,9 @@ class VariationalDropout(Stochastic):
     ) -> jax.Array:
         """An array like `inputs`. Further arguments as in `jaxdrop.linen.Dropout`."""
         _checks.check_one_of(self.per, "per", Literal["feature", "layer"])
-        inputs = _checks.check_features(inputs, type(self).__name__, _checks.check_count(self.features, "features"))
+        inputs = _checks.check_features(
+            inputs, type(self).__name__, _checks.check_count(self.features, "features", most=_checks.LONGEST)
+        )
         shape = (self.features,) if self.per == "feature" else ()
         log_alpha = self.param("log_alpha", constant(learned.starting_logit(self.rate)), shape)
         off, key, log_alpha, spec = self._settle(deterministic, rng, log_alpha, spec)

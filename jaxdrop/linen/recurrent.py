@@ -9,15 +9,16 @@ import jax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import masks, random
 from jaxdrop.functional import _time, recurrent
-from jaxdrop.functional._arguments import either
+from jaxdrop.functional._recurrent_checks import check_settings, checked_carry, checked_inputs, either, flag
 from jaxdrop.functional._recurrent_rates import Rates
 from jaxdrop.functional.recurrent import Carry, Plan
 from jaxdrop.linen import _cells
+from jaxdrop.linen._base import Hinted
 
 
-class RNN(nn.RNN):
+class RNN(Hinted, nn.RNN):
     """`flax.linen.RNN` with dropout in its cell, and the same parameters. With all rates 0 it is `flax.linen.RNN`.
 
         rnn = RNN(nn.OptimizedLSTMCell(128), input_rate=0.3, recurrent_rate=0.3)
@@ -69,15 +70,23 @@ class RNN(nn.RNN):
         spec: PartitionSpec | None = None,
     ) -> Any:
         """Runs the cell over sequences. Args and Returns: as `jaxdrop.nnx.RNN`; `rng` is a key, `init_key` as in `nn.RNN`."""
-        return_carry, reverse = either(return_carry, self.return_carry), either(reverse, self.reverse)
+        check_settings(self, "per_gate", "per_step")
+        return_carry = flag(return_carry, self.return_carry, "return_carry")
+        reverse = flag(reverse, self.reverse, "reverse")
+        keep_order = flag(keep_order, self.keep_order, "keep_order")
+        inputs = checked_inputs(inputs, self.cell)
+        init_key = None if init_key is None else random.checked(init_key, "RNN", "init_key")
         family = _cells.family_of(self.cell)
         settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
         off, rng = _cells.settle(self, deterministic, rng, settled)
         feature_axes = self.cell.num_feature_axes
-        time_axis = _time.time_axis_of(inputs, either(time_major, self.time_major), feature_axes)
+        time_axis = _time.time_axis_of(inputs, flag(time_major, self.time_major, "time_major"), feature_axes)
         if initial_carry is None:
             shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, shape)
+        else:
+            batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -feature_axes]
+            initial_carry = checked_carry(initial_carry, family, (*batch, getattr(self.cell, "features", 0)))
         layout = _time.spec_of_steps(either(spec, self.spec), inputs.ndim, time_axis, feature_axes)
         plan = Plan(family, settled, recurrent.directed(rng, reverse), self.per_gate, self.per_step, off, layout)
         carry, outputs = recurrent.run(
@@ -90,7 +99,7 @@ class RNN(nn.RNN):
             lengths=seq_lengths,
             return_carry=return_carry,
             reverse=reverse,
-            keep_order=either(keep_order, self.keep_order),
+            keep_order=keep_order,
             variables=self.cell.variables,
         )
         return (carry, outputs) if return_carry else outputs

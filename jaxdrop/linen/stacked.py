@@ -9,17 +9,18 @@ import jax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import _time
-from jaxdrop.functional._arguments import either
-from jaxdrop.functional._recurrent_rates import Rates, check_between
+from jaxdrop.functional._recurrent_checks import check_settings, checked_inputs, either, flag
+from jaxdrop.functional._recurrent_rates import Rates, check_between, in_call
 from jaxdrop.functional._stacks import Layer, stack
 from jaxdrop.functional.recurrent import Carry
 from jaxdrop.linen import _cells
+from jaxdrop.linen._base import Hinted
 from jaxdrop.linen.recurrent import RNN
 
 
-class StackedRNN(nn.Module):
+class StackedRNN(Hinted):
     """Recurrent layers one above the other, with dropout between them and in them.
 
         rnn = StackedRNN(nn.OptimizedLSTMCell, 128, num_layers=2, dropout=0.3, recurrent_rate=0.3)
@@ -63,6 +64,8 @@ class StackedRNN(nn.Module):
     def setup(self) -> None:
         """Makes the layers."""
         check_between(self.dropout, self.num_layers)
+        _checks.check_count(self.features, "features", most=_checks.LONGEST)
+        check_settings(self, "bidirectional", "locked", "per_gate", "per_step")
         ways = (False, True) if self.bidirectional else (False,)
         self.layers = [[self._direction(reverse) for reverse in ways] for _ in range(self.num_layers)]
 
@@ -89,12 +92,14 @@ class StackedRNN(nn.Module):
         spec: PartitionSpec | None = None,
     ) -> Any:
         """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a key."""
-        others, spec = dict(rates or {}), either(spec, self.spec)
+        others, spec = in_call(rates), either(spec, self.spec)
         between = check_between(others.pop("dropout", self.dropout), self.num_layers)
         cell = self.layers[0][0].cell
         settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.per_gate)
         off, rng = _cells.settle(self, deterministic, rng, settled, between)
-        time_major, return_carry = either(time_major, self.time_major), either(return_carry, self.return_carry)
+        time_major = flag(time_major, self.time_major, "time_major")
+        return_carry = flag(return_carry, self.return_carry, "return_carry")
+        inputs = checked_inputs(inputs, cell)
 
         def direction(rnn: RNN) -> Layer:
             def run(inputs: jax.Array, key: jax.Array | None, rates: Mapping[str, masks.Rate], carry: Carry | None) -> Any:

@@ -10,8 +10,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import entr, logsumexp
 
-from jaxdrop import random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, random
 from jaxdrop.mc import _classification, _inputs, _pool
 from jaxdrop.mc._reduction import reduction
 
@@ -28,6 +27,7 @@ class Batch(NamedTuple):
     """What each adds to those before it, in nats, shape (num,). Their sum is the score of the batch."""
 
 
+@_checks.hinted
 def batch_bald(
     key: jax.Array | None,
     num: int,
@@ -63,7 +63,7 @@ def batch_bald(
     """
     given, are_logits = _pool.checked("batch_bald", logits, probs)
     count = _pool.number("num", num, given.shape[1])
-    most = _arguments.count("max_configurations", max_configurations)
+    most = _checks.check_count(max_configurations, "max_configurations")
     classes = given.shape[-1]
     if key is None and classes ** (count - 1) > most:
         raise ValueError(

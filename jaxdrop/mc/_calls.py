@@ -7,17 +7,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-_SHOWN = 60
+from jaxdrop import _checks
 
 
 def check_function(caller: str, fn: Any, form: str) -> None:
     """Checks that `fn` can be called at all. `form` is the caller's arguments, for the message."""
     if not callable(fn):
-        raise TypeError(f"fn must be a function of a key, got {describe(fn)}. The order of the arguments is {caller}({form}).")
+        raise TypeError(
+            f"fn must be a function of a key, got {_checks.quoted(fn)}. The order of the arguments is {caller}({form})."
+        )
 
 
 def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable[..., Any]:
@@ -60,31 +58,12 @@ def _is_model(fn: Any) -> bool:
 
 def check_keys(keys: Any) -> int:
     """The number of keys, if they are one axis of typed ones."""
-    dtype = getattr(keys, "dtype", None)
-    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = _checks.is_key(keys)
     if not is_key or keys.ndim != 1:
         hint = ", which is one key: pass mc.keys(key, 100)" if is_key and not keys.ndim else ""
         raise ValueError(
-            f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {describe(keys)}{hint}"
+            f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {_checks.quoted(keys)}{hint}"
         )
     if not keys.shape[0]:
         raise ValueError("keys is empty: there must be at least one sample")
     return keys.shape[0]
-
-
-def check_flag(value: Any, name: str) -> bool:
-    """The flag as a Python bool."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise TypeError(f"{name} must be True or False, got {describe(value)}")
-
-
-def describe(x: Any) -> str:
-    """A short text for a message."""
-    if isinstance(x, type) or inspect.isroutine(x):
-        return f"{x.__module__}.{x.__qualname__}"
-    if hasattr(x, "dtype") and hasattr(x, "shape"):
-        return f"an array {x.dtype}{list(x.shape)}"
-    text = " ".join(repr(x).split())
-    short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return f"{type(x).__name__} {short}"

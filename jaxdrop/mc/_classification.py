@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
 
+from jaxdrop import _checks
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _inputs, _merging
 
@@ -90,6 +91,7 @@ class Classification(_groups.Grouped):
         count = self._count(agreeing)
         return self._counted(1 - agreeing / (count * (count - 1)))
 
+    @_checks.hinted
     def merge(self, other: Classification) -> Classification:
         """The summary of these samples and of `other` ones of the same inputs, together.
 
@@ -125,6 +127,7 @@ class Classification(_groups.Grouped):
         return {"entropy": expected + information, "mutual information": information}
 
 
+@_checks.hinted
 def classification(
     *,
     logits: _inputs.ArrayLike | None = None,

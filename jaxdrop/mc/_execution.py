@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxdrop import _checks
 from jaxdrop.mc import _calls, prefix
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Function(NamedTuple):
     @classmethod
     def of(cls, caller: str, fn: Any, keys: jax.Array, allow_deterministic: bool) -> Function:
         """Checks that `fn` takes a key, and names the caller in its errors."""
-        allowed = _calls.check_flag(allow_deterministic, "allow_deterministic")
+        allowed = _checks.check_flag(allow_deterministic, "allow_deterministic")
         return cls(caller, _calls.of_key(caller, fn), keys, allowed)
 
     def run(self, program: Callable[..., Any], *arguments: Any) -> Any:

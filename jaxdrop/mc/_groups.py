@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.mc import _merging
 
 T = TypeVar("T", bound="Grouped")
@@ -34,7 +34,7 @@ class Groups(NamedTuple):
 
 def check(groups: int, num: int) -> int:
     """The argument `groups`, checked against the number of samples."""
-    count = _arguments.count("groups", groups)
+    count = _checks.check_count(groups, "groups")
     if num % count:
         raise ValueError(
             f"groups={count} must divide the number of samples, {num}: groups are equal in size, one"

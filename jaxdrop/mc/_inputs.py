@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 
 ArrayLike: TypeAlias = jax.Array | np.ndarray[Any, Any]
 Number: TypeAlias = float | ArrayLike
@@ -59,6 +58,13 @@ def reals(caller: str, **arrays: Number) -> list[jax.Array]:
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
     # Converted before they become arrays of JAX, which would cut integers to 32 bits.
     return [jnp.asarray(x.astype(dtype)) for x in found.values()]
+
+
+def setting(caller: str, name: str, x: Number) -> jax.Array:
+    """As `reals`, of one argument that flags are no numbers for."""
+    if isinstance(x, bool) or getattr(x, "dtype", None) == np.bool_:
+        raise TypeError(f"{caller} takes real {name}, got {_checks.quoted(x)}")
+    return reals(caller, **{name: x})[0]
 
 
 def alike(caller: str, **arrays: Number) -> list[jax.Array]:
@@ -115,7 +121,7 @@ def selection(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | No
     """The argument `where` of a statistic, as booleans of `shape`; None if it is None."""
     if where is None:
         return None
-    given = array(where, "where", "of booleans")
+    given = array(where, "where", "of booleans", "where")
     if given.dtype != jnp.bool_:
         raise TypeError(
             f"where must be boolean, true for the entries that count, got {given.dtype}. Compare, as in where=labels != 255."
@@ -148,7 +154,7 @@ def are_probabilities(probs: Any) -> Any:
     return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
-def probabilities(name: str, probs: jax.Array) -> None:
+def probabilities(name: str, probs: ArrayLike) -> None:
     """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
     if not holds(are_probabilities, probs):
         raise ValueError(
@@ -157,40 +163,27 @@ def probabilities(name: str, probs: jax.Array) -> None:
         )
 
 
-def flag(name: str, value: bool) -> bool:
-    """The argument `name` as a Python bool; a traced or otherwise unknown one is a TypeError."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} must be known, but it is traced. Mark it static: jax.jit(f, static_argnames='{name}').")
-    raise TypeError(f"{name} must be True or False, got {described(value)}")
-
-
 def range_of(x: Number) -> str:
     """The number `x`, or the least and the largest one, for a message."""
     found = np.asarray(x)
     return f"{found}" if found.ndim == 0 else f"{found.min():g} to {found.max():g}"
 
 
-def array(x: Any, caller: str, name: str) -> jax.Array | np.ndarray[Any, Any]:
-    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the message.
+def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.ndarray[Any, Any]:
+    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the message, and begins with the
+    argument, or that is given.
 
     What is no array of JAX becomes one of NumPy, which keeps all bits of an integer for the checks.
     """
     found: jax.Array | np.ndarray[Any, Any]
+    x = _checks.unwrapped(x)
+    _checks.check_unmasked(x, argument or name.split()[0])
     try:
-        found = x if isinstance(x, jax.Array) else np.asarray(x)
+        found = x if isinstance(x, jax.Array) else np.asarray(x if _checks.can_be_array(x) else None)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
         found = jnp.asarray(x)
-    except (TypeError, ValueError):
+    except Exception:  # whatever a foreign object raises
         found = np.empty(0, object)
     if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == np.bool_):
-        raise TypeError(f"{caller} takes an array {name}, got {described(x)}")
+        raise TypeError(f"{caller} takes an array {name}, got {_checks.quoted(x)}")
     return found.astype(np.float64) if found.dtype == np.longdouble else found
-
-
-def described(x: Any) -> str:
-    """What `x` is, in a few words of a message."""
-    if isinstance(x, (jax.Array, np.ndarray)):
-        return f"an array of dtype {x.dtype} and shape {x.shape}"
-    return f"{type(x).__name__} {reprlib.repr(x)}"

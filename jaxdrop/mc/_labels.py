@@ -42,12 +42,12 @@ def predictions(
         raise ValueError(f"{caller} takes {name} of shape {shape}, with at least one prediction, got shape {given.shape}")
     fit(caller, y, given.shape, name=name, binary=binary)
     selected = _inputs.selection(where, y.shape)
-    return Predictions(within(y, 2 if binary else given.shape[-1], selected), given, selected)
+    return Predictions(within(y, 2 if binary else given.shape[-1], selected, of=name), given, selected)
 
 
 def integers(caller: str, labels: Any, *, boolean: bool = False) -> jax.Array | np.ndarray[Any, Any]:
     """`labels` as integers of all bits; anything else is a TypeError. If `boolean`, booleans count as 0 and 1."""
-    y = _inputs.array(labels, caller, "of integer labels")
+    y = _inputs.array(labels, caller, "of integer labels", "labels")
     if boolean and y.dtype == np.bool_:
         return y.astype(np.int32)
     if not jnp.issubdtype(y.dtype, jnp.integer):
@@ -90,9 +90,14 @@ def _way_out(labels: tuple[int, ...], shape: tuple[int, ...], name: str, binary:
 
 
 def within(
-    y: jax.Array | np.ndarray[Any, Any], num_classes: int, where: jax.Array | None, *, advice: str | None = None
+    y: jax.Array | np.ndarray[Any, Any],
+    num_classes: int,
+    where: jax.Array | None,
+    *,
+    of: str = "probs",
+    advice: str | None = None,
 ) -> jax.Array:
-    """Labels in [0, num_classes), which is checked at `where` if both are known. `advice` is for the message."""
+    """Labels in [0, num_classes), which is checked at `where` if both are known. `of` and `advice` are for the message."""
 
     def inside(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         wide = y.astype(np.int64)  # what does not fit into it is negative then
@@ -103,7 +108,8 @@ def within(
         if advice is None:
             wrong = found[~inside(found)].ravel()[0]
             advice = f"Those that do not count: pass where=..., such as where=labels != {wrong}."
-        raise ValueError(f"labels must lie in [0, {num_classes}), got {found.min()} to {found.max()}. {advice}")
+        got = f"got {found.min()} to {found.max()}"
+        raise ValueError(f"labels must lie in [0, {num_classes}), {got}. {advice} {of} have {num_classes} classes.")
     # Cut to 32 bits only now, and those out of range, which `where` may leave out, become -1.
     return y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
 

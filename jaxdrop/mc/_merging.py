@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdrop import _checks
+
 
 class Shares(NamedTuple):
     """The parts that two groups of samples have in their union, and means with these weights."""
@@ -81,9 +83,9 @@ def check(summary: Any, other: Any) -> None:
     """Checks that two summaries are of one kind and of the same inputs, and are not the same."""
     name = type(summary).__name__
     if type(other) is not type(summary):
-        raise TypeError(f"a {name} merges with one of its kind, got {type(other).__name__}")
+        raise TypeError(f"other must be a {name}, which merges with one of its kind, got {_checks.quoted(other)}")
     if other is summary:
-        raise ValueError(f"a {name} merges with one of other samples, got itself")
+        raise ValueError(f"other must be a {name} of other samples, got itself")
     forms, others = (_forms(each) for each in (summary, other))
     if forms.keys() != others.keys():
         raise ValueError(f"summaries of the same inputs merge, but one has {', '.join(forms)} and the other {', '.join(others)}")

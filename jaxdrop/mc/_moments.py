@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _merging
 
@@ -35,6 +35,7 @@ class Moments(_groups.Grouped):
     group_variance: Any = None
     """The variance of the groups' means; None if each sample is a group."""
 
+    @_checks.hinted
     def merge(self, other: Moments) -> Moments:
         """The moments of these samples and of `other` ones together. Exact up to rounding.
 

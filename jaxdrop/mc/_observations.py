@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
+from jaxdrop import _checks
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _inputs, _merging, _regression
 
@@ -44,6 +45,7 @@ class Regression(_groups.Grouped):
         """The standard deviation of a new observation, the root of `total_variance`."""
         return jnp.sqrt(self.total_variance)
 
+    @_checks.hinted
     def interval(self, coverage: float = 0.95) -> tuple[jax.Array, jax.Array]:
         """Lower and upper bound of the central interval of the Gaussian with these moments: of observations, not of the mean.
 
@@ -54,11 +56,13 @@ class Regression(_groups.Grouped):
         half = ndtri(upper) * self.std
         return self.mean - half, self.mean + half
 
+    @_checks.hinted
     def cdf(self, y: _inputs.Number) -> jax.Array:
         """The probability of an observation of at most `y` under the Gaussian with these moments; `y` has the shape of `mean`."""
         y = _regression.target("cdf", y, self.mean[None])
         return _regression.normal_cdf(y - self.mean, self.total_variance)
 
+    @_checks.hinted
     def merge(self, other: Regression) -> Regression:
         """The summary of these samples and of `other` ones of the same inputs, together, exact up to rounding.
 
@@ -80,6 +84,7 @@ class Regression(_groups.Grouped):
         return {name: np.sqrt(_describe.known(variance)) for name, variance in variances.items()}
 
 
+@_checks.hinted
 def regression(
     samples: _inputs.ArrayLike,
     *,

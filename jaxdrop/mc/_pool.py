@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.mc import _classification, _inputs
 
 # Numbers that are formed at a time for candidates that are scored together.
@@ -28,7 +28,7 @@ def checked(
 
 def number(name: str, num: int, available: int) -> int:
     """The argument `name`: how many to choose of those available."""
-    count = _arguments.integer(name, num)
+    count = _checks.check_integer(num, name)
     if not 1 <= count <= available:
         raise ValueError(f"{name} must lie in [1, {available}], the number of inputs, got {count}")
     return count

@@ -8,11 +8,12 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp, ndtr, ndtri
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _inputs
 
 
+@_checks.hinted
 def log_likelihood(
     y: _inputs.Number,
     samples: _inputs.ArrayLike,
@@ -57,6 +58,7 @@ def mixture_likelihood(y: jax.Array, samples: jax.Array, noise: jax.Array, *, ou
     return logsumexp(joint, axis=0) - np.log(samples.shape[0]).astype(samples.dtype)
 
 
+@_checks.hinted
 def cdf(
     y: _inputs.Number,
     samples: _inputs.ArrayLike,
@@ -98,6 +100,7 @@ def normal_cdf(apart: jax.Array, variance: jax.Array) -> jax.Array:
     return jnp.where(noiseless & ~jnp.isnan(apart), (apart >= 0).astype(smooth.dtype), smooth)
 
 
+@_checks.hinted
 def quantiles(
     samples: _inputs.ArrayLike,
     q: _inputs.Number,
@@ -124,7 +127,7 @@ def quantiles(
       TypeError, ValueError: as `regression`, or `q` is not in (0, 1).
     """
     samples, noise = mixture("quantiles", samples, tau, variance, noiseless=True)
-    (q,) = _inputs.reals("quantiles", q=q)
+    q = _inputs.setting("quantiles", "q", q)
     _inputs.fraction("q", q)
     q = _inputs.nan_unless((q > 0) & (q < 1), q.astype(samples.dtype))
     return _quantiles(samples, noise, q)
@@ -151,6 +154,7 @@ def _quantiles(samples: jax.Array, noise: jax.Array, q: jax.Array) -> jax.Array:
     return jnp.reshape(lax.map(one, q.ravel()), (*q.shape, *samples.shape[1:]))
 
 
+@_checks.hinted
 def interval(
     samples: _inputs.ArrayLike,
     coverage: float = 0.95,
@@ -184,7 +188,7 @@ def tails(caller: str, coverage: float) -> _inputs.ArrayLike:
 
     They are NaN if `coverage` is not in (0, 1), and that is not known.
     """
-    (level,) = _inputs.reals(caller, coverage=coverage)
+    level = _inputs.setting(caller, "coverage", coverage)
     if level.ndim:
         raise ValueError(f"coverage must be a single number in (0, 1), got an array of shape {level.shape}")
     _inputs.fraction("coverage", level)
@@ -220,7 +224,7 @@ def mixture(
         _inputs.positive("variance", variance, zero=noiseless)
         return samples, _inputs.nan_unless(_is_variance(variance, noiseless), variance)
     assert tau is not None
-    (precision,) = _inputs.reals(caller, tau=tau)
+    precision = _inputs.setting(caller, "tau", tau)
     _inputs.positive("tau", precision, infinity=noiseless)
     noise = 1 / precision.astype(samples.dtype)
     noise = _inputs.nan_unless(_is_variance(noise, noiseless), noise)
@@ -248,7 +252,7 @@ def target(caller: str, y: _inputs.Number, samples: jax.Array) -> jax.Array:
 
 def output_count(output_axes: int, ndim: int) -> int:
     """The argument `output_axes`, checked against the number of axes of an observation."""
-    count = _arguments.integer("output_axes", output_axes)
+    count = _checks.check_integer(output_axes, "output_axes")
     if not 0 <= count <= ndim:
         raise ValueError(f"output_axes must lie in [0, {ndim}], the number of axes of y, got {count}")
     return count

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdrop.mc import _calls, _storage, _structures
+from jaxdrop import _checks
+from jaxdrop.mc import _storage, _structures
 
 _SHOWN = 3
 
@@ -114,6 +115,7 @@ class DatasetResults(Sequence[Any]):
         return parts[0]
 
 
+@_checks.hinted
 def open_results(path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> DatasetResults:
     """Opens what `predict_dataset(path=path)` wrote, without the model, the keys and the batches.
 
@@ -137,7 +139,7 @@ def open_results(path: str | os.PathLike[str], *, allow_incomplete: bool = False
       ValueError: the folder holds no results, damaged ones, those of another version, or those of a
         run that has not finished.
     """
-    _calls.check_flag(allow_incomplete, "allow_incomplete")
+    _checks.check_flag(allow_incomplete, "allow_incomplete")
     store = _storage.Directory.open(Path(path))
     written, num_batches = store.written(), store.num_batches
     if num_batches is None and not allow_incomplete:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _inputs
 
 
+@_checks.hinted
 def sequence_scores(log_probs: _inputs.ArrayLike, mask: _inputs.ArrayLike | None = None, *, per_token: bool = False) -> jax.Array:
     """`log p(y) = sum_t log p(y_t | y_<t)` of sequences, in nats, from the log-probabilities of their tokens.
 
@@ -35,14 +36,14 @@ def sequence_scores(log_probs: _inputs.ArrayLike, mask: _inputs.ArrayLike | None
     if not log_probs.ndim:
         raise ValueError("log_probs must have an axis of tokens, shape (..., T), got a number")
     given: Any = True if mask is None else mask
-    mask = _arguments.array(given, "sequence_scores", "mask of booleans")
+    mask = _inputs.array(given, "sequence_scores", "mask of booleans")
     if mask.dtype != jnp.bool_:
         raise TypeError(f"mask must be boolean, true for tokens that count, got {mask.dtype}. Compare ids, as in ids != padding.")
     try:
         mask = jnp.broadcast_to(mask, log_probs.shape)
     except ValueError:
         raise ValueError(f"mask of shape {mask.shape} does not broadcast to that of log_probs, {log_probs.shape}") from None
-    return _sequence_scores(log_probs, mask, per_token=_arguments.is_true(per_token))
+    return _sequence_scores(log_probs, mask, per_token=_checks.check_flag(per_token, "per_token"))
 
 
 @kernel("sequence_scores", checkpoint=False)
@@ -51,6 +52,7 @@ def _sequence_scores(log_probs: jax.Array, mask: jax.Array, *, per_token: bool) 
     return total / jnp.maximum(mask.sum(-1), 1).astype(total.dtype) if per_token else total
 
 
+@_checks.hinted
 def log_mean_exp(scores: _inputs.ArrayLike) -> jax.Array:
     """`log 1/S sum_s exp(score_s)`: the log of the mean probability, from log-probabilities of S samples.
 

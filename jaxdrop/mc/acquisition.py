@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop import random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, random
 from jaxdrop.mc import _classification, _inputs, _pool, _reduction
 from jaxdrop.mc._batch_bald import Batch as Batch
 from jaxdrop.mc._batch_bald import batch_bald as batch_bald
@@ -31,6 +30,7 @@ from jaxdrop.mc._reduction import reduction
 Kind = Literal["power", "softmax", "softrank"]
 
 
+@_checks.hinted
 def bald(summary: Classification) -> jax.Array:
     """`I(y; w) = H[p] - 1/S sum_s H[p_s]`, the mutual information of a label and the weights, in nats.
 
@@ -41,11 +41,13 @@ def bald(summary: Classification) -> jax.Array:
     return _summary("bald", summary).mutual_information
 
 
+@_checks.hinted
 def entropy(summary: Classification) -> jax.Array:
     """`H[p]`, the predictive entropy, in nats: noise that no label removes counts too."""
     return _summary("entropy", summary).predictive_entropy
 
 
+@_checks.hinted
 def margin(summary: Classification) -> jax.Array:
     """`p_(2) - p_(1)`: minus the gap between the two largest probabilities, in [-1, 0].
 
@@ -62,6 +64,7 @@ def margin(summary: Classification) -> jax.Array:
     return second - first
 
 
+@_checks.hinted
 def variation_ratio(summary: Classification) -> jax.Array:
     """The share of samples that do not vote for the class with most votes.
 
@@ -71,6 +74,7 @@ def variation_ratio(summary: Classification) -> jax.Array:
     return _summary("variation_ratio", summary).variation_ratio
 
 
+@_checks.hinted
 def epig(
     *,
     logits: _inputs.ArrayLike | None = None,
@@ -127,6 +131,7 @@ def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
     return lax.map(one, jnp.moveaxis(pool, 1, 0), batch_size=_pool.at_once(pool.shape[-1] * expected.size, pool.shape[1]))
 
 
+@_checks.hinted
 def top(scores: _inputs.ArrayLike, num: int) -> jax.Array:
     """The indices of the `num` largest scores, the largest first; the first of equals.
 
@@ -151,6 +156,7 @@ def _top(scores: jax.Array, *, num: int) -> jax.Array:
     return lax.top_k(jnp.where(scores == 0, 0, scores), num)[1]  # top_k tells -0 from 0
 
 
+@_checks.hinted
 def power_sampling(
     key: jax.Array, scores: _inputs.ArrayLike, num: int, *, coldness: _inputs.Number = 1.0, kind: Kind = "power"
 ) -> jax.Array:
@@ -185,13 +191,13 @@ def power_sampling(
     """
     key = random.single(key, "power_sampling")
     scores = _finite("power_sampling", scores)
-    _arguments.one_of("kind", kind, Kind)
+    _checks.check_one_of(kind, "kind", Kind)
     if kind == "power":
         try:
             _inputs.positive("scores", scores, zero=True)
         except ValueError as error:
             raise ValueError(f"{error}. kind='softrank' takes scores of any sign.") from None
-    (cold,) = _inputs.reals("power_sampling", coldness=coldness)
+    cold = _inputs.setting("power_sampling", "coldness", coldness)
     if cold.ndim:
         raise ValueError(f"coldness must be one number, got shape {cold.shape}")
     _inputs.positive("coldness", cold, zero=True)
@@ -217,8 +223,7 @@ def _power_sampling(key: jax.Array, scores: jax.Array, coldness: jax.Array, *, n
 def _summary(caller: str, summary: Classification) -> Classification:
     if not isinstance(summary, Classification):
         raise TypeError(
-            f"{caller} takes a Classification summary, such as mc.classification(logits=samples), got"
-            f" {_inputs.described(summary)}"
+            f"{caller} takes a Classification summary, such as mc.classification(logits=samples), got {_checks.quoted(summary)}"
         )
     return summary
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._minimum import minimum
 from jaxdrop.mc._reduction import keep, reduction
@@ -27,6 +28,7 @@ class FittedTemperature(NamedTuple):
     """The mean negative log-likelihood of the held-out labels at this temperature, in nats."""
 
 
+@_checks.hinted
 def fit_temperature(
     labels: _inputs.ArrayLike,
     logits: _inputs.ArrayLike,
@@ -75,7 +77,7 @@ def fit_temperature(
       arXiv:1706.04599. Rahaman & Thiery, "Uncertainty quantification and deep ensembles", NeurIPS
       2021, arXiv:2007.08792 (pooled or not).
     """
-    pooled, binary = _inputs.flag("pooled", pooled), _inputs.flag("binary", binary)
+    pooled, binary = _checks.check_flag(pooled, "pooled"), _checks.check_flag(binary, "binary")
     y = _labels.integers("fit_temperature", labels, boolean=binary)
     logits = _inputs.floating("fit_temperature", "logits", logits)
     axes = logits.ndim - y.ndim - (not binary)
@@ -89,7 +91,7 @@ def fit_temperature(
         logits = logits[None]
     _labels.fit("fit_temperature", y, logits.shape[1:], name="logits", binary=binary)
     selected = _inputs.selection(where, y.shape)
-    y = _labels.within(y, 2 if binary else logits.shape[-1], selected)
+    y = _labels.within(y, 2 if binary else logits.shape[-1], selected, of="logits")
     fitted = _fit_temperature(y, logits, selected, pooled=pooled, binary=binary)
     if not _inputs.holds(np.isfinite, fitted.nll):
         raise ValueError("logits give a label a probability of 0 at every temperature, or are NaN or infinite")

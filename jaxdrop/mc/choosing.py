@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop._stochastic.dependence import dependence
-from jaxdrop.functional import _arguments
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _calls, _execution, _inputs, _regression
 from jaxdrop.mc._minimum import minimum
@@ -42,6 +41,7 @@ class FittedRate(NamedTuple):
     """Shape (R,)."""
 
 
+@_checks.hinted
 def fit_tau(y: _inputs.Number, samples: _inputs.ArrayLike, *, output_axes: int = 0) -> FittedTau:
     """The `tau` that maximizes the mean of `log_likelihood(y, samples, tau=tau)` over held-out examples.
 
@@ -86,6 +86,7 @@ def _fit_tau(y: jax.Array, samples: jax.Array, *, output_axes: int) -> FittedTau
     return FittedTau(jnp.exp(log_tau), -loss(log_tau))
 
 
+@_checks.hinted
 def tau_from_weight_decay(
     weight_decay: _inputs.Number,
     *,
@@ -127,6 +128,7 @@ def tau_from_weight_decay(
     return _tau_times_decay(rate, length_scale, num_examples, loss) / _positive("weight_decay", weight_decay)
 
 
+@_checks.hinted
 def weight_decay_from_tau(
     tau: _inputs.Number,
     *,
@@ -155,6 +157,7 @@ def weight_decay_from_tau(
     return _tau_times_decay(rate, length_scale, num_examples, loss) / _positive("tau", tau)
 
 
+@_checks.hinted
 def fit_rate(
     fn: Callable[[jax.Array, jax.Array], Any],
     rates: _inputs.ArrayLike,
@@ -199,10 +202,12 @@ def fit_rate(
     """
     _calls.check_function("mc.fit_rate", fn, "fn, rates, keys, loss")
     _calls.check_keys(keys)
-    rates = jnp.asarray(masks.check_rate(np.asarray(rates)), jnp.float32)
+    _checks.check_callable(loss, "loss", "what mc.predict returns")
+    with _checks.renamed(rate="rates"):
+        rates = jnp.asarray(_checks.check_rate(_checks.check_array(rates, "rates", caller="mc.fit_rate")), jnp.float32)
     if rates.ndim != 1 or not rates.size:
         raise ValueError(f"rates must have shape (R,) with at least one rate, got {rates.shape}")
-    at_once = rates.size if batch_size is None else _arguments.count("batch_size", batch_size)
+    at_once = rates.size if batch_size is None else _checks.check_count(batch_size, "batch_size")
 
     def one(rate: jax.Array) -> jax.Array:
         sample = lambda key: fn(key, rate)  # noqa: E731
@@ -225,12 +230,15 @@ def fit_rate(
 
 
 def _tau_times_decay(rate: masks.Rate, length_scale: _inputs.Number, num_examples: int, loss: Loss) -> jax.Array:
-    _arguments.one_of("loss", loss, Loss)
-    count = _arguments.count("num_examples", num_examples)
-    keep = 1 - jnp.asarray(masks.check_rate(rate), jnp.float32)
+    _checks.check_one_of(loss, "loss", Loss)
+    count = _checks.check_count(num_examples, "num_examples")
+    dropping = masks.check_rate(rate)
+    if not _inputs.holds(lambda rate: rate < 1, dropping):
+        raise ValueError(f"rate must be below 1, at which nothing is kept, got {_inputs.range_of(dropping)}")
+    keep = 1 - jnp.asarray(dropping, jnp.float32)
+    keep = _inputs.nan_unless(keep > 0, keep)
     return keep * _positive("length_scale", length_scale) ** 2 / (_LOSS[loss] * count)
 
 
 def _positive(name: str, x: _inputs.Number) -> jax.Array:
-    _inputs.positive(name, x)
-    return _inputs.reals("tau", **{name: x})[0]
+    return _inputs.reals("tau", **{name: _checks.check_number(x, name, above=True)})[0]

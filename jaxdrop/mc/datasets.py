@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop.mc import (
     _calls,
     _execution,
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _CALLER = "mc.predict_dataset"
 
 
+@_checks.hinted
 def predict_dataset(
     fn: Callable[..., Any],
     batches: Iterable[Any],
@@ -87,14 +89,19 @@ def predict_dataset(
     """
     _calls.check_function(_CALLER, fn, "fn, batches, keys")
     _calls.check_keys(keys)
+    _check_values(keys, "keys")
     for flag, name in (
         (progress, "progress"),
         (same_keys, "same_keys"),
         (allow_deterministic, "allow_deterministic"),
     ):
-        _calls.check_flag(flag, name)
+        _checks.check_flag(flag, name)
+    if summary is not None:
+        _checks.check_callable(summary, "summary", "the samples of a batch")
     if path is not None:
-        path = Path(path)
+        path = _path(path)
+    if not _is_iterable(batches):
+        raise TypeError(f"batches must be an iterable of inputs, got {_checks.quoted(batches)}")
     batch_axis = 1 if summary is None else 0
 
     def predict(keys: jax.Array, index: jax.Array, inputs: Sequence[Any]) -> Any:
@@ -115,6 +122,8 @@ def predict_dataset(
         index = np.uint32(num_batches)
         inputs = _inputs_of(batch, num_batches)
         leaves, structure = jax.tree.flatten(inputs)
+        for leaf in leaves:
+            _check_values(leaf, "batches")
         shapes = structure, *((x.shape, x.dtype) for x in leaves)
         if shapes not in programs:
             programs[shapes] = _trace(predict, keys, index, inputs)
@@ -139,6 +148,25 @@ def predict_dataset(
         num_batches += 1
     store.finish(num_batches)
     return _results.DatasetResults(store, form, num_batches)
+
+
+def _check_values(x: Any, name: str) -> None:
+    if isinstance(x, jax.core.Tracer):
+        raise TypeError(f"{name} must hold values, but it is {_checks.quoted(x)}: this is a loop in Python, outside of jax.jit")
+
+
+def _is_iterable(batches: Any) -> bool:
+    """Without a try, which may start what it loads from."""
+    if isinstance(batches, (str, bytes)) or getattr(batches, "ndim", 1) == 0:
+        return False
+    return hasattr(type(batches), "__iter__") or hasattr(type(batches), "__getitem__")
+
+
+def _path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"path must be that of a directory, as a str or a pathlib.Path, got {_checks.quoted(path)}") from None
 
 
 class _Program(NamedTuple):
@@ -184,14 +212,14 @@ def _inputs_of(batch: Any, index: int) -> Any:
     leaves = jax.tree.leaves(inputs)
     if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves):
         raise TypeError(
-            f"batch {index} holds keys, and what is drawn from them would be the same in all samples."
+            f"batch {index} of batches holds keys, and what is drawn from them would be the same in all samples."
             " Let fn derive them from its own key."
         )
     bad = [x for x in leaves if x.dtype.kind in "OSU"]
     if bad or not leaves:
-        what = f"{bad[0].dtype} {_calls.describe(bad[0].tolist())}" if bad else "nothing"
+        what = f"{bad[0].dtype} {_checks.quoted(bad[0].tolist())}" if bad else "nothing"
         raise TypeError(
-            f"batch {index} must be an array of numbers, or a tuple, list or dictionary of such, but it"
+            f"batch {index} of batches must be an array of numbers, or a tuple, list or dictionary of such, but it"
             f" holds {what}. Leave text and ids out, as in batches = ((x,) for x, _ in data)."
         )
     return inputs

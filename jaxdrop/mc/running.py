@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, masks
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _moments, sampling
 from jaxdrop.mc._moments import Moments
 
@@ -38,6 +37,7 @@ class Reached:
     """Whether it is within the tolerance; if not, all samples that were allowed were used."""
 
 
+@_checks.hinted
 def moments(
     fn: Callable[[jax.Array], Any],
     keys: jax.Array,
@@ -77,8 +77,9 @@ def moments(
     """
     _calls.check_function("mc.moments", fn, "fn, keys")
     num = _calls.check_keys(keys)
+    _check_summary(summary)
     num_groups = _groups.check_optional(groups, num)
-    size = min(_arguments.count("batch_size", batch_size), num // (num_groups or 1))
+    size = min(_checks.check_count(batch_size, "batch_size"), num // (num_groups or 1))
 
     def program(sample: _execution.Sample, keys: jax.Array) -> Any:
         chunk = _summarized(sample, summary)
@@ -97,6 +98,7 @@ def moments(
     return function.run(program, keys)
 
 
+@_checks.hinted
 def until(
     fn: Callable[[jax.Array], Any],
     key: jax.Array,
@@ -141,8 +143,12 @@ def until(
         `fn` returns depends on the key.
     """
     _calls.check_function("mc.until", fn, "fn, key")
-    size, most = _arguments.count("batch_size", batch_size), _arguments.count("max_samples", max_samples)
+    size, most = _checks.check_count(batch_size, "batch_size"), _checks.check_count(max_samples, "max_samples")
     tolerance = masks.check_number(tolerance, "tolerance")
+    _checks.check_one_rate(tolerance, "mc.until takes one tolerance", "tolerance")
+    _check_summary(summary)
+    _checks.check_callable(reduce, "reduce", "a vector")
+    _checks.check_one_of(strategy, "strategy", sampling.Strategy)
     if most < _LEAST_CHUNKS * size:
         raise ValueError(
             f"max_samples={most} leaves fewer than {_LEAST_CHUNKS} chunks of batch_size={size}, too few to tell the mean's error:"
@@ -191,6 +197,11 @@ def until(
     example = sampling.keys(key, 1, strategy)
     function = _execution.Function.of("mc.until", fn, example, allow_deterministic)
     return function.run(program, key, jnp.asarray(tolerance, jnp.float32))
+
+
+def _check_summary(summary: Any) -> None:
+    if summary is not None:
+        _checks.check_callable(summary, "summary", "samples")
 
 
 def _summarized(sample: _execution.Sample, summary: Summary | None) -> Summary:

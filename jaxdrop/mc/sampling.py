@@ -9,8 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import random
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks, random
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _progress
 
 Strategy = Literal["stratified", "antithetic", "independent"]
@@ -22,6 +21,7 @@ _STRATEGIES = {
 }
 
 
+@_checks.hinted
 def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *, groups: int = 1) -> jax.Array:
     """Keys for `num_samples` Monte Carlo samples, to `jax.vmap` over.
 
@@ -73,9 +73,8 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *,
       McKay, Beckman & Conover, "A comparison of three methods for selecting values of input variables in the analysis of output
       from a computer code", Technometrics 21 (1979): stratification along each coordinate. The orders: `jaxdrop/_lattices.py`.
     """
-    if strategy not in _STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(map(repr, _STRATEGIES))}, got {strategy!r}")
-    num = _arguments.count("num_samples", num_samples)
+    _checks.check_one_of(strategy, "strategy", Strategy)
+    num = _checks.check_count(num_samples, "num_samples")
     num_groups = _groups.check(groups, num)
     draw = functools.partial(_STRATEGIES[strategy], num=num // num_groups)
     if num_groups == 1:
@@ -83,6 +82,7 @@ def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *,
     return jax.vmap(draw)(random.independent_keys(key, num_groups)).ravel()
 
 
+@_checks.hinted
 def predict(
     fn: Callable[[jax.Array], Any],
     keys: jax.Array,
@@ -126,8 +126,9 @@ def predict(
     """
     _calls.check_function("mc.predict", fn, "fn, keys")
     num = _calls.check_keys(keys)
-    size = (32 if progress else num) if batch_size is None else _arguments.count("batch_size", batch_size)
-    if _calls.check_flag(progress, "progress"):
+    progress = _checks.check_flag(progress, "progress")
+    size = (32 if progress else num) if batch_size is None else _checks.check_count(batch_size, "batch_size")
+    if progress:
         return _with_bar(fn, keys, min(size, num), allow_deterministic)
     function = _execution.Function.of("mc.predict", fn, keys, allow_deterministic)
     if size >= num:

@@ -34,8 +34,8 @@ class Dense(Stochastic):
         spec: PartitionSpec | None,
     ) -> None:
         check_init(rngs, param_dtype, kernel_init=kernel_init, bias_init=bias_init)
-        in_features = _checks.check_count(in_features, "in_features")
-        out_features = _checks.check_count(out_features, "out_features")
+        in_features = _checks.check_count(in_features, "in_features", most=_checks.LONGEST)
+        out_features = _checks.check_count(out_features, "out_features", most=_checks.LONGEST)
         use_bias = _checks.check_flag(use_bias, "use_bias")
         # Parameters first: with a single stream they are then those of nnx.Linear.
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), param_dtype))

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks, random
 from jaxdrop.functional import attention
 
 
+@_checks.hinted
 def dot_product_attention(
     query: jax.Array,
     key: jax.Array,
@@ -108,15 +108,21 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        rate = masks.check_rate(dropout_rate)
-        masks.check_one_rate(rate, "MultiHeadAttention takes one dropout_rate")
-        super().__init__(
-            *args,
-            dropout_rate=_stand_in(rate),  # Flax asks whether it is 0
-            broadcast_dropout=broadcast_dropout,
-            attention_fn=attention_fn,
-            **kwargs,
-        )
+        with _checks.renamed(rate="dropout_rate"):
+            rate = _checks.check_rate(dropout_rate)
+            _checks.check_one_rate(rate, "MultiHeadAttention takes one dropout_rate")
+        for name in kwargs.keys() & {"deterministic", "decode"}:
+            if kwargs[name] is not None and not isinstance(kwargs[name], jax.core.Tracer):
+                _checks.check_flag(kwargs[name], name)
+        if "rngs" in kwargs and not isinstance(kwargs["rngs"], nnx.Rngs):
+            raise TypeError(f"rngs must be an nnx.Rngs, for parameters are made from it, got {_checks.quoted(kwargs['rngs'])}")
+        given = {"dropout_rate": _stand_in(rate), "attention_fn": attention_fn, **kwargs}  # Flax asks whether the rate is 0
+        given["broadcast_dropout"] = _checks.check_flag(broadcast_dropout, "broadcast_dropout")
+        try:
+            super().__init__(*args, **given)
+        except TypeError:
+            _checks.check_fit(nnx.MultiHeadAttention.__init__, "MultiHeadAttention", (self, *args), given)
+            raise
         self.dropout_rate = rate
         self.spec = spec
 
@@ -133,10 +139,16 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         made without dropout has kept no `rngs`, and takes them in the call.
         """
         rate = masks.check_rate(self.dropout_rate if rate is None else rate)
+        off = self.deterministic if kwargs.get("deterministic") is None else kwargs["deterministic"]
+        if off is not None and not masks.is_number(rate, 0):
+            _checks.check_flag(off, "deterministic")
+        if not (rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream, jax.Array, np.ndarray))):
+            raise TypeError(f"rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got {_checks.quoted(rngs)}")
         if self.decode if kwargs.get("decode") is None else kwargs["decode"]:
             kwargs["is_causal"] = False  # the cache's mask says it; Flax before 0.12.12 lets the one query see the first key only
         # Flax calls what it is given.
-        source = (lambda: jnp.asarray(rngs)) if isinstance(rngs, (jax.Array, np.ndarray)) else rngs
+        is_key = isinstance(rngs, (jax.Array, np.ndarray))
+        source = (lambda: random.checked(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
         attend = attention.with_rate(self.attention_fn, rate, self.spec)
 
         def attention_fn(*operands: jax.Array, module: nnx.Module | None = None, **options: Any) -> jax.Array:

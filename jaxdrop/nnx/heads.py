@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
-from jaxdrop.functional import _arguments, heads
+from jaxdrop import _checks, masks
+from jaxdrop.functional import heads
 from jaxdrop.nnx._base import RngSource, Stochastic
 
 
@@ -24,6 +25,8 @@ class AttentionDropout(Stochastic):
     Raises:
       TypeError, ValueError: as `jaxdrop.attention_dropout`.
     """
+
+    _handed_on = MappingProxyType({"weights": "inputs"})
 
     def __init__(
         self,
@@ -63,6 +66,8 @@ class DropKey(Stochastic):
     Raises:
       TypeError, ValueError: as `jaxdrop.drop_key`.
     """
+
+    _handed_on = MappingProxyType({"logits": "inputs"})
 
     _draws_nothing_at = (0,)
 
@@ -120,7 +125,7 @@ class DropHead(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
-        _arguments.one_of("normalization", normalization, heads.HeadNormalization)
+        _checks.check_one_of(normalization, "normalization", heads.HeadNormalization)
         self.normalization: heads.HeadNormalization = normalization
         self.head_axis = head_axis
 

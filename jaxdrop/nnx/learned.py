@@ -109,7 +109,7 @@ class VariationalDropout(Stochastic):
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         _checks.check_one_of(per, "per", Literal["feature", "layer"])
-        self.features = features = _checks.check_count(features, "features")
+        self.features = features = _checks.check_count(features, "features", most=_checks.LONGEST)
         self.log_alpha = nnx.Param(jnp.full((features,) if per == "feature" else (), learned.starting_logit(rate)))
 
     def __call__(

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _arguments, _time, recurrent
-from jaxdrop.functional._arguments import either
+from jaxdrop.functional import _time, recurrent
+from jaxdrop.functional._recurrent_checks import check_settings, checked_carry, checked_inputs, flag
 from jaxdrop.functional._recurrent_rates import Rates
 from jaxdrop.functional.recurrent import Carry, Plan
 from jaxdrop.nnx import _cells
@@ -110,6 +110,7 @@ class RNN(Stochastic, nnx.RNN):
         self.weight_rate = weight_rate
         self.per_gate = per_gate
         self.per_step = per_step
+        check_settings(self, "per_gate", "per_step", "time_major", "return_carry", "reverse", "keep_order")
         Rates.of(self).checked(_cells.family_of(cell), per_gate)
 
     def __call__(
@@ -148,7 +149,10 @@ class RNN(Stochastic, nnx.RNN):
         Returns:
           The outputs, shape (*batch, time, units), or (carry, outputs).
         """
-        return_carry, reverse = either(return_carry, self.return_carry), either(reverse, self.reverse)
+        return_carry = flag(return_carry, self.return_carry, "return_carry")
+        reverse = flag(reverse, self.reverse, "reverse")
+        keep_order = flag(keep_order, self.keep_order, "keep_order")
+        inputs = checked_inputs(inputs, self.cell)
         family = _cells.family_of(self.cell)
         settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
         if deterministic is None and self.deterministic is None and settled.all_zero():
@@ -156,12 +160,21 @@ class RNN(Stochastic, nnx.RNN):
         is_carry = isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"  # Flax's Bidirectional passes one
         off, key, _, spec = self._settle(deterministic, None if is_carry else rngs, settled.first_drawn(), spec)
         feature_axes = self.cell.num_feature_axes
-        time_axis = _time.time_axis_of(inputs, either(time_major, self.time_major), feature_axes)
+        time_axis = _time.time_axis_of(inputs, flag(time_major, self.time_major, "time_major"), feature_axes)
         if initial_carry is None:
             initial_carry = _cells.first_state(self.cell, inputs, time_axis, rngs)
+        else:
+            batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -feature_axes]
+            initial_carry = checked_carry(initial_carry, family, (*batch, getattr(self.cell, "hidden_features", 0)))
         layout = _time.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes)
         plan = Plan(
-            family, settled, recurrent.directed(key, reverse), self.per_gate, self.per_step, _arguments.is_true(off), layout
+            family,
+            settled,
+            recurrent.directed(key, reverse),
+            self.per_gate,
+            self.per_step,
+            off,
+            layout,
         )
         carry, outputs = recurrent.run(
             plan,
@@ -173,7 +186,7 @@ class RNN(Stochastic, nnx.RNN):
             lengths=seq_lengths,
             return_carry=return_carry,
             reverse=reverse,
-            keep_order=either(keep_order, self.keep_order),
+            keep_order=keep_order,
             variables=nnx.state(self.cell),
         )
         return (carry, outputs) if return_carry else outputs

@@ -46,7 +46,7 @@ class BiasDropoutAdd(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         check_init(rngs, param_dtype, bias_init=bias_init)
-        num_features = _checks.check_count(num_features, "num_features")
+        num_features = _checks.check_count(num_features, "num_features", most=_checks.LONGEST)
         self.bias = nnx.Param(bias_init(rngs.params(), (num_features,), param_dtype))
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
 
@@ -105,7 +105,7 @@ class DropoutAddLayerNorm(Stochastic):
     ) -> None:
         check_init(rngs, param_dtype, scale_init=scale_init, bias_init=bias_init)
         use_scale, use_bias = _checks.check_flag(use_scale, "use_scale"), _checks.check_flag(use_bias, "use_bias")
-        shape = (_checks.check_count(num_features, "num_features"),)
+        shape = (_checks.check_count(num_features, "num_features", most=_checks.LONGEST),)
         self.scale = nnx.Param(scale_init(rngs.params(), shape, param_dtype)) if use_scale else nnx.data(None)
         self.bias = nnx.Param(bias_init(rngs.params(), shape, param_dtype)) if use_bias else nnx.data(None)
         super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)

@@ -9,10 +9,10 @@ import jax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional import _time
-from jaxdrop.functional._arguments import either
-from jaxdrop.functional._recurrent_rates import Rates, check_between
+from jaxdrop.functional._recurrent_checks import checked_inputs, flag
+from jaxdrop.functional._recurrent_rates import Rates, check_between, in_call
 from jaxdrop.functional._stacks import Layer, stack
 from jaxdrop.functional.recurrent import Carry
 from jaxdrop.nnx import _cells
@@ -82,8 +82,11 @@ class StackedRNN(Stochastic):
     ) -> None:
         super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
         check_between(dropout, num_layers)
+        _checks.check_count(in_features, "in_features", most=_checks.LONGEST)
+        _checks.check_count(hidden_features, "hidden_features", most=_checks.LONGEST)
+        _checks.check_callable(cell, "cell", "(in_features, hidden_features, rngs=rngs), such as nnx.LSTMCell")
         self.dropout = dropout
-        self.locked = locked
+        self.locked = _checks.check_flag(locked, "locked")
         self.input_rate = input_rate
         self.recurrent_rate = recurrent_rate
         self.candidate_rate = candidate_rate
@@ -91,9 +94,9 @@ class StackedRNN(Stochastic):
         self.cell_zoneout = cell_zoneout
         self.hidden_zoneout = hidden_zoneout
         self.weight_rate = weight_rate
-        self.time_major = time_major
-        self.return_carry = return_carry
-        directions = 2 if bidirectional else 1
+        self.time_major = _checks.check_flag(time_major, "time_major")
+        self.return_carry = _checks.check_flag(return_carry, "return_carry")
+        directions = 2 if _checks.check_flag(bidirectional, "bidirectional") else 1
         self.layers = nnx.List()
         for layer in range(num_layers):
             width = hidden_features * directions if layer else in_features
@@ -133,14 +136,16 @@ class StackedRNN(Stochastic):
         Returns:
           The last layer's outputs, or (carry, outputs).
         """
-        others = dict(rates or {})
+        others = in_call(rates)
         between = check_between(others.pop("dropout", self.dropout), len(self.layers))
         cell = self.layers[0][0].cell
         settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.layers[0][0].per_gate)
         if deterministic is None and self.deterministic is None and settled.all_zero(between):
             deterministic = True
         off, key, _, spec = self._settle(deterministic, rngs, settled.first_drawn(between), spec)
-        time_major, return_carry = either(time_major, self.time_major), either(return_carry, self.return_carry)
+        time_major = flag(time_major, self.time_major, "time_major")
+        return_carry = flag(return_carry, self.return_carry, "return_carry")
+        inputs = checked_inputs(inputs, cell)
         time_axis = _time.time_axis_of(inputs, time_major, cell.num_feature_axes)
 
         def direction(rnn: RNN) -> Layer:

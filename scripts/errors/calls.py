@@ -106,9 +106,9 @@ NAMES: dict[str, Kind] = {
     "protected": integers(-(2**63), 2**63),
     "time_axis": axis(2),
     "ids": array("i", shape="same"),
-    "embedded": LIKE,
+    "embedded": kinds.Kind(lambda v, valid: array("fc").fits(v, valid) and jnp.shape(v)[:2] == IDS.shape, traced=True),
     "previous": LIKE,
-    "threshold": kinds.known(number()),
+    "threshold": kinds.Kind(lambda v, valid: number().fits(v, valid) or _is_infinite(v)),
     "epsilon": kinds.known(number(0)),
     "num_samples": integer(1, 65535),
     "strategy": choice("stratified", "antithetic", "independent"),
@@ -192,7 +192,7 @@ def functions() -> list[Call]:
         call(
             jaxdrop.neftune,
             {"key": KEY, "x": X, "alpha": 5.0, "mask": jnp.ones(4, bool)},
-            x=array("f", shape="same"),
+            x=kinds.Kind(_are_embeddings, traced=True),
             alpha=number(0, axes=True),
             mask=array("bi", shape="same", low=0, high=1).or_none(),
         ),
@@ -254,7 +254,12 @@ def functions() -> list[Call]:
         call(jaxdrop.recurrent_dropout, {"key": KEY, "candidate": X, "rate": 0.3}, candidate=array("fc")),
         call(jaxdrop.zoneout, {"key": KEY, "new": X, "previous": X, "rate": 0.3}, new=LIKE),
         call(jaxdrop.word_dropout, {"key": KEY, "ids": IDS, "rate": 0.3, "replacement": 0, "protected": (1,)}, ids=ID),
-        call(jaxdrop.embedding_dropout, {"key": KEY, "embedded": EMBEDDED, "rate": 0.3, "ids": IDS}, time_axis=axis(2).or_none()),
+        call(
+            jaxdrop.embedding_dropout,
+            {"key": KEY, "embedded": EMBEDDED, "rate": 0.3, "ids": IDS},
+            time_axis=axis(2).or_none(),
+            ids=kinds.Kind(_begins),
+        ),
         call(
             jaxdrop.token_dropout,
             {"key": KEY, "x": SEQUENCE, "rate": 0.3, "num_prefix_tokens": 1},
@@ -300,7 +305,7 @@ def functions() -> list[Call]:
         call(
             jaxdrop.drop_head,
             {"key": KEY, "x": HEADS, "rate": 0.3},
-            x=array("fc", shape="same"),
+            x=kinds.Kind(_have_heads, traced=True),
             rate=kinds.ONE_RATE,
             head_axis=integer(-3, -2),
         ),
@@ -373,14 +378,14 @@ def statistics() -> list[Call]:
     metrics, acquisition = mc.metrics, mc.acquisition
     noise = {"tau": 2.0}
     mixture = {"y": Y, "samples": SAMPLES} | noise
-    same = array("f", shape="same")
+    several = kinds.Kind(_are_samples, traced=True)
     fn = functools.partial(_sample)
     truth = {"labels": LABELS, "probs": PROBS}
     selective = {"errors": ERRORS, "uncertainty": UNIT}
     novelty = {"inside": UNIT, "outside": UNIT + 1}
     decay = {"rate": 0.3, "length_scale": 1.0, "num_examples": 100, "loss": "mse"}
     summary, regression = mc.classification(logits=LOGITS), mc.regression(SAMPLES, tau=2.0)
-    positive = number(0, least=False)
+    positive, noiseless = number(0, least=False, axes=True), {"tau": _PRECISION}
     found = [
         call(mc.keys, {"key": KEY, "num_samples": 4}, key=kinds.KEY),
         call(mc.predict, {"fn": fn, "keys": KEYS}),
@@ -406,19 +411,24 @@ def statistics() -> list[Call]:
             logits=array("f").or_none(),
             probs=kinds.Kind(lambda value, valid: value is None),
         ),
-        call(mc.regression, {"samples": SAMPLES} | noise),
-        call(mc.log_likelihood, mixture, samples=same),
-        call(mc.cdf, mixture, samples=same),
-        call(mc.quantiles, {"samples": SAMPLES, "q": jnp.asarray([0.1, 0.9])} | noise, q=array("f", low=1e-6, high=1 - 1e-6)),
-        call(mc.interval, {"samples": SAMPLES} | noise, coverage=kinds.known(NAMES["coverage"])),
+        call(mc.regression, {"samples": SAMPLES} | noise, **noiseless),
+        call(mc.log_likelihood, mixture, samples=several),
+        call(mc.cdf, mixture, samples=several, **noiseless),
+        call(
+            mc.quantiles,
+            {"samples": SAMPLES, "q": jnp.asarray([0.1, 0.9])} | noise,
+            q=array("f", low=1e-6, high=1 - 1e-6),
+            **noiseless,
+        ),
+        call(mc.interval, {"samples": SAMPLES} | noise, coverage=kinds.known(NAMES["coverage"]), **noiseless),
         call(mc.log_mean_exp, {"scores": SAMPLES}, scores=REAL),
         call(mc.sequence_scores, {"log_probs": SAMPLES, "mask": jnp.ones(4, bool)}, log_probs=REAL, mask=array("bi").or_none()),
-        call(mc.fit_temperature, {"labels": LABELS, "logits": LOGITS}, logits=same),
-        call(mc.fit_tau, {"y": Y, "samples": SAMPLES}, samples=same),
+        call(mc.fit_temperature, {"labels": LABELS, "logits": LOGITS}, logits=several),
+        call(mc.fit_tau, {"y": Y, "samples": SAMPLES}, samples=several),
         call(
             mc.fit_rate,
             {"fn": _at_rate, "rates": jnp.asarray([0.1, 0.2, 0.3]), "keys": KEYS, "loss": jnp.sum},
-            rates=array("f", low=0, high=1),
+            rates=array("fi", low=0, high=1),
         ),
         call(mc.tau_from_weight_decay, {"weight_decay": 1e-4} | decay, weight_decay=positive, **_DECAY),
         call(mc.weight_decay_from_tau, {"tau": 2.0} | decay, **_DECAY | {"tau": positive}),
@@ -445,7 +455,7 @@ def statistics() -> list[Call]:
         *(call(f, {"cdf": UNIT}) for f in (metrics.calibration_curve, metrics.mace, metrics.rmsce, metrics.miscalibration_area)),
         call(metrics.crps_gaussian, {"y": Y, "mean": Y, "std": UNIT}),
         call(metrics.gaussian_nll, {"y": Y, "mean": Y, "std": UNIT}),
-        call(metrics.crps_samples, {"y": Y, "samples": SAMPLES}, samples=same),
+        call(metrics.crps_samples, {"y": Y, "samples": SAMPLES}, samples=several),
         call(metrics.picp, {"y": Y, "lower": Y - 1, "upper": Y + 1}),
         call(metrics.mpiw, {"lower": Y - 1, "upper": Y + 1}),
         call(metrics.rmse, {"y": Y, "mean": Y}),
@@ -460,20 +470,21 @@ def statistics() -> list[Call]:
             {"key": KEY, "scores": UNIT, "num": 2},
             key=kinds.KEY,
             scores=array("fib", low=0),
-            coldness=number(0, least=False),
+            coldness=number(0),
             kind=choice("power", "softmax", "softrank"),
         ),
         call(
             acquisition.batch_bald,
             {"key": KEY, "num": 2, "logits": LOGITS},
-            logits=array("f", shape="same"),
+            logits=several,
             probs=kinds.Kind(lambda value, valid: value is None),
             max_configurations=integer(1),
         ),
         call(
             acquisition.epig,
             {"logits": LOGITS, "target_logits": LOGITS},
-            **dict.fromkeys(("logits", "target_logits"), array("f", shape="same")),
+            logits=array("f", shape="same"),
+            target_logits=kinds.Kind(_are_targets, traced=True),
             **dict.fromkeys(("probs", "target_probs"), kinds.Kind(lambda value, valid: value is None)),
         ),
     ]
@@ -485,7 +496,7 @@ def plots() -> list[Call]:
     draw = mc.plots
     truth = {"labels": LABELS, "probs": PROBS}
     selective = {"errors": ERRORS, "uncertainty": UNIT}
-    several = {"uncertainty": kinds.Kind(lambda v, valid: REALS.fits(v, valid) or isinstance(v, dict))}
+    several = {"uncertainty": kinds.Kind(_is_one_or_several(REALS))}
     return [
         call(
             draw.band,
@@ -501,13 +512,11 @@ def plots() -> list[Call]:
             images=array("fib", shape="same"),
             columns=integer(1, 4),
         ),
-        call(
-            draw.novelty, {"inside": UNIT, "outside": UNIT + 1}, outside=kinds.Kind(lambda v, valid: array("fib").fits(v, valid))
-        ),
+        call(draw.novelty, {"inside": UNIT, "outside": UNIT + 1}, outside=kinds.Kind(_is_one_or_several(array("fib")))),
         call(draw.reliability, truth),
         call(draw.risk_coverage, selective, **several),
         call(draw.sparsification, selective, **several),
-        call(draw.standard_error, {"samples": SAMPLES}),
+        call(draw.standard_error, {"samples": SAMPLES}, samples=array("fib")),
     ]
 
 
@@ -520,11 +529,12 @@ _BITS: dict[str, Kind] = {
     "sharding": kinds.Kind(lambda value, valid: value is None),
 }
 _DECAY = {
-    "rate": number(0, 1, most=False),
-    "length_scale": number(0, least=False),
+    "rate": number(0, 1, most=False, axes=True),
+    "length_scale": number(0, least=False, axes=True),
     "num_examples": integer(1),
     "loss": choice("mse", "half_mse"),
 }
+_PRECISION = kinds.Kind(lambda value, valid: POSITIVE.fits(value, valid) or _is_infinite(value, least=0), traced=True)
 _INDEX = kinds.Kind(lambda value, valid: value is None or integer(0, 2**32 - 1).fits(value, 0), traced=True)
 
 
@@ -542,6 +552,44 @@ def _of_batch(key: jax.Array, x: jax.Array) -> jax.Array:
 
 def _at_rate(key: jax.Array, rate: jax.Array) -> jax.Array:
     return jaxdrop.dropout(key, X, rate)
+
+
+def _is_infinite(value: Any, least: float = -math.inf) -> bool:
+    return isinstance(value, (float, np.floating)) and math.isinf(value) and float(value) >= least
+
+
+def _are_samples(value: Any, valid: Any) -> bool:
+    """Any number of them."""
+    return array("f").fits(value, valid) and jnp.ndim(value) > 0 and len(value) > 0 and jnp.shape(value)[1:] == valid.shape[1:]
+
+
+def _are_targets(value: Any, valid: Any) -> bool:
+    """Predictions of any number of inputs and classes, by the same samples."""
+    return array("f").fits(value, valid) and jnp.ndim(value) == 3 and len(value) == len(valid) and jnp.size(value) > 0
+
+
+def _are_embeddings(value: Any, valid: Any) -> bool:
+    """Of any width."""
+    return array("f").fits(value, valid) and jnp.shape(value)[:-1] == valid.shape[:-1]
+
+
+def _have_heads(value: Any, valid: Any) -> bool:
+    return array("fc").fits(value, valid) and jnp.ndim(value) >= 3
+
+
+def _is_one_or_several(kind: Kind) -> Callable[[Any, Any], bool]:
+    """An array, or a dict of several under their names."""
+
+    def fits(value: Any, valid: Any) -> bool:
+        if isinstance(value, dict):
+            return bool(value) and all(isinstance(name, str) and kind.fits(x, valid) for name, x in value.items())
+        return kind.fits(value, valid)
+
+    return fits
+
+
+def _begins(value: Any, valid: Any) -> bool:
+    return array("i").fits(value, valid) and jnp.shape(value) == EMBEDDED.shape[: jnp.ndim(value)]
 
 
 def _is_block_size(value: Any, valid: Any) -> bool:
@@ -577,4 +625,7 @@ def _is_coordinates(value: Any, valid: Any) -> bool:
 
 
 def _is_batches(value: Any, valid: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(x, tuple) and len(x) == 1 for x in value)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(x, tuple) for x in value):
+        return all(len(x) == 1 and array("f").fits(x[0], X) and np.ndim(x[0]) for x in value)
+    found = kinds.numeric(value)
+    return found is not None and bool(found.ndim > 1 and found.dtype.kind == "f")

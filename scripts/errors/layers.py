@@ -70,7 +70,7 @@ _SHARED = {
     "use_bias": kinds.FLAG,
     "use_scale": kinds.FLAG,
     "gaussian": kinds.FLAG,
-    "param_dtype": Kind(lambda value, valid: value in (jnp.float32, None) if isinstance(value, type) else False),
+    "param_dtype": Kind(lambda value, valid: value is None or (isinstance(value, type) and value == jnp.float32)),
     "kernel_init": kinds.CALLABLE,
     "bias_init": kinds.CALLABLE,
     "scale_init": kinds.CALLABLE,
@@ -97,7 +97,7 @@ _CELLS = {
     **dict.fromkeys(("time_major", "return_carry", "reverse", "keep_order"), kinds.FLAG.or_none()),
     **dict.fromkeys(("input_rate", "recurrent_rate", "candidate_rate", "output_rate", "weight_rate", "dropout"), _NUMBER),
     **dict.fromkeys(("cell_zoneout", "hidden_zoneout"), _NUMBER),
-    "unroll": integer(1),
+    "unroll": Kind(lambda value, valid: isinstance(value, bool) or integer(1).fits(value, valid)),  # as in `jax.lax.scan`
     "num_layers": integer(1),
     "hidden_features": integer(1),
     "features": integer(1),
@@ -117,10 +117,6 @@ _OF_FLAX = {
 _LIFTED = ("variable_axes", "variable_broadcast", "variable_carry", "split_rngs")
 
 
-def _begins(value: Any, valid: Any) -> bool:
-    return array("i").fits(value, valid) and jnp.shape(value) == EMBEDDED.shape[: jnp.ndim(value)]
-
-
 def _of_rank(rank: int) -> Kind:
     def fits(value: Any, valid: Any) -> bool:
         return array("fc").fits(value, valid) and jnp.ndim(value) in (rank + 1, rank + 2)
@@ -138,7 +134,7 @@ LAYERS: dict[str, Layer] = {
         {
             "alpha": NAMES["stddev"],
             "mask": array("bi", shape="same", low=0, high=1).or_none(),
-            "inputs": array("f", shape="same"),
+            "inputs": Kind(calls._are_embeddings, traced=True),
         },
     ),
     **dict.fromkeys(("FeatureAlphaDropout", "SpatialDropout"), _CHANNELS),
@@ -184,7 +180,7 @@ LAYERS: dict[str, Layer] = {
     "Zoneout": Layer({"rate": 0.3}, {"new": X, "previous": X}, {"new": _IMAGE}),
     "WordDropout": Layer({"rate": 0.3, "replacement": 0, "protected": (1,)}, {"ids": IDS}, {"ids": array("i")}),
     "EmbeddingDropout": Layer(
-        {"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none(), "ids": Kind(_begins)}
+        {"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none(), "ids": Kind(calls._begins)}
     ),
     "TokenDropout": Layer(
         {"rate": 0.3, "num_prefix_tokens": 1},
@@ -221,7 +217,12 @@ LAYERS: dict[str, Layer] = {
         {"broadcast_dims": Kind(lambda v, valid: integers(-2, 0).fits(v, 0) and -1 not in v)},
         in_call=kinds.ONE_RATE,
     ),
-    "DropHead": Layer({"rate": 0.3}, {"inputs": HEADS}, {"inputs": _IMAGE, "head_axis": integer(-3, -2)}, in_call=kinds.ONE_RATE),
+    "DropHead": Layer(
+        {"rate": 0.3},
+        {"inputs": HEADS},
+        {"inputs": Kind(calls._have_heads, traced=True), "head_axis": integer(-3, -2)},
+        in_call=kinds.ONE_RATE,
+    ),
     "RNN": Layer(
         {"input_rate": 0.3},
         {"inputs": SEQUENCE, "seq_lengths": jnp.full(2, 4), "rates": {"recurrent_rate": 0.2}},

@@ -55,7 +55,17 @@ class Judged:
 
 
 # What is accepted because it has a meaning: pattern of `call(argument=value)` -> the reason.
-DOCUMENTED: dict[str, str] = {}
+DOCUMENTED: dict[str, str] = {
+    r"mc\.Regression\.interval\(coverage=a traced (integer|bool)\)": "1, which is out of range, but not known to be: NaN",
+    r"jaxdrop\.mc\..*\(tau=(\[0\.5\]|in a list)\)": "a list of numbers is an array",
+    r"jaxdrop\.mc\.choosing\..*\(rate=a traced integer\)": "1, which is out of range, but not known to be: NaN",
+    r"(nnx|linen)\.RNN\.__call__\(initial_carry=a traced array\)": "a state of the right shape",
+    r"jaxdrop\.mc\.plots\.\w+\.band\(x=as bool\)": "booleans count as 0 and 1, as in NumPy",
+    r"jaxdrop\.mc\.calibration\.fit_temperature\(logits=transposed\)": "five classes in three samples, which the labels fit",
+    r"jaxdrop\.mc\.datasets\.predict_dataset\(batches=(\[\]|\(\)|{})\)": "no batches have no results",
+    r"(.*)(drop_edge|DropEdge)(.*)\((senders|receivers)=an int array\)": "without num_nodes there may be a node 3",
+    r"nnx\.(Stacked)?RNN\.__call__\(inputs=as complex\)": "dropout takes complex numbers, and so do Flax's cells",
+}
 
 
 def mistakes(calls: Sequence[Call], count: int, seed: int) -> Iterator[Mistake]:

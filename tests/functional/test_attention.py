@@ -671,7 +671,7 @@ def test_nothing_to_see(length: str) -> None:
         (call(local_window_size=(1, 2, 3)), ValueError, ["local_window_size", "(1, 2, 3)", "(before, after)"]),
         (call(local_window_size=1.5), TypeError, ["local_window_size", "1.5"]),
         (call(is_causal=1), TypeError, ["is_causal", "True or False", "1"]),
-        (traced("scale", 0.5), TypeError, ["scale", "known when the function is traced", "Multiply q"]),
+        (traced("scale", 0.5), TypeError, ["scale", "known when the function is traced", "multiply q"]),
         (traced("deterministic", True), TypeError, ["deterministic", "static_argnames"]),
         (call(broadcast_dims=(4,)), ValueError, ["broadcast_dims", "4 axes"]),
         (call(spec=P(None, None, None, "i")), ValueError, ["spec", "depth", "'i'"]),

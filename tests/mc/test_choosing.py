@@ -141,7 +141,7 @@ def test_the_best_rate(batch_size: int | None) -> None:
 
 def test_bad_rates() -> None:
     loss = functools.partial(_spread, wanted=1.0)
-    with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"rates must lie in \[0, 1\], got 1.5"):
         mc.fit_rate(_dropped, np.array([0.5, 1.5]), KEYS, loss)
     with pytest.raises(ValueError, match=r"rates must have shape \(R,\) with at least one rate, got \(\)"):
         mc.fit_rate(_dropped, 0.5, KEYS, loss)

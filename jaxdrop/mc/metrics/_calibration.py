@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._labels import Predictions
 from jaxdrop.mc._reduction import keep, reduction
@@ -61,6 +61,7 @@ class Reliability:
         return jnp.where(self.count > 0, total / number, jnp.nan)
 
 
+@_checks.hinted
 def reliability(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -100,9 +101,9 @@ def reliability(
       Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017,
       arXiv:1706.04599.
     """
-    binary, equal_mass = _inputs.flag("binary", binary), _inputs.flag("equal_mass", equal_mass)
+    binary, equal_mass = _checks.check_flag(binary, "binary"), _checks.check_flag(equal_mass, "equal_mass")
     judged = predictions("reliability", labels, probs, binary, where)
-    count = _arguments.count("num_bins", num_bins)
+    count = _checks.check_count(num_bins, "num_bins")
     return _reliability(judged, binary=binary, num_bins=count, equal_mass=equal_mass)
 
 
@@ -116,6 +117,7 @@ def _reliability(judged: Predictions, *, binary: bool, num_bins: int, equal_mass
     return sort(confidence.ravel(), correct.ravel(), where, num_bins)
 
 
+@_checks.hinted
 def ece(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -135,6 +137,7 @@ def ece(
     return _errors("ece", labels, probs, num_bins, binary, where)[0]
 
 
+@_checks.hinted
 def adaptive_ece(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -154,6 +157,7 @@ def adaptive_ece(
     return _errors("adaptive_ece", labels, probs, num_bins, binary, where, equal_mass=True)[0]
 
 
+@_checks.hinted
 def mce(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -181,9 +185,9 @@ def _errors(
     where: _inputs.ArrayLike | None,
     equal_mass: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    binary = _inputs.flag("binary", binary)
+    binary = _checks.check_flag(binary, "binary")
     judged = predictions(caller, labels, probs, binary, where)
-    count = _arguments.count("num_bins", num_bins)
+    count = _checks.check_count(num_bins, "num_bins")
     return _calibration_errors(judged, binary=binary, num_bins=count, equal_mass=equal_mass)
 
 
@@ -193,6 +197,7 @@ def _calibration_errors(judged: Predictions, *, binary: bool, num_bins: int, equ
     return bins.ece, bins.mce
 
 
+@_checks.hinted
 def classwise_ece(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -215,14 +220,14 @@ def classwise_ece(
       well-calibrated multiclass probabilities with Dirichlet calibration", NeurIPS 2019,
       arXiv:1910.12656.
     """
-    binary = _inputs.flag("binary", binary)
+    binary = _checks.check_flag(binary, "binary")
     judged = predictions("classwise_ece", labels, probs, binary, where)
     if binary and judged.given.ndim < 2:
         raise ValueError(
             f"classwise_ece takes several labels along the last axis, shape (..., L), if binary, got {judged.given.shape}."
             " For one label an example there is ece."
         )
-    return _classwise_ece(judged, binary=binary, num_bins=_arguments.count("num_bins", num_bins))
+    return _classwise_ece(judged, binary=binary, num_bins=_checks.check_count(num_bins, "num_bins"))
 
 
 @reduction("classwise_ece")

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._labels import Predictions
 from jaxdrop.mc._reduction import keep, reduction
 
 
+@_checks.hinted
 def nll(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike | None = None,
@@ -46,7 +48,7 @@ def nll(
     """
     if (probs is None) == (log_probs is None):
         raise TypeError(f"nll takes either probs or log_probs=..., got {'neither' if probs is None else 'both'}")
-    binary = _inputs.flag("binary", binary)
+    binary = _checks.check_flag(binary, "binary")
     if probs is not None:
         return _nll(predictions("nll", labels, probs, binary, where), binary=binary, logs=False)
     assert log_probs is not None
@@ -64,6 +66,7 @@ def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
     return -_reduction.mean(jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where)
 
 
+@_checks.hinted
 def brier(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -82,7 +85,7 @@ def brier(
       Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review
       78(1), 1950.
     """
-    binary = _inputs.flag("binary", binary)
+    binary = _checks.check_flag(binary, "binary")
     return _brier(predictions("brier", labels, probs, binary, where), binary=binary)
 
 
@@ -95,6 +98,7 @@ def _brier(judged: Predictions, *, binary: bool) -> jax.Array:
     return _reduction.mean(((probs - truth) ** 2).sum(-1), judged.where)
 
 
+@_checks.hinted
 def accuracy(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -108,7 +112,7 @@ def accuracy(
 
     Args and Raises are those of `nll`.
     """
-    binary = _inputs.flag("binary", binary)
+    binary = _checks.check_flag(binary, "binary")
     return _accuracy(predictions("accuracy", labels, probs, binary, where), binary=binary)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._reduction import keep, reduction
 
@@ -24,6 +24,7 @@ class CalibrationCurve(NamedTuple):
     """The share of observations in the interval, or below the quantile, of each probability."""
 
 
+@_checks.hinted
 def calibration_curve(
     cdf: _inputs.ArrayLike,
     *,
@@ -73,6 +74,7 @@ def _calibration_curve(cdf: jax.Array, where: jax.Array | None, *, central: bool
     return CalibrationCurve(expected, jnp.where(valid.all(), observed, jnp.nan))
 
 
+@_checks.hinted
 def rmsce(
     cdf: _inputs.ArrayLike,
     *,
@@ -84,6 +86,7 @@ def rmsce(
     return _errors(*_levels("rmsce", cdf, where), **_curve(proportion, num_points))[0]
 
 
+@_checks.hinted
 def mace(
     cdf: _inputs.ArrayLike,
     *,
@@ -95,6 +98,7 @@ def mace(
     return _errors(*_levels("mace", cdf, where), **_curve(proportion, num_points))[1]
 
 
+@_checks.hinted
 def miscalibration_area(
     cdf: _inputs.ArrayLike,
     *,
@@ -119,6 +123,7 @@ def _errors(cdf: jax.Array, where: jax.Array | None, *, central: bool, num_point
     return jnp.sqrt((gap**2).mean()), jnp.abs(gap).mean(), area
 
 
+@_checks.hinted
 def picp(
     y: _inputs.Number, lower: _inputs.ArrayLike, upper: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
 ) -> jax.Array:
@@ -147,6 +152,7 @@ def _picp(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
     return _reduction.mean(jnp.where(known, inside.astype(y.dtype), jnp.nan), where)
 
 
+@_checks.hinted
 def mpiw(lower: _inputs.ArrayLike, upper: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
     """The mean width of prediction intervals, `mean_n (upper_n - lower_n)`; args as in `picp`."""
     return _mpiw(*_bounds("mpiw", where, lower=lower, upper=upper))
@@ -158,6 +164,7 @@ def _mpiw(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
     return _reduction.mean(jnp.where(lower <= upper, upper - lower, jnp.nan), where)
 
 
+@_checks.hinted
 def sharpness(std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
     """`sqrt(mean_n std_n^2)`: how narrow predictions are, in the units of y.
 
@@ -193,12 +200,12 @@ def _bounds(caller: str, where: _inputs.ArrayLike | None, **arrays: _inputs.Numb
 
 
 def _levels(caller: str, cdf: _inputs.ArrayLike, where: _inputs.ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
-    (cdf,), selected = _inputs.entries(caller, where, cdf=cdf)
+    (cdf,), selected = _inputs.entries(caller, where, cdf=_inputs.floating(caller, "cdf", cdf))
     if not _inputs.holds(lambda cdf: (cdf >= 0) & (cdf <= 1), cdf, selected):
         raise ValueError(f"cdf must lie in [0, 1], got {np.nanmin(cdf):g} to {np.nanmax(cdf):g}")
     return cdf, selected
 
 
 def _curve(proportion: Proportion, num_points: int) -> dict[str, Any]:
-    _arguments.one_of("proportion", proportion, Proportion)
-    return {"central": proportion == "interval", "num_points": _arguments.count("num_points", num_points, least=2)}
+    _checks.check_one_of(proportion, "proportion", Proportion)
+    return {"central": proportion == "interval", "num_points": _checks.check_count(num_points, "num_points", least=2)}

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdrop import _optional
+from jaxdrop import _checks, _optional
 from jaxdrop.mc import _inputs
 
 
+@_checks.hinted
 def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     """The area under the ROC curve: the probability that an input from outside is less certain than one from inside.
 
@@ -32,6 +33,7 @@ def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     return float(metrics.roc_auc_score(positive, score))
 
 
+@_checks.hinted
 def aupr(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     """The area under the precision-recall curve of finding inputs from outside, as the average precision.
 
@@ -42,6 +44,7 @@ def aupr(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     return float(metrics.average_precision_score(positive, score))
 
 
+@_checks.hinted
 def fpr95(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     """The share of inputs from inside that are rejected at the first threshold that rejects 95 % of those from outside.
 

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction, _regression
 from jaxdrop.mc._reduction import keep, reduction
 
 
+@_checks.hinted
 def rmse(y: _inputs.Number, mean: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
     """The root of the mean squared error, `sqrt(mean_n (y_n - mean_n)^2)`.
 
@@ -32,6 +34,7 @@ def _rmse(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
     return jnp.sqrt(_reduction.mean((y - mean) ** 2, where))
 
 
+@_checks.hinted
 def gaussian_nll(
     y: _inputs.Number, mean: _inputs.ArrayLike, std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
 ) -> jax.Array:
@@ -61,6 +64,7 @@ def _gaussian_nll(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array
     return _reduction.mean(z**2 / 2 + jnp.log(std), where) + np.log(2 * np.pi).astype(z.dtype) / 2
 
 
+@_checks.hinted
 def crps_gaussian(
     y: _inputs.Number, mean: _inputs.ArrayLike, std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
 ) -> jax.Array:
@@ -83,6 +87,7 @@ def _crps_gaussian(arrays: list[jax.Array], where: jax.Array | None) -> jax.Arra
     return _reduction.mean(std * unit, where)
 
 
+@_checks.hinted
 def crps_samples(
     y: _inputs.Number, samples: _inputs.ArrayLike, *, fair: bool = False, where: _inputs.ArrayLike | None = None
 ) -> jax.Array:
@@ -108,7 +113,7 @@ def crps_samples(
     """
     samples = _inputs.samples("crps_samples", "samples", samples)
     (y,), where = _inputs.entries("crps_samples", where, y=_regression.target("crps_samples", y, samples))
-    fair = _inputs.flag("fair", fair)
+    fair = _checks.check_flag(fair, "fair")
     if fair and samples.shape[0] < 2:
         raise ValueError(f"crps_samples needs two samples if fair, got samples of shape {samples.shape}")
     _inputs.not_nan("crps_samples", "samples", samples, None if where is None else where[None])

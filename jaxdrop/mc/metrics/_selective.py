@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._reduction import keep, reduction
 
@@ -51,6 +52,7 @@ def _area(height: jax.Array, coverage: jax.Array) -> jax.Array:
     return height.size * _reduction.mean(height * jnp.diff(coverage, prepend=jnp.zeros(1, coverage.dtype)))
 
 
+@_checks.hinted
 def risk_coverage(
     errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
 ) -> RiskCoverage:
@@ -80,6 +82,7 @@ def risk_coverage(
     return _risk_coverage(*_inputs.entries("risk_coverage", where, errors=errors, uncertainty=uncertainty))
 
 
+@_checks.hinted
 def aurc(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
     """The area under the risk-coverage curve, `1/n sum_k risk(k/n)`; less is better.
 
@@ -89,6 +92,7 @@ def aurc(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _i
     return _risk_coverage(*_inputs.entries("aurc", where, errors=errors, uncertainty=uncertainty)).aurc
 
 
+@_checks.hinted
 def sparsification(
     errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
 ) -> Sparsification:
@@ -107,6 +111,7 @@ def sparsification(
     return _sparsification(*_inputs.entries("sparsification", where, errors=errors, uncertainty=uncertainty))
 
 
+@_checks.hinted
 def ause(
     errors: _inputs.ArrayLike,
     uncertainty: _inputs.ArrayLike,
@@ -129,7 +134,7 @@ def ause(
     References:
       Ilg et al., 2018, arXiv:1802.07095.
     """
-    divided = _inputs.flag("normalize", normalize)
+    divided = _checks.check_flag(normalize, "normalize")
     curves = _sparsification(*_inputs.entries("ause", where, errors=errors, uncertainty=uncertainty))
     return curves.ause / curves.error[0] if divided else curves.ause
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop import _optional
+from jaxdrop import _checks, _optional
 from jaxdrop.mc import _inputs
 
 if TYPE_CHECKING:
@@ -35,13 +35,22 @@ class Curve(NamedTuple):
 
 def axes(ax: Axes | None) -> Axes:
     """`ax`, or the axes of a new figure."""
-    pyplot = _optional.load("matplotlib.pyplot", "jaxdrop.mc.plots", "matplotlib", "plot")
+    pyplot = _pyplot()
+    check_axes(ax)
     if ax is None:
         ax = pyplot.figure(layout="constrained").add_subplot()
-    elif not isinstance(ax, pyplot.Axes):
-        raise TypeError(f"ax must be matplotlib's Axes, such as plt.subplots()[1], or None, got {type(ax).__name__}")
     ax.spines[["right", "top"]].set_visible(False)
     return ax
+
+
+def check_axes(ax: Any) -> None:
+    """Checks the argument `ax`."""
+    if ax is not None and not isinstance(ax, _pyplot().Axes):
+        raise TypeError(f"ax must be matplotlib's Axes, such as plt.subplots()[1], or None, got {_checks.quoted(ax)}")
+
+
+def _pyplot() -> Any:
+    return _optional.load("matplotlib.pyplot", "jaxdrop.mc.plots", "matplotlib", "plot")
 
 
 def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
@@ -65,7 +74,7 @@ def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
 def text(name: str, value: str) -> str:
     """The argument `name`, which must be a str."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, got {_inputs.described(value)}")
+        raise TypeError(f"{name} must be a str, got {_checks.quoted(value)}")
     return value
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels
 from jaxdrop.mc.plots import _axes
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@_checks.hinted
 def certainty(
     images: _inputs.ArrayLike,
     labels: _inputs.ArrayLike,
@@ -46,9 +47,11 @@ def certainty(
       TypeError: labels are not integers, or the rest not real numbers.
       ValueError: shapes do not fit, a label is out of range, or there are fewer than `columns` images.
     """
+    _axes.check_axes(ax)
     name = _axes.text("name", name)
     _axes.numbers("images", images)
     images, probs = np.asarray(images), _axes.numbers("probs", probs)
+    _inputs.probabilities("probs", probs)
     _axes.drawable(labels=labels)
     labels = np.asarray(_labels.integers("certainty", labels))
     values = _axes.numbers("uncertainty", uncertainty)
@@ -59,7 +62,7 @@ def certainty(
             f" {images.shape}, {labels.shape}, {probs.shape} and {values.shape}"
         )
     _labels.within(labels, probs.shape[-1], None, advice="Leave out the images without a label.")
-    columns = _arguments.integer("columns", columns)
+    columns = _checks.check_integer(columns, "columns")
     if not 1 <= columns <= size:
         raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")
     ax = _axes.axes(ax)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdrop.functional import _arguments
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, metrics
 from jaxdrop.mc.plots import _axes
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@_checks.hinted
 def novelty(
     inside: _inputs.ArrayLike,
     outside: _axes.Arrays,
@@ -41,8 +42,9 @@ def novelty(
       TypeError: not real numbers.
       ValueError: an array is empty, or holds NaN or infinities, or `num_bins` is below 1.
     """
+    _axes.check_axes(ax)
     name = _axes.text("name", name)
-    num_bins = _arguments.count("num_bins", num_bins)
+    num_bins = _checks.check_count(num_bins, "num_bins")
     known = _axes.numbers("inside", inside).ravel()
     curves = [(curve, _axes.numbers("outside", curve.values).ravel()) for curve in _axes.curves(outside, "outside")]
     labels = [f"{curve.name}, AUROC {metrics.auroc(known, values):.3f}" for curve, values in curves]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs
 from jaxdrop.mc._observations import Regression
 from jaxdrop.mc.plots import _axes
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@_checks.hinted
 def band(
     x: _inputs.ArrayLike,
     summary: Regression,
@@ -43,10 +45,11 @@ def band(
       ImportError: matplotlib is not installed.
       ValueError: `x` is not of the shape (N,) of the summary, holds NaN or infinities, or `coverage` is not in (0, 1).
     """
+    _axes.check_axes(ax)
     x = _axes.numbers("x", x)
     if not isinstance(summary, Regression):
         raise TypeError(
-            f"band takes a Regression summary, such as mc.regression(samples, tau=...), got {_inputs.described(summary)}"
+            f"band takes a Regression summary, such as mc.regression(samples, tau=...), got {_checks.quoted(summary)}"
         )
     _axes.drawable(summary=summary.mean)
     level = _axes.numbers("coverage", coverage)
@@ -71,7 +74,7 @@ def band(
 
 def _pair(observed: tuple[_inputs.ArrayLike, _inputs.ArrayLike]) -> list[np.ndarray]:
     if not isinstance(observed, (tuple, list)) or len(observed) != 2:
-        raise TypeError(f"observed must be a pair of inputs and targets, got {_inputs.described(observed)}")
+        raise TypeError(f"observed must be a pair of inputs and targets, got {_checks.quoted(observed)}")
     points = [_axes.numbers(f"observed[{at}]", each) for at, each in enumerate(observed)]
     if points[0].shape != points[1].shape or points[0].ndim != 1:
         raise ValueError(f"observed must hold inputs and targets of one shape (N,), got {[each.shape for each in points]}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, metrics
 from jaxdrop.mc.plots import _axes
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@_checks.hinted
 def reliability(
     labels: _inputs.ArrayLike,
     probs: _inputs.ArrayLike,
@@ -45,6 +47,7 @@ def reliability(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.reliability`.
     """
+    _axes.check_axes(ax)
     title = _axes.text("title", title)
     _axes.drawable(labels=labels, probs=probs, where=where)
     bins = metrics.reliability(labels, probs, num_bins=num_bins, binary=binary, where=where)

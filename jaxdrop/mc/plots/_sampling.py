@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop.mc import _groups, _inputs
 from jaxdrop.mc.plots import _axes
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@_checks.hinted
 def standard_error(
     samples: _inputs.ArrayLike, *, groups: int | None = None, name: str = "outputs", ax: Axes | None = None
 ) -> Axes:
@@ -39,6 +41,7 @@ def standard_error(
       ValueError: there are fewer than two samples or groups, `groups` does not divide the samples, or they hold NaN or
         infinities.
     """
+    _axes.check_axes(ax)
     name = _axes.text("name", name)
     values = _axes.numbers("samples", samples)
     if values.ndim == 0 or len(values) < 2:

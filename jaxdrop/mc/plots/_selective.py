@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop.mc import _inputs, metrics
 from jaxdrop.mc.plots import _axes
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@_checks.hinted
 def risk_coverage(
     errors: _inputs.ArrayLike,
     uncertainty: _axes.Arrays,
@@ -40,6 +42,7 @@ def risk_coverage(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.risk_coverage`.
     """
+    _axes.check_axes(ax)
     name = _axes.text("name", name)
     _axes.drawable(errors=errors, where=where)
     several = _axes.curves(uncertainty, "uncertainty")
@@ -56,6 +59,7 @@ def risk_coverage(
     return ax
 
 
+@_checks.hinted
 def sparsification(
     errors: _inputs.ArrayLike,
     uncertainty: _axes.Arrays,
@@ -83,6 +87,7 @@ def sparsification(
       ImportError: matplotlib is not installed.
       TypeError, ValueError: as `mc.metrics.sparsification`.
     """
+    _axes.check_axes(ax)
     name = _axes.text("name", name)
     _axes.drawable(errors=errors, where=where)
     several = _axes.curves(uncertainty, "uncertainty")
