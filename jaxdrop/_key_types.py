@@ -52,6 +52,7 @@ class KeyType:
         return bits if bit_width == 32 else (bits >> np.uint32(32 - bit_width)).astype(DTYPES[bit_width])
 
     def seed(self, value: jax.Array) -> jax.Array:
+        """The words of a key from an integer: those of `jax.random.key`."""
         value = jnp.asarray(value)
         if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"a seed must be an integer scalar, got {value.dtype}{value.shape}")
@@ -59,12 +60,15 @@ class KeyType:
         return jnp.stack([high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)])
 
     def split(self, data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The words of so many keys from those of one."""
         return self._with_rest(data, threefry_prng_impl.split(data[:2], shape))
 
     def fold_in(self, data: jax.Array, value: int | jax.Array) -> jax.Array:
+        """The words of the key with a number folded in."""
         return self._with_rest(data, threefry_prng_impl.fold_in(data[:2], value))
 
     def random_bits(self, data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+        """The bits of a whole array."""
         return self.bits(data, grid(shape, key_word=data[0]), bit_width)
 
     def _with_rest(self, data: jax.Array, words: jax.Array) -> jax.Array:

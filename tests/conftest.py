@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import hypothesis
 import jax  # after the environment, which JAX reads once
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,6 +22,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same examples in every run; the first one of a test waits for a compilation, so no deadline.
 hypothesis.settings.register_profile("jaxdrop", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("jaxdrop")
+
+
+@pytest.fixture(scope="module")
+def uncached() -> Iterator[None]:
+    """For programs that call back into Python: a cached one holds the address of a function of another process."""
+    was_on = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", was_on)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

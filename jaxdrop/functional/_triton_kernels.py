@@ -67,6 +67,7 @@ def forward(
     problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any, q: Any, k: Any, v: Any,
     out_ref: Any, top_ref: Any, total_ref: Any,
 ) -> None:  # fmt: skip
+    """The attention of a block of queries, its highest scores and sums of exponentials."""
     first = row[0] + (count - 1 - pl.program_id(0)) * tile.queries
     rows, queries = _places(first, tile.queries), q[...]
 
@@ -95,6 +96,7 @@ def of_queries(
     problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any, q: Any, k: Any, v: Any,
     top: Any, total: Any, dout: Any, dspread: Any, dq_ref: Any,
 ) -> None:  # fmt: skip
+    """The cotangent of a block of queries."""
     first = row[0] + (count - 1 - pl.program_id(0)) * tile.queries
     rows, queries, given = _places(first, tile.queries), q[...], dout[...]
     base, per_total, more, kept = top[...] * np.float32(_LOG2_E), 1 / total[...], dspread[...], scale[0]
@@ -117,6 +119,7 @@ def of_keys(
     problem: Problem, tile: Tile, mask: Any, row: Any, scale: Any, q: Any, k: Any, v: Any,
     top: Any, total: Any, dout: Any, dspread: Any, dk_ref: Any, dv_ref: Any,
 ) -> None:  # fmt: skip
+    """The cotangents of a block of keys and of their values."""
     first = pl.program_id(0) * tile.keys
     columns, keys, values, kept = _places(first, tile.keys), k[...], v[...], scale[0]
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.mc import fuzz, pieces
 
-pytestmark = pytest.mark.usefixtures("relaxed")  # the layers of others promote
+pytestmark = pytest.mark.usefixtures("relaxed", "uncached")  # the layers of others promote, and some pieces call back
 
 _GROUP = 20
 _PROGRAMS = [*itertools.islice(fuzz.programs(0, longest=1), 60)]

@@ -217,7 +217,8 @@ def test_bad_scores(metric: Callable[..., float], monkeypatch: pytest.MonkeyPatc
         metric(np.zeros(0), np.zeros(3))
     with pytest.raises(TypeError, match="needs values, but inside is traced"):
         jax.jit(metric)(jnp.zeros(3), jnp.zeros(3))
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in ("sklearn", "sklearn.metrics"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"needs scikit-learn: pip install 'jaxdrop\[metrics\]'"):
         metric(np.zeros(3), np.zeros(3))
 
