@@ -144,7 +144,7 @@ def test_data_sets_call_with_the_inputs() -> None:
         mc.predict_dataset([X], _two, KEYS, progress=False)
     with pytest.raises(TypeError, match=r"batch 1 of batches must be an array of numbers.*holds <U1 'a'"):
         mc.predict_dataset(_two, [X, "a"], KEYS, progress=False)
-    with pytest.raises(TypeError, match=r"batch 0 holds keys.*the same in all samples"):
+    with pytest.raises(TypeError, match=r"batch 0 of batches holds keys.*the same in all samples"):
         mc.predict_dataset(_two, [(X, KEYS)], KEYS, progress=False)
 
 
