@@ -225,7 +225,7 @@ def test_moments_of_other_outputs(other: Callable[[jax.Array], object], error: t
 
 def test_moments_of_the_same_samples() -> None:
     found = mc.moments(_logits, KEYS)
-    with pytest.raises(ValueError, match="Moments merges with one of other samples, got itself"):
+    with pytest.raises(ValueError, match="other must be a Moments of other samples, got itself"):
         found.merge(found)
     with pytest.raises(TypeError, match="a Moments merges with one of its kind, got Array"):
         found.merge(found.mean)
