@@ -227,7 +227,7 @@ def test_moments_of_the_same_samples() -> None:
     found = mc.moments(_logits, KEYS)
     with pytest.raises(ValueError, match="other must be a Moments of other samples, got itself"):
         found.merge(found)
-    with pytest.raises(TypeError, match="a Moments merges with one of its kind, got Array"):
+    with pytest.raises(TypeError, match="other must be a Moments, which merges with one of its kind, got an array"):
         found.merge(found.mean)
 
 
