@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from _images import Array, Images
 
 # From the palette of Okabe and Ito, which the color-blind can tell apart.
-BLUE, ORANGE, GREEN, PINK, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+BLUE, ORANGE, GREEN, PINK, AMBER, SKY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)
 GRAY = "#555555"
 COLORS = BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GRAY, "black"
 STYLE = {
@@ -31,9 +38,13 @@ STYLE = {
 
 
 def save(figures: Mapping[str, Figure], folder: Path, console: Console, start: float) -> None:
-    """Writes figures under their names, says where they are, and how many seconds have passed since `start`."""
+    """Writes figures under their names, says where they are, and how many seconds have passed since
+    `start`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    console.print(f"\n{time.perf_counter() - start:.0f} s. The figure{'s' if len(figures) > 1 else ''}:")
+    console.print(
+        f"\n{time.perf_counter() - start:.0f} s. The figure{'s' if len(figures) > 1 else ''}:"
+    )
     for name, figure in figures.items():
         figure.savefig(folder / name)
         console.print(f"  {folder / name}", soft_wrap=True)
@@ -41,7 +52,9 @@ def save(figures: Mapping[str, Figure], folder: Path, console: Console, start: f
 
 def losses(axes: Any, runs: Mapping[str, Iterable[Array]]) -> None:
     """Two runs: each is steps or epochs, and the training and the validation loss after them."""
-    for (name, (steps, training, validation)), color in zip(runs.items(), (ORANGE, BLUE), strict=True):
+    for (name, (steps, training, validation)), color in zip(
+        runs.items(), (ORANGE, BLUE), strict=True
+    ):
         axes.plot(steps, validation, color=color, label=f"{name}, validation")
         axes.plot(steps, training, color=color, label=f"{name}, training", linestyle="--")
     axes.set_title("Loss, with nothing dropped")

@@ -28,8 +28,9 @@ class Images(NamedTuple):
 def load(folder: Path | None, seed: int) -> tuple[Images, Images]:
     """Images to learn from, and images to judge by.
 
-    By default the 1797 images, 8 x 8, that come with scikit-learn, of which `seed` chooses 797 to judge by; else the 60000 and
-    10000 of MNIST, 28 x 28, from the four files in `folder`, compressed or not.
+    By default the 1797 images, 8 x 8, that come with scikit-learn, of which `seed` chooses 797 to
+    judge by; else the 60000 and 10000 of MNIST, 28 x 28, from the four files in `folder`,
+    compressed or not.
     """
     if folder is not None:
         return mnist(folder, "train"), mnist(folder, "t10k")
@@ -48,23 +49,34 @@ def turn(images: Array, degrees: float) -> Array:
 
 
 def take(data: Images, number: int, seed: int) -> tuple[Images, Images]:
-    """So many images, of which each digit has its share, and the others; if there are no more than `number`, no others."""
+    """So many images, of which each digit has its share, and the others; if there are no more than
+    `number`, no others.
+    """
     if number >= len(data.labels):
         return data, Images(data.images[:0], data.labels[:0])
-    first, second, *labels = train_test_split(*data, train_size=number, stratify=data.labels, random_state=seed)
+    first, second, *labels = train_test_split(
+        *data, train_size=number, stratify=data.labels, random_state=seed
+    )
     return Images(first, labels[0]), Images(second, labels[1])
 
 
 def mnist(folder: Path, name: str) -> Images:
     """The part of MNIST that is called `name`, `train` or `t10k`, from its two files."""
-    images, labels = (_idx(folder, f"{name}-{part}-ubyte", rank) for part, rank in (("images-idx3", 3), ("labels-idx1", 1)))
+    images, labels = (
+        _idx(folder, f"{name}-{part}-ubyte", rank)
+        for part, rank in (("images-idx3", 3), ("labels-idx1", 1))
+    )
     if len(images) != len(labels):
-        raise SystemExit(f"--data {folder}: {name} has {len(images)} images, but {len(labels)} labels")
+        raise SystemExit(
+            f"--data {folder}: {name} has {len(images)} images, but {len(labels)} labels"
+        )
     return Images((images / 255).astype(np.float32), labels.astype(np.int32))
 
 
 def _idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
-    """An array of bytes in the format of MNIST: two zeros, the type 8, the rank, the sizes (big-endian), and the data."""
+    """An array of bytes in the format of MNIST: two zeros, the type 8, the rank, the sizes
+    (big-endian), and the data.
+    """
     path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
     if path is None:
         raise SystemExit(f"--data {folder}: the folder holds no {name} and no {name}.gz")
@@ -74,10 +86,14 @@ def _idx(folder: Path, name: str, rank: int) -> npt.NDArray[np.uint8]:
         raise SystemExit(f"{path}: broken gzip file ({error}). Fetch it again.") from None
     start = 4 + 4 * rank
     if content[:4] != bytes([0, 0, 8, rank]) or len(content) < start:
-        raise SystemExit(f"{path}: not an idx file of bytes with {rank} axes: it begins with {content[:4].hex(' ') or 'nothing'}")
+        raise SystemExit(
+            f"{path}: not an idx file of bytes with {rank} axes: it begins with"
+            f" {content[:4].hex(' ') or 'nothing'}"
+        )
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     if len(content) - start != math.prod(shape):
         raise SystemExit(
-            f"{path}: says that it holds {' x '.join(map(str, shape))} bytes, but holds {len(content) - start}. Fetch it again."
+            f"{path}: says that it holds {' x '.join(map(str, shape))} bytes, but holds"
+            f" {len(content) - start}. Fetch it again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -20,10 +20,17 @@ def spread(values: npt.ArrayLike, digits: int) -> str:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table whose first column says what a row is about, and whose others are numbers."""
     shown = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0, 0, 1),
     )
     for index, column in enumerate(columns):
-        shown.add_column(column, justify="right" if index else "left", vertical="bottom", no_wrap=True)
+        shown.add_column(
+            column, justify="right" if index else "left", vertical="bottom", no_wrap=True
+        )
     for row in rows:
         shown.add_row(*row)
     return shown

@@ -26,7 +26,9 @@ class Text(NamedTuple):
 
 
 def documentation() -> str:
-    """Python's language reference. Its topics repeat each other, so each paragraph is taken once."""
+    """Python's language reference. Its topics repeat each other, so each paragraph is taken
+    once.
+    """
     paragraphs = "\n\n".join(topics.topics[name] for name in sorted(topics.topics)).split("\n\n")
     return "\n\n".join({inspect.cleandoc(paragraph): None for paragraph in paragraphs})
 
@@ -36,7 +38,9 @@ def split(text: str, level: Level) -> list[str]:
     return list(text) if level == "characters" else re.findall(r"\w+|[^\w\s]|\n", text.lower())
 
 
-def load(path: Path | None, level: Level, training: int, validation: int, *, at_least: int = 0) -> Text:
+def load(
+    path: Path | None, level: Level, training: int, validation: int, *, at_least: int = 0
+) -> Text:
     """The tokens that a text begins with for training, and those that it ends with for validation.
 
     Args:
@@ -48,11 +52,16 @@ def load(path: Path | None, level: Level, training: int, validation: int, *, at_
     """
     tokens = split(documentation() if path is None else path.read_text(encoding="utf-8"), level)
     if len(tokens) < training + validation:
-        raise SystemExit(f"{path or 'the text'} has {len(tokens)} {level}, fewer than {training} + {validation}: ask for fewer")
+        raise SystemExit(
+            f"{path or 'the text'} has {len(tokens)} {level}, fewer than {training} + {validation}:"
+            " ask for fewer"
+        )
     vocabulary, numbers = np.unique(np.array(tokens), return_inverse=True)
     rare = np.bincount(numbers[:training], minlength=len(vocabulary)) < at_least
     if rare.any():
-        vocabulary, numbers = np.unique(np.where(rare, UNKNOWN, vocabulary)[numbers], return_inverse=True)
+        vocabulary, numbers = np.unique(
+            np.where(rare, UNKNOWN, vocabulary)[numbers], return_inverse=True
+        )
     return Text(numbers[:training], numbers[-validation:], vocabulary)
 
 
@@ -62,10 +71,15 @@ def windows(tokens: Array, starts: Array, length: int) -> Array:
 
 
 def consecutive(tokens: Array, batch: int, length: int) -> Array:
-    """A text in `batch` parts of the same length, and those in windows: `(windows, batch, length + 1)`."""
+    """A text in `batch` parts of the same length, and those in windows: `(windows, batch, length +
+    1)`.
+    """
     count = (len(tokens) - 1) // (batch * length)
     if count < 1:
-        raise SystemExit(f"{len(tokens)} tokens are too few for {batch} windows of {length} and the token behind them")
+        raise SystemExit(
+            f"{len(tokens)} tokens are too few for {batch} windows of {length} and the token behind"
+            " them"
+        )
     starts = np.arange(count)[:, None] + count * np.arange(batch)
     return windows(tokens, starts * length, length)
 

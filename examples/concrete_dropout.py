@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """Concrete dropout learns its rates: high ones from few data, low ones from many.
 
-    python examples/concrete_dropout.py            # six minutes on two CPU cores
-    python examples/concrete_dropout.py --quick    # a quarter of a minute, and too few steps to learn the rates
+    python examples/concrete_dropout.py  # six minutes on two CPU cores
+    python examples/concrete_dropout.py --quick  # seconds, and too few steps to learn the rates
 
-The experiment of Gal, Hron & Kendall, "Concrete dropout", 2017, arXiv:1705.07832: networks that predict the mean and the variance
-of `y = 2 x + 8 + N(0, 1)` learn from 10 to 10000 points. What they do not know because of too few points (epistemic uncertainty:
-how much the mean varies with the dropout mask) falls with the number of points. What nobody can know (aleatoric uncertainty: the
-predicted noise) does not. It stays a little above 1, for the loss scores each pass by itself: the noise of the masks counts too.
-Prints two tables, with the errors in the authors' three published runs, and draws a figure.
+The experiment of Gal, Hron & Kendall, "Concrete dropout", 2017, arXiv:1705.07832: networks that
+predict the mean and the variance of `y = 2 x + 8 + N(0, 1)` learn from 10 to 10000 points. What
+they do not know because of too few points (epistemic uncertainty: how much the mean varies with the
+dropout mask) falls with the number of points. What nobody can know (aleatoric uncertainty: the
+predicted noise) does not. It stays a little above 1, for the loss scores each pass by itself: the
+noise of the masks counts too. Prints two tables, with the errors in the authors' three published
+runs, and draws a figure.
 
-Three repetitions are few: from 50 points, single networks have errors from 1.05 to 1.43 (seeds 0 to 6, mean 1.20).
+Three repetitions are few: from 50 points, single networks have errors from 1.05 to 1.43 (seeds 0 to
+6, mean 1.20).
 """
 
 from __future__ import annotations
@@ -45,8 +48,16 @@ BATCH = 20
 PASSES = 20
 LENGTHSCALE = 1e-4
 LAYERS = ("input", "hidden 1", "hidden 2", "mean", "variance")
-# The lowest and the highest of three published runs, the authors' in Keras, PyTorch and TensorFlow: root mean squared errors.
-PUBLISHED = {10: (1.60, 1.90), 25: (1.18, 1.35), 50: (1.12, 1.24), 100: (1.10, 1.26), 1000: (1.04, 1.17), 10000: (1.00, 1.21)}
+# The lowest and the highest of three published runs, the authors' in Keras, PyTorch and TensorFlow:
+# root mean squared errors.
+PUBLISHED = {
+    10: (1.60, 1.90),
+    25: (1.18, 1.35),
+    50: (1.12, 1.24),
+    100: (1.10, 1.26),
+    1000: (1.04, 1.17),
+    10000: (1.00, 1.21),
+}
 
 
 class Layer(nnx.Module):
@@ -54,7 +65,9 @@ class Layer(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
         self.dropout = jaxdrop.nnx.ConcreteDropout(0.1)
-        self.linear = nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+        self.linear = nnx.Linear(
+            inputs, outputs, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs
+        )
 
     def __call__(self, x: Array, rngs: nnx.Rngs) -> jax.Array:
         return self.linear(self.dropout(jnp.asarray(x), rngs=rngs))
@@ -99,7 +112,9 @@ def generate(rng: np.random.Generator, points: int) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def train(graph: nnx.GraphDef, params: nnx.State, x: Array, y: Array, batches: Array, key: jax.Array) -> nnx.State:
+def train(
+    graph: nnx.GraphDef, params: nnx.State, x: Array, y: Array, batches: Array, key: jax.Array
+) -> nnx.State:
     """Adam, one step for each row of `batches`, which holds the numbers of its points."""
     optimizer = optax.adam(1e-3)
 
@@ -109,13 +124,19 @@ def train(graph: nnx.GraphDef, params: nnx.State, x: Array, y: Array, batches: A
         nll = (jnp.exp(-log_variance) * (y[rows] - mean) ** 2 + log_variance).mean() / 2
         return nll + sum(layer.kl() for layer in network.layers) / len(x)
 
-    def step(carry: tuple[nnx.State, Any], batch: tuple[Array, Array]) -> tuple[tuple[nnx.State, Any], None]:
+    def step(
+        carry: tuple[nnx.State, Any], batch: tuple[Array, Array]
+    ) -> tuple[tuple[nnx.State, Any], None]:
         params, state = carry
         rows, number = batch
-        updates, state = optimizer.update(jax.grad(loss)(params, rows, jax.random.fold_in(key, number)), state, params)
+        updates, state = optimizer.update(
+            jax.grad(loss)(params, rows, jax.random.fold_in(key, number)), state, params
+        )
         return (optax.apply_updates(params, updates), state), None
 
-    return lax.scan(step, (params, optimizer.init(params)), (batches, jnp.arange(len(batches))))[0][0]
+    return lax.scan(step, (params, optimizer.init(params)), (batches, jnp.arange(len(batches))))[0][
+        0
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "one_mask"))
@@ -137,19 +158,26 @@ def predict(
     return jaxdrop.mc.predict(once, keys, batch_size=5)
 
 
-def run(points: int, width: int, steps: int, grid: Array, seed: int) -> tuple[Result, tuple[Array, Array]]:
+def run(
+    points: int, width: int, steps: int, grid: Array, seed: int
+) -> tuple[Result, tuple[Array, Array]]:
     """Trains a network on `points` points. Returns the result and the points."""
     rng = np.random.default_rng([seed, points])
     data, validation = generate(rng, points), generate(rng, 1000)
     size = min(BATCH, points)
-    epochs = [rng.permutation(points)[: points // size * size] for _ in range(-(-steps // (points // size)))]
+    epochs = [
+        rng.permutation(points)[: points // size * size]
+        for _ in range(-(-steps // (points // size)))
+    ]
     batches = np.concatenate(epochs).reshape(-1, size)[:steps]
 
     training_key, prediction_key = jax.random.split(jaxdrop.key(seed))
     graph, params = nnx.split(Network(width, rngs=nnx.Rngs(seed)))
     params = train(graph, params, *data, batches, training_key)
     keys = jaxdrop.mc.keys(prediction_key, PASSES)
-    means, log_variances = (np.asarray(values) for values in predict(graph, params, validation[0], keys))
+    means, log_variances = (
+        np.asarray(values) for values in predict(graph, params, validation[0], keys)
+    )
     result = Result(
         rates=np.array([layer.dropout.learned_rate() for layer in nnx.merge(graph, params).layers]),
         error=float(jaxdrop.mc.metrics.rmse(validation[1].ravel(), means.mean(0))),
@@ -168,21 +196,37 @@ def tables(results: dict[int, list[Result]]) -> tuple[Table, Table]:
     quality, rates = [], []
     for points, runs in results.items():
         errors = [run.error for run in runs]
-        uncertainties = [np.mean([getattr(run, name) for run in runs]) for name in ("epistemic", "aleatoric")]
-        mean, ours, published = f"{np.mean(errors):.2f}", (min(errors), max(errors)), PUBLISHED[points]
+        uncertainties = [
+            np.mean([getattr(run, name) for run in runs]) for name in ("epistemic", "aleatoric")
+        ]
+        mean, ours, published = (
+            f"{np.mean(errors):.2f}",
+            (min(errors), max(errors)),
+            PUBLISHED[points],
+        )
         spans = (f"{low:.2f} to {high:.2f}" for low, high in (ours, published))
         quality.append([f"{points:6}", mean, *spans, *(f"{value:.2f}" for value in uncertainties)])
-        rates.append([f"{points:6}", *(f"{rate:.3f}" for rate in np.mean([run.rates for run in runs], axis=0))])
+        rates.append(
+            [
+                f"{points:6}",
+                *(f"{rate:.3f}" for rate in np.mean([run.rates for run in runs], axis=0)),
+            ]
+        )
     columns = ["points", "RMSE", "min to max", "published", "epistemic", "aleatoric"]
     return (
         _tables.table("Error and uncertainty, in units of y", columns, quality),
-        _tables.table("Learned dropout rates of the inputs of each layer", ["points", *LAYERS], rates),
+        _tables.table(
+            "Learned dropout rates of the inputs of each layer", ["points", *LAYERS], rates
+        ),
     )
 
 
 @mpl.rc_context(_figures.STYLE)
-def draw(results: dict[int, list[Result]], data: dict[int, tuple[Array, Array]], grid: Array) -> Figure:
-    """Above, single passes through networks of few, more and many points; below, what becomes of rates, spreads and errors.
+def draw(
+    results: dict[int, list[Result]], data: dict[int, tuple[Array, Array]], grid: Array
+) -> Figure:
+    """Above, single passes through networks of few, more and many points; below, what becomes of
+    rates, spreads and errors.
 
     A pass is a flat line where its mask drops x itself.
     """
@@ -203,7 +247,14 @@ def draw(results: dict[int, list[Result]], data: dict[int, tuple[Array, Array]],
 
     def curves(axes: Any, values: Array, color: str, label: str, marker: str) -> None:
         axes.plot(counts, np.mean(values, axis=1), marker=marker, color=color, label=label)
-        axes.fill_between(counts, np.min(values, axis=1), np.max(values, axis=1), color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            counts,
+            np.min(values, axis=1),
+            np.max(values, axis=1),
+            color=color,
+            alpha=0.15,
+            linewidth=0,
+        )
 
     rates, spreads, errors = lower
     learned = np.array([[run.rates for run in runs] for runs in results.values()])
@@ -212,12 +263,27 @@ def draw(results: dict[int, list[Result]], data: dict[int, tuple[Array, Array]],
         curves(rates, learned[:, :, index], color, name, marker)
     rates.set(ylabel="learned rate", ylim=(0, None), title="Dropout rates, layer by layer")
     rates.legend(ncols=2, fontsize="small")
-    for name, color, marker in (("epistemic", _figures.BLUE, "o"), ("aleatoric", _figures.ORANGE, "s")):
-        curves(spreads, np.array([[getattr(run, name) for run in runs] for runs in results.values()]), color, name, marker)
+    for name, color, marker in (
+        ("epistemic", _figures.BLUE, "o"),
+        ("aleatoric", _figures.ORANGE, "s"),
+    ):
+        curves(
+            spreads,
+            np.array([[getattr(run, name) for run in runs] for runs in results.values()]),
+            color,
+            name,
+            marker,
+        )
     spreads.axhline(1, color="black", linestyle="--", linewidth=1, label="noise of the data")
     spreads.set(ylabel="standard deviation (units of y)", ylim=(0, None), title="Uncertainty")
     spreads.legend()
-    curves(errors, np.array([[run.error for run in runs] for runs in results.values()]), _figures.BLUE, "here", "o")
+    curves(
+        errors,
+        np.array([[run.error for run in runs] for runs in results.values()]),
+        _figures.BLUE,
+        "here",
+        "o",
+    )
     errors.fill_between(
         counts,
         *np.transpose([PUBLISHED[count] for count in counts]),
@@ -235,11 +301,21 @@ def draw(results: dict[int, list[Result]], data: dict[int, tuple[Array, Array]],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the data, the weights and the masks (default: 0)")
-    parser.add_argument("--repetitions", type=int, default=3, help="networks for each number of points (default: 3)")
-    parser.add_argument("--out", type=Path, default=Path("out/concrete_dropout"), help="folder for the figure")
-    parser.add_argument("--quick", action="store_true", help="a smaller network, fewer steps, one repetition")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the data, the weights and the masks (default: 0)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="networks for each number of points (default: 3)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/concrete_dropout"), help="folder for the figure"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smaller network, fewer steps, one repetition"
+    )
     options = parser.parse_args()
     # As many steps as the authors take.
     schedule = {10: 2000, 25: 2000, 50: 1500, 100: 1000, 1000: 1000, 10000: 1000}

@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
-"""What Monte Carlo dropout makes of a classifier's probabilities, and how well it knows what it has never seen.
+"""What Monte Carlo dropout makes of a classifier's probabilities, and how well it knows what it has
+never seen.
 
-    python examples/mc_classification.py                      # a minute or two: the digits of scikit-learn
-    python examples/mc_classification.py --quick              # seconds, and too few steps to learn much
-    python examples/mc_classification.py --data folder        # MNIST, from its four files
+    python examples/mc_classification.py  # a minute or two: the digits of scikit-learn
+    python examples/mc_classification.py --quick  # seconds, and too few steps to learn much
+    python examples/mc_classification.py --data folder  # MNIST, from its four files
 
-A network with dropout learns from few images. Its probabilities are then those of one pass with nothing dropped, or the mean
-over many passes with dropout on, each with its logits as they are or divided by a temperature that is fitted on other images. The
-first table says how right they are. The second says how well uncertainty tells unknown inputs, turned digits and noise, from test
-images: by the entropy of the prediction, by its mutual information with the weights, and by 1 minus its largest probability. All
-numbers are means over networks that differ in their weights, masks and images.
+A network with dropout learns from few images. Its probabilities are then those of one pass with
+nothing dropped, or the mean over many passes with dropout on, each with its logits as they are or
+divided by a temperature that is fitted on other images. The first table says how right they are.
+The second says how well uncertainty tells unknown inputs, turned digits and noise, from test
+images: by the entropy of the prediction, by its mutual information with the weights, and by 1 minus
+its largest probability. All numbers are means over networks that differ in their weights, masks and
+images.
 
-On the digits, means over the seeds 0 to 4: accuracy is 95 % for all. Negative log-likelihood is 0.20 nats for the deterministic
-pass, 0.16 with a temperature, and 0.17 for Monte Carlo dropout, which needs no other images; calibration error is 0.028, 0.018
-and 0.020. Unknown inputs are where the passes help: noise is told apart with an AUROC of 0.93 by the entropy of the deterministic
-pass, 0.97 by that of Monte Carlo dropout, and 0.98 by its mutual information; turned digits with 0.64, 0.73 and 0.76.
+On the digits, means over the seeds 0 to 4: accuracy is 95 % for all. Negative log-likelihood is
+0.20 nats for the deterministic pass, 0.16 with a temperature, and 0.17 for Monte Carlo dropout,
+which needs no other images; calibration error is 0.028, 0.018 and 0.020. Unknown inputs are where
+the passes help: noise is told apart with an AUROC of 0.93 by the entropy of the deterministic pass,
+0.97 by that of Monte Carlo dropout, and 0.98 by its mutual information; turned digits with 0.64,
+0.73 and 0.76.
 """
 
 from __future__ import annotations
@@ -54,7 +59,9 @@ GROUPS = 5
 
 
 class Data(NamedTuple):
-    """What to learn from, what to fit the temperature on, what to judge by, and inputs that are none of these."""
+    """What to learn from, what to fit the temperature on, what to judge by, and inputs that are
+    none of these.
+    """
 
     training: Images
     held_out: Images
@@ -68,16 +75,22 @@ def load(folder: Path | None, seed: int) -> Data:
     held_out, _ = _images.take(others, len(training.labels), seed)
     test, _ = _images.take(test, TEST_IMAGES, seed)
     noise = np.random.default_rng(seed).random(test.images.shape, np.float32)
-    return Data(training, held_out, test, {"turned by 90°": _images.turn(test.images, 90), "noise": noise})
+    return Data(
+        training, held_out, test, {"turned by 90°": _images.turn(test.images, 90), "noise": noise}
+    )
 
 
 # -- training
 
 
 @nnx.jit
-def train_step(model: MLP, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array, key: jax.Array) -> None:
+def train_step(
+    model: MLP, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array, key: jax.Array
+) -> None:
     def loss(model: MLP) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model(images, nnx.Rngs(key)), labels).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            model(images, nnx.Rngs(key)), labels
+        ).mean()
 
     optimizer.update(model, nnx.grad(loss)(model))
 
@@ -142,20 +155,36 @@ def quality(labels: Array, prediction: Prediction) -> list[float]:
     """Accuracy, negative log-likelihood, Brier score, calibration error."""
     correct = np.mean(prediction.mean.argmax(-1) == labels)
     nll = metrics.nll(labels, log_probs=prediction.log_mean)
-    return [float(x) for x in (correct, nll, metrics.brier(labels, prediction.mean), metrics.ece(labels, prediction.mean))]
+    return [
+        float(x)
+        for x in (
+            correct,
+            nll,
+            metrics.brier(labels, prediction.mean),
+            metrics.ece(labels, prediction.mean),
+        )
+    ]
 
 
 def uncertainties(prediction: Prediction) -> dict[str, jax.Array]:
     """Those that a prediction has: one sample has no mutual information."""
-    found = {"entropy": prediction.predictive_entropy, "least confidence": prediction.least_confidence}
-    return found | ({"mutual information": prediction.mutual_information} if prediction.num_samples > 1 else {})
+    found = {
+        "entropy": prediction.predictive_entropy,
+        "least confidence": prediction.least_confidence,
+    }
+    return found | (
+        {"mutual information": prediction.mutual_information} if prediction.num_samples > 1 else {}
+    )
 
 
 def novelty(inside: Prediction, outside: Prediction) -> dict[str, list[float]]:
     """AUROC, AUPR and FPR95 of each uncertainty."""
     scores = uncertainties(outside)
     judges = (metrics.auroc, metrics.aupr, metrics.fpr95)
-    return {name: [judge(known, scores[name]) for judge in judges] for name, known in uncertainties(inside).items()}
+    return {
+        name: [judge(known, scores[name]) for judge in judges]
+        for name, known in uncertainties(inside).items()
+    }
 
 
 class Run(NamedTuple):
@@ -168,7 +197,10 @@ class Run(NamedTuple):
     """By kind of input and way to predict."""
 
     def quality(self) -> dict[str, list[float]]:
-        return {name: quality(self.data.test.labels, prediction) for name, prediction in self.predictions.items()}
+        return {
+            name: quality(self.data.test.labels, prediction)
+            for name, prediction in self.predictions.items()
+        }
 
     def novelty(self) -> dict[tuple[str, ...], list[float]]:
         return {
@@ -182,9 +214,13 @@ def run(data: Data, epochs: int, passes: int, seed: int, advance: Callable[[], N
     model = train(data.training, epochs, seed, advance)
     ways = predictors(model, data.held_out, passes, jax.random.fold_in(jaxdrop.key(seed), epochs))
     unknown = {
-        (kind, name): ways[name](images) for kind, images in data.unknown.items() for name in ("deterministic", "MC-dropout")
+        (kind, name): ways[name](images)
+        for kind, images in data.unknown.items()
+        for name in ("deterministic", "MC-dropout")
     }
-    return Run(data, ways, {name: predictor(data.test.images) for name, predictor in ways.items()}, unknown)
+    return Run(
+        data, ways, {name: predictor(data.test.images) for name, predictor in ways.items()}, unknown
+    )
 
 
 # -- reporting
@@ -200,15 +236,29 @@ def quality_table(runs: Sequence[Run]) -> Table:
     rows = []
     for name in found[0]:
         accuracy, nll, brier, ece = np.array([one[name] for one in found]).T
-        cells = [_tables.spread(100 * accuracy, 1), *(_tables.spread(column, 3) for column in (nll, brier))]
+        cells = [
+            _tables.spread(100 * accuracy, 1),
+            *(_tables.spread(column, 3) for column in (nll, brier)),
+        ]
         cells.append(_tables.spread(100 * ece, 1))
         if name.endswith(", tempered"):
-            rows.append(["  tempered", *cells, _tables.spread([float(one.predictors[name].temperature) for one in runs], 2)])
+            rows.append(
+                [
+                    "  tempered",
+                    *cells,
+                    _tables.spread([float(one.predictors[name].temperature) for one in runs], 2),
+                ]
+            )
         else:
             rows.append([name, *cells])
     data = runs[0].data
-    title = f"Learned from {len(data.training.labels)} images, {len(data.test.labels)} for testing{of(runs)}"
-    return _tables.table(title, ["", "accuracy\n(%)", "NLL\n(nats)", "\nBrier", "ECE\n(%)", "temper-\nature"], rows)
+    title = (
+        f"Learned from {len(data.training.labels)} images, {len(data.test.labels)} for"
+        f" testing{of(runs)}"
+    )
+    return _tables.table(
+        title, ["", "accuracy\n(%)", "NLL\n(nats)", "\nBrier", "ECE\n(%)", "temper-\nature"], rows
+    )
 
 
 def novelty_table(runs: Sequence[Run]) -> Table:
@@ -219,7 +269,9 @@ def novelty_table(runs: Sequence[Run]) -> Table:
         for key in found[0]:
             if key[0] == kind:
                 columns = zip(*(one[key] for one in found), strict=True)
-                rows.append([f"  {', '.join(key[1:])}", *(_tables.spread(column, 3) for column in columns)])
+                rows.append(
+                    [f"  {', '.join(key[1:])}", *(_tables.spread(column, 3) for column in columns)]
+                )
     title = f"Telling unknown inputs from test images{of(runs)}"
     return _tables.table(title, ["", "AUROC", "AUPR", "FPR95"], rows)
 
@@ -229,11 +281,17 @@ def draw_quality(one: Run) -> Figure:
     labels, mc_prediction = one.data.test.labels, one.predictions["MC-dropout"]
     figure = Figure(figsize=(13, 9))
     upper, lower = figure.subplots(2, 3)
-    for ax, name in zip(upper, ("deterministic", "deterministic, tempered", "MC-dropout"), strict=True):
+    for ax, name in zip(
+        upper, ("deterministic", "deterministic, tempered", "MC-dropout"), strict=True
+    ):
         plots.reliability(labels, one.predictions[name].mean, title=name, ax=ax)
     scores = uncertainties(mc_prediction)
-    plots.risk_coverage(mc_prediction.mean.argmax(-1) != labels, scores, name="error rate", ax=lower[0])
-    surprise = -np.take_along_axis(np.asarray(mc_prediction.log_mean), np.asarray(labels)[:, None], -1)[:, 0]
+    plots.risk_coverage(
+        mc_prediction.mean.argmax(-1) != labels, scores, name="error rate", ax=lower[0]
+    )
+    surprise = -np.take_along_axis(
+        np.asarray(mc_prediction.log_mean), np.asarray(labels)[:, None], -1
+    )[:, 0]
     plots.sparsification(surprise, scores, name="NLL (nats)", ax=lower[1])
     samples = jax.nn.softmax(one.predictors["MC-dropout"].logits(one.data.test.images))
     plots.standard_error(samples, groups=GROUPS, name="probability", ax=lower[2])
@@ -243,21 +301,40 @@ def draw_quality(one: Run) -> Figure:
 @mpl.rc_context(_figures.STYLE)
 def draw_novelty(one: Run) -> Figure:
     figure = Figure(figsize=(13, 4))
-    panels = [("deterministic", "entropy"), ("MC-dropout", "entropy"), ("MC-dropout", "mutual information")]
+    panels = [
+        ("deterministic", "entropy"),
+        ("MC-dropout", "entropy"),
+        ("MC-dropout", "mutual information"),
+    ]
     for ax, (way, name) in zip(figure.subplots(1, 3), panels, strict=True):
         outside = {kind: uncertainties(one.unknown[kind, way])[name] for kind in one.data.unknown}
-        plots.novelty(uncertainties(one.predictions[way])[name], outside, name=f"{name} (nats)", ax=ax)
+        plots.novelty(
+            uncertainties(one.predictions[way])[name], outside, name=f"{name} (nats)", ax=ax
+        )
         ax.set_title(way)
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with MNIST's idx files (default: the digits of scikit-learn)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with MNIST's idx files (default: the digits of scikit-learn)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first network (default: 0)")
     parser.add_argument("--networks", type=int, default=5, help="how many to train (default: 5)")
-    parser.add_argument("--out", type=Path, default=Path("out/mc_classification"), help="(default: out/mc_classification)")
-    parser.add_argument("--quick", action="store_true", help="one network, few epochs and few passes")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/mc_classification"),
+        help="(default: out/mc_classification)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one network, few epochs and few passes"
+    )
     options = parser.parse_args()
     epochs, passes, networks = (5, 10, 1) if options.quick else (100, 100, options.networks)
     start = time.perf_counter()
@@ -268,7 +345,9 @@ def main() -> None:
         task = progress.add_task("Training", total=networks * epochs)
         advance = functools.partial(progress.advance, task)
         runs = [run(load(options.data, seed), epochs, passes, seed, advance) for seed in seeds]
-    console.print(quality_table(runs), "", novelty_table(runs), "\nThe figures are of the first network.")
+    console.print(
+        quality_table(runs), "", novelty_table(runs), "\nThe figures are of the first network."
+    )
 
     first = runs[0]
     figures = {

@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
-"""What a network knows of the CO2 in the air, and what it only makes up: Monte Carlo dropout beyond the data.
+"""What a network knows of the CO2 in the air, and what it only makes up: Monte Carlo dropout beyond
+the data.
 
     python examples/mc_co2.py            # some minutes on two CPU cores
-    python examples/mc_co2.py --quick    # a quarter of a minute: smaller networks, and too few steps to learn much
-    python examples/mc_co2.py --since 1959 --until 1981 --width 1024 --steps 100000    # more like the paper; hours
+    python examples/mc_co2.py --quick    # seconds: smaller networks, few steps
+    # More like the paper; hours:
+    python examples/mc_co2.py --since 1959 --until 1981 --width 1024 --steps 100000
 
-Networks learn the concentration of CO2 on Mauna Loa until some year, and are asked about the years after it, as in figure 2 of
-Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning", ICML 2016,
-arXiv:1506.02142: four hidden layers, with dropout after each. A network without dropout goes on as if it knew. With Monte Carlo
-dropout, the passes part where the data end: with ReLU the farther the more, with TanH up to a limit.
+Networks learn the concentration of CO2 on Mauna Loa until some year, and are asked about the years
+after it, as in figure 2 of Gal & Ghahramani, "Dropout as a Bayesian approximation: representing
+model uncertainty in deep learning", ICML 2016, arXiv:1506.02142: four hidden layers, with dropout
+after each. A network without dropout goes on as if it knew. With Monte Carlo dropout, the passes
+part where the data end: with ReLU the farther the more, with TanH up to a limit.
 
-Every fifth point before that year is kept from the networks. The precision of the noise, tau, is the one that makes these points
-most likely: the seasons, of which so short a training learns little, count as noise. Prints a table and draws a figure.
+Every fifth point before that year is kept from the networks. The precision of the noise, tau, is
+the one that makes these points most likely: the seasons, of which so short a training learns
+little, count as noise. Prints a table and draws a figure.
 
-The monthly means from 1959 to 2025 are in `_co2.py`. `--data` reads the tables of annual or monthly means that NOAA publishes
-(gml.noaa.gov/ccgg/trends/data.html), or a folder with the authors' `train.h5`, which needs h5py, from
-github.com/yaringal/DropoutUncertaintyCaffeModels.
+The monthly means from 1959 to 2025 are in `_co2.py`. `--data` reads the tables of annual or monthly
+means that NOAA publishes (gml.noaa.gov/ccgg/trends/data.html), or a folder with the authors'
+`train.h5`, which needs h5py, from github.com/yaringal/DropoutUncertaintyCaffeModels.
 """
 
 from __future__ import annotations
@@ -67,17 +71,26 @@ class Series(NamedTuple):
     """Of the axes."""
 
     def parts(self) -> tuple[Array, Array, Array]:
-        """Which points are for training, which lie between them and are not, and which come after the end."""
+        """Which points are for training, which lie between them and are not, and which come after
+        the end.
+        """
         before = self.time <= self.end
         fifth = np.arange(len(self.time)) % 5 == 2
         return before & ~fifth, before & fifth, ~before
 
 
 def read(path: Path | None, since: float, until: float) -> Series:
-    """The series of `_co2.py`, of a table of NOAA's, or the whole one in a folder of the authors'."""
+    """The series of `_co2.py`, of a table of NOAA's, or the whole one in a folder of the
+    authors'.
+    """
     if path is not None and path.is_dir():
         time, values = _authors(path)
-        return Series(time, values, float(time.max()), ("time (standard deviations)", "CO2 without trend (standard deviations)"))
+        return Series(
+            time,
+            values,
+            float(time.max()),
+            ("time (standard deviations)", "CO2 without trend (standard deviations)"),
+        )
     time, values = _table(path) if path else _embedded()
     recent = time >= since
     return Series(time[recent], values[recent], until, ("year", "CO2 (ppm)"))
@@ -94,9 +107,14 @@ def _authors(folder: Path) -> tuple[Array, Array]:
 
 
 def _table(path: Path) -> tuple[Array, Array]:
-    header, *rows = (line.lower().split(",") for line in path.read_text().splitlines() if line and line[0] != "#")
+    header, *rows = (
+        line.lower().split(",") for line in path.read_text().splitlines() if line and line[0] != "#"
+    )
     monthly = "decimal date" in header
-    when, what = (header.index(name) for name in (("decimal date", "average") if monthly else ("year", "mean")))
+    when, what = (
+        header.index(name)
+        for name in (("decimal date", "average") if monthly else ("year", "mean"))
+    )
     table = np.array([(float(row[when]), float(row[what])) for row in rows])
     table = table[table[:, 1] > 0]  # a month without measurements is -99.99
     return table[:, 0] + (0 if monthly else 0.5), table[:, 1]
@@ -108,10 +126,15 @@ def _table(path: Path) -> tuple[Array, Array]:
 class Network(nnx.Module):
     """Hidden layers of one width, each with dropout after it."""
 
-    def __init__(self, layers: int, width: int, activation: str, rate: float, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, layers: int, width: int, activation: str, rate: float, *, rngs: nnx.Rngs
+    ) -> None:
         self.first = nnx.Linear(1, width, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
         self.hidden = nnx.List(
-            [nnx.Linear(width, width, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs) for _ in range(layers - 1)]
+            [
+                nnx.Linear(width, width, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+                for _ in range(layers - 1)
+            ]
         )
         self.last = nnx.Linear(width, 1, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
         self.dropout = jaxdrop.nnx.Dropout(rate)
@@ -126,12 +149,18 @@ class Network(nnx.Module):
 
 
 def optimizer(steps: int) -> optax.GradientTransformation:
-    return optax.chain(optax.add_decayed_weights(1e-6), optax.adam(optax.cosine_decay_schedule(1e-3, steps)))
+    return optax.chain(
+        optax.add_decayed_weights(1e-6), optax.adam(optax.cosine_decay_schedule(1e-3, steps))
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps"), donate_argnames="state")
-def train_steps(graph: nnx.GraphDef, state: Any, x: Array, y: Array, keys: jax.Array, *, steps: int) -> tuple[Any, jax.Array]:
-    """One step of Adam on all points for each key, of `steps` in the whole training. Returns the state and the losses."""
+def train_steps(
+    graph: nnx.GraphDef, state: Any, x: Array, y: Array, keys: jax.Array, *, steps: int
+) -> tuple[Any, jax.Array]:
+    """One step of Adam on all points for each key, of `steps` in the whole training. Returns the
+    state and the losses.
+    """
 
     def loss(params: nnx.State, key: jax.Array) -> jax.Array:
         return jnp.mean((nnx.merge(graph, params)(x, nnx.Rngs(key)) - y) ** 2) / 2
@@ -145,12 +174,16 @@ def train_steps(graph: nnx.GraphDef, state: Any, x: Array, y: Array, keys: jax.A
     return lax.scan(step, state, keys)
 
 
-def train(network: Network, x: Array, y: Array, steps: int, key: jax.Array, progress: Progress, name: str) -> Network:
+def train(
+    network: Network, x: Array, y: Array, steps: int, key: jax.Array, progress: Progress, name: str
+) -> Network:
     graph, params = nnx.split(network)
     state = params, optimizer(steps).init(params)
     keys = jax.random.split(key, steps)
     for start in progress.track(range(0, steps, STEPS_AT_ONCE), description=f"Training {name}"):
-        state, losses = train_steps(graph, state, x, y, keys[start : start + STEPS_AT_ONCE], steps=steps)
+        state, losses = train_steps(
+            graph, state, x, y, keys[start : start + STEPS_AT_ONCE], steps=steps
+        )
         losses.block_until_ready()
     return nnx.merge(graph, state[0])
 
@@ -159,7 +192,9 @@ def train(network: Network, x: Array, y: Array, steps: int, key: jax.Array, prog
 
 
 class Scaling(NamedTuple):
-    """What the networks see: numbers with mean 0 and standard deviation 1 over the points for training."""
+    """What the networks see: numbers with mean 0 and standard deviation 1 over the points for
+    training.
+    """
 
     mean: float
     deviation: float
@@ -206,19 +241,29 @@ class Result(NamedTuple):
     """Precision of the noise, one over the square of the units of the data."""
 
 
-def run(series: Series, grid: Array, activation: str, options: argparse.Namespace, progress: Progress) -> Result:
+def run(
+    series: Series, grid: Array, activation: str, options: argparse.Namespace, progress: Progress
+) -> Result:
     """Trains both networks, predicts, and chooses tau on the points between those for training."""
     training, between, _ = series.parts()
     x, y = Scaling.of(series.time[training]), Scaling.of(series.values[training])
     weights, masks, passes = jax.random.split(jaxdrop.key(options.seed), 3)
     networks = []
-    for name, rate in ((f"{activation}, no dropout", 0.0), (f"{activation}, dropout {options.rate}", options.rate)):
+    for name, rate in (
+        (f"{activation}, no dropout", 0.0),
+        (f"{activation}, dropout {options.rate}", options.rate),
+    ):
         network = Network(options.layers, options.width, activation, rate, rngs=nnx.Rngs(weights))
         data = x.apply(series.time[training]), y.apply(series.values[training])
         networks.append(train(network, *data, options.steps, masks, progress, name))
     keys = jaxdrop.mc.keys(passes, options.samples)
-    both = jax.tree.map(y.undo, predict(*networks, x.apply(np.concatenate([series.time, grid])), keys))
-    points, curve = (Prediction(*parts) for parts in zip(*(np.split(v, [len(series.time)], axis=-1) for v in both), strict=True))
+    both = jax.tree.map(
+        y.undo, predict(*networks, x.apply(np.concatenate([series.time, grid])), keys)
+    )
+    points, curve = (
+        Prediction(*parts)
+        for parts in zip(*(np.split(v, [len(series.time)], axis=-1) for v in both), strict=True)
+    )
     tau = jaxdrop.mc.fit_tau(series.values[between], points.passes[:, between]).tau
     return Result(points, curve, tau)
 
@@ -227,7 +272,9 @@ def run(series: Series, grid: Array, activation: str, options: argparse.Namespac
 
 
 def table(series: Series, grid: Array, results: Mapping[str, Result]) -> Table:
-    """How far off predictions are, what the passes do not agree on, and how much of what was measured is in the intervals."""
+    """How far off predictions are, what the passes do not agree on, and how much of what was
+    measured is in the intervals.
+    """
     _, between, after = series.parts()
     before = (grid >= series.time[0]) & (grid <= series.end)
 
@@ -236,7 +283,8 @@ def table(series: Series, grid: Array, results: Mapping[str, Result]) -> Table:
 
     def errors(guess: Array) -> list[str]:
         return [
-            f"{jaxdrop.mc.metrics.rmse(series.values[part], guess[part]):.2f}" if part.any() else "" for part in (between, after)
+            f"{jaxdrop.mc.metrics.rmse(series.values[part], guess[part]):.2f}" if part.any() else ""
+            for part in (between, after)
         ]
 
     rows = []
@@ -246,15 +294,32 @@ def table(series: Series, grid: Array, results: Mapping[str, Result]) -> Table:
         inside = (lower <= series.values) & (series.values <= upper)
         spread = np.sqrt(result.curve.summary(result.tau).epistemic_variance)
         rows.append([f"{name}, no dropout", *errors(result.points.plain), *[""] * 4])
-        spreads, covered = cells(spread, (before, grid > series.end), ".2f"), cells(inside, (between, after), ".0%")
+        spreads, covered = (
+            cells(spread, (before, grid > series.end), ".2f"),
+            cells(inside, (between, after), ".0%"),
+        )
         rows.append([f"{name}, MC-dropout", *errors(np.asarray(summary.mean)), *spreads, *covered])
-    columns = ["", "RMSE\nbetween", "\nafter", "epistemic sd\nbefore", "\nafter", "in 95 %\nbetween", "\nafter"]
-    return _tables.table(f"{series.labels[1]}: before, between the points for training, and after {series.end:g}", columns, rows)
+    columns = [
+        "",
+        "RMSE\nbetween",
+        "\nafter",
+        "epistemic sd\nbefore",
+        "\nafter",
+        "in 95 %\nbetween",
+        "\nafter",
+    ]
+    return _tables.table(
+        f"{series.labels[1]}: before, between the points for training, and after {series.end:g}",
+        columns,
+        rows,
+    )
 
 
 @mpl.rc_context(_figures.STYLE)
 def draw(series: Series, grid: Array, results: Mapping[str, Result]) -> Figure:
-    """What each kind of network says before and after the end of its data, and how the disagreement of the passes grows."""
+    """What each kind of network says before and after the end of its data, and how the disagreement
+    of the passes grows.
+    """
     training, _, _ = series.parts()
     figure = Figure(figsize=(15, 5))
     *panels, last = figure.subplots(1, len(results) + 1)
@@ -262,37 +327,99 @@ def draw(series: Series, grid: Array, results: Mapping[str, Result]) -> Figure:
     for axes, (name, result) in zip(panels, results.items(), strict=True):
         axes.plot(grid, result.curve.passes[:5].T, color=_figures.BLUE, linewidth=0.5, alpha=0.7)
         jaxdrop.mc.plots.band(grid, result.curve.summary(result.tau), ax=axes)
-        axes.plot(grid, result.curve.plain, color=_figures.ORANGE, linestyle="--", label="no dropout")
-        for part, color, label in ((training, "black", "training"), (~training, _figures.GRAY, "kept back")):
-            axes.plot(series.time[part], series.values[part], ".", color=color, markersize=2.5, alpha=0.7, zorder=0, label=label)
+        axes.plot(
+            grid, result.curve.plain, color=_figures.ORANGE, linestyle="--", label="no dropout"
+        )
+        for part, color, label in (
+            (training, "black", "training"),
+            (~training, _figures.GRAY, "kept back"),
+        ):
+            axes.plot(
+                series.time[part],
+                series.values[part],
+                ".",
+                color=color,
+                markersize=2.5,
+                alpha=0.7,
+                zorder=0,
+                label=label,
+            )
         axes.axvline(series.end, color="black", linewidth=0.8, linestyle=":")
-        axes.set(title=f"{name}: mean, 95 % bands and five passes", xlabel=series.labels[0], ylabel=series.labels[1])
-        axes.set(xlim=(grid[0], grid[-1]), ylim=(series.values.min() - 0.15 * span, series.values.max() + 0.3 * span))
+        axes.set(
+            title=f"{name}: mean, 95 % bands and five passes",
+            xlabel=series.labels[0],
+            ylabel=series.labels[1],
+        )
+        axes.set(
+            xlim=(grid[0], grid[-1]),
+            ylim=(series.values.min() - 0.15 * span, series.values.max() + 0.3 * span),
+        )
         axes.legend(fontsize="small", loc="upper left")
     for (name, result), color in zip(results.items(), (_figures.BLUE, _figures.GREEN), strict=True):
         summary = result.curve.summary(result.tau)
-        last.plot(grid, np.sqrt(summary.epistemic_variance), color=color, label=f"{name}, epistemic")
-        last.axhline(np.sqrt(1 / result.tau), color=color, linestyle="--", linewidth=1, label=f"{name}, noise")
+        last.plot(
+            grid, np.sqrt(summary.epistemic_variance), color=color, label=f"{name}, epistemic"
+        )
+        last.axhline(
+            np.sqrt(1 / result.tau),
+            color=color,
+            linestyle="--",
+            linewidth=1,
+            label=f"{name}, noise",
+        )
     last.axvline(series.end, color="black", linewidth=0.8, linestyle=":")
-    last.set(title="What the passes do not agree on", xlabel=series.labels[0], xlim=(grid[0], grid[-1]), ylim=(0, None))
+    last.set(
+        title="What the passes do not agree on",
+        xlabel=series.labels[0],
+        xlim=(grid[0], grid[-1]),
+        ylim=(0, None),
+    )
     last.set(ylabel=f"standard deviation: {series.labels[1]}")
     last.legend(fontsize="small")
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a table of NOAA's, or a folder with train.h5 (default: the monthly means)")
-    parser.add_argument("--since", type=float, default=1980, help="leave out what is older (default: 1980)")
-    parser.add_argument("--until", type=float, default=2003, help="the end of the training data (default: 2003)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a table of NOAA's, or a folder with train.h5 (default: the monthly means)",
+    )
+    parser.add_argument(
+        "--since", type=float, default=1980, help="leave out what is older (default: 1980)"
+    )
+    parser.add_argument(
+        "--until", type=float, default=2003, help="the end of the training data (default: 2003)"
+    )
     parser.add_argument("--layers", type=int, default=4, help="hidden ones (default: 4)")
-    parser.add_argument("--width", type=int, default=256, help="of the hidden layers (default: 256; the paper's have 1024)")
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=256,
+        help="of the hidden layers (default: 256; the paper's have 1024)",
+    )
     parser.add_argument("--rate", type=float, default=0.1, help="dropout rate (default: 0.1)")
-    parser.add_argument("--steps", type=int, default=5000, help="of training (default: 5000; the paper takes a million)")
-    parser.add_argument("--samples", type=int, default=200, help="Monte Carlo passes (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the masks (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("out/mc_co2"), help="folder for the figure")
-    parser.add_argument("--quick", action="store_true", help="small networks, few steps, few passes")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=5000,
+        help="of training (default: 5000; the paper takes a million)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=200, help="Monte Carlo passes (default: 200)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights and the masks (default: 0)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/mc_co2"), help="folder for the figure"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small networks, few steps, few passes"
+    )
     options = parser.parse_args()
     if options.quick:
         options.width, options.steps, options.samples = 64, 200, 50

@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""A small transformer learns to write: without dropout, and with dropout in four places and drop path.
+"""A small transformer learns to write: without dropout, and with dropout in four places and drop
+path.
 
-    python examples/transformer.py            # some minutes on two CPU cores
-    python examples/transformer.py --quick    # half a minute, most of it compilation, and too few steps to learn much
-    python examples/transformer.py --linen    # the same model in Flax Linen
+    python examples/transformer.py  # some minutes on two CPU cores
+    python examples/transformer.py --quick  # half a minute, and too few steps to learn much
+    python examples/transformer.py --linen  # the same model in Flax Linen
     python examples/transformer.py --data my_text.txt
 
-Predicts the next character of Python's language reference, as it comes with every Python, without the paragraphs that it repeats.
-Learns from the first 20000 characters: so few that the model learns them by heart unless it is kept from it. Validates on the
-last 20000. Both runs start from the same parameters and take the same batches through one compiled step: in one, a schedule
-raises the rates from 0 within the first quarter of the steps; in the other they stay at 0. Prints a table and a sample of text,
-and draws the losses.
+Predicts the next character of Python's language reference, as it comes with every Python, without
+the paragraphs that it repeats. Learns from the first 20000 characters: so few that the model learns
+them by heart unless it is kept from it. Validates on the last 20000. Both runs start from the same
+parameters and take the same batches through one compiled step: in one, a schedule raises the rates
+from 0 within the first quarter of the steps; in the other they stay at 0. Prints a table and a
+sample of text, and draws the losses.
 
-With seed 0, the validation loss of the model without dropout falls to 2.38 nats within 450 steps, and is 3.43 after 1000. With
-dropout it falls to 2.34 within 850 steps, and is 2.38 after 1000. What dropout saves here is the choice of when to stop.
+With seed 0, the validation loss of the model without dropout falls to 2.38 nats within 450 steps,
+and is 3.43 after 1000. With dropout it falls to 2.34 within 850 steps, and is 2.38 after 1000. What
+dropout saves here is the choice of when to stop.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ from rich.table import Table
 import jaxdrop
 
 Array: TypeAlias = jax.Array | npt.NDArray[Any]
-# The logits of (params, tokens, key, strength). Without a key nothing is dropped; `strength` multiplies the rates.
+# The logits of (params, tokens, key, strength). Without a key nothing is dropped; `strength`
+# multiplies the rates.
 Apply: TypeAlias = Callable[..., jax.Array]
 
 EVALUATIONS = 20
@@ -66,7 +70,9 @@ class Curves(NamedTuple):
 def nnx_model(seed: int, **shape: Any) -> tuple[Apply, Any]:
     graph, params = nnx.split(transformer.Transformer(**shape, rngs=nnx.Rngs(seed)))
 
-    def apply(params: Any, tokens: Array, key: jax.Array | None = None, strength: float | jax.Array = 1.0) -> jax.Array:
+    def apply(
+        params: Any, tokens: Array, key: jax.Array | None = None, strength: float | jax.Array = 1.0
+    ) -> jax.Array:
         model = nnx.view(nnx.merge(graph, params), deterministic=key is None)
         return model(tokens, None if key is None else nnx.Rngs(key), strength=strength)
 
@@ -76,11 +82,15 @@ def nnx_model(seed: int, **shape: Any) -> tuple[Apply, Any]:
 def linen_model(seed: int, **shape: Any) -> tuple[Apply, Any]:
     model = transformer_linen.Transformer(**shape)
 
-    def apply(params: Any, tokens: Array, key: jax.Array | None = None, strength: float | jax.Array = 1.0) -> jax.Array:
+    def apply(
+        params: Any, tokens: Array, key: jax.Array | None = None, strength: float | jax.Array = 1.0
+    ) -> jax.Array:
         rngs = {} if key is None else {"dropout": key}
         return model.apply(params, tokens, deterministic=key is None, strength=strength, rngs=rngs)
 
-    return apply, model.init(jax.random.key(seed), jnp.zeros((1, shape["length"]), int), deterministic=True)
+    return apply, model.init(
+        jax.random.key(seed), jnp.zeros((1, shape["length"]), int), deterministic=True
+    )
 
 
 # -- training
@@ -92,9 +102,18 @@ def mean_loss(logits: jax.Array, rows: Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("apply", "optimizer"))
 def train_step(
-    apply: Apply, optimizer: Any, params: Any, state: Any, rows: Array, key: jax.Array, step: int, strength: Array
+    apply: Apply,
+    optimizer: Any,
+    params: Any,
+    state: Any,
+    rows: Array,
+    key: jax.Array,
+    step: int,
+    strength: Array,
 ) -> tuple[Any, Any]:
-    """One step. Its masks follow from (key, step), and its rates are traced: no other strength compiles anything again."""
+    """One step. Its masks follow from (key, step), and its rates are traced: no other strength
+    compiles anything again.
+    """
 
     def loss(params: Any) -> jax.Array:
         return mean_loss(apply(params, rows[:, :-1], jax.random.fold_in(key, step), strength), rows)
@@ -120,7 +139,9 @@ def train(
 ) -> tuple[Any, Curves]:
     """Returns the trained parameters, and how training went."""
     steps, length = options.steps, options.length
-    rates = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, steps // 10, steps, options.learning_rate / 10)
+    rates = optax.warmup_cosine_decay_schedule(
+        0.0, options.learning_rate, steps // 10, steps, options.learning_rate / 10
+    )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, weight_decay=0.01))
     state = optimizer.init(params)
     key = jaxdrop.key(options.seed)
@@ -132,13 +153,19 @@ def train(
     for step in progress.track(range(steps + 1), description=f"Training with {name}"):
         if step % max(steps // EVALUATIONS, 1) == 0:
             record.append([step, *(float(evaluate(apply, params, rows)) for rows in samples)])
-        rows = _text.windows(text.training, random.integers(options.characters - length, size=options.batch), length)
-        params, state = train_step(apply, optimizer, params, state, rows, key, step, np.float32(schedule(step)))
+        rows = _text.windows(
+            text.training, random.integers(options.characters - length, size=options.batch), length
+        )
+        params, state = train_step(
+            apply, optimizer, params, state, rows, key, step, np.float32(schedule(step))
+        )
     return params, Curves(*np.array(record).T)
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "count"))
-def write(apply: Apply, params: Any, prompt: Array, key: jax.Array, count: int, temperature: float = 0.7) -> jax.Array:
+def write(
+    apply: Apply, params: Any, prompt: Array, key: jax.Array, count: int, temperature: float = 0.7
+) -> jax.Array:
     """The numbers of `count` characters that follow the prompt, sampled one by one."""
 
     def step(window: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -157,8 +184,22 @@ def report(runs: dict[str, Curves], title: str) -> Table:
         best = np.argmin(curves.validation)
         numbers = curves.training[-1], curves.validation[-1], curves.validation[best]
         bits = curves.validation[-1] / math.log(2)
-        rows.append([name, *(f"{number:.3f}" for number in numbers), f"{curves.steps[best]:.0f}", f"{bits:.2f}"])
-    columns = ["", "training\nloss", "validation\nloss", "lowest\nvalidation", "\nat step", "bits per\ncharacter"]
+        rows.append(
+            [
+                name,
+                *(f"{number:.3f}" for number in numbers),
+                f"{curves.steps[best]:.0f}",
+                f"{bits:.2f}",
+            ]
+        )
+    columns = [
+        "",
+        "training\nloss",
+        "validation\nloss",
+        "lowest\nvalidation",
+        "\nat step",
+        "bits per\ncharacter",
+    ]
     return _tables.table(title, columns, rows)
 
 
@@ -177,32 +218,69 @@ def draw(runs: dict[str, Curves], strengths: Array, rates: dict[str, float]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a text to learn from (default: Python's language reference)")
-    parser.add_argument("--characters", type=int, default=20_000, help="to learn from, and to validate on (default: 20000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="a text to learn from (default: Python's language reference)"
+    )
+    parser.add_argument(
+        "--characters",
+        type=int,
+        default=20_000,
+        help="to learn from, and to validate on (default: 20000)",
+    )
     parser.add_argument("--linen", action="store_true", help="train the model in Flax Linen")
-    parser.add_argument("--norm", choices=("pre", "post"), default="pre", help="where the layer normalizations are")
+    parser.add_argument(
+        "--norm", choices=("pre", "post"), default="pre", help="where the layer normalizations are"
+    )
     parser.add_argument("--layers", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--width", type=int, default=96, help="features of each character (default: 96)")
+    parser.add_argument(
+        "--width", type=int, default=96, help="features of each character (default: 96)"
+    )
     parser.add_argument("--heads", type=int, default=4, help="of attention (default: 4)")
-    parser.add_argument("--length", type=int, default=64, help="of the texts, in characters (default: 64)")
+    parser.add_argument(
+        "--length", type=int, default=64, help="of the texts, in characters (default: 64)"
+    )
     parser.add_argument("--batch", type=int, default=16, help="texts a step (default: 16)")
     parser.add_argument("--steps", type=int, default=1000, help="(default: 1000)")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest (default: 0.003)")
-    parser.add_argument("--rate", type=float, default=0.1, help="of dropout; drop path ends at half of it (default: 0.1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the masks (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("out/transformer"), help="folder for the figure")
+    parser.add_argument(
+        "--learning-rate", type=float, default=3e-3, help="the highest (default: 0.003)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.1,
+        help="of dropout; drop path ends at half of it (default: 0.1)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the batches and the masks (default: 0)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/transformer"), help="folder for the figure"
+    )
     parser.add_argument("--quick", action="store_true", help="a smaller model and few steps")
     options = parser.parse_args()
     if options.quick:
-        options.layers, options.width, options.length, options.batch, options.steps = 2, 32, 64, 4, 20
+        options.layers, options.width, options.length, options.batch, options.steps = (
+            2,
+            32,
+            64,
+            4,
+            20,
+        )
     start = time.perf_counter()
     console = Console(highlight=False)
 
     text = _text.load(options.data, "characters", options.characters, options.characters)
-    shape = {name: getattr(options, name) for name in ("length", "width", "heads", "layers", "rate", "norm")}
+    shape = {
+        name: getattr(options, name)
+        for name in ("length", "width", "heads", "layers", "rate", "norm")
+    }
     make = linen_model if options.linen else nnx_model
-    apply, params = make(options.seed, vocabulary=len(text.vocabulary), path_rate=options.rate / 2, **shape)
+    apply, params = make(
+        options.seed, vocabulary=len(text.vocabulary), path_rate=options.rate / 2, **shape
+    )
     rising = jaxdrop.schedules.linear(0.0, 1.0, max(options.steps // 4, 1))
     schedules = {"no dropout": jaxdrop.schedules.constant(0.0), "dropout": rising}
     runs = {}
@@ -210,11 +288,15 @@ def main() -> None:
         for name, schedule in schedules.items():
             trained, runs[name] = train(apply, params, text, schedule, options, progress, name)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    console.print(report(runs, f"{size} parameters, {options.characters} characters; cross-entropy in nats"))
+    console.print(
+        report(runs, f"{size} parameters, {options.characters} characters; cross-entropy in nats")
+    )
 
     prompt = text.validation[: options.length]
     written = write(apply, trained, prompt, jaxdrop.key(options.seed), 400)
-    console.print("\n[bold]What the model with dropout writes behind a text from the validation data[/bold]")
+    console.print(
+        "\n[bold]What the model with dropout writes behind a text from the validation data[/bold]"
+    )
     given, new = ("".join(text.vocabulary[np.asarray(tokens)]) for tokens in (prompt, written))
     console.print(given, style="dim", markup=False, end="")
     console.print(new, markup=False)

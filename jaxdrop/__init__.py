@@ -5,7 +5,8 @@
     >>> y.shape
     (2, 3)
 
-`jaxdrop.nnx` and `jaxdrop.linen` hold the same names as Flax modules and are loaded, with Flax, on first use.
+`jaxdrop.nnx` and `jaxdrop.linen` hold the same names as Flax modules and are loaded, with Flax, on
+first use.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules
 from jaxdrop.functional.attention import dot_product_attention
-from jaxdrop.functional.elements import alpha_dropout, classic_dropout, dropout, feature_alpha_dropout
+from jaxdrop.functional.elements import (
+    alpha_dropout,
+    classic_dropout,
+    dropout,
+    feature_alpha_dropout,
+)
 from jaxdrop.functional.graphs import drop_edge, drop_node, symmetric_normalization
 from jaxdrop.functional.heads import attention_dropout, drop_head, drop_key
 from jaxdrop.functional.learned import (
@@ -33,7 +39,13 @@ from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, 
 from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, shake_drop
 from jaxdrop.functional.regions import drop_block, spatial_dropout
 from jaxdrop.functional.residuals import bias_dropout_add, dropout_add_layer_norm
-from jaxdrop.functional.sequences import embedding_dropout, locked_dropout, recurrent_dropout, word_dropout, zoneout
+from jaxdrop.functional.sequences import (
+    embedding_dropout,
+    locked_dropout,
+    recurrent_dropout,
+    word_dropout,
+    zoneout,
+)
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
 from jaxdrop.random import key

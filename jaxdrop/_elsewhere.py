@@ -1,4 +1,6 @@
-"""Where to find what is looked for in `jaxdrop` and stands elsewhere, or has another name in other libraries."""
+"""Where to find what is looked for in `jaxdrop` and stands elsewhere, or has another name in other
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import importlib.util
 import re
 import sys
 
-# Layers, which are those of a framework. The names are those of Flax, PyTorch, Keras, timm, Haiku and Equinox.
+# Layers, which are those of a framework. The names are those of Flax, PyTorch, Keras, timm, Haiku
+# and Equinox.
 _LAYERS = {
     "StochasticDepth": "DropPath",
     "SpatialDropout1D": "SpatialDropout",
@@ -43,7 +46,16 @@ _FUNCTIONS = {
     "predict": "mc.predict(fn, keys)",
 }
 # What both packages of layers have, and no function is called after.
-_IN_BOTH = ("Dropout1d", "Dropout2d", "Dropout3d", "MultiHeadAttention", "NEFTune", "RNN", "StackedRNN", "stochastic")
+_IN_BOTH = (
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "MultiHeadAttention",
+    "NEFTune",
+    "RNN",
+    "StackedRNN",
+    "stochastic",
+)
 
 
 def hint(name: str) -> str:
@@ -55,15 +67,19 @@ def hint(name: str) -> str:
     layer = _LAYERS.get(name, name)
     function = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", layer).lower()
     if layer in _IN_BOTH or (layer != function and function in names):
-        return f": it is jaxdrop.nnx.{layer} or jaxdrop.linen.{layer}, whichever the model is made of"
+        return (
+            f": it is jaxdrop.nnx.{layer} or jaxdrop.linen.{layer}, whichever the model is made of"
+        )
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     return f": is jaxdrop.{close[0]} meant?" if close else ""
 
 
 def is_import(name: str) -> bool:
-    """Whether it is `from jaxdrop import name` that asks, and `name` is no module that the import system finds next.
+    """Whether it is `from jaxdrop import name` that asks, and `name` is no module that the import
+    system finds next.
 
-    Of an AttributeError Python makes an ImportError that does not say why. It is the import system that asks, two frames up.
+    Of an AttributeError Python makes an ImportError that does not say why. It is the import system
+    that asks, two frames up.
     """
     asks = sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap"
     return asks and importlib.util.find_spec(f"jaxdrop.{name}") is None

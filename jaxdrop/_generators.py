@@ -1,6 +1,7 @@
 """Counter-based generators: (key words, position) -> 32 random bits, as plain uint32 arithmetic.
 
-Nothing here loops, stores or knows about JAX keys, so XLA fuses every generator into whatever uses its bits.
+Nothing here loops, stores or knows about JAX keys, so XLA fuses every generator into whatever uses
+its bits.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def threefry(key: Words, count: tuple[jax.Array, jax.Array]) -> Words:
-    """Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+    """Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy
+    as 1, 2, 3", SC 2011).
 
-    `jax.random` runs the same function; on CPU it is lowered to a loop there, which cannot be fused.
+    `jax.random` runs the same function; on CPU it is lowered to a loop there, which cannot be
+    fused.
     """
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     a, b = count[0] + schedule[0], count[1] + schedule[1]
@@ -36,7 +39,8 @@ def threefry(key: Words, count: tuple[jax.Array, jax.Array]) -> Words:
 
 
 def spread(key: Words, lane: int) -> Words:
-    """Two words that share nothing visible with the key's own, which may be as plain as (0, 1): a three-round Feistel network.
+    """Two words that share nothing visible with the key's own, which may be as plain as (0, 1): a
+    three-round Feistel network.
 
     Different keys give different pairs. Lanes give unrelated pairs.
     """
@@ -50,15 +54,16 @@ def spread(key: Words, lane: int) -> Words:
 def hash_bits(words: Words, positions: Positions) -> jax.Array:
     """A keyed hash of the position: 32 bits from 13 integer operations.
 
-    One word of the key moves the position, the other enters in the middle of the mixer. `words` must be `spread`: two keys whose
-    words differ in a bit only permute each other's positions.
+    One word of the key moves the position, the other enters in the middle of the mixer. `words`
+    must be `spread`: two keys whose words differ in a bit only permute each other's positions.
     """
     first, second = words
     if positions.high is not None:
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
         second = second + positions.high * np.uint32(0x85EBCA77)
         return _triple32(positions.low ^ first, second)
-    # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: a GPU joins two exclusive ors in one instruction.
+    # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: a GPU joins two exclusive
+    # ors in one instruction.
     x = positions.low ^ (positions.low >> np.uint32(17)) ^ (first ^ (first >> np.uint32(17)))
     return _after_first_shift(x, second)
 
@@ -66,9 +71,10 @@ def hash_bits(words: Words, positions: Positions) -> jax.Array:
 def _triple32(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
     """A permutation of the words for each `middle`.
 
-    The constants are those of triple32 (Wellons, hash-prospector, 2018), whose avalanche bias is at the floor of what can be
-    measured over all 2**32 inputs. `middle` joins after the second of its three products: after the first it would only shift a
-    counter, and the streams of two keys would overlap.
+    The constants are those of triple32 (Wellons, hash-prospector, 2018), whose avalanche bias is at
+    the floor of what can be measured over all 2**32 inputs. `middle` joins after the second of its
+    three products: after the first it would only shift a counter, and the streams of two keys would
+    overlap.
     """
     return _after_first_shift(x ^ (x >> np.uint32(17)), middle)
 
@@ -81,7 +87,8 @@ def _after_first_shift(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array
 
 
 class LatticePoint(NamedTuple):
-    """The place of one of S samples, as uint32 scalars. `jaxdrop._lattices` says what it is good for.
+    """The place of one of S samples, as uint32 scalars. `jaxdrop._lattices` says what it is good
+    for.
 
     Attributes:
       prime: the number of points p of its lattice, below 2**16.
@@ -97,8 +104,11 @@ class LatticePoint(NamedTuple):
     mirror: jax.Array
 
 
-def lattice_bits(words: Words, salt: jax.Array, point: LatticePoint, positions: Positions) -> jax.Array:
-    """`frac(b + a t / p)` as a word, with b in [0, 1) and a in {1, ..., p - 1} drawn for each position.
+def lattice_bits(
+    words: Words, salt: jax.Array, point: LatticePoint, positions: Positions
+) -> jax.Array:
+    """`frac(b + a t / p)` as a word, with b in [0, 1) and a in {1, ..., p - 1} drawn for each
+    position.
 
     Args:
       words: spread words, for the positions.
@@ -107,9 +117,11 @@ def lattice_bits(words: Words, salt: jax.Array, point: LatticePoint, positions: 
       positions: the positions.
     """
     offset = hash_bits(words, positions) ^ point.mirror
-    # p times this is `offset` modulo 2**32: b stands at `offset / 2**32` of its interval of length 1 / p.
+    # p times this is `offset` modulo 2**32: b stands at `offset / 2**32` of its interval of length
+    # 1 / p.
     b = offset * point.inverse
-    # A hash of the same offset is cheaper than another draw: one key's share of an interval is right to 1e-5, over keys exactly.
+    # A hash of the same offset is cheaper than another draw: one key's share of an interval is
+    # right to 1e-5, over keys exactly.
     draw = (offset ^ (offset >> np.uint32(15))) * np.uint32(0x2C1B3C6D) + salt
     draw = ((draw ^ (draw >> np.uint32(12))) * np.uint32(0x297A2D39)) >> np.uint32(16)
     a = np.uint32(1) + ((draw * (point.prime - np.uint32(1))) >> np.uint32(16))

@@ -1,6 +1,7 @@
 """The key types of this library: JAX PRNG implementations around the generators.
 
-A type's name is what a checkpoint holds, and what `jax.random.key(0, impl=name)` takes: it must never change.
+A type's name is what a checkpoint holds, and what `jax.random.key(0, impl=name)` takes: it must
+never change.
 """
 
 from __future__ import annotations
@@ -37,19 +38,27 @@ def _antithetic32(data: jax.Array, positions: Positions) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class KeyType:
-    """A PRNG implementation: keys are two words, derived from each other as threefry's are, and constants that children keep."""
+    """A PRNG implementation: keys are two words, derived from each other as threefry's are, and
+    constants that children keep.
+    """
 
     name: str
     bits32: Bits32
     rest: tuple[int, ...] = ()
 
     def bits(self, data: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
-        """Bits of any width. Narrow ones are the top bits: those are the ones that stratification orders."""
+        """Bits of any width. Narrow ones are the top bits: those are the ones that stratification
+        orders.
+        """
         bits = self.bits32(data, positions)
         if bit_width == 64:
             low = _hash32(data, positions, lane=3).astype(jnp.uint64)
             return (bits.astype(jnp.uint64) << np.uint64(32)) | low
-        return bits if bit_width == 32 else (bits >> np.uint32(32 - bit_width)).astype(DTYPES[bit_width])
+        return (
+            bits
+            if bit_width == 32
+            else (bits >> np.uint32(32 - bit_width)).astype(DTYPES[bit_width])
+        )
 
     def seed(self, value: jax.Array) -> jax.Array:
         """The words of a key from an integer: those of `jax.random.key`."""
@@ -57,7 +66,9 @@ class KeyType:
         if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"a seed must be an integer scalar, got {value.dtype}{value.shape}")
         high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
-        return jnp.stack([high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)])
+        return jnp.stack(
+            [high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)]
+        )
 
     def split(self, data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The words of so many keys from those of one."""
@@ -72,7 +83,9 @@ class KeyType:
         return self.bits(data, grid(shape, key_word=data[0]), bit_width)
 
     def _with_rest(self, data: jax.Array, words: jax.Array) -> jax.Array:
-        return jnp.concatenate([words, jnp.broadcast_to(data[2:], (*words.shape[:-1], len(self.rest)))], axis=-1)
+        return jnp.concatenate(
+            [words, jnp.broadcast_to(data[2:], (*words.shape[:-1], len(self.rest)))], axis=-1
+        )
 
     def implementation(self) -> Hashable:
         """The implementation, as the functions of `jax.random` take it for `impl`."""
@@ -109,7 +122,8 @@ HASH, STRATIFIED, ANTITHETIC = (kind.implementation() for kind in _TYPES.values(
 
 def of(key: jax.Array) -> KeyType | None:
     """The type of a typed key, or of an array of keys, if it is of this library."""
-    # JAX describes an implementation by its name if that is registered, and otherwise by an object that prints as its tag.
+    # JAX describes an implementation by its name if that is registered, and otherwise by an object
+    # that prints as its tag.
     return _TYPES.get(str(jax.random.key_impl(key)))
 
 

@@ -1,15 +1,17 @@
 """How S samples divide the unit interval among them, at every position in an order of its own.
 
-A lattice has p points, p prime. At each position the samples on it draw `frac(b + a t / p)`, t = 0, ..., p - 1, with b uniform in
-[0, 1) and a in {1, ..., p - 1}: one value in each interval of length 1/p. Every value by itself is uniform. Since p is prime, any
-two samples fall into any two of the intervals equally often (Carter & Wegman, "Universal classes of hash functions", J. Comput.
-Syst. Sci. 18, 1979), and since positions are independent of each other, the variance of a mean over the samples depends on no
-more than that: it is that of intervals in wholly random order. Only for what depends on two positions alone is the error uneven:
-small as a rule, and large where both drew the same a, as one pair in about p does.
+A lattice has p points, p prime. At each position the samples on it draw `frac(b + a t / p)`, t = 0,
+..., p - 1, with b uniform in [0, 1) and a in {1, ..., p - 1}: one value in each interval of length
+1/p. Every value by itself is uniform. Since p is prime, any two samples fall into any two of the
+intervals equally often (Carter & Wegman, "Universal classes of hash functions", J. Comput. Syst.
+Sci. 18, 1979), and since positions are independent of each other, the variance of a mean over the
+samples depends on no more than that: it is that of intervals in wholly random order. Only for what
+depends on two positions alone is the error uneven: small as a rule, and large where both drew the
+same a, as one pair in about p does.
 
-An even S is the sum p + q of two different odd primes (or 1), as far as 16 bits go. Where values of the first lattice stand at d
-of their intervals, those of the second stand at 1 - d. Below k/S there are then ceil(pk/S - d) + ceil(qk/S - 1 + d) = k of both:
-one in each interval of length 1/S.
+An even S is the sum p + q of two different odd primes (or 1), as far as 16 bits go. Where values of
+the first lattice stand at d of their intervals, those of the second stand at 1 - d. Below k/S there
+are then ceil(pk/S - d) + ceil(qk/S - 1 + d) = k of both: one in each interval of length 1/S.
 """
 
 from __future__ import annotations
@@ -23,16 +25,20 @@ MOST = 2**16 - 1
 
 
 def sizes(num: int) -> tuple[int, ...]:
-    """The numbers of points of the lattices of `num` samples: together `num`, or one more if `num` is odd and no prime."""
+    """The numbers of points of the lattices of `num` samples: together `num`, or one more if `num`
+    is odd and no prime.
+    """
     if _is_odd_prime_or_1(num):
         return (num,)
     total = num + num % 2
     if total == 2:
         return 1, 1
-    # Of few samples, a second lattice lets products of two units vary more, unless it is a single point. Of many, two equal ones
-    # make it rarer that two units go together in all samples.
+    # Of few samples, a second lattice lets products of two units vary more, unless it is a single
+    # point. Of many, two equal ones make it rarer that two units go together in all samples.
     ways = range(1, total // 2) if total < 24 else range((total - 1) // 2, 0, -1)
-    return next((total - q, q) for q in ways if _is_odd_prime_or_1(q) and _is_odd_prime_or_1(total - q))
+    return next(
+        (total - q, q) for q in ways if _is_odd_prime_or_1(q) and _is_odd_prime_or_1(total - q)
+    )
 
 
 def points(num: int) -> npt.NDArray[np.uint32]:

@@ -21,7 +21,9 @@ def load(module: str, caller: str, package: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ImportError(f"{caller} needs {package}: pip install 'jaxdrop[{extra}]', or pip install {package}") from None
+        raise ImportError(
+            f"{caller} needs {package}: pip install 'jaxdrop[{extra}]', or pip install {package}"
+        ) from None
 
 
 def find(module: str) -> Any | None:

@@ -1,8 +1,8 @@
 """Where an entry stands in the whole array.
 
-The position of the entry at coordinates `(c_0, ..., c_n)` of an array of extent `(e_0, ..., e_n)` is its row-major index
-`c_0 e_1 ... e_n + ... + c_n`, exact up to 2**64. It does not depend on how the array is tiled or sharded, which is what makes a
-mask the same under every layout.
+The position of the entry at coordinates `(c_0, ..., c_n)` of an array of extent `(e_0, ..., e_n)`
+is its row-major index `c_0 e_1 ... e_n + ... + c_n`, exact up to 2**64. It does not depend on how
+the array is tiled or sharded, which is what makes a mask the same under every layout.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ Coordinate = jax.Array | Wide
 
 
 class Positions(NamedTuple):
-    """Row-major positions, `high * 2**32 + low`; `high` is None where the array surely has at most 2**32 entries.
+    """Row-major positions, `high * 2**32 + low`; `high` is None where the array surely has at most
+    2**32 entries.
 
-    `jax.export` has symbolic lengths. An array that has one may have more entries, unless the constraints of the length say
-    otherwise. A high word that turns out to be 0 gives the bits that None gives.
+    `jax.export` has symbolic lengths. An array that has one may have more entries, unless the
+    constraints of the length say otherwise. A high word that turns out to be 0 gives the bits that
+    None gives.
     """
 
     high: jax.Array | None
     low: jax.Array
 
 
-def linear(coordinates: Sequence[Coordinate], extent: Sequence[int], *, key_word: jax.Array | None = None) -> Positions:
+def linear(
+    coordinates: Sequence[Coordinate], extent: Sequence[int], *, key_word: jax.Array | None = None
+) -> Positions:
     """Positions of entries from one uint32 coordinate array an axis, in an array of shape `extent`.
 
-    The coordinate arrays broadcast against each other. A coordinate may be a (high, low) pair. Positions do not depend on
-    `key_word`, but XLA does not see that: in a loop over keys it would compute them once for all, and store them.
+    The coordinate arrays broadcast against each other. A coordinate may be a (high, low) pair.
+    Positions do not depend on `key_word`, but XLA does not see that: in a loop over keys it would
+    compute them once for all, and store them.
     """
     zero = None if key_word is None else key_word >> np.uint32(31) >> np.uint32(1)
     size = math.prod(extent)
@@ -53,7 +58,9 @@ def linear(coordinates: Sequence[Coordinate], extent: Sequence[int], *, key_word
         stride = functools.reduce(times, inner, 1)
         if stride != 1 and zero is not None:  # XLA never stores a bare iota
             coordinate = jax.tree.map(lambda x: x + zero, coordinate)
-        word, more = (coordinate[1], coordinate[0]) if isinstance(coordinate, tuple) else (coordinate, None)
+        word, more = (
+            (coordinate[1], coordinate[0]) if isinstance(coordinate, tuple) else (coordinate, None)
+        )
         _, low_stride = words_of(stride)
         if high is None:
             low = low + word * low_stride
@@ -79,18 +86,21 @@ def grid(
 
     Args:
       shape: the shape of the block.
-      origin: the block's place along each axis, counted in blocks: 3 on an axis of length 8 starts at coordinate 24. Zero by
-        default.
+      origin: the block's place along each axis, counted in blocks: 3 on an axis of length 8 starts
+        at coordinate 24. Zero by default.
       extent: the shape of the whole array that the block is part of; `shape` by default.
       sharding: the layout to give to the positions, for meshes with explicit axes.
       key_word: as in `linear`.
     """
     extent = tuple(shape) if extent is None else tuple(extent)
     coordinates = [
-        coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding) for axis in range(len(shape))
+        coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding)
+        for axis in range(len(shape))
     ]
     high, low = linear(coordinates, extent, key_word=key_word)
-    return Positions(None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape))
+    return Positions(
+        None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape)
+    )
 
 
 def coordinate(
@@ -100,14 +110,18 @@ def coordinate(
     length: int,
     sharding: NamedSharding | None,
 ) -> Coordinate:
-    """The coordinates along one axis, of length `length` in the whole array, of a block as in `grid`; of the block's shape."""
+    """The coordinates along one axis, of length `length` in the whole array, of a block as in
+    `grid`; of the block's shape.
+    """
     start = jnp.asarray(origin, jnp.uint32)
     moved = not isinstance(origin, int) or origin != 0
     # Without jax_enable_x64, JAX counts symbolic lengths in 31 bits.
     if at_most(length, WORD) or not (is_known(length) or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
         near = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
         return near + start * words_of(shape[axis])[1] if moved else near
-    with jax.enable_x64(True):  # an axis of more than 2**32 entries: the one place where a word is not enough to count
+    with jax.enable_x64(
+        True
+    ):  # an axis of more than 2**32 entries: the one place where a word is not enough to count
         far = lax.broadcasted_iota(jnp.uint64, shape, axis, out_sharding=sharding)
         high = (far >> np.uint64(32)).astype(jnp.uint32)
         low = far.astype(jnp.uint32)

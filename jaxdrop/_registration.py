@@ -1,8 +1,9 @@
 """Makes a PRNG implementation known to JAX by its name.
 
-The one place that reaches into JAX. `jax.extend.random.define_prng_impl` is public, but what it defines has no name: `impl="..."`
-does not find it, and Orbax, which writes down the name, cannot restore a key. JAX's own generators register themselves by the
-line below. Where a JAX has no such line, keys work as before, but for their names; see `jaxdrop.key` for what to save then.
+The one place that reaches into JAX. `jax.extend.random.define_prng_impl` is public, but what it
+defines has no name: `impl="..."` does not find it, and Orbax, which writes down the name, cannot
+restore a key. JAX's own generators register themselves by the line below. Where a JAX has no such
+line, keys work as before, but for their names; see `jaxdrop.key` for what to save then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Keys as plain arrays, for what stores arrays alone: `flax.serialization`, `np.savez`, arguments of `jax.export`.
+"""Keys as plain arrays, for what stores arrays alone: `flax.serialization`, `np.savez`, arguments
+of `jax.export`.
 
     words = jaxdrop.random.unwrap_keys(state)
     state = jaxdrop.random.wrap_keys(words, state)
@@ -17,7 +18,8 @@ import numpy as np
 
 
 def unwrap_keys(tree: Any) -> Any:
-    """`tree` with `jax.random.key_data(key)` for each typed key (or array of keys) in it; other leaves as they are.
+    """`tree` with `jax.random.key_data(key)` for each typed key (or array of keys) in it; other
+    leaves as they are.
 
     Args:
       tree: any pytree, such as a key, or the `nnx.state` of a model.
@@ -28,11 +30,11 @@ def unwrap_keys(tree: Any) -> Any:
 def wrap_keys(tree: Any, like: Any) -> Any:
     """`tree` with a key wherever `like` has one: the inverse of `unwrap_keys`.
 
-    It restores what `unwrap_keys` made, whatever wrote and read it. It also gives keys the type that `like` has, such as keys
-    that were pickled by another version of this library.
+    It restores what `unwrap_keys` made, whatever wrote and read it. It also gives keys the type
+    that `like` has, such as keys that were pickled by another version of this library.
 
-    Orbax stores keys by itself, with the name of their generator. Where JAX does not know that name ("unrecognized PRNG
-    implementation"), read the words of the keys as NumPy arrays:
+    Orbax stores keys by itself, with the name of their generator. Where JAX does not know that name
+    ("unrecognized PRNG implementation"), read the words of the keys as NumPy arrays:
 
         words = jaxdrop.random.unwrap_keys(state)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), words)
@@ -41,8 +43,9 @@ def wrap_keys(tree: Any, like: Any) -> Any:
 
     Args:
       tree: a pytree with uint32 arrays, or keys, in place of keys.
-      like: a pytree of the same structure, whose keys say of which generator they are and which shape they have. Its values do
-        not count: those of `jax.eval_shape` or `nnx.eval_shape` will do.
+      like: a pytree of the same structure, whose keys say of which generator they are and which
+        shape they have. Its values do not count: those of `jax.eval_shape` or `nnx.eval_shape` will
+        do.
 
     Raises:
       ValueError: the trees differ in structure, or an array does not hold the words of such keys.
@@ -56,16 +59,22 @@ def _wrap(path: tuple[Any, ...], leaf: Any, like: Any) -> Any:
     words = jax.random.key_data(leaf) if _is_key(leaf) else leaf
     implementation, expected = _described(like)
     if np.shape(words) != expected.shape or getattr(words, "dtype", None) != np.uint32:
-        found = f"{words.dtype}{list(np.shape(words))}" if hasattr(words, "dtype") else f"{type(words).__name__} {words!r}"
+        found = (
+            f"{words.dtype}{list(np.shape(words))}"
+            if hasattr(words, "dtype")
+            else f"{type(words).__name__} {words!r}"
+        )
         raise ValueError(
-            f"{jax.tree_util.keystr(path) or 'tree'} must hold the words of {like.dtype}{list(like.shape)}, which are"
-            f" uint32{list(expected.shape)}, got {found}"
+            f"{jax.tree_util.keystr(path) or 'tree'} must hold the words of"
+            f" {like.dtype}{list(like.shape)}, which are uint32{list(expected.shape)}, got {found}"
         )
     return jax.random.wrap_key_data(jnp.asarray(words), impl=implementation)
 
 
 def _described(like: Any) -> tuple[Hashable, jax.ShapeDtypeStruct]:
-    """The implementation of keys, and the shape of their words; the keys may be a `jax.ShapeDtypeStruct`."""
+    """The implementation of keys, and the shape of their words; the keys may be a
+    `jax.ShapeDtypeStruct`.
+    """
     found = []
 
     def words(keys: jax.Array) -> jax.Array:

@@ -1,4 +1,5 @@
-"""Lets `jax.export` write functions that return this library's results: summaries of samples, metrics, graphs.
+"""Lets `jax.export` write functions that return this library's results: summaries of samples,
+metrics, graphs.
 
 A result's serialized name stands in files: it must never change.
 """
@@ -37,7 +38,9 @@ RESULTS: tuple[type[Any], ...] = (
 def register() -> None:
     """Registers the results with JAX."""
     for result in RESULTS:
-        with contextlib.suppress(ValueError):  # a module that is loaded again: JAX registers a name once
+        with contextlib.suppress(
+            ValueError
+        ):  # a module that is loaded again: JAX registers a name once
             _register(result, f"jaxdrop.{result.__name__}")
 
 

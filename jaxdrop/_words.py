@@ -1,8 +1,8 @@
 """Arithmetic on 32-bit words, for numbers that need two of them.
 
-JAX has no 64-bit integers unless a global flag is set, so a position in an array of more than 2**32 entries is a pair (high
-word, low word), and products are formed from 16-bit halves: shifts, additions and 32-bit products are what every backend
-vectorises.
+JAX has no 64-bit integers unless a global flag is set, so a position in an array of more than 2**32
+entries is a pair (high word, low word), and products are formed from 16-bit halves: shifts,
+additions and 32-bit products are what every backend vectorises.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def multiply_high(a: jax.Array, b: jax.Array | np.uint32) -> jax.Array:
 
 
 def multiply_wide(a: jax.Array, b: int | Wide) -> Wide:
-    """`a b mod 2**64` as (high, low), for a uint32 array and a number below 2**64, given as such or as its two words."""
+    """`a b mod 2**64` as (high, low), for a uint32 array and a number below 2**64, given as such or
+    as its two words.
+    """
     high, low = words_of(b)
     return multiply_high(a, low) + a * high, a * low
 
@@ -45,13 +47,17 @@ def add_wide(a: Wide, b: Wide) -> Wide:
 
 
 def words_of(number: Any) -> tuple[Any, Any]:
-    """(high, low) of a number below 2**64; of one that is a symbolic length of `jax.export`, as arrays."""
+    """(high, low) of a number below 2**64; of one that is a symbolic length of `jax.export`, as
+    arrays.
+    """
     if isinstance(number, tuple):
         return number
     if is_known(number):
         high, low = divmod(number, WORD)
         return np.uint32(high), np.uint32(low)
-    value = jnp.asarray(number)  # of 64 bits if jax_enable_x64 is set; otherwise JAX takes no length to exceed 31
+    value = jnp.asarray(
+        number
+    )  # of 64 bits if jax_enable_x64 is set; otherwise JAX takes no length to exceed 31
     high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
     return high.astype(jnp.uint32), value.astype(jnp.uint32)
 
@@ -70,7 +76,9 @@ def is_known(length: int) -> bool:
 
 
 def at_most(length: int, bound: int) -> bool:
-    """Whether a length is at most `bound`, for certain: a symbolic one counts as longer unless its constraints rule that out."""
+    """Whether a length is at most `bound`, for certain: a symbolic one counts as longer unless its
+    constraints rule that out.
+    """
     try:
         return bool(length <= bound)
     except jax.errors.InconclusiveDimensionOperation:

@@ -1,7 +1,8 @@
-"""Rates that change during training: functions of the step, in Optax's form `schedule(count) -> rate`.
+"""Rates that change during training: functions of the step, in Optax's form `schedule(count) ->
+rate`.
 
-`count` is the number of steps taken so far: a Python number or a traced one. What comes back goes straight into a function or a
-module as its rate, and one compiled step serves all counts:
+`count` is the number of steps taken so far: a Python number or a traced one. What comes back goes
+straight into a function or a module as its rate, and one compiled step serves all counts:
 
     schedule = schedules.early(0.1, cutoff=10_000)
 
@@ -9,10 +10,11 @@ module as its rate, and one compiled step serves all counts:
     def step(params, batch, key, count):
         ... jaxdrop.dropout(key, x, schedule(count)) ...
 
-Any function of a count is a schedule, so these mix with Optax's, as in `optax.join_schedules([constant(0.1), linear(0.1, 0.5,
-1000)], [500])`, and `lambda count: schedule(count % period)` repeats one. Unlike Optax's, they reach their first and last rates
-exactly, whatever XLA makes of the arithmetic (`optax.linear_schedule(0.5, 0.0, 10)` ends at -7e-9 under `jit`), and take integer
-counts under strict dtype promotion.
+Any function of a count is a schedule, so these mix with Optax's, as in
+`optax.join_schedules([constant(0.1), linear(0.1, 0.5, 1000)], [500])`, and `lambda count:
+schedule(count % period)` repeats one. Unlike Optax's, they reach their first and last rates
+exactly, whatever XLA makes of the arithmetic (`optax.linear_schedule(0.5, 0.0, 10)` ends at -7e-9
+under `jit`), and take integer counts under strict dtype promotion.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
       begin: when it begins.
 
     Raises:
-      TypeError, ValueError: a rate is not a number in [0, 1]; a step is not an integer, or too small.
+      TypeError, ValueError: a rate is not a number in [0, 1]; a step is not an integer, or too
+        small.
     """
     start, end = _rate("start", start), _rate("end", end)
     fraction = _fraction(steps, begin)
@@ -67,18 +70,22 @@ def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
 
 @_checks.hinted
 def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
-    """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: slow at both ends, up or down.
+    """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: slow at both ends, up
+    or down.
 
     Downward and from step 0 it is `optax.cosine_decay_schedule(start, steps, alpha=end / start)`.
 
     Args and Raises: as `linear`.
 
     References:
-      Loshchilov & Hutter, "SGDR: stochastic gradient descent with warm restarts", 2016, arXiv:1608.03983, for the shape.
+      Loshchilov & Hutter, "SGDR: stochastic gradient descent with warm restarts", 2016,
+      arXiv:1608.03983, for the shape.
     """
     start, end = _rate("start", start), _rate("end", end)
     fraction = _fraction(steps, begin)
-    return lambda count: _between(start, end, 0.5 - 0.5 * jnp.cos(np.float32(math.pi) * fraction(count)))
+    return lambda count: _between(
+        start, end, 0.5 - 0.5 * jnp.cos(np.float32(math.pi) * fraction(count))
+    )
 
 
 @_checks.hinted
@@ -93,11 +100,13 @@ def cyclic(start: float, turn: float, period: int) -> Schedule:
       period: in steps, at least 2.
 
     Raises:
-      TypeError, ValueError: a rate is not a number in [0, 1]; `period` is not an integer, or too small.
+      TypeError, ValueError: a rate is not a number in [0, 1]; `period` is not an integer, or too
+        small.
 
     References:
-      Smith, "Cyclical learning rates for training neural networks", 2015, arXiv:1506.01186, for the shape. Zhou et al.,
-      "Scheduled DropHead: a regularization method for transformer models", 2020, arXiv:2004.13342, for the V.
+      Smith, "Cyclical learning rates for training neural networks", 2015, arXiv:1506.01186, for the
+      shape. Zhou et al., "Scheduled DropHead: a regularization method for transformer models",
+      2020, arXiv:2004.13342, for the V.
     """
     start, turn = _rate("start", start), _rate("turn", turn)
     period = _steps("period", period, least=2)
@@ -113,7 +122,8 @@ def cyclic(start: float, turn: float, period: int) -> Schedule:
 def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
     """Early dropout: `rate` for the first `cutoff` steps, and 0 from then on.
 
-    From `cutoff` on a mask keeps everything and its scale is 1: the values are those of a model without dropout, bit for bit.
+    From `cutoff` on a mask keeps everything and its scale is 1: the values are those of a model
+    without dropout, bit for bit.
 
     Args:
       rate: a number in [0, 1].
@@ -121,11 +131,12 @@ def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
       decay: fall linearly, from `rate` at step 0 to 0 at step `cutoff - 1`.
 
     Raises:
-      TypeError, ValueError: `rate` is not a number in [0, 1]; `cutoff` is not an integer, or too small.
+      TypeError, ValueError: `rate` is not a number in [0, 1]; `cutoff` is not an integer, or too
+        small.
 
     References:
-      Liu, Xu, Jin, Shen & Darrell, "Dropout reduces underfitting", 2023, arXiv:2303.01500: rate 0.1 (0.5 for stochastic depth),
-      for 50 of 300 epochs.
+      Liu, Xu, Jin, Shen & Darrell, "Dropout reduces underfitting", 2023, arXiv:2303.01500: rate 0.1
+      (0.5 for stochastic depth), for 50 of 300 epochs.
     """
     if _checks.check_flag(decay, "decay"):
         return linear(rate, 0.0, _steps("cutoff", cutoff, least=2) - 1)
@@ -152,8 +163,10 @@ def curriculum(rate: float, gamma: float) -> Schedule:
     In terms of keeping, as the paper has it: `(1 - k) exp(-gamma count) + k` with `k = 1 - rate`.
 
     Args:
-      rate: a number in [0, 1], the limit. The authors have 0.1 for the input, 0.25 after convolutions, 0.5 in dense layers.
-      gamma: per step, above 0. The authors' code takes 1e-3 and 1e-4; `10 / steps` gets to within 5e-5 of the limit in `steps`.
+      rate: a number in [0, 1], the limit. The authors have 0.1 for the input, 0.25 after
+        convolutions, 0.5 in dense layers.
+      gamma: per step, above 0. The authors' code takes 1e-3 and 1e-4; `10 / steps` gets to within
+        5e-5 of the limit in `steps`.
 
     Raises:
       TypeError, ValueError: `rate` is not a number in [0, 1], or `gamma` not a positive one.
@@ -170,7 +183,8 @@ def curriculum(rate: float, gamma: float) -> Schedule:
 def annealed(rate: float, gamma: float) -> Schedule:
     """Annealed dropout: `rate exp(-gamma count)`, from `rate` towards 0.
 
-    It is `optax.exponential_decay(rate, 1, exp(-gamma))`. For a fall that ends, `linear(rate, 0, steps)`.
+    It is `optax.exponential_decay(rate, 1, exp(-gamma))`. For a fall that ends, `linear(rate, 0,
+    steps)`.
 
     Args:
       rate: a number in [0, 1], at step 0.
@@ -180,8 +194,8 @@ def annealed(rate: float, gamma: float) -> Schedule:
       TypeError, ValueError: `rate` is not a number in [0, 1], or `gamma` not a positive one.
 
     References:
-      Rennie, Goel & Thomas, "Annealed dropout training of deep networks", 2014; in the form that Morerio et al., "Curriculum
-      dropout", 2017, arXiv:1703.06229, compare with.
+      Rennie, Goel & Thomas, "Annealed dropout training of deep networks", 2014; in the form that
+      Morerio et al., "Curriculum dropout", 2017, arXiv:1703.06229, compare with.
     """
     rate = _rate("rate", rate)
     speed = np.float32(_gamma(gamma))
@@ -192,33 +206,40 @@ def annealed(rate: float, gamma: float) -> Schedule:
 def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
     """DropBlock's schedule: linear from 0 to `rate / 4**(4 - group)` within `steps` steps.
 
-    In terms of keeping, as its code has it: `k(t) = 1 - (1 - k) t / T`, and `1 - (1 - k(t)) / 4**(4 - group)` for a group of
-    blocks.
+    In terms of keeping, as its code has it: `k(t) = 1 - (1 - k) t / T`, and `1 - (1 - k(t)) / 4**(4
+    - group)` for a group of blocks.
 
     Args:
       rate: a number in [0, 1]; 0.1 in the paper's ResNet-50.
       steps: of the whole training, at least 1.
-      group: of the four groups of residual blocks of a ResNet, 1 to 4. The paper drops in groups 3 and 4.
+      group: of the four groups of residual blocks of a ResNet, 1 to 4. The paper drops in groups 3
+        and 4.
 
     Raises:
-      TypeError, ValueError: `rate` is not a number in [0, 1]; `steps` is not a positive integer; `group` is not 1, 2, 3 or 4.
+      TypeError, ValueError: `rate` is not a number in [0, 1]; `steps` is not a positive integer;
+        `group` is not 1, 2, 3 or 4.
 
     References:
-      Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", 2018, arXiv:1810.12890.
+      Ghiasi, Lin & Le, "DropBlock: a regularization method for convolutional networks", 2018,
+      arXiv:1810.12890.
     """
     if _checks.check_integer(group, "group") not in (1, 2, 3, 4):
         got = _checks.quoted(group)
-        raise ValueError(f"group must be 1, 2, 3 or 4, got {got}: the groups of residual blocks of a ResNet, first to last.")
+        raise ValueError(
+            f"group must be 1, 2, 3 or 4, got {got}: the groups of residual blocks of a ResNet,"
+            " first to last."
+        )
     return linear(0.0, _rate("rate", rate) / 4 ** (4 - group), steps)
 
 
 @_checks.hinted
 def scheduled_drop_path(rate: float, steps: int) -> Schedule:
-    """ScheduledDropPath: linear from 0 to `rate` within `steps` steps, for the last cell of a network.
+    """ScheduledDropPath: linear from 0 to `rate` within `steps` steps, for the last cell of a
+    network.
 
-    `jaxdrop.depth_rates(schedule(count), num_cells, rule="paper")` gives the rates of all cells: `rate (cell / num_cells) (count
-    / steps)`, with cells numbered from 1. That is version 3 of NASNet's code; this schedule alone is its version 1, `depth_rates`
-    alone version 2.
+    `jaxdrop.depth_rates(schedule(count), num_cells, rule="paper")` gives the rates of all cells:
+    `rate (cell / num_cells) (count / steps)`, with cells numbered from 1. That is version 3 of
+    NASNet's code; this schedule alone is its version 1, `depth_rates` alone version 2.
 
     Args:
       rate: a number in [0, 1].
@@ -228,7 +249,8 @@ def scheduled_drop_path(rate: float, steps: int) -> Schedule:
       TypeError, ValueError: `rate` is not a number in [0, 1], or `steps` not a positive integer.
 
     References:
-      Zoph, Vasudevan, Shlens & Le, "Learning transferable architectures for scalable image recognition", 2017, arXiv:1707.07012.
+      Zoph, Vasudevan, Shlens & Le, "Learning transferable architectures for scalable image
+      recognition", 2017, arXiv:1707.07012.
     """
     return linear(0.0, _rate("rate", rate), steps)
 
@@ -253,7 +275,9 @@ def _count(count: Count) -> jax.Array:
     """The number of steps taken so far, as an array."""
     array = jnp.asarray(_checks.check_array(count, "count"))
     if not (jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)):
-        raise TypeError(f"count must be the number of steps taken so far, got {_checks.quoted(count)}")
+        raise TypeError(
+            f"count must be the number of steps taken so far, got {_checks.quoted(count)}"
+        )
     return array
 
 
@@ -265,7 +289,9 @@ def _between(start: float, end: float, fraction: jax.Array) -> jax.Array:
 
 def _rate(name: str, rate: Any) -> float:
     """A rate that is known now."""
-    return _checks.check_known_rate(rate, name, "multiply the schedule's value by an array, or by a traced number, instead.")
+    return _checks.check_known_rate(
+        rate, name, "multiply the schedule's value by an array, or by a traced number, instead."
+    )
 
 
 def _gamma(gamma: Any) -> float:
@@ -278,4 +304,6 @@ def _gamma(gamma: Any) -> float:
 
 
 def _steps(name: str, steps: Any, *, least: int = 1) -> int:
-    return _checks.check_count(steps, name, least=least, most=2**31 - 1, kind="an integer number of steps")
+    return _checks.check_count(
+        steps, name, least=least, most=2**31 - 1, kind="an integer number of steps"
+    )

@@ -1,21 +1,28 @@
-"""The key of a training step, as a function of the step: there is no generator whose state has to be carried or saved.
+"""The key of a training step, as a function of the step: there is no generator whose state has to
+be carried or saved.
 
-A run that is stopped and resumed draws the masks that it would have drawn, and so does one that is resumed on another mesh:
+A run that is stopped and resumed draws the masks that it would have drawn, and so does one that is
+resumed on another mesh:
 
     key = jaxdrop.step_key(jaxdrop.key(seed), step)
 
-=============================  =========================================================================================
+=============================  =====================================================================
 where                          what to do
-=============================  =========================================================================================
-NNX                            `model(x, rngs=nnx.Rngs(key))`, of layers that were made without `rngs`
+=============================  =====================================================================
+NNX                            `model(x, rngs=nnx.Rngs(key))`, of layers that were made without
+                               `rngs`
 Linen                          `model.apply(params, x, rngs={"dropout": key})`
-gradient accumulation          `step_key(key, step, micro_batch=i)` within the loop over micro-batches
-`jit`, whatever the mesh       nothing: an array is the whole array, and each device computes its own part of the mask
-`shard_map`, `pmap`            `spec=PartitionSpec(...)` for the layers, and the same key on all devices: the masks of `jit`
-ensembles; masks that are to   `step_key(key, step, replica=i)`, such as `replica=jax.lax.axis_index("data")`
-differ from replica to replica
-remat, scan over layers        nothing for remat: what is computed again comes from the same key. `jax.random.split` for layers
-=============================  =========================================================================================
+gradient accumulation          `step_key(key, step, micro_batch=i)` within the loop over
+                               micro-batches
+`jit`, whatever the mesh       nothing: an array is the whole array, and each device computes its
+                               own part of the mask
+`shard_map`, `pmap`            `spec=PartitionSpec(...)` for the layers, and the same key on all
+                               devices: the masks of `jit`
+masks that differ from one     `step_key(key, step, replica=i)`, such as
+replica to the next            `replica=jax.lax.axis_index("data")`
+remat, scan over layers        nothing for remat: what is computed again comes from the same key.
+                               `jax.random.split` for layers
+=============================  =====================================================================
 """
 
 from __future__ import annotations
@@ -32,36 +39,45 @@ from jaxdrop import _checks, random
 from jaxdrop._words import WORD
 
 # Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
-_DOMAINS = {name: int.from_bytes(name[:4].encode(), "big") for name in ("step", "micro_batch", "replica")}
+_DOMAINS = {
+    name: int.from_bytes(name[:4].encode(), "big") for name in ("step", "micro_batch", "replica")
+}
 
 
 @_checks.hinted
 def step_key(
-    key: jax.Array, step: int | jax.Array, *, micro_batch: int | jax.Array | None = None, replica: int | jax.Array | None = None
+    key: jax.Array,
+    step: int | jax.Array,
+    *,
+    micro_batch: int | jax.Array | None = None,
+    replica: int | jax.Array | None = None,
 ) -> jax.Array:
-    """`fold_in(fold_in(key, name), index)` for each of `step`, `micro_batch` and `replica` that is given, in this order.
+    """`fold_in(fold_in(key, name), index)` for each of `step`, `micro_batch` and `replica` that is
+    given, in this order.
 
-    The names keep the parts apart: micro-batch 1 of a step has nothing in common with replica 1 of it, nor with the step itself,
-    nor with what Flax derives from `key`. Keys that differ in any part coincide as often as random ones of 64 bits do.
+    The names keep the parts apart: micro-batch 1 of a step has nothing in common with replica 1 of
+    it, nor with the step itself, nor with what Flax derives from `key`. Keys that differ in any
+    part coincide as often as random ones of 64 bits do.
 
-    Accumulating the gradients of micro-batches is to draw other masks than one large batch does: those of each micro-batch by
-    itself.
+    Accumulating the gradients of micro-batches is to draw other masks than one large batch does:
+    those of each micro-batch by itself.
 
     Args:
       key: a single key of any kind, such as `jaxdrop.key(seed)`.
       step: the number of steps taken so far, from 0 on; may be traced, as may the others.
       micro_batch: which part of the step's batch, from 0 on.
-      replica: which copy of the model, where copies are to draw masks of their own. It makes masks depend on how many devices
-        there are. Where arrays are merely divided among devices, as in data-parallel training, leave it out: under `jit` the
-        masks differ by themselves, and in `shard_map` and `pmap` `spec` makes them those of `jit`.
+      replica: which copy of the model, where copies are to draw masks of their own. It makes masks
+        depend on how many devices there are. Where arrays are merely divided among devices, as in
+        data-parallel training, leave it out: under `jit` the masks differ by themselves, and in
+        `shard_map` and `pmap` `spec` makes them those of `jit`.
 
     Returns:
       A key of the same kind.
 
     Raises:
       TypeError: no key, or an index that is no integer scalar.
-      ValueError: no key, an array of keys, or an index outside [0, 2**32). A traced index is checked under `checkify` only: a
-        negative one counts modulo 2**32.
+      ValueError: no key, an array of keys, or an index outside [0, 2**32). A traced index is
+        checked under `checkify` only: a negative one counts modulo 2**32.
     """
     key = random.checked(key, "step_key", always=True)
     for name, index in (("step", step), ("micro_batch", micro_batch), ("replica", replica)):
@@ -73,9 +89,16 @@ def step_key(
 def _index(name: str, value: Any) -> jax.Array:
     value = _checks.unwrapped(value)
     dtype = value.dtype if isinstance(value, (jax.Array, np.ndarray, np.generic)) else None
-    integer = isinstance(value, numbers.Integral) if dtype is None else jnp.issubdtype(dtype, jnp.integer) and not value.shape
+    integer = (
+        isinstance(value, numbers.Integral)
+        if dtype is None
+        else jnp.issubdtype(dtype, jnp.integer) and not value.shape
+    )
     if not integer or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, or an array of one integer, counted from 0; got {_checks.quoted(value)}")
+        raise TypeError(
+            f"{name} must be an integer, or an array of one integer, counted from 0; got"
+            f" {_checks.quoted(value)}"
+        )
     if isinstance(value, jax.core.Tracer):
         inside = (value >= 0) & (value.astype(jnp.uint32).astype(dtype) == value)
         checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=value)

@@ -1,11 +1,13 @@
-"""What this library does on the accelerator that JAX finds: exactness first, then time and memory over what they are bound by.
+"""What this library does on the accelerator that JAX finds: exactness first, then time and memory
+over what they are bound by.
 
-    python scripts/check_accelerator.py --out docs/results     # about eight minutes on one GPU; runs on a CPU too
-    python scripts/check_accelerator.py --quick                # small shapes: to see that everything runs; nothing is judged
+    python scripts/check_accelerator.py --out docs/results  # about eight minutes on a GPU
+    python scripts/check_accelerator.py --quick  # small shapes: only that it runs
 
-Figures are written to `accelerator-DEVICE.json` in --out as they come, so that a run that is stopped keeps what it has
-measured. A measurement that fails is recorded with its error, and the next one runs; the exit status is then 1. Peers that are
-not installed (PyTorch, cuDNN) are left out.
+Figures are written to `accelerator-DEVICE.json` in --out as they come, so that a run that is
+stopped keeps what it has measured. A measurement that fails is recorded with its error, and the
+next one runs; the exit status is then 1. Peers that are not installed (PyTorch, cuDNN) are left
+out.
 """
 
 from __future__ import annotations
@@ -37,10 +39,16 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the JSON file")
-    parser.add_argument("--minutes", type=float, default=8, help="no measurement begins later than this")
-    parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help="may be repeated")
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="no measurement begins later than this"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=MEASUREMENTS, metavar="NAME", help="may be repeated"
+    )
     parser.add_argument("--quick", action="store_true", help="small shapes and few runs")
     arguments = parser.parse_args()
     device = jax.devices()[0]

@@ -5,10 +5,10 @@
     python scripts/check_errors.py --calls 500 --show 5
     python scripts/check_errors.py --only "nnx.*" --show 20 --outcome "internal error"
 
-A right call of every function and layer is spoiled in one argument: a value of a wrong kind, shape, dtype or range, a traced
-value where it has to be known, a key in a wrong place, an argument of another library. The error must be a TypeError, ValueError
-or NotImplementedError that this library raises itself, and name the argument. The exit status is the number of figures above
-their bars.
+A right call of every function and layer is spoiled in one argument: a value of a wrong kind, shape,
+dtype or range, a traced value where it has to be known, a key in a wrong place, an argument of
+another library. The error must be a TypeError, ValueError or NotImplementedError that this library
+raises itself, and name the argument. The exit status is the number of figures above their bars.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ def table(judged: Iterable[Judged]) -> rich.table.Table:
     for one in judged:
         for row in (_package(one.mistake.call.name), "all"):
             counts[row][one.outcome] += 1
-    shown = rich.table.Table("", "calls", *get_args(Outcome), title="wrong calls", title_justify="left")
+    shown = rich.table.Table(
+        "", "calls", *get_args(Outcome), title="wrong calls", title_justify="left"
+    )
     for row in sorted(counts, key=lambda row: (row == "all", row)):
-        shown.add_row(row, str(counts[row].total()), *(str(counts[row][name]) for name in get_args(Outcome)))
+        shown.add_row(
+            row, str(counts[row].total()), *(str(counts[row][name]) for name in get_args(Outcome))
+        )
     return shown
 
 
@@ -61,12 +65,20 @@ def _package(name: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="*", help="a pattern of names, such as 'nnx.*' or '*.drop_block'")
-    parser.add_argument("--show", type=int, default=3, help="how many examples of each outcome to show")
-    parser.add_argument("--outcome", choices=get_args(Outcome), help="show examples of this outcome only")
+    parser.add_argument(
+        "--only", default="*", help="a pattern of names, such as 'nnx.*' or '*.drop_block'"
+    )
+    parser.add_argument(
+        "--show", type=int, default=3, help="how many examples of each outcome to show"
+    )
+    parser.add_argument(
+        "--outcome", choices=get_args(Outcome), help="show examples of this outcome only"
+    )
     arguments = parser.parse_args()
     jax.config.update("jax_traceback_filtering", "off")
     chosen = surface(arguments.only)
@@ -83,7 +95,9 @@ def main() -> int:
         count = sum(one.outcome == outcome for one in judged)
         reached = count <= bar * len(judged) / 10_000
         missed += not reached
-        console.print(f"  {outcome}: {count} (bar {bar:g} in 10 000) {'reached' if reached else 'missed'}")
+        console.print(
+            f"  {outcome}: {count} (bar {bar:g} in 10 000) {'reached' if reached else 'missed'}"
+        )
     return missed
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compares every metric over many float32 predictions with float64 NumPy.
 
-    python scripts/check_metrics.py              # 2^24 predictions: some minutes, and 8 GB of memory
-    python scripts/check_metrics.py --log2 20    # fewer
+    python scripts/check_metrics.py  # 2^24 predictions: some minutes, and 8 GB of memory
+    python scripts/check_metrics.py --log2 20  # fewer
     python scripts/check_metrics.py --only ece aurc
 
 An error above 1e-6 is a failure.
@@ -35,7 +35,9 @@ def cases(number: int) -> dict[str, Case]:
     rng = np.random.default_rng(0)
     p = rng.uniform(0.9, 1, number)
     p = np.minimum(np.where(rng.random(number) < 0.5, np.round(p, 2), p), 0.999).astype(np.float32)
-    labels = (rng.random(number) > p).astype(np.int32)  # calibrated: the label 0 has the probability p
+    labels = (rng.random(number) > p).astype(
+        np.int32
+    )  # calibrated: the label 0 has the probability p
     two, exact = np.stack([p, 1 - p], axis=-1), p.astype(np.float64)
     ones, right = (labels == 1).astype(np.float64), (labels == 0).astype(np.float64)
     y, mean = rng.normal(100, 1, (2, number)).astype(np.float32)
@@ -48,7 +50,12 @@ def cases(number: int) -> dict[str, Case]:
 
     def width(confidence: np.ndarray, hits: np.ndarray) -> np.ndarray:
         bins = np.searchsorted(np.float32(np.linspace(0, 1, 16)[1:-1]), confidence, side="right")
-        return np.stack([np.bincount(bins, x, 15) for x in (np.ones(number), hits, confidence.astype(np.float64))])
+        return np.stack(
+            [
+                np.bincount(bins, x, 15)
+                for x in (np.ones(number), hits, confidence.astype(np.float64))
+            ]
+        )
 
     def gaps(sums: np.ndarray) -> float:
         return float(np.abs(sums[1] - sums[2]).sum() / sums[0].sum())
@@ -58,20 +65,28 @@ def cases(number: int) -> dict[str, Case]:
 
     def mass() -> float:
         order = p.argsort(kind="stable")
-        _, start, group, count = np.unique(p[order], return_index=True, return_inverse=True, return_counts=True)
+        _, start, group, count = np.unique(
+            p[order], return_index=True, return_inverse=True, return_counts=True
+        )
         share = (np.add.reduceat(right[order], start) / count)[group]
         parts = zip(np.array_split(exact[order], 15), np.array_split(share, 15), strict=True)
         return sum(abs((hits - confidence).sum()) for confidence, hits in parts) / number
 
     def risks(uncertainty: np.ndarray, loss: np.ndarray) -> np.ndarray:
         order = uncertainty.argsort(kind="stable")
-        _, start, group, count = np.unique(uncertainty[order], return_index=True, return_inverse=True, return_counts=True)
-        return (np.add.reduceat(loss[order], start) / count)[group].cumsum() / np.arange(1, number + 1)
+        _, start, group, count = np.unique(
+            uncertainty[order], return_index=True, return_inverse=True, return_counts=True
+        )
+        return (np.add.reduceat(loss[order], start) / count)[group].cumsum() / np.arange(
+            1, number + 1
+        )
 
     def crps() -> float:
         z = (wide[0] - wide[1]) / wide[2]
         density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        return float((wide[2] * (z * (2 * special.ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))).mean())
+        return float(
+            (wide[2] * (z * (2 * special.ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))).mean()
+        )
 
     def crps_samples() -> float:
         ordered = np.sort(wide[3] - wide[0], axis=0)
@@ -79,7 +94,12 @@ def cases(number: int) -> dict[str, Case]:
         return float((np.abs(ordered).mean(0) - pairs.sum(0) / 16).mean())
 
     def observed() -> Any:
-        return np.searchsorted(np.sort(np.abs(2 * levels - 1)), np.float32(np.linspace(0, 1, 100)), side="right") / number
+        return (
+            np.searchsorted(
+                np.sort(np.abs(2 * levels - 1)), np.float32(np.linspace(0, 1, 100)), side="right"
+            )
+            / number
+        )
 
     expected = np.linspace(0, 1, 100)
     z = (wide[0] - wide[1]) / wide[2]
@@ -95,10 +115,16 @@ def cases(number: int) -> dict[str, Case]:
             lambda: -np.where(labels == 0, np.log(exact), np.log1p(-exact)).mean(),
         ),
         "brier": (lambda: metrics.brier(labels, two), lambda: (2 * (1 - picked) ** 2).mean()),
-        "brier, binary": (lambda: metrics.brier(labels == 0, p, binary=True), lambda: ((exact - right) ** 2).mean()),
+        "brier, binary": (
+            lambda: metrics.brier(labels == 0, p, binary=True),
+            lambda: ((exact - right) ** 2).mean(),
+        ),
         "accuracy": (lambda: metrics.accuracy(labels, two), right.mean),
         "ece": (lambda: metrics.ece(labels, two), lambda: gaps(width(p, right))),
-        "ece, binary": (lambda: metrics.ece(labels, 1 - p, binary=True), lambda: gaps(width(1 - p, ones))),
+        "ece, binary": (
+            lambda: metrics.ece(labels, 1 - p, binary=True),
+            lambda: gaps(width(1 - p, ones)),
+        ),
         "mce": (lambda: metrics.mce(labels, two), lambda: greatest(width(p, right))),
         "classwise_ece": (
             lambda: metrics.classwise_ece(labels, two),
@@ -106,9 +132,18 @@ def cases(number: int) -> dict[str, Case]:
         ),
         "adaptive_ece": (lambda: metrics.adaptive_ece(labels, two), mass),
         "aurc": (lambda: metrics.aurc(errors, 1 - p), lambda: risks(1 - p, ones).mean()),
-        "aurc, all equal": (lambda: metrics.aurc(levels, np.zeros_like(levels)), lambda: levels.mean(dtype=np.float64)),
-        "risk_coverage": (lambda: metrics.risk_coverage(errors, tied).risk, lambda: risks(tied, ones)),
-        "ause": (lambda: metrics.ause(errors, tied), lambda: (risks(tied, ones) - risks(errors, ones)).mean()),
+        "aurc, all equal": (
+            lambda: metrics.aurc(levels, np.zeros_like(levels)),
+            lambda: levels.mean(dtype=np.float64),
+        ),
+        "risk_coverage": (
+            lambda: metrics.risk_coverage(errors, tied).risk,
+            lambda: risks(tied, ones),
+        ),
+        "ause": (
+            lambda: metrics.ause(errors, tied),
+            lambda: (risks(tied, ones) - risks(errors, ones)).mean(),
+        ),
         "rmse": (lambda: metrics.rmse(y, mean), lambda: np.sqrt(((wide[0] - wide[1]) ** 2).mean())),
         "gaussian_nll": (
             lambda: metrics.gaussian_nll(y, mean, std),
@@ -120,27 +155,43 @@ def cases(number: int) -> dict[str, Case]:
             lambda: metrics.picp(y, mean - std, mean + std),
             lambda: ((mean - std <= y) & (y <= mean + std)).mean(),
         ),
-        "mpiw": (lambda: metrics.mpiw(mean, mean + std), lambda: ((mean + std).astype(np.float64) - mean).mean()),
+        "mpiw": (
+            lambda: metrics.mpiw(mean, mean + std),
+            lambda: ((mean + std).astype(np.float64) - mean).mean(),
+        ),
         "sharpness": (lambda: metrics.sharpness(std), lambda: np.sqrt((wide[2] ** 2).mean())),
         "calibration_curve": (lambda: metrics.calibration_curve(levels).observed, observed),
-        "rmsce": (lambda: metrics.rmsce(levels), lambda: np.sqrt(((observed() - expected) ** 2).mean())),
+        "rmsce": (
+            lambda: metrics.rmsce(levels),
+            lambda: np.sqrt(((observed() - expected) ** 2).mean()),
+        ),
         "mace": (lambda: metrics.mace(levels), lambda: np.abs(observed() - expected).mean()),
         "auroc": (lambda: metrics.auroc(p[::2], p[1::2]), lambda: _wins(p[::2], p[1::2])),
-        "fit_temperature": (lambda: mc.fit_temperature(labels, np.log(two)).nll, lambda: -np.log(picked).mean()),
+        "fit_temperature": (
+            lambda: mc.fit_temperature(labels, np.log(two)).nll,
+            lambda: -np.log(picked).mean(),
+        ),
     }
 
 
 def _wins(inside: np.ndarray, outside: np.ndarray) -> float:
     ordered = np.sort(inside)
     return float(
-        (np.searchsorted(ordered, outside, "left") + np.searchsorted(ordered, outside, "right")).mean() / (2 * inside.size)
+        (
+            np.searchsorted(ordered, outside, "left") + np.searchsorted(ordered, outside, "right")
+        ).mean()
+        / (2 * inside.size)
     )
 
 
 def main() -> int:
     """Prints the table, and returns the number of failures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log2", type=int, default=24, help="the logarithm of the number of predictions")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--log2", type=int, default=24, help="the logarithm of the number of predictions"
+    )
     parser.add_argument("--only", nargs="*", help="names of metrics")
     args = parser.parse_args()
     failures = 0
@@ -156,7 +207,9 @@ def main() -> int:
         error = float(np.abs(found - exact).max())
         failures += not error <= TOLERANCE
         print(
-            f"{name:<20}{exact.mean():>14.8f}{error:>10.1e}{seconds:>9.1f}{'' if error <= TOLERANCE else '   FAILS'}", flush=True
+            f"{name:<20}{exact.mean():>14.8f}{error:>10.1e}{seconds:>9.1f}"
+            f"{'' if error <= TOLERANCE else '   FAILS'}",
+            flush=True,
         )
     return failures
 

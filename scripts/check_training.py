@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks what `scripts/train.py` promises, on the CPU: the same run on every layout, after every kill, from every checkpoint.
+"""Checks what `scripts/train.py` promises, on the CPU: the same run on every layout, after every
+kill, from every checkpoint.
 
     python scripts/check_training.py              # everything: about half an hour on two cores
     python scripts/check_training.py kills        # one part
@@ -31,7 +32,18 @@ from training.checkpoints import read
 from training.launch import launch, launch_all
 
 IMAGES: list[Any] = ["--model", "mlp", "--eval-examples", 64, "--schedule", "linear"]
-TEXT: list[Any] = ["--model", "transformer", "--width", 32, "--length", 32, "--batch", 16, "--eval-examples", 32]
+TEXT: list[Any] = [
+    "--model",
+    "transformer",
+    "--width",
+    32,
+    "--length",
+    32,
+    "--batch",
+    16,
+    "--eval-examples",
+    32,
+]
 
 
 class Row(NamedTuple):
@@ -65,7 +77,10 @@ class Run:
     def must_go(self) -> None:
         """Runs what the other runs are compared with."""
         if code := self.go():
-            raise SystemExit(f"train.py {' '.join(map(str, self.arguments))}: exit code {code}\n{self.output.read_text()}")
+            raise SystemExit(
+                f"train.py {' '.join(map(str, self.arguments))}: exit code"
+                f" {code}\n{self.output.read_text()}"
+            )
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -84,7 +99,9 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         found = (self.folder / "checkpoints").glob("*")
-        return sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
+        return sorted(
+            (path for path in found if path.name.isdecimal()), key=lambda path: int(path.name)
+        )
 
     @property
     def state(self) -> Any:
@@ -96,7 +113,9 @@ class Run:
 
     def equals(self, other: Run) -> bool:
         """Whether all logged figures and all arrays are the same, bit for bit."""
-        return self.log == other.log and jax.tree.all(jax.tree.map(np.array_equal, self.state, other.state))
+        return self.log == other.log and jax.tree.all(
+            jax.tree.map(np.array_equal, self.state, other.state)
+        )
 
 
 class Layout(NamedTuple):
@@ -163,10 +182,19 @@ LAYOUTS = {
 def layouts(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """The same seed everywhere: masks, and what 50 steps make of the parameters.
 
-    Some gradients are 0 but for rounding, such as that of the bias of attention's keys. AdamW would make whole steps of them,
-    the usual `eps` being smaller.
+    Some gradients are 0 but for rounding, such as that of the bias of attention's keys. AdamW would
+    make whole steps of them, the usual `eps` being smaller.
     """
-    length = ["--adam-eps", 1e-4, "--steps", 10 if options.quick else 50, "--eval-every", 1000, "--save-every", 1000]
+    length = [
+        "--adam-eps",
+        1e-4,
+        "--steps",
+        10 if options.quick else 50,
+        "--eval-every",
+        1000,
+        "--save-every",
+        1000,
+    ]
     kinds: dict[str, list[Any]] = {
         "masks": ["--model", "masks"],
         "transformer": TEXT,
@@ -189,7 +217,9 @@ def layouts(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
                 yield Row(f"{kind}: {name}", "bit-equal" if same else "differ", same)
             else:
                 worst = max(jax.tree.leaves(jax.tree.map(distance, run.state["params"], expected)))
-                yield Row(f"{kind}: {name}", f"parameters differ by {worst:.1e} at most", worst < 1e-5)
+                yield Row(
+                    f"{kind}: {name}", f"parameters differ by {worst:.1e} at most", worst < 1e-5
+                )
 
 
 def distance(x: Any, y: Any) -> float:
@@ -206,18 +236,43 @@ def elsewhere(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         first = Run(folder / kind, [*arguments, *length])
         first.must_go()
         losses = [line["loss"] for line in first.lines if "loss" in line]
-        for index, (begin, end) in enumerate(zip(ways, ways[1:][: 2 if options.quick else None], strict=False)):
+        for index, (begin, end) in enumerate(
+            zip(ways, ways[1:][: 2 if options.quick else None], strict=False)
+        ):
             run = Run(folder / f"{kind}-{index}", [*arguments, *length])
-            codes = run.go(begin[1]._replace(arguments=(*begin[1].arguments, "--stop-at", 10))), run.go(end[1])
+            codes = (
+                run.go(begin[1]._replace(arguments=(*begin[1].arguments, "--stop-at", 10))),
+                run.go(end[1]),
+            )
             found = [line["loss"] for line in run.lines if "loss" in line]
-            worst = max(abs(a - b) for a, b in zip(found, losses, strict=True)) if not any(codes) else np.inf
+            worst = (
+                max(abs(a - b) for a, b in zip(found, losses, strict=True))
+                if not any(codes)
+                else np.inf
+            )
             what = f"{kind}: {begin[0]}, then {end[0]}"
-            yield Row(what, f"losses differ by {worst:.1e} at most", worst == 0 if kind == "masks" else worst < 1e-4)
+            yield Row(
+                what,
+                f"losses differ by {worst:.1e} at most",
+                worst == 0 if kind == "masks" else worst < 1e-4,
+            )
 
 
 def kills(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """`kill -9` at random moments, and resumed: all figures and arrays are those of the run that was left alone."""
-    arguments = [*IMAGES, "--steps", 400, "--eval-every", 10, "--save-every", 10, "--micro-batches", 2]
+    """`kill -9` at random moments, and resumed: all figures and arrays are those of the run that
+    was left alone.
+    """
+    arguments = [
+        *IMAGES,
+        "--steps",
+        400,
+        "--eval-every",
+        10,
+        "--save-every",
+        10,
+        "--micro-batches",
+        2,
+    ]
     whole = Run(folder / "whole", arguments)
     whole.must_go()
     random = np.random.default_rng(options.seed)
@@ -238,7 +293,9 @@ def kills(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def damage(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """Damaged checkpoints: the run goes on from the last good one and says so, or ends; it never starts again by itself."""
+    """Damaged checkpoints: the run goes on from the last good one and says so, or ends; it never
+    starts again by itself.
+    """
     whole = Run(folder / "whole", [*IMAGES, "--steps", 40, "--eval-every", 10, "--save-every", 10])
     whole.must_go()
     random = np.random.default_rng(options.seed)
@@ -247,7 +304,9 @@ def damage(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         run = Run(folder / name.replace(" ", "-"), whole.arguments[:-2])
         shutil.copytree(whole.folder, run.folder)
         for checkpoint in run.checkpoints[checkpoints]:
-            files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size)
+            files = sorted(
+                path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size
+            )
             harm(files[random.integers(len(files))])
         return run, run.go()
 
@@ -262,19 +321,38 @@ def damage(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     def lose(path: Path) -> None:
         path.unlink()
 
-    for kind, harm in {"a bit flipped": flip, "a file truncated": truncate, "a file lost": lose}.items():
+    for kind, harm in {
+        "a bit flipped": flip,
+        "a file truncated": truncate,
+        "a file lost": lose,
+    }.items():
         for number in range(1 if options.quick else 5):
             run, code = broken(f"{kind} {number}", harm, slice(-1, None))
-            good = code == 0 and run.equals(whole) and "is not used" in run.says and "behind step 30" in run.says
+            good = (
+                code == 0
+                and run.equals(whole)
+                and "is not used" in run.says
+                and "behind step 30" in run.says
+            )
             yield Row(f"the newest, {kind}", run.says[:120], good)
     run, code = broken("the newest two", flip, slice(-2, None))
-    yield Row("the newest two", run.says[:120], code == 0 and run.equals(whole) and "behind step 20" in run.says)
+    yield Row(
+        "the newest two",
+        run.says[:120],
+        code == 0 and run.equals(whole) and "behind step 20" in run.says,
+    )
     run, code = broken("all of them", flip, slice(None))
-    yield Row("all of them", run.says[-120:], code == 1 and run.log == whole.log and "None of the 3 checkpoints" in run.says)
+    yield Row(
+        "all of them",
+        run.says[-120:],
+        code == 1 and run.log == whole.log and "None of the 3 checkpoints" in run.says,
+    )
 
 
 def errors(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """What goes wrong: a clear message, an exit code that is not 0, and earlier checkpoints that can still be used."""
+    """What goes wrong: a clear message, an exit code that is not 0, and earlier checkpoints that
+    can still be used.
+    """
     del options
     short = [*IMAGES, "--steps", 40, "--eval-every", 10, "--save-every", 10]
     mnist = folder / "mnist"
@@ -295,16 +373,26 @@ def errors(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     for index, (message, arguments) in enumerate(cases.items()):
         run = Run(folder / f"error-{index}", [*short, *arguments])
         code = run.go(Layout(4 if "--batch" in arguments else 1))
-        yield Row(" ".join(map(str, arguments[-2:])), run.says[-150:], code > 0 and message in run.says)
+        yield Row(
+            " ".join(map(str, arguments[-2:])), run.says[-150:], code > 0 and message in run.says
+        )
 
     run, whole = Run(folder / "full", short), Run(folder / "whole", short)
     whole.must_go()
     run.go(Layout(arguments=("--stop-at", 20)))
     code = run.go(largest_file=10_000)
-    row = Row("no room on the disk", run.says[-150:], code > 0 and "those before it are intact" in run.says)
+    row = Row(
+        "no room on the disk",
+        run.says[-150:],
+        code > 0 and "those before it are intact" in run.says,
+    )
     yield row._replace(good=row.good and run.go() == 0 and run.equals(whole))
     code = run.go(Layout(arguments=("--seed", 1)))
-    yield Row("another seed in the same folder", run.says[-150:], code > 0 and "--seed was 0 and is 1" in run.says)
+    yield Row(
+        "another seed in the same folder",
+        run.says[-150:],
+        code > 0 and "--seed was 0 and is 1" in run.says,
+    )
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterator[Row]]] = {
@@ -313,11 +401,17 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterator[Row]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)"
+    )
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--kills", type=int, default=20, help="how many runs to kill (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments, and of the damage (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the moments, and of the damage (default: 0)"
+    )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -336,7 +430,10 @@ def main() -> None:
                 rows.append(["✓" if row.good else "✗", row.what, row.found])
                 console.print(*rows[-1])
                 bad += not row.good
-            console.print(f"[bold]{name}[/bold]: {sum(row[0] == '✓' for row in rows)} of {len(rows)} as promised\n")
+            console.print(
+                f"[bold]{name}[/bold]: {sum(row[0] == '✓' for row in rows)} of {len(rows)} as"
+                " promised\n"
+            )
     sys.exit(bad > 0)
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compiles dropout for a TPU, on any x86-64 Linux machine, and prints what the compiler says about it.
+"""Compiles dropout for a TPU, on any x86-64 Linux machine, and prints what the compiler says about
+it.
 
     python -m venv .venv-tpu
     .venv-tpu/bin/pip install 'jax[tpu]' '.[scripts]'
@@ -7,9 +8,10 @@
     .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
     .venv-tpu/bin/python scripts/compile_tpu.py train --topology v5e:4x4
 
-The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its own, because JAX looks for a TPU
-wherever libtpu is installed. Cycles are the compiler's own estimates, summed over the instructions of one device's program: a
-loop's body as often as it runs, and of the branches of a condition the longest.
+The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its
+own, because JAX looks for a TPU wherever libtpu is installed. Cycles are the compiler's own
+estimates, summed over the instructions of one device's program: a loop's body as often as it runs,
+and of the branches of a condition the longest.
 """
 
 from __future__ import annotations
@@ -25,9 +27,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Before JAX is imported: libtpu would ask the cloud what machine this is, and JAX would look for a TPU to run on.
+# Before JAX is imported: libtpu would ask the cloud what machine this is, and JAX would look for a
+# TPU to run on.
 os.environ.update(
-    TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-4", JAX_PLATFORMS="cpu"
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_WORKER_HOSTNAMES="localhost",
+    TPU_ACCELERATOR_TYPE="v5litepod-4",
+    JAX_PLATFORMS="cpu",
 )
 
 import jax
@@ -85,9 +91,14 @@ def collectives(compiled: jax.stages.Compiled) -> int:
 
 def core(mesh: Mesh) -> Iterator[Table | Bar]:
     """One call over an array of 16384 x 4096 that is divided along both axes."""
-    divided, everywhere = NamedSharding(mesh, PartitionSpec(*mesh.axis_names)), NamedSharding(mesh, PartitionSpec())
+    divided, everywhere = (
+        NamedSharding(mesh, PartitionSpec(*mesh.axis_names)),
+        NamedSharding(mesh, PartitionSpec()),
+    )
     tables = {
-        cycles: Table(f"estimated cycles of one of {mesh.size} devices", "", {}, limit=_peers.MULTIPLY),
+        cycles: Table(
+            f"estimated cycles of one of {mesh.size} devices", "", {}, limit=_peers.MULTIPLY
+        ),
         scratch_bytes: Table("temporaries", "B", {}),
         collectives: Table("collectives", "", {}),
     }
@@ -102,76 +113,151 @@ def core(mesh: Mesh) -> Iterator[Table | Bar]:
             key = jax.ShapeDtypeStruct(single.shape, single.dtype, sharding=everywhere)
             compiled = jax.jit(build(peer.drop)).lower(key, *values).compile()
             for figure, table in tables.items():
-                table.figures.setdefault(f"{title}, {jnp.dtype(dtype).name}", {})[name] = figure(compiled)
+                table.figures.setdefault(f"{title}, {jnp.dtype(dtype).name}", {})[name] = figure(
+                    compiled
+                )
     yield from tables.values()
     case = "forward, bfloat16"
     estimate = tables[cycles].figures[case]
-    yield Bar(f"cycles, {case}: jaxdrop / multiply", estimate[_peers.OWN_KEY] / estimate[_peers.MULTIPLY], "<=", 1.1)
-    yield Bar(f"collectives, {case}", tables[collectives].figures[case][_peers.OWN_KEY], "<=", 0, "")
+    yield Bar(
+        f"cycles, {case}: jaxdrop / multiply",
+        estimate[_peers.OWN_KEY] / estimate[_peers.MULTIPLY],
+        "<=",
+        1.1,
+    )
+    yield Bar(
+        f"collectives, {case}", tables[collectives].figures[case][_peers.OWN_KEY], "<=", 0, ""
+    )
 
 
 def attention(mesh: Mesh) -> Iterator[Table | Bar]:
-    """Forward and backward over 4096 tokens of 8 examples with 16 heads of 64, divided by example and head."""
-    divided, everywhere = NamedSharding(mesh, PartitionSpec("data", None, "model")), NamedSharding(mesh, PartitionSpec())
+    """Forward and backward over 4096 tokens of 8 examples with 16 heads of 64, divided by example
+    and head.
+    """
+    divided, everywhere = (
+        NamedSharding(mesh, PartitionSpec("data", None, "model")),
+        NamedSharding(mesh, PartitionSpec()),
+    )
     arrays = [jax.ShapeDtypeStruct((8, 4096, 16, 64), jnp.bfloat16, sharding=divided)] * 4
-    figures: dict[Callable[[Any], Any], dict[str, float]] = {cycles: {}, scratch_bytes: {}, collectives: {}}
+    figures: dict[Callable[[Any], Any], dict[str, float]] = {
+        cycles: {},
+        scratch_bytes: {},
+        collectives: {},
+    }
     for name, (attend, key) in attentions().items():
-        single = jax.tree.map(lambda key: jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere), key)
+        single = jax.tree.map(
+            lambda key: jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere), key
+        )
         compiled = jax.jit(_peers.with_gradient(attend)).lower(single, *arrays).compile()
         for figure, row in figures.items():
             row[name] = figure(compiled)
     case = "8 x 16 heads of 64, length 4096, bfloat16, forward + backward"
-    yield Table(f"estimated cycles of one of {mesh.size} devices", "", {case: figures[cycles]}, limit=OWN_KEY)
+    yield Table(
+        f"estimated cycles of one of {mesh.size} devices",
+        "",
+        {case: figures[cycles]},
+        limit=OWN_KEY,
+    )
     yield Table("temporaries", "B", {case: figures[scratch_bytes]})
     yield Table("collectives", "", {case: figures[collectives]})
-    yield Bar("cycles: with dropout / without", figures[cycles][OWN_KEY] / figures[cycles][NO_DROPOUT], "<=", 1.25)
+    yield Bar(
+        "cycles: with dropout / without",
+        figures[cycles][OWN_KEY] / figures[cycles][NO_DROPOUT],
+        "<=",
+        1.25,
+    )
     yield Bar("collectives", figures[collectives][OWN_KEY], "<=", 0, "")
 
 
 def train(mesh: Mesh) -> Iterator[Table | Bar]:
     """The training step of a transformer, in bfloat16, its batch and its parameters divided."""
-    shape = training.Shape(batch=8 * mesh.shape["data"], length=1024, width=1024, heads=16, layers=8)
+    shape = training.Shape(
+        batch=8 * mesh.shape["data"], length=1024, width=1024, heads=16, layers=8
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
-    tokens = jax.ShapeDtypeStruct((shape.batch, shape.length + 1), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec("data")))
-    figures: dict[Callable[[Any], Any], dict[str, float]] = {cycles: {}, scratch_bytes: {}, held_bytes: {}, collectives: {}}
+    tokens = jax.ShapeDtypeStruct(
+        (shape.batch, shape.length + 1),
+        jnp.int32,
+        sharding=NamedSharding(mesh, PartitionSpec("data")),
+    )
+    figures: dict[Callable[[Any], Any], dict[str, float]] = {
+        cycles: {},
+        scratch_bytes: {},
+        held_bytes: {},
+        collectives: {},
+    }
     for name, candidate in training.candidates(shape, jnp.bfloat16).items():
         given = jax.eval_shape(candidate.start)
-        # The moments of Adam have the names of the parameters, and so their layout; the key and counters have none.
+        # The moments of Adam have the names of the parameters, and so their layout; the key and
+        # counters have none.
         layouts = layout(given, mesh, fsdp=False)
-        given = jax.tree.map(lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), given, layouts)
-        compiled = jax.jit(candidate.run, out_shardings=(*layouts[1:], everywhere)).lower(*given, tokens).compile()
+        given = jax.tree.map(
+            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), given, layouts
+        )
+        compiled = (
+            jax.jit(candidate.run, out_shardings=(*layouts[1:], everywhere))
+            .lower(*given, tokens)
+            .compile()
+        )
         for figure, row in figures.items():
             row[name] = figure(compiled)
     case, none = str(shape), training.NO_DROPOUT
-    yield Table(f"estimated cycles of one of {mesh.size} devices", "", {case: figures[cycles]}, limit=none)
+    yield Table(
+        f"estimated cycles of one of {mesh.size} devices", "", {case: figures[cycles]}, limit=none
+    )
     yield Table("temporaries of one device", "B", {case: figures[scratch_bytes]})
     yield Table("parameters and optimizer on one device", "B", {case: figures[held_bytes]})
     yield Table("collectives", "", {case: figures[collectives]})
     for name, bound in ((training.NOT_IN_ATTENTION, 1.05), (OWN_KEY, 1.25)):
-        yield Bar(f"cycles: {name} / none", figures[cycles][name] / figures[cycles][none], "<=", bound)
-        yield Bar(f"collectives added: {name}", figures[collectives][name] - figures[collectives][none], "<=", 0, "")
-        yield Bar(f"temporaries: {name} / none", figures[scratch_bytes][name] / figures[scratch_bytes][none], "<=", 1.01)
+        yield Bar(
+            f"cycles: {name} / none", figures[cycles][name] / figures[cycles][none], "<=", bound
+        )
+        yield Bar(
+            f"collectives added: {name}",
+            figures[collectives][name] - figures[collectives][none],
+            "<=",
+            0,
+            "",
+        )
+        yield Bar(
+            f"temporaries: {name} / none",
+            figures[scratch_bytes][name] / figures[scratch_bytes][none],
+            "<=",
+            1.01,
+        )
 
 
 SUITES = {"attention": attention, "core": core, "train": train}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--topology", default="v5e:2x2", help="as libtpu names it (default: %(default)s)")
+    parser.add_argument(
+        "--topology", default="v5e:2x2", help="as libtpu names it (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
-        sys.exit("libtpu is not installed in this environment. It needs one of its own:\n" + (__doc__ or "").split("\n\n")[1])
+        sys.exit(
+            "libtpu is not installed in this environment. It needs one of its own:\n"
+            + (__doc__ or "").split("\n\n")[1]
+        )
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology)
     except jax.errors.JaxRuntimeError as error:
         # Only one process at a time can use libtpu.
         sys.exit(f"libtpu cannot compile for {arguments.topology} now: {error}")
-    mesh = Mesh(np.array(topology.devices).reshape(-1, 2 if len(topology.devices) < 16 else 4), ("data", "model"))
+    mesh = Mesh(
+        np.array(topology.devices).reshape(-1, 2 if len(topology.devices) < 16 else 4),
+        ("data", "model"),
+    )
     report = Report(f"{arguments.suite}, {arguments.topology}")
-    report.console.print(", ".join(f"{package} {version}" for package, version in versions().items()))
+    report.console.print(
+        ", ".join(f"{package} {version}" for package, version in versions().items())
+    )
     for item in SUITES[arguments.suite](mesh):
         report.add(item)
     report.close()

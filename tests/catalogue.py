@@ -1,6 +1,8 @@
-"""Every variant once. The properties in `test_catalogue.py` and `test_sharding.py` hold for each row.
+"""Every variant once. The properties in `test_catalogue.py` and `test_sharding.py` hold for each
+row.
 
-A new variant is a new row. Where a property cannot hold for it, the row says so in `exempt`, with the mathematical reason.
+A new variant is a new row. Where a property cannot hold for it, the row says so in `exempt`, with
+the mathematical reason.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ class Law:
     """How likely entries are to be dropped, and which of them fall together."""
 
     units: Callable[[Shape], np.ndarray]
-    """For each entry, the number of the coin that decides on it. Different coins are independent."""
+    """For each entry, the number of the coin that decides on it. Different coins are independent.
+    """
     rates: Callable[[float, Shape], np.ndarray] = lambda rate, shape: np.full(shape, rate)
     """For each entry, the probability of being dropped."""
 
@@ -108,7 +111,9 @@ class Variant:
     linen: Callable[..., nn.Module]
     """`linen(rate, *, deterministic)`."""
     shape: Shape = (8, 16)
-    """Of the input in most properties; eight devices must be able to share the first and the last axis."""
+    """Of the input in most properties; eight devices must be able to share the first and the last
+    axis.
+    """
     large: Shape = (1024, 1024)
     """Of the input in which temporary memory is measured."""
     exempt: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -116,9 +121,15 @@ class Variant:
 
     def example(self, dtype: Any = jnp.float32) -> jax.Array:
         """An input of `shape` without zeros: what is 0 in the output has been dropped."""
-        return jnp.linspace(0.5, 2, int(np.prod(self.shape)), dtype=jnp.float32).reshape(self.shape).astype(dtype)
+        return (
+            jnp.linspace(0.5, 2, int(np.prod(self.shape)), dtype=jnp.float32)
+            .reshape(self.shape)
+            .astype(dtype)
+        )
 
-    def at(self, key: jax.Array | None, rate: Any = RATE, **options: Any) -> Callable[[jax.Array], jax.Array]:
+    def at(
+        self, key: jax.Array | None, rate: Any = RATE, **options: Any
+    ) -> Callable[[jax.Array], jax.Array]:
         """The function of `x` alone."""
         return lambda x: self.call(key, x, rate, **options)
 
@@ -158,12 +169,20 @@ VARIANTS = [
         call=_per_feature,
         law=Law(own, rates=lambda rate, shape: np.broadcast_to(rate * ramp(shape[-1]), shape)),
         exempt={
-            "test_nnx_module_makes_the_same_call": "a module's rate is one number; an array comes with the call",
-            "test_linen_module_makes_the_same_call": "a module's rate is one number; an array comes with the call",
+            "test_nnx_module_makes_the_same_call": (
+                "a module's rate is one number; an array comes with the call"
+            ),
+            "test_linen_module_makes_the_same_call": (
+                "a module's rate is one number; an array comes with the call"
+            ),
             "test_rate_zero_is_no_operation": "an array of rates is a value that is not looked at",
             "test_rate_one_gives_zeros": "only the last feature's rate is 1",
-            "test_an_impossible_rate_is_not_taken_for_another": "half of 1.5 is a rate; see test_masks.py",
-            "test_shard_map_with_spec_draws_the_whole_mask": "its rates must be divided along with x",
+            "test_an_impossible_rate_is_not_taken_for_another": (
+                "half of 1.5 is a rate; see test_masks.py"
+            ),
+            "test_shard_map_with_spec_draws_the_whole_mask": (
+                "its rates must be divided along with x"
+            ),
         },
     ),
 ]
@@ -197,7 +216,11 @@ class AdaptedLinen(nn.Module):
 
 
 def adapted(
-    function: Layer, nnx_layer: Layer, linen_layer: Layer, run: Callable[[Layer, jax.Array], jax.Array], **hyper: Any
+    function: Layer,
+    nnx_layer: Layer,
+    linen_layer: Layer,
+    run: Callable[[Layer, jax.Array], jax.Array],
+    **hyper: Any,
 ) -> dict[str, Any]:
     """The fields `function`, `call`, `nnx` and `linen` of a row."""
 
@@ -208,7 +231,9 @@ def adapted(
         "function": function,
         "call": call,
         "nnx": lambda rate, rngs: AdaptedNNX(nnx_layer(rate, **hyper, rngs=rngs), run),
-        "linen": lambda rate, deterministic: AdaptedLinen(linen_layer(rate, **hyper, deterministic=deterministic), run),
+        "linen": lambda rate, deterministic: AdaptedLinen(
+            linen_layer(rate, **hyper, deterministic=deterministic), run
+        ),
     }
 
 
@@ -227,9 +252,13 @@ def _drop_connect(key: jax.Array | None, w: jax.Array, rate: Any, **options: Any
     return weights.drop_connect(key, jnp.eye(w.shape[0], dtype=w.dtype), w, rate, **options)
 
 
-def _drop_connect_per_example(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+def _drop_connect_per_example(
+    key: jax.Array | None, x: jax.Array, rate: Any, **options: Any
+) -> jax.Array:
     """Each entry of x is an example of its own, of one feature."""
-    y = weights.drop_connect(key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per_example=True, **options)
+    y = weights.drop_connect(
+        key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per_example=True, **options
+    )
     return y.squeeze(-1)
 
 
@@ -247,11 +276,19 @@ DROP_CONNECT = Variant(
     linen=jaxdrop.linen.weights.DropConnect,
     exempt=_PRODUCT
     | {
-        "test_dropped_values_do_not_leak": "a NaN in a cotangent is a term of every sum of its row; see test_weights.py",
-        "test_nothing_of_the_size_of_x_is_stored": "the derivative in w needs x, that in x needs w; see test_weights.py",
+        "test_dropped_values_do_not_leak": (
+            "a NaN in a cotangent is a term of every sum of its row; see test_weights.py"
+        ),
+        "test_nothing_of_the_size_of_x_is_stored": (
+            "the derivative in w needs x, that in x needs w; see test_weights.py"
+        ),
         "test_forward_pass_needs_no_memory": "a product of matrices reads its operands from memory",
-        "test_jit_draws_the_same_mask_under_every_layout": "a sum over a divided axis crosses devices; see test_weights.py",
-        "test_eager_calls_and_gradients_keep_the_layout": "the output has the layout of x and w together",
+        "test_jit_draws_the_same_mask_under_every_layout": (
+            "a sum over a divided axis crosses devices; see test_weights.py"
+        ),
+        "test_eager_calls_and_gradients_keep_the_layout": (
+            "the output has the layout of x and w together"
+        ),
     },
 )
 
@@ -343,14 +380,23 @@ VARIANTS += [
 # -- noise: nothing is dropped
 
 _NOISE = {"test_law": "nothing is dropped", "test_rate_one_gives_zeros": "nothing is dropped"}
-_AMOUNT = _NOISE | {"test_rate_gets_no_gradient": "the noise is a differentiable function of its amount; see test_noise.py"}
+_AMOUNT = _NOISE | {
+    "test_rate_gets_no_gradient": (
+        "the noise is a differentiable function of its amount; see test_noise.py"
+    )
+}
 _ADDED = _AMOUNT | {
     "test_dtype_is_kept": "complex noise has no one definition; see test_noise.py",
-    "test_mask_does_not_depend_on_the_dtype": "complex noise has no one definition; see test_noise.py",
-    "test_nothing_of_the_size_of_x_is_stored": "the derivative is the identity: not even the key is stored; see test_noise.py",
+    "test_mask_does_not_depend_on_the_dtype": (
+        "complex noise has no one definition; see test_noise.py"
+    ),
+    "test_nothing_of_the_size_of_x_is_stored": (
+        "the derivative is the identity: not even the key is stored; see test_noise.py"
+    ),
 }
 
-# What takes an amount of any size, which is no probability. If the noise is added, the derivative in x does not depend on it.
+# What takes an amount of any size, which is no probability. If the noise is added, the derivative
+# in x does not depend on it.
 AMOUNTS = (noise.gaussian_noise, noise.uniform_dropout, noise.neftune)
 
 VARIANTS += [
@@ -363,7 +409,11 @@ VARIANTS += [
         nnx=jaxdrop.nnx.noise.GaussianDropout,
         linen=jaxdrop.linen.noise.GaussianDropout,
         exempt=_NOISE
-        | {"test_traced_rate_traces_once_and_draws_the_same_mask": "at rate 1 the variance is infinite; see test_noise.py"},
+        | {
+            "test_traced_rate_traces_once_and_draws_the_same_mask": (
+                "at rate 1 the variance is infinite; see test_noise.py"
+            )
+        },
     ),
     Variant(
         name="gaussian_noise",
@@ -423,9 +473,15 @@ DROP_BLOCK = Variant(
     shape=(8, 5, 4, 8),
     exempt={
         "test_law": "neighbors fall together, but not always; see test_regions.py",
-        "test_rate_one_gives_zeros": "blocks overlap, and leave something at rate 1; see test_regions.py",
-        "test_forward_pass_needs_no_memory": "an entry needs the seeds around it; the mask stands in memory, a byte an entry",
-        "test_jit_draws_the_same_mask_under_every_layout": "what is kept is counted over divided channels; see test_regions.py",
+        "test_rate_one_gives_zeros": (
+            "blocks overlap, and leave something at rate 1; see test_regions.py"
+        ),
+        "test_forward_pass_needs_no_memory": (
+            "an entry needs the seeds around it; the mask stands in memory, a byte an entry"
+        ),
+        "test_jit_draws_the_same_mask_under_every_layout": (
+            "what is kept is counted over divided channels; see test_regions.py"
+        ),
     },
 )
 
@@ -456,7 +512,9 @@ def _double(x: jax.Array) -> jax.Array:
     return 2 * x
 
 
-def _layer_drop(key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: Any = None) -> jax.Array:
+def _layer_drop(
+    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: Any = None
+) -> jax.Array:
     """There is no `spec`: one coin decides for all devices."""
     return paths.layer_drop(key, x, rate, _double, deterministic=deterministic)
 
@@ -488,10 +546,12 @@ VARIANTS += [
         call=_layer_drop,
         law=Law(shared(0, 1)),
         nnx=lambda rate, rngs: AdaptedNNX(
-            jaxdrop.nnx.paths.LayerDrop(rate, rngs=rngs), lambda layer, x: layer(x, nnx.Sequential(_double))
+            jaxdrop.nnx.paths.LayerDrop(rate, rngs=rngs),
+            lambda layer, x: layer(x, nnx.Sequential(_double)),
         ),
         linen=lambda rate, deterministic: AdaptedLinen(
-            jaxdrop.linen.paths.LayerDrop(rate, deterministic=deterministic), lambda layer, x: layer(x, nn.Sequential([_double]))
+            jaxdrop.linen.paths.LayerDrop(rate, deterministic=deterministic),
+            lambda layer, x: layer(x, nn.Sequential([_double])),
         ),
         exempt={
             "test_law": _RESIDUAL,
@@ -499,8 +559,12 @@ VARIANTS += [
             "test_rate_one_gives_zeros": _RESIDUAL,
             "test_rate_zero_is_no_operation": "the layer remains; see test_paths.py",
             "test_deterministic_is_no_operation": "the layer remains; see test_paths.py",
-            "test_nothing_of_the_size_of_x_is_stored": "the backward pass needs the coin alone, not the key",
-            "test_vmap_over_sharded_keys_draws_the_same_masks": "JAX has no such select under explicit axes; see test_paths.py",
+            "test_nothing_of_the_size_of_x_is_stored": (
+                "the backward pass needs the coin alone, not the key"
+            ),
+            "test_vmap_over_sharded_keys_draws_the_same_masks": (
+                "JAX has no such select under explicit axes; see test_paths.py"
+            ),
         },
     ),
     Variant(
@@ -513,9 +577,15 @@ VARIANTS += [
         linen=jaxdrop.linen.paths.ShakeDrop,
         exempt={
             "test_law": "nothing becomes 0; see test_paths.py",
-            "test_rate_one_gives_zeros": "at rate 1 everything is shaken, not dropped; see test_paths.py",
-            "test_deterministic_is_no_operation": "evaluation multiplies by the expected coefficient",
-            "test_derivatives_of_a_linear_map": "the derivative is not that of the value, on purpose; see test_paths.py",
+            "test_rate_one_gives_zeros": (
+                "at rate 1 everything is shaken, not dropped; see test_paths.py"
+            ),
+            "test_deterministic_is_no_operation": (
+                "evaluation multiplies by the expected coefficient"
+            ),
+            "test_derivatives_of_a_linear_map": (
+                "the derivative is not that of the value, on purpose; see test_paths.py"
+            ),
         },
     ),
 ]
@@ -526,7 +596,9 @@ VARIANTS += [
 _MASK = {
     "test_rate_zero_is_no_operation": "it returns a mask: the choice by the mask remains",
     "test_deterministic_is_no_operation": "it returns a mask: the choice by the mask remains",
-    "test_nothing_of_the_size_of_x_is_stored": "it returns a mask, one value for each row, which is the caller's to store",
+    "test_nothing_of_the_size_of_x_is_stored": (
+        "it returns a mask, one value for each row, which is the caller's to store"
+    ),
 }
 
 
@@ -544,12 +616,20 @@ def _of_nodes(layer: Layer, x: jax.Array) -> jax.Array:
     return _rows(layer(len(x), ids, ids).nodes, x)
 
 
-def _drop_edge(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
-    return _of_edges(lambda *graph: graphs.drop_edge(key, *graph, rate, spec=spec and spec[:1], **options), x)
+def _drop_edge(
+    key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any
+) -> jax.Array:
+    return _of_edges(
+        lambda *graph: graphs.drop_edge(key, *graph, rate, spec=spec and spec[:1], **options), x
+    )
 
 
-def _drop_node(key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any) -> jax.Array:
-    return _of_nodes(lambda *graph: graphs.drop_node(key, *graph, rate, spec=spec and spec[:1], **options), x)
+def _drop_node(
+    key: jax.Array | None, x: jax.Array, rate: Any, *, spec: Any = None, **options: Any
+) -> jax.Array:
+    return _of_nodes(
+        lambda *graph: graphs.drop_node(key, *graph, rate, spec=spec and spec[:1], **options), x
+    )
 
 
 DROP_EDGE = Variant(
@@ -559,7 +639,9 @@ DROP_EDGE = Variant(
     call=_drop_edge,
     law=Law(shared(1)),
     nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.graphs.DropEdge(rate, rngs=rngs), _of_edges),
-    linen=lambda rate, deterministic: AdaptedLinen(jaxdrop.linen.graphs.DropEdge(rate, deterministic=deterministic), _of_edges),
+    linen=lambda rate, deterministic: AdaptedLinen(
+        jaxdrop.linen.graphs.DropEdge(rate, deterministic=deterministic), _of_edges
+    ),
     exempt=_MASK,
 )
 
@@ -575,7 +657,8 @@ VARIANTS += [
         linen=lambda rate, deterministic: AdaptedLinen(
             jaxdrop.linen.graphs.DropNode(rate, deterministic=deterministic), _of_nodes
         ),
-        exempt=_MASK | {"test_export_with_a_symbolic_batch": "the number of nodes is a Python number"},
+        exempt=_MASK
+        | {"test_export_with_a_symbolic_batch": "the number of nodes is a Python number"},
     ),
 ]
 
@@ -600,7 +683,9 @@ def _of_words(layer: Layer, x: jax.Array) -> jax.Array:
 
 
 def _after_zeros(layer: Layer, x: jax.Array) -> jax.Array:
-    return layer(x, previous=np.zeros(x.shape, x.dtype) if _is_known(x.shape) else jnp.zeros_like(x))
+    return layer(
+        x, previous=np.zeros(x.shape, x.dtype) if _is_known(x.shape) else jnp.zeros_like(x)
+    )
 
 
 def _as_ids(layer: Layer, x: jax.Array) -> jax.Array:
@@ -632,7 +717,9 @@ _INTEGERS = {
     "test_deterministic_is_no_operation": "the conversion remains; see test_sequences.py",
     "test_eager_calls_and_gradients_keep_the_layout": "integers have no derivative",
     "test_dtype_is_kept": "complex numbers are no integers; see test_sequences.py",
-    "test_mask_does_not_depend_on_the_dtype": "complex numbers are no integers; see test_sequences.py",
+    "test_mask_does_not_depend_on_the_dtype": (
+        "complex numbers are no integers; see test_sequences.py"
+    ),
 }
 
 EMBEDDING = Variant(
@@ -648,9 +735,15 @@ EMBEDDING = Variant(
     shape=(8, 4, 16),
     large=(64, 16, 1024),
     exempt={
-        "test_nothing_of_the_size_of_x_is_stored": "the mask is a function of the ids: they are needed again",
-        "test_shard_map_with_spec_draws_the_whole_mask": "its ids must be divided along with x; see test_sequences.py",
-        "test_pmap_and_vmap_with_spec_draw_the_whole_mask": "its ids must be divided along with x; see test_sequences.py",
+        "test_nothing_of_the_size_of_x_is_stored": (
+            "the mask is a function of the ids: they are needed again"
+        ),
+        "test_shard_map_with_spec_draws_the_whole_mask": (
+            "its ids must be divided along with x; see test_sequences.py"
+        ),
+        "test_pmap_and_vmap_with_spec_draw_the_whole_mask": (
+            "its ids must be divided along with x; see test_sequences.py"
+        ),
     },
 )
 
@@ -686,18 +779,33 @@ VARIANTS += [
             time_axis=1,
         ),
         name="embedding_dropout_per_sequence",
-        law=Law(lambda shape: np.broadcast_to(_words(shape)[..., None] + 13 * np.arange(shape[0])[:, None, None], shape)),
-    ),
-    Variant(
-        **adapted(sequences.zoneout, jaxdrop.nnx.sequences.Zoneout, jaxdrop.linen.sequences.Zoneout, _after_zeros),
-        name="zoneout",
-        paper="arXiv:1606.01305",
-        law=Law(own),
-        exempt={"test_deterministic_is_no_operation": "evaluation is the expectation over both states"},
+        law=Law(
+            lambda shape: np.broadcast_to(
+                _words(shape)[..., None] + 13 * np.arange(shape[0])[:, None, None], shape
+            )
+        ),
     ),
     Variant(
         **adapted(
-            sequences.word_dropout, jaxdrop.nnx.sequences.WordDropout, jaxdrop.linen.sequences.WordDropout, _as_ids, replacement=0
+            sequences.zoneout,
+            jaxdrop.nnx.sequences.Zoneout,
+            jaxdrop.linen.sequences.Zoneout,
+            _after_zeros,
+        ),
+        name="zoneout",
+        paper="arXiv:1606.01305",
+        law=Law(own),
+        exempt={
+            "test_deterministic_is_no_operation": "evaluation is the expectation over both states"
+        },
+    ),
+    Variant(
+        **adapted(
+            sequences.word_dropout,
+            jaxdrop.nnx.sequences.WordDropout,
+            jaxdrop.linen.sequences.WordDropout,
+            _as_ids,
+            replacement=0,
         ),
         name="word_dropout",
         paper="arXiv:1511.06349",
@@ -705,7 +813,13 @@ VARIANTS += [
         exempt=_INTEGERS,
     ),
     Variant(
-        **adapted(tokens.label_dropout, jaxdrop.nnx.tokens.LabelDropout, jaxdrop.linen.tokens.LabelDropout, _as_ids, null_id=0),
+        **adapted(
+            tokens.label_dropout,
+            jaxdrop.nnx.tokens.LabelDropout,
+            jaxdrop.linen.tokens.LabelDropout,
+            _as_ids,
+            null_id=0,
+        ),
         name="label_dropout",
         paper="arXiv:2207.12598",
         law=Law(own),
@@ -727,17 +841,26 @@ VARIANTS += [
         exempt={
             "test_no_tracer_leaks": "the rate sets a shape: it cannot be traced",
             "test_rate_gets_no_gradient": "the rate sets a shape: it cannot be traced",
-            "test_an_impossible_rate_is_not_taken_for_another": "the rate sets a shape: it cannot be traced",
-            "test_traced_rate_traces_once_and_draws_the_same_mask": "the rate sets a shape: it cannot be traced",
+            "test_an_impossible_rate_is_not_taken_for_another": (
+                "the rate sets a shape: it cannot be traced"
+            ),
+            "test_traced_rate_traces_once_and_draws_the_same_mask": (
+                "the rate sets a shape: it cannot be traced"
+            ),
             "test_rate_one_gives_zeros": "some token must stay",
             "test_law": "exactly k of n tokens stay: they depend on each other; see test_tokens.py",
-            "test_nothing_of_the_size_of_x_is_stored": "the adapter needs the indices again; see test_tokens.py",
+            "test_nothing_of_the_size_of_x_is_stored": (
+                "the adapter needs the indices again; see test_tokens.py"
+            ),
             "test_forward_pass_needs_no_memory": "the adapter puts the kept tokens back",
         },
     ),
     Variant(
         **adapted(
-            tokens.modality_dropout, jaxdrop.nnx.tokens.ModalityDropout, jaxdrop.linen.tokens.ModalityDropout, _first_of_two
+            tokens.modality_dropout,
+            jaxdrop.nnx.tokens.ModalityDropout,
+            jaxdrop.linen.tokens.ModalityDropout,
+            _first_of_two,
         ),
         name="modality_dropout",
         paper="arXiv:1501.00102",
@@ -747,14 +870,19 @@ VARIANTS += [
 ]
 
 
-# -- recurrent layers, around cells that add nothing of their own: the modules' cells have the identity for one of their kernels
+# -- recurrent layers, around cells that add nothing of their own: the modules' cells have the
+# identity for one of their kernels
 
 _LOOP = {
     "test_rate_zero_is_no_operation": "the loop over time remains; see test_recurrent_nnx.py",
     "test_deterministic_is_no_operation": "the loop over time remains; see test_recurrent_nnx.py",
     "test_forward_pass_needs_no_memory": "the loop over time puts its outputs into memory",
-    "test_shard_map_with_spec_draws_the_whole_mask": "features may not be divided; see test_recurrent_nnx.py",
-    "test_vmap_over_sharded_keys_draws_the_same_masks": "on explicit meshes JAX 0.12 loops so under jax.set_mesh alone",
+    "test_shard_map_with_spec_draws_the_whole_mask": (
+        "features may not be divided; see test_recurrent_nnx.py"
+    ),
+    "test_vmap_over_sharded_keys_draws_the_same_masks": (
+        "on explicit meshes JAX 0.12 loops so under jax.set_mesh alone"
+    ),
 }
 
 
@@ -764,7 +892,9 @@ def _eye(key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
 
 def _cell(cell: Callable[..., Any], *features: int, sees: str, **options: Any) -> Any:
     """`y = x` if it sees the input, `y = h` if it sees the hidden state."""
-    kernels = {"input": jax.nn.initializers.zeros, "hidden": jax.nn.initializers.zeros} | {sees: _eye}
+    kernels = {"input": jax.nn.initializers.zeros, "hidden": jax.nn.initializers.zeros} | {
+        sees: _eye
+    }
     inits = {"kernel_init": kernels["input"], "recurrent_kernel_init": kernels["hidden"]}
     return cell(*features, activation_fn=lambda y: y, **inits, **options)
 
@@ -780,7 +910,9 @@ def pure_loop(cell: Callable[[Any, jax.Array, recurrent.Hooks], Any]) -> recurre
         new = cell(carry, x, hooks)
         return new, new[1] if isinstance(new, tuple) else new
 
-    def loop(body: recurrent.Body, carry: Any, xs: Any, policy: recurrent.Policy | None) -> tuple[Any, Any]:
+    def loop(
+        body: recurrent.Body, carry: Any, xs: Any, policy: recurrent.Policy | None
+    ) -> tuple[Any, Any]:
         return jax.lax.scan(functools.partial(body, step), carry, xs)
 
     return loop
@@ -788,18 +920,30 @@ def pure_loop(cell: Callable[[Any, jax.Array, recurrent.Hooks], Any]) -> recurre
 
 @_compiled
 def _rnn(
-    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
+    key: jax.Array | None,
+    x: jax.Array,
+    rate: Any,
+    *,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`y_t = d(x_t)`."""
     layout = _time.spec_of_steps(spec, x.ndim, 1)
     rates = _recurrent_rates.Rates(input_rate=rate).checked(_recurrent_rates.SIMPLE)
     plan = recurrent.Plan(_recurrent_rates.SIMPLE, rates, key, False, False, deterministic, layout)
-    return recurrent.run(plan, pure_loop(lambda carry, x, hooks: x), jnp.zeros_like(x[:, 0]), x, time_axis=1)[1]
+    return recurrent.run(
+        plan, pure_loop(lambda carry, x, hooks: x), jnp.zeros_like(x[:, 0]), x, time_axis=1
+    )[1]
 
 
 @_compiled
 def _rnn_recurrent(
-    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
+    key: jax.Array | None,
+    x: jax.Array,
+    rate: Any,
+    *,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`y = d(x)`, where x is the state before the only step."""
     rates = _recurrent_rates.Rates(recurrent_rate=rate).checked(_recurrent_rates.SIMPLE)
@@ -808,11 +952,18 @@ def _rnn_recurrent(
     def cell(carry: jax.Array, x: jax.Array, hooks: recurrent.Hooks) -> jax.Array:
         return carry if hooks.recurrent is None else hooks.recurrent(carry, 0)
 
-    return recurrent.run(plan, pure_loop(cell), x, jnp.expand_dims(jnp.zeros_like(x), 1), time_axis=1)[0]
+    return recurrent.run(
+        plan, pure_loop(cell), x, jnp.expand_dims(jnp.zeros_like(x), 1), time_axis=1
+    )[0]
 
 
 def _stacked_rnn(
-    key: jax.Array | None, x: jax.Array, rate: Any, *, deterministic: bool = False, spec: PartitionSpec | None = None
+    key: jax.Array | None,
+    x: jax.Array,
+    rate: Any,
+    *,
+    deterministic: bool = False,
+    spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Two layers `y_t = x_t`."""
     return _stacks.stack(
@@ -831,7 +982,9 @@ def _stacked_rnn(
 
 def _nnx_stack(rate: float, rngs: nnx.Rngs) -> nnx.Module:
     cell = functools.partial(_cell, nnx.SimpleCell, sees="input")
-    return jaxdrop.nnx.StackedRNN(cell, 16, 16, num_layers=2, dropout=rate, rngs=nnx.Rngs(0, dropout=rngs.dropout.key[...]))
+    return jaxdrop.nnx.StackedRNN(
+        cell, 16, 16, num_layers=2, dropout=rate, rngs=nnx.Rngs(0, dropout=rngs.dropout.key[...])
+    )
 
 
 def _with_state(layer: Layer, x: jax.Array) -> jax.Array:
@@ -894,11 +1047,19 @@ VARIANTS += [
         law=Law(own),
         nnx=_nnx_stack,
         linen=lambda rate, deterministic: jaxdrop.linen.StackedRNN(
-            functools.partial(_cell, nn.SimpleCell, sees="input"), 16, num_layers=2, dropout=rate, deterministic=deterministic
+            functools.partial(_cell, nn.SimpleCell, sees="input"),
+            16,
+            num_layers=2,
+            dropout=rate,
+            deterministic=deterministic,
         ),
         exempt={
-            "test_shard_map_with_spec_draws_the_whole_mask": _LOOP["test_shard_map_with_spec_draws_the_whole_mask"],
-            "test_a_layer_takes_a_known_array_for_a_number": "its layers at rate 0 are Flax's, which take no key",
+            "test_shard_map_with_spec_draws_the_whole_mask": _LOOP[
+                "test_shard_map_with_spec_draws_the_whole_mask"
+            ],
+            "test_a_layer_takes_a_known_array_for_a_number": (
+                "its layers at rate 0 are Flax's, which take no key"
+            ),
         },
     ),
 ]
@@ -909,11 +1070,17 @@ VARIANTS += [
 _LEARNED = {
     "test_law": "nothing becomes exactly 0; see test_learned.py",
     "test_rate_gets_no_gradient": "it does: that is the point",
-    "test_mask_does_not_depend_on_the_dtype": "nothing becomes exactly 0, but for what the short floats round to it",
-    "test_dropped_values_do_not_leak": "nothing becomes exactly 0: a NaN is multiplied, not dropped",
+    "test_mask_does_not_depend_on_the_dtype": (
+        "nothing becomes exactly 0, but for what the short floats round to it"
+    ),
+    "test_dropped_values_do_not_leak": (
+        "nothing becomes exactly 0: a NaN is multiplied, not dropped"
+    ),
     "test_rate_zero_is_no_operation": "a learned rate of 0 has no finite logit",
     "test_rate_one_gives_zeros": "a learned rate of 1 has no finite logit",
-    "test_traced_rate_traces_once_and_draws_the_same_mask": "rates of 0 and 1 have no finite logit; see test_learned.py",
+    "test_traced_rate_traces_once_and_draws_the_same_mask": (
+        "rates of 0 and 1 have no finite logit; see test_learned.py"
+    ),
 }
 
 
@@ -925,7 +1092,9 @@ def _concrete_dropout(key: jax.Array | None, x: jax.Array, rate: Any, **options:
     return learned.concrete_dropout(key, x, _logit(rate), **options)
 
 
-def _variational_dropout(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+def _variational_dropout(
+    key: jax.Array | None, x: jax.Array, rate: Any, **options: Any
+) -> jax.Array:
     return learned.variational_dropout(key, x, _logit(rate), **options)
 
 
@@ -946,8 +1115,12 @@ VARIANTS += [
         CONCRETE_DROPOUT,
         name="concrete_dropout_spatial",
         call=functools.partial(_concrete_dropout, broadcast_dims=(0,), temperature=2 / 3),
-        nnx=functools.partial(jaxdrop.nnx.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3),
-        linen=functools.partial(jaxdrop.linen.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3),
+        nnx=functools.partial(
+            jaxdrop.nnx.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3
+        ),
+        linen=functools.partial(
+            jaxdrop.linen.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3
+        ),
     ),
     Variant(
         name="variational_dropout",
@@ -965,9 +1138,15 @@ VARIANTS += [
 # -- dense layers with normal weights: each entry of x is an example of its own, of one feature
 
 _NORMAL = (_PRODUCT | _LEARNED) | {
-    "test_vmap_over_keys_equals_a_loop": "a product of matrices may round differently when it is batched",
-    "test_derivatives_of_a_linear_map": "the standard deviation is not a linear function of x; see the tests of each",
-    "test_nothing_of_the_size_of_x_is_stored": "the derivative of the standard deviation needs x; see test_weights.py",
+    "test_vmap_over_keys_equals_a_loop": (
+        "a product of matrices may round differently when it is batched"
+    ),
+    "test_derivatives_of_a_linear_map": (
+        "the standard deviation is not a linear function of x; see the tests of each"
+    ),
+    "test_nothing_of_the_size_of_x_is_stored": (
+        "the derivative of the standard deviation needs x; see test_weights.py"
+    ),
     "test_dtype_is_kept": "a complex variance has no one definition",
     "test_mask_does_not_depend_on_the_dtype": "there is no mask",
 }
@@ -975,16 +1154,22 @@ _NORMAL = (_PRODUCT | _LEARNED) | {
 
 def _each_entry(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     def call(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
-        return function(key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, **options).squeeze(-1)
+        return function(
+            key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, **options
+        ).squeeze(-1)
 
     return call
 
 
-def _variational_dense(key: jax.Array | None, x: jax.Array, w: jax.Array, rate: Any, **options: Any) -> jax.Array:
+def _variational_dense(
+    key: jax.Array | None, x: jax.Array, w: jax.Array, rate: Any, **options: Any
+) -> jax.Array:
     return learned.variational_dense(key, x, w, _logit(rate), **options)
 
 
-def _sparse_variational_dense(key: jax.Array | None, x: jax.Array, w: jax.Array, rate: Any, **options: Any) -> jax.Array:
+def _sparse_variational_dense(
+    key: jax.Array | None, x: jax.Array, w: jax.Array, rate: Any, **options: Any
+) -> jax.Array:
     return learned.sparse_variational_dense(key, x, w, _logit(rate), **options)
 
 
@@ -993,7 +1178,11 @@ NORMAL = dataclasses.replace(
     name="drop_connect_gaussian",
     function=weights.drop_connect_gaussian,
     call=_each_entry(weights.drop_connect_gaussian),
-    exempt={name: why for name, why in _NORMAL.items() if name not in ("test_rate_gets_no_gradient", "test_rate_one_gives_zeros")}
+    exempt={
+        name: why
+        for name, why in _NORMAL.items()
+        if name not in ("test_rate_gets_no_gradient", "test_rate_one_gives_zeros")
+    }
     | {"test_rate_one_gives_zeros": "x is not dropped but multiplied by weights of 0"},
 )
 
@@ -1022,20 +1211,35 @@ VARIANTS += [
 ]
 
 
-# -- attention and the residual sum. The adapter of keys puts 0 for minus infinity; that of the sums adds 0
+# -- attention and the residual sum. The adapter of keys puts 0 for minus infinity; that of the sums
+# adds 0
 
 _HEADS: dict[str, Any] = {"shape": (8, 3, 4, 8), "large": (64, 16, 16, 64)}
 _KEYS = {
     "test_rate_zero_is_no_operation": "the adapter converts",
     "test_deterministic_is_no_operation": "the adapter converts",
     "test_rate_one_gives_zeros": "one key must stay; see test_heads.py",
-    "test_traced_rate_traces_once_and_draws_the_same_mask": "at rate 1 one key must stay; see test_heads.py",
-    "test_dtype_is_kept": "complex logits have no order, and not all short floats an infinity; see test_heads.py",
-    "test_mask_does_not_depend_on_the_dtype": "complex logits have no order, and not all short floats an infinity",
-    "test_jit_draws_the_same_mask_under_every_layout": "one key of a query must stay, on whatever device; see test_heads.py",
-    "test_shard_map_with_spec_draws_the_whole_mask": "one key of a query must stay, on whatever device; see test_heads.py",
-    "test_nothing_of_the_size_of_x_is_stored": "which key stays depends on which logits are minus infinity already",
-    "test_forward_pass_needs_no_memory": "the lowest bits of a row are known when all have been drawn",
+    "test_traced_rate_traces_once_and_draws_the_same_mask": (
+        "at rate 1 one key must stay; see test_heads.py"
+    ),
+    "test_dtype_is_kept": (
+        "complex logits have no order, and not all short floats an infinity; see test_heads.py"
+    ),
+    "test_mask_does_not_depend_on_the_dtype": (
+        "complex logits have no order, and not all short floats an infinity"
+    ),
+    "test_jit_draws_the_same_mask_under_every_layout": (
+        "one key of a query must stay, on whatever device; see test_heads.py"
+    ),
+    "test_shard_map_with_spec_draws_the_whole_mask": (
+        "one key of a query must stay, on whatever device; see test_heads.py"
+    ),
+    "test_nothing_of_the_size_of_x_is_stored": (
+        "which key stays depends on which logits are minus infinity already"
+    ),
+    "test_forward_pass_needs_no_memory": (
+        "the lowest bits of a row are known when all have been drawn"
+    ),
 }
 _SUM = {
     "test_rate_zero_is_no_operation": "the sum remains",
@@ -1053,7 +1257,9 @@ def _bias_dropout_add(key: jax.Array | None, x: jax.Array, rate: Any, **options:
 
 
 def _dropout_add(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
-    return jaxdrop.dropout_add_layer_norm(key, x, jnp.zeros_like(x), None, None, rate, prenorm=True, **options)[1]
+    return jaxdrop.dropout_add_layer_norm(
+        key, x, jnp.zeros_like(x), None, None, rate, prenorm=True, **options
+    )[1]
 
 
 DROP_HEAD = Variant(
@@ -1078,7 +1284,9 @@ VARIANTS += [
         linen=jaxdrop.linen.AttentionDropout,
     ),
     Variant(
-        **adapted(jaxdrop.drop_key, jaxdrop.nnx.DropKey, jaxdrop.linen.DropKey, _zero_for_minus_infinity),
+        **adapted(
+            jaxdrop.drop_key, jaxdrop.nnx.DropKey, jaxdrop.linen.DropKey, _zero_for_minus_infinity
+        ),
         name="drop_key",
         paper="arXiv:2208.02646",
         law=Law(own),
@@ -1098,7 +1306,11 @@ VARIANTS += [
         call=functools.partial(jaxdrop.drop_head, normalization="fixed"),
         nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="fixed"),
         linen=functools.partial(jaxdrop.linen.DropHead, normalization="fixed"),
-        exempt={"test_law": "a fixed number of heads is dropped: they depend on each other; see test_heads.py"},
+        exempt={
+            "test_law": (
+                "a fixed number of heads is dropped: they depend on each other; see test_heads.py"
+            )
+        },
     ),
     Variant(
         name="bias_dropout_add",
@@ -1128,7 +1340,9 @@ VARIANTS += [
             "test_linen_module_makes_the_same_call": "it takes two arrays; see test_residuals.py",
             "test_dtype_is_kept": "complex numbers are not normalized; see test_residuals.py",
             "test_mask_does_not_depend_on_the_dtype": "complex numbers are not normalized",
-            "test_shard_map_with_spec_draws_the_whole_mask": "the features may not be divided; see test_residuals.py",
+            "test_shard_map_with_spec_draws_the_whole_mask": (
+                "the features may not be divided; see test_residuals.py"
+            ),
         },
     ),
 ]
@@ -1141,10 +1355,14 @@ def each_variant(test: Test) -> Test:
 
 
 def groups_of_variants(test: Test) -> Test:
-    """The same with some ten rows at a time, `variants`, for a property that is compiled: one program costs less than ten."""
+    """The same with some ten rows at a time, `variants`, for a property that is compiled: one
+    program costs less than ten.
+    """
     rows = [variant for variant in VARIANTS if test.__name__ not in variant.exempt]
     groups = [rows[start : start + 10] for start in range(0, len(rows), 10)]
-    return pytest.mark.parametrize("variants", groups, ids=lambda group: f"{group[0].name}..{group[-1].name}")(test)
+    return pytest.mark.parametrize(
+        "variants", groups, ids=lambda group: f"{group[0].name}..{group[-1].name}"
+    )(test)
 
 
 def named(variant: Variant, function: Callable[..., Any], *args: Any) -> Any:

@@ -1,6 +1,7 @@
 """Settings of every test: eight CPU devices, no silent promotion of dtypes or ranks.
 
-Test files import shared helpers by their full name, as in `from tests.statistics import chi_square`.
+Test files import shared helpers by their full name, as in `from tests.statistics import
+chi_square`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
@@ -20,13 +23,17 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The same examples in every run; the first one of a test waits for a compilation, so no deadline.
-hypothesis.settings.register_profile("jaxdrop", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.register_profile(
+    "jaxdrop", deadline=None, derandomize=True, database=None, max_examples=50
+)
 hypothesis.settings.load_profile("jaxdrop")
 
 
 @pytest.fixture(scope="module")
 def uncached() -> Iterator[None]:
-    """For programs that call back into Python: a cached one holds the address of a function of another process."""
+    """For programs that call back into Python: a cached one holds the address of a function of
+    another process.
+    """
     was_on = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()

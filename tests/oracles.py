@@ -17,7 +17,9 @@ def require(name: str) -> Any:
 
 
 def value_and_pull(f: Callable[..., jax.Array], *args: jax.Array) -> tuple[jax.Array, ...]:
-    """The value, and the cotangents of the arguments for one of the value that differs from entry to entry."""
+    """The value, and the cotangents of the arguments for one of the value that differs from entry
+    to entry.
+    """
     y, pull = jax.vjp(f, *args)
     cotangent = jnp.cos(args[0])
     return y, *pull(cotangent if cotangent.shape == y.shape else jnp.resize(cotangent, y.shape))
@@ -32,7 +34,11 @@ def torch_value_and_pull(f: Callable[..., Any], *args: jax.Array) -> tuple[np.nd
     return y.detach().numpy(), *(x.grad.numpy() for x in inputs)
 
 
-def assert_close(ours: tuple[jax.Array, ...], theirs: tuple[np.ndarray, ...], where: Any = True) -> None:
+def assert_close(
+    ours: tuple[jax.Array, ...], theirs: tuple[np.ndarray, ...], where: Any = True
+) -> None:
     """Equal up to rounding in float32, where it is asked for."""
     for mine, value in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(np.where(where, mine, 0), np.where(where, value, 0), rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            np.where(where, mine, 0), np.where(where, value, 0), rtol=2e-6, atol=1e-6
+        )

@@ -1,7 +1,8 @@
-"""Checks of randomness. Each returns a p-value: the probability that ideal bits look at least as odd as these.
+"""Checks of randomness. Each returns a p-value: the probability that ideal bits look at least as
+odd as these.
 
-A check of many numbers multiplies the smallest p-value by their count (Bonferroni), and so errs on the side of silence.
-A chi-square too small is as odd as one too large.
+A check of many numbers multiplies the smallest p-value by their count (Bonferroni), and so errs on
+the side of silence. A chi-square too small is as odd as one too large.
 """
 
 from __future__ import annotations
@@ -30,33 +31,49 @@ def uniform(values: np.ndarray, bins: int) -> float:
 
 
 def byte_counts(values: np.ndarray) -> float:
-    """Of unsigned integers: is every value of every one of their bytes as frequent as the others?"""
+    """Of unsigned integers: is every value of every one of their bytes as frequent as the
+    others?
+    """
     columns = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize).T
-    tests = [chi_square(np.bincount(column, minlength=256), column.size / 256) for column in columns]
+    tests = [
+        chi_square(np.bincount(column, minlength=256), column.size / 256) for column in columns
+    ]
     return min(1.0, len(tests) * min(tests))
 
 
 def shifts(values: np.ndarray, variance: float) -> float:
-    """Of independent values of mean 0: does the array correlate with a copy of itself, shifted by up to half along each axis?"""
+    """Of independent values of mean 0: does the array correlate with a copy of itself, shifted by
+    up to half along each axis?
+    """
     padded = [2 * length for length in values.shape]
     products = fft.irfftn(np.abs(fft.rfftn(values, padded)) ** 2, padded)
     near = [np.r_[0 : length // 2, 1 - length // 2 : 0] for length in values.shape]
     terms = functools.reduce(
-        np.multiply.outer, (length - np.abs(shift) for length, shift in zip(values.shape, near, strict=True))
+        np.multiply.outer,
+        (length - np.abs(shift) for length, shift in zip(values.shape, near, strict=True)),
     )
     z = products[np.ix_(*near)] / (variance * np.sqrt(terms))
     return normal(z.ravel()[1:])
 
 
 def run_pairs(keep: np.ndarray, rate: float) -> float:
-    """Of a keep mask: do the lengths of a dropped run and of the kept run behind it follow two independent geometric laws?"""
+    """Of a keep mask: do the lengths of a dropped run and of the kept run behind it follow two
+    independent geometric laws?
+    """
     starts = np.flatnonzero(np.diff(keep)) + 1
     if starts.size < 100:
         return 0.0
-    lengths = np.diff(starts[int(keep[starts[0]]) :])  # from the first dropped run on; the last run is cut off by the end
+    lengths = np.diff(
+        starts[int(keep[starts[0]]) :]
+    )  # from the first dropped run on; the last run is cut off by the end
     dropped, kept = lengths[: lengths.size // 2 * 2].reshape(-1, 2).T
     longest = [1 + math.ceil(math.log(1e-9, ratio)) for ratio in (rate, 1 - rate)]
-    law = np.multiply.outer(*(ratio ** np.arange(n) * (1 - ratio) for ratio, n in zip((rate, 1 - rate), longest, strict=True)))
+    law = np.multiply.outer(
+        *(
+            ratio ** np.arange(n) * (1 - ratio)
+            for ratio, n in zip((rate, 1 - rate), longest, strict=True)
+        )
+    )
     counts = np.zeros(law.shape)
     np.add.at(counts, (np.minimum(dropped, longest[0]) - 1, np.minimum(kept, longest[1]) - 1), 1)
     expected = law * dropped.size
@@ -66,7 +83,9 @@ def run_pairs(keep: np.ndarray, rate: float) -> float:
 
 
 def flips(changes: np.ndarray) -> float:
-    """Of uint32 differences, shape (cases, n): does each case flip each of the 32 bits half of the time?"""
+    """Of uint32 differences, shape (cases, n): does each case flip each of the 32 bits half of the
+    time?
+    """
     n = changes.shape[1]
     counts = np.stack([((changes >> np.uint32(bit)) & np.uint32(1)).sum(1) for bit in range(32)])
     return _chi_square(np.sum((counts - n / 2) ** 2) / (n / 4), counts.size)
@@ -80,7 +99,9 @@ def rows(keep: np.ndarray) -> float:
 
 
 def birthdays(values: np.ndarray) -> float:
-    """Of uint32 values: are as many of them equal as chance makes so? Streams that overlap give far more, or none at all."""
+    """Of uint32 values: are as many of them equal as chance makes so? Streams that overlap give far
+    more, or none at all.
+    """
     equal = np.count_nonzero(np.diff(np.sort(values, axis=None)) == 0)
     expected = values.size * (values.size - 1) / 2**33
     return 2 * float(min(stats.poisson.cdf(equal, expected), stats.poisson.sf(equal - 1, expected)))

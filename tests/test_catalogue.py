@@ -17,7 +17,17 @@ from jax import export, lax
 
 import jaxdrop
 from tests import statistics
-from tests.catalogue import AMOUNTS, KEY, KEYS, RATE, VARIANTS, Variant, each_variant, groups_of_variants, named
+from tests.catalogue import (
+    AMOUNTS,
+    KEY,
+    KEYS,
+    RATE,
+    VARIANTS,
+    Variant,
+    each_variant,
+    groups_of_variants,
+    named,
+)
 from tests.compilation import quick
 
 SAMPLES = 3
@@ -51,7 +61,9 @@ def test_vmap_over_keys_equals_a_loop(variant: Variant, key: jax.Array) -> None:
 
 @each_variant
 def test_scan_and_remat_equal_a_loop(variant: Variant) -> None:
-    """In value and gradient, to rounding: XLA may round one site's product and the next one's sum together."""
+    """In value and gradient, to rounding: XLA may round one site's product and the next one's sum
+    together.
+    """
     keys, x = batch_of_keys(KEY), variant.example()
 
     def loop(x: jax.Array) -> jax.Array:
@@ -84,7 +96,9 @@ def test_no_tracer_leaks(variant: Variant) -> None:
         return variant.call(key, x, rate).sum()
 
     with jax.checking_leaks():
-        jax.jit(jax.vmap(jax.grad(loss, argnums=2), in_axes=(None, 0, None)))(RATE, batch_of_keys(KEY), variant.example())
+        jax.jit(jax.vmap(jax.grad(loss, argnums=2), in_axes=(None, 0, None)))(
+            RATE, batch_of_keys(KEY), variant.example()
+        )
 
 
 @each_variant
@@ -100,12 +114,20 @@ def test_export_with_a_symbolic_batch(variants: list[Variant]) -> None:
     batches = [export.symbolic_shape(f"2*b{at}", scope=scope) for at in range(len(variants))]
 
     def call(seed: jax.Array, xs: list[jax.Array]) -> list[jax.Array]:
-        return [named(variant, variant.call, jaxdrop.key(seed), x, RATE) for variant, x in zip(variants, xs, strict=True)]
+        return [
+            named(variant, variant.call, jaxdrop.key(seed), x, RATE)
+            for variant, x in zip(variants, xs, strict=True)
+        ]
 
     xs = [variant.example() for variant in variants]
-    symbolic = [jax.ShapeDtypeStruct((*batch, *x.shape[1:]), x.dtype) for batch, x in zip(batches, xs, strict=True)]
+    symbolic = [
+        jax.ShapeDtypeStruct((*batch, *x.shape[1:]), x.dtype)
+        for batch, x in zip(batches, xs, strict=True)
+    ]
     exported = export.export(jax.jit(call))(jax.ShapeDtypeStruct((), jnp.uint32), symbolic)
-    for variant, found, expected in zip(variants, quick(exported.call)(jnp.uint32(7), xs), quick(call)(7, xs), strict=True):
+    for variant, found, expected in zip(
+        variants, quick(exported.call)(jnp.uint32(7), xs), quick(call)(7, xs), strict=True
+    ):
         np.testing.assert_array_equal(found == 0, expected == 0, err_msg=variant.name)
         np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=variant.name)
 
@@ -146,12 +168,16 @@ def test_derivatives_of_a_linear_map(variant: Variant) -> None:
         "hessian-vector": jacobian.T @ jacobian @ right,
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name].reshape(value.shape), value, rtol=2e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            found[name].reshape(value.shape), value, rtol=2e-6, atol=1e-6, err_msg=name
+        )
 
 
 @each_variant
 def test_rate_gets_no_gradient(variant: Variant) -> None:
-    value, gradient = jax.value_and_grad(lambda rate: variant.call(KEY, variant.example(), rate).sum())(RATE)
+    value, gradient = jax.value_and_grad(
+        lambda rate: variant.call(KEY, variant.example(), rate).sum()
+    )(RATE)
     assert value != 0
     assert gradient == 0
 
@@ -176,16 +202,23 @@ def test_dropped_values_do_not_leak(variant: Variant, bad: float) -> None:
 @each_variant
 @pytest.mark.parametrize("scanned", [False, True], ids=["plain", "scan"])
 def test_nothing_of_the_size_of_x_is_stored(variant: Variant, scanned: bool) -> None:
-    """What the backward pass gets, keys and rates at most, is the same for a batch of twice the size."""
+    """What the backward pass gets, keys and rates at most, is the same for a batch of twice the
+    size.
+    """
 
     def through(x: jax.Array) -> jax.Array:
         if not scanned:
             return variant.call(KEY, x, RATE)
-        return lax.scan(lambda carry, key: (variant.call(key, carry, RATE), None), x, batch_of_keys(KEY))[0]
+        return lax.scan(
+            lambda carry, key: (variant.call(key, carry, RATE), None), x, batch_of_keys(KEY)
+        )[0]
 
     def stored(*lead: int) -> list[tuple[tuple[int, ...], Any]]:
         x = jnp.ones((*lead, *variant.shape[1:]), jnp.float32)
-        return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(through, x)[1], x))]
+        return [
+            (leaf.shape, leaf.dtype)
+            for leaf in jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(through, x)[1], x))
+        ]
 
     length = variant.shape[0]
     assert stored(2 * length) == stored(length)
@@ -194,7 +227,9 @@ def test_nothing_of_the_size_of_x_is_stored(variant: Variant, scanned: bool) -> 
 @each_variant
 @each_key
 def test_forward_pass_needs_no_memory(variant: Variant, key: jax.Array) -> None:
-    """But for a mask of which an entry serves eight or more of x: it may be formed once, in 4 bytes an entry."""
+    """But for a mask of which an entry serves eight or more of x: it may be formed once, in 4 bytes
+    an entry.
+    """
     x = jax.ShapeDtypeStruct(variant.large, jnp.float32)
     compiled = jax.jit(lambda key, x: variant.call(key, x, RATE)).lower(key, x).compile()
     coins = np.unique(variant.law.units(variant.large)).size
@@ -247,7 +282,10 @@ def test_traced_rate_traces_once_and_draws_the_same_mask(variants: list[Variant]
     @quick
     @chex.assert_max_traces(n=1)
     def traced(rate: jax.Array) -> list[jax.Array]:
-        return [named(variant, variant.call, KEY, x, rate) for variant, x in zip(variants, xs, strict=True)]
+        return [
+            named(variant, variant.call, KEY, x, rate)
+            for variant, x in zip(variants, xs, strict=True)
+        ]
 
     for rate in (0.0, 0.1, 0.25, RATE, 0.7, 0.95, 1.0):
         with jax.debug_nans(True):
@@ -259,7 +297,9 @@ def test_traced_rate_traces_once_and_draws_the_same_mask(variants: list[Variant]
 
 @groups_of_variants
 def test_an_impossible_rate_is_not_taken_for_another(variants: list[Variant]) -> None:
-    """A traced one, which cannot raise: all is NaN, derivatives too. What cannot be NaN is dropped."""
+    """A traced one, which cannot raise: all is NaN, derivatives too. What cannot be NaN is
+    dropped.
+    """
 
     @quick
     def all_of_them(rate: jax.Array, xs: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
@@ -271,7 +311,9 @@ def test_an_impossible_rate_is_not_taken_for_another(variants: list[Variant]) ->
 
     xs = [variant.example() for variant in variants]
     for rate in (-0.5, np.nan, 1.5):
-        for variant, (value, cotangent) in zip(variants, all_of_them(jnp.float32(rate), xs), strict=True):
+        for variant, (value, cotangent) in zip(
+            variants, all_of_them(jnp.float32(rate), xs), strict=True
+        ):
             if rate == 1.5 and variant.function in AMOUNTS:
                 continue
             if variant.name in ("drop_edge", "drop_node", "word_dropout", "label_dropout"):
@@ -295,7 +337,9 @@ def test_dtype_is_kept(variant: Variant, dtype: str) -> None:
 def test_mask_does_not_depend_on_the_dtype(variant: Variant) -> None:
     expected = variant.call(KEY, variant.example(), RATE) == 0
     for dtype in DTYPES:
-        np.testing.assert_array_equal(variant.call(KEY, variant.example(dtype), RATE) == 0, expected)
+        np.testing.assert_array_equal(
+            variant.call(KEY, variant.example(dtype), RATE) == 0, expected
+        )
 
 
 @each_variant
@@ -316,15 +360,20 @@ def test_x64_draws_the_same_mask(variant: Variant) -> None:
 @each_variant
 @each_key
 def test_law(variant: Variant, key: jax.Array) -> None:
-    """Entries of a unit fall together; units fall as often as they should, and no two of them together more than others do.
+    """Entries of a unit fall together; units fall as often as they should, and no two of them
+    together more than others do.
 
     Ideal masks fail with a probability of 2e-6 (both counts are large enough to be normal).
     """
     samples = 2**13
     ones = jnp.ones(variant.shape)
-    dropped = np.asarray(jax.vmap(lambda key: variant.call(key, ones, RATE) == 0)(batch_of_keys(key, samples)))
+    dropped = np.asarray(
+        jax.vmap(lambda key: variant.call(key, ones, RATE) == 0)(batch_of_keys(key, samples))
+    )
     dropped = dropped.reshape(samples, -1)
-    _, first, unit = np.unique(variant.law.units(variant.shape), return_index=True, return_inverse=True)
+    _, first, unit = np.unique(
+        variant.law.units(variant.shape), return_index=True, return_inverse=True
+    )
     np.testing.assert_array_equal(dropped, dropped[:, first][:, unit.ravel()])
 
     rates = variant.law.rates(RATE, variant.shape).ravel()[first]
@@ -358,7 +407,9 @@ def test_linen_module_makes_the_same_call(variant: Variant) -> None:
 @each_variant
 @pytest.mark.parametrize("framework", ["nnx", "linen"])
 def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: str) -> None:
-    """A schedule's value, say, from the constructor or in the call: in a loop, and computed again, the program of the number."""
+    """A schedule's value, say, from the constructor or in the call: in a loop, and computed again,
+    the program of the number.
+    """
     if f"test_{framework}_module_makes_the_same_call" in variant.exempt:
         pytest.skip("its layer takes more than x")
     x, known = variant.example(), jnp.float32(0.25)
@@ -369,11 +420,15 @@ def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: s
             return made, lambda x, **call: nnx.merge(*nnx.split(made))(x, rngs=KEY, **call)
         made = variant.linen(rate, deterministic=False)
         variables = jax.eval_shape(lambda: made.init(KEY, x, rng=KEY))
-        return made, functools.partial(made.apply, jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables), rng=KEY)
+        return made, functools.partial(
+            made.apply, jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables), rng=KEY
+        )
 
     def program(call: Callable[..., jax.Array], rate: Any = None) -> str:
         step = jax.checkpoint(lambda x: call(x) if rate is None else call(x, rate=rate))
-        return str(jax.make_jaxpr(lambda x: lax.scan(lambda carry, _: (carry, step(x)), 0, length=2)[1])(x))
+        return str(
+            jax.make_jaxpr(lambda x: lax.scan(lambda carry, _: (carry, step(x)), 0, length=2)[1])(x)
+        )
 
     assert program(layer(known)[1]) == program(layer(0.25)[1])
     made, call = layer(0.5)

@@ -26,7 +26,8 @@ def public(module: ModuleType) -> Iterator[tuple[str, object]]:
             yield from (
                 (f"{module.__name__}.{name}.{method}", body)
                 for method, body in own.items()
-                if method == "__call__" or (not method.startswith("_") and body.__module__ == module.__name__)
+                if method == "__call__"
+                or (not method.startswith("_") and body.__module__ == module.__name__)
             )
 
 

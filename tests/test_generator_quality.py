@@ -1,7 +1,9 @@
-"""The quality of the hash generator, in the orders in which dropout uses it and in every way in which two masks may be close.
+"""The quality of the hash generator, in the orders in which dropout uses it and in every way in
+which two masks may be close.
 
-Keys are fixed. Were they drawn anew, ideal bits would fail this file with a probability below 1e-4: each of its fewer than 100
-p-values is held against 1e-6. Known bad generators have to fall below that, so that the checks are known to work.
+Keys are fixed. Were they drawn anew, ideal bits would fail this file with a probability below 1e-4:
+each of its fewer than 100 p-values is held against 1e-6. Known bad generators have to fall below
+that, so that the checks are known to work.
 """
 
 from __future__ import annotations
@@ -48,12 +50,16 @@ def _words(seed: int, *shape: int) -> np.ndarray:
 
 
 def _order(name: str) -> dict[str, float]:
-    bits = np.asarray(jax.jit(lambda index: ORDERS[name](index))(jnp.uint32(0)))  # a lambda, to trace anew when patched
+    bits = np.asarray(
+        jax.jit(lambda index: ORDERS[name](index))(jnp.uint32(0))
+    )  # a lambda, to trace anew when patched
     return statistics.battery(bits.ravel()[: 2**20])
 
 
 def _neighbouring_keys(make: Callable[[jax.Array], jax.Array]) -> dict[str, float]:
-    """Keys of the numbers 0, 1, 2, ...: how their bits change from one to the next, and what the masks of any two share."""
+    """Keys of the numbers 0, 1, 2, ...: how their bits change from one to the next, and what the
+    masks of any two share.
+    """
     bits = _bits(make(jnp.arange(2048)), 4096)
     return {
         "flips": statistics.flips((bits[1:] ^ bits[:-1]).reshape(1, -1)),
@@ -69,18 +75,29 @@ def _raw_words() -> dict[str, float]:
     near = (_words(0, 16, 2).view(np.uint64).T ^ bit).reshape(-1, 1).view(np.uint32)
     bits = _bits(jax.random.wrap_key_data(near, impl=impl), 4096).reshape(64, 16, 4096)
     changes = bits[:-1] ^ bits[1:]
-    return {"flips": statistics.flips(changes.reshape(63, -1)), "birthdays": statistics.birthdays(bits)}
+    return {
+        "flips": statistics.flips(changes.reshape(63, -1)),
+        "birthdays": statistics.birthdays(bits),
+    }
 
 
 def _positions() -> dict[str, float]:
-    """Positions that differ in one of their 64 bits, and blocks whose positions differ in the high word alone."""
+    """Positions that differ in one of their 64 bits, and blocks whose positions differ in the high
+    word alone.
+    """
     draw = jax.jit(lambda high, low: random.bits_at(jaxdrop.key(11), (high, low), (WORD, WORD)))
     high, low = _words(1, 1, 4096), _words(2, 1, 4096)
     bit = np.uint32(1) << np.arange(32, dtype=np.uint32)[:, None]
-    blocks = np.asarray(draw(np.arange(2048, dtype=np.uint32)[:, None], np.arange(4096, dtype=np.uint32)[None]))
+    blocks = np.asarray(
+        draw(np.arange(2048, dtype=np.uint32)[:, None], np.arange(4096, dtype=np.uint32)[None])
+    )
     return {
-        "flips of high": statistics.flips(np.asarray(draw(high ^ bit, low)) ^ np.asarray(draw(high, low))),
-        "flips of low": statistics.flips(np.asarray(draw(high, low ^ bit)) ^ np.asarray(draw(high, low))),
+        "flips of high": statistics.flips(
+            np.asarray(draw(high ^ bit, low)) ^ np.asarray(draw(high, low))
+        ),
+        "flips of low": statistics.flips(
+            np.asarray(draw(high, low ^ bit)) ^ np.asarray(draw(high, low))
+        ),
         "rows of blocks": statistics.rows(_keep(blocks[:, :512])),
         "birthdays of blocks": statistics.birthdays(blocks),
     }
@@ -91,13 +108,21 @@ def _rows(length: int) -> dict[str, float]:
     key = jaxdrop.key(length)
     along = random.bits(key, (2048, 256), extent=(2048, length))
     down = random.bits(key, (256, 1024), extent=(2048, max(length, 1024))).T
-    return {name: statistics.rows(_keep(np.asarray(bits))) for name, bits in (("rows", along), ("columns", down))}
+    return {
+        name: statistics.rows(_keep(np.asarray(bits)))
+        for name, bits in (("rows", along), ("columns", down))
+    }
 
 
 def _plane(length: int) -> dict[str, float]:
-    """A mask against itself, shifted along both axes by any number of entries up to half its size."""
+    """A mask against itself, shifted along both axes by any number of entries up to half its
+    size.
+    """
     bits = np.asarray(random.bits(jaxdrop.key(length + 1), (512, 512), extent=(2**16, length)))
-    return {str(rate): statistics.shifts((bits >= rate * WORD) - (1 - rate), rate * (1 - rate)) for rate in (0.1, 0.5)}
+    return {
+        str(rate): statistics.shifts((bits >= rate * WORD) - (1 - rate), rate * (1 - rate))
+        for rate in (0.1, 0.5)
+    }
 
 
 CHECKS: dict[str, Callable[[], dict[str, float]]] = {
@@ -106,8 +131,14 @@ CHECKS: dict[str, Callable[[], dict[str, float]]] = {
     "fold_in": lambda: _neighbouring_keys(_folded),
     "raw words": _raw_words,
     "positions": _positions,
-    **{f"rows of {length}": lambda length=length: _rows(length) for length in (256, 1000, 2**16, 2**24)},
-    **{f"plane of {length}": lambda length=length: _plane(length) for length in (512, 1000, 2**16, 2**20)},
+    **{
+        f"rows of {length}": lambda length=length: _rows(length)
+        for length in (256, 1000, 2**16, 2**24)
+    },
+    **{
+        f"plane of {length}": lambda length=length: _plane(length)
+        for length in (512, 1000, 2**16, 2**20)
+    },
 }
 
 
@@ -150,13 +181,21 @@ BAD: dict[str, tuple[dict[str, Callable[..., object]], list[str]]] = {
         + ["positions", "rows of 256", "plane of 512", "plane of 65536"],
     ),
     "no spread": ({"spread": _unspread}, ["raw words"]),
-    "no spread, one word": ({"spread": _unspread, "hash_bits": _one_word}, ["order seeds", "seeds", "raw words"]),
+    "no spread, one word": (
+        {"spread": _unspread, "hash_bits": _one_word},
+        ["order seeds", "seeds", "raw words"],
+    ),
     "low position": ({"hash_bits": _low_position}, ["positions", "rows of 16777216"]),
-    "period": ({"hash_bits": _period}, ["order stream", "order transposed", "rows of 65536", "plane of 65536", "plane of 512"]),
+    "period": (
+        {"hash_bits": _period},
+        ["order stream", "order transposed", "rows of 65536", "plane of 65536", "plane of 512"],
+    ),
 }
 
 
-@pytest.mark.parametrize(("bad", "name"), [(bad, name) for bad, (_, names) in BAD.items() for name in names])
+@pytest.mark.parametrize(
+    ("bad", "name"), [(bad, name) for bad, (_, names) in BAD.items() for name in names]
+)
 def test_notices_a_bad_generator(monkeypatch: pytest.MonkeyPatch, bad: str, name: str) -> None:
     for part, replacement in BAD[bad][0].items():
         monkeypatch.setattr(_generators, part, replacement)

@@ -14,12 +14,21 @@ import jaxdrop
 
 PACKAGE = Path(jaxdrop.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-MODULES = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
+MODULES = [
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for file in FILES
+]
 
 
 def run(code: str) -> list[str]:
     """The words that a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -34,7 +43,10 @@ def test_importing_jaxdrop_imports_no_framework() -> None:
 
 
 def test_flax_modules_load_on_first_use() -> None:
-    assert run("import jaxdrop; print('nnx' in dir(jaxdrop), jaxdrop.nnx.Dropout.__name__, jaxdrop.linen.Dropout.__name__)") == [
+    assert run(
+        "import jaxdrop; print('nnx' in dir(jaxdrop), jaxdrop.nnx.Dropout.__name__,"
+        " jaxdrop.linen.Dropout.__name__)"
+    ) == [
         "True",
         "Dropout",
         "Dropout",
@@ -92,13 +104,20 @@ def is_private(name: str) -> bool:
 @pytest.mark.parametrize("file", FILES, ids=MODULES)
 def test_only_public_interfaces_are_used(file: Path) -> None:
     tree = ast.parse(file.read_text())
-    private = [name for name in (*imports(tree), *attributes(tree), *strings(tree)) if is_private(name)]
+    private = [
+        name for name in (*imports(tree), *attributes(tree), *strings(tree)) if is_private(name)
+    ]
     # JAX has no public way to give a generator a name.
-    assert private == (["jax._src.random.prng", "jax._src.prng"] if file.name == "_registration.py" else [])
+    assert private == (
+        ["jax._src.random.prng", "jax._src.prng"] if file.name == "_registration.py" else []
+    )
 
 
 def test_private_names_are_recognized() -> None:
-    tree = ast.parse("from jax._src import core\nimport flax.nnx\njax._src.dtypes.x\nnnx._graph\njax.__version__\nmasks._law")
+    tree = ast.parse(
+        "from jax._src import core\nimport"
+        " flax.nnx\njax._src.dtypes.x\nnnx._graph\njax.__version__\nmasks._law"
+    )
     assert {name for name in (*imports(tree), *attributes(tree)) if is_private(name)} == {
         "jax._src.core",
         "jax._src",

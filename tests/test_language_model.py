@@ -40,7 +40,9 @@ def test_rare_words_are_unknown(tmp_path: Path) -> None:
 
 
 def test_the_state_makes_windows_one_text() -> None:
-    evaluated = nnx.view(model(output_rate=0.5, weight_rate=0.5, embedding_rate=0.5), deterministic=True)
+    evaluated = nnx.view(
+        model(output_rate=0.5, weight_rate=0.5, embedding_rate=0.5), deterministic=True
+    )
 
     @nnx.jit
     def both(model: rnn.LanguageModel) -> tuple[jax.Array, jax.Array]:
@@ -54,7 +56,10 @@ def test_the_state_makes_windows_one_text() -> None:
 def test_masks_hold_for_a_window() -> None:
     """Two masks of 64 entries are equal with a probability of 2**-64."""
     dropping = model(output_rate=0.5)
-    dropped = [np.asarray(dropping(TOKENS, None, nnx.Rngs(jaxdrop.key(seed))).dropped) == 0 for seed in (0, 1)]
+    dropped = [
+        np.asarray(dropping(TOKENS, None, nnx.Rngs(jaxdrop.key(seed))).dropped) == 0
+        for seed in (0, 1)
+    ]
     for window in dropped:
         np.testing.assert_array_equal(window, np.broadcast_to(window[:, :1], window.shape))
     assert not np.array_equal(*dropped)
@@ -62,7 +67,10 @@ def test_masks_hold_for_a_window() -> None:
 
 def test_logits_and_input_share_their_parameters() -> None:
     params = nnx.state(model(), nnx.Param)
-    assert [leaf.shape for leaf in jax.tree.leaves(params) if VOCABULARY in leaf.shape] == [(VOCABULARY,), (VOCABULARY, WIDTH)]
+    assert [leaf.shape for leaf in jax.tree.leaves(params) if VOCABULARY in leaf.shape] == [
+        (VOCABULARY,),
+        (VOCABULARY, WIDTH),
+    ]
 
 
 def test_activation_regularization() -> None:

@@ -18,7 +18,19 @@ RATES = [
     *np.linspace(0, 1, 201).tolist(),
     *(1 - 2.0**-n for n in range(2, 25)),
     *(2.0**-n for n in range(2, 31)),
-    *(1 / 3, 0.1 + 0.2, 0.001, 1e-9, 0.999, 0.9999, 0.99999, 0.999999, 1 - 1e-12, np.nextafter(1, 0), np.nextafter(0, 1)),
+    *(
+        1 / 3,
+        0.1 + 0.2,
+        0.001,
+        1e-9,
+        0.999,
+        0.9999,
+        0.99999,
+        0.999999,
+        1 - 1e-12,
+        np.nextafter(1, 0),
+        np.nextafter(0, 1),
+    ),
 ]
 
 
@@ -30,7 +42,9 @@ def exact(rate: float, *, traced: bool) -> tuple[Fraction, Fraction]:
 
 @pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
 def test_law_is_right_for_every_rate(traced: bool) -> None:
-    """The keep probability is the next larger one of the grid, and what is kept makes up for what is dropped."""
+    """The keep probability is the next larger one of the grid, and what is kept makes up for what
+    is dropped.
+    """
     for rate in RATES:
         given = float(np.float32(rate)) if traced else rate
         keep, scale = exact(given, traced=traced)
@@ -82,7 +96,9 @@ def test_ordinary_rates_make_no_nan() -> None:
 
 def test_infinities_pass_where_nothing_is_scaled() -> None:
     x = jnp.asarray([complex(np.inf, 1), complex(1, -np.inf)], jnp.complex64)
-    np.testing.assert_array_equal(jax.jit(lambda rate: masks.possible(x, masks.check_rate(rate)))(0.5), x)
+    np.testing.assert_array_equal(
+        jax.jit(lambda rate: masks.possible(x, masks.check_rate(rate)))(0.5), x
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
@@ -100,7 +116,14 @@ def test_scale_is_exact_in_double_precision(dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("rate", "expected"),
-    [(0, 0.0), (1, 1.0), (0.25, 0.25), (np.float16(0.25), 0.25), (np.float64(0.1), 0.1), (np.int32(1), 1.0)],
+    [
+        (0, 0.0),
+        (1, 1.0),
+        (0.25, 0.25),
+        (np.float16(0.25), 0.25),
+        (np.float64(0.1), 0.1),
+        (np.int32(1), 1.0),
+    ],
 )
 def test_known_rates_become_floats(rate: Any, expected: float) -> None:
     found = masks.check_rate(rate)
@@ -126,7 +149,14 @@ def test_is_number_looks_at_known_scalars_only() -> None:
 
 @pytest.mark.parametrize(
     ("dims", "expected"),
-    [((), ()), ((0,), (0,)), ((-1,), (2,)), ([2, -3], (0, 2)), ((1, -2, 1), (1,)), (np.arange(3), (0, 1, 2))],
+    [
+        ((), ()),
+        ((0,), (0,)),
+        ((-1,), (2,)),
+        ([2, -3], (0, 2)),
+        ((1, -2, 1), (1,)),
+        (np.arange(3), (0, 1, 2)),
+    ],
 )
 def test_broadcast_dims_become_sorted_axes(dims: Any, expected: tuple[int, ...]) -> None:
     assert masks.check_broadcast_dims(dims, 3) == expected
@@ -138,7 +168,9 @@ def test_mask_has_length_one_along_shared_axes(shape: tuple[int, ...]) -> None:
     for dims in ((), tuple(range(len(shape))), (len(shape) - 1,) if shape else ()):
         mask = masks.keep(KEY, like, masks.law(0.5).threshold, broadcast_dims=dims)
         assert mask.dtype == bool
-        assert mask.shape == tuple(1 if axis in dims else length for axis, length in enumerate(shape))
+        assert mask.shape == tuple(
+            1 if axis in dims else length for axis, length in enumerate(shape)
+        )
 
 
 def test_an_entry_is_kept_where_its_bits_are_below_the_threshold() -> None:

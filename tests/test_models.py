@@ -41,7 +41,9 @@ def in_linen(**changes: Any) -> Apply:
 
     def apply(params: Any, tokens: Any, key: Any = None, strength: Any = 1.0) -> jax.Array:
         rngs = {} if key is None else {"dropout": key}
-        return model.apply({"params": params}, tokens, deterministic=key is None, strength=strength, rngs=rngs)
+        return model.apply(
+            {"params": params}, tokens, deterministic=key is None, strength=strength, rngs=rngs
+        )
 
     return apply
 
@@ -52,7 +54,9 @@ def parameters(**changes: Any) -> Any:
 
 
 def marked() -> Any:
-    """Parameters with which a block adds nothing but the dropped bias of its MLP, 1 in the first block and 2 in the second."""
+    """Parameters with which a block adds nothing but the dropped bias of its MLP, 1 in the first
+    block and 2 in the second.
+    """
     params = jax.tree.map(jnp.zeros_like, parameters())
     params["blocks"]["down"]["bias"] = jnp.array([[1.0], [2.0]]) + jnp.zeros((2, 64))
     params["norm"]["scale"] = jnp.ones(64)
@@ -67,7 +71,9 @@ both = pytest.mark.parametrize("build", [in_nnx, in_linen])
 def test_both_are_the_same_model(norm: str) -> None:
     params = parameters(norm=norm)
     linen = transformer_linen.Transformer(VOCABULARY, **SHAPE, norm=norm)
-    own = jax.eval_shape(lambda: linen.init(jax.random.key(0), TOKENS, deterministic=True))["params"]
+    own = jax.eval_shape(lambda: linen.init(jax.random.key(0), TOKENS, deterministic=True))[
+        "params"
+    ]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
     logits = [build(norm=norm)(params, TOKENS) for build in (in_nnx, in_linen)]
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-5)
@@ -93,14 +99,18 @@ def test_strength_0_drops_nothing(build: Callable[..., Apply]) -> None:
 
 @both
 def test_layers_have_masks_of_their_own(build: Callable[..., Apply]) -> None:
-    """A sum of two masks, times 1 and 2, has all four values in 64 places but for a probability of 4 * 0.75**64 = 4e-8."""
+    """A sum of two masks, times 1 and 2, has all four values in 64 places but for a probability of
+    4 * 0.75**64 = 4e-8.
+    """
     logits = build()(marked(), TOKENS, jaxdrop.key(0))
     assert len(np.unique(logits[0, 0].round(3))) == 4
 
 
 @both
 def test_deep_layers_are_dropped_more_often(build: Callable[..., Apply]) -> None:
-    """Drop path of rate 1 takes the second block away from every example, and leaves the first one."""
+    """Drop path of rate 1 takes the second block away from every example, and leaves the first
+    one.
+    """
     logits = build(path_rate=1.0)(marked(), TOKENS, jaxdrop.key(0))
     assert [len(np.unique(row.round(3))) for row in logits[:, 0]] == [2, 2]
 
@@ -113,8 +123,13 @@ def test_memory_grows_no_faster_than_the_length() -> None:
         def loss(params: Any, tokens: Any, key: jax.Array, strength: jax.Array) -> jax.Array:
             return apply(params, tokens, key, strength).sum()
 
-        tokens, strength = jax.ShapeDtypeStruct((1, length), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
-        step = jax.jit(jax.grad(loss)).lower(params, tokens, jax.eval_shape(lambda: jaxdrop.key(0)), strength)
+        tokens, strength = (
+            jax.ShapeDtypeStruct((1, length), jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.float32),
+        )
+        step = jax.jit(jax.grad(loss)).lower(
+            params, tokens, jax.eval_shape(lambda: jaxdrop.key(0)), strength
+        )
         return step.compile().memory_analysis().temp_size_in_bytes
 
     short = temporaries(in_nnx, 4096)

@@ -1,4 +1,6 @@
-"""Calibration for quantization, and training in short floats: recipes, and what dropout must not do to them."""
+"""Calibration for quantization, and training in short floats: recipes, and what dropout must not do
+to them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Model(nnx.Module):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.dropout(nnx.gelu(self.hidden(x)), rngs=rngs)
-        self.largest.set_value(jnp.maximum(self.largest.get_value(), jnp.abs(x).max().astype(jnp.float32)))
+        self.largest.set_value(
+            jnp.maximum(self.largest.get_value(), jnp.abs(x).max().astype(jnp.float32))
+        )
         return self.out(x).astype(jnp.float32)
 
 
@@ -44,7 +48,9 @@ def calibrated(model: Model, rngs: nnx.Rngs | None = None) -> jax.Array:
 
 
 def test_calibration_with_dropout_off_takes_no_key_and_sees_what_is_served() -> None:
-    """With dropout on, what is kept is larger by 1 / (1 - rate), and a quantizer's steps would be as much too wide."""
+    """With dropout on, what is kept is larger by 1 / (1 - rate), and a quantizer's steps would be
+    as much too wide.
+    """
     model = Model()
     model.eval()
     served = jnp.abs(nnx.gelu(model.hidden(X))).max()
@@ -63,10 +69,13 @@ def test_a_model_that_was_left_in_training_mode_says_so_when_it_is_calibrated() 
 
 @functools.cache
 def losses(dtype: Any, steps: int = 30) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The loss of each step of a run that is computed in `dtype`, and whether its gradients were finite."""
+    """The loss of each step of a run that is computed in `dtype`, and whether its gradients were
+    finite.
+    """
     graph, params, rest = nnx.split(Model(dtype), nnx.Param, ...)
     optimizer = optax.adam(1e-2)
-    # Scaling the loss keeps small gradients from becoming zeros; masks and their scale are not concerned.
+    # Scaling the loss keeps small gradients from becoming zeros; masks and their scale are not
+    # concerned.
     scale = DynamicScale(growth_interval=10, scale=2.0**14)
 
     def loss(params: Any, key: jax.Array) -> jax.Array:
@@ -80,7 +89,9 @@ def losses(dtype: Any, steps: int = 30) -> tuple[np.ndarray[Any, Any], np.ndarra
         updates, new_state = optimizer.update(gradient, state, params)
         # A step whose gradients are not finite is skipped.
         proposed, current = (optax.apply_updates(params, updates), new_state), (params, state)
-        params, state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, current)
+        params, state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), proposed, current
+        )
         return (params, state, scale), (value, finite)
 
     start = params, optimizer.init(params), scale
@@ -91,7 +102,9 @@ def losses(dtype: Any, steps: int = 30) -> tuple[np.ndarray[Any, Any], np.ndarra
 @pytest.mark.usefixtures("relaxed")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 0.03), (jnp.float16, 0.004)])
 def test_short_floats_follow_the_run_in_float32(dtype: Any, tolerance: float) -> None:
-    """The masks are the same, and so the losses are up to rounding: dropout adds no bias and no overflow of its own."""
+    """The masks are the same, and so the losses are up to rounding: dropout adds no bias and no
+    overflow of its own.
+    """
     exact, _ = losses(jnp.float32)
     short, finite = losses(dtype)
     assert finite.all()

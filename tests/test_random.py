@@ -68,7 +68,9 @@ def _bits(
 
 
 @functools.partial(jax.jit, static_argnames="extent")
-def _bits_at(key: jax.Array, coordinates: Sequence[Coordinate], extent: tuple[int, ...]) -> jax.Array:
+def _bits_at(
+    key: jax.Array, coordinates: Sequence[Coordinate], extent: tuple[int, ...]
+) -> jax.Array:
     return random.bits_at(key, coordinates, extent)
 
 
@@ -85,12 +87,18 @@ def test_bits_are_those_of_jax(key: jax.Array) -> None:
     shapes = [(), (0,), (3, 0, 2), (1001,), (3, 5, 7), (2, 1, 4, 1)]
 
     def draw(bits: Callable[..., jax.Array]) -> dict[str, jax.Array]:
-        return jax.jit(lambda key: {f"{shape}, {width}": bits(key, shape, width) for shape in shapes for width in (8, 16, 32)})(
-            key
-        )
+        return jax.jit(
+            lambda key: {
+                f"{shape}, {width}": bits(key, shape, width)
+                for shape in shapes
+                for width in (8, 16, 32)
+            }
+        )(key)
 
     own = draw(lambda key, shape, width: random.bits(key, shape, bit_width=width))
-    for case, expected in draw(lambda key, shape, width: jax.random.bits(key, shape, DTYPES[width])).items():
+    for case, expected in draw(
+        lambda key, shape, width: jax.random.bits(key, shape, DTYPES[width])
+    ).items():
         assert own[case].dtype == expected.dtype
         np.testing.assert_array_equal(own[case], expected, err_msg=case)
 
@@ -122,8 +130,12 @@ def test_narrow_bits_are_the_top_bits(key: jax.Array) -> None:
 
 
 def test_the_stream_of_a_key_does_not_change() -> None:
-    """A new version of this library must draw the masks of the old one: these numbers only change with a major version."""
-    drawn = {name: [hex(word) for word in np.asarray(_bits(key, (3,)))] for name, key in OWN.items()}
+    """A new version of this library must draw the masks of the old one: these numbers only change
+    with a major version.
+    """
+    drawn = {
+        name: [hex(word) for word in np.asarray(_bits(key, (3,)))] for name, key in OWN.items()
+    }
     assert drawn == PINNED
     assert hex(_bits(jax.random.fold_in(jaxdrop.key(3), 7), ())) == PINNED_CHILD
 
@@ -143,7 +155,9 @@ def test_threefry_does_not_loop() -> None:
     assert " while(" in program(lambda key: jax.random.bits(key, (64, 32)))
     assert " while(" not in program(lambda key: random.bits(key, (64, 32)))
     assert " while(" not in program(lambda key: jaxdrop.dropout(key, x, 0.3))
-    assert " while(" not in program(lambda key: jax.grad(lambda x: jaxdrop.dropout(key, x, 0.3).sum())(x))
+    assert " while(" not in program(
+        lambda key: jax.grad(lambda x: jaxdrop.dropout(key, x, 0.3).sum())(x)
+    )
 
 
 # -- parts of arrays
@@ -174,7 +188,11 @@ def test_a_block_is_a_slice_of_the_whole(
 def test_any_entries_are_those_of_the_whole(key: jax.Array, extent: tuple[int, ...]) -> None:
     whole = np.asarray(_bits(key, extent))
 
-    @given(st.lists(st.tuples(*(st.integers(0, length - 1) for length in extent)), min_size=4, max_size=4))
+    @given(
+        st.lists(
+            st.tuples(*(st.integers(0, length - 1) for length in extent)), min_size=4, max_size=4
+        )
+    )
     def check(places: list[tuple[int, ...]]) -> None:
         axes = tuple(np.array(places, np.uint32).T)
         _equal(_bits_at(key, axes, extent), whole[axes])
@@ -211,14 +229,18 @@ FAR = [
 ]
 
 
-def _coordinates(places: list[tuple[int, ...]], extent: tuple[int, ...]) -> list[np.ndarray | tuple[np.ndarray, np.ndarray]]:
+def _coordinates(
+    places: list[tuple[int, ...]], extent: tuple[int, ...]
+) -> list[np.ndarray | tuple[np.ndarray, np.ndarray]]:
     axes = [np.array(axis, np.uint64) for axis in zip(*places, strict=True)]
     words = [((axis >> np.uint64(32)).astype(np.uint32), axis.astype(np.uint32)) for axis in axes]
     return [pair if length > WORD else pair[1] for pair, length in zip(words, extent, strict=True)]
 
 
 @pytest.mark.parametrize(("extent", "places"), FAR)
-def test_threefry_counts_past_one_word(extent: tuple[int, ...], places: list[tuple[int, ...]]) -> None:
+def test_threefry_counts_past_one_word(
+    extent: tuple[int, ...], places: list[tuple[int, ...]]
+) -> None:
     position = np.zeros(len(places), np.uint64)
     for axis, length in zip(zip(*places, strict=True), extent, strict=True):
         position = position * np.uint64(length) + np.array(axis, np.uint64)
@@ -232,8 +254,13 @@ def test_threefry_counts_past_one_word(extent: tuple[int, ...], places: list[tup
 
 
 @any_key
-@pytest.mark.parametrize(("extent", "origin"), [((3, 2**33), (2, 2**29 - 1)), ((5, 2**30), (3, 77)), ((2**33,), (2**28 + 3,))])
-def test_a_far_block_is_made_of_far_entries(key: jax.Array, extent: tuple[int, ...], origin: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("extent", "origin"),
+    [((3, 2**33), (2, 2**29 - 1)), ((5, 2**30), (3, 77)), ((2**33,), (2**28 + 3,))],
+)
+def test_a_far_block_is_made_of_far_entries(
+    key: jax.Array, extent: tuple[int, ...], origin: tuple[int, ...]
+) -> None:
     shape = (1,) * (len(extent) - 1) + (16,)
     places = [(*origin[:-1], origin[-1] * 16 + i) for i in range(16)]
     block = _bits(key, shape, origin=origin, extent=extent)
@@ -242,8 +269,14 @@ def test_a_far_block_is_made_of_far_entries(key: jax.Array, extent: tuple[int, .
 
 @any_key
 @pytest.mark.parametrize("extent", [(3, 2**31), (2**33,)])
-def test_a_slice_of_a_far_array_is_made_of_far_entries(key: jax.Array, extent: tuple[int, ...]) -> None:
-    last = jax.jit(lambda key: random.bits(key, extent)[..., -5:].reshape(-1)[-5:]).lower(key).compile()
+def test_a_slice_of_a_far_array_is_made_of_far_entries(
+    key: jax.Array, extent: tuple[int, ...]
+) -> None:
+    last = (
+        jax.jit(lambda key: random.bits(key, extent)[..., -5:].reshape(-1)[-5:])
+        .lower(key)
+        .compile()
+    )
     assert last.memory_analysis().temp_size_in_bytes < 2**16
     places = [(*(length - 1 for length in extent[:-1]), extent[-1] - 5 + i) for i in range(5)]
     _equal(last(key), _bits_at(key, _coordinates(places, extent), extent))
@@ -251,7 +284,9 @@ def test_a_slice_of_a_far_array_is_made_of_far_entries(key: jax.Array, extent: t
 
 @any_key
 def test_symbolic_lengths_count_as_far(key: jax.Array) -> None:
-    """Entries of arrays of 2**37 and of 4096 entries, whose lengths are symbols for `jax.export`: those of known lengths."""
+    """Entries of arrays of 2**37 and of 4096 entries, whose lengths are symbols for `jax.export`:
+    those of known lengths.
+    """
 
     def draw(x: jax.Array, places: Sequence[jax.Array]) -> list[jax.Array]:
         b, c = x.shape
@@ -262,16 +297,23 @@ def test_symbolic_lengths_count_as_far(key: jax.Array) -> None:
             random.bits(key, x.shape),
         ]
 
-    places = [jnp.asarray(place, jnp.uint32) for place in ([0, 1, 1, 1], [5, 0, 2**18 - 1, 77], [9, 2**19, 2**18 + 3, 0])]
+    places = [
+        jnp.asarray(place, jnp.uint32)
+        for place in ([0, 1, 1, 1], [5, 0, 2**18 - 1, 77], [9, 2**19, 2**18 + 3, 0])
+    ]
     x = jnp.zeros((4, 2))
     symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, c"), x.dtype)
-    for found, expected in zip(export.export(jax.jit(draw))(symbolic, places).call(x, places), draw(x, places), strict=True):
+    for found, expected in zip(
+        export.export(jax.jit(draw))(symbolic, places).call(x, places), draw(x, places), strict=True
+    ):
         _equal(found, expected)
 
 
 @own_key
 def test_layers_of_flax_export_with_a_symbolic_batch(key: jax.Array) -> None:
-    call = jax.jit(lambda x: nn.Dropout(0.5, deterministic=False).apply({}, x, rngs={"dropout": key}))
+    call = jax.jit(
+        lambda x: nn.Dropout(0.5, deterministic=False).apply({}, x, rngs={"dropout": key})
+    )
     exported = export.export(call)(jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), jnp.float32))
     _equal(exported.call(jnp.ones((4, 8))), call(jnp.ones((4, 8))))
 
@@ -286,12 +328,15 @@ def test_exported_functions_are_files_of_a_seed_or_of_words() -> None:
         (random.unwrap_keys(jaxdrop.key(3)), lambda words: random.wrap_keys(words, jaxdrop.key(0))),
     ):
         call = jax.jit(lambda argument, x, make=make: jaxdrop.dropout(make(argument), x, 0.5))
-        file = export.export(call)(jax.ShapeDtypeStruct(argument.shape, argument.dtype), symbolic).serialize()
+        file = export.export(call)(
+            jax.ShapeDtypeStruct(argument.shape, argument.dtype), symbolic
+        ).serialize()
         _equal(export.deserialize(file).call(argument, x), jaxdrop.dropout(jaxdrop.key(3), x, 0.5))
 
 
 def test_a_mask_of_more_entries_than_a_word_counts() -> None:
-    """Each of three rows keeps half of 2**31 entries, to 5 sigma, which errs once in 500,000 rows; no row is like another.
+    """Each of three rows keeps half of 2**31 entries, to 5 sigma, which errs once in 500,000 rows;
+    no row is like another.
 
     XLA materialises what it sums on a CPU, unless no summed axis is longer than 32.
     """
@@ -299,7 +344,9 @@ def test_a_mask_of_more_entries_than_a_word_counts() -> None:
 
     @jax.jit
     def kept(key: jax.Array) -> jax.Array:
-        return jnp.sum((jaxdrop.dropout(key, jnp.ones(shape), 0.5) > 0).astype(jnp.uint32), axis=range(1, 8))
+        return jnp.sum(
+            (jaxdrop.dropout(key, jnp.ones(shape), 0.5) > 0).astype(jnp.uint32), axis=range(1, 8)
+        )
 
     assert kept.lower(OWN["hash"]).compile().memory_analysis().temp_size_in_bytes < 2**16
     counts = np.asarray(kept(OWN["hash"]), np.int64)
@@ -308,14 +355,19 @@ def test_a_mask_of_more_entries_than_a_word_counts() -> None:
 
 
 def test_a_loop_over_keys_stores_no_positions() -> None:
-    """XLA moves what does not change out of a loop, and would keep four bytes for each entry of each shape there is."""
+    """XLA moves what does not change out of a loop, and would keep four bytes for each entry of
+    each shape there is.
+    """
     shape = (16, 128, 128)
 
     @jax.jit
     def total(keys: jax.Array) -> jax.Array:
         def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
             places = [lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(3)]
-            return total ^ random.bits(key, shape) ^ random.bits_at(key, places, (2**9, 2**9, 2**9)), None
+            return (
+                total ^ random.bits(key, shape) ^ random.bits_at(key, places, (2**9, 2**9, 2**9)),
+                None,
+            )
 
         return lax.scan(add, jnp.zeros(shape, jnp.uint32), keys)[0]
 
@@ -334,7 +386,10 @@ def test_jax_draws_from_the_key(key: jax.Array) -> None:
     assert uniform.max() < 1
     assert stats.kstest(uniform, "uniform").pvalue > 1e-6
     assert stats.kstest(np.asarray(jax.random.normal(key, (100_000,))), "norm").pvalue > 1e-6
-    assert stats.binomtest(int(jax.random.bernoulli(key, 0.3, (100_000,)).sum()), 100_000, 0.3).pvalue > 1e-6
+    assert (
+        stats.binomtest(int(jax.random.bernoulli(key, 0.3, (100_000,)).sum()), 100_000, 0.3).pvalue
+        > 1e-6
+    )
     assert sorted(jax.random.permutation(key, 100).tolist()) == list(range(100))
     assert jax.random.permutation(key, 100).tolist() != list(range(100))
 
@@ -375,7 +430,9 @@ def test_a_key_may_be_carried(key: jax.Array) -> None:
 
 @own_key
 def test_children_do_not_repeat_their_parent(key: jax.Array) -> None:
-    family = jnp.stack([key, *jax.random.split(key, 3), jax.random.fold_in(jax.random.fold_in(key, 0), 0)])
+    family = jnp.stack(
+        [key, *jax.random.split(key, 3), jax.random.fold_in(jax.random.fold_in(key, 0), 0)]
+    )
     bits = np.asarray(jax.jit(jax.vmap(lambda key: random.bits(key, (8,))))(family))
     assert len(np.unique(bits)) == bits.size
 
@@ -384,10 +441,22 @@ def test_seeds() -> None:
     """Their words are those of JAX's own keys."""
     assert jax.random.key_data(jaxdrop.key(5)).tolist() == [0, 5]
     assert jax.jit(lambda seed: jax.random.key_data(jaxdrop.key(seed)))(5).tolist() == [0, 5]
-    for seed in (-1, 2**32 + 1, -(2**63), 2**63 - 1, np.int64(-5), np.uint64(2**63), jnp.int8(-1), np.asarray(7)):
+    for seed in (
+        -1,
+        2**32 + 1,
+        -(2**63),
+        2**63 - 1,
+        np.int64(-5),
+        np.uint64(2**63),
+        jnp.int8(-1),
+        np.asarray(7),
+    ):
         for wide in (False, True):
             with jax.enable_x64(wide):
-                _equal(jax.random.key_data(jaxdrop.key(seed)), jax.random.key_data(jax.random.key(seed)))
+                _equal(
+                    jax.random.key_data(jaxdrop.key(seed)),
+                    jax.random.key_data(jax.random.key(seed)),
+                )
     with jax.enable_x64(True):
         assert jax.random.key_data(jaxdrop.key(3 * WORD + 5)).tolist() == [3, 5]
 
@@ -428,7 +497,10 @@ def test_keys_survive_pickling_and_their_data(key: jax.Array) -> None:
 def test_nnx_streams_hold_the_key() -> None:
     rngs = nnx.Rngs(dropout=OWN["hash"])
     for count in range(3):
-        _equal(jax.random.key_data(rngs.dropout()), jax.random.key_data(jax.random.fold_in(OWN["hash"], count)))
+        _equal(
+            jax.random.key_data(rngs.dropout()),
+            jax.random.key_data(jax.random.fold_in(OWN["hash"], count)),
+        )
 
 
 def test_linen_makes_keys_of_its_kind() -> None:
@@ -467,9 +539,13 @@ def test_fast_leaves_own_keys_alone(key: jax.Array) -> None:
 
 
 def test_fast_keys_are_as_different_as_the_originals() -> None:
-    """One bit of a raw word makes another key; 4096 keys of 64 bits are all different, but for a chance of 1e-12."""
+    """One bit of a raw word makes another key; 4096 keys of 64 bits are all different, but for a
+    chance of 1e-12.
+    """
     bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
-    data = np.concatenate([np.zeros(1, np.uint64), bit, np.arange(4031, dtype=np.uint64) + np.uint64(3 * WORD)])
+    data = np.concatenate(
+        [np.zeros(1, np.uint64), bit, np.arange(4031, dtype=np.uint64) + np.uint64(3 * WORD)]
+    )
     made = jax.random.key_data(jax.jit(random.fast)(data.view(np.uint32).reshape(-1, 2)))
     assert len(np.unique(np.asarray(made), axis=0)) == len(made)
 
@@ -482,26 +558,41 @@ def _index_data(axis_names: str | tuple[str, ...]) -> jax.Array:
 
 
 def _folded(count: int) -> jax.Array:
-    return jax.random.key_data(jax.vmap(functools.partial(jax.random.fold_in, KEYS["threefry"]))(jnp.arange(count)))
+    return jax.random.key_data(
+        jax.vmap(functools.partial(jax.random.fold_in, KEYS["threefry"]))(jnp.arange(count))
+    )
 
 
-@pytest.mark.parametrize(("axis_names", "count"), [("a", 4), ("b", 2), (("a", "b"), 8), (("b", "a"), 8)])
+@pytest.mark.parametrize(
+    ("axis_names", "count"), [("a", 4), ("b", 2), (("a", "b"), 8), (("b", "a"), 8)]
+)
 def test_fold_in_axes_in_shard_map(axis_names: str | tuple[str, ...], count: int) -> None:
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    f = jax.shard_map(lambda: _index_data(axis_names)[None], mesh=mesh, in_specs=(), out_specs=P(axis_names), check_vma=True)
+    f = jax.shard_map(
+        lambda: _index_data(axis_names)[None],
+        mesh=mesh,
+        in_specs=(),
+        out_specs=P(axis_names),
+        check_vma=True,
+    )
     _equal(jax.jit(f)(), _folded(count))
 
 
 def test_fold_in_axes_in_pmap_and_vmap() -> None:
     _equal(jax.pmap(lambda _: _index_data("i"), axis_name="i")(jnp.zeros(8)), _folded(8))
     _equal(jax.vmap(lambda _: _index_data("i"), axis_name="i")(jnp.zeros(3)), _folded(3))
-    nested = jax.vmap(lambda _: jax.vmap(lambda _: _index_data(("i", "j")), axis_name="j")(jnp.zeros(3)), axis_name="i")
+    nested = jax.vmap(
+        lambda _: jax.vmap(lambda _: _index_data(("i", "j")), axis_name="j")(jnp.zeros(3)),
+        axis_name="i",
+    )
     _equal(nested(jnp.zeros(2)).reshape(6, 2), _folded(6))
 
 
 @pytest.mark.parametrize("axis_names", ["i", ("i", "j")])
 def test_fold_in_axes_without_such_an_axis(axis_names: str | tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{axis_names!r}, which is not a mapped axis here")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{axis_names!r}, which is not a mapped axis here")
+    ):
         random.fold_in_axes(jaxdrop.key(0), axis_names)
 
 
@@ -513,7 +604,9 @@ TAKES_ONE_KEY: dict[str, Callable[[jax.Array], object]] = {
     "bits_at": lambda key: random.bits_at(key, (jnp.arange(2, dtype=jnp.uint32),), (3,)),
     "dropout": lambda key: jaxdrop.dropout(key, jnp.ones(2), 0.5),
     "keys": lambda key: jaxdrop.mc.keys(key, 3),
-    "fold_in_axes": lambda key: jax.vmap(lambda _: random.fold_in_axes(key, "i"), axis_name="i")(jnp.zeros(2)),
+    "fold_in_axes": lambda key: jax.vmap(lambda _: random.fold_in_axes(key, "i"), axis_name="i")(
+        jnp.zeros(2)
+    ),
 }
 
 takes_one_key = pytest.mark.parametrize("name", TAKES_ONE_KEY)
@@ -544,14 +637,21 @@ def test_no_key(name: str) -> None:
     ],
 )
 def test_not_a_key(name: str, key: object, said: str) -> None:
-    with pytest.raises(TypeError, match=f"key must be a JAX PRNG key, such as jaxdrop.key.*, but it is {said}"):
+    with pytest.raises(
+        TypeError, match=f"key must be a JAX PRNG key, such as jaxdrop.key.*, but it is {said}"
+    ):
         TAKES_ONE_KEY[name](key)
 
 
 @takes_one_key
-@pytest.mark.parametrize("keys", [jax.random.split(jax.random.key(0), 3), jax.random.split(jax.random.PRNGKey(0), 3)])
+@pytest.mark.parametrize(
+    "keys", [jax.random.split(jax.random.key(0), 3), jax.random.split(jax.random.PRNGKey(0), 3)]
+)
 def test_an_array_of_keys(name: str, keys: jax.Array) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} takes a single key, but key is an array of keys of shape \(3,\).*vmap"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^{name} takes a single key, but key is an array of keys of shape \(3,\).*vmap",
+    ):
         TAKES_ONE_KEY[name](keys)
 
 
@@ -568,7 +668,9 @@ def _asks_for_a_part(key: jax.Array) -> None:
         lambda: random.bits(key, (1, 5), extent=(3, 5)),
         lambda: random.bits_at(key, (jnp.uint32(1), jnp.uint32(2)), (3, 5)),
     ):
-        with pytest.raises(NotImplementedError, match=r"whole arrays only.*fast\(key\).*fold_in_axes"):
+        with pytest.raises(
+            NotImplementedError, match=r"whole arrays only.*fast\(key\).*fold_in_axes"
+        ):
             draw()
 
 
@@ -591,8 +693,13 @@ def test_threefry_that_is_not_partitionable() -> None:
 
 @pytest.mark.parametrize("bit_width", [7, 0, 128, "32"])
 def test_bit_width(bit_width: int) -> None:
-    for draw in (random.bits, lambda key, shape, **how: random.bits_at(key, (jnp.uint32(0),), shape, **how)):
-        with pytest.raises((TypeError, ValueError), match=f"bit_width must be .*, got {bit_width!r}"):
+    for draw in (
+        random.bits,
+        lambda key, shape, **how: random.bits_at(key, (jnp.uint32(0),), shape, **how),
+    ):
+        with pytest.raises(
+            (TypeError, ValueError), match=f"bit_width must be .*, got {bit_width!r}"
+        ):
             draw(jaxdrop.key(0), (2,), bit_width=bit_width)
 
 
@@ -602,5 +709,7 @@ def test_64_bits_need_64_bit_integers() -> None:
 
 
 def test_one_coordinate_for_each_axis() -> None:
-    with pytest.raises(ValueError, match=r"coordinates must be one array for each axis of extent=\(3, 4\), got 1"):
+    with pytest.raises(
+        ValueError, match=r"coordinates must be one array for each axis of extent=\(3, 4\), got 1"
+    ):
         random.bits_at(jaxdrop.key(0), (jnp.uint32(1),), (3, 4))

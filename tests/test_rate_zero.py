@@ -1,4 +1,6 @@
-"""A model with every module at rate 0 is the model without them: the same jaxpr, the same compiled program, no key consumed."""
+"""A model with every module at rate 0 is the model without them: the same jaxpr, the same compiled
+program, no key consumed.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +49,25 @@ def kind(link: Any) -> str:
 
 
 def links(
-    name: str, adapted: Any, embed: Any, dense: Callable[[], Any], block: Callable[[], Any], **options: Any
+    name: str,
+    adapted: Any,
+    embed: Any,
+    dense: Callable[[], Any],
+    block: Callable[[], Any],
+    **options: Any,
 ) -> tuple[list[Any], list[Any]]:
     """The layers of the model with dropout, one after the other, and of that without."""
     modules = getattr(jaxdrop, name)
     exempt = {"test_rate_zero_is_no_operation", f"test_{name}_module_makes_the_same_call"}
-    sites = [getattr(variant, name)(0.0, **options) for variant in VARIANTS if not variant.exempt.keys() & exempt]
+    sites = [
+        getattr(variant, name)(0.0, **options)
+        for variant in VARIANTS
+        if not variant.exempt.keys() & exempt
+    ]
     sites = [site for site in sites if kind(site) not in EXEMPT]
-    sites += [getattr(modules, other)(0.0, **options) for other in ("Dropout2d", "Dropout3d", "DropKey")]
+    sites += [
+        getattr(modules, other)(0.0, **options) for other in ("Dropout2d", "Dropout3d", "DropKey")
+    ]
     pairs = [
         (modules.WordDropout(0.0, replacement=0, **options), same),
         (modules.LabelDropout(0.0, null_id=0, **options), same),
@@ -69,17 +82,23 @@ def links(
     ]
     dropping, plain = (list(side) for side in zip(*pairs, strict=True))
     used = {kind(link) for link in dropping}
-    assert used | EXEMPT.keys() >= {listed for listed in modules.__all__ if isinstance(getattr(modules, listed), type)}
+    assert used | EXEMPT.keys() >= {
+        listed for listed in modules.__all__ if isinstance(getattr(modules, listed), type)
+    }
     return dropping, plain
 
 
 def programs(loss: Loss, params: Any) -> Iterator[str]:
-    """Forward and backward: the jaxpr, and the compiled program without what only says where it comes from."""
+    """Forward and backward: the jaxpr, and the compiled program without what only says where it
+    comes from.
+    """
     for f in (loss, jax.value_and_grad(loss)):
         leaves = jax.tree.leaves(params)
         yield str(jax.make_jaxpr(f)(leaves, IDS))
         text = jax.jit(f).lower(leaves, IDS).compile().as_text()
-        computations = re.search(r"^(?:%|ENTRY).*", text, re.MULTILINE | re.DOTALL)  # behind a list of source files
+        computations = re.search(
+            r"^(?:%|ENTRY).*", text, re.MULTILINE | re.DOTALL
+        )  # behind a list of source files
         yield re.sub(r", metadata=\{[^}]*\}", "", computations[0])
 
 
@@ -120,7 +139,9 @@ def test_linen_model() -> None:
         params = jax.eval_shape(model.init, {"params": jax.random.key(0)}, IDS)
 
         def loss(leaves: list[jax.Array], ids: jax.Array) -> jax.Array:
-            return (model.apply(jax.tree.unflatten(jax.tree.structure(params), leaves), ids) ** 2).sum()
+            return (
+                model.apply(jax.tree.unflatten(jax.tree.structure(params), leaves), ids) ** 2
+            ).sum()
 
         return loss, params
 
@@ -141,14 +162,22 @@ def test_linen_model() -> None:
 def test_recurrent_layers_are_those_of_flax() -> None:
     """The same jaxpr, forward and backward: the loop of Flax, in training and in evaluation."""
     x = jnp.ones((2, 3, 4))
-    rates = {"input_rate": 0.5, "recurrent_rate": 0.5, "weight_rate": 0.5, "per_gate": True, "deterministic": True}
+    rates = {
+        "input_rate": 0.5,
+        "recurrent_rate": 0.5,
+        "weight_rate": 0.5,
+        "per_gate": True,
+        "deterministic": True,
+    }
 
     def of_nnx(module: nnx.Module, run: Callable[[Any], jax.Array]) -> str:
         graph, params, rest = nnx.split(module, nnx.Param, ...)
         leaves, tree = jax.tree.flatten(params)
 
         def loss(leaves: list[jax.Array]) -> jax.Array:
-            own = nnx.merge(graph, jax.tree.unflatten(tree, leaves), jax.tree.map(lambda leaf: leaf, rest))
+            own = nnx.merge(
+                graph, jax.tree.unflatten(tree, leaves), jax.tree.map(lambda leaf: leaf, rest)
+            )
             return (run(own) ** 2).sum()
 
         return str(jax.make_jaxpr(jax.value_and_grad(loss))(leaves))
@@ -156,8 +185,13 @@ def test_recurrent_layers_are_those_of_flax() -> None:
     cell = nnx.OptimizedLSTMCell(4, 4, rngs=nnx.Rngs(0))
     expected = of_nnx(cell, lambda cell: nnx.RNN(cell)(x))
     for options in ({}, rates):
-        assert of_nnx(cell, lambda cell, options=options: jaxdrop.nnx.RNN(cell, **options)(x)) == expected
-    stack = jaxdrop.nnx.StackedRNN(nnx.OptimizedLSTMCell, 4, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+        assert (
+            of_nnx(cell, lambda cell, options=options: jaxdrop.nnx.RNN(cell, **options)(x))
+            == expected
+        )
+    stack = jaxdrop.nnx.StackedRNN(
+        nnx.OptimizedLSTMCell, 4, 4, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0)
+    )
     start = (jnp.zeros((2, 4)),) * 2
 
     def plain(stack: Any) -> jax.Array:
@@ -166,12 +200,16 @@ def test_recurrent_layers_are_those_of_flax() -> None:
 
     expected = of_nnx(stack, plain)
     for options in ({"rates": {"dropout": 0.0}}, {"deterministic": True}):
-        found = of_nnx(stack, lambda stack, options=options: stack(x, initial_carry=((start,),) * 2, **options))
+        found = of_nnx(
+            stack, lambda stack, options=options: stack(x, initial_carry=((start,),) * 2, **options)
+        )
         assert found == expected
 
     def of_linen(model: nn.Module) -> str:
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
-        return str(jax.make_jaxpr(jax.value_and_grad(lambda v: (model.apply(v, x) ** 2).sum()))(variables))
+        return str(
+            jax.make_jaxpr(jax.value_and_grad(lambda v: (model.apply(v, x) ** 2).sum()))(variables)
+        )
 
     expected = of_linen(nn.RNN(nn.OptimizedLSTMCell(4)))
     for options in ({}, {"deterministic": False}, rates):

@@ -39,7 +39,9 @@ class Model(nnx.Module):
         self.second = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.dropout = jaxdrop.nnx.Dropout(0.5)
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None, spec: PartitionSpec | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, rngs: nnx.Rngs | None, spec: PartitionSpec | None = None
+    ) -> jax.Array:
         for layer in (self.first, self.second):
             x = self.dropout(jnp.tanh(layer(x)), rngs=rngs, spec=spec)
         return x
@@ -63,7 +65,9 @@ def plain(params: Any, x: Any, key: jax.Array) -> tuple[jax.Array, Any]:
 
 def assert_close(found: Any, expected: Any) -> None:
     """Up to rounding: another mask somewhere would make a difference of a tenth of it."""
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected
+    )
 
 
 # -- no state
@@ -117,7 +121,9 @@ def test_accumulated_gradients_are_those_of_each_micro_batch_with_masks_of_its_o
     alone = [plain(PARAMS, IMAGES, step_key(KEY, 5, micro_batch=index))[1] for index in range(4)]
     assert_close(total, jax.tree.map(lambda *gradients: sum(gradients), *alone))
     masks = np.asarray(outputs).reshape(4, -1) == 0
-    assert np.corrcoef(masks)[np.triu_indices(4, 1)] == pytest.approx(0, abs=0.3)  # of 256 entries: 4.8 standard deviations
+    assert np.corrcoef(masks)[np.triu_indices(4, 1)] == pytest.approx(
+        0, abs=0.3
+    )  # of 256 entries: 4.8 standard deviations
 
 
 def test_remat_computes_the_same_masks_again() -> None:
@@ -128,7 +134,9 @@ def test_remat_computes_the_same_masks_again() -> None:
     assert_close(remat(PARAMS, step_key(KEY, 5)), plain(PARAMS, IMAGES, step_key(KEY, 5)))
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jax.checkpoint(f, prevent_cse=False)], ids=["stored", "remat"])
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, lambda f: jax.checkpoint(f, prevent_cse=False)], ids=["stored", "remat"]
+)
 def test_scan_over_layers_is_a_loop_over_layers(wrap: Callable[..., Any]) -> None:
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), PARAMS)
     keys = jax.random.split(step_key(KEY, 5), 3)
@@ -145,7 +153,9 @@ def test_scan_over_layers_is_a_loop_over_layers(wrap: Callable[..., Any]) -> Non
             x = apply(jax.tree.map(lambda leaf, index=index: leaf[index], stacked), x, keys[index])
         return jnp.mean(x**2)
 
-    assert_close(jax.jit(jax.value_and_grad(scanned))(stacked), jax.jit(jax.value_and_grad(looped))(stacked))
+    assert_close(
+        jax.jit(jax.value_and_grad(scanned))(stacked), jax.jit(jax.value_and_grad(looped))(stacked)
+    )
 
 
 def test_linen_scan_with_remat_has_masks_for_each_layer() -> None:
@@ -156,7 +166,9 @@ def test_linen_scan_with_remat_has_masks_for_each_layer() -> None:
             return nn.Dense(WIDTH)(x * mask), mask
 
     rngs = {"params": True, "dropout": True}
-    stack = nn.scan(nn.remat(Block, prevent_cse=False), variable_axes={"params": 0}, split_rngs=rngs, length=3)()
+    stack = nn.scan(
+        nn.remat(Block, prevent_cse=False), variable_axes={"params": 0}, split_rngs=rngs, length=3
+    )()
     variables = jax.jit(stack.init)({"params": jax.random.key(0), "dropout": KEY}, IMAGES, None)
 
     @jax.jit
@@ -173,10 +185,14 @@ def test_linen_scan_with_remat_has_masks_for_each_layer() -> None:
 
 def test_pmap_with_spec_takes_the_step_of_jit() -> None:
     def local(params: Any, x: jax.Array, step: Any) -> Any:
-        return lax.pmean(jax.value_and_grad(loss)(params, x, step_key(KEY, step), P("data")), "data")
+        return lax.pmean(
+            jax.value_and_grad(loss)(params, x, step_key(KEY, step), P("data")), "data"
+        )
 
     parts = IMAGES.reshape(8, -1, WIDTH)
-    found = jax.pmap(local, axis_name="data", in_axes=(None, 0, None), out_axes=None)(PARAMS, parts, 5)
+    found = jax.pmap(local, axis_name="data", in_axes=(None, 0, None), out_axes=None)(
+        PARAMS, parts, 5
+    )
     assert_close(found, plain(PARAMS, IMAGES, step_key(KEY, 5)))
 
 
@@ -186,9 +202,16 @@ def test_shard_map_with_spec_takes_the_step_of_jit(way: AxisType) -> None:
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(way, way))
 
     def local(params: Any, x: jax.Array, step: Any) -> Any:
-        return lax.pmean(jax.value_and_grad(loss)(params, x, step_key(KEY, step), P("data")), "data")
+        return lax.pmean(
+            jax.value_and_grad(loss)(params, x, step_key(KEY, step), P("data")), "data"
+        )
 
-    specs = {"in_specs": (P(), P("data"), P()), "out_specs": P(), "axis_names": {"data"}, "check_vma": False}
+    specs = {
+        "in_specs": (P(), P("data"), P()),
+        "out_specs": P(),
+        "axis_names": {"data"},
+        "check_vma": False,
+    }
     step = jax.jit(jax.shard_map(local, mesh=mesh, **specs))
     images = jax.device_put(IMAGES, NamedSharding(mesh, P("data")))
     assert_close(step(PARAMS, images, 5), plain(PARAMS, IMAGES, step_key(KEY, 5)))
@@ -200,7 +223,9 @@ def test_shard_map_with_spec_takes_the_step_of_jit(way: AxisType) -> None:
     [(P("data"), P()), (P("data"), P(None, "model")), (P(("data", "model")), P("data", "model"))],
     ids=["data", "tensor", "fsdp"],
 )
-def test_jit_takes_the_same_step_under_every_layout(way: AxisType, of_batch: PartitionSpec, of_params: PartitionSpec) -> None:
+def test_jit_takes_the_same_step_under_every_layout(
+    way: AxisType, of_batch: PartitionSpec, of_params: PartitionSpec
+) -> None:
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(way, way))
 
     def place(leaf: jax.Array) -> jax.Array:
@@ -208,20 +233,28 @@ def test_jit_takes_the_same_step_under_every_layout(way: AxisType, of_batch: Par
 
     params = jax.tree.map(place, PARAMS)
     if way is AxisType.Explicit:
-        # Where axes are explicit, a parameter is gathered by hand before it is multiplied with what the same axis divides.
+        # Where axes are explicit, a parameter is gathered by hand before it is multiplied with what
+        # the same axis divides.
         def step(params: Any, x: jax.Array, key: jax.Array) -> Any:
             return jax.value_and_grad(
-                lambda params: loss(jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, P()), params), x, key)
+                lambda params: loss(
+                    jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, P()), params), x, key
+                )
             )(params)
+
     else:
         step = plain
     with jax.set_mesh(mesh):
-        found = jax.jit(step)(params, jax.device_put(IMAGES, NamedSharding(mesh, of_batch)), step_key(KEY, 5))
+        found = jax.jit(step)(
+            params, jax.device_put(IMAGES, NamedSharding(mesh, of_batch)), step_key(KEY, 5)
+        )
     assert_close(jax.tree.map(np.asarray, found), plain(PARAMS, IMAGES, step_key(KEY, 5)))
 
 
 def test_replicas_have_masks_of_their_own() -> None:
-    """`replica` is for ensembles: models that are to differ, here of a batch that all of them see."""
+    """`replica` is for ensembles: models that are to differ, here of a batch that all of them
+    see.
+    """
 
     def local(x: jax.Array, step: Any) -> jax.Array:
         return jaxdrop.dropout(step_key(KEY, step, replica=lax.axis_index("models")), x, 0.5)
@@ -229,7 +262,9 @@ def test_replicas_have_masks_of_their_own() -> None:
     ones = np.ones((16, 16), np.float32)
     outputs = jax.pmap(local, axis_name="models", in_axes=(0, None))(np.stack([ones] * 8), 5)
     for index, output in enumerate(outputs):
-        np.testing.assert_array_equal(output, jaxdrop.dropout(step_key(KEY, 5, replica=index), ones, 0.5))
+        np.testing.assert_array_equal(
+            output, jaxdrop.dropout(step_key(KEY, 5, replica=index), ones, 0.5)
+        )
     assert len(np.unique(np.asarray(outputs).reshape(8, -1), axis=0)) == 8
 
 
@@ -243,12 +278,17 @@ def test_a_pipeline_of_two_programs_is_one_program() -> None:
         return stage(params, stage(params, x, step, 0), step, 1)
 
     ends = [SingleDeviceSharding(device) for device in jax.devices()[:2]]
-    programs = [jax.jit(lambda params, x, step, number=number: stage(params, x, step, number)) for number in range(2)]
+    programs = [
+        jax.jit(lambda params, x, step, number=number: stage(params, x, step, number))
+        for number in range(2)
+    ]
     params = [jax.device_put(PARAMS, end) for end in ends]
 
     x = jax.device_put(IMAGES, ends[0])
     y, back_0 = jax.vjp(lambda params, x: programs[0](params, x, 5), params[0], x)
-    z, back_1 = jax.vjp(lambda params, y: programs[1](params, y, 5), params[1], jax.device_put(y, ends[1]))
+    z, back_1 = jax.vjp(
+        lambda params, y: programs[1](params, y, 5), params[1], jax.device_put(y, ends[1])
+    )
     of_params_1, of_y = back_1(jnp.ones_like(z))
     of_params_0, _ = back_0(jax.device_put(of_y, ends[0]))
 

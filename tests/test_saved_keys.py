@@ -1,4 +1,6 @@
-"""Keys in checkpoints and in files: what is restored, in this process and in others, draws what was saved."""
+"""Keys in checkpoints and in files: what is restored, in this process and in others, draws what was
+saved.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,11 @@ def assert_equal(found: Any, expected: Any) -> None:
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
-    for a, b in zip(jax.tree.leaves(random.unwrap_keys(found)), jax.tree.leaves(random.unwrap_keys(expected)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(random.unwrap_keys(found)),
+        jax.tree.leaves(random.unwrap_keys(expected)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -82,10 +88,18 @@ def test_orbax_restores_a_model_by_its_standard_recipe(tmp_path: Path) -> None:
 
 def test_orbax_restores_keys_as_a_part_of_a_composite(tmp_path: Path) -> None:
     with ocp.CheckpointManager(tmp_path) as manager:
-        manager.save(0, args=ocp.args.Composite(keys=ocp.args.StandardSave(keys(7)), step=ocp.args.JsonSave({"n": 1})))
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                keys=ocp.args.StandardSave(keys(7)), step=ocp.args.JsonSave({"n": 1})
+            ),
+        )
     with ocp.CheckpointManager(tmp_path) as manager:
         restored = manager.restore(
-            0, args=ocp.args.Composite(keys=ocp.args.StandardRestore(keys(0)), step=ocp.args.JsonRestore())
+            0,
+            args=ocp.args.Composite(
+                keys=ocp.args.StandardRestore(keys(0)), step=ocp.args.JsonRestore()
+            ),
         )
     assert_equal(restored["keys"], keys(7))
 
@@ -93,9 +107,13 @@ def test_orbax_restores_keys_as_a_part_of_a_composite(tmp_path: Path) -> None:
 def test_flax_serialization_and_savez_store_words(tmp_path: Path) -> None:
     """Flax's serialization takes no typed key of any generator."""
     model = Net(nnx.Rngs(jaxdrop.key(0)))
-    saved, fresh = (nnx.to_pure_dict(nnx.state(net)) for net in (model, Net(nnx.Rngs(jaxdrop.key(1)))))
+    saved, fresh = (
+        nnx.to_pure_dict(nnx.state(net)) for net in (model, Net(nnx.Rngs(jaxdrop.key(1))))
+    )
     data = serialization.to_bytes(random.unwrap_keys(saved))
-    assert_equal(random.wrap_keys(serialization.from_bytes(random.unwrap_keys(fresh), data), fresh), saved)
+    assert_equal(
+        random.wrap_keys(serialization.from_bytes(random.unwrap_keys(fresh), data), fresh), saved
+    )
     np.savez(tmp_path / "keys.npz", **random.unwrap_keys(keys(7)))
     assert_equal(random.wrap_keys(dict(np.load(tmp_path / "keys.npz")), keys(0)), keys(7))
 
@@ -130,9 +148,13 @@ path = pathlib.Path({path!r})
 
 
 def run(code: str, path: Path, *, refused: bool = False) -> None:
-    """Runs code in a fresh process, in a JAX that lets no generator be registered if it is to be so."""
+    """Runs code in a fresh process, in a JAX that lets no generator be registered if it is to be
+    so.
+    """
     code = _PREAMBLE.format(refused=refused, root=str(ROOT), path=str(path)) + code
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -149,7 +171,9 @@ with ocp.StandardCheckpointer() as checkpointer:
 
 
 def test_where_jax_registers_nothing_keys_work_but_for_their_names(tmp_path: Path) -> None:
-    """What is saved there is restored elsewhere. What was saved already is restored there, through NumPy."""
+    """What is saved there is restored elsewhere. What was saved already is restored there, through
+    NumPy.
+    """
     _save(tmp_path)
     run(
         """
@@ -175,7 +199,9 @@ else:
         tmp_path,
         refused=True,
     )
-    np.testing.assert_array_equal(np.load(tmp_path / "mask.npy"), jaxdrop.dropout(jaxdrop.key(3), jnp.ones(64), 0.5))
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "mask.npy"), jaxdrop.dropout(jaxdrop.key(3), jnp.ones(64), 0.5)
+    )
     with ocp.StandardCheckpointer() as checkpointer:
         assert_equal(checkpointer.restore(tmp_path / "refused", keys(0)), keys(7))
 
@@ -189,23 +215,41 @@ def _save(path: Path) -> None:
 def _placed(state: Any) -> Any:
     """Of an abstract state, where its arrays are to be put."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), state)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), state
+    )
 
 
 # -- words and keys
 
 
 def test_words_take_the_type_and_the_shape_of_the_keys_they_stand_for() -> None:
-    assert_equal(random.wrap_keys(random.unwrap_keys(keys(7)), jax.eval_shape(lambda: keys(0))), keys(7))
-    assert_equal(jax.jit(lambda words: random.wrap_keys(words, keys(0)))(random.unwrap_keys(keys(7))), keys(7))
+    assert_equal(
+        random.wrap_keys(random.unwrap_keys(keys(7)), jax.eval_shape(lambda: keys(0))), keys(7)
+    )
+    assert_equal(
+        jax.jit(lambda words: random.wrap_keys(words, keys(0)))(random.unwrap_keys(keys(7))),
+        keys(7),
+    )
 
 
 @pytest.mark.parametrize(
     ("tree", "like", "message"),
     [
-        (jnp.ones(3), jaxdrop.key(0), r"tree must hold the words of key<jaxdrop>\[\], which are uint32\[2\], got float32\[3\]"),
+        (
+            jnp.ones(3),
+            jaxdrop.key(0),
+            (
+                r"tree must hold the words of key<jaxdrop>\[\], which are uint32\[2\], got"
+                r" float32\[3\]"
+            ),
+        ),
         ({"a": 1}, {"a": jaxdrop.key(0)}, r"\['a'\] must hold .*, got int 1"),
-        ({"a": jnp.zeros(2, jnp.uint32)}, {"a": random.stratified_keys(jaxdrop.key(0), 3)}, r"uint32\[3, 7\], got uint32\[2\]"),
+        (
+            {"a": jnp.zeros(2, jnp.uint32)},
+            {"a": random.stratified_keys(jaxdrop.key(0), 3)},
+            r"uint32\[3, 7\], got uint32\[2\]",
+        ),
         ({"a": 1}, {"b": 1}, "structure"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Schedules against the formulas of their papers and code, at their boundaries, and inside a compiled step."""
+"""Schedules against the formulas of their papers and code, at their boundaries, and inside a
+compiled step.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def _v_shape(count: int) -> float:
 
 CASES = [
     Case("constant", schedules.constant(0.3), lambda c: 0.3, {0: 0.3, 7: 0.3}),
-    Case("linear_up", schedules.linear(0.1, 0.7, 7), lambda c: np.interp(c, [0, 7], [0.1, 0.7]), {0: 0.1, 7: 0.7, 8: 0.7}),
+    Case(
+        "linear_up",
+        schedules.linear(0.1, 0.7, 7),
+        lambda c: np.interp(c, [0, 7], [0.1, 0.7]),
+        {0: 0.1, 7: 0.7, 8: 0.7},
+    ),
     Case(
         "linear_down",
         schedules.linear(0.5, 0.0, 10, begin=3),
@@ -58,7 +65,12 @@ CASES = [
         {0: 0.4, 10: 0.1, 11: 0.1},
     ),
     Case("cyclic", schedules.cyclic(0.3, 0.0, 8), _v_shape, {0: 0.3, 4: 0.0, 8: 0.3, 12: 0.0}),
-    Case("early", schedules.early(0.1, 5), lambda c: 0.1 if c < 5 else 0.0, {0: 0.1, 4: 0.1, 5: 0.0, 6: 0.0}),
+    Case(
+        "early",
+        schedules.early(0.1, 5),
+        lambda c: 0.1 if c < 5 else 0.0,
+        {0: 0.1, 4: 0.1, 5: 0.0, 6: 0.0},
+    ),
     # np.linspace(rate, 0, cutoff), and zeros behind it, is the authors' code.
     Case(
         "early_decay",
@@ -66,10 +78,25 @@ CASES = [
         lambda c: [*np.linspace(0.5, 0, 6), *np.zeros(20)][c],
         {0: 0.5, 5: 0.0, 6: 0.0},
     ),
-    Case("late", schedules.late(0.4, 5), lambda c: 0.4 if c >= 5 else 0.0, {0: 0.0, 4: 0.0, 5: 0.4, 6: 0.4}),
+    Case(
+        "late",
+        schedules.late(0.4, 5),
+        lambda c: 0.4 if c >= 5 else 0.0,
+        {0: 0.0, 4: 0.0, 5: 0.4, 6: 0.4},
+    ),
     # The authors of the next three schedule the probability of keeping.
-    Case("curriculum", schedules.curriculum(0.5, 0.3), lambda c: 1 - ((1 - 0.5) * math.exp(-0.3 * c) + 0.5), {0: 0.0}),
-    Case("annealed", schedules.annealed(0.25, 0.3), lambda c: 1 - (1 - 0.25 * math.exp(-0.3 * c)), {0: 0.25}),
+    Case(
+        "curriculum",
+        schedules.curriculum(0.5, 0.3),
+        lambda c: 1 - ((1 - 0.5) * math.exp(-0.3 * c) + 0.5),
+        {0: 0.0},
+    ),
+    Case(
+        "annealed",
+        schedules.annealed(0.25, 0.3),
+        lambda c: 1 - (1 - 0.25 * math.exp(-0.3 * c)),
+        {0: 0.25},
+    ),
     Case(
         "dropblock",
         schedules.dropblock(0.1, 12, group=3),
@@ -94,7 +121,12 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_follows_its_source(case: Case) -> None:
     compiled = jax.jit(case.schedule)
     for count in range(20):
-        for value in (case.schedule(count), compiled(count), compiled(jnp.uint32(count)), compiled(jnp.float32(count))):
+        for value in (
+            case.schedule(count),
+            compiled(count),
+            compiled(jnp.uint32(count)),
+            compiled(jnp.float32(count)),
+        ):
             np.testing.assert_allclose(value, case.reference(count), rtol=2e-6, atol=2e-7)
 
 
@@ -117,8 +149,12 @@ def test_before_the_first_step_it_is_the_first_rate(case: Case) -> None:
 rates = st.floats(0, 1, width=32)
 
 
-@hypothesis.given(rates, rates, st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 2**31 - 1))
-def test_rates_stay_between_start_and_end(start: float, end: float, steps: int, begin: int, count: int) -> None:
+@hypothesis.given(
+    rates, rates, st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 2**31 - 1)
+)
+def test_rates_stay_between_start_and_end(
+    start: float, end: float, steps: int, begin: int, count: int
+) -> None:
     for kind in (schedules.linear, schedules.cosine):
         rate = np.float32(kind(start, end, steps, begin=begin)(count))
         assert min(start, end) <= rate <= max(start, end)
@@ -156,7 +192,12 @@ def test_optax_misses_the_end() -> None:
 
 def test_optax_joins_these_and_its_own() -> None:
     joined = optax.join_schedules(
-        [schedules.constant(0.1), schedules.linear(0.1, 0.5, 4), optax.linear_schedule(0.5, 0.0, 4), schedules.late(0.2, 2)],
+        [
+            schedules.constant(0.1),
+            schedules.linear(0.1, 0.5, 4),
+            optax.linear_schedule(0.5, 0.0, 4),
+            schedules.late(0.2, 2),
+        ],
         [3, 7, 11],
     )
     expected = [0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.375, 0.25, 0.125, 0, 0, 0.2, 0.2]
@@ -171,7 +212,9 @@ def test_scheduled_drop_path_of_all_cells() -> None:
         time = min(count / 10, 1)
         np.testing.assert_allclose(schedule(count), time * rate, rtol=1e-6)
         both = jax.jit(lambda count: depth_rates(schedule(count), cells, rule="paper"))(count)
-        np.testing.assert_allclose(both, [time * (cell + 1) / cells * rate for cell in range(cells)], rtol=1e-6)
+        np.testing.assert_allclose(
+            both, [time * (cell + 1) / cells * rate for cell in range(cells)], rtol=1e-6
+        )
 
 
 # -- in a training step
@@ -181,7 +224,9 @@ def test_scheduled_drop_path_of_all_cells() -> None:
 def test_one_trace_for_all_steps(case: Case) -> None:
     x = DROPOUT.example()
     chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(lambda count: jaxdrop.dropout(KEY, x, case.schedule(count)), n=1))
+    step = jax.jit(
+        chex.assert_max_traces(lambda count: jaxdrop.dropout(KEY, x, case.schedule(count)), n=1)
+    )
     for count in (0, 1, 4, 5, 6, 100):
         known = jaxdrop.dropout(KEY, x, float(case.schedule(count)))
         np.testing.assert_array_equal(step(count) == 0, known == 0)
@@ -189,7 +234,11 @@ def test_one_trace_for_all_steps(case: Case) -> None:
 
 
 def test_one_trace_through_a_module() -> None:
-    schedule, layer, x = schedules.early(0.5, 2), jaxdrop.nnx.Dropout(0.1, rngs=nnx.Rngs(KEY)), DROPOUT.example()
+    schedule, layer, x = (
+        schedules.early(0.5, 2),
+        jaxdrop.nnx.Dropout(0.1, rngs=nnx.Rngs(KEY)),
+        DROPOUT.example(),
+    )
     chex.clear_trace_counter()
     step = nnx.jit(chex.assert_max_traces(lambda layer, count: layer(x, rate=schedule(count)), n=1))
     dropped = [bool((step(layer, jnp.int32(count)) == 0).any()) for count in range(4)]
@@ -198,7 +247,9 @@ def test_one_trace_through_a_module() -> None:
 
 @pytest.mark.parametrize("decay", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_after_early_dropout_values_and_gradients_are_the_undropped_ones(decay: bool, dtype: str) -> None:
+def test_after_early_dropout_values_and_gradients_are_the_undropped_ones(
+    decay: bool, dtype: str
+) -> None:
     schedule, x = schedules.early(0.5, 3, decay=decay), DROPOUT.example(dtype)
 
     @jax.jit
@@ -227,21 +278,53 @@ def test_a_constant_zero_is_no_operation() -> None:
         (lambda: schedules.constant(1.5), ValueError, "1.5"),
         (lambda: schedules.linear(0.1, float("nan"), 5), ValueError, "nan"),
         (lambda: schedules.linear("a", 0.1, 5), TypeError, "'a'"),
-        (lambda: schedules.linear(jnp.ones(3), 0.1, 5), TypeError, "start must be one number that is known now"),
+        (
+            lambda: schedules.linear(jnp.ones(3), 0.1, 5),
+            TypeError,
+            "start must be one number that is known now",
+        ),
         (lambda: schedules.linear(0.1, 0.2, 0), ValueError, "steps must be at least 1, got 0"),
-        (lambda: schedules.linear(0.1, 0.2, 2.5), TypeError, "steps must be an integer number of steps, got 2.5"),
+        (
+            lambda: schedules.linear(0.1, 0.2, 2.5),
+            TypeError,
+            "steps must be an integer number of steps, got 2.5",
+        ),
         (lambda: schedules.linear(0.1, 0.2, True), TypeError, "got True"),
-        (lambda: schedules.cosine(0.1, 0.2, 5, begin=-1), ValueError, "begin must be at least 0, got -1"),
+        (
+            lambda: schedules.cosine(0.1, 0.2, 5, begin=-1),
+            ValueError,
+            "begin must be at least 0, got -1",
+        ),
         (lambda: schedules.cyclic(0.1, 0.2, 1), ValueError, "period must be at least 2, got 1"),
         (lambda: schedules.early(-0.1, 5), ValueError, "-0.1"),
         (lambda: schedules.early(0.1, 0), ValueError, "cutoff must be at least 1, got 0"),
-        (lambda: schedules.early(0.1, 1, decay=True), ValueError, "cutoff must be at least 2, got 1"),
+        (
+            lambda: schedules.early(0.1, 1, decay=True),
+            ValueError,
+            "cutoff must be at least 2, got 1",
+        ),
         (lambda: schedules.late(0.1, -3), ValueError, "cutoff must be at least 1, got -3"),
-        (lambda: schedules.curriculum(0.5, 0), ValueError, r"gamma must lie in \(0, infinity\), got 0\. It is how fast"),
+        (
+            lambda: schedules.curriculum(0.5, 0),
+            ValueError,
+            r"gamma must lie in \(0, infinity\), got 0\. It is how fast",
+        ),
         (lambda: schedules.curriculum(2, 0.1), ValueError, "got 2"),
-        (lambda: schedules.annealed(0.5, float("inf")), ValueError, r"gamma must lie in \(0, infinity\), got inf"),
-        (lambda: schedules.annealed(0.5, "fast"), TypeError, "gamma must be a real number in .*, got 'fast'"),
-        (lambda: schedules.dropblock(0.1, 5, group=5), ValueError, "group must be 1, 2, 3 or 4, got 5"),
+        (
+            lambda: schedules.annealed(0.5, float("inf")),
+            ValueError,
+            r"gamma must lie in \(0, infinity\), got inf",
+        ),
+        (
+            lambda: schedules.annealed(0.5, "fast"),
+            TypeError,
+            "gamma must be a real number in .*, got 'fast'",
+        ),
+        (
+            lambda: schedules.dropblock(0.1, 5, group=5),
+            ValueError,
+            "group must be 1, 2, 3 or 4, got 5",
+        ),
         (
             lambda: schedules.scheduled_drop_path(0.1, None),
             TypeError,

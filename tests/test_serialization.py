@@ -22,13 +22,19 @@ def results() -> set[type[Any]]:
     """The public classes that are pytrees."""
     found = {graphs.Kept, graphs.Normalized}
     for module in (jaxdrop, mc, mc.acquisition, mc.metrics):
-        found |= {value for value in vars(module).values() if isinstance(value, type) and value.__module__.startswith("jaxdrop")}
+        found |= {
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and value.__module__.startswith("jaxdrop")
+        }
     return {kind for kind in found if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")}
 
 
 def test_every_result_has_a_name_of_its_own() -> None:
     assert set(_serialization.RESULTS) == results()
-    assert len({result.__name__ for result in _serialization.RESULTS}) == len(_serialization.RESULTS)
+    assert len({result.__name__ for result in _serialization.RESULTS}) == len(
+        _serialization.RESULTS
+    )
 
 
 def test_every_result_is_written_and_read() -> None:
@@ -36,12 +42,18 @@ def test_every_result_is_written_and_read() -> None:
 
     def make(x: jax.Array) -> list[Any]:
         def fields(kind: type[Any]) -> int:
-            return len(dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else len(kind._fields)
+            return (
+                len(dataclasses.fields(kind))
+                if dataclasses.is_dataclass(kind)
+                else len(kind._fields)
+            )
 
         return [kind(*[x] * fields(kind)) for kind in _serialization.RESULTS]
 
     exported = export.export(jax.jit(make))(jax.ShapeDtypeStruct((), jnp.float32))
-    assert jax.tree.structure(export.deserialize(exported.serialize()).call(1.0)) == jax.tree.structure(make(1.0))
+    assert jax.tree.structure(
+        export.deserialize(exported.serialize()).call(1.0)
+    ) == jax.tree.structure(make(1.0))
 
 
 def test_a_summary_is_written_with_a_symbolic_batch() -> None:

@@ -1,4 +1,6 @@
-"""One mask under every layout: eight devices draw what one device draws, each its own part, without talking."""
+"""One mask under every layout: eight devices draw what one device draws, each its own part, without
+talking.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def test_jit_draws_the_same_mask_under_every_layout(variant: Variant, mesh: Mesh
         result = compiled(KEY, placed)
         np.testing.assert_array_equal(result, expected, err_msg=str(spec))
         assert not COLLECTIVES.search(compiled.as_text()), spec
-        assert str(list(x.shape)).replace(" ", "") not in compiled.as_text(), f"{spec}: the whole array on one device"
+        assert str(list(x.shape)).replace(" ", "") not in compiled.as_text(), (
+            f"{spec}: the whole array on one device"
+        )
         assert result.sharding.is_equivalent_to(placed.sharding, x.ndim), spec
 
 
@@ -64,7 +68,9 @@ def test_eager_calls_and_gradients_keep_the_layout(variant: Variant, mesh: Mesh)
     with jax.set_mesh(mesh):
         placed = place(x, mesh, P("a"))
         for result, value in zip(
-            (variant.at(KEY)(placed), *pull(variant.at(KEY), placed)), (expected[0], *expected), strict=True
+            (variant.at(KEY)(placed), *pull(variant.at(KEY), placed)),
+            (expected[0], *expected),
+            strict=True,
         ):
             np.testing.assert_array_equal(result, value)
             assert result.sharding.is_equivalent_to(placed.sharding, x.ndim)
@@ -85,7 +91,11 @@ def test_shard_map_with_spec_draws_the_whole_mask(variant: Variant) -> None:
     x = variant.example()
 
     def local(spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
-        return jax.jit(jax.shard_map(variant.at(KEY, spec=spec), mesh=MESHES["auto"], in_specs=spec, out_specs=spec))
+        return jax.jit(
+            jax.shard_map(
+                variant.at(KEY, spec=spec), mesh=MESHES["auto"], in_specs=spec, out_specs=spec
+            )
+        )
 
     value, gradient = pull(variant.at(KEY), x)
     for spec in layouts(x.ndim):
@@ -106,7 +116,9 @@ def pull(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array,
 
 @each_variant
 @pytest.mark.parametrize("mapped", [jax.pmap, jax.vmap])
-def test_pmap_and_vmap_with_spec_draw_the_whole_mask(variant: Variant, mapped: Callable[..., Any]) -> None:
+def test_pmap_and_vmap_with_spec_draw_the_whole_mask(
+    variant: Variant, mapped: Callable[..., Any]
+) -> None:
     x = variant.example()
     parts = x.reshape(8, -1, *x.shape[1:])
     whole = mapped(variant.at(KEY, spec=P("i")), axis_name="i")(parts)
@@ -137,10 +149,14 @@ def test_partly_manual_meshes(mesh: Mesh, key: jax.Array) -> None:
         out_specs=P("a"),
         axis_names={"a"},
     )
-    np.testing.assert_array_equal(jax.jit(local)(key, place(x, mesh, P("a", "b"))), jaxdrop.dropout(key, x, RATE))
+    np.testing.assert_array_equal(
+        jax.jit(local)(key, place(x, mesh, P("a", "b"))), jaxdrop.dropout(key, x, RATE)
+    )
 
 
-@pytest.mark.parametrize("spec", [P("b", "a", None), P(None, ("b", "a")), ("a", None), P(None, None, ("a", "b"))])
+@pytest.mark.parametrize(
+    "spec", [P("b", "a", None), P(None, ("b", "a")), ("a", None), P(None, None, ("a", "b"))]
+)
 def test_shard_map_of_three_axes_with_shared_ones(spec: PartitionSpec) -> None:
     """Of a plain tuple too. Shared axes have one mask value, also where they are divided."""
     x = jnp.ones((4, 8, 16))
@@ -151,14 +167,19 @@ def test_shard_map_of_three_axes_with_shared_ones(spec: PartitionSpec) -> None:
             in_specs=P(*spec),
             out_specs=P(*spec),
         )
-        np.testing.assert_array_equal(jax.jit(local)(x), jaxdrop.dropout(KEY, x, RATE, broadcast_dims=dims))
+        np.testing.assert_array_equal(
+            jax.jit(local)(x), jaxdrop.dropout(KEY, x, RATE, broadcast_dims=dims)
+        )
 
 
 def test_shard_map_divides_rates_with_x() -> None:
     x, rates = DROPOUT.example(), jnp.asarray(ramp(16))
     spec = P("a", "b")
     local = jax.shard_map(
-        lambda x, rates: jaxdrop.dropout(KEY, x, rates, spec=spec), mesh=MESHES["auto"], in_specs=(spec, P("b")), out_specs=spec
+        lambda x, rates: jaxdrop.dropout(KEY, x, rates, spec=spec),
+        mesh=MESHES["auto"],
+        in_specs=(spec, P("b")),
+        out_specs=spec,
     )
     np.testing.assert_array_equal(jax.jit(local)(x, rates), jaxdrop.dropout(KEY, x, rates))
 
@@ -167,7 +188,9 @@ def test_fold_in_axes_gives_each_device_a_mask_of_its_own() -> None:
     def local(x: jax.Array) -> jax.Array:
         return jaxdrop.dropout(random.fold_in_axes(KEY, ("a", "b")), x, RATE)
 
-    drop = jax.shard_map(local, mesh=MESHES["auto"], in_specs=P(("a", "b")), out_specs=P(("a", "b")))
+    drop = jax.shard_map(
+        local, mesh=MESHES["auto"], in_specs=P(("a", "b")), out_specs=P(("a", "b"))
+    )
     masks = np.asarray(jax.jit(drop)(jnp.ones((8, 64))) > 0)
     assert len(np.unique(masks, axis=0)) == 8
 
@@ -179,7 +202,9 @@ def test_broadcast_dims_over_a_sharded_axis(mesh: Mesh, dims: tuple[int, ...]) -
     expected = jaxdrop.dropout(KEY, DROPOUT.example(), RATE, broadcast_dims=dims)
     with jax.set_mesh(mesh):
         np.testing.assert_array_equal(jaxdrop.dropout(KEY, x, RATE, broadcast_dims=dims), expected)
-        np.testing.assert_array_equal(jaxdrop.nnx.Dropout(RATE, broadcast_dims=dims)(x, rngs=KEY), expected)
+        np.testing.assert_array_equal(
+            jaxdrop.nnx.Dropout(RATE, broadcast_dims=dims)(x, rngs=KEY), expected
+        )
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -198,7 +223,9 @@ def test_masks_have_the_layout_of_their_array() -> None:
     x, threshold = place(DROPOUT.example(), mesh, P("a", "b")), masks.law(RATE).threshold
     with jax.set_mesh(mesh):
         assert jax.typeof(masks.keep(KEY, x, threshold)).sharding.spec == P("a", "b")
-        assert jax.typeof(masks.keep(KEY, x, threshold, broadcast_dims=(0,))).sharding.spec == P(None, "b")
+        assert jax.typeof(masks.keep(KEY, x, threshold, broadcast_dims=(0,))).sharding.spec == P(
+            None, "b"
+        )
 
 
 @each_mesh
@@ -211,9 +238,13 @@ def test_modules_under_a_mesh(mesh: Mesh) -> None:
     with jax.set_mesh(mesh):
         np.testing.assert_array_equal(layer(placed, rngs=KEY), expected)
         np.testing.assert_array_equal(linen.apply({}, placed, rng=KEY), expected)
-        local = jax.shard_map(lambda x: layer(x, rngs=KEY, spec=spec), in_specs=spec, out_specs=spec)
+        local = jax.shard_map(
+            lambda x: layer(x, rngs=KEY, spec=spec), in_specs=spec, out_specs=spec
+        )
         np.testing.assert_array_equal(jax.jit(local)(placed), expected)
-        local = jax.shard_map(lambda x: linen.apply({}, x, rng=KEY, spec=spec), in_specs=spec, out_specs=spec)
+        local = jax.shard_map(
+            lambda x: linen.apply({}, x, rng=KEY, spec=spec), in_specs=spec, out_specs=spec
+        )
         np.testing.assert_array_equal(jax.jit(local)(placed), expected)
 
 
@@ -222,4 +253,6 @@ def test_generators_without_random_access_draw_whole_arrays() -> None:
     key = jax.random.key(7, impl="rbg")
     for mesh in MESHES.values():
         x = DROPOUT.example()
-        np.testing.assert_array_equal(jaxdrop.dropout(key, place(x, mesh, P("a")), RATE), jaxdrop.dropout(key, x, RATE))
+        np.testing.assert_array_equal(
+            jaxdrop.dropout(key, place(x, mesh, P("a")), RATE), jaxdrop.dropout(key, x, RATE)
+        )

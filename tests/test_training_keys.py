@@ -25,7 +25,9 @@ def words(key: jax.Array) -> tuple[int, ...]:
 
 @each_key
 def test_no_two_keys_are_the_same(key: jax.Array) -> None:
-    """Nor is one that which Flax derives, from the small numbers. By chance, with a probability of 1e-15."""
+    """Nor is one that which Flax derives, from the small numbers. By chance, with a probability of
+    1e-15.
+    """
     indices = [None, 0, 1, 2**32 - 1]
     keys = [
         step_key(key, step, micro_batch=micro_batch, replica=replica)
@@ -48,7 +50,10 @@ def test_traced_and_known_indices_give_the_same_key(key: jax.Array) -> None:
     assert words(traced(key, 7, 1, 2)) == expected
     assert words(traced(key, 8, 1, 2)) != expected
     for dtype in (np.int32, np.uint8, np.int64):
-        assert words(step_key(key, dtype(7), micro_batch=np.asarray(1), replica=jnp.uint32(2))) == expected
+        assert (
+            words(step_key(key, dtype(7), micro_batch=np.asarray(1), replica=jnp.uint32(2)))
+            == expected
+        )
 
 
 def test_the_formula() -> None:
@@ -80,10 +85,18 @@ def test_vmap_over_steps_is_a_loop_over_steps() -> None:
         ((KEY, jnp.int32(-1)), ValueError, "step must be in [0, 2**32), got -1"),
         ((KEY, np.int8(-1)), ValueError, "step must be in [0, 2**32), got -1"),
         ((KEY, np.asarray(2**40)), ValueError, "step must be in [0, 2**32), got 1099511627776"),
-        ((KEY, 10**30), ValueError, "step must be in [0, 2**32), got 1000000000000000000000000000000"),
+        (
+            (KEY, 10**30),
+            ValueError,
+            "step must be in [0, 2**32), got 1000000000000000000000000000000",
+        ),
         ((KEY, jnp.float32(1)), TypeError, "got float32 1.0"),
         ((KEY, KEY), TypeError, "got a key"),
-        ((KEY, 1.0), TypeError, "step must be an integer, or an array of one integer, counted from 0; got 1.0"),
+        (
+            (KEY, 1.0),
+            TypeError,
+            "step must be an integer, or an array of one integer, counted from 0; got 1.0",
+        ),
         ((KEY, True), TypeError, "got True"),
         ((KEY, None), TypeError, "got None"),
         ((KEY, np.float32(1)), TypeError, "step must be an integer"),
@@ -99,9 +112,16 @@ def test_a_known_array_is_checked_under_jit_and_a_traced_one_by_checkify() -> No
     known = jnp.int32(-1)
     with pytest.raises(ValueError, match=r"step must be in .* got -1"):
         jax.jit(lambda step: step_key(KEY, known))(0)
-    checked = jax.jit(checkify.checkify(lambda step: step_key(KEY, step), errors=checkify.all_checks))
-    for step, message in ((jnp.int32(-2), "step must be in [0, 2**32), got -2"), (jnp.int32(2), None)):
-        assert message in (checked(step)[0].get() or "") if message else checked(step)[0].get() is None
+    checked = jax.jit(
+        checkify.checkify(lambda step: step_key(KEY, step), errors=checkify.all_checks)
+    )
+    for step, message in (
+        (jnp.int32(-2), "step must be in [0, 2**32), got -2"),
+        (jnp.int32(2), None),
+    ):
+        assert (
+            message in (checked(step)[0].get() or "") if message else checked(step)[0].get() is None
+        )
 
 
 def test_bad_parts_are_named() -> None:

@@ -37,7 +37,9 @@ def _numbers(pair: tuple[jnp.ndarray, jnp.ndarray]) -> list[int]:
 
 @given(words, words)
 def test_multiply_high(a: list[int], b: list[int]) -> None:
-    assert _words.multiply_high(_array(a), _array(b)).tolist() == [x * y // WORD for x, y in zip(a, b, strict=True)]
+    assert _words.multiply_high(_array(a), _array(b)).tolist() == [
+        x * y // WORD for x, y in zip(a, b, strict=True)
+    ]
 
 
 @given(words, long)
@@ -47,7 +49,9 @@ def test_multiply_wide(a: list[int], b: int) -> None:
 
 @given(st.lists(long, min_size=8, max_size=8), st.lists(long, min_size=8, max_size=8))
 def test_add_wide(a: list[int], b: list[int]) -> None:
-    assert _numbers(_words.add_wide(_pair(a), _pair(b))) == [(x + y) % WORD**2 for x, y in zip(a, b, strict=True)]
+    assert _numbers(_words.add_wide(_pair(a), _pair(b))) == [
+        (x + y) % WORD**2 for x, y in zip(a, b, strict=True)
+    ]
 
 
 def test_a_symbolic_length_is_long_unless_its_constraints_say_otherwise() -> None:
@@ -67,7 +71,10 @@ def entries(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         most = max(1, 2 ** draw(st.integers(0, room.bit_length() - 1)))
         extent.append(draw(st.integers(1, most) | st.just(most)))
         room //= extent[-1]
-    places = [tuple(draw(st.integers(0, length - 1) | st.just(length - 1)) for length in extent) for _ in range(4)]
+    places = [
+        tuple(draw(st.integers(0, length - 1) | st.just(length - 1)) for length in extent)
+        for _ in range(4)
+    ]
     return tuple(extent), places
 
 
@@ -75,13 +82,18 @@ def entries(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
 def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ...]]]) -> None:
     extent, places = case
     axes = [list(axis) for axis in zip(*places, strict=True)]
-    coordinates = [_pair(axis) if length > WORD else _array(axis) for axis, length in zip(axes, extent, strict=True)]
+    coordinates = [
+        _pair(axis) if length > WORD else _array(axis)
+        for axis, length in zip(axes, extent, strict=True)
+    ]
     high, low = _positions.linear(coordinates, extent)
     assert (high is None) == (math.prod(extent) <= WORD)
     low = jnp.broadcast_to(low, (4,))
     high = jnp.zeros_like(low) if high is None else jnp.broadcast_to(high, (4,))
     strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
-    assert _numbers((high, low)) == [sum(c * s for c, s in zip(place, strides, strict=True)) for place in places]
+    assert _numbers((high, low)) == [
+        sum(c * s for c, s in zip(place, strides, strict=True)) for place in places
+    ]
 
 
 def test_too_many_positions() -> None:

@@ -1,4 +1,6 @@
-"""A residual network in Flax NNX, with BatchNorm, DropBlock, drop path, and dropout before the last layer."""
+"""A residual network in Flax NNX, with BatchNorm, DropBlock, drop path, and dropout before the last
+layer.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ import jaxdrop.nnx
 
 
 class Block(nnx.Module):
-    """Two convolutions with a residual sum, whose branch loses blocks of pixels, and now and then all of itself."""
+    """Two convolutions with a residual sum, whose branch loses blocks of pixels, and now and then
+    all of itself.
+    """
 
-    def __init__(self, channels: int, block_rate: float, path_rate: float, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int, block_rate: float, path_rate: float, *, rngs: nnx.Rngs
+    ) -> None:
         self.first = nnx.Conv(channels, channels, (3, 3), use_bias=False, rngs=rngs)
         self.first_norm = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
         self.second = nnx.Conv(channels, channels, (3, 3), use_bias=False, rngs=rngs)
@@ -23,7 +29,9 @@ class Block(nnx.Module):
         self.drop_block = jaxdrop.nnx.DropBlock(block_rate, block_size=3)
         self.drop_path = jaxdrop.nnx.DropPath(path_rate)
 
-    def __call__(self, x: jax.Array, strength: float | jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, strength: float | jax.Array, rngs: nnx.Rngs | None
+    ) -> jax.Array:
         # DropBlock comes behind BatchNorm, whose running averages therefore are of whole images.
         y = nnx.relu(self.first_norm(self.first(x)))
         y = self.drop_block(y, rate=strength * self.drop_block.rate, rngs=rngs)
@@ -61,12 +69,16 @@ class CNN(nnx.Module):
     ) -> None:
         self.stem = nnx.Conv(color_channels, channels, (3, 3), rngs=rngs)
         path_rates = jaxdrop.depth_rates(path_rate, layers)
-        self.blocks = nnx.List([Block(channels, block_rate, float(rate), rngs=rngs) for rate in path_rates])
+        self.blocks = nnx.List(
+            [Block(channels, block_rate, float(rate), rngs=rngs) for rate in path_rates]
+        )
         self.dropout = jaxdrop.nnx.Dropout(rate)
         self.last = nnx.Linear(channels, classes, rngs=rngs)
         self.remat = remat
 
-    def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None, *, strength: float | jax.Array = 1.0) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, rngs: nnx.Rngs | None = None, *, strength: float | jax.Array = 1.0
+    ) -> jax.Array:
         """The logits, `(batch, classes)`.
 
         Args:
@@ -78,4 +90,6 @@ class CNN(nnx.Module):
         x = self.stem(images)
         for block in self.blocks:
             x = run(block, x, strength, rngs)
-        return self.last(self.dropout(jnp.mean(x, axis=(1, 2)), rate=strength * self.dropout.rate, rngs=rngs))
+        return self.last(
+            self.dropout(jnp.mean(x, axis=(1, 2)), rate=strength * self.dropout.rate, rngs=rngs)
+        )

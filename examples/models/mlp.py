@@ -17,7 +17,9 @@ class Layer(nnx.Module):
         self.linear = nnx.Linear(inputs, outputs, rngs=rngs)
         self.dropout = jaxdrop.nnx.Dropout(rate)
 
-    def __call__(self, x: jax.Array, strength: float | jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, strength: float | jax.Array, rngs: nnx.Rngs | None
+    ) -> jax.Array:
         return self.dropout(nnx.relu(self.linear(x)), rate=strength * self.dropout.rate, rngs=rngs)
 
 
@@ -35,13 +37,25 @@ class MLP(nnx.Module):
     """
 
     def __init__(
-        self, features: int, classes: int, *, width: int, layers: int, rate: float, remat: bool = False, rngs: nnx.Rngs
+        self,
+        features: int,
+        classes: int,
+        *,
+        width: int,
+        layers: int,
+        rate: float,
+        remat: bool = False,
+        rngs: nnx.Rngs,
     ) -> None:
-        self.hidden = nnx.List([Layer(width if layer else features, width, rate, rngs=rngs) for layer in range(layers)])
+        self.hidden = nnx.List(
+            [Layer(width if layer else features, width, rate, rngs=rngs) for layer in range(layers)]
+        )
         self.last = nnx.Linear(width if layers else features, classes, rngs=rngs)
         self.remat = remat
 
-    def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None, *, strength: float | jax.Array = 1.0) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, rngs: nnx.Rngs | None = None, *, strength: float | jax.Array = 1.0
+    ) -> jax.Array:
         """The logits, `(batch, classes)`.
 
         Args:

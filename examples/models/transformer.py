@@ -1,6 +1,7 @@
 """A decoder-only transformer in Flax NNX, with dropout in its four places, and drop path.
 
-The places: the embedding, the attention weights, the end of each residual branch, and the hidden layer of each MLP.
+The places: the embedding, the attention weights, the end of each residual branch, and the hidden
+layer of each MLP.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ class Block(nnx.Module):
         self.rate = rate
         self.norm = norm
         self.attention = jaxdrop.nnx.MultiHeadAttention(
-            heads, width, dropout_rate=rate, deterministic=False, decode=False, keep_rngs=False, rngs=rngs
+            heads,
+            width,
+            dropout_rate=rate,
+            deterministic=False,
+            decode=False,
+            keep_rngs=False,
+            rngs=rngs,
         )
         self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
         self.up = nnx.Linear(width, 4 * width, rngs=rngs)
@@ -34,7 +41,9 @@ class Block(nnx.Module):
         self.dropout = jaxdrop.nnx.Dropout(rate)
         self.drop_path = jaxdrop.nnx.DropPath(0.0)
 
-    def __call__(self, x: jax.Array, path_rate: jax.Array, strength: float | jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, path_rate: jax.Array, strength: float | jax.Array, rngs: nnx.Rngs | None
+    ) -> jax.Array:
         rate = strength * self.rate
 
         def attention(x: jax.Array) -> jax.Array:
@@ -58,7 +67,8 @@ class Transformer(nnx.Module):
       length: the greatest number of tokens in a text.
       width: the number of features.
       heads: of attention.
-      layers: the number of blocks. They run under `lax.scan`, and the backward pass computes each again.
+      layers: the number of blocks. They run under `lax.scan`, and the backward pass computes each
+        again.
       rate: of dropout, in all four places.
       path_rate: of drop path, in the last block; the first one has 0.
       norm: `'pre'`, at the start of each residual branch, or `'post'`, behind each residual sum.
@@ -84,11 +94,15 @@ class Transformer(nnx.Module):
         self.positions = nnx.Embed(length, width, rngs=rngs)
         self.dropout = jaxdrop.nnx.Dropout(rate)
         keys = jax.random.split(rngs.params(), layers)
-        self.blocks = nnx.vmap(lambda key: Block(width, heads, rate, norm, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = nnx.vmap(lambda key: Block(width, heads, rate, norm, rngs=nnx.Rngs(key)))(
+            keys
+        )
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Linear(width, vocabulary, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, rngs: nnx.Rngs | None = None, *, strength: float | jax.Array = 1.0) -> jax.Array:
+    def __call__(
+        self, tokens: jax.Array, rngs: nnx.Rngs | None = None, *, strength: float | jax.Array = 1.0
+    ) -> jax.Array:
         """The logits, `(batch, length, vocabulary)`.
 
         Args:
@@ -106,8 +120,14 @@ class Transformer(nnx.Module):
 
         def block(x: jax.Array, own: Any) -> tuple[jax.Array, None]:
             params, path_rate, key = own
-            return nnx.merge(graph, params)(x, path_rate, strength, None if key is None else nnx.Rngs(key)), None
+            return (
+                nnx.merge(graph, params)(
+                    x, path_rate, strength, None if key is None else nnx.Rngs(key)
+                ),
+                None,
+            )
 
-        # The scan stands between a layer and its copy in the backward pass, so no barrier has to (`prevent_cse`).
+        # The scan stands between a layer and its copy in the backward pass, so no barrier has to
+        # (`prevent_cse`).
         x, _ = lax.scan(jax.checkpoint(block, prevent_cse=False), x, (params, path_rates, keys))
         return self.head(self.norm(x))

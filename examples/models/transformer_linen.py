@@ -1,4 +1,6 @@
-"""The transformer of `transformer.py` in Flax Linen, with the same parameters under the same names."""
+"""The transformer of `transformer.py` in Flax Linen, with the same parameters under the same
+names.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,27 @@ class Block(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, path_rate: jax.Array, strength: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, path_rate: jax.Array, strength: jax.Array
+    ) -> tuple[jax.Array, None]:
         width, rate = x.shape[-1], strength * self.rate
 
         def dropout(x: jax.Array) -> jax.Array:
             return jaxdrop.linen.Dropout(self.rate, deterministic=self.deterministic)(x, rate=rate)
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, dropout_rng: jax.Array, deterministic: bool) -> jax.Array:
-            return jaxdrop.dot_product_attention(dropout_rng, q, k, v, rate, is_causal=True, deterministic=deterministic)
+        def attend(
+            q: jax.Array, k: jax.Array, v: jax.Array, dropout_rng: jax.Array, deterministic: bool
+        ) -> jax.Array:
+            return jaxdrop.dot_product_attention(
+                dropout_rng, q, k, v, rate, is_causal=True, deterministic=deterministic
+            )
 
         attention = jaxdrop.linen.MultiHeadAttention(
-            self.heads, dropout_rate=self.rate, deterministic=self.deterministic, attention_fn=attend, name="attention"
+            self.heads,
+            dropout_rate=self.rate,
+            deterministic=self.deterministic,
+            attention_fn=attend,
+            name="attention",
         )
 
         def mlp(x: jax.Array) -> jax.Array:
@@ -58,17 +70,22 @@ class Transformer(nn.Module):
     norm: Literal["pre", "post"] = "pre"
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, *, deterministic: bool = False, strength: float | jax.Array = 1.0) -> jax.Array:
+    def __call__(
+        self, tokens: jax.Array, *, deterministic: bool = False, strength: float | jax.Array = 1.0
+    ) -> jax.Array:
         """The logits, `(batch, length, vocabulary)`; `strength` multiplies all rates."""
         x = nn.Embed(self.vocabulary, self.width, name="tokens")(tokens)
         x += nn.Embed(self.length, self.width, name="positions")(jnp.arange(tokens.shape[1])[None])
-        x = jaxdrop.linen.Dropout(self.rate, deterministic=deterministic)(x, rate=strength * self.rate)
+        x = jaxdrop.linen.Dropout(self.rate, deterministic=deterministic)(
+            x, rate=strength * self.rate
+        )
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
-            # Flax looks for what does not depend on the layer, and takes the check of a traced rate for such a thing.
+            # Flax looks for what does not depend on the layer, and takes the check of a traced rate
+            # for such a thing.
             check_constancy_invariants=False,
         )(self.heads, self.rate, self.norm, deterministic, name="blocks")
         path_rates = strength * jnp.array(jaxdrop.depth_rates(self.path_rate, self.layers))

@@ -1,7 +1,9 @@
-"""Every check of an argument, once. A message names the argument as the caller knows it, quotes the value, and says what to do.
+"""Every check of an argument, once. A message names the argument as the caller knows it, quotes the
+value, and says what to do.
 
-`name` is that of the argument in the function that checks it. A layer, or a function that calls another one, has names of its own
-for what it hands on: within `renamed(x="inputs")` the messages speak of `inputs`.
+`name` is that of the argument in the function that checks it. A layer, or a function that calls
+another one, has names of its own for what it hands on: within `renamed(x="inputs")` the messages
+speak of `inputs`.
 """
 
 from jaxdrop._checks._arrays import (

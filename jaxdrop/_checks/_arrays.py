@@ -18,7 +18,9 @@ _issubdtype = functools.lru_cache(maxsize=1024)(jnp.issubdtype)
 
 
 def unwrapped(value: Any) -> Any:
-    """`value`, or the array that it holds, if it is an `nnx.Variable` or another object with `__jax_array__`."""
+    """`value`, or the array that it holds, if it is an `nnx.Variable` or another object with
+    `__jax_array__`.
+    """
     if isinstance(value, (jax.Array, np.ndarray)) or not hasattr(type(value), "__jax_array__"):
         return value
     return value.__jax_array__()
@@ -30,30 +32,47 @@ def is_key(value: Any) -> TypeGuard[jax.Array]:
 
 
 def is_real(dtype: Any) -> bool:
-    """Whether a dtype is one of floating numbers or integers. NumPy takes differences of dates for integers."""
-    return bool(jnp.issubdtype(dtype, jnp.floating) or (jnp.issubdtype(dtype, jnp.integer) and np.dtype(dtype).kind != "m"))
+    """Whether a dtype is one of floating numbers or integers. NumPy takes differences of dates for
+    integers.
+    """
+    return bool(
+        jnp.issubdtype(dtype, jnp.floating)
+        or (jnp.issubdtype(dtype, jnp.integer) and np.dtype(dtype).kind != "m")
+    )
 
 
 def check_array(value: Any, name: str, of: str = "numbers", caller: str = "") -> jax.Array:
-    """The argument as an array of numbers or booleans, if it is one or holds them. `of` and `caller` are for the message."""
+    """The argument as an array of numbers or booleans, if it is one or holds them. `of` and
+    `caller` are for the message.
+    """
     value = unwrapped(value)
     check_unmasked(value, name)
     array = value
     if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
         array = _converted(value)
-    if array is None or not (array.dtype == bool or is_real(array.dtype) or jnp.issubdtype(array.dtype, jnp.complexfloating)):
-        rule = f"{caller} takes an array {shown(name)} of {of}" if caller else f"{shown(name)} must be an array of {of}"
+    if array is None or not (
+        array.dtype == bool
+        or is_real(array.dtype)
+        or jnp.issubdtype(array.dtype, jnp.complexfloating)
+    ):
+        rule = (
+            f"{caller} takes an array {shown(name)} of {of}"
+            if caller
+            else f"{shown(name)} must be an array of {of}"
+        )
         raise TypeError(f"{rule}, got {quoted(value)}")
     return cast(jax.Array, array)
 
 
 def check_unmasked(value: Any, name: str) -> None:
-    """Checks that the argument is no array of NumPy with masked entries: JAX would take what stands below the mask."""
+    """Checks that the argument is no array of NumPy with masked entries: JAX would take what stands
+    below the mask.
+    """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         name = shown(name)
         raise TypeError(
-            f"{name} is a masked array, whose mask would be lost. Pass {name}.filled(np.nan), or the data, {name}.data, and say"
-            f" what counts: ~{name}.mask."
+            f"{name} is a masked array, whose mask would be lost. Pass {name}.filled(np.nan), or"
+            f" the data, {name}.data, and say what counts: ~{name}.mask."
         )
 
 
@@ -70,18 +89,22 @@ def check_inexact(x: Any, caller: str, name: str = "x") -> jax.Array:
     name = shown(name)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
-            f"{caller} scales what it keeps, and cannot do so with {name} of dtype {x.dtype}. Convert it first, as in"
-            f" {name}.astype(jnp.float32), or put the dropout after the embedding."
+            f"{caller} scales what it keeps, and cannot do so with {name} of dtype {x.dtype}."
+            f" Convert it first, as in {name}.astype(jnp.float32), or put the dropout after the"
+            " embedding."
         )
     if not _has_zero(x.dtype):
         raise TypeError(
-            f"{caller} cannot drop from {name} of dtype {x.dtype}, which has no 0. Convert it, as in {name}.astype(jnp.bfloat16)."
+            f"{caller} cannot drop from {name} of dtype {x.dtype}, which has no 0. Convert it, as"
+            f" in {name}.astype(jnp.bfloat16)."
         )
     return x
 
 
 def check_real(x: Any, caller: str, name: str = "x", why: str = "") -> jax.Array:
-    """The argument as an array of floating numbers. `why` says why they cannot be complex, and what to do."""
+    """The argument as an array of floating numbers. `why` says why they cannot be complex, and what
+    to do.
+    """
     x = check_inexact(x, caller, name)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"{caller} takes real {shown(name)}, got dtype {x.dtype}{why}")
@@ -93,7 +116,8 @@ def check_ids(ids: Any, caller: str, name: str = "ids") -> jax.Array:
     ids = check_array(ids, name, "integers", caller)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
-            f"{caller} takes integers, but {shown(name)} is an array of dtype {ids.dtype}. For vectors there is jaxdrop.dropout."
+            f"{caller} takes integers, but {shown(name)} is an array of dtype {ids.dtype}. For"
+            " vectors there is jaxdrop.dropout."
         )
     return ids
 
@@ -106,27 +130,45 @@ def check_shape(value: jax.Array, name: str, shape: tuple[int, ...], like: str) 
 
 
 def check_float_dtype(dtype: Any, name: str) -> None:
-    """Checks that the argument is a dtype of floating or complex numbers, or None for that of JAX."""
+    """Checks that the argument is a dtype of floating or complex numbers, or None for that of
+    JAX.
+    """
     try:
-        found = None if isinstance(dtype, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)) else np.dtype(dtype)
+        found = (
+            None
+            if isinstance(dtype, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+            else np.dtype(dtype)
+        )
     except Exception:  # whatever an attribute `dtype` does
         found = None
     if found is None or not jnp.issubdtype(found, jnp.inexact):
-        raise TypeError(f"{shown(name)} must be a dtype of floating numbers, such as jnp.float32, got {quoted(dtype)}")
+        raise TypeError(
+            f"{shown(name)} must be a dtype of floating numbers, such as jnp.float32, got"
+            f" {quoted(dtype)}"
+        )
 
 
-def check_features(inputs: Any, caller: str, features: int | None = None, name: str = "inputs") -> jax.Array:
-    """The argument as an array of floating or complex numbers with a last axis, of the length `features` if that is given."""
+def check_features(
+    inputs: Any, caller: str, features: int | None = None, name: str = "inputs"
+) -> jax.Array:
+    """The argument as an array of floating or complex numbers with a last axis, of the length
+    `features` if that is given.
+    """
     inputs = check_inexact(inputs, caller, name)
     if not inputs.ndim or features not in (None, inputs.shape[-1]):
         length = "features" if features is None else f"{features} features"
-        raise ValueError(f"{caller} takes {shown(name)} of shape (..., {length}), got shape {tuple(inputs.shape)}")
+        raise ValueError(
+            f"{caller} takes {shown(name)} of shape (..., {length}), got shape"
+            f" {tuple(inputs.shape)}"
+        )
     return inputs
 
 
 def known(x: Any) -> bool:
     """Whether the values of an array can be looked at: not traced, and all on this process."""
-    return not isinstance(x, jax.core.Tracer) and (not isinstance(x, jax.Array) or x.is_fully_addressable)
+    return not isinstance(x, jax.core.Tracer) and (
+        not isinstance(x, jax.Array) or x.is_fully_addressable
+    )
 
 
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -138,7 +180,9 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def can_be_array(value: Any) -> bool:
-    """Whether a value is one that can hold numbers: a number, a list of them, or what NumPy knows as an array."""
+    """Whether a value is one that can hold numbers: a number, a list of them, or what NumPy knows
+    as an array.
+    """
     if isinstance(value, (str, bytes)):
         return False
     return isinstance(value, (numbers.Number, Sequence)) or hasattr(type(value), "__array__")

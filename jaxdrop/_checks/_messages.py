@@ -1,4 +1,6 @@
-"""How messages speak of an argument: by the name that the caller knows, with its value in one short line."""
+"""How messages speak of an argument: by the name that the caller knows, with its value in one short
+line.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ _names: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("name
 
 
 class renamed:  # noqa: N801
-    """Within it, messages call arguments by other names: `renamed(x="inputs")` where `inputs` is handed on as `x`.
+    """Within it, messages call arguments by other names: `renamed(x="inputs")` where `inputs` is
+    handed on as `x`.
 
-    A mapping may be given in place of keywords, and is not copied: every call of a layer comes here.
+    A mapping may be given in place of keywords, and is not copied: every call of a layer comes
+    here.
     """
 
     def __init__(self, mapping: Mapping[str, str] = _NONE, /, **names: str) -> None:
@@ -31,7 +35,12 @@ class renamed:  # noqa: N801
             names = {**outer, **{inner: outer.get(name, name) for inner, name in names.items()}}
         self.token = _names.set(names)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         _names.reset(self.token)
 
 
@@ -49,10 +58,16 @@ def quoted(value: Any) -> str:
     if isinstance(value, (jax.Array, np.ndarray)):
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return f"keys of shape {value.shape}" if value.ndim else "a key"
-        return f"an array of {value.dtype}{list(value.shape)}" if value.ndim else f"{value.dtype} {value}"
+        return (
+            f"an array of {value.dtype}{list(value.shape)}"
+            if value.ndim
+            else f"{value.dtype} {value}"
+        )
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # a foreign repr may do anything, and Python prints no integer of more than 4300 digits
+    except (
+        Exception
+    ):  # a foreign repr may do anything, and Python prints no integer of more than 4300 digits
         text = "..."
     short = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     kind = type(value).__name__
@@ -65,7 +80,9 @@ def quoted(value: Any) -> str:
 
 
 def check_not_traced(value: Any, name: str, way: str = "") -> None:
-    """Raises a TypeError where a value is traced that has to be known. `way` is another way out than a static argument."""
+    """Raises a TypeError where a value is traced that has to be known. `way` is another way out
+    than a static argument.
+    """
     if isinstance(value, jax.core.Tracer):
         name = shown(name)
         static = f"ark it static: jax.jit(f, static_argnames='{name}')"

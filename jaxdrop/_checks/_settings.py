@@ -17,7 +17,9 @@ LONGEST = 2**31 - 1
 
 
 def check_flag(value: Any, name: str) -> bool:
-    """The argument as a Python bool: it is one, or NumPy's, or a known boolean array without axes."""
+    """The argument as a Python bool: it is one, or NumPy's, or a known boolean array without
+    axes.
+    """
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     way = f"make both calls, and choose: jax.lax.cond({shown(name)}, ..., ...)"
@@ -34,7 +36,9 @@ def check_one_of(value: Any, name: str, names: Any) -> None:
     allowed = get_args(names) or tuple(names)
     if not (isinstance(value, str) and value in allowed):
         kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(f"{shown(name)} must be one of {', '.join(map(repr, allowed))}, got {quoted(value)}")
+        raise kind(
+            f"{shown(name)} must be one of {', '.join(map(repr, allowed))}, got {quoted(value)}"
+        )
 
 
 def check_text(value: Any, name: str) -> str:
@@ -45,7 +49,9 @@ def check_text(value: Any, name: str) -> str:
 
 
 def check_callable(value: Any, name: str, of: str) -> None:
-    """Checks that the argument is a function. `of` says what it is a function of, for the message."""
+    """Checks that the argument is a function. `of` says what it is a function of, for the
+    message.
+    """
     if not callable(value):
         raise TypeError(f"{shown(name)} must be a function of {of}, got {quoted(value)}")
 
@@ -61,7 +67,9 @@ def check_integer(value: Any, name: str, kind: str = "an integer") -> int:
     raise TypeError(f"{shown(name)} must be {kind}, got {quoted(value)}")
 
 
-def check_count(value: Any, name: str, *, least: int = 1, most: float = math.inf, kind: str = "an integer") -> int:
+def check_count(
+    value: Any, name: str, *, least: int = 1, most: float = math.inf, kind: str = "an integer"
+) -> int:
     """The argument as a Python integer from `least` to `most`."""
     number = check_integer(value, name, kind)
     if not least <= number <= most:
@@ -84,11 +92,19 @@ def check_integers(values: Any, name: str, kind: str = "a sequence of integers")
 
 
 def check_axis(value: Any, name: str, ndim: int, of: str = "x") -> int:
-    """The axis that the argument names, as a number from 0 to `ndim - 1`. `of` is the argument whose axes they are."""
+    """The axis that the argument names, as a number from 0 to `ndim - 1`. `of` is the argument
+    whose axes they are.
+    """
     number = check_integer(value, name, "the number of an axis")
     if not -ndim <= number < ndim:
-        allowed = f"-{ndim} to {ndim - 1} are allowed" if ndim else f"there is none to name in {shown(of)}"
-        raise ValueError(f"{shown(name)}={quoted(number)} is out of range: with {ndim} axes, {allowed}.")
+        allowed = (
+            f"-{ndim} to {ndim - 1} are allowed"
+            if ndim
+            else f"there is none to name in {shown(of)}"
+        )
+        raise ValueError(
+            f"{shown(name)}={quoted(number)} is out of range: with {ndim} axes, {allowed}."
+        )
     return number % ndim
 
 
@@ -98,7 +114,9 @@ def axis_numbers(broadcast_dims: Any) -> tuple[int, ...]:
 
 
 def check_broadcast_dims(broadcast_dims: Any, ndim: int, of: str = "x") -> tuple[int, ...]:
-    """The axes that share a mask, as sorted numbers from 0 to `ndim - 1`. `of` is the argument whose axes they are."""
+    """The axes that share a mask, as sorted numbers from 0 to `ndim - 1`. `of` is the argument
+    whose axes they are.
+    """
     dims = axis_numbers(broadcast_dims)
     if not dims:
         return dims
@@ -106,5 +124,8 @@ def check_broadcast_dims(broadcast_dims: Any, ndim: int, of: str = "x") -> tuple
         if not -ndim <= dim < ndim:
             name = shown("broadcast_dims")
             allowed = f"-{ndim} to {ndim - 1} are allowed"
-            raise ValueError(f"{name}={quoted(dims)} names axis {dim}, but {shown(of)} has {ndim} axes: {allowed}.")
+            raise ValueError(
+                f"{name}={quoted(dims)} names axis {dim}, but {shown(of)} has {ndim} axes:"
+                f" {allowed}."
+            )
     return tuple(sorted({dim % ndim for dim in dims}))

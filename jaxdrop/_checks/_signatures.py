@@ -12,30 +12,46 @@ from jaxdrop._checks._messages import renamed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What other libraries call an argument -> what it is called here, and how that is meant. What the signature has first counts.
+# What other libraries call an argument -> what it is called here, and how that is meant. What the
+# signature has first counts.
 _ELSEWHERE: dict[tuple[str, ...], dict[str, str]] = {
-    ("p", "prob", "drop_prob", "drop_rate", "dropout", "dropout_rate", "drop_probability", "probability"): {
-        "rate": "rate is the probability of dropping, as in rate=0.1"
-    },
+    (
+        "p",
+        "prob",
+        "drop_prob",
+        "drop_rate",
+        "dropout",
+        "dropout_rate",
+        "drop_probability",
+        "probability",
+    ): {"rate": "rate is the probability of dropping, as in rate=0.1"},
     ("keep_prob", "keep_rate", "keep_probability"): {
         "rate": "rate is the probability of dropping, not of keeping: rate=1 - keep_prob"
     },
     ("noise_shape", "broadcast_axes", "mask_axes"): {
-        "broadcast_dims": "broadcast_dims=(...) names the axes along which all entries share one mask value"
+        "broadcast_dims": (
+            "broadcast_dims=(...) names the axes along which all entries share one mask value"
+        )
     },
-    ("training", "train", "is_training"): {"deterministic": "deterministic=True turns dropout off: deterministic=not training"},
+    ("training", "train", "is_training"): {
+        "deterministic": "deterministic=True turns dropout off: deterministic=not training"
+    },
     ("eval", "evaluation", "inference"): {"deterministic": "deterministic=True is evaluation"},
     ("key", "rng", "rngs", "seed", "dropout_rng", "prng_key"): {
         "rngs": "rngs=... takes an nnx.Rngs, and in the call of a layer also a key",
         "rng": "rng=... takes a key; usual is layer.apply(variables, x, rngs={'dropout': key})",
         "key": "a PRNG key comes first, such as jaxdrop.key(seed)",
     },
-    ("inplace",): dict.fromkeys(("x", "rate", "inputs"), "JAX arrays do not change: use what is returned"),
+    ("inplace",): dict.fromkeys(
+        ("x", "rate", "inputs"), "JAX arrays do not change: use what is returned"
+    ),
 }
 
 
 def hinted(function: Function) -> Function:
-    """A function whose TypeError for arguments that do not fit says what they are called here. Its signature stays."""
+    """A function whose TypeError for arguments that do not fit says what they are called here. Its
+    signature stays.
+    """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +65,8 @@ def hinted(function: Function) -> Function:
 
 
 def hint_methods(cls: type, *names: str) -> None:
-    """The same for the constructor and the call of a class of layers, by whose name the messages call them.
+    """The same for the constructor and the call of a class of layers, by whose name the messages
+    call them.
 
     In a call they speak of its arguments: `cls._handed_on` is what `renamed` takes.
     """
@@ -79,7 +96,9 @@ def _hinted_method(function: Function) -> Function:
     return called if function.__name__ == "__call__" else constructed  # type: ignore[return-value]
 
 
-def check_fit(function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_fit(
+    function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
     """Raises a TypeError with a hint if the arguments do not fit the signature."""
     signature = inspect.signature(function)
     try:
@@ -89,7 +108,9 @@ def check_fit(function: Callable[..., Any], name: str, args: Sequence[Any], kwar
         takes = f"It takes {', '.join(known)}."
         for given in kwargs:
             if given not in signature.parameters:
-                raise TypeError(f"{name} has no argument {given!r}{_hint(given, known)}. {takes}") from None
+                raise TypeError(
+                    f"{name} has no argument {given!r}{_hint(given, known)}. {takes}"
+                ) from None
         raise TypeError(f"{name}: {error}. {takes}") from None
 
 

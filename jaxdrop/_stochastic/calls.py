@@ -1,4 +1,6 @@
-"""How one call of a module is made to follow settings, whatever its constructor and its caller say."""
+"""How one call of a module is made to follow settings, whatever its constructor and its caller
+say.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 RUNNING_STATISTICS = {"use_running_average": True, "update_stats": False}
-"""Settings of normalization layers, by the names that Flax gives them, with which statistics are used and stay as they are."""
+"""Settings of normalization layers, by the names that Flax gives them, with which statistics are
+used and stay as they are.
+"""
 
 
 def check_method(method: Any, model: Any) -> None:
     """Checks what is called in place of `__call__`."""
     if not (method is None or isinstance(method, str) or callable(method)):
-        raise TypeError(f"method must be the name of a method, or a function of (model, *inputs), got {method!r}")
+        raise TypeError(
+            "method must be the name of a method, or a function of (model, *inputs), got"
+            f" {method!r}"
+        )
     if isinstance(method, str) and not callable(getattr(model, method, None)):
         raise ValueError(f"method={method!r}: {type(model).__name__} has no such method.")
 
@@ -21,8 +28,12 @@ def check_method(method: Any, model: Any) -> None:
 def names(argument: str, given: Any) -> tuple[str, ...]:
     """Names of collections; one may be given alone."""
     several = (given,) if isinstance(given, str) else given
-    if not isinstance(several, (tuple, list, set, frozenset)) or not all(isinstance(name, str) for name in several):
-        raise TypeError(f"{argument} must be names of collections, as in {argument}=['cache'], got {given!r}")
+    if not isinstance(several, (tuple, list, set, frozenset)) or not all(
+        isinstance(name, str) for name in several
+    ):
+        raise TypeError(
+            f"{argument} must be names of collections, as in {argument}=['cache'], got {given!r}"
+        )
     return tuple(several)
 
 
@@ -30,7 +41,9 @@ TRAINING = {"deterministic": False, "train": True, "training": True, "is_trainin
 """Flags by which models and modules tell their code to drop, and their values then."""
 
 
-def told_otherwise(call: Callable[..., Any], module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[str]:
+def told_otherwise(
+    call: Callable[..., Any], module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> set[str]:
     """Those flags that a module has, or `call`, and that are not set, as text.
 
     Args:
@@ -43,7 +56,11 @@ def told_otherwise(call: Callable[..., Any], module: Any, args: Sequence[Any], k
     given = dict(zip(parameters, args, strict=False)) | dict(kwargs)
     values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
     values |= {} if module is None else vars(module)
-    return {f"{name}={value}" for name, value in TRAINING.items() if name in values and values[name] is not value}
+    return {
+        f"{name}={value}"
+        for name, value in TRAINING.items()
+        if name in values and values[name] is not value
+    }
 
 
 def told_to_drop(
@@ -52,7 +69,9 @@ def told_to_drop(
     """The arguments of `call`, a function or a bound method, with its flags set."""
     signature = inspect.signature(call)
     bound = signature.bind(*args, **kwargs)
-    bound.arguments.update({name: value for name, value in TRAINING.items() if name in signature.parameters})
+    bound.arguments.update(
+        {name: value for name, value in TRAINING.items() if name in signature.parameters}
+    )
     return bound.args, bound.kwargs
 
 
@@ -60,21 +79,37 @@ def settled(module: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], d
     """How a module is made to follow `settings`, whatever its constructor and its caller say.
 
     Returns:
-      Attributes to set, and arguments for `replaced`: None, which is to say not given, where there is an attribute too.
+      Attributes to set, and arguments for `replaced`: None, which is to say not given, where there
+        is an attribute too.
     """
     attributes = {name: value for name, value in settings.items() if name in vars(module)}
-    return attributes, {name: None if name in attributes else value for name, value in settings.items()}
+    return attributes, {
+        name: None if name in attributes else value for name, value in settings.items()
+    }
 
 
 def replaced(
-    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], arguments: Mapping[str, Any]
+    call: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    arguments: Mapping[str, Any],
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a call of the method `call`, with `arguments` in place of those of the same names."""
+    """The arguments of a call of the method `call`, with `arguments` in place of those of the same
+    names.
+    """
     parameters = _parameters(call)
-    names = [name for name, kind in parameters.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD][1 : len(args) + 1]
-    given = [arguments.get(name, arg) for name, arg in zip(names, args, strict=False)] + list(args[len(names) :])
+    names = [
+        name for name, kind in parameters.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ][1 : len(args) + 1]
+    given = [arguments.get(name, arg) for name, arg in zip(names, args, strict=False)] + list(
+        args[len(names) :]
+    )
     named = {name: arguments.get(name, value) for name, value in kwargs.items()}
-    more = {name: value for name, value in arguments.items() if value is not None and name in parameters and name not in names}
+    more = {
+        name: value
+        for name, value in arguments.items()
+        if value is not None and name in parameters and name not in names
+    }
     return given, named | more
 
 

@@ -39,7 +39,9 @@ def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
         return outputs
 
     @watched.def_vmap
-    def watch(size: int, is_mapped: Sequence[bool], *outputs: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[bool, ...]]:
+    def watch(
+        size: int, is_mapped: Sequence[bool], *outputs: jax.Array
+    ) -> tuple[tuple[jax.Array, ...], tuple[bool, ...]]:
         mapped.extend(is_mapped)
         return outputs, tuple(is_mapped)
 

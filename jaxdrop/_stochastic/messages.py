@@ -30,16 +30,26 @@ def layer(path: str, module: Any, changed: Mapping[str, Any]) -> str:
     """A layer, with its rates, and those that it gets in their place."""
     rates = {name: value for name, value in vars(module).items() if _is_rate(name, value)}
     nonzero = {name: value for name, value in rates.items() if value or name in changed} or rates
-    shown = (f"{name}={float(value):g}{_arrow(changed.get(name))}" for name, value in nonzero.items())
+    shown = (
+        f"{name}={float(value):g}{_arrow(changed.get(name))}" for name, value in nonzero.items()
+    )
     return f"{path or '(the model itself)'}: {type(module).__name__}({', '.join(shown)})"
 
 
 def _arrow(changed: Any) -> str:
-    return "" if changed is None else f" -> {changed:g}" if isinstance(changed, float) else " -> traced"
+    return (
+        ""
+        if changed is None
+        else f" -> {changed:g}"
+        if isinstance(changed, float)
+        else " -> traced"
+    )
 
 
 def _is_rate(name: str, value: Any) -> bool:
-    known = isinstance(value, (numbers.Real, jax.Array)) and not isinstance(value, (bool, jax.core.Tracer))
+    known = isinstance(value, (numbers.Real, jax.Array)) and not isinstance(
+        value, (bool, jax.core.Tracer)
+    )
     is_number = known and np.ndim(value) == 0
     return is_number and (name == "dropout" or name.endswith(("rate", "zoneout")))
 
@@ -52,7 +62,9 @@ def argument(path: Sequence[Any]) -> str:
 
 
 def places(inputs: Sequence[str], held: Sequence[str]) -> str:
-    """Where keys are that the model draws from, although they do not follow the key of the function."""
+    """Where keys are that the model draws from, although they do not follow the key of the
+    function.
+    """
     found = [f"among the inputs ({', '.join(inputs)})"] * bool(inputs)
     found += [f"held by the model ({', '.join(held)})"] * bool(held)
     return " or ".join(found or ["made or held by its code"])
@@ -61,48 +73,71 @@ def places(inputs: Sequence[str], held: Sequence[str]) -> str:
 def some_fixed(name: str, where: str) -> str:
     """The warning of a model that is random in part."""
     return (
-        f"{name} draws random numbers from a key that does not follow the key of the function: they are the same in all samples,"
-        f" and what depends on them varies too little. That key is {where}. Either\n"
-        "1. take keys in the model from make_rng (Linen) or from an nnx.Rngs (NNX), which follow;\n"
-        "2. pass a key that follows, if the model takes one: lambda key: fn(key, x, jax.random.fold_in(key, 1));\n"
-        "3. if this is meant, ignore the warning: warnings.filterwarnings('ignore', message='.*does not follow the key')."
+        f"{name} draws random numbers from a key that does not follow the key of the function: they"
+        " are the same in all samples, and what depends on them varies too little. That key is"
+        f" {where}. Either\n1. take keys in the model from make_rng (Linen) or from an nnx.Rngs"
+        " (NNX), which follow;\n2. pass a key that follows, if the model takes one: lambda key:"
+        " fn(key, x, jax.random.fold_in(key, 1));\n3. if this is meant, ignore the warning:"
+        " warnings.filterwarnings('ignore', message='.*does not follow the key')."
     )
 
 
 def beside_layers(name: str, flags: Collection[str]) -> str:
     """The warning of a model of which layers are on, and functions beside them are off."""
     return (
-        f"{name} is random in part: its dropout layers are on, but other code of it, which draws if it is told"
-        f" {' or '.join(sorted(flags))}, is off. Either\n"
-        "1. tell the model, as in fn(key, x, train=True), or by model.train() before stochastic, which normalization does not"
-        " follow;\n"
-        "2. if this is meant, ignore the warning: warnings.filterwarnings('ignore', message='.*is random in part')."
+        f"{name} is random in part: its dropout layers are on, but other code of it, which draws if"
+        f" it is told {' or '.join(sorted(flags))}, is off. Either\n1. tell the model, as in"
+        " fn(key, x, train=True), or by model.train() before stochastic, which normalization does"
+        " not follow;\n2. if this is meant, ignore the warning: warnings.filterwarnings('ignore',"
+        " message='.*is random in part')."
     )
 
 
 def none_chosen(name: str, layers: Any, found: Collection[Layer]) -> ValueError:
     """The error of a choice that leaves nothing."""
-    return ValueError(f"layers={layers!r} chooses no dropout layer of {name}.{_listing(found)}{_PATTERNS}{_CHOICES}")
+    return ValueError(
+        f"layers={layers!r} chooses no dropout layer of"
+        f" {name}.{_listing(found)}{_PATTERNS}{_CHOICES}"
+    )
 
 
 def speaks_of_none(name: str, source: Source, found: Collection[Layer]) -> ValueError:
-    """The error of an argument of `stochastic`, or of a pattern in it, that says nothing about any layer."""
+    """The error of an argument of `stochastic`, or of a pattern in it, that says nothing about any
+    layer.
+    """
     argument, pattern = source
     given = argument if pattern is None else f"the pattern {pattern!r} in {argument}"
     if argument == "layers":
-        return ValueError(f"{given} is the path of no dropout layer of {name}.{_listing(found)}{_PATTERNS}{_CHOICES}")
+        return ValueError(
+            f"{given} is the path of no dropout layer of"
+            f" {name}.{_listing(found)}{_PATTERNS}{_CHOICES}"
+        )
     what = "replaces the rate" if argument in ("rate", "rates") else "lays out the input"
     if pattern is not None:
         more = f"{_PATTERNS} Of two patterns that a path fits, the later one counts."
-        more += " Of several rates of a layer, 'path/input_rate' names one." if argument == "rates" else ""
+        more += (
+            " Of several rates of a layer, 'path/input_rate' names one."
+            if argument == "rates"
+            else ""
+        )
     elif argument == "rate":
-        more = " It replaces rates above 0 that are not learned. A rate of 0 is replaced by its path: rates={'encoder/*': 0.1}."
+        more = (
+            " It replaces rates above 0 that are not learned. A rate of 0 is replaced by its path:"
+            " rates={'encoder/*': 0.1}."
+        )
     else:
-        more = " It is for layers that have no layout of their own. By path: spec={'encoder/*': PartitionSpec(...)}."
-    return ValueError(f"{given} {what} of no dropout layer of {name} that may be on.{_listing(found)}{more}")
+        more = (
+            " It is for layers that have no layout of their own. By path: spec={'encoder/*':"
+            " PartitionSpec(...)}."
+        )
+    return ValueError(
+        f"{given} {what} of no dropout layer of {name} that may be on.{_listing(found)}{more}"
+    )
 
 
-_PATTERNS = " Patterns are compared with whole paths, and * stands for any characters, / too: 'encoder/*'."
+_PATTERNS = (
+    " Patterns are compared with whole paths, and * stands for any characters, / too: 'encoder/*'."
+)
 _CHOICES = " 'all' chooses every layer, 'last' the last one that runs."
 
 
@@ -111,13 +146,17 @@ def nothing_random(name: str, found: Collection[Layer], fixed: str) -> ValueErro
     advice = (
         "1. give a chosen layer a rate above 0, as in stochastic(..., rates={'*': 0.1});"
         if found
-        else "1. add a layer that drops, such as Dropout of jaxdrop.linen, jaxdrop.nnx or Flax, and train with it;"
+        else (
+            "1. add a layer that drops, such as Dropout of jaxdrop.linen, jaxdrop.nnx or Flax, and"
+            " train with it;"
+        )
     )
     drawn = f" It draws from a key that does not follow, {fixed}." if fixed else ""
     return ValueError(
-        f"nothing is random in {name}: its output does not depend on the key.{drawn}{_listing(found)} Either\n{advice}\n"
-        "2. if the model calls functions such as jaxdrop.dropout itself, tell it to, as in fn(key, x, train=True), and let their"
-        " keys come from make_rng (Linen) or from an nnx.Rngs (NNX)."
+        f"nothing is random in {name}: its output does not depend on the"
+        f" key.{drawn}{_listing(found)} Either\n{advice}\n2. if the model calls functions such as"
+        " jaxdrop.dropout itself, tell it to, as in fn(key, x, train=True), and let their keys"
+        " come from make_rng (Linen) or from an nnx.Rngs (NNX)."
     )
 
 
@@ -125,6 +164,8 @@ def _listing(found: Collection[Layer]) -> str:
     if not found:
         return " It has no dropout layer."
     some = any(layer.chosen for layer in found)
-    lines = [f"  {layer.text}{' (not chosen)' if some and not layer.chosen else ''}" for layer in found][:_SHOWN]
+    lines = [
+        f"  {layer.text}{' (not chosen)' if some and not layer.chosen else ''}" for layer in found
+    ][:_SHOWN]
     more = f"\n  ... and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return "\n".join(["\nIts dropout layers are:", *lines]) + more + "\n"

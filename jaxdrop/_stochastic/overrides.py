@@ -50,9 +50,15 @@ class Change(NamedTuple):
         given: dict[str, Any] = {} if self.spec is None else {"spec": self.spec}
         if "rate" in self.rates:
             return given | {"rate": self.rates["rate"]}
-        return given | {"rates": {**(kwargs.get("rates") or {}), **self.rates}} if self.rates else given
+        return (
+            given | {"rates": {**(kwargs.get("rates") or {}), **self.rates}}
+            if self.rates
+            else given
+        )
 
-    def attention(self, path: str, layer: Any, theirs: Callable[..., Any], ours: Callable[..., Any]) -> dict[str, Any]:
+    def attention(
+        self, path: str, layer: Any, theirs: Callable[..., Any], ours: Callable[..., Any]
+    ) -> dict[str, Any]:
         """For a layer of Flax's attention, the attributes that say so.
 
         Flax's function of attention compares the rate with 0, which a traced one does not allow,
@@ -84,8 +90,9 @@ class Change(NamedTuple):
                 return inner(*operands, **options | changed)
             except jax.errors.TracerBoolConversionError:
                 raise TypeError(
-                    f"the rate of {path or 'the model'} is traced, and its attention_fn compares it."
-                    " Take dot_product_attention of jaxdrop.linen or jaxdrop.nnx, or a known rate."
+                    f"the rate of {path or 'the model'} is traced, and its attention_fn compares"
+                    " it. Take dot_product_attention of jaxdrop.linen or jaxdrop.nnx, or a known"
+                    " rate."
                 ) from None
 
         attention_fn.__signature__ = signature  # type: ignore[attr-defined]
@@ -102,10 +109,14 @@ class Overrides:
     specs: Mapping[str, PartitionSpec]
 
     @classmethod
-    def checked(cls, rate: masks.Rate | None, rates: Mapping[str, masks.Rate] | None, spec: Spec) -> Overrides:
+    def checked(
+        cls, rate: masks.Rate | None, rates: Mapping[str, masks.Rate] | None, spec: Spec
+    ) -> Overrides:
         """The arguments of `stochastic`, checked."""
         patterns = _patterns("rates", "0.1", {} if rates is None else rates)
-        specs = _patterns("spec", "PartitionSpec('data')", spec) if isinstance(spec, Mapping) else {}
+        specs = (
+            _patterns("spec", "PartitionSpec('data')", spec) if isinstance(spec, Mapping) else {}
+        )
         return cls(
             None if rate is None else _rate("rate", rate),
             {pattern: _rate(f"rates[{pattern!r}]", value) for pattern, value in patterns.items()},
@@ -119,7 +130,11 @@ class Overrides:
     @property
     def may_silence(self) -> bool:
         """Whether a rate is 0, so that it is meant that nothing may be random."""
-        return any(masks.is_number(rate, 0) for rate in (self.rate, *self.rates.values()) if rate is not None)
+        return any(
+            masks.is_number(rate, 0)
+            for rate in (self.rate, *self.rates.values())
+            if rate is not None
+        )
 
     def sources(self) -> list[Source]:
         """All that are given."""
@@ -135,12 +150,15 @@ class Overrides:
         for spec in (self.spec, *self.specs.values()):
             if spec is not None and 0 <= batch_axis < len(spec) and spec[batch_axis] is not None:
                 raise ValueError(
-                    f"spec={spec} divides axis {batch_axis}, the batch, but with shared_mask=True a layer"
-                    " sees one example at a time. Put None there: one mask for all needs no layout."
+                    f"spec={spec} divides axis {batch_axis}, the batch, but with shared_mask=True a"
+                    " layer sees one example at a time. Put None there: one mask for all needs no"
+                    " layout."
                 )
 
     def token(self) -> Any:
-        """What is equal for equal overrides, for caches; one that none knows if a rate is traced."""
+        """What is equal for equal overrides, for caches; one that none knows if a rate is
+        traced.
+        """
         rates = (self.rate, *self.rates.values())
         if any(isinstance(rate, jax.Array) for rate in rates):
             return unknown()
@@ -176,7 +194,9 @@ class Overrides:
             sources |= set() if spec is None else {source}
         return Change(rates, spec, frozenset(sources))
 
-    def _rate_of(self, path: str, name: str, rate: masks.Rate, several: bool) -> tuple[Source, masks.Rate | None]:
+    def _rate_of(
+        self, path: str, name: str, rate: masks.Rate, several: bool
+    ) -> tuple[Source, masks.Rate | None]:
         off = masks.is_number(rate, 0)
         for pattern, new in reversed(tuple(self.rates.items())):
             above, _, last = pattern.rpartition("/")
@@ -199,7 +219,9 @@ def _own_rates(
     """The rates of a layer that a call can replace. One that is learned is not among them."""
     if "rates" in parameters:
         own = {name: getattr(module, name) for name in _SEVERAL if hasattr(module, name)}
-        return own | {name: rate for name, rate in (kwargs.get("rates") or {}).items() if name in own}
+        return own | {
+            name: rate for name, rate in (kwargs.get("rates") or {}).items() if name in own
+        }
     name = attribute or ("rate" if "rate" in parameters else None)
     given = kwargs.get("rate")
     return {} if name is None else {name: getattr(module, name) if given is None else given}
@@ -222,7 +244,9 @@ def _patterns(name: str, example: str, given: Any) -> Mapping[str, Any]:
 
 def _rate(name: str, rate: Any) -> float | jax.Array:
     checked = masks.check_number(rate, name, 1, _MEANING)
-    masks.check_one_rate(checked, f"{name} must be one number. For many rates run jax.vmap over them, or mc.fit_rate")
+    masks.check_one_rate(
+        checked, f"{name} must be one number. For many rates run jax.vmap over them, or mc.fit_rate"
+    )
     return checked
 
 

@@ -1,6 +1,7 @@
 """Which layers of a model are on.
 
-This is decided before the model runs, by tracing it with all of them off, once for each form of its inputs.
+This is decided before the model runs, by tracing it with all of them off, once for each form of its
+inputs.
 """
 
 from __future__ import annotations
@@ -60,21 +61,33 @@ class Model(Protocol):
     def overrides(self) -> Overrides:
         """What its layers get in place of their own."""
 
-    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Layer], set[str]]:
+    def layers(
+        self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Layer], set[str]]:
         """Traces the model with all its layers off.
 
         Returns:
-          The layers, in the order in which they run, and the flags by which other code is told not to drop.
+          The layers, in the order in which they run, and the flags by which other code is told not
+          to drop.
         """
 
     def keys(self) -> Iterable[str]:
         """Where the model holds keys that are not those of a stream."""
 
-    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
+    def run(
+        self,
+        plan: Plan,
+        key: jax.Array,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        probe: Probe = None,
+    ) -> Any:
         """Runs the model."""
 
 
-def function(model: Model, choice: Choice, shared_mask: bool, in_axes: InAxes, out_axes: int) -> Callable[..., Any]:
+def function(
+    model: Model, choice: Choice, shared_mask: bool, in_axes: InAxes, out_axes: int
+) -> Callable[..., Any]:
     """The function of (key, *inputs) that runs `model` with the chosen layers on."""
     plans: dict[Any, Plan] = {}
     check_axes(shared_mask, in_axes, out_axes)
@@ -85,8 +98,8 @@ def function(model: Model, choice: Choice, shared_mask: bool, in_axes: InAxes, o
     def run(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
         if key is None:
             raise TypeError(
-                f"the function of {model.name} takes a key first, and without a name: fn(key, *inputs). An argument key=..."
-                " goes to the model."
+                f"the function of {model.name} takes a key first, and without a name: fn(key,"
+                " *inputs). An argument key=... goes to the model."
             )
         key = random.checked(key, f"stochastic({model.name})")
         form = _form((key, args, kwargs))
@@ -104,10 +117,12 @@ class Choice:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         patterns: Sequence[Any] = layers if isinstance(layers, list | tuple) else [layers]
-        if not callable(layers) and (not patterns or not all(isinstance(pattern, str) for pattern in patterns)):
+        if not callable(layers) and (
+            not patterns or not all(isinstance(pattern, str) for pattern in patterns)
+        ):
             raise ValueError(
-                "layers must be 'all', 'last', a pattern such as 'encoder/*', a list of patterns, or a function of"
-                f" (path, module), got {layers!r}"
+                "layers must be 'all', 'last', a pattern such as 'encoder/*', a list of patterns,"
+                f" or a function of (path, module), got {layers!r}"
             )
         self.patterns = () if self.is_open or callable(layers) else tuple(patterns)
 
@@ -118,11 +133,19 @@ class Choice:
 
     def layer(self, path: str, module: Any, change: Change) -> Layer:
         """A layer, and what is said of it."""
-        named = {("layers", pattern) for pattern in self.patterns if fnmatch.fnmatchcase(path, pattern)}
-        chosen = bool(self.layers(path, module)) if callable(self.layers) else self.is_open or bool(named)
+        named = {
+            ("layers", pattern) for pattern in self.patterns if fnmatch.fnmatchcase(path, pattern)
+        }
+        chosen = (
+            bool(self.layers(path, module))
+            if callable(self.layers)
+            else self.is_open or bool(named)
+        )
         sources = change.sources if chosen else frozenset()
         text = messages.layer(path, module, change.rates if chosen else {})
-        return Layer(path, text, chosen, getattr(module, "rng_collection", "dropout"), sources | named)
+        return Layer(
+            path, text, chosen, getattr(module, "rng_collection", "dropout"), sources | named
+        )
 
     def check(self, name: str, found: Collection[Layer]) -> None:
         """Checks that there are such layers among those of the model `name`."""
@@ -138,12 +161,16 @@ def _check_sources(name: str, sources: Iterable[Source], found: Collection[Layer
             raise messages.speaks_of_none(name, source, found)
 
 
-def _plan(model: Model, choice: Choice, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Plan:
+def _plan(
+    model: Model, choice: Choice, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Plan:
     found: dict[str, Layer] = {}
     layers, flags = model.layers(key, args, kwargs)
     for layer in layers:
         before = found.pop(layer.path, None)  # what counts is when it runs for the last time
-        found[layer.path] = layer._replace(sources=layer.sources | (before.sources if before else frozenset()))
+        found[layer.path] = layer._replace(
+            sources=layer.sources | (before.sources if before else frozenset())
+        )
     choice.check(model.name, found.values())
     _check_sources(model.name, model.overrides.sources(), found.values())
     chosen = [layer.path for layer in found.values() if layer.chosen]
@@ -165,17 +192,27 @@ def _plan(model: Model, choice: Choice, key: jax.Array, args: Sequence[Any], kwa
 
 
 def _draws(run: Callable[[jax.Array], Any], key: jax.Array) -> int:
-    """How many draws follow the key; 0 if the model does not run so: statistics in training may be forbidden to it."""
+    """How many draws follow the key; 0 if the model does not run so: statistics in training may be
+    forbidden to it.
+    """
     try:
         return dependence(run, key).draws
     except Exception:
         return 0
 
 
-def _fixed_keys(model: Model, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """Where the keys are that the model draws from although they do not follow `key`; "" if there is none."""
+def _fixed_keys(
+    model: Model, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str:
+    """Where the keys are that the model draws from although they do not follow `key`; "" if there
+    is none.
+    """
     flat, structure = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    follow = {place: leaf for place, (_, leaf) in enumerate(flat) if is_key(leaf) and _may_follow(leaf, key)}
+    follow = {
+        place: leaf
+        for place, (_, leaf) in enumerate(flat)
+        if is_key(leaf) and _may_follow(leaf, key)
+    }
 
     def run(keys: tuple[jax.Array, dict[int, jax.Array]]) -> Any:
         key, others = keys
@@ -185,24 +222,36 @@ def _fixed_keys(model: Model, plan: Plan, key: jax.Array, args: Sequence[Any], k
 
     if not dependence(run, (key, follow)).fixed:
         return ""
-    still = [messages.argument(path) for place, (path, leaf) in enumerate(flat) if is_key(leaf) and place not in follow]
+    still = [
+        messages.argument(path)
+        for place, (path, leaf) in enumerate(flat)
+        if is_key(leaf) and place not in follow
+    ]
     return messages.places(still, list(model.keys()))
 
 
 def is_key(x: Any) -> bool:
     """Whether `x` is a key, or looks like a legacy one."""
-    return is_array(x) and (jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or (x.dtype == "uint32" and x.shape[-1:] == (2,)))
+    return is_array(x) and (
+        jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        or (x.dtype == "uint32" and x.shape[-1:] == (2,))
+    )
 
 
 def _may_follow(x: jax.Array, key: jax.Array) -> bool:
-    """Whether `x` may change together with `key`: not so if only `key` is traced, or the two by different transformations."""
+    """Whether `x` may change together with `key`: not so if only `key` is traced, or the two by
+    different transformations.
+    """
     return not isinstance(key, jax.core.Tracer) or type(x) is type(key)
 
 
 def _form(inputs: Any) -> Any:
     """What tracing can see of the inputs; None if that cannot be remembered."""
     leaves, structure = jax.tree.flatten(inputs)
-    form = structure, *((type(leaf), jax.typeof(leaf) if is_array(leaf) else leaf) for leaf in leaves)
+    form = (
+        structure,
+        *((type(leaf), jax.typeof(leaf) if is_array(leaf) else leaf) for leaf in leaves),
+    )
     try:
         hash(form)
     except TypeError:

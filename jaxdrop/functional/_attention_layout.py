@@ -1,8 +1,10 @@
-"""Attention on a mesh with explicit axes: each device computes its own part, from all keys and values of its queries.
+"""Attention on a mesh with explicit axes: each device computes its own part, from all keys and
+values of its queries.
 
-An explicit mesh says how every array is divided, and JAX refuses operations of which it cannot tell how the result is. Attention
-sums over keys and depth, so these are gathered. Examples, heads and queries stay divided as those of `q` are, and the output is
-divided like `q`. (Where axes are automatic the compiler decides, and nothing is done here.)
+An explicit mesh says how every array is divided, and JAX refuses operations of which it cannot tell
+how the result is. Attention sums over keys and depth, so these are gathered. Examples, heads and
+queries stay divided as those of `q` are, and the output is divided like `q`. (Where axes are
+automatic the compiler decides, and nothing is done here.)
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Arrays(NamedTuple):
     k: jax.Array
     v: jax.Array
     bias: jax.Array | None
-    """With all axes of the weights, `(batch..., heads, queries, keys)`, of their lengths or of length 1."""
+    """With all axes of the weights, `(batch..., heads, queries, keys)`, of their lengths or of
+    length 1.
+    """
     allowed: tuple[jax.Array, ...]
     """Boolean masks that must all be true, with axes as those of a bias."""
     inside: tuple[jax.Array | None, jax.Array | None]
@@ -67,12 +71,17 @@ class Layout(NamedTuple):
         return _layouts.spec(*self.batch, self.heads, self.queries, ())
 
     def within(self, spec: PartitionSpec | None) -> PartitionSpec | None:
-        """Of the whole `q`, if an array that is laid out so is itself a part of one laid out as `spec`."""
+        """Of the whole `q`, if an array that is laid out so is itself a part of one laid out as
+        `spec`.
+        """
         if not self.names:
             return spec
         outer = [*(spec or ()), *[None] * len(self.like_q)]
         return _layouts.spec(
-            *(_layouts.names(entry) + _layouts.names(own) for entry, own in zip(outer, self.like_q, strict=False))
+            *(
+                _layouts.names(entry) + _layouts.names(own)
+                for entry, own in zip(outer, self.like_q, strict=False)
+            )
         )
 
     def of(self, arrays: Arrays) -> Any:
@@ -80,7 +89,12 @@ class Layout(NamedTuple):
         weights = [*self.batch, self.heads, self.queries, ()]
 
         def broadcasting(x: jax.Array) -> PartitionSpec:
-            return _layouts.spec(*(() if length == 1 else names for length, names in zip(x.shape, weights, strict=True)))
+            return _layouts.spec(
+                *(
+                    () if length == 1 else names
+                    for length, names in zip(x.shape, weights, strict=True)
+                )
+            )
 
         keys = _layouts.spec(*self.batch, (), self.heads, ())
         lengths = _layouts.spec(*self.batch, self.queries), _layouts.spec(*self.batch, ())
@@ -95,10 +109,14 @@ class Layout(NamedTuple):
             "allowed": tuple(map(broadcasting, arrays.allowed)),
             "inside": lengths,
             "segments": lengths,
-            "offset": None if arrays.offset is None else _layouts.spec(*self.batch[: arrays.offset.ndim]),
+            "offset": (
+                None if arrays.offset is None else _layouts.spec(*self.batch[: arrays.offset.ndim])
+            ),
         }
         whole = Arrays(**specs)
-        return jax.tree.map(lambda x, spec: None if x is None else spec, arrays, whole, is_leaf=lambda x: x is None)
+        return jax.tree.map(
+            lambda x, spec: None if x is None else spec, arrays, whole, is_leaf=lambda x: x is None
+        )
 
 
 def by_device(
@@ -107,7 +125,8 @@ def by_device(
     spec: PartitionSpec | None,
     outputs: Callable[[Layout], Any],
 ) -> T:
-    """`compute(arrays, spec)`, with `spec` the layout of the whole `q`, on each device's part of the operands.
+    """`compute(arrays, spec)`, with `spec` the layout of the whole `q`, on each device's part of
+    the operands.
 
     Args:
       compute: returns arrays that are laid out as `outputs` says.
@@ -120,7 +139,9 @@ def by_device(
         return compute(arrays, spec)
     layout = _layout(arrays)
 
-    @jax.jit  # eager operations do not bring arrays of one device to the mesh, and know no mesh with some axes by hand
+    # eager operations do not bring arrays of one device to the mesh, and know no mesh with some
+    # axes by hand
+    @jax.jit
     def divided(arrays: Arrays) -> T:
         parts = math.prod(mesh.shape[name] for name in layout.heads)
         k, v = (_shared(mesh, layout, x, parts) for x in (arrays.k, arrays.v))
@@ -151,7 +172,9 @@ def _layout(arrays: Arrays) -> Layout:
 
 
 def _shared(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax.Array:
-    """Keys or values in as many groups as `parts` devices can share: each repeated, if there are too few."""
+    """Keys or values in as many groups as `parts` devices can share: each repeated, if there are
+    too few.
+    """
     groups = x.shape[-2]
     times = math.lcm(groups, parts) // groups
     if times == 1:

@@ -18,7 +18,8 @@ from jaxdrop import _checks
 class Shapes(NamedTuple):
     """Lengths.
 
-    The weights are `(batch..., heads, queries, keys)`, and grouped `(batch..., groups, heads / groups, queries, keys)`.
+    The weights are `(batch..., heads, queries, keys)`, and grouped `(batch..., groups, heads /
+    groups, queries, keys)`.
     """
 
     batch: tuple[int, ...]
@@ -39,29 +40,53 @@ class Shapes(NamedTuple):
         names: Sequence[str] = ("q", "k", "v"),
         kind: Any = jnp.floating,
     ) -> Shapes:
-        """Those of these arrays, of dtypes of `kind`, if they fit each other. `names` are what `caller` calls them."""
+        """Those of these arrays, of dtypes of `kind`, if they fit each other. `names` are what
+        `caller` calls them.
+        """
         one, two, three = names
         every = f"{one}, {two} and {three}"
         for name, x in zip(names, (q, k, v), strict=True):
             if not hasattr(x, "dtype"):
-                raise TypeError(f"{name} must be an array of floating numbers, got {type(x).__name__} {x!r}")
+                raise TypeError(
+                    f"{name} must be an array of floating numbers, got {type(x).__name__} {x!r}"
+                )
             if not jnp.issubdtype(x.dtype, kind):
-                hint = "Complex weights have no order." if jnp.iscomplexobj(x) else "The PRNG key comes first."
-                raise TypeError(f"{name} must be an array of floating numbers, got dtype {x.dtype}. {hint}")
+                hint = (
+                    "Complex weights have no order."
+                    if jnp.iscomplexobj(x)
+                    else "The PRNG key comes first."
+                )
+                raise TypeError(
+                    f"{name} must be an array of floating numbers, got dtype {x.dtype}. {hint}"
+                )
         if len({q.dtype, k.dtype, v.dtype}) > 1:
-            raise TypeError(f"{every} must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}. Convert them with astype.")
+            raise TypeError(
+                f"{every} must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}. Convert them"
+                " with astype."
+            )
         shown = f"got {one} {q.shape}, {two} {k.shape} and {three} {v.shape}"
         if not 3 <= q.ndim == k.ndim == v.ndim:
-            raise ValueError(f"{caller} takes (batch..., length, heads, depth) three times, of the same rank, {shown}")
+            raise ValueError(
+                f"{caller} takes (batch..., length, heads, depth) three times, of the same rank,"
+                f" {shown}"
+            )
         if k.shape[:-1] != v.shape[:-1]:
-            raise ValueError(f"{two} and {three} lengths must match, and so must their batch dims and heads, {shown}")
+            raise ValueError(
+                f"{two} and {three} lengths must match, and so must their batch dims and heads,"
+                f" {shown}"
+            )
         if q.shape[:-3] != k.shape[:-3]:
             raise ValueError(f"{one} and {two} must have the same batch dims, {shown}")
         if q.shape[-1] != k.shape[-1]:
-            raise ValueError(f"{one} and {two} depths must match, which are their last axes, {shown}")
+            raise ValueError(
+                f"{one} and {two} depths must match, which are their last axes, {shown}"
+            )
         heads, groups = q.shape[-2], k.shape[-2]
         if groups == 0 or heads % groups:
-            raise ValueError(f"the heads of {one}, {heads}, must be a multiple of those of {two} and {three}, {groups}: {shown}")
+            raise ValueError(
+                f"the heads of {one}, {heads}, must be a multiple of those of {two} and {three},"
+                f" {groups}: {shown}"
+            )
         return cls(q.shape[:-3], heads, groups, q.shape[-3], k.shape[-3], q.shape[-1], v.shape[-1])
 
     @property
@@ -75,47 +100,74 @@ class Shapes(NamedTuple):
         return *self.batch, self.queries, self.heads, self.value_depth
 
     def like_weights(self, name: str, x: jax.Array, kind: Any = jnp.floating) -> jax.Array:
-        """A mask or a bias with all axes of the weights, each of its length there or of length 1."""
+        """A mask or a bias with all axes of the weights, each of its length there or of length
+        1.
+        """
         x = jnp.asarray(_checks.check_array(x, name))
         if kind is jnp.bool_ and x.dtype != bool:
-            raise TypeError(f"{name} must be boolean, True where a query may see a key, got {x.dtype}. What is added is a bias.")
+            raise TypeError(
+                f"{name} must be boolean, True where a query may see a key, got {x.dtype}. What is"
+                " added is a bias."
+            )
         if not jnp.issubdtype(x.dtype, kind):
-            raise TypeError(f"{name} must be an array of floating numbers, got {x.dtype}. A boolean one is a mask.")
+            raise TypeError(
+                f"{name} must be an array of floating numbers, got {x.dtype}. A boolean one is a"
+                " mask."
+            )
         expected = f"(batch..., heads, queries, keys), here {self.weights}"
         if x.ndim < len(self.weights) and any(length != 1 for length in x.shape[:-2]):
             raise ValueError(
-                f"{name} of shape {x.shape} has fewer axes than {expected}, so its first may stand for examples or for heads. For"
-                f" one a head give {name}[None], for one an example {name}[:, None]: of the axes in front, none may be left out."
+                f"{name} of shape {x.shape} has fewer axes than {expected}, so its first may stand"
+                f" for examples or for heads. For one a head give {name}[None], for one an example"
+                f" {name}[:, None]: of the axes in front, none may be left out."
             )
         whole = self.weights[-x.ndim :] if x.ndim else ()
-        if x.ndim > len(self.weights) or any(length not in (1, all_of) for length, all_of in zip(x.shape, whole, strict=True)):
+        if x.ndim > len(self.weights) or any(
+            length not in (1, all_of) for length, all_of in zip(x.shape, whole, strict=True)
+        ):
             hint = f" If it is (batch, keys), give {name}[:, None, None, :]." if x.ndim == 2 else ""
             raise ValueError(f"{name} of shape {x.shape} does not broadcast to {expected}.{hint}")
         return lax.expand_dims(x, range(len(self.weights) - x.ndim))
 
-    def within(self, name: str, lengths: jax.Array, length: int, origin: jax.Array | int = 0) -> jax.Array:
-        """Which of `length` places, from `origin` on, are within each example's length: boolean, `(batch..., length)`."""
+    def within(
+        self, name: str, lengths: jax.Array, length: int, origin: jax.Array | int = 0
+    ) -> jax.Array:
+        """Which of `length` places, from `origin` on, are within each example's length: boolean,
+        `(batch..., length)`.
+        """
         lengths = jnp.asarray(_checks.check_array(lengths, name, "integers"))
         if not jnp.issubdtype(lengths.dtype, jnp.integer):
             raise TypeError(f"{name} must be integers, got {lengths.dtype}")
         if lengths.shape != self.batch:
-            raise ValueError(f"{name} must have one length for each example, shape {self.batch}, got shape {lengths.shape}")
+            raise ValueError(
+                f"{name} must have one length for each example, shape {self.batch}, got shape"
+                f" {lengths.shape}"
+            )
         place = lax.broadcasted_iota(jnp.int32, (*(1,) * len(self.batch), length), len(self.batch))
         return place + origin < jnp.expand_dims(lengths.astype(jnp.int32), -1)
 
     def segments(self, segment_ids: Any) -> tuple[jax.Array, jax.Array]:
-        """The segments of the queries and of the keys, integers of one dtype, `(batch..., length)`."""
+        """The segments of the queries and of the keys, integers of one dtype, `(batch...,
+        length)`.
+        """
         pair = segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
         if len(pair) != 2:
-            raise ValueError(f"segment_ids must be one array or (of queries, of keys), got a tuple of {len(pair)}")
+            raise ValueError(
+                "segment_ids must be one array or (of queries, of keys), got a tuple of"
+                f" {len(pair)}"
+            )
         shapes = [(*self.batch, self.queries), (*self.batch, self.keys)]
         for ids, shape in zip(pair, shapes, strict=True):
             if not jnp.issubdtype(getattr(ids, "dtype", np.dtype(object)), jnp.integer):
-                raise TypeError(f"segment_ids must be arrays of integers, got {getattr(ids, 'dtype', repr(ids))}")
+                raise TypeError(
+                    "segment_ids must be arrays of integers, got"
+                    f" {getattr(ids, 'dtype', repr(ids))}"
+                )
             if ids.shape != shape:
                 raise ValueError(
-                    f"segment_ids must have an id for each query, shape {shapes[0]}, and one for each key, shape {shapes[1]}: one"
-                    f" array for both where they are the same, otherwise (of queries, of keys). Got shape {ids.shape}."
+                    f"segment_ids must have an id for each query, shape {shapes[0]}, and one for"
+                    f" each key, shape {shapes[1]}: one array for both where they are the same,"
+                    f" otherwise (of queries, of keys). Got shape {ids.shape}."
                 )
         dtype = jnp.int64 if max(ids.dtype.itemsize for ids in pair) > 4 else jnp.int32
         return jnp.asarray(pair[0]).astype(dtype), jnp.asarray(pair[1]).astype(dtype)
@@ -123,16 +175,24 @@ class Shapes(NamedTuple):
     def offset(self, query_offset: Any, queries: int | None) -> jax.Array:
         """The position of the first query, int32, one for all examples or one each.
 
-        `queries` is how many there are in the whole, if each needs a place of its own among the weights: None if not.
+        `queries` is how many there are in the whole, if each needs a place of its own among the
+        weights: None if not.
         """
         dtype = getattr(query_offset, "dtype", None)
         if dtype is None:
-            query_offset = np.asarray(_checks.check_integer(query_offset, "query_offset", "an integer, or an array of integers"))
+            query_offset = np.asarray(
+                _checks.check_integer(
+                    query_offset, "query_offset", "an integer, or an array of integers"
+                )
+            )
         elif not jnp.issubdtype(dtype, jnp.integer):
-            raise TypeError(f"query_offset must be an integer, or an array of integers, got {dtype}")
+            raise TypeError(
+                f"query_offset must be an integer, or an array of integers, got {dtype}"
+            )
         if query_offset.shape not in ((), self.batch):
             raise ValueError(
-                f"query_offset must be one number, or one for each example, shape {self.batch}, got shape {query_offset.shape}"
+                f"query_offset must be one number, or one for each example, shape {self.batch}, got"
+                f" shape {query_offset.shape}"
             )
         last = 2**31 - 1 if queries is None else self.keys - queries
         rule = "query_offset must be at least 0" + (
@@ -144,7 +204,14 @@ class Shapes(NamedTuple):
         elif getattr(query_offset, "is_fully_addressable", True):  # not spread over processes
             known = np.asarray(query_offset)
             if not np.all((known >= 0) & (known <= last)):
-                place = "" if queries is None else f" Each query draws at a place of its own among {self.keys}, as many as keys."
+                place = (
+                    ""
+                    if queries is None
+                    else (
+                        f" Each query draws at a place of its own among {self.keys}, as many as"
+                        " keys."
+                    )
+                )
                 raise ValueError(f"{rule}, got {known}.{place}")
         return jnp.asarray(query_offset).astype(jnp.int32)
 
@@ -153,38 +220,57 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
     """How many keys before and after its own place a query sees; None for all."""
     before = after = None
     if local_window_size is not None:
-        sizes = local_window_size if isinstance(local_window_size, tuple) else (local_window_size,) * 2
+        sizes = (
+            local_window_size if isinstance(local_window_size, tuple) else (local_window_size,) * 2
+        )
         if len(sizes) != 2:
-            raise ValueError(f"local_window_size must be one number or (before, after), got {local_window_size!r}")
-        before, after = (_checks.check_integer(size, "local_window_size", "one number or (before, after)") for size in sizes)
+            raise ValueError(
+                "local_window_size must be one number or (before, after), got"
+                f" {local_window_size!r}"
+            )
+        before, after = (
+            _checks.check_integer(size, "local_window_size", "one number or (before, after)")
+            for size in sizes
+        )
         if before < 0 or after < 0:
             raise ValueError(f"local_window_size must not be negative, got {local_window_size!r}")
         before, after = min(before, _FAR), min(after, _FAR)
     if not isinstance(is_causal, (bool, np.bool_)):
-        raise TypeError(f"is_causal must be True or False, known when the function is traced, got {is_causal!r}")
+        raise TypeError(
+            f"is_causal must be True or False, known when the function is traced, got {is_causal!r}"
+        )
     return before, 0 if is_causal else after
 
 
 # Beyond every sequence, and far enough from 2**31 to be added to a place.
 _FAR = 2**30
-# Bytes of scores in a block: what stays near the processor, or is work enough for a device of many cores.
+# Bytes of scores in a block: what stays near the processor, or is work enough for a device of many
+# cores.
 _NEAR, _LARGE = 2**21, 2**27
-# So many queries are one block, whatever they take. On devices of many cores none is smaller: each holds a share of the batch.
+# So many queries are one block, whatever they take. On devices of many cores none is smaller: each
+# holds a share of the batch.
 _SHORT, _LEAST = 256, 64
 
 
-def block_sizes(given: tuple[int, int] | None, lengths: tuple[int, int], batch_and_heads: Sequence[int]) -> tuple[int, int]:
+def block_sizes(
+    given: tuple[int, int] | None, lengths: tuple[int, int], batch_and_heads: Sequence[int]
+) -> tuple[int, int]:
     """Queries and keys in a block: as given, or so that the scores of a block are few.
 
     Dimensions may be symbolic, as in `jax.export`. Blocks never are.
     """
     if given is not None:
-        queries, keys = (min(size, max(of, 1)) if _known(of) else size for size, of in zip(given, lengths, strict=True))
+        queries, keys = (
+            min(size, max(of, 1)) if _known(of) else size
+            for size, of in zip(given, lengths, strict=True)
+        )
         return queries, keys
     near = jax.default_backend() == "cpu"
     most_queries, most_keys = (1024, 512) if near else (2048, 1024)
     keys = _even(lengths[1], most_keys)
-    rows = (_NEAR if near else _LARGE) // max(1, 4 * math.prod(filter(_known, batch_and_heads)) * keys)
+    rows = (_NEAR if near else _LARGE) // max(
+        1, 4 * math.prod(filter(_known, batch_and_heads)) * keys
+    )
     least = _SHORT if not near or (_known(lengths[0]) and lengths[0] <= _SHORT) else _LEAST
     return _even(lengths[0], min(max(rows, least), most_queries)), keys
 
@@ -195,7 +281,9 @@ def check_block_sizes(given: Any) -> tuple[int, int] | None:
         return None
     if not isinstance(given, tuple) or len(given) != 2:
         raise TypeError(f"block_sizes must be (queries, keys), got {given!r}")
-    queries, keys = (_checks.check_integer(size, "block_sizes", "(queries, keys)") for size in given)
+    queries, keys = (
+        _checks.check_integer(size, "block_sizes", "(queries, keys)") for size in given
+    )
     if min(queries, keys) < 1:
         raise ValueError(f"block_sizes must be positive, got {given!r}")
     return queries, keys

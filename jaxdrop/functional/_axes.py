@@ -27,12 +27,15 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
     """
     channel = _checks.check_axis(channel_axis, "channel_axis", ndim)
     rank = (
-        ndim - 2 if spatial_rank is None else _checks.check_count(spatial_rank, "spatial_rank", kind="a number of axes, or None")
+        ndim - 2
+        if spatial_rank is None
+        else _checks.check_count(spatial_rank, "spatial_rank", kind="a number of axes, or None")
     )
     x = _checks.shown("x")
     if rank < 1 or rank >= ndim:
         raise ValueError(
-            f"{x} has {ndim} axes, too few for {_checks.quoted(max(rank, 1))} of space and one of channels"
+            f"{x} has {ndim} axes, too few for {_checks.quoted(max(rank, 1))} of space and one of"
+            " channels"
             + (
                 " behind one of examples. For a single example give spatial_rank."
                 if spatial_rank is None
@@ -42,8 +45,9 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
     first = ndim - 1 - rank
     if channel not in (ndim - 1, first):
         raise ValueError(
-            f"channel_axis={channel_axis} of {ndim} axes would stand among {rank} axes of space. Channels are the last axis (-1)"
-            f" or the one before those of space ({-1 - rank}), whether there are axes of examples in front or not."
+            f"channel_axis={channel_axis} of {ndim} axes would stand among {rank} axes of space."
+            f" Channels are the last axis (-1) or the one before those of space ({-1 - rank}),"
+            " whether there are axes of examples in front or not."
         )
     space = range(first, ndim - 1) if channel == ndim - 1 else range(first + 1, ndim)
     return Axes(tuple(range(first)), tuple(space), channel)
@@ -54,6 +58,7 @@ def check_rank(caller: str, x: jax.Array, rank: int) -> None:
     x, name = _checks.check_inexact(x, caller), _checks.shown("x")
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
-            f"{caller} takes a batch of {rank + 2} axes or a single example of {rank + 1}, but {name} has shape {x.shape}. For"
-            " other layouts there is jaxdrop.spatial_dropout(key, x, rate, spatial_rank=...), for vectors jaxdrop.dropout."
+            f"{caller} takes a batch of {rank + 2} axes or a single example of {rank + 1}, but"
+            f" {name} has shape {x.shape}. For other layouts there is jaxdrop.spatial_dropout(key,"
+            " x, rate, spatial_rank=...), for vectors jaxdrop.dropout."
         )

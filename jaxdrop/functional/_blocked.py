@@ -1,16 +1,20 @@
 """Attention by blocks: no array of query length times key length, forward or backward.
 
-With `s = scale q k + bias` (minus infinity where attention is not allowed), `P = softmax(s)` and a mask `D` of kept entries,
-scaled to mean 1, attention is `o = (D P) v`. The forward pass walks over blocks of keys with an online softmax, and leaves `o`,
-`m = max(s)` and `t = sum exp(s - m)`. (Their sum `L = m + log(t)` would lose `log(t)` where `m` is huge.) From these the
-derivative is one sum over blocks that do not depend on each other:
+With `s = scale q k + bias` (minus infinity where attention is not allowed), `P = softmax(s)` and a
+mask `D` of kept entries, scaled to mean 1, attention is `o = (D P) v`. The forward pass walks over
+blocks of keys with an online softmax, and leaves `o`, `m = max(s)` and `t = sum exp(s - m)`. (Their
+sum `L = m + log(t)` would lose `log(t)` where `m` is huge.) From these the derivative is one sum
+over blocks that do not depend on each other:
 
-    ds = scale (dq k + q dk) + dbias,   W = P ds = exp(s - m) ds / t,   dL = sum W,   do = (D W) v + (D P) dv - dL o.
+    ds = scale (dq k + q dk) + dbias,    W = P ds = exp(s - m) ds / t,    dL = sum W,
+    do = (D W) v + (D P) dv - dL o.
 
-It is linear in the tangents, so JAX transposes it: forward mode, reverse mode and all higher derivatives come from this one
-formula. Each block is computed again where it is needed, its part of the mask included.
+It is linear in the tangents, so JAX transposes it: forward mode, reverse mode and all higher
+derivatives come from this one formula. Each block is computed again where it is needed, its part of
+the mask included.
 
-Arrays here are `(batch..., groups, heads of a group, length, depth)`; keys and values have no axis for the heads of a group.
+Arrays here are `(batch..., groups, heads of a group, length, depth)`; keys and values have no axis
+for the heads of a group.
 """
 
 from __future__ import annotations
@@ -42,7 +46,11 @@ def attend(plan: Plan, operands: Operands) -> jax.Array:
         v=_pad(operands.v, -2, columns),
         bias=None if operands.bias is None else _pad(_pad(operands.bias, -2, rows), -1, columns),
         allowed=tuple(_pad(_pad(mask, -2, rows), -1, columns) for mask in operands.allowed),
-        segments=None if segments is None else (_pad(segments[0], -2, rows), _pad(segments[1], -1, columns)),
+        segments=(
+            None
+            if segments is None
+            else (_pad(segments[0], -2, rows), _pad(segments[1], -1, columns))
+        ),
     )
     return _attend(plan, padded)[0][..., : plan.lengths[0], :]
 
@@ -71,12 +79,22 @@ class _Softmax(NamedTuple):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a query that sees no key."""
+    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a
+    query that sees no key.
+    """
     return _on_gpu(plan, operands, _gpu.forward, _forward, operands)
 
 
-def _on_gpu(plan: Plan, operands: Operands, kernels: Callable[..., T], blocks: Callable[..., T], *arrays: Any) -> T:
-    """`kernels(plan, *arrays)` where the program runs on a GPU that has them, and `blocks(plan, *arrays)` elsewhere."""
+def _on_gpu(
+    plan: Plan,
+    operands: Operands,
+    kernels: Callable[..., T],
+    blocks: Callable[..., T],
+    *arrays: Any,
+) -> T:
+    """`kernels(plan, *arrays)` where the program runs on a GPU that has them, and `blocks(plan,
+    *arrays)` elsewhere.
+    """
     kernels, blocks = functools.partial(kernels, plan), functools.partial(blocks, plan)
     if not _gpu.are_chosen(plan, operands):
         return blocks(*arrays)
@@ -101,13 +119,17 @@ def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.
 
         none, nothing = see.start(q, operands)
         carry = _Softmax(none - jnp.inf, none, nothing)
-        top, total, out = see.over_columns(i, block, carry, jnp.arange(plan.counts[1], dtype=jnp.int32))
+        top, total, out = see.over_columns(
+            i, block, carry, jnp.arange(plan.counts[1], dtype=jnp.int32)
+        )
         sees = total > 0
         total = jnp.where(sees, total, 1)
         out = out * (operands.scale.astype(wide) / total)[..., None]
         return out.astype(v.dtype), jnp.where(sees, top, 0), total
 
-    out, top, total = _over(plan.counts[0], lambda i: rows(i, at(operands.q, i, plan.blocks[0], -2)))
+    out, top, total = _over(
+        plan.counts[0], lambda i: rows(i, at(operands.q, i, plan.blocks[0], -2))
+    )
     return _join(out, -2), _join(top, -1), _join(total, -1)
 
 
@@ -117,7 +139,8 @@ def _attend_jvp(
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     (operands,), (given,) = primals, tangents
     moving = _Tangents(*(_known(tangent) for tangent in (given.q, given.k, given.v, given.bias)))
-    # What is the same on all devices gets a sum over them as its cotangent: here, once, and not in the loops, block by block.
+    # What is the same on all devices gets a sum over them as its cotangent: here, once, and not in
+    # the loops, block by block.
     here = anchor((operands, moving)) == 0
     moving = jax.tree.map(lambda tangent: lax.select_n(here, tangent, tangent), moving)
     out, top, total = _attend(plan, operands)
@@ -140,13 +163,20 @@ def _transposable(
 
     @jax.custom_jvp
     def transpose(constants: Any, cotangents: tuple[jax.Array, jax.Array]) -> _Tangents:
-        found = *_on_gpu(plan, operands, _gpu.transposed, _transposed, *constants, *cotangents), None
-        return _Tangents(*(None if like is None else x for x, like in zip(found, moving, strict=True)))
+        found = (
+            *_on_gpu(plan, operands, _gpu.transposed, _transposed, *constants, *cotangents),
+            None,
+        )
+        return _Tangents(
+            *(None if like is None else x for x, like in zip(found, moving, strict=True))
+        )
 
     @transpose.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         def by_blocks(constants: Any, cotangents: Any) -> _Tangents:
-            return jax.linear_transpose(functools.partial(forward, constants), moving)(cotangents)[0]
+            return jax.linear_transpose(functools.partial(forward, constants), moving)(cotangents)[
+                0
+            ]
 
         return transpose(*primals), jax.jvp(by_blocks, primals, tangents)[1]
 
@@ -154,7 +184,12 @@ def _transposable(
 
 
 def _transposed(
-    plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moved: jax.Array, spread: jax.Array
+    plan: Plan,
+    operands: Operands,
+    top: jax.Array,
+    total: jax.Array,
+    moved: jax.Array,
+    spread: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cotangents of `q`, `k` and `v` from those of the results of `_derivative`."""
     derivative = functools.partial(_derivative, plan, operands, top, total)
@@ -182,13 +217,19 @@ def _derivative(
     """`(D W) v + (D P) dv` and `dL` of the module's formula."""
     (rows, columns), (wide, v) = plan.blocks, (masks.wide(operands.v.dtype), operands.v)
     see = Sight(plan, operands)
-    # What is divided along the queries comes block by block from the outer loop, along the keys from the inner one.
-    outer = _Tangents(*(_split(x, -2, plan.counts[0], rows) for x in (moving.q, None, None, moving.bias)))
+    # What is divided along the queries comes block by block from the outer loop, along the keys
+    # from the inner one.
+    outer = _Tangents(
+        *(_split(x, -2, plan.counts[0], rows) for x in (moving.q, None, None, moving.bias))
+    )
     keys, values = (_split(x, -2, plan.counts[1], columns) for x in (moving.k, moving.v))
 
     def one(i: jax.Array, j: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
         q, value = at(operands.q, i, rows, -2), at(v, j, columns, -2)
-        p = jnp.exp(see.scores(i, j, q) - at(top, i, rows, -1)[..., None]) / at(total, i, rows, -1)[..., None]
+        p = (
+            jnp.exp(see.scores(i, j, q) - at(top, i, rows, -1)[..., None])
+            / at(total, i, rows, -1)[..., None]
+        )
         ds = jnp.zeros((), wide)
         if d.q is not None:
             ds += see.product(d.q, at(operands.k, j, columns, -2))
@@ -206,7 +247,9 @@ def _derivative(
         bias = moving.bias if d.bias is None else d.bias
         biases = _split(bias, -1, plan.counts[1], columns)
 
-        def block(carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, _Tangents]) -> tuple[jax.Array, jax.Array]:
+        def block(
+            carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, _Tangents]
+        ) -> tuple[jax.Array, jax.Array]:
             j, part = x
             found = one(i, j, part._replace(q=d.q, bias=bias if part.bias is None else part.bias))
             return carry[0] + found[0], carry[1] + found[1]
@@ -223,7 +266,9 @@ def _derivative(
 
 
 def _split(x: jax.Array | None, axis: int, count: int, length: int) -> jax.Array | None:
-    """The `count` blocks of `length`, along a new first axis; None if there is one entry for all of them."""
+    """The `count` blocks of `length`, along a new first axis; None if there is one entry for all of
+    them.
+    """
     if x is None or (x.shape[axis] == 1 and count != 1):
         return None
     axis %= x.ndim

@@ -1,4 +1,6 @@
-"""Attention on a GPU: when the kernels of `_triton` compute what `_blocked` does, and how its arrays reach them."""
+"""Attention on a GPU: when the kernels of `_triton` compute what `_blocked` does, and how its
+arrays reach them.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
     if plan.precision is not None:
         return "they take no precision"
     if q.shape[-1] != v.shape[-1] or q.shape[-1] > max(triton.TILES):
-        return f"they take keys and values of one depth up to {max(triton.TILES)}, not of {q.shape[-1]} and {v.shape[-1]}"
+        return (
+            f"they take keys and values of one depth up to {max(triton.TILES)}, not of"
+            f" {q.shape[-1]} and {v.shape[-1]}"
+        )
     if not all(isinstance(length, int) for length in (*q.shape, *plan.lengths)):
         return "the shapes are symbolic"
     if any(axis >= q.ndim - 2 for axis in plan.shared):
@@ -66,16 +71,22 @@ def are_chosen(plan: Plan, operands: Operands) -> bool:
     if plan.kernels is None:
         return pays(plan, operands)
     if plan.kernels and (reason := refusal(plan, operands)):
-        raise ValueError(f"implementation='pallas' does not take this: {reason}. Leave it out, or give implementation='xla'.")
+        raise ValueError(
+            f"implementation='pallas' does not take this: {reason}. Leave it out, or give"
+            " implementation='xla'."
+        )
     return plan.kernels
 
 
 def pays(plan: Plan, operands: Operands) -> bool:
     """Whether the kernels are the better choice here, as far as it has been measured.
 
-    With several devices the compiler may have to divide the operands, which it cannot do with a kernel.
+    With several devices the compiler may have to divide the operands, which it cannot do with a
+    kernel.
     """
-    return jax.device_count() == 1 and min(plan.lengths) >= _SHORT and refusal(plan, operands) is None
+    return (
+        jax.device_count() == 1 and min(plan.lengths) >= _SHORT and refusal(plan, operands) is None
+    )
 
 
 def forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -88,7 +99,12 @@ def forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.A
 
 
 def transposed(
-    plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moved: jax.Array, spread: jax.Array
+    plan: Plan,
+    operands: Operands,
+    top: jax.Array,
+    total: jax.Array,
+    moved: jax.Array,
+    spread: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cotangents of `q`, `k` and `v` from those of the results of `_blocked._derivative`."""
     triton, settled, inputs = _loaded(), _settled(plan, operands), _flat(plan, operands)
@@ -99,7 +115,10 @@ def transposed(
         _padded(_padded(_merged(moved, 2), 1, queries), 2, depth).astype(operands.v.dtype),
         _padded(_merged(spread, 1), 1, queries),
     )
-    dq, (dk, dv) = triton.of_queries(*settled, inputs, given), triton.of_keys(*settled, inputs, given)
+    dq, (dk, dv) = (
+        triton.of_queries(*settled, inputs, given),
+        triton.of_keys(*settled, inputs, given),
+    )
 
     def like(found: jax.Array, x: jax.Array, share: int = 1) -> jax.Array:
         found = found.reshape(-1, share, *found.shape[1:]).sum(1)[:, : x.shape[-2], : x.shape[-1]]
@@ -119,7 +138,9 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
         zero = jnp.zeros((1,) * (q.ndim), jnp.uint32)
         start = linear((*see.lead, zero, zero), see.mask_extent)
         first = [
-            jnp.broadcast_to(jnp.zeros((), jnp.uint32) if x is None else x, (*q.shape[:-2], 1, 1)).reshape(-1, 1)
+            jnp.broadcast_to(
+                jnp.zeros((), jnp.uint32) if x is None else x, (*q.shape[:-2], 1, 1)
+            ).reshape(-1, 1)
             for x in (start.low, start.high)
         ]
         mask = triton.Mask(words, jnp.reshape(masks.last_kept(operands.threshold), 1), *first)
@@ -138,13 +159,18 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
 
 
 def _flat(plan: Plan, operands: Operands) -> _triton.Inputs:
-    """The first row, the scale of kept weights, and `q`, `k` and `v` with all leading axes merged, padded."""
+    """The first row, the scale of kept weights, and `q`, `k` and `v` with all leading axes merged,
+    padded.
+    """
     triton = _loaded()
     row = jnp.reshape(Sight(plan, operands).row, 1).astype(jnp.int32)
     scale = jnp.reshape(jnp.asarray(operands.scale, jnp.float32), 1)
     depth = _depth(operands.q)
     arrays = (_merged(x, 2) for x in (operands.q, operands.k, operands.v))
-    padded = (_padded(_padded(x, 1, -(-x.shape[1] // triton.PADDED) * triton.PADDED), 2, depth) for x in arrays)
+    padded = (
+        _padded(_padded(x, 1, -(-x.shape[1] // triton.PADDED) * triton.PADDED), 2, depth)
+        for x in arrays
+    )
     return triton.Inputs(row, scale, *padded)
 
 
@@ -159,4 +185,10 @@ def _merged(x: jax.Array, last: int) -> jax.Array:
 
 def _padded(x: jax.Array, axis: int, length: int, value: int = 0) -> jax.Array:
     missing = length - x.shape[axis]
-    return jnp.pad(x, [(0, missing if at == axis else 0) for at in range(x.ndim)], constant_values=value) if missing else x
+    return (
+        jnp.pad(
+            x, [(0, missing if at == axis else 0) for at in range(x.ndim)], constant_values=value
+        )
+        if missing
+        else x
+    )

@@ -1,4 +1,6 @@
-"""Dropping integers: an id is replaced by another one. There is nothing to scale, and nothing to differentiate."""
+"""Dropping integers: an id is replaced by another one. There is nothing to scale, and nothing to
+differentiate.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from jaxdrop.functional._kernel import kernel
 
 
 def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
-    """The function behind `caller`: each id gives way to `replacement` with probability `rate`, unless its value is protected.
+    """The function behind `caller`: each id gives way to `replacement` with probability `rate`,
+    unless its value is protected.
 
     `name` and `of` are those of `caller`'s arguments, the replacement and the ids, for messages.
     """
@@ -39,7 +42,9 @@ def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
         if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
             return ids
         key = None if masks.is_number(rate, 1) else random.single(key, caller)
-        return compiled(key, ids, masks.threshold(rate), replacement=replacement, protected=safe, spec=spec)
+        return compiled(
+            key, ids, masks.threshold(rate), replacement=replacement, protected=safe, spec=spec
+        )
 
     return replace
 
@@ -49,7 +54,10 @@ def fitting(name: str, replacement: int, dtype: np.dtype) -> int:
     number, limits = _checks.check_integer(replacement, name), np.iinfo(dtype)
     if not limits.min <= number <= limits.max:
         shown = _checks.quoted(number)
-        raise ValueError(f"{name} must be a value of dtype {dtype}, which holds {limits.min} to {limits.max}, got {shown}")
+        raise ValueError(
+            f"{name} must be a value of dtype {dtype}, which holds {limits.min} to {limits.max},"
+            f" got {shown}"
+        )
     return number
 
 

@@ -1,4 +1,5 @@
-"""How arrays are divided over a mesh with explicit axes, where JAX refuses what it cannot divide by itself.
+"""How arrays are divided over a mesh with explicit axes, where JAX refuses what it cannot divide by
+itself.
 
 On meshes with automatic axes, and without a mesh, nothing is said and nothing is moved.
 """
@@ -37,7 +38,9 @@ def spec(*entries: Names) -> PartitionSpec:
 
 
 def joined(*layouts: list[Names]) -> list[Names]:
-    """Each axis as the first layout has it that divides it, if no other axis is divided by the same mesh axis already."""
+    """Each axis as the first layout has it that divides it, if no other axis is divided by the same
+    mesh axis already.
+    """
     found, *others = ([*layout] for layout in layouts)
     used = {name for entry in found for name in entry}
     for other in others:
@@ -49,7 +52,9 @@ def joined(*layouts: list[Names]) -> list[Names]:
 
 
 def alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Arrays of one shape, all divided in one way. To be called under `jit`, where arrays of one device join the mesh."""
+    """Arrays of one shape, all divided in one way. To be called under `jit`, where arrays of one
+    device join the mesh.
+    """
     mesh = mesh_of(*arrays)
     if mesh is None:
         return list(arrays)

@@ -15,14 +15,16 @@ Linear = Callable[[Any, Any], Any]
 
 
 def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: Any) -> Any:
-    """`forward(constants, tangents)`, whose reverse-mode derivative by `tangents` is `transpose(constants, cotangents)`.
+    """`forward(constants, tangents)`, whose reverse-mode derivative by `tangents` is
+    `transpose(constants, cotangents)`.
 
-    `jax.custom_derivatives.linear_call` does the same, but cannot be batched (JAX 0.12). A derivative
-    by `constants` is that of `forward`.
+    `jax.custom_derivatives.linear_call` does the same, but cannot be batched (JAX 0.12). A
+    derivative by `constants` is that of `forward`.
 
     Args:
       forward: linear in its second argument.
-      transpose: linear in its second argument, which is like the result of `forward`; its result is like `tangents`.
+      transpose: linear in its second argument, which is like the result of `forward`; its result is
+        like `tangents`.
       constants: a tree of arrays.
       tangents: a tree of arrays.
     """
@@ -57,7 +59,9 @@ def _abstract(*args: Any, run: Callable[..., list[Any]], **_: Any) -> list[Any]:
     return list(jax.make_jaxpr(run)(*args).out_avals)
 
 
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, run: Callable[..., list[Any]], **_: Any) -> tuple[Any, Any]:
+def _jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, run: Callable[..., list[Any]], **_: Any
+) -> tuple[Any, Any]:
     moving = [at for at, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
 
     def of_moving(*some: Any) -> list[Any]:
@@ -66,10 +70,14 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, run: Callable[..., 
             args[at] = value
         return run(*args)
 
-    return jax.jvp(of_moving, tuple(primals[at] for at in moving), tuple(tangents[at] for at in moving))
+    return jax.jvp(
+        of_moving, tuple(primals[at] for at in moving), tuple(tangents[at] for at in moving)
+    )
 
 
-def _transpose(cotangents: Sequence[Any], *args: Any, back: Callable[..., list[Any]], split: int, **_: Any) -> list[Any]:
+def _transpose(
+    cotangents: Sequence[Any], *args: Any, back: Callable[..., list[Any]], split: int, **_: Any
+) -> list[Any]:
     given = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     return [None] * split + list(back(*args[:split], *given))
 
@@ -86,11 +94,17 @@ def _batch(
     mapped = list(args[:split])
     for arg, dim in zip(args[split:], dims[split:], strict=True):
         # Each cotangent is then one of the batch's own, and no sum over the batch is needed.
-        mapped.append(jnp.broadcast_to(arg, (size, *jnp.shape(arg))) if dim is None else jnp.moveaxis(arg, dim, 0))
+        mapped.append(
+            jnp.broadcast_to(arg, (size, *jnp.shape(arg)))
+            if dim is None
+            else jnp.moveaxis(arg, dim, 0)
+        )
     axes = list(dims[:split])
 
     def over(fn: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-        return lambda *given: jax.vmap(fn, in_axes=tuple(axes + [0] * (len(given) - split)), axis_size=size)(*given)
+        return lambda *given: jax.vmap(
+            fn, in_axes=tuple(axes + [0] * (len(given) - split)), axis_size=size
+        )(*given)
 
     found = _linear.bind(*mapped, run=over(run), back=over(back), split=split)
     return found, [0] * len(found)

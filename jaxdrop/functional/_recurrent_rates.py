@@ -13,7 +13,9 @@ class Family(NamedTuple):
 
     name: str
     gates: tuple[str, ...]
-    """In the order of the masks' keys, named as in Flax's parameters. Without any, the parts of the cell are not known."""
+    """In the order of the masks' keys, named as in Flax's parameters. Without any, the parts of the
+    cell are not known.
+    """
     has_cell: bool
     """Whether the state is a pair: a cell, and a hidden state."""
 
@@ -27,9 +29,18 @@ SIMPLE = Family("simple", ("",), has_cell=False)
 def family_of(cell: Any, kinds: Mapping[type, Family]) -> Family:
     """The family of a framework's cell. One of its own has a cell of no class in `kinds`."""
     if isinstance(cell, type) or not (callable(cell) and hasattr(cell, "initialize_carry")):
-        got = f"the class {cell.__name__}: make one" if isinstance(cell, type) else type(cell).__name__
-        raise TypeError(f"cell must be a recurrent cell, such as an {next(iter(kinds)).__name__}, got {got}.")
-    return next((family for kind, family in kinds.items() if isinstance(cell, kind)), Family(type(cell).__name__, (), False))
+        got = (
+            f"the class {cell.__name__}: make one"
+            if isinstance(cell, type)
+            else type(cell).__name__
+        )
+        raise TypeError(
+            f"cell must be a recurrent cell, such as an {next(iter(kinds)).__name__}, got {got}."
+        )
+    return next(
+        (family for kind, family in kinds.items() if isinstance(cell, kind)),
+        Family(type(cell).__name__, (), False),
+    )
 
 
 class Rates(NamedTuple):
@@ -53,8 +64,12 @@ class Rates(NamedTuple):
         given = in_call(by)
         unknown = sorted(map(str, set(given) - set(self._fields)))
         if unknown:
-            raise ValueError(f"rates names {', '.join(unknown)}. There are {', '.join(self._fields)}.")
-        return self._replace(**{name: _one_rate(rate, f"rates[{name!r}]") for name, rate in given.items()})
+            raise ValueError(
+                f"rates names {', '.join(unknown)}. There are {', '.join(self._fields)}."
+            )
+        return self._replace(
+            **{name: _one_rate(rate, f"rates[{name!r}]") for name, rate in given.items()}
+        )
 
     def checked(self, family: Family, per_gate: bool = False) -> Rates:
         """The rates, if a cell of this family has what they drop."""
@@ -63,16 +78,20 @@ class Rates(NamedTuple):
             for name, rate in self._asdict().items():
                 if name not in around and not is_zero(rate):
                     raise ValueError(
-                        f"{name}={rate} acts inside the cell{' with per_gate=True' if name == 'input_rate' else ''}, and how a"
-                        f" {family.name} is made is not known. Around any cell there are input_rate and output_rate; the other"
-                        " rates take Flax's LSTM, GRU and simple cells."
+                        f"{name}={rate} acts inside the"
+                        f" cell{' with per_gate=True' if name == 'input_rate' else ''}, and how a"
+                        f" {family.name} is made is not known. Around any cell there are input_rate"
+                        " and output_rate; the other rates take Flax's LSTM, GRU and simple cells."
                     )
         elif not (is_zero(self.cell_zoneout) or family.has_cell):
-            raise ValueError(f"cell_zoneout={self.cell_zoneout}: a {family.name} cell has one state. Pass hidden_zoneout.")
+            raise ValueError(
+                f"cell_zoneout={self.cell_zoneout}: a {family.name} cell has one state. Pass"
+                " hidden_zoneout."
+            )
         if family is SIMPLE and not is_zero(self.candidate_rate):
             raise ValueError(
-                f"candidate_rate={self.candidate_rate}: a simple cell has no memory that a candidate is added to."
-                " Pass recurrent_rate or hidden_zoneout."
+                f"candidate_rate={self.candidate_rate}: a simple cell has no memory that a"
+                " candidate is added to. Pass recurrent_rate or hidden_zoneout."
             )
         return self
 
@@ -82,10 +101,15 @@ class Rates(NamedTuple):
 
     def first_drawn(self, *others: masks.Rate) -> masks.Rate:
         """One of these rates and of others that needs a key, or 0."""
-        return next((rate for rate in (*self, *others) if not (is_zero(rate) or masks.is_number(rate, 1))), 0.0)
+        return next(
+            (rate for rate in (*self, *others) if not (is_zero(rate) or masks.is_number(rate, 1))),
+            0.0,
+        )
 
     def of_layer(self, layer: int, num_layers: int) -> Rates:
-        """Of one layer of a stack: only the first has an input and only the last an output that are the stack's."""
+        """Of one layer of a stack: only the first has an input and only the last an output that are
+        the stack's.
+        """
         return self._replace(
             input_rate=self.input_rate if layer == 0 else 0.0,
             output_rate=self.output_rate if layer == num_layers - 1 else 0.0,
@@ -95,7 +119,10 @@ class Rates(NamedTuple):
 def in_call(rates: Any) -> dict[str, masks.Rate]:
     """The argument `rates` of a call."""
     if not (rates is None or isinstance(rates, Mapping)):
-        raise TypeError(f"rates must be a dict of rates by name, such as {{'input_rate': 0.1}}, got {_checks.quoted(rates)}")
+        raise TypeError(
+            "rates must be a dict of rates by name, such as {'input_rate': 0.1}, got"
+            f" {_checks.quoted(rates)}"
+        )
     return dict(rates or {})
 
 
@@ -107,13 +134,15 @@ def _one_rate(rate: Any, name: str) -> masks.Rate:
 
 
 def check_between(rate: masks.Rate, num_layers: int) -> masks.Rate:
-    """The rate between the layers of a stack as `masks.check_number` returns it, if there are two of them."""
+    """The rate between the layers of a stack as `masks.check_number` returns it, if there are two
+    of them.
+    """
     num_layers = _checks.check_count(num_layers, "num_layers")
     rate = _one_rate(rate, "dropout")
     if num_layers == 1 and not is_zero(rate):
         raise ValueError(
-            f"dropout={rate} acts between layers, and there is one layer. Pass output_rate={rate} for its output,"
-            " input_rate for its input, or num_layers=2."
+            f"dropout={rate} acts between layers, and there is one layer. Pass output_rate={rate}"
+            " for its output, input_rate for its input, or num_layers=2."
         )
     return rate
 

@@ -1,4 +1,6 @@
-"""One block of attention: what the queries of block `i` see of the keys of block `j`, and which weights are kept."""
+"""One block of attention: what the queries of block `i` see of the keys of block `j`, and which
+weights are kept.
+"""
 
 from __future__ import annotations
 
@@ -67,9 +69,13 @@ class Operands(NamedTuple):
     allowed: tuple[jax.Array, ...]
     """Boolean masks that must all be true."""
     segments: tuple[jax.Array, jax.Array] | None
-    """Of the queries and of the keys, with the axes of the weights: a query sees keys of its own segment only."""
+    """Of the queries and of the keys, with the axes of the weights: a query sees keys of its own
+    segment only.
+    """
     offset: jax.Array | None
-    """The position of the first query, with the axes of the weights. The whole then has as many queries as keys."""
+    """The position of the first query, with the axes of the weights. The whole then has as many
+    queries as keys.
+    """
 
 
 class Sight:
@@ -77,7 +83,10 @@ class Sight:
 
     def __init__(self, plan: Plan, operands: Operands) -> None:
         self.plan, self.operands = plan, operands
-        self.products = {"precision": plan.precision, "preferred_element_type": masks.wide(operands.q.dtype)}
+        self.products = {
+            "precision": plan.precision,
+            "preferred_element_type": masks.wide(operands.q.dtype),
+        }
         lead = operands.q[..., :1, 0]
         self.row: jax.Array = jnp.int32(0)
         names, parts = masks.mapped_axes(plan.spec, [lead.ndim - 1])
@@ -92,7 +101,9 @@ class Sight:
             self.lead = jax.tree.map(lambda coordinate: coordinate[..., None], coordinates[:-1])
             queries = plan.lengths[0] * parts if operands.offset is None else plan.lengths[1]
             whole = (*extent[:-1], queries, plan.lengths[1])
-            self.mask_extent = tuple(1 if axis in plan.shared else length for axis, length in enumerate(whole))
+            self.mask_extent = tuple(
+                1 if axis in plan.shared else length for axis, length in enumerate(whole)
+            )
 
     def scores(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
         """The logits, minus infinity where a key is out of sight."""
@@ -122,7 +133,9 @@ class Sight:
         return jnp.einsum("...kgqs,...ksd->...kgqd", kept.astype(v.dtype), v, **self.products)
 
     def start(self, q: jax.Array, tree: Any) -> tuple[jax.Array, jax.Array]:
-        """Zeros to which numbers of each query of `q` are added, and outputs; `tree` is what these come from."""
+        """Zeros to which numbers of each query of `q` are added, and outputs; `tree` is what these
+        come from.
+        """
         wide, depth = masks.wide(self.operands.v.dtype), self.operands.v.shape[-1]
         none = jnp.zeros_like(q[..., 0], wide) + anchor(tree).astype(wide)
         return none, jnp.broadcast_to(none[..., None], (*none.shape, depth))
@@ -133,13 +146,19 @@ class Sight:
             return None
         row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
         axes, extent = len(self.lead), self.mask_extent
-        place = [x if extent[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1]) for last, x in enumerate((row, column))]
-        return masks.below(random.bits_at(self.operands.key, (*self.lead, *place), extent), self.operands.threshold)
+        place = [
+            x if extent[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1])
+            for last, x in enumerate((row, column))
+        ]
+        return masks.below(
+            random.bits_at(self.operands.key, (*self.lead, *place), extent), self.operands.threshold
+        )
 
     def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
         """`block` for each block of keys, but for those of which no query of block `i` sees any.
 
-        What it computes is not stored for a backward pass, nor is what a branch would hand out of a condition.
+        What it computes is not stored for a backward pass, nor is what a branch would hand out of a
+        condition.
         """
         forgetful = functools.partial(jax.checkpoint, prevent_cse=False)
         seen = self._seen(i)
@@ -168,18 +187,26 @@ class Sight:
         if self.plan.after is not None:
             seen &= near <= self.row.max() + i * rows + (rows - 1 + self.plan.after)
         if segments is not None:
-            # Blocks may share a segment if the ranges of their numbers meet: in packed sequences numbers rise.
+            # Blocks may share a segment if the ranges of their numbers meet: in packed sequences
+            # numbers rise.
             queries, keys = at(segments[0], i, rows, -2), segments[1]
             keys = keys.reshape(*keys.shape[:-1], self.plan.counts[1], columns)
-            meet = (keys.min(-1) <= queries.max(-2, keepdims=True)) & (keys.max(-1) >= queries.min(-2, keepdims=True))
+            meet = (keys.min(-1) <= queries.max(-2, keepdims=True)) & (
+                keys.max(-1) >= queries.min(-2, keepdims=True)
+            )
             seen &= meet.any(range(meet.ndim - 1))
         return seen
 
     def _coordinates(self, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows, columns = self.plan.blocks
         ndim = self.operands.q.ndim
-        row = lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 2), rows, 1), ndim - 2) + (self.row + i * rows)
-        return row, lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 1), columns), ndim - 1) + j * columns
+        row = lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 2), rows, 1), ndim - 2) + (
+            self.row + i * rows
+        )
+        return (
+            row,
+            lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 1), columns), ndim - 1) + j * columns,
+        )
 
     def _part(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
         return at(at(x, i, self.plan.blocks[0], -2), j, self.plan.blocks[1], -1)
@@ -187,10 +214,19 @@ class Sight:
 
 def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
     """Block `index` along `axis`; all of `x` where there is one block, or one entry for all."""
-    return x if x.shape[axis] in (1, length) else lax.dynamic_slice_in_dim(x, index * length, length, axis)
+    return (
+        x
+        if x.shape[axis] in (1, length)
+        else lax.dynamic_slice_in_dim(x, index * length, length, axis)
+    )
 
 
 def anchor(tree: Any) -> jax.Array:
-    """A zero that varies over the devices wherever one of the arrays does: where a sum of their products starts."""
-    leaves = [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in jax.tree.leaves(tree)]
+    """A zero that varies over the devices wherever one of the arrays does: where a sum of their
+    products starts.
+    """
+    leaves = [
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(tree)
+    ]
     return functools.reduce(jnp.add, [jnp.zeros_like(leaf.sum(), jnp.float32) for leaf in leaves])

@@ -1,4 +1,6 @@
-"""Recurrent layers one above the other, with dropout between them, whatever framework the layers are of."""
+"""Recurrent layers one above the other, with dropout between them, whatever framework the layers
+are of.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ from jaxdrop.functional._recurrent_rates import Rates
 from jaxdrop.functional._time import spec_of_steps
 from jaxdrop.functional.recurrent import Carry, Site, fold, over_time
 
-Layer: TypeAlias = Callable[[jax.Array, jax.Array | None, dict[str, masks.Rate], Carry | None], tuple[Carry, jax.Array]]
-"""`layer(inputs, key, rates, initial_carry) -> (carry, outputs)`: one direction of a layer of a stack."""
+Layer: TypeAlias = Callable[
+    [jax.Array, jax.Array | None, dict[str, masks.Rate], Carry | None], tuple[Carry, jax.Array]
+]
+"""`layer(inputs, key, rates, initial_carry) -> (carry, outputs)`: one direction of a layer of a
+stack.
+"""
 
 
 @jax.named_scope("jaxdrop.StackedRNN")
@@ -54,7 +60,14 @@ def stack(
                 spec=spec_of_steps(spec, inputs.ndim, time_axis, feature_axes),
             )
         starts = carry_of[number]
-        runs = [layer(inputs, key_here, own._asdict(), start) for layer, start in zip(directions, starts, strict=True)]
+        runs = [
+            layer(inputs, key_here, own._asdict(), start)
+            for layer, start in zip(directions, starts, strict=True)
+        ]
         carries.append(tuple(carry for carry, _ in runs))
-        inputs = jnp.concatenate([outputs for _, outputs in runs], axis=-1) if len(runs) > 1 else runs[0][1]
+        inputs = (
+            jnp.concatenate([outputs for _, outputs in runs], axis=-1)
+            if len(runs) > 1
+            else runs[0][1]
+        )
     return tuple(carries), inputs

@@ -1,4 +1,6 @@
-"""Sequences of steps: which axis is time, how many steps count, in which order they run, and where their state is."""
+"""Sequences of steps: which axis is time, how many steps count, in which order they run, and where
+their state is.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,25 @@ def time_axis_of(inputs: jax.Array, time_major: bool, feature_axes: int) -> int:
     ndim = jnp.ndim(inputs)
     if ndim <= feature_axes:
         features = "features" if feature_axes == 1 else f"{feature_axes} axes of features"
-        raise ValueError(f"inputs must have an axis of time and {features}, got shape {jnp.shape(inputs)}.")
+        raise ValueError(
+            f"inputs must have an axis of time and {features}, got shape {jnp.shape(inputs)}."
+        )
     return 0 if time_major else ndim - feature_axes - 1
 
 
-def spec_of_steps(spec: PartitionSpec | None, ndim: int, time_axis: int, feature_axes: int = 1) -> PartitionSpec | None:
+def spec_of_steps(
+    spec: PartitionSpec | None, ndim: int, time_axis: int, feature_axes: int = 1
+) -> PartitionSpec | None:
     """The layout of one step of all sequences, from that of the sequences."""
     spec = masks.check_spec(spec, ndim)
     if spec is None:
         return None
     entries = [*spec, *[None] * (ndim - len(spec))]
     if entries.pop(time_axis) or any(entries[len(entries) - feature_axes :]):
-        raise ValueError(f"spec={spec} divides time or features: a step needs the one before it, and all features of it.")
+        raise ValueError(
+            f"spec={spec} divides time or features: a step needs the one before it, and all"
+            " features of it."
+        )
     return PartitionSpec(*entries)
 
 
@@ -40,18 +49,25 @@ def checked_lengths(lengths: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     lengths = _checks.check_array(lengths, "seq_lengths", "integers", "RNN")
     if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != shape[1:]:
         raise ValueError(
-            f"seq_lengths must be integers, one for each of the sequences of inputs, of shape {shape[1:]}, got"
-            f" {lengths.dtype}{list(lengths.shape)}."
+            "seq_lengths must be integers, one for each of the sequences of inputs, of shape"
+            f" {shape[1:]}, got {lengths.dtype}{list(lengths.shape)}."
         )
     if not isinstance(lengths, jax.core.Tracer):
-        outside = [length for length in np.asarray(lengths).ravel().tolist() if not 0 <= length <= shape[0]]
+        outside = [
+            length for length in np.asarray(lengths).ravel().tolist() if not 0 <= length <= shape[0]
+        ]
         if outside:
-            raise ValueError(f"seq_lengths must lie in [0, {shape[0]}], the number of steps of inputs, got {outside[0]}.")
+            raise ValueError(
+                f"seq_lengths must lie in [0, {shape[0]}], the number of steps of inputs, got"
+                f" {outside[0]}."
+            )
     return jnp.asarray(lengths).astype(jnp.int32)
 
 
 def flipped(xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Sequences from their last step to their first. The first axis is time; padding stays behind."""
+    """Sequences from their last step to their first. The first axis is time; padding stays
+    behind.
+    """
     if lengths is None:
         return jnp.flip(xs, 0)
     steps = jnp.arange(xs.shape[0] - 1, -1, -1, dtype=lengths.dtype)
@@ -60,21 +76,32 @@ def flipped(xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 def first_state(carry: Carry, xs: jax.Array, feature_axes: int, others: Any) -> Carry:
-    """The state before the first step, with the type of all later ones, which is what a loop asks for.
+    """The state before the first step, with the type of all later ones, which is what a loop asks
+    for.
 
-    Inside `shard_map` they vary over the devices over which the sequences, the keys or the weights do. On a mesh with explicit
-    axes they are divided as the sequences are.
+    Inside `shard_map` they vary over the devices over which the sequences, the keys or the weights
+    do. On a mesh with explicit axes they are divided as the sequences are.
     """
     sharding, batch = jax.typeof(xs).sharding, xs.shape[1 : xs.ndim - feature_axes]
     varying = [xs, *jax.tree.leaves(others)] if jax.sharding.get_abstract_mesh().manual_axes else []
 
     def typed(state: jax.Array) -> jax.Array:
         for other in varying:  # a zero like an array varies as it does
-            data = jax.random.key_data(other) if jnp.issubdtype(jnp.result_type(other), jax.dtypes.prng_key) else other
+            data = (
+                jax.random.key_data(other)
+                if jnp.issubdtype(jnp.result_type(other), jax.dtypes.prng_key)
+                else other
+            )
             state = state + jnp.zeros_like(data, shape=(), dtype=state.dtype)
         divided = any(jax.typeof(state).sharding.spec)
-        if AxisType.Explicit in sharding.mesh.axis_types and not divided and state.shape[: len(batch)] == batch:
-            spec = PartitionSpec(*sharding.spec[1 : 1 + len(batch)], *[None] * (state.ndim - len(batch)))
+        if (
+            AxisType.Explicit in sharding.mesh.axis_types
+            and not divided
+            and state.shape[: len(batch)] == batch
+        ):
+            spec = PartitionSpec(
+                *sharding.spec[1 : 1 + len(batch)], *[None] * (state.ndim - len(batch))
+            )
             state = jax.sharding.reshard(state, NamedSharding(sharding.mesh, spec))
         return state
 
@@ -87,8 +114,12 @@ def last_state(states: Carry, first: Carry, lengths: jax.Array) -> Carry:
     def of(all_steps: jax.Array, start: jax.Array) -> jax.Array:
         if not all_steps.shape[0]:
             return start
-        at = lax.expand_dims(jnp.maximum(lengths - 1, 0), (0, *range(1 + lengths.ndim, all_steps.ndim)))
-        return jnp.where(_like(lengths > 0, start), jnp.take_along_axis(all_steps, at, axis=0)[0], start)
+        at = lax.expand_dims(
+            jnp.maximum(lengths - 1, 0), (0, *range(1 + lengths.ndim, all_steps.ndim))
+        )
+        return jnp.where(
+            _like(lengths > 0, start), jnp.take_along_axis(all_steps, at, axis=0)[0], start
+        )
 
     return jax.tree.map(of, states, first)
 

@@ -1,4 +1,5 @@
-"""Attention by blocks as GPU kernels: the forward pass of `_blocked`, and the transpose of its derivative.
+"""Attention by blocks as GPU kernels: the forward pass of `_blocked`, and the transpose of its
+derivative.
 
 Arrays are as in `_blocked`, with all leading axes merged into one: `(heads, length, depth)`.
 """
@@ -56,18 +57,31 @@ class Inputs(NamedTuple):
     """As `k`."""
 
 
-def forward(problem: Problem, mask: Mask | None, inputs: Inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a query that sees no key."""
+def forward(
+    problem: Problem, mask: Mask | None, inputs: Inputs
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a
+    query that sees no key.
+    """
     _, _, q, k, v = inputs
     heads, queries, _ = q.shape
     tile = problem.tiles.forward
     count = queries // tile.queries
     operands, moved = _aligned((*(mask or ()), *inputs))
-    out = [moved(q.shape, v.dtype), moved(q.shape[:2], jnp.float32), moved(q.shape[:2], jnp.float32)]
+    out = [
+        moved(q.shape, v.dtype),
+        moved(q.shape[:2], jnp.float32),
+        moved(q.shape[:2], jnp.float32),
+    ]
     call = pl.pallas_call(
         _with_mask(functools.partial(_triton_kernels.forward, problem, tile, count), mask),
         grid=(count, heads),
-        in_specs=[*_numbers(mask), _last_first(tile.queries, q), _whole(k, problem.share), _whole(v, problem.share)],
+        in_specs=[
+            *_numbers(mask),
+            _last_first(tile.queries, q),
+            _whole(k, problem.share),
+            _whole(v, problem.share),
+        ],
         out_specs=[_last_first(tile.queries, x) for x in out],
         out_shape=out,
         name="attention_forward",
@@ -83,7 +97,9 @@ class Cotangents(NamedTuple):
     top: jax.Array
     total: jax.Array
     out: jax.Array
-    """Of `(D W) v + (D P) dv`, before its scale: `(heads, queries, depth)`, of the dtype of the values."""
+    """Of `(D W) v + (D P) dv`, before its scale: `(heads, queries, depth)`, of the dtype of the
+    values.
+    """
     spread: jax.Array
     """Of `sum W`: `(heads, queries)`."""
 
@@ -99,7 +115,12 @@ def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotan
     call = pl.pallas_call(
         _with_mask(functools.partial(_triton_kernels.of_queries, problem, tile, count), mask),
         grid=(count, heads),
-        in_specs=[*_numbers(mask), rows(q), *(_whole(x, problem.share) for x in (k, v)), *(rows(x) for x in given)],
+        in_specs=[
+            *_numbers(mask),
+            rows(q),
+            *(_whole(x, problem.share) for x in (k, v)),
+            *(rows(x) for x in given),
+        ],
         out_specs=rows(q),
         out_shape=moved(q.shape, jnp.float32),
         name="attention_of_queries",
@@ -108,7 +129,9 @@ def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotan
     return call(*operands)
 
 
-def of_keys(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents) -> tuple[jax.Array, jax.Array]:
+def of_keys(
+    problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents
+) -> tuple[jax.Array, jax.Array]:
     """The cotangents of `k` and `v`, float32, from each head of `q` by itself."""
     _, _, q, k, v = inputs
     heads = q.shape[0]
@@ -153,26 +176,44 @@ def _numbers(mask: Mask | None) -> list[pl.BlockSpec]:
 
 def _whole(x: Any, share: int = 1) -> pl.BlockSpec:
     """All of a head, or of the keys or values that it shares."""
-    return pl.BlockSpec((None, *x.shape[1:]), lambda i, head: (lax.div(head, share), *(0,) * (x.ndim - 1)))
+    return pl.BlockSpec(
+        (None, *x.shape[1:]), lambda i, head: (lax.div(head, share), *(0,) * (x.ndim - 1))
+    )
 
 
 def _in_order(length: int, x: Any, share: int = 1) -> pl.BlockSpec:
     """Block `i` along the second axis."""
-    return pl.BlockSpec((None, length, *x.shape[2:]), lambda i, head: (lax.div(head, share), i, *(0,) * (len(x.shape) - 2)))
+    return pl.BlockSpec(
+        (None, length, *x.shape[2:]),
+        lambda i, head: (lax.div(head, share), i, *(0,) * (len(x.shape) - 2)),
+    )
 
 
 def _last_first(length: int, x: Any) -> pl.BlockSpec:
-    """Block `i` from the end: of causal attention the last ones take longest, and are to start first."""
+    """Block `i` from the end: of causal attention the last ones take longest, and are to start
+    first.
+    """
     count = x.shape[1] // length
-    return pl.BlockSpec((None, length, *x.shape[2:]), lambda i, head: (head, count - 1 - i, *(0,) * (len(x.shape) - 2)))
+    return pl.BlockSpec(
+        (None, length, *x.shape[2:]),
+        lambda i, head: (head, count - 1 - i, *(0,) * (len(x.shape) - 2)),
+    )
 
 
-def _aligned(operands: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], Callable[..., jax.ShapeDtypeStruct]]:
-    """Operands that all vary over the devices of a `shard_map` as any of them does, and what makes results of that kind."""
+def _aligned(
+    operands: tuple[jax.Array, ...],
+) -> tuple[tuple[jax.Array, ...], Callable[..., jax.ShapeDtypeStruct]]:
+    """Operands that all vary over the devices of a `shard_map` as any of them does, and what makes
+    results of that kind.
+    """
     zero = anchor(operands)
-    name = next(name for name in ("manual_axis_type", "vma") if hasattr(jax.typeof(zero), name))  # before JAX 0.10 `vma`
+    name = next(
+        name for name in ("manual_axis_type", "vma") if hasattr(jax.typeof(zero), name)
+    )  # before JAX 0.10 `vma`
     kind = getattr(jax.typeof(zero), name)
-    alike = (x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype) for x in operands)
+    alike = (
+        x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype) for x in operands
+    )
     return tuple(alike), functools.partial(jax.ShapeDtypeStruct, **{name: kind})
 
 

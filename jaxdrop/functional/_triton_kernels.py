@@ -1,8 +1,9 @@
 """The kernels of attention on a GPU, in Pallas' Triton dialect. `_triton` calls them.
 
-Each program holds one block of queries (or, for the derivatives of keys and values, one block of keys) in registers and walks
-over the blocks of the other side. Scores, weights and masks never leave the chip. The mask is that of the dense weights: a
-program draws the bits of its block from the block's position. Exponentials are to base 2, which the hardware has.
+Each program holds one block of queries (or, for the derivatives of keys and values, one block of
+keys) in registers and walks over the blocks of the other side. Scores, weights and masks never
+leave the chip. The mask is that of the dense weights: a program draws the bits of its block from
+the block's position. Exponentials are to base 2, which the hardware has.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _LOG2_E = math.log2(math.e)
 
 
 class Tile(NamedTuple):
-    """How a kernel divides its work: queries and keys in a block, warps a program, and loads under way."""
+    """How a kernel divides its work: queries and keys in a block, warps a program, and loads under
+    way.
+    """
 
     queries: int
     keys: int
@@ -64,7 +67,8 @@ class Problem(NamedTuple):
 
 
 def forward(
-    problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any, q: Any, k: Any, v: Any,
+    problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any,
+    q: Any, k: Any, v: Any,
     out_ref: Any, top_ref: Any, total_ref: Any,
 ) -> None:  # fmt: skip
     """The attention of a block of queries, its highest scores and sums of exponentials."""
@@ -93,13 +97,19 @@ def forward(
 
 
 def of_queries(
-    problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any, q: Any, k: Any, v: Any,
+    problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any,
+    q: Any, k: Any, v: Any,
     top: Any, total: Any, dout: Any, dspread: Any, dq_ref: Any,
 ) -> None:  # fmt: skip
     """The cotangent of a block of queries."""
     first = row[0] + (count - 1 - pl.program_id(0)) * tile.queries
     rows, queries, given = _places(first, tile.queries), q[...], dout[...]
-    base, per_total, more, kept = top[...] * np.float32(_LOG2_E), 1 / total[...], dspread[...], scale[0]
+    base, per_total, more, kept = (
+        top[...] * np.float32(_LOG2_E),
+        1 / total[...],
+        dspread[...],
+        scale[0],
+    )
 
     def block(j: jax.Array, dq: jax.Array, *, partly: bool) -> jax.Array:
         columns, at = _places(j * tile.keys, tile.keys), pl.ds(j * tile.keys, tile.keys)
@@ -123,7 +133,9 @@ def of_keys(
     first = pl.program_id(0) * tile.keys
     columns, keys, values, kept = _places(first, tile.keys), k[...], v[...], scale[0]
 
-    def block(i: jax.Array, carry: tuple[jax.Array, jax.Array], *, partly: bool) -> tuple[jax.Array, jax.Array]:
+    def block(
+        i: jax.Array, carry: tuple[jax.Array, jax.Array], *, partly: bool
+    ) -> tuple[jax.Array, jax.Array]:
         dk, dv = carry
         at = pl.ds(i * tile.queries, tile.queries)
         rows = _places(row[0] + i * tile.queries, tile.queries)
@@ -149,8 +161,12 @@ def _places(first: jax.Array, length: int) -> jax.Array:
     return first + lax.iota(jnp.int32, length)
 
 
-def _scores(problem: Problem, a: jax.Array, b: jax.Array, row: jax.Array, column: jax.Array, partly: bool) -> jax.Array:
-    """Scores to base 2, of queries and keys or of keys and queries; if `partly`, some may be out of sight."""
+def _scores(
+    problem: Problem, a: jax.Array, b: jax.Array, row: jax.Array, column: jax.Array, partly: bool
+) -> jax.Array:
+    """Scores to base 2, of queries and keys or of keys and queries; if `partly`, some may be out of
+    sight.
+    """
     s = triton.dot(a, b, trans_b=True) * np.float32(problem.scale * _LOG2_E)
     if not partly:
         return s
@@ -183,7 +199,9 @@ def _drop(keep: jax.Array | None, x: jax.Array) -> jax.Array:
     return x if keep is None else jnp.where(keep, x, 0.0)
 
 
-def _over_keys(problem: Problem, tile: Tile, first: jax.Array, block: Callable[..., Any], carry: Any) -> Any:
+def _over_keys(
+    problem: Problem, tile: Tile, first: jax.Array, block: Callable[..., Any], carry: Any
+) -> Any:
     """`block` for each block of keys that the queries of a block from place `first` on see."""
     length, last = np.int32(tile.keys), first + (tile.queries - 1)
     begin, end = jnp.int32(0), jnp.int32(-(-problem.lengths[1] // tile.keys))
@@ -194,11 +212,22 @@ def _over_keys(problem: Problem, tile: Tile, first: jax.Array, block: Callable[.
     if problem.after is not None:
         end = jnp.minimum(end, lax.div(jnp.maximum(last + problem.after + length, 0), length))
         whole_to = jnp.minimum(whole_to, lax.div(jnp.maximum(first + problem.after + 1, 0), length))
-    return _stretches(begin, whole_from, whole_to, end, block, carry, head=problem.before is not None)
+    return _stretches(
+        begin, whole_from, whole_to, end, block, carry, head=problem.before is not None
+    )
 
 
-def _over_queries(problem: Problem, tile: Tile, first: jax.Array, queries: int, block: Callable[..., Any], carry: Any) -> Any:
-    """`block` for each block of queries that see keys of a block; `first` is the place of its first key among the queries."""
+def _over_queries(
+    problem: Problem,
+    tile: Tile,
+    first: jax.Array,
+    queries: int,
+    block: Callable[..., Any],
+    carry: Any,
+) -> Any:
+    """`block` for each block of queries that see keys of a block; `first` is the place of its first
+    key among the queries.
+    """
     length, last = np.int32(tile.queries), first + (tile.keys - 1)
     begin, end = jnp.int32(0), jnp.int32(queries // tile.queries)
     whole_from, whole_to = begin, end
@@ -207,11 +236,15 @@ def _over_queries(problem: Problem, tile: Tile, first: jax.Array, queries: int, 
         whole_from = lax.div(jnp.maximum(last - problem.after, 0) + (length - 1), length)
     if problem.before is not None:
         end = jnp.minimum(end, lax.div(jnp.maximum(last + problem.before + length, 0), length))
-        whole_to = jnp.minimum(whole_to, lax.div(jnp.maximum(first + problem.before + 1, 0), length))
+        whole_to = jnp.minimum(
+            whole_to, lax.div(jnp.maximum(first + problem.before + 1, 0), length)
+        )
     if problem.lengths[1] % tile.keys:  # of the last block of keys some are padding
         padded = pl.program_id(0) == problem.lengths[1] // tile.keys
         whole_to = jnp.where(padded, jnp.int32(0), whole_to)
-    return _stretches(begin, whole_from, whole_to, end, block, carry, head=problem.after is not None)
+    return _stretches(
+        begin, whole_from, whole_to, end, block, carry, head=problem.after is not None
+    )
 
 
 def _stretches(
@@ -224,7 +257,9 @@ def _stretches(
     *,
     head: bool,
 ) -> Any:
-    """`block` from `begin` to `end`. Between `whole_from` and `whole_to` every key is seen; without `head`, from the start."""
+    """`block` from `begin` to `end`. Between `whole_from` and `whole_to` every key is seen; without
+    `head`, from the start.
+    """
     end = jnp.maximum(begin, end)
     whole_from = jnp.clip(whole_from, begin, end) if head else begin
     whole_to = jnp.clip(whole_to, whole_from, end)

@@ -46,70 +46,84 @@ def dot_product_attention(
     implementation: Implementation | None = None,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Attention with dropout on its weights: `y = (m P / (1 - rate)) v` with `P = softmax(scale q k + bias)` and Bernoulli `m`.
+    """Attention with dropout on its weights: `y = (m P / (1 - rate)) v` with `P = softmax(scale q k
+    + bias)` and Bernoulli `m`.
 
-    Computed by blocks, forward and backward, in memory that grows with the length and not with its square. The mask is the one of
-    `dropout(key, P, rate)`, whatever the blocks and the layout: each block asks for its own part. For the backward pass `q`, `k`,
-    `v`, the output, two numbers a query, and the key are kept. Products of 16-bit inputs are summed in float32.
+    Computed by blocks, forward and backward, in memory that grows with the length and not with its
+    square. The mask is the one of `dropout(key, P, rate)`, whatever the blocks and the layout: each
+    block asks for its own part. For the backward pass `q`, `k`, `v`, the output, two numbers a
+    query, and the key are kept. Products of 16-bit inputs are summed in float32.
 
-    A query that sees no key gets 0, not NaN, and so do its gradients. What `q`, `k` and `v` hold beyond
-    `query_seq_lengths` and `key_value_seq_lengths` has no influence, even if it is NaN.
+    A query that sees no key gets 0, not NaN, and so do its gradients. What `q`, `k` and `v` hold
+    beyond `query_seq_lengths` and `key_value_seq_lengths` has no influence, even if it is NaN.
 
-    Under `jit` the operands may be divided over a mesh in any way. On a mesh with explicit axes each
-    device computes the queries that it holds, `k` and `v` are gathered along their length, and the
-    output is divided like `q`. For other divisions give `jax.sharding.reshard(q, ...)`.
+    Under `jit` the operands may be divided over a mesh in any way. On a mesh with explicit axes
+    each device computes the queries that it holds, `k` and `v` are gathered along their length, and
+    the output is divided like `q`. For other divisions give `jax.sharding.reshard(q, ...)`.
 
     Args:
-      key: a single PRNG key, of a generator with random access: `jaxdrop.key(seed)` or `jax.random.key(seed)`. May be None if
-        nothing is drawn.
+      key: a single PRNG key, of a generator with random access: `jaxdrop.key(seed)` or
+        `jax.random.key(seed)`. May be None if nothing is drawn.
       q: queries, `(batch..., queries, heads, depth)`, of a floating dtype.
-      k: keys, `(batch..., keys, groups, depth)`. `heads` is a multiple of `groups`: one group for each head is multi-head
-        attention, fewer are grouped-query attention, one is multi-query attention.
+      k: keys, `(batch..., keys, groups, depth)`. `heads` is a multiple of `groups`: one group for
+        each head is multi-head attention, fewer are grouped-query attention, one is multi-query
+        attention.
       v: values, `(batch..., keys, groups, depth of values)`.
-      rate: the probability of dropping a weight, in [0, 1]: a number or a traced scalar. At 1 the output is 0.
-      bias: added to the logits; broadcasts to `(batch..., heads, queries, keys)`. It gets a gradient.
-        Minus infinity masks. Axes in front may be of length 1. Left out may be both batch and heads,
-        as in `(queries, keys)`, but not one of them, for `(n, queries, keys)` could mean either.
+      rate: the probability of dropping a weight, in [0, 1]: a number or a traced scalar. At 1 the
+        output is 0.
+      bias: added to the logits; broadcasts to `(batch..., heads, queries, keys)`. It gets a
+        gradient. Minus infinity masks. Axes in front may be of length 1. Left out may be both batch
+        and heads, as in `(queries, keys)`, but not one of them, for `(n, queries, keys)` could mean
+        either.
       mask: boolean, True where a query may see a key; of a shape as that of `bias`.
       is_causal: query `i` sees keys `0` to `i` only. Blocks that nobody sees are skipped.
-      local_window_size: query `i` sees keys `i - before` to `i + after`, of `(before, after)` or one number for both.
+      local_window_size: query `i` sees keys `i - before` to `i + after`, of `(before, after)` or
+        one number for both.
       query_seq_lengths: integers `(batch...)`: queries from there on are padding, and get 0.
-      key_value_seq_lengths: integers `(batch...)`: keys from there on are padding, and are not seen.
+      key_value_seq_lengths: integers `(batch...)`: keys from there on are padding, and are not
+        seen.
       segment_ids: for packed sequences: a query sees the keys of its own segment only. Integers
         `(batch..., length)` for queries and keys alike, or `(of queries, of keys)`, as the
-        `SegmentIds` of JAX's kernels. Blocks of keys that have no segment in common with the block of
-        queries are skipped, where segments are numbered in rising order. Padding is a segment too.
+        `SegmentIds` of JAX's kernels. Blocks of keys that have no segment in common with the block
+        of queries are skipped, where segments are numbered in rising order. Padding is a segment
+        too.
       query_offset: the position of the first query among the keys, for `is_causal` and
-        `local_window_size`: a number or an integer array, of shape () or `(batch...)`, traced or not.
-        `q` is then a part, from there on, of as many queries as there are keys, and draws the mask of
-        that part: decoding with a cache of all keys drops what one pass over all queries does.
+        `local_window_size`: a number or an integer array, of shape () or `(batch...)`, traced or
+        not. `q` is then a part, from there on, of as many queries as there are keys, and draws the
+        mask of that part: decoding with a cache of all keys drops what one pass over all queries
+        does.
       scale: of the logits, a number; `1 / sqrt(depth)` by default.
-      broadcast_dims: axes of the weights `(batch..., heads, queries, keys)` along which the mask is shared. None by default;
-        Flax's `broadcast_dropout=True` is `range(q.ndim - 2)`.
-      deterministic: if True, or if `rate` is the number 0, nothing is dropped. In half precision on a GPU this is
-        `jax.nn.dot_product_attention` by cuDNN, where that takes the arguments.
+      broadcast_dims: axes of the weights `(batch..., heads, queries, keys)` along which the mask is
+        shared. None by default; Flax's `broadcast_dropout=True` is `range(q.ndim - 2)`.
+      deterministic: if True, or if `rate` is the number 0, nothing is dropped. In half precision on
+        a GPU this is `jax.nn.dot_product_attention` by cuDNN, where that takes the arguments.
       precision: of the matrix products, as in `jax.numpy.einsum`.
-      block_sizes: how many queries and keys make a block; chosen by the lengths by default. It changes rounding, and no mask.
+      block_sizes: how many queries and keys make a block; chosen by the lengths by default. It
+        changes rounding, and no mask.
       implementation: `'xla'` computes block by block in XLA, everywhere. `'pallas'` is a kernel for
         GPUs, with the same masks. It takes bfloat16 and float16, depths up to 128, `is_causal`,
         `local_window_size` and `query_offset`, but no `bias`, `mask`, lengths and segments. The
         compiler cannot divide it: with several devices call it inside `shard_map`. By default the
         kernel, on a machine with one GPU, where it takes the arguments, and XLA elsewhere.
-      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole `q`, of which `q` is this
-        device's part. Batch, queries and heads may be divided; `k` and `v` hold all keys for these queries. Without a device's
-        place, devices that hold the same key draw the same mask.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
+        `q`, of which `q` is this device's part. Batch, queries and heads may be divided; `k` and
+        `v` hold all keys for these queries. Without a device's place, devices that hold the same
+        key draw the same mask.
 
     Returns:
       `(batch..., queries, heads, depth of values)`, of the dtype of `v`.
 
     Raises:
-      TypeError: `q`, `k` and `v` are not of one floating dtype; `mask` is not boolean; an argument is of a wrong type.
-      ValueError: shapes do not fit; `rate` is outside [0, 1] or has axes; `key` is missing or an array of keys.
+      TypeError: `q`, `k` and `v` are not of one floating dtype; `mask` is not boolean; an argument
+        is of a wrong type.
+      ValueError: shapes do not fit; `rate` is outside [0, 1] or has axes; `key` is missing or an
+        array of keys.
       NotImplementedError: the key's generator can only draw whole arrays (rbg, philox).
 
     References:
-      Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762. Rabe & Staats, "Self-attention does not need O(n^2)
-      memory", 2021, arXiv:2112.05682. Dao et al., "FlashAttention", 2022, arXiv:2205.14135.
+      Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762. Rabe & Staats,
+      "Self-attention does not need O(n^2) memory", 2021, arXiv:2112.05682. Dao et al.,
+      "FlashAttention", 2022, arXiv:2205.14135.
     """
     shapes = Shapes.of("dot_product_attention", q, k, v)
     checked = masks.check_rate(rate)
@@ -150,7 +164,11 @@ def dot_product_attention(
         allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
         inside=(of_queries, of_keys),
         segments=None if segment_ids is None else shapes.segments(segment_ids),
-        offset=None if query_offset is None else shapes.offset(query_offset, shapes.queries * parts if draws else None),
+        offset=(
+            None
+            if query_offset is None
+            else shapes.offset(query_offset, shapes.queries * parts if draws else None)
+        ),
     )
     if nothing:
         return jnp.broadcast_to(jnp.zeros_like(q.sum(-1, keepdims=True)), shapes.output)
@@ -174,7 +192,10 @@ def check_spec(spec: PartitionSpec | None, shapes: Shapes) -> PartitionSpec | No
     """The layout of the whole `q`, if it does not divide the depth."""
     layout = masks.check_spec(spec, len(shapes.output))
     if layout is not None and len(layout) == len(shapes.output) and layout[-1]:
-        raise ValueError(f"spec={spec} divides the depth, over which attention sums. Batch, queries and heads may be divided.")
+        raise ValueError(
+            f"spec={spec} divides the depth, over which attention sums. Batch, queries and heads"
+            " may be divided."
+        )
     return layout
 
 
@@ -189,51 +210,95 @@ def _number(name: str, value: Any) -> float:
 def _only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
     """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding.
 
-    Padding may hold anything, and in a product 0 times NaN is NaN: in the output for a value, in gradients for all.
+    Padding may hold anything, and in a product 0 times NaN is NaN: in the output for a value, in
+    gradients for all.
     """
-    return x if inside is None else jnp.where(jnp.expand_dims(inside, (-2, -1)), x, jnp.zeros((), x.dtype))
+    return (
+        x
+        if inside is None
+        else jnp.where(jnp.expand_dims(inside, (-2, -1)), x, jnp.zeros((), x.dtype))
+    )
 
 
 @kernel("dot_product_attention", checkpoint=False)
 def _dot_product_attention(arrays: Arrays, *, settings: _Settings) -> jax.Array:
-    return by_device(functools.partial(_by_blocks, settings), arrays, settings.spec, lambda layout: layout.like_q)
+    return by_device(
+        functools.partial(_by_blocks, settings), arrays, settings.spec, lambda layout: layout.like_q
+    )
 
 
 def _by_blocks(settings: _Settings, arrays: Arrays, spec: PartitionSpec | None) -> jax.Array:
-    special = arrays.key, arrays.bias, *arrays.inside, arrays.segments, arrays.offset, settings.before, settings.implementation
+    special = (
+        arrays.key,
+        arrays.bias,
+        *arrays.inside,
+        arrays.segments,
+        arrays.offset,
+        settings.before,
+        settings.implementation,
+    )
     plain = all(x is None for x in special) and not arrays.allowed
     blocked = functools.partial(_blocked_attention, settings, arrays, spec)
     if plain and settings.after in (None, 0) and arrays.q.ndim == 4:
-        return _fused(blocked, arrays.q, arrays.k, arrays.v, scale=settings.scale, is_causal=settings.after == 0)
+        return _fused(
+            blocked,
+            arrays.q,
+            arrays.k,
+            arrays.v,
+            scale=settings.scale,
+            is_causal=settings.after == 0,
+        )
     of_queries, of_keys = arrays.inside
     return blocked(_only(of_queries, arrays.q), _only(of_keys, arrays.k), _only(of_keys, arrays.v))
 
 
-def _fused(blocked: Callable[..., jax.Array], *operands: jax.Array, scale: float, is_causal: bool) -> jax.Array:
-    """Attention without dropout by cuDNN, where JAX has it for these operands, and otherwise `blocked`."""
+def _fused(
+    blocked: Callable[..., jax.Array], *operands: jax.Array, scale: float, is_causal: bool
+) -> jax.Array:
+    """Attention without dropout by cuDNN, where JAX has it for these operands, and otherwise
+    `blocked`.
+    """
     if jax.default_backend() != "gpu" or operands[0].dtype.itemsize != 2:
         return blocked(*operands)
-    cudnn = functools.partial(jax.nn.dot_product_attention, scale=scale, is_causal=is_causal, implementation="cudnn")
+    cudnn = functools.partial(
+        jax.nn.dot_product_attention, scale=scale, is_causal=is_causal, implementation="cudnn"
+    )
     try:
         jax.eval_shape(cudnn, *operands)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # a depth, a dtype or a version that it does not have
+    except (
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # a depth, a dtype or a version that it does not have
         return blocked(*operands)
     return jax.lax.platform_dependent(*operands, cuda=cudnn, default=blocked)
 
 
 def _blocked_attention(
-    settings: _Settings, arrays: Arrays, spec: PartitionSpec | None, q: jax.Array, k: jax.Array, v: jax.Array
+    settings: _Settings,
+    arrays: Arrays,
+    spec: PartitionSpec | None,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
 ) -> jax.Array:
-    """Heads stand in groups, in front of the length: `(batch..., groups, heads of a group, length, depth)`."""
+    """Heads stand in groups, in front of the length: `(batch..., groups, heads of a group, length,
+    depth)`.
+    """
     *batch, queries, heads, depth = q.shape
     groups, head = k.shape[-2], len(batch)
-    blocks = _attention_shapes.block_sizes(settings.block_sizes, (queries, k.shape[-3]), (*batch, heads))
+    blocks = _attention_shapes.block_sizes(
+        settings.block_sizes, (queries, k.shape[-3]), (*batch, heads)
+    )
 
     def grouped(x: jax.Array) -> jax.Array:
         lead = (1, 1) if x.shape[head] == 1 else (groups, heads // groups)
         return x.reshape(*x.shape[:head], *lead, *x.shape[head + 1 :])
 
-    shared = {axis + (axis > head) for axis in settings.shared} | {head + 1 for axis in settings.shared if axis == head}
+    shared = {axis + (axis > head) for axis in settings.shared} | {
+        head + 1 for axis in settings.shared if axis == head
+    }
     entries = [*(spec or ()), *[None] * q.ndim]
     plan = Plan(
         lengths=(queries, k.shape[-3]),
@@ -242,7 +307,11 @@ def _blocked_attention(
         before=settings.before,
         after=settings.after,
         shared=tuple(sorted(shared)),
-        spec=None if spec is None else PartitionSpec(*entries[:head], entries[head + 1], None, entries[head], None),
+        spec=(
+            None
+            if spec is None
+            else PartitionSpec(*entries[:head], entries[head + 1], None, entries[head], None)
+        ),
         precision=settings.precision,
         kernels={None: None, "xla": False, "pallas": True}[settings.implementation],
     )
@@ -253,7 +322,10 @@ def _blocked_attention(
     if of_keys is not None:
         allowed.append(jnp.expand_dims(of_keys, (-3, -2)))
     if segments is not None:
-        segments = jnp.expand_dims(segments[0], (head, head + 1, -1)), jnp.expand_dims(segments[1], (head, head + 1, -2))
+        segments = (
+            jnp.expand_dims(segments[0], (head, head + 1, -1)),
+            jnp.expand_dims(segments[1], (head, head + 1, -2)),
+        )
     if offset is not None and offset.ndim:
         offset = jnp.expand_dims(offset, range(-4, 0))
     out = _blocked.attend(
@@ -295,19 +367,30 @@ def for_flax(
     products: Products | None = None,
     dot_general: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """`dot_product_attention` with the arguments of Flax's: `key` are the keys of attention, and a mask may be of numbers."""
+    """`dot_product_attention` with the arguments of Flax's: `key` are the keys of attention, and a
+    mask may be of numbers.
+    """
     dtype = _common(query, key, value) if dtype is None else jnp.dtype(dtype)
     names = "query", "key", "value"
     for name, x in zip(names, (query, key, value), strict=True):
         if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"{name} is complex, of dtype {x.dtype}, and dtype={dtype} is not: its imaginary part would be lost.")
+            raise TypeError(
+                f"{name} is complex, of dtype {x.dtype}, and dtype={dtype} is not: its imaginary"
+                " part would be lost."
+            )
     query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
     with _checks.renamed(rate="dropout_rate"):
         rate = _checks.check_rate(dropout_rate)
     mask = None if mask is None else jnp.asarray(mask, bool)
-    shared = tuple(range(query.ndim - 2)) if _checks.check_flag(broadcast_dropout, "broadcast_dropout") else ()
+    shared = (
+        tuple(range(query.ndim - 2))
+        if _checks.check_flag(broadcast_dropout, "broadcast_dropout")
+        else ()
+    )
     wide = jnp.promote_types(dtype, jnp.float32) if force_fp32_for_softmax else dtype
-    if all(x is None for x in (sow, products, dot_general)) and not jnp.issubdtype(dtype, jnp.complexfloating):
+    if all(x is None for x in (sow, products, dot_general)) and not jnp.issubdtype(
+        dtype, jnp.complexfloating
+    ):
         Shapes.of("dot_product_attention", query, key, value, names)
         return dot_product_attention(
             dropout_rng,
@@ -359,8 +442,12 @@ def _common(*arrays: jax.Array) -> Any:
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
 
 
-def with_rate(attention_fn: Callable[..., jax.Array], rate: masks.Rate, spec: PartitionSpec | None) -> Callable[..., jax.Array]:
-    """`attention_fn` as one of Flax's layers calls it, with this rate in place of the layer's, if it takes one, and a layout."""
+def with_rate(
+    attention_fn: Callable[..., jax.Array], rate: masks.Rate, spec: PartitionSpec | None
+) -> Callable[..., jax.Array]:
+    """`attention_fn` as one of Flax's layers calls it, with this rate in place of the layer's, if
+    it takes one, and a layout.
+    """
 
     @functools.wraps(attention_fn)  # Linen passes what the signature names, and nothing else
     def attend(*operands: jax.Array, **options: Any) -> jax.Array:

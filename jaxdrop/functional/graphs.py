@@ -1,7 +1,8 @@
-"""Dropping edges and nodes of a graph. Shapes are static: what is returned are masks over the edges and nodes that are given.
+"""Dropping edges and nodes of a graph. Shapes are static: what is returned are masks over the edges
+and nodes that are given.
 
-A graph is a list of edges, `senders` and `receivers`, integers of shape (E,). Padding edges are edges like others: mask them too.
-For many graphs of one shape use `jax.vmap`, with a key each.
+A graph is a list of edges, `senders` and `receivers`, integers of shape (E,). Padding edges are
+edges like others: mask them too. For many graphs of one shape use `jax.vmap`, with a key each.
 """
 
 from __future__ import annotations
@@ -48,35 +49,39 @@ def drop_edge(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """DropEdge: which edges are kept, `Bernoulli(1 - rate)` for each edge. Kept edges are not scaled.
+    """DropEdge: which edges are kept, `Bernoulli(1 - rate)` for each edge. Kept edges are not
+    scaled.
 
-    This is the law of PyTorch Geometric's `dropout_edge`. The paper's own code instead keeps exactly
-    `int(E * (1 - rate))` of the directed edges, once an epoch, and then normalizes the adjacency matrix anew (see
-    `symmetric_normalization`). For edge weights with the same expectation, use `jaxdrop.dropout` on the weights.
+    This is the law of PyTorch Geometric's `dropout_edge`. The paper's own code instead keeps
+    exactly `int(E * (1 - rate))` of the directed edges, once an epoch, and then normalizes the
+    adjacency matrix anew (see `symmetric_normalization`). For edge weights with the same
+    expectation, use `jaxdrop.dropout` on the weights.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       senders: integers of shape (E,).
       receivers: integers of shape (E,).
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or one for each edge.
-      undirected: if True, the edges `i -> j` and `j -> i` are kept or dropped together, wherever they stand in the list: their
-        bits are those of the position `(min(i, j), max(i, j))`. So are parallel edges. If False, the bits are those of the
-        edge's place in the list.
+      undirected: if True, the edges `i -> j` and `j -> i` are kept or dropped together, wherever
+        they stand in the list: their bits are those of the position `(min(i, j), max(i, j))`. So
+        are parallel edges. If False, the bits are those of the edge's place in the list.
       deterministic: if True, or if `rate` is the number 0, all edges are kept.
-      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole list of edges. Undirected edges
-        need none.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
+        list of edges. Undirected edges need none.
 
     Returns:
       bool, shape (E,): True for the edges that are kept.
 
     Raises:
       TypeError: senders or receivers are not integers; otherwise as `jaxdrop.dropout`.
-      ValueError: senders and receivers are not two lists of one length; otherwise as `jaxdrop.dropout`.
-      NotImplementedError: the key's generator can only draw whole arrays, and `undirected` or `spec` asks for more.
+      ValueError: senders and receivers are not two lists of one length; otherwise as
+        `jaxdrop.dropout`.
+      NotImplementedError: the key's generator can only draw whole arrays, and `undirected` or
+        `spec` asks for more.
 
     References:
-      Rong, Huang, Xu & Huang, "DropEdge: towards deep graph convolutional networks on node classification", 2019,
-      arXiv:1907.10903.
+      Rong, Huang, Xu & Huang, "DropEdge: towards deep graph convolutional networks on node
+      classification", 2019, arXiv:1907.10903.
     """
     senders, receivers = _edges("drop_edge", senders, receivers)
     undirected = _checks.check_flag(undirected, "undirected")
@@ -88,7 +93,14 @@ def drop_edge(
     if masks.is_number(rate, 1):
         return jnp.zeros_like(senders, bool)
     threshold = masks.threshold(rate)
-    return _drop_edge(random.single(key, "drop_edge"), senders, receivers, threshold, undirected=undirected, spec=spec)
+    return _drop_edge(
+        random.single(key, "drop_edge"),
+        senders,
+        receivers,
+        threshold,
+        undirected=undirected,
+        spec=spec,
+    )
 
 
 @kernel("drop_edge")
@@ -119,32 +131,38 @@ def drop_node(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> Kept:
-    """DropNode: which nodes are kept, `Bernoulli(1 - rate)` for each node, and which edges still have both ends.
+    """DropNode: which nodes are kept, `Bernoulli(1 - rate)` for each node, and which edges still
+    have both ends.
 
-    This is the law of PyTorch Geometric's `dropout_node`. GRAND means another thing by the same name: feature rows are zeroed and
-    the others scaled, while all edges stay. That is `jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))`.
+    This is the law of PyTorch Geometric's `dropout_node`. GRAND means another thing by the same
+    name: feature rows are zeroed and the others scaled, while all edges stay. That is
+    `jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))`.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       num_nodes: N (of this device's part under `spec`), nodes of padding included.
-      senders: integers of shape (E,), in [0, N); node numbers of the whole graph, also under `spec`.
+      senders: integers of shape (E,), in [0, N); node numbers of the whole graph, also under
+        `spec`.
       receivers: integers of shape (E,), in [0, N).
       rate: the probability of dropping, in [0, 1]: a number or a traced scalar.
       deterministic: if True, or if `rate` is the number 0, everything is kept.
-      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole list of nodes.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
+        list of nodes.
 
     Returns:
       `Kept(nodes, edges)`, bool masks of shape (N,) and (E,).
 
     Raises:
       TypeError: senders or receivers are not integers; otherwise as `jaxdrop.dropout`.
-      ValueError: senders and receivers are not two lists of one length, `rate` has axes; otherwise as `jaxdrop.dropout`.
+      ValueError: senders and receivers are not two lists of one length, `rate` has axes; otherwise
+        as `jaxdrop.dropout`.
       NotImplementedError: the key's generator can only draw whole arrays.
 
     References:
-      Do, Nguyen, Bekoulis, Munteanu & Deligiannis, "Graph convolutional neural networks with node transition probability-based
-      message passing and DropNode regularization", 2020, arXiv:2008.12578. Feng et al., "Graph random neural network for
-      semi-supervised learning on graphs", 2020, arXiv:2005.11079 (GRAND).
+      Do, Nguyen, Bekoulis, Munteanu & Deligiannis, "Graph convolutional neural networks with node
+      transition probability-based message passing and DropNode regularization", 2020,
+      arXiv:2008.12578. Feng et al., "Graph random neural network for semi-supervised learning on
+      graphs", 2020, arXiv:2005.11079 (GRAND).
     """
     nodes = _checks.check_count(num_nodes, "num_nodes", least=0)
     # Under a layout `num_nodes` are this device's, and the ends may be anybody's.
@@ -157,7 +175,16 @@ def drop_node(
     if masks.is_number(rate, 1):
         return Kept(jnp.zeros(nodes, bool), jnp.zeros_like(senders, bool))
     threshold = masks.threshold(rate)
-    return Kept(*_drop_node(random.single(key, "drop_node"), senders, receivers, threshold, num_nodes=nodes, spec=spec))
+    return Kept(
+        *_drop_node(
+            random.single(key, "drop_node"),
+            senders,
+            receivers,
+            threshold,
+            num_nodes=nodes,
+            spec=spec,
+        )
+    )
 
 
 @kernel("drop_node")
@@ -171,8 +198,12 @@ def _drop_node(
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     senders, receivers = _layouts.alike(senders, receivers)
-    # The ends ask for the bits of their node anew: no table of nodes to look up, and none to send between devices.
-    sent, received = (masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold) for ends in (senders, receivers))
+    # The ends ask for the bits of their node anew: no table of nodes to look up, and none to send
+    # between devices.
+    sent, received = (
+        masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold)
+        for ends in (senders, receivers)
+    )
     return masks.keep(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
 
 
@@ -186,14 +217,17 @@ def symmetric_normalization(
     weights: jax.Array | None = None,
     self_loops: bool = True,
 ) -> Normalized:
-    """The weights of a graph convolution, `w_ij / sqrt(d_i d_j)`, with the degrees `d` of the edges that are kept.
+    """The weights of a graph convolution, `w_ij / sqrt(d_i d_j)`, with the degrees `d` of the edges
+    that are kept.
 
-    `d_i` is the sum of the kept weights of the edges that node `i` receives, and 1 more with self-loops, as in PyTorch
-    Geometric's `gcn_norm`. A node without edges gets weights of 0. Dropping edges and normalizing anew is what DropEdge does:
+    `d_i` is the sum of the kept weights of the edges that node `i` receives, and 1 more with
+    self-loops, as in PyTorch Geometric's `gcn_norm`. A node without edges gets weights of 0.
+    Dropping edges and normalizing anew is what DropEdge does:
 
         keep = drop_edge(key, senders, receivers, 0.3)
         weights, loops = symmetric_normalization(senders, receivers, num_nodes, keep=keep)
-        h = jax.ops.segment_sum(weights[:, None] * h[senders], receivers, num_nodes) + loops[:, None] * h
+        h = jax.ops.segment_sum(weights[:, None] * h[senders], receivers, num_nodes) + loops[:,
+        None] * h
 
     Args:
       senders: integers of shape (E,), in [0, N).
@@ -211,29 +245,48 @@ def symmetric_normalization(
       ValueError: senders, receivers, `keep` and `weights` are not lists of one length.
 
     References:
-      Kipf & Welling, "Semi-supervised classification with graph convolutional networks", 2016, arXiv:1609.02907.
+      Kipf & Welling, "Semi-supervised classification with graph convolutional networks", 2016,
+      arXiv:1609.02907.
     """
     caller = "symmetric_normalization"
-    nodes, loops = _checks.check_count(num_nodes, "num_nodes", least=0), int(_checks.check_flag(self_loops, "self_loops"))
+    nodes, loops = (
+        _checks.check_count(num_nodes, "num_nodes", least=0),
+        int(_checks.check_flag(self_loops, "self_loops")),
+    )
     senders, receivers = _edges(caller, senders, receivers, nodes)
     one_each = "one entry for each edge, shape"
     kept = jnp.ones_like(senders, jnp.float32)
     if weights is not None:
         kept = jnp.asarray(
-            _checks.check_shape(_checks.check_real(weights, caller, "weights"), "weights", senders.shape, one_each)
+            _checks.check_shape(
+                _checks.check_real(weights, caller, "weights"), "weights", senders.shape, one_each
+            )
         )
         if _checks.known(kept) and not (np.asarray(kept, np.float64) >= 0).all():
-            raise ValueError("weights must not be negative, nor NaN: the degrees are their sums, of which roots are taken")
+            raise ValueError(
+                "weights must not be negative, nor NaN: the degrees are their sums, of which roots"
+                " are taken"
+            )
     if keep is not None:
-        keep = _checks.check_shape(_checks.check_array(keep, "keep", "booleans"), "keep", senders.shape, one_each)
+        keep = _checks.check_shape(
+            _checks.check_array(keep, "keep", "booleans"), "keep", senders.shape, one_each
+        )
         if keep.dtype != bool:
-            raise TypeError(f"keep must hold booleans, got {keep.dtype}. Compare first, as in keep == 1.")
+            raise TypeError(
+                f"keep must hold booleans, got {keep.dtype}. Compare first, as in keep == 1."
+            )
     return Normalized(*_normalized(senders, receivers, keep, kept, nodes=nodes, loops=loops))
 
 
 @kernel("symmetric_normalization", checkpoint=False)
 def _normalized(
-    senders: jax.Array, receivers: jax.Array, keep: jax.Array | None, weights: jax.Array, *, nodes: int, loops: int
+    senders: jax.Array,
+    receivers: jax.Array,
+    keep: jax.Array | None,
+    weights: jax.Array,
+    *,
+    nodes: int,
+    loops: int,
 ) -> tuple[jax.Array, jax.Array]:
     if keep is not None:
         keep, weights = _layouts.alike(jnp.asarray(keep), weights)
@@ -243,22 +296,36 @@ def _normalized(
     mesh = _layouts.mesh_of(weights)
     whole = like_edges = None
     if mesh is not None:
-        whole, like_edges = NamedSharding(mesh, PartitionSpec(None)), NamedSharding(mesh, jax.typeof(weights).sharding.spec)
+        whole, like_edges = (
+            NamedSharding(mesh, PartitionSpec(None)),
+            NamedSharding(mesh, jax.typeof(weights).sharding.spec),
+        )
     degrees = jnp.zeros(nodes, weights.dtype, out_sharding=whole)
-    degrees = degrees.at[receivers].add(weights, wrap_negative_indices=False, out_sharding=whole) + loops
+    degrees = (
+        degrees.at[receivers].add(weights, wrap_negative_indices=False, out_sharding=whole) + loops
+    )
     some = degrees > 0
-    inverse = jnp.where(some, lax.rsqrt(jnp.where(some, degrees, jnp.ones_like(degrees))), jnp.zeros_like(degrees))
-    sent, received = (inverse.at[ends].get(out_sharding=like_edges) for ends in (senders, receivers))
+    inverse = jnp.where(
+        some, lax.rsqrt(jnp.where(some, degrees, jnp.ones_like(degrees))), jnp.zeros_like(degrees)
+    )
+    sent, received = (
+        inverse.at[ends].get(out_sharding=like_edges) for ends in (senders, receivers)
+    )
     return weights * sent * received, inverse * inverse * loops
 
 
-def _edges(caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int | None = None) -> tuple[jax.Array, jax.Array]:
+def _edges(
+    caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """The ends of the edges, where they are known in [0, `num_nodes`)."""
-    senders, receivers = _checks.check_ids(senders, caller, "senders"), _checks.check_ids(receivers, caller, "receivers")
+    senders, receivers = (
+        _checks.check_ids(senders, caller, "senders"),
+        _checks.check_ids(receivers, caller, "receivers"),
+    )
     if senders.ndim != 1 or senders.shape != receivers.shape:
         raise ValueError(
-            f"{caller} takes senders and receivers of one shape (E,), got {senders.shape} and {receivers.shape}. For a batch of"
-            " graphs use jax.vmap."
+            f"{caller} takes senders and receivers of one shape (E,), got {senders.shape} and"
+            f" {receivers.shape}. For a batch of graphs use jax.vmap."
         )
     for name, ends in (("senders", senders), ("receivers", receivers)):
         if not _checks.known(ends) or not ends.size:
@@ -266,8 +333,16 @@ def _edges(caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int
         least, most = np.asarray(ends).min(), np.asarray(ends).max()
         if least < 0 or most >= (2**32 if num_nodes is None else num_nodes):
             allowed = "[0, 2**32)" if num_nodes is None else f"[0, num_nodes) = [0, {num_nodes})"
-            way = " num_nodes counts all nodes, those of padding too, one of which edges of padding name." if num_nodes else ""
-            raise ValueError(f"{name} must be numbers of nodes, in {allowed}, got {least if least < 0 else most}.{way}")
+            way = (
+                " num_nodes counts all nodes, those of padding too, one of which edges of padding"
+                " name."
+                if num_nodes
+                else ""
+            )
+            raise ValueError(
+                f"{name} must be numbers of nodes, in {allowed}, got"
+                f" {least if least < 0 else most}.{way}"
+            )
     return senders, receivers
 
 

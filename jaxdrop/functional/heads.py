@@ -28,15 +28,18 @@ def attention_dropout(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Dropout of attention weights that are there as an array: `y = m weights / (1 - rate)`, behind the softmax.
+    """Dropout of attention weights that are there as an array: `y = m weights / (1 - rate)`, behind
+    the softmax.
 
-    Rows do not sum to 1 any more, which is as it should be. `jaxdrop.dot_product_attention` has the same mask without the array.
+    Rows do not sum to 1 any more, which is as it should be. `jaxdrop.dot_product_attention` has the
+    same mask without the array.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       weights: `(batch..., heads, queries, keys)`, of any floating dtype.
       rate: the probability of dropping a weight, as in `jaxdrop.dropout`.
-      broadcast_dims: axes along which the mask is shared: none by default; Flax shares it over batch and heads, `(0, 1)`.
+      broadcast_dims: axes along which the mask is shared: none by default; Flax shares it over
+        batch and heads, `(0, 1)`.
       deterministic: if True, or if `rate` is the number 0, `weights` itself is returned.
       spec: as in `jaxdrop.dropout`.
 
@@ -50,7 +53,14 @@ def attention_dropout(
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
     """
     with jax.named_scope("jaxdrop.attention_dropout"), _checks.renamed(x="weights"):
-        return elements.dropout(key, weights, rate, broadcast_dims=broadcast_dims, deterministic=deterministic, spec=spec)
+        return elements.dropout(
+            key,
+            weights,
+            rate,
+            broadcast_dims=broadcast_dims,
+            deterministic=deterministic,
+            spec=spec,
+        )
 
 
 @_checks.hinted
@@ -63,16 +73,19 @@ def drop_key(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """DropKey: logits become minus infinity with probability `rate`, in front of the softmax, which shares their weight out.
+    """DropKey: logits become minus infinity with probability `rate`, in front of the softmax, which
+    shares their weight out.
 
-    There is no factor `1 / (1 - rate)`: the weights sum to 1 as they are. Each query keeps one key at least, the one that would
-    have been dropped last, so that no row of the softmax is NaN: among the keys whose logit is not minus infinity already.
+    There is no factor `1 / (1 - rate)`: the weights sum to 1 as they are. Each query keeps one key
+    at least, the one that would have been dropped last, so that no row of the softmax is NaN: among
+    the keys whose logit is not minus infinity already.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       logits: `(..., keys)`, of a floating dtype; usually `(batch..., heads, queries, keys)`.
-      rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that broadcasts to the mask's shape,
-        with length 1 along the keys. The paper uses 0.1 to 0.3, less in deeper layers. At 1 one key a query is left.
+      rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
+        broadcasts to the mask's shape, with length 1 along the keys. The paper uses 0.1 to 0.3,
+        less in deeper layers. At 1 one key a query is left.
       broadcast_dims: axes along which the mask is shared; not the last one.
       deterministic: if True, or if `rate` is the number 0, `logits` itself is returned.
       spec: as in `jaxdrop.dropout`; the last axis may not be divided.
@@ -86,21 +99,34 @@ def drop_key(
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Li, Hu, Nie, Han, Jiang, Guo & Liu, "DropKey", 2022, arXiv:2208.02646. Copies of its code add `-1e-12` in place of `-1e12`,
-      which drops nothing.
+      Li, Hu, Nie, Han, Jiang, Guo & Liu, "DropKey", 2022, arXiv:2208.02646. Copies of its code add
+      `-1e-12` in place of `-1e12`, which drops nothing.
     """
-    logits, rate, shared, spec = _checks.check_site("drop_key", logits, rate, broadcast_dims, spec, "logits")
+    logits, rate, shared, spec = _checks.check_site(
+        "drop_key", logits, rate, broadcast_dims, spec, "logits"
+    )
     last = logits.ndim - 1
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"drop_key takes real logits, got {logits.dtype}")
     if not np.isinf(np.asarray(np.inf, logits.dtype)):
-        raise TypeError(f"drop_key puts minus infinity, and logits are of dtype {logits.dtype}, which has no infinity.")
+        raise TypeError(
+            f"drop_key puts minus infinity, and logits are of dtype {logits.dtype}, which has no"
+            " infinity."
+        )
     if last < 0 or last in shared:
-        raise ValueError(f"drop_key drops keys, which are the last axis, got broadcast_dims={tuple(broadcast_dims)}")
+        raise ValueError(
+            "drop_key drops keys, which are the last axis, got"
+            f" broadcast_dims={tuple(broadcast_dims)}"
+        )
     if masks.mapped_axes(spec, [last])[0]:
-        raise ValueError(f"spec={spec} divides the keys, axis {last}, of which one must stay. Gather them first.")
+        raise ValueError(
+            f"spec={spec} divides the keys, axis {last}, of which one must stay. Gather them first."
+        )
     if not isinstance(rate, float) and rate.ndim and rate.shape[-1] != 1:
-        raise ValueError(f"drop_key takes one rate for all keys of a query, got rates of shape {tuple(rate.shape)}")
+        raise ValueError(
+            "drop_key takes one rate for all keys of a query, got rates of shape"
+            f" {tuple(rate.shape)}"
+        )
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return logits
     key, logits = random.single(key, "drop_key"), masks.possible(logits, rate)
@@ -109,10 +135,16 @@ def drop_key(
 
 @kernel("drop_key")
 def _drop_key(
-    key: jax.Array, logits: jax.Array, threshold: jax.Array, *, shared: tuple[int, ...], spec: PartitionSpec | None
+    key: jax.Array,
+    logits: jax.Array,
+    threshold: jax.Array,
+    *,
+    shared: tuple[int, ...],
+    spec: PartitionSpec | None,
 ) -> jax.Array:
     bits = masks.draw(key, logits, broadcast_dims=shared, spec=spec)
-    # Whoever is kept at some rate is kept at all lower ones, so the lowest bits are those of the last to go.
+    # Whoever is kept at some rate is kept at all lower ones, so the lowest bits are those of the
+    # last to go.
     there = jnp.where(jnp.isneginf(logits), np.uint32(0xFFFFFFFF), bits)
     keep = masks.below(bits, threshold) | (there == there.min(-1, keepdims=True))
     return jnp.where(keep, logits, jnp.array(-jnp.inf, logits.dtype))
@@ -133,13 +165,15 @@ def drop_head(
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
-      x: what the heads give before they are projected together: `(batch..., length, heads, depth)`, or
-        `(batch..., heads, length, depth)` with `head_axis=-3`; any floating or complex dtype.
-      rate: the probability of dropping a head, in [0, 1]: a number or a traced scalar. The paper lets 0.2 fall to 0 and rise
-        again over the training: `jaxdrop.schedules.cyclic(0.2, 0.0, steps)`.
-      normalization: of `H` heads, `'kept'` multiplies by `c = H / (number kept in the example)`, as the paper does; where none is
-        kept, `y` is 0. `'rate'` multiplies by `c = 1 / (1 - rate)`, so that `E[y] = x`. `'fixed'` drops `n = round(rate H)` heads
-        of each example, no more and no less, and multiplies by `c = H / (H - n)`: also `E[y] = x`.
+      x: what the heads give before they are projected together: `(batch..., length, heads, depth)`,
+        or `(batch..., heads, length, depth)` with `head_axis=-3`; any floating or complex dtype.
+      rate: the probability of dropping a head, in [0, 1]: a number or a traced scalar. The paper
+        lets 0.2 fall to 0 and rise again over the training: `jaxdrop.schedules.cyclic(0.2, 0.0,
+        steps)`.
+      normalization: of `H` heads, `'kept'` multiplies by `c = H / (number kept in the example)`, as
+        the paper does; where none is kept, `y` is 0. `'rate'` multiplies by `c = 1 / (1 - rate)`,
+        so that `E[y] = x`. `'fixed'` drops `n = round(rate H)` heads of each example, no more and
+        no less, and multiplies by `c = H / (H - n)`: also `E[y] = x`.
       head_axis: the axis of the heads, among the last three.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`; the heads may be divided with `'rate'` only.
@@ -149,24 +183,29 @@ def drop_head(
 
     Raises:
       TypeError: as `jaxdrop.dropout`.
-      ValueError: `x` has fewer than three axes, `head_axis` is none of the two places, `rate` has axes, `normalization` is
-        unknown, `spec` divides the heads; otherwise as `jaxdrop.dropout`.
+      ValueError: `x` has fewer than three axes, `head_axis` is none of the two places, `rate` has
+        axes, `normalization` is unknown, `spec` divides the heads; otherwise as `jaxdrop.dropout`.
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Zhou, Ge, Xu, Wei & Zhou, "Scheduled DropHead: a regularization method for transformer models", 2020, arXiv:2004.13342.
+      Zhou, Ge, Xu, Wei & Zhou, "Scheduled DropHead: a regularization method for transformer
+      models", 2020, arXiv:2004.13342.
     """
     x, rate, _, spec = _checks.check_site("drop_head", x, rate, (), spec)
     _checks.check_one_of(normalization, "normalization", HeadNormalization)
     heads = _checks.check_axis(head_axis, "head_axis", max(x.ndim, 3))
     if x.ndim < 3 or heads not in (x.ndim - 2, x.ndim - 3):
         raise ValueError(
-            f"drop_head takes (batch..., length, heads, depth), or head_axis=-3 and (batch..., heads, length, depth), got"
-            f" {_checks.shown('x')} of shape {x.shape} and head_axis={head_axis}."
+            "drop_head takes (batch..., length, heads, depth), or head_axis=-3 and (batch...,"
+            f" heads, length, depth), got {_checks.shown('x')} of shape {x.shape} and"
+            f" head_axis={head_axis}."
         )
     masks.check_one_rate(rate, "drop_head takes one rate for all heads")
     if normalization != "rate" and masks.mapped_axes(spec, [heads])[0]:
-        raise ValueError(f"spec={spec} divides the heads, axis {heads}, which normalization={normalization!r} counts.")
+        raise ValueError(
+            f"spec={spec} divides the heads, axis {heads}, which normalization={normalization!r}"
+            " counts."
+        )
     shared = tuple(axis for axis in range(x.ndim - 3, x.ndim) if axis != heads)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
@@ -176,7 +215,14 @@ def drop_head(
     single, x = random.single(key, "drop_head"), masks.possible(x, rate)
     dropped = jnp.nan_to_num(jnp.round(jnp.asarray(rate) * x.shape[heads])).astype(jnp.int32)
     return _drop_head(
-        single, x, masks.law(rate).threshold, dropped, fixed=normalization == "fixed", heads=heads, shared=shared, spec=spec
+        single,
+        x,
+        masks.law(rate).threshold,
+        dropped,
+        fixed=normalization == "fixed",
+        heads=heads,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -194,7 +240,9 @@ def _drop_head(
 ) -> jax.Array:
     bits = masks.draw(key, x, broadcast_dims=shared, spec=spec)
     mesh, layout = _layouts.mesh_of(bits), _layouts.axes(bits)
-    bits = _layouts.placed(bits, mesh, [() if axis == heads else names for axis, names in enumerate(layout)])
+    bits = _layouts.placed(
+        bits, mesh, [() if axis == heads else names for axis, names in enumerate(layout)]
+    )
     rank = functools.partial(jnp.argsort, axis=heads)
     keep = rank(rank(bits)).astype(jnp.int32) >= dropped if fixed else masks.below(bits, threshold)
     count = keep.sum(heads, keepdims=True)

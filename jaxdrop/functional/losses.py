@@ -24,11 +24,18 @@ _FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
 
 @_checks.hinted
 def r_drop(
-    logits: jax.Array, other: jax.Array, labels: jax.Array, *, alpha: float | jax.Array, scaling: Scaling = "fairseq"
+    logits: jax.Array,
+    other: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: float | jax.Array,
+    scaling: Scaling = "fairseq",
 ) -> jax.Array:
-    """R-Drop: cross-entropy of two passes under different masks, and their symmetric divergence, for each example.
+    """R-Drop: cross-entropy of two passes under different masks, and their symmetric divergence,
+    for each example.
 
-    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, in the scalings that are in use:
+    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, in the
+    scalings that are in use:
 
     ==========  =============================  =============================================
     `fairseq`   `CE1 + CE2 + alpha/2 J`        the paper; its code for translation (alpha 5)
@@ -36,16 +43,18 @@ def r_drop(
     `vit`       `CE1 + CE2 + alpha J`          its code for ViT (alpha 0.3)
     ==========  =============================  =============================================
 
-    Take the mean or the sum of the result. (The ViT code averages the cross-entropies over the batch but sums J: its alpha grows
-    with the batch.) `J` is formed as `sum (p1 - p2) (log p1 - log p2)`, a sum of terms that are not negative.
+    Take the mean or the sum of the result. (The ViT code averages the cross-entropies over the
+    batch but sums J: its alpha grows with the batch.) `J` is formed as `sum (p1 - p2) (log p1 - log
+    p2)`, a sum of terms that are not negative.
 
     The two passes need two keys: `first, second = jax.vmap(apply)(jax.random.split(key))`.
 
     Args:
-      logits: shape (..., C), of the first pass. A class that both rule out with -inf adds nothing; one that only one of them
-        rules out makes J infinite.
+      logits: shape (..., C), of the first pass. A class that both rule out with -inf adds nothing;
+        one that only one of them rules out makes J infinite.
       other: of the second pass, like `logits`.
-      labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C) gives NaN.
+      labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C)
+        gives NaN.
       alpha: the weight of the divergence, at least 0; a number or a scalar array.
       scaling: one of the three names.
 
@@ -57,20 +66,33 @@ def r_drop(
       ValueError: shapes do not fit, `alpha` is negative or `scaling` unknown.
 
     References:
-      Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural networks", 2021,
-      arXiv:2106.14448.
+      Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural
+      networks", 2021, arXiv:2106.14448.
     """
     for name, passed in (("logits", logits), ("other", other)):
-        if not jnp.issubdtype(_checks.check_array(passed, name, "floating numbers").dtype, jnp.floating):
-            raise TypeError(f"{name} must be an array of floating numbers, got {_checks.quoted(passed)}")
-    logits, other, labels = jnp.asarray(logits), jnp.asarray(other), _checks.check_array(labels, "labels")
+        if not jnp.issubdtype(
+            _checks.check_array(passed, name, "floating numbers").dtype, jnp.floating
+        ):
+            raise TypeError(
+                f"{name} must be an array of floating numbers, got {_checks.quoted(passed)}"
+            )
+    logits, other, labels = (
+        jnp.asarray(logits),
+        jnp.asarray(other),
+        _checks.check_array(labels, "labels"),
+    )
     are_ids = jnp.issubdtype(labels.dtype, jnp.integer)
     if not (are_ids or jnp.issubdtype(labels.dtype, jnp.floating)):
         raise TypeError(f"labels must be integers or probabilities, got {_checks.quoted(labels)}")
-    if not logits.ndim or logits.shape != other.shape or labels.shape != (logits.shape[:-1] if are_ids else logits.shape):
+    if (
+        not logits.ndim
+        or logits.shape != other.shape
+        or labels.shape != (logits.shape[:-1] if are_ids else logits.shape)
+    ):
         raise ValueError(
-            "r_drop takes logits and other of shape (..., C), and labels: integers of shape (...) or probabilities of shape"
-            f" (..., C). Got logits of {logits.shape}, other of {other.shape}, and labels of {labels.dtype}{list(labels.shape)}."
+            "r_drop takes logits and other of shape (..., C), and labels: integers of shape (...)"
+            f" or probabilities of shape (..., C). Got logits of {logits.shape}, other of"
+            f" {other.shape}, and labels of {labels.dtype}{list(labels.shape)}."
         )
     if not are_ids and _checks.known(labels) and not (np.asarray(labels, np.float64) >= 0).all():
         raise ValueError("labels of floating dtype are probabilities, but some are negative or NaN")
@@ -82,7 +104,9 @@ def r_drop(
 
 
 @kernel("r_drop")
-def _r_drop(logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, scaling: Scaling) -> jax.Array:
+def _r_drop(
+    logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, scaling: Scaling
+) -> jax.Array:
     logits, other, labels = _alike(logits, other, labels)
     dtype = masks.wide(logits.dtype)
     one, two = (jax.nn.log_softmax(array.astype(dtype), axis=-1) for array in (logits, other))
@@ -103,14 +127,24 @@ def _alike(logits: jax.Array, other: jax.Array, labels: jax.Array) -> list[jax.A
 
 def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)  # a short integer may not count the classes
+        labels = (
+            labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+        )  # a short integer may not count the classes
         sharding = masks.block(log_probs).sharding
-        classes = lax.broadcasted_iota(labels.dtype, log_probs.shape, log_probs.ndim - 1, out_sharding=sharding)
+        classes = lax.broadcasted_iota(
+            labels.dtype, log_probs.shape, log_probs.ndim - 1, out_sharding=sharding
+        )
         hit = classes == jnp.expand_dims(labels, -1)
         loss = -jnp.where(hit, log_probs, jnp.zeros_like(log_probs)).sum(-1)
-        return jnp.where((labels >= 0) & (labels < log_probs.shape[-1]), loss, jnp.full_like(loss, jnp.nan))
+        return jnp.where(
+            (labels >= 0) & (labels < log_probs.shape[-1]), loss, jnp.full_like(loss, jnp.nan)
+        )
     used = labels > 0  # 0 log 0 is 0
-    return -jnp.where(used, labels.astype(log_probs.dtype) * jnp.where(used, log_probs, jnp.zeros_like(log_probs)), 0).sum(-1)
+    return -jnp.where(
+        used,
+        labels.astype(log_probs.dtype) * jnp.where(used, log_probs, jnp.zeros_like(log_probs)),
+        0,
+    ).sum(-1)
 
 
 @_checks.hinted
@@ -124,10 +158,11 @@ def multi_sample_dropout(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> Any:
-    """Multi-sample dropout: `1/M sum_m loss(dropout(keys[m], x, rate))`, the mean of the losses (not of the logits) over M masks.
+    """Multi-sample dropout: `1/M sum_m loss(dropout(keys[m], x, rate))`, the mean of the losses
+    (not of the logits) over M masks.
 
-    All samples share the features `x`, so that what comes before is computed once. They run one after the other (`jax.lax.map`),
-    each in the memory of one:
+    All samples share the features `x`, so that what comes before is computed once. They run one
+    after the other (`jax.lax.map`), each in the memory of one:
 
         def loss(h):
             return optax.softmax_cross_entropy_with_integer_labels(head(h), labels).mean()
@@ -135,15 +170,16 @@ def multi_sample_dropout(
         value = multi_sample_dropout(jaxdrop.mc.keys(key, 8), features, 0.5, loss)
 
     Args:
-      keys: a key array of shape (M,): `jax.random.split(key, 8)`, or `jaxdrop.mc.keys(key, 8)`, whose masks balance each other.
-        May be None if nothing is drawn.
+      keys: a key array of shape (M,): `jax.random.split(key, 8)`, or `jaxdrop.mc.keys(key, 8)`,
+        whose masks balance each other. May be None if nothing is drawn.
       x: the features, any shape, floating or complex.
       rate: the probability of dropping, in [0, 1], as in `jaxdrop.dropout`.
-      loss: a function of the dropped features; it returns an array or a pytree of arrays, in the paper the loss of a head with
-        shared weights.
+      loss: a function of the dropped features; it returns an array or a pytree of arrays, in the
+        paper the loss of a head with shared weights.
       broadcast_dims: axes of `x` along which all entries share one mask value.
       deterministic: if True, or if `rate` is the number 0, `loss(x)` is returned.
-      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole `x`.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
+        `x`.
 
     Returns:
       What `loss` returns, averaged over the samples.
@@ -153,7 +189,8 @@ def multi_sample_dropout(
       TypeError, NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019, arXiv:1905.09788.
+      Inoue, "Multi-sample dropout for accelerated training and better generalization", 2019,
+      arXiv:1905.09788.
     """
     x, rate, _, spec = _checks.check_site("multi_sample_dropout", x, rate, broadcast_dims, spec)
     _checks.check_callable(loss, "loss", "the dropped features")
@@ -161,7 +198,10 @@ def multi_sample_dropout(
         return loss(x)
     if not _checks.is_key(keys) or keys.ndim != 1 or not keys.size:
         kind = ValueError if keys is None or _checks.is_key(keys) else TypeError
-        raise kind(f"keys must be a key array of shape (M,), such as jax.random.split(key, 8), got {_checks.quoted(keys)}")
+        raise kind(
+            "keys must be a key array of shape (M,), such as jax.random.split(key, 8), got"
+            f" {_checks.quoted(keys)}"
+        )
 
     def sample(key: jax.Array) -> Any:
         return loss(dropout(key, x, rate, broadcast_dims=broadcast_dims, spec=spec))

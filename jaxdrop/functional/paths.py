@@ -42,22 +42,27 @@ def drop_path(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Stochastic depth: `y = m x / (1 - rate)` with one `m ~ Bernoulli(1 - rate)` for each example of a batch, or for all of it.
+    """Stochastic depth: `y = m x / (1 - rate)` with one `m ~ Bernoulli(1 - rate)` for each example
+    of a batch, or for all of it.
 
-    `x` is the output of a residual branch: `h + drop_path(key, f(h), rate)`. It is computed also where it is dropped; to save the
-    work, see `layer_drop`. A dropped example is 0 whatever `x` holds there, and so are its gradients.
+    `x` is the output of a residual branch: `h + drop_path(key, f(h), rate)`. It is computed also
+    where it is dropped; to save the work, see `layer_drop`. A dropped example is 0 whatever `x`
+    holds there, and so are its gradients.
 
-    timm calls this `drop_path`, torchvision `stochastic_depth`, and TensorFlow's EfficientNet `drop_connect`. The paper does not
-    divide, and multiplies by the probability of keeping at evaluation instead: the same expectation.
+    timm calls this `drop_path`, torchvision `stochastic_depth`, and TensorFlow's EfficientNet
+    `drop_connect`. The paper does not divide, and multiplies by the probability of keeping at
+    evaluation instead: the same expectation.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       x: any shape, any floating or complex dtype.
-      rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that broadcasts to the mask's shape,
-        which is 1 but along the batch axis. At 1 the output is 0. For one rate a layer, see `depth_rates`.
+      rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
+        broadcasts to the mask's shape, which is 1 but along the batch axis. At 1 the output is 0.
+        For one rate a layer, see `depth_rates`.
       mode: `'row'`: each example is kept or dropped by itself. `'batch'`: all of them together.
       batch_axis: where the examples are; a negative axis counts from the end.
-      scale_by_keep: if False, what is kept is not divided by `1 - rate`, and `E[y] = (1 - rate) x`, where evaluation returns `x`.
+      scale_by_keep: if False, what is kept is not divided by `1 - rate`, and `E[y] = (1 - rate) x`,
+        where evaluation returns `x`.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
 
@@ -69,8 +74,9 @@ def drop_path(
       ValueError: `mode` is unknown, or `x` has no such `batch_axis`.
 
     References:
-      Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016, arXiv:1603.09382. Larsson, Maire &
-      Shakhnarovich, "FractalNet: ultra-deep neural networks without residuals", 2016, arXiv:1605.07648, for the name.
+      Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016,
+      arXiv:1603.09382. Larsson, Maire & Shakhnarovich, "FractalNet: ultra-deep neural networks
+      without residuals", 2016, arXiv:1605.07648, for the name.
     """
     _checks.check_one_of(mode, "mode", Mode)
     scale_by_keep = _checks.check_flag(scale_by_keep, "scale_by_keep")
@@ -85,7 +91,9 @@ def drop_path(
     threshold, scale = masks.law(rate, x.dtype)
     if not scale_by_keep:
         scale = masks.unit(rate, x.dtype)
-    return _drop_path(random.single(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec)
+    return _drop_path(
+        random.single(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec
+    )
 
 
 @kernel("drop_path")
@@ -102,37 +110,51 @@ def _drop_path(
 
 
 @_checks.hinted
-def layer_drop(key: jax.Array | None, x: T, rate: masks.Rate, layer: Callable[[T], T], *, deterministic: bool = False) -> T:
-    """LayerDrop: `layer(x)` with probability `1 - rate`, otherwise `x`, and then the layer's work is not done.
+def layer_drop(
+    key: jax.Array | None,
+    x: T,
+    rate: masks.Rate,
+    layer: Callable[[T], T],
+    *,
+    deterministic: bool = False,
+) -> T:
+    """LayerDrop: `layer(x)` with probability `1 - rate`, otherwise `x`, and then the layer's work
+    is not done.
 
-    One coin decides for the whole of `x`, on all devices that hold the same key. Under `jit` and `lax.scan` the layer stands in
-    one branch of a `lax.cond`, forward and backward; outside of them the coin is looked at, and a Python `if` decides. Under
-    `vmap` over keys a `cond` becomes a `select`, which computes both branches: the values are the same, the saving is gone (and
-    JAX refuses it where `x` is divided over explicit mesh axes). `jax.lax.map` over keys keeps it.
+    One coin decides for the whole of `x`, on all devices that hold the same key. Under `jit` and
+    `lax.scan` the layer stands in one branch of a `lax.cond`, forward and backward; outside of them
+    the coin is looked at, and a Python `if` decides. Under `vmap` over keys a `cond` becomes a
+    `select`, which computes both branches: the values are the same, the saving is gone (and JAX
+    refuses it where `x` is divided over explicit mesh axes). `jax.lax.map` over keys keeps it.
 
-    What the backward pass needs leaves the `cond` as an output of it, and that makes copies, of parameters too. `jax.checkpoint`
-    around the whole call stores the key and `x` instead, and computes the layer again if it has run.
+    What the backward pass needs leaves the `cond` as an output of it, and that makes copies, of
+    parameters too. `jax.checkpoint` around the whole call stores the key and `x` instead, and
+    computes the layer again if it has run.
 
-    Nothing is rescaled, and evaluation runs every layer, so `layer` should be a residual block: `lambda x: x + f(x)`. A pass may
-    happen to skip all layers.
+    Nothing is rescaled, and evaluation runs every layer, so `layer` should be a residual block:
+    `lambda x: x + f(x)`. A pass may happen to skip all layers.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       x: an array, or a pytree of arrays.
-      rate: the probability of skipping the layer, in [0, 1]: a number or a traced scalar. At 1 the layer is not traced.
-      layer: returns what is like its argument, in structure, shapes and dtypes. It may close over traced values, parameters for
-        example, which then get gradients.
-      deterministic: if True, or if `rate` is the number 0, this is `layer(x)`, with no other operation.
+      rate: the probability of skipping the layer, in [0, 1]: a number or a traced scalar. At 1 the
+        layer is not traced.
+      layer: returns what is like its argument, in structure, shapes and dtypes. It may close over
+        traced values, parameters for example, which then get gradients.
+      deterministic: if True, or if `rate` is the number 0, this is `layer(x)`, with no other
+        operation.
 
     Returns:
       What is like `x`.
 
     Raises:
-      TypeError: `layer` returns what is not like `x`; `rate`, `key` or `deterministic` is of a wrong type.
+      TypeError: `layer` returns what is not like `x`; `rate`, `key` or `deterministic` is of a
+        wrong type.
       ValueError: `rate` is outside [0, 1] or has axes; `key` is missing or an array of keys.
 
     References:
-      Fan, Grave & Joulin, "Reducing transformer depth on demand with structured dropout", 2019, arXiv:1909.11556, with rate 0.2.
+      Fan, Grave & Joulin, "Reducing transformer depth on demand with structured dropout", 2019,
+      arXiv:1909.11556, with rate 0.2.
     """
     _checks.check_callable(layer, "layer", "x")
     runs = layer_runs(key, rate, deterministic=deterministic)
@@ -156,18 +178,30 @@ def _runs(key: jax.Array, threshold: jax.Array) -> jax.Array:
     return masks.keep(key, threshold, threshold)
 
 
-def either(cond: Callable[..., T], runs: bool | jax.Array, run: Callable[..., T], skip: Callable[..., T], *operands: Any) -> T:
-    """`run(*operands)` or `skip(*operands)`: by Python where the coin is known, otherwise by `cond`, Flax's or that of JAX."""
+def either(
+    cond: Callable[..., T],
+    runs: bool | jax.Array,
+    run: Callable[..., T],
+    skip: Callable[..., T],
+    *operands: Any,
+) -> T:
+    """`run(*operands)` or `skip(*operands)`: by Python where the coin is known, otherwise by
+    `cond`, Flax's or that of JAX.
+    """
     if isinstance(runs, bool):
         return run(*operands) if runs else skip(*operands)
     return cond(runs, run, skip, *operands)
 
 
 def like(y: T, x: T, rate: masks.Rate) -> T:
-    """`y`, the result of a layer that runs, if it is like `x`, so that the layer may be skipped at this rate."""
+    """`y`, the result of a layer that runs, if it is like `x`, so that the layer may be skipped at
+    this rate.
+    """
 
     def described(tree: Any) -> tuple[Any, list[jax.ShapeDtypeStruct], Any]:
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree
+        )
         leaves, structure = jax.tree.flatten(shapes)
         return structure, leaves, shapes
 
@@ -175,8 +209,8 @@ def like(y: T, x: T, rate: masks.Rate) -> T:
     *returned, result = described(y)
     if given != returned:
         raise TypeError(
-            "a layer that may be skipped must return what is like its argument, which takes the place of its result: it was given"
-            f" {argument} and returned {result}."
+            "a layer that may be skipped must return what is like its argument, which takes the"
+            f" place of its result: it was given {argument} and returned {result}."
         )
     return masks.possible(y, _checks.check_rate(rate))
 
@@ -197,27 +231,31 @@ def shake_drop(
 ) -> jax.Array:
     """ShakeDrop: `y = (b + a - b a) x` forward, and `dx = (b + c - b c) dy` backward.
 
-    `b ~ Bernoulli(1 - rate)` is one coin for the whole batch: at 1 the branch is left alone; at 0 it is multiplied by `a ~
-    U(alpha)`, and its gradient by another number, `c ~ U(beta)`. At evaluation `y = (1 - rate + rate E[a]) x`, with `E[a]` the
-    middle of `alpha`: the expectation of the coefficient. (The usual code takes `1 - rate`, right only where that middle is 0.)
+    `b ~ Bernoulli(1 - rate)` is one coin for the whole batch: at 1 the branch is left alone; at 0
+    it is multiplied by `a ~ U(alpha)`, and its gradient by another number, `c ~ U(beta)`. At
+    evaluation `y = (1 - rate + rate E[a]) x`, with `E[a]` the middle of `alpha`: the expectation of
+    the coefficient. (The usual code takes `1 - rate`, right only where that middle is 0.)
 
-    `x` is the output of a residual branch, which should end in a normalization layer: `h + shake_drop(key, f(h), rate)`. Nothing
-    is stored but the key, at any level: the paper chooses `'image'` over `'pixel'` for the memory that the latter takes.
-    Forward-mode derivatives are the transpose of the backward pass: they multiply a tangent by the coefficient with `c`. Where a
+    `x` is the output of a residual branch, which should end in a normalization layer: `h +
+    shake_drop(key, f(h), rate)`. Nothing is stored but the key, at any level: the paper chooses
+    `'image'` over `'pixel'` for the memory that the latter takes. Forward-mode derivatives are the
+    transpose of the backward pass: they multiply a tangent by the coefficient with `c`. Where a
     coefficient is 0, as with `alpha=(0, 0)`, the result is 0 whatever `x` holds.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       x: any shape, any floating or complex dtype.
-      rate: the probability that the branch is shaken, in [0, 1]: a number or a traced scalar. The paper has 0.5 at the last layer
-        and less before: `depth_rates(0.5, num_layers, rule="paper")`.
+      rate: the probability that the branch is shaken, in [0, 1]: a number or a traced scalar. The
+        paper has 0.5 at the last layer and less before: `depth_rates(0.5, num_layers,
+        rule="paper")`.
       alpha: least and greatest forward coefficient.
       beta: least and greatest backward coefficient.
-      level: who gets coefficients of their own: the whole `'batch'` one pair; each `'image'`; each `'channel'` of each image;
-        each entry (`'pixel'`).
+      level: who gets coefficients of their own: the whole `'batch'` one pair; each `'image'`; each
+        `'channel'` of each image; each entry (`'pixel'`).
       batch_axis: where the images are.
       channel_axis: where the channels are.
-      deterministic: if True, `x` times the expected coefficient is returned. If `rate` is the number 0, `x` itself.
+      deterministic: if True, `x` times the expected coefficient is returned. If `rate` is the
+        number 0, `x` itself.
       spec: as in `jaxdrop.dropout`.
 
     Returns:
@@ -228,7 +266,8 @@ def shake_drop(
       ValueError: `level` is unknown, `alpha` or `beta` is not a range, or `x` has no such axis.
 
     References:
-      Yamada, Iwamura, Akiba & Kise, "ShakeDrop regularization for deep residual learning", 2018, arXiv:1802.02375.
+      Yamada, Iwamura, Akiba & Kise, "ShakeDrop regularization for deep residual learning", 2018,
+      arXiv:1802.02375.
     """
     _checks.check_one_of(level, "level", Level)
     x = _checks.check_inexact(x, "shake_drop")
@@ -245,7 +284,9 @@ def shake_drop(
         middle = (alpha[0] + alpha[1]) / 2
         return x if middle == 1 else _expected(x, rate, middle=middle)
     key, (threshold, _) = random.single(key, "shake_drop"), masks.law(rate)
-    return _shake_drop(key, masks.possible(x, rate), threshold, alpha=alpha, beta=beta, shared=shared, spec=spec)
+    return _shake_drop(
+        key, masks.possible(x, rate), threshold, alpha=alpha, beta=beta, shared=shared, spec=spec
+    )
 
 
 @kernel("shake_drop")
@@ -277,7 +318,9 @@ def _two_way(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array
 
 
 @_two_way.defjvp
-def _two_way_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+def _two_way_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, forward, backward = primals
     return _two_way(x, forward, backward), masks.scaled(backward != 0, tangents[0], backward)
 
@@ -290,29 +333,36 @@ def _expected(x: jax.Array, rate: jax.Array, *, middle: float) -> jax.Array:
 
 
 @_checks.hinted
-def depth_rates(rate: masks.Rate, num_layers: int, rule: DepthRule = "timm") -> tuple[float | jax.Array, ...]:
-    """The rate of each layer, first to last, where a network drops its deep layers more often: `rate` times
+def depth_rates(
+    rate: masks.Rate, num_layers: int, rule: DepthRule = "timm"
+) -> tuple[float | jax.Array, ...]:
+    """The rate of each layer, first to last, where a network drops its deep layers more often:
+    `rate` times
 
-    ==============  =====================  ==================================================================================
+    ==============  =====================  =========================================================
     rule            layer i = 0 ... n - 1  as in
-    ==============  =====================  ==================================================================================
+    ==============  =====================  =========================================================
     `timm`          `i / (n - 1)`          timm; the first layer gets 0, the last `rate`
     `torchvision`   `i / (n - 1)`          torchvision's ConvNeXt and Swin: the same
-    `efficientnet`  `i / n`                the EfficientNets of torchvision and TensorFlow; the last layer gets less than `rate`
-    `paper`         `(i + 1) / n`          stochastic depth, ShakeDrop and NASNet's ScheduledDropPath; the first gets more than 0
-    ==============  =====================  ==================================================================================
+    `efficientnet`  `i / n`                the EfficientNets of torchvision and TensorFlow; the last
+                                           layer gets less than `rate`
+    `paper`         `(i + 1) / n`          stochastic depth, ShakeDrop and NASNet's
+                                           ScheduledDropPath; the first gets more than 0
+    ==============  =====================  =========================================================
 
     Args:
-      rate: in [0, 1]: a number, or a traced scalar, such as the value of a schedule. A layer whose factor is 0 gets the number 0,
-        at which nothing is drawn.
+      rate: in [0, 1]: a number, or a traced scalar, such as the value of a schedule. A layer whose
+        factor is 0 gets the number 0, at which nothing is drawn.
       num_layers: the n of the table, at least 1; with one layer, `timm` gives it 0.
       rule: a name of the table.
 
     Raises:
-      TypeError, ValueError: `rate` is not in [0, 1], `num_layers` is not a positive integer, or `rule` is unknown.
+      TypeError, ValueError: `rate` is not in [0, 1], `num_layers` is not a positive integer, or
+        `rule` is unknown.
 
     References:
-      Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016, arXiv:1603.09382.
+      Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016,
+      arXiv:1603.09382.
     """
     _checks.check_one_of(rule, "rule", DepthRule)
     num_layers = _checks.check_count(num_layers, "num_layers")
@@ -324,7 +374,12 @@ def depth_rates(rate: masks.Rate, num_layers: int, rule: DepthRule = "timm") -> 
 
 def _all_but(x: jax.Array, **own: int) -> tuple[int, ...]:
     """The axes of `x` other than those given by name: those that share a mask."""
-    return tuple(sorted(set(range(x.ndim)) - {_checks.check_axis(axis, name, x.ndim) for name, axis in own.items()}))
+    return tuple(
+        sorted(
+            set(range(x.ndim))
+            - {_checks.check_axis(axis, name, x.ndim) for name, axis in own.items()}
+        )
+    )
 
 
 def check_range(name: str, bounds: Range) -> Range:

@@ -1,8 +1,9 @@
 """Dropout around a recurrent cell, whatever framework the cell is of.
 
-A framework gives `run` its loop over time, with its own cell, and does inside the cell what the hooks say. This file decides on
-rates, keys, time and padding. A mask is a function of (key, site, gate, step) and of the position in an array whose first axis is
-not time: it depends neither on the length of the sequence nor on what is padded.
+A framework gives `run` its loop over time, with its own cell, and does inside the cell what the
+hooks say. This file decides on rates, keys, time and padding. A mask is a function of (key, site,
+gate, step) and of the position in an array whose first axis is not time: it depends neither on the
+length of the sequence nor on what is padded.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ Body: TypeAlias = Callable[[Cell, Carry, Any], tuple[Carry, Any]]
 """`body(cell, carry, x) -> (carry, y)`: one step, and what is dropped around its cell."""
 Policy: TypeAlias = Callable[..., bool]
 Loop: TypeAlias = Callable[[Body, Carry, Any, Policy | None], tuple[Carry, Any]]
-"""`loop(body, carry, xs, policy) -> (carry, ys)`: a scan with a framework's cell, under `jax.checkpoint` if it has a policy."""
+"""`loop(body, carry, xs, policy) -> (carry, ys)`: a scan with a framework's cell, under
+`jax.checkpoint` if it has a policy.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,12 @@ class Plan:
 
     def weight(self, kernel: jax.Array, gate: int) -> jax.Array:
         """A gate's recurrent kernel, with weights dropped."""
-        return dropout(fold(self.key, Site.WEIGHT, gate), kernel, self.rates.weight_rate, deterministic=self.deterministic)
+        return dropout(
+            fold(self.key, Site.WEIGHT, gate),
+            kernel,
+            self.rates.weight_rate,
+            deterministic=self.deterministic,
+        )
 
     def drops_weights(self) -> bool:
         """Whether `weight` does anything."""
@@ -84,14 +92,34 @@ class Plan:
     def sequence(self, site: Site, xs: jax.Array, rate: masks.Rate) -> jax.Array:
         """All steps at once; the first axis is time."""
         return over_time(
-            fold(self.key, site), xs, rate, locked=not self.per_step, deterministic=self.deterministic, spec=self.spec
+            fold(self.key, site),
+            xs,
+            rate,
+            locked=not self.per_step,
+            deterministic=self.deterministic,
+            spec=self.spec,
         )
 
     def acts_in_steps(self) -> bool:
-        """Whether a step differs from the cell's own: in evaluation it is zoneout that does something."""
+        """Whether a step differs from the cell's own: in evaluation it is zoneout that does
+        something.
+        """
         states, rates = (self.rates.cell_zoneout, self.rates.hidden_zoneout), self.rates
-        inside = (rates.recurrent_rate, rates.candidate_rate, *([rates.input_rate] if self.per_gate else []))
-        return not all(map(is_zero, states if _checks.check_flag(self.deterministic, "deterministic") else (*states, *inside)))
+        inside = (
+            rates.recurrent_rate,
+            rates.candidate_rate,
+            *([rates.input_rate] if self.per_gate else []),
+        )
+        return not all(
+            map(
+                is_zero,
+                (
+                    states
+                    if _checks.check_flag(self.deterministic, "deterministic")
+                    else (*states, *inside)
+                ),
+            )
+        )
 
     def hooks(self, t: jax.Array | int) -> Hooks:
         """What the cell drops inside itself in step `t`."""
@@ -122,11 +150,15 @@ class Plan:
             self._zoned(Site.HIDDEN, new[1], old[1], self.rates.hidden_zoneout, t),
         )
 
-    def _zoned(self, site: Site, new: jax.Array, old: jax.Array, rate: masks.Rate, t: jax.Array | int) -> jax.Array:
+    def _zoned(
+        self, site: Site, new: jax.Array, old: jax.Array, rate: masks.Rate, t: jax.Array | int
+    ) -> jax.Array:
         if is_zero(rate):
             return new
         key = fold(self.key, site, t)
-        return zoneout(key, new, rate, previous=old, deterministic=self.deterministic, spec=self.spec)
+        return zoneout(
+            key, new, rate, previous=old, deterministic=self.deterministic, spec=self.spec
+        )
 
     def zones(self) -> bool:
         """Whether `zoned` does anything."""
@@ -164,10 +196,15 @@ def run(
       variables: what the cell reads, of any structure.
 
     Returns:
-      The state after the last step that counts, which is the first state where none does; and all outputs.
+      The state after the last step that counts, which is the first state where none does; and all
+      outputs.
     """
     xs = jnp.moveaxis(inputs, time_axis, 0)
-    lengths = None if lengths is None else _time.checked_lengths(lengths, xs.shape[: xs.ndim - feature_axes])
+    lengths = (
+        None
+        if lengths is None
+        else _time.checked_lengths(lengths, xs.shape[: xs.ndim - feature_axes])
+    )
     xs = _time.flipped(xs, lengths) if reverse else xs
     if not plan.per_gate:
         xs = plan.sequence(Site.INPUT, xs, plan.rates.input_rate)
@@ -192,7 +229,10 @@ def run(
         ys, states = ys
         last = _time.last_state(states, first, lengths)
     if not (is_zero(plan.rates.output_rate) or hasattr(ys, "dtype")):
-        raise TypeError(f"output_rate drops from one array, and the cell puts out a {type(ys).__name__}: pass output_rate=0.")
+        raise TypeError(
+            f"output_rate drops from one array, and the cell puts out a {type(ys).__name__}: pass"
+            " output_rate=0."
+        )
     ys = plan.sequence(Site.OUTPUT, ys, plan.rates.output_rate)
     ys = jax.tree.map(lambda y: _time.flipped(y, lengths), ys) if reverse and keep_order else ys
     return last, jax.tree.map(lambda y: jnp.moveaxis(y, 0, time_axis), ys)
@@ -204,7 +244,9 @@ def directed(key: jax.Array | None, reverse: bool) -> jax.Array | None:
 
 
 def _costly(operation: Any, *_: Any, **__: Any) -> bool:
-    """What is stored of a step: products and activations. The rest, and what is dropped, is formed again in the backward pass."""
+    """What is stored of a step: products and activations. The rest, and what is dropped, is formed
+    again in the backward pass.
+    """
     return operation.name in ("dot_general", "logistic", "tanh")
 
 
@@ -218,7 +260,9 @@ def over_time(
     time_axis: int = 0,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Dropout of sequences, with one mask for all steps or one for each, which do not depend on how many steps there are."""
+    """Dropout of sequences, with one mask for all steps or one for each, which do not depend on how
+    many steps there are.
+    """
     if _checks.check_flag(deterministic, "deterministic") or is_zero(rate):
         return xs
     xs = jnp.moveaxis(xs, time_axis, 0)
@@ -229,7 +273,9 @@ def over_time(
 def on_candidate(
     activation: Callable[[jax.Array], jax.Array], drop: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], jax.Array]:
-    """An activation for one step of a cell. The first call is the candidate's: the state that another is of depends on it."""
+    """An activation for one step of a cell. The first call is the candidate's: the state that
+    another is of depends on it.
+    """
     pending = [drop]
 
     def dropped(x: jax.Array) -> jax.Array:

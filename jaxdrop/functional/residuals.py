@@ -1,4 +1,6 @@
-"""Dropout together with what follows it in a transformer: the residual sum, and the normalization."""
+"""Dropout together with what follows it in a transformer: the residual sum, and the
+normalization.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def bias_dropout_add(
       x: the output of a projection without its bias; any floating dtype.
       bias: broadcasts to `x`, usually of shape `(features,)`; or None.
       residual: of the shape of `x`.
-      rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of `jaxdrop.dropout(key, x, rate)`.
+      rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of
+        `jaxdrop.dropout(key, x, rate)`.
       deterministic: if True, or if `rate` is the number 0, this is `residual + (x + bias)`.
       spec: as in `jaxdrop.dropout`.
 
@@ -43,7 +46,8 @@ def bias_dropout_add(
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Narayanan et al., "Efficient large-scale language model training on GPU clusters using Megatron-LM", 2021, arXiv:2104.04473.
+      Narayanan et al., "Efficient large-scale language model training on GPU clusters using
+      Megatron-LM", 2021, arXiv:2104.04473.
     """
     x, rate, _, spec = _checks.check_site("bias_dropout_add", x, rate, (), spec)
     residual = _like("residual", residual, x, "bias_dropout_add")
@@ -65,7 +69,9 @@ def _bias_dropout_add(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     kind = np.promote_types(masks.wide(x.dtype), masks.wide(residual.dtype))
-    branch = x.astype(kind) if bias is None else x.astype(kind) + masks.expand(bias, x.ndim).astype(kind)
+    branch = (
+        x.astype(kind) if bias is None else x.astype(kind) + masks.expand(bias, x.ndim).astype(kind)
+    )
     return (residual.astype(kind) + _dropped(key, branch, law, spec)).astype(residual.dtype)
 
 
@@ -84,11 +90,12 @@ def dropout_add_layer_norm(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Dropout, residual sum and layer normalization in one: `z = dropout(row_scale x) + residual`, `y = LayerNorm(z)`.
+    """Dropout, residual sum and layer normalization in one: `z = dropout(row_scale x) + residual`,
+    `y = LayerNorm(z)`.
 
-    `LayerNorm(z) = scale (z - mean(z)) / sqrt(var(z) + epsilon) + bias` over the last axis, with statistics in float32 at least.
-    The order is that of flash-attn's fused operation, whose `row_scale` is drop path: one number for each row, multiplied before
-    the dropout.
+    `LayerNorm(z) = scale (z - mean(z)) / sqrt(var(z) + epsilon) + bias` over the last axis, with
+    statistics in float32 at least. The order is that of flash-attn's fused operation, whose
+    `row_scale` is drop path: one number for each row, multiplied before the dropout.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -96,7 +103,8 @@ def dropout_add_layer_norm(
       residual: of the shape of `x`; or None, for 0.
       scale: the factors of the normalization, `(features,)`; or None, for 1.
       bias: what is added behind it, `(features,)`; or None, for 0.
-      rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of `jaxdrop.dropout(key, x, rate)`.
+      rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of
+        `jaxdrop.dropout(key, x, rate)`.
       row_scale: one number for each row, of the shape of `x` without its last axis.
       epsilon: is added to the variance. flash-attn and PyTorch have 1e-5, Flax 1e-6.
       prenorm: if True, `z` is returned too, for the next residual sum.
@@ -104,16 +112,18 @@ def dropout_add_layer_norm(
       spec: as in `jaxdrop.dropout`; the last axis may not be divided.
 
     Returns:
-      `y`, of the dtype of `x`; with `prenorm` `(y, z)`, `z` of the dtype of `residual` if there is one.
+      `y`, of the dtype of `x`; with `prenorm` `(y, z)`, `z` of the dtype of `residual` if there is
+      one.
 
     Raises:
       TypeError: as `jaxdrop.dropout`, of each array; complex numbers.
-      ValueError: shapes do not fit, or `spec` divides the last axis; otherwise as `jaxdrop.dropout`.
+      ValueError: shapes do not fit, or `spec` divides the last axis; otherwise as
+        `jaxdrop.dropout`.
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Ba, Kiros & Hinton, "Layer normalization", 2016, arXiv:1607.06450. Dao, "FlashAttention-2", 2023, arXiv:2307.08691, whose
-      package has the fused operation.
+      Ba, Kiros & Hinton, "Layer normalization", 2016, arXiv:1607.06450. Dao, "FlashAttention-2",
+      2023, arXiv:2307.08691, whose package has the fused operation.
     """
     caller = "dropout_add_layer_norm"
     x, rate, _, spec = _checks.check_site(caller, x, rate, (), spec)
@@ -126,17 +136,32 @@ def dropout_add_layer_norm(
     if not isinstance(eps, float):
         raise TypeError(f"epsilon must be one number, got {_checks.quoted(epsilon)}")
     if masks.mapped_axes(spec, [x.ndim - 1])[0]:
-        raise ValueError(f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are taken.")
-    residual = None if residual is None else _checks.check_real(_like("residual", residual, x, caller), caller, "residual")
+        raise ValueError(
+            f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are"
+            " taken."
+        )
+    residual = (
+        None
+        if residual is None
+        else _checks.check_real(_like("residual", residual, x, caller), caller, "residual")
+    )
     scale, bias = (
-        None if value is None else _checks.check_real(_broadcast(name, value, x.shape[-1:], caller), caller, name)
+        (
+            None
+            if value is None
+            else _checks.check_real(_broadcast(name, value, x.shape[-1:], caller), caller, name)
+        )
         for name, value in (("scale", scale), ("bias", bias))
     )
     if row_scale is not None:
-        row_scale = _checks.check_real(_broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale")
+        row_scale = _checks.check_real(
+            _broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale"
+        )
     law = _law(rate, x, deterministic)
     single = None if law is None else random.single(key, caller)
-    y, z = _dropout_add_layer_norm(single, x, residual, scale, bias, row_scale, law, epsilon=eps, spec=spec)
+    y, z = _dropout_add_layer_norm(
+        single, x, residual, scale, bias, row_scale, law, epsilon=eps, spec=spec
+    )
     return (y, z) if prenorm else y
 
 
@@ -153,7 +178,9 @@ def _dropout_add_layer_norm(
     epsilon: float,
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
-    kind = np.promote_types(masks.wide(x.dtype), masks.wide(x.dtype if residual is None else residual.dtype))
+    kind = np.promote_types(
+        masks.wide(x.dtype), masks.wide(x.dtype if residual is None else residual.dtype)
+    )
     branch = (
         x.astype(kind)
         if row_scale is None
@@ -175,7 +202,9 @@ def _law(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.La
     return None if off else masks.law(rate, x.dtype)
 
 
-def _dropped(key: jax.Array | None, x: jax.Array, law: masks.Law | None, spec: PartitionSpec | None) -> jax.Array:
+def _dropped(
+    key: jax.Array | None, x: jax.Array, law: masks.Law | None, spec: PartitionSpec | None
+) -> jax.Array:
     if key is None or law is None:
         return x
     threshold, scale = map(jnp.asarray, law)
@@ -190,5 +219,7 @@ def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:
 def _broadcast(name: str, value: jax.Array, shape: tuple[int, ...], caller: str) -> jax.Array:
     value = _checks.check_inexact(value, caller, name)
     if not _checks.broadcasts(value.shape, shape):
-        raise ValueError(f"{_checks.shown(name)} of shape {value.shape} does not broadcast to {shape}")
+        raise ValueError(
+            f"{_checks.shown(name)} of shape {value.shape} does not broadcast to {shape}"
+        )
     return value

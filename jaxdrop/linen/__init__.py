@@ -1,10 +1,21 @@
-"""Dropout as Flax Linen modules: hyperparameters, a key, and one call into the functions of `jaxdrop`."""
+"""Dropout as Flax Linen modules: hyperparameters, a key, and one call into the functions of
+`jaxdrop`.
+"""
 
-from jaxdrop.linen.attention import MultiHeadAttention, MultiHeadDotProductAttention, dot_product_attention
+from jaxdrop.linen.attention import (
+    MultiHeadAttention,
+    MultiHeadDotProductAttention,
+    dot_product_attention,
+)
 from jaxdrop.linen.elements import AlphaDropout, ClassicDropout, Dropout, FeatureAlphaDropout
 from jaxdrop.linen.graphs import DropEdge, DropNode
 from jaxdrop.linen.heads import AttentionDropout, DropHead, DropKey
-from jaxdrop.linen.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
+from jaxdrop.linen.learned import (
+    ConcreteDropout,
+    SparseVariationalDense,
+    VariationalDense,
+    VariationalDropout,
+)
 from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.linen.paths import DropPath, LayerDrop, ShakeDrop
 from jaxdrop.linen.recurrent import RNN

@@ -1,4 +1,6 @@
-"""What the Linen modules share: where `deterministic`, the rate, the layout and the key come from."""
+"""What the Linen modules share: where `deterministic`, the rate, the layout and the key come
+from.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def check_module(module: Any, name: str, way: str = "") -> None:
 
 
 class Hinted(nn.Module):
-    """A module whose constructor and call say what an argument of another library is called here."""
+    """A module whose constructor and call say what an argument of another library is called
+    here.
+    """
 
     _handed_on: ClassVar[Mapping[str, str]] = MappingProxyType({"x": "inputs"})
     """Arguments of the function, and what they are in the call, for messages."""
@@ -33,10 +37,12 @@ class Hinted(nn.Module):
 
 
 class Stochastic(Hinted):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into
+    `jaxdrop.functional`.
 
-    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order of Flax's own layer.
-    Where the amount that is dropped is no rate, they give `_settle` their own amount in each call.
+    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order
+    of Flax's own layer. Where the amount that is dropped is no rate, they give `_settle` their own
+    amount in each call.
     """
 
     _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
@@ -48,18 +54,37 @@ class Stochastic(Hinted):
         if self.has_variable("params", name):
             made = jnp.shape(nn.meta.unbox(self.get_variable("params", name)))
             if made != shape:
-                raise ValueError(f"inputs must fit {name} of shape {made}, but ask for {shape}: the layer was made for others")
+                raise ValueError(
+                    f"inputs must fit {name} of shape {made}, but ask for {shape}: the layer was"
+                    " made for others"
+                )
         parameter: jax.Array = self.param(name, init, shape, self.param_dtype)
         return parameter
 
     def _settle(
-        self, deterministic: bool | None, rng: jax.Array | None, rate: masks.Rate | None, spec: PartitionSpec | None
+        self,
+        deterministic: bool | None,
+        rng: jax.Array | None,
+        rate: masks.Rate | None,
+        spec: PartitionSpec | None,
     ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
-        """What one call uses: its own arguments first, then the module's. A key is made only if something is drawn with it."""
-        chosen = _checks.check_flag(nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic")
-        amount: Any = getattr(self, "rate", None) if rate is None else rate  # that of some layers is no rate
+        """What one call uses: its own arguments first, then the module's. A key is made only if
+        something is drawn with it.
+        """
+        chosen = _checks.check_flag(
+            nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic"
+        )
+        amount: Any = (
+            getattr(self, "rate", None) if rate is None else rate
+        )  # that of some layers is no rate
         collection = _checks.check_text(self.rng_collection, "rng_collection")
-        draws = not (chosen or any(masks.is_number(amount, value) for value in self._draws_nothing_at))
+        draws = not (
+            chosen or any(masks.is_number(amount, value) for value in self._draws_nothing_at)
+        )
         if draws:
-            rng = self.make_rng(collection) if rng is None else random.checked(rng, type(self).__name__, "rng")
+            rng = (
+                self.make_rng(collection)
+                if rng is None
+                else random.checked(rng, type(self).__name__, "rng")
+            )
         return chosen, rng, amount, self.spec if spec is None else spec

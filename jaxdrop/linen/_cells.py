@@ -1,4 +1,6 @@
-"""Flax's Linen cells in a loop over time, with what is dropped inside them. See `jaxdrop.functional.recurrent`."""
+"""Flax's Linen cells in a loop over time, with what is dropped inside them. See
+`jaxdrop.functional.recurrent`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from jaxdrop.functional import _recurrent_rates, recurrent
 from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
 from jaxdrop.functional.recurrent import Carry, Hooks, Plan
 
-_FAMILIES = {nn.LSTMCell: LSTM, nn.OptimizedLSTMCell: LSTM, nn.GRUCell: GRU, nn.MGUCell: MGU, nn.SimpleCell: SIMPLE}
+_FAMILIES = {
+    nn.LSTMCell: LSTM,
+    nn.OptimizedLSTMCell: LSTM,
+    nn.GRUCell: GRU,
+    nn.MGUCell: MGU,
+    nn.SimpleCell: SIMPLE,
+}
 
 
 def family_of(cell: Any) -> Family:
@@ -38,14 +46,20 @@ def settle(
     off = _checks.check_flag(deterministic, "deterministic") or layer.is_initializing()
     collection = _checks.check_text(layer.rng_collection, "rng_collection")
     if not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
-        rng = layer.make_rng(collection) if rng is None else random.checked(rng, type(layer).__name__, "rng")
+        rng = (
+            layer.make_rng(collection)
+            if rng is None
+            else random.checked(rng, type(layer).__name__, "rng")
+        )
     return off, rng
 
 
 def loop(rnn: nn.RNN, plan: Plan) -> recurrent.Loop:
     """The loop of `nn.RNN`. Weights are dropped once, outside of it."""
 
-    def scan(body: recurrent.Body, carry: Carry, xs: Any, policy: recurrent.Policy | None) -> tuple[Carry, Any]:
+    def scan(
+        body: recurrent.Body, carry: Carry, xs: Any, policy: recurrent.Policy | None
+    ) -> tuple[Carry, Any]:
         def step(cell: Any, carry: Carry, x: Any) -> tuple[Carry, Any]:
             return body(functools.partial(_call, cell, plan), carry, x)
 
@@ -59,11 +73,16 @@ def loop(rnn: nn.RNN, plan: Plan) -> recurrent.Loop:
             split_rngs=rnn.split_rngs,
         )
         if plan.drops_weights():
-            target = nn.map_variables(target, "params", trans_in_fn=functools.partial(_dropped, plan))
+            target = nn.map_variables(
+                target, "params", trans_in_fn=functools.partial(_dropped, plan)
+            )
         try:
             result: tuple[Carry, Any] = target(rnn.cell, carry, xs)
         except errors.ScopeParamShapeError as error:
-            raise ValueError(f"inputs must have the features for which the parameters of the cell were made: {error}") from error
+            raise ValueError(
+                "inputs must have the features for which the parameters of the cell were made:"
+                f" {error}"
+            ) from error
         return result
 
     return scan
@@ -80,11 +99,22 @@ def _dropped(plan: Plan, variables: Any) -> dict[str, Any]:
 
 def _call(cell: Any, plan: Plan, carry: Carry, x: jax.Array, hooks: Hooks) -> tuple[Carry, Any]:
     """One step of a cell, in which something is dropped."""
-    if plan.per_gate and isinstance(cell, nn.OptimizedLSTMCell) and (hooks.input or hooks.recurrent):
-        fields = {field.name: getattr(cell, field.name) for field in dataclasses.fields(nn.LSTMCell) if field.init}
+    if (
+        plan.per_gate
+        and isinstance(cell, nn.OptimizedLSTMCell)
+        and (hooks.input or hooks.recurrent)
+    ):
+        fields = {
+            field.name: getattr(cell, field.name)
+            for field in dataclasses.fields(nn.LSTMCell)
+            if field.init
+        }
         cell = nn.LSTMCell(**{**fields, "parent": cell.scope, "name": None})
     if hooks.candidate is not None:
-        cell = cell.clone(parent=cell.scope, activation_fn=recurrent.on_candidate(cell.activation_fn, hooks.candidate))
+        cell = cell.clone(
+            parent=cell.scope,
+            activation_fn=recurrent.on_candidate(cell.activation_fn, hooks.candidate),
+        )
     with nn.intercept_methods(_dropping(plan.family.gates, hooks)):
         result: tuple[Carry, Any] = cell(carry, x)
     return result
@@ -93,9 +123,16 @@ def _call(cell: Any, plan: Plan, carry: Carry, x: jax.Array, hooks: Hooks) -> tu
 def _dropping(gates: tuple[str, ...], hooks: Hooks) -> Callable[..., Any]:
     """Drops from the inputs of a cell's layers, of which each belongs to one gate."""
     sides = {"i": hooks.input, "h": hooks.recurrent}
-    sites = {f"{side}{letter}": (drop, gate) for side, drop in sides.items() if drop for gate, letter in enumerate(gates)}
+    sites = {
+        f"{side}{letter}": (drop, gate)
+        for side, drop in sides.items()
+        if drop
+        for gate, letter in enumerate(gates)
+    }
 
-    def intercept(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+    def intercept(
+        call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
+    ) -> Any:
         drop, gate = sites.get(context.module.name, (None, 0))
         if drop is None or not isinstance(context.module, nn.Dense):
             return call(*args, **kwargs)

@@ -1,4 +1,6 @@
-"""What the Linen layers with random weights share: a kernel, a bias, and the names of `flax.linen.Dense`."""
+"""What the Linen layers with random weights share: a kernel, a bias, and the names of
+`flax.linen.Dense`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ BIAS_INIT = nn.initializers.zeros_init()
 class Dense(Stochastic):
     """A dense layer. Parameters are cast to the dtype of the input, in which the layer computes.
 
-    Subclasses declare the fields `features`, `use_bias`, `param_dtype`, `kernel_init` and `bias_init` too.
+    Subclasses declare the fields `features`, `use_bias`, `param_dtype`, `kernel_init` and
+    `bias_init` too.
     """
 
     def _kernel(self, inputs: jax.Array) -> jax.Array:
         features = _checks.check_count(self.features, "features", most=_checks.LONGEST)
-        return self._param("kernel", self.kernel_init, (inputs.shape[-1], features)).astype(inputs.dtype)
+        return self._param("kernel", self.kernel_init, (inputs.shape[-1], features)).astype(
+            inputs.dtype
+        )
 
     def _checked(self, inputs: jax.Array) -> jax.Array:
         return _checks.check_features(inputs, type(self).__name__)

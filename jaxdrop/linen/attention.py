@@ -40,14 +40,16 @@ def dot_product_attention(
     is_causal: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for its `attention_fn`.
+    """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for
+    its `attention_fn`.
 
-    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows with the length and not with its
-    square. The softmax is in float32 at least. A query that may see no key gets 0, where Flax averages all values.
+    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows
+    with the length and not with its square. The softmax is in float32 at least. A query that may
+    see no key gets 0, where Flax averages all values.
 
-    There is an array of weights only where it is asked for: with `module`, with products of the caller's own
-    (`einsum_dot_general`, `qk_attn_weights_einsum`, `attn_weights_value_einsum`), and with complex numbers. Masks and results are
-    the same.
+    There is an array of weights only where it is asked for: with `module`, with products of the
+    caller's own (`einsum_dot_general`, `qk_attn_weights_einsum`, `attn_weights_value_einsum`), and
+    with complex numbers. Masks and results are the same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
@@ -55,20 +57,23 @@ def dot_product_attention(
       value: of the shape of `key`, but for the depth.
       bias: is added to the logits.
       mask: True, or not 0, where a query may see a key.
-      broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in Flax.
+      broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in
+        Flax.
       dropout_rng: a key; only with dropout.
       dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
       dtype: of the computation; of the inputs by default.
       precision: of the matrix products.
       module: the module that is to sow the weights, as they are before any is dropped.
-      force_fp32_for_softmax: if True, the weights, where they are sown, and the result are of float32 at least, as in Flax. The
-        softmax is so in any case.
+      force_fp32_for_softmax: if True, the weights, where they are sown, and the result are of
+        float32 at least, as in Flax. The softmax is so in any case.
       einsum_dot_general: takes the place of `jax.lax.dot_general` in both products.
-      qk_attn_weights_einsum: takes the place of `jnp.einsum` for the logits. Only together with the next one.
+      qk_attn_weights_einsum: takes the place of `jnp.einsum` for the logits. Only together with the
+        next one.
       attn_weights_value_einsum: takes the place of `jnp.einsum` for the output.
-      is_causal: whether a query sees only the keys up to its own place. Flax's modules do not pass it: a function that does, or
-        `functools.partial(dot_product_attention, is_causal=True)`, is their `attention_fn`.
+      is_causal: whether a query sees only the keys up to its own place. Flax's modules do not pass
+        it: a function that does, or `functools.partial(dot_product_attention, is_causal=True)`, is
+        their `attention_fn`.
       spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
 
     Returns:
@@ -82,11 +87,13 @@ def dot_product_attention(
     if qk_attn_weights_einsum is not None and attn_weights_value_einsum is not None:
         products = Products(qk_attn_weights_einsum, attn_weights_value_einsum)
     elif qk_attn_weights_einsum is not None or attn_weights_value_einsum is not None:
-        raise ValueError("qk_attn_weights_einsum and attn_weights_value_einsum must be specified together.")
+        raise ValueError(
+            "qk_attn_weights_einsum and attn_weights_value_einsum must be specified together."
+        )
     if products and (precision or einsum_dot_general):
         raise ValueError(
-            "precision/einsum_dot_general and qk_attn_weights_einsum/attn_weights_value_einsum are mutually exclusive. Please"
-            " specify only one of them."
+            "precision/einsum_dot_general and qk_attn_weights_einsum/attn_weights_value_einsum are"
+            " mutually exclusive. Please specify only one of them."
         )
     return attention.for_flax(
         query,
@@ -102,7 +109,11 @@ def dot_product_attention(
         precision=precision,
         is_causal=is_causal,
         spec=spec,
-        sow=None if module is None else functools.partial(module.sow, "intermediates", "attention_weights"),
+        sow=(
+            None
+            if module is None
+            else functools.partial(module.sow, "intermediates", "attention_weights")
+        ),
         force_fp32_for_softmax=force_fp32_for_softmax,
         products=products,
         dot_general=einsum_dot_general,
@@ -110,12 +121,13 @@ def dot_product_attention(
 
 
 class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
-    """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with its square.
+    """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with
+    its square.
 
-    Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.linen.dot_product_attention`,
-    and `broadcast_dropout` is False, so that each example and head has a mask of its own. `spec` is that of
-    `jaxdrop.dot_product_attention`: how the axes of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map`
-    and `pmap`.
+    Its attributes and parameters are Flax's, with two other defaults: `attention_fn` is
+    `jaxdrop.linen.dot_product_attention`, and `broadcast_dropout` is False, so that each example
+    and head has a mask of its own. `spec` is that of `jaxdrop.dot_product_attention`: how the axes
+    of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map` and `pmap`.
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -127,25 +139,37 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
 
     @nn.compact
     def __call__(self, *args: Any, rate: masks.Rate | None = None, **kwargs: Any) -> jax.Array:
-        """As Flax's layer is called. `rate` takes the place of `dropout_rate`; both may be traced: `schedule(step)`."""
-        if rate is not None and "dropout_rate" not in inspect.signature(self.attention_fn).parameters:
-            raise TypeError(f"rate={rate!r} was given in the call, but attention_fn={self.attention_fn!r} takes no dropout_rate.")
+        """As Flax's layer is called. `rate` takes the place of `dropout_rate`; both may be traced:
+        `schedule(step)`.
+        """
+        if (
+            rate is not None
+            and "dropout_rate" not in inspect.signature(self.attention_fn).parameters
+        ):
+            raise TypeError(
+                f"rate={rate!r} was given in the call, but attention_fn={self.attention_fn!r} takes"
+                " no dropout_rate."
+            )
         with _checks.renamed(rate="dropout_rate"):
             known = _checks.check_rate(self.dropout_rate)
             _checks.check_one_rate(known, f"{type(self).__name__} takes one dropout_rate")
         known = known if rate is None else masks.check_rate(rate)
         _checks.check_flag(self.broadcast_dropout, "broadcast_dropout")
         for off in (self.deterministic, kwargs.get("deterministic")):
-            if off is not None and not (isinstance(off, jax.core.Tracer) and masks.is_number(known, 0)):
+            if off is not None and not (
+                isinstance(off, jax.core.Tracer) and masks.is_number(known, 0)
+            ):
                 _checks.check_flag(off, "deterministic")
-        # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced one.
+        # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced
+        # one.
         layer = copy.copy(self)
         layer.__dict__["dropout_rate"] = 0.0 if masks.is_number(known, 0) else 0.5
         layer.__dict__["attention_fn"] = attention.with_rate(self.attention_fn, known, self.spec)
         return _attend(layer, *args, **kwargs)
 
 
-# Not the method itself, which would enter the module a second time: its output would be captured twice.
+# Not the method itself, which would enter the module a second time: its output would be captured
+# twice.
 _attend = inspect.unwrap(nn.MultiHeadDotProductAttention.__call__)
 
 

@@ -41,18 +41,23 @@ class Elementwise(Stochastic):
           inputs: any shape, floating or complex.
           deterministic: if True, `inputs` is returned as it is.
           rng: a key, in place of one made from `rng_collection`.
-          rate: the probability of dropping, in place of the attribute; a traced value, as of a schedule, does not recompile.
+          rate: the probability of dropping, in place of the attribute; a traced value, as of a
+            schedule, does not recompile.
           spec: the layout of the whole input, in place of the attribute.
 
         Returns:
           An array like `inputs`.
         """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return self._function(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return self._function(
+            key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class Channelwise(Stochastic):
-    """What the modules share that are a function of (key, inputs, rate) with `channel_axis` and `spatial_rank`."""
+    """What the modules share that are a function of (key, inputs, rate) with `channel_axis` and
+    `spatial_rank`.
+    """
 
     _function: ClassVar[Callable[..., jax.Array]]
 
@@ -89,15 +94,17 @@ class Channelwise(Stochastic):
 class Dropout(Elementwise):
     """`jaxdrop.dropout` as a Linen module, with the signature of `flax.linen.Dropout`.
 
-    With the same `rngs={"dropout": key}` it draws the same masks. With `jaxdrop.key(0)` in place of `jax.random.key(0)` it draws
-    other ones, for about the price of a multiplication.
+    With the same `rngs={"dropout": key}` it draws the same masks. With `jaxdrop.key(0)` in place of
+    `jax.random.key(0)` it draws other ones, for about the price of a multiplication.
 
     Attributes:
       rate: the probability of dropping, a number in [0, 1].
       broadcast_dims: axes along which all entries share one mask value.
-      deterministic: if True, the input is returned as it is. To be given here or in the call, not in both.
+      deterministic: if True, the input is returned as it is. To be given here or in the call, not
+        in both.
       rng_collection: the name of the collection that keys are made from.
-      spec: inside `shard_map` and `pmap`, the layout of the whole input, for one mask over all devices.
+      spec: inside `shard_map` and `pmap`, the layout of the whole input, for one mask over all
+        devices.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.dropout`.
@@ -107,12 +114,14 @@ class Dropout(Elementwise):
 
 
 class ClassicDropout(Elementwise):
-    """`jaxdrop.classic_dropout` as a Linen module: dropout as first published, which multiplies by `1 - rate` in evaluation.
+    """`jaxdrop.classic_dropout` as a Linen module: dropout as first published, which multiplies by
+    `1 - rate` in evaluation.
 
     Attributes:
       rate: the probability of dropping, a number in [0, 1].
       broadcast_dims: axes along which all entries share one mask value.
-      deterministic: if True, the inputs are multiplied by `1 - rate`. To be given here or in the call, not in both.
+      deterministic: if True, the inputs are multiplied by `1 - rate`. To be given here or in the
+        call, not in both.
       rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:

@@ -39,9 +39,13 @@ class DropEdge(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Which edges are kept, bool of shape (E,). Further arguments as in `jaxdrop.linen.Dropout`."""
+        """Which edges are kept, bool of shape (E,). Further arguments as in
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return graphs.drop_edge(key, senders, receivers, rate, undirected=self.undirected, deterministic=off, spec=spec)
+        return graphs.drop_edge(
+            key, senders, receivers, rate, undirected=self.undirected, deterministic=off, spec=spec
+        )
 
 
 class DropNode(Stochastic):
@@ -73,4 +77,6 @@ class DropNode(Stochastic):
     ) -> graphs.Kept:
         """Which nodes and edges are kept. Further arguments as in `jaxdrop.linen.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return graphs.drop_node(key, num_nodes, senders, receivers, rate, deterministic=off, spec=spec)
+        return graphs.drop_node(
+            key, num_nodes, senders, receivers, rate, deterministic=off, spec=spec
+        )

@@ -15,7 +15,8 @@ from jaxdrop.linen._base import Stochastic
 
 
 class AttentionDropout(Stochastic):
-    """`jaxdrop.attention_dropout` as a Linen module, for attention weights that are there as an array.
+    """`jaxdrop.attention_dropout` as a Linen module, for attention weights that are there as an
+    array.
 
     Attributes:
       rate: the probability of dropping a weight, a number in [0, 1].
@@ -44,9 +45,13 @@ class AttentionDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops entries of `inputs`, attention weights. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops entries of `inputs`, attention weights. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return heads.attention_dropout(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return heads.attention_dropout(
+            key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class DropKey(Stochastic):
@@ -81,9 +86,13 @@ class DropKey(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops keys of `inputs`, logits `(..., keys)`. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops keys of `inputs`, logits `(..., keys)`. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return heads.drop_key(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return heads.drop_key(
+            key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class DropHead(Stochastic):
@@ -118,7 +127,9 @@ class DropHead(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops heads of `inputs`, `(batch..., length, heads, depth)`. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops heads of `inputs`, `(batch..., length, heads, depth)`. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return heads.drop_head(
             key,

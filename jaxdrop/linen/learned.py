@@ -1,6 +1,8 @@
-"""Modules that learn how much to drop. See `jaxdrop.functional.learned`, also for the loss that their divergences belong to.
+"""Modules that learn how much to drop. See `jaxdrop.functional.learned`, also for the loss that
+their divergences belong to.
 
-A divergence is a method, for a parent module to call behind the layer itself, or through `module.apply(variables, method="kl")`.
+A divergence is a method, for a parent module to call behind the layer itself, or through
+`module.apply(variables, method="kl")`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class ConcreteDropout(Stochastic):
     Attributes:
       rate: the rate to start from, a number in (0, 1).
       temperature: of the relaxed mask; 2/3 is usual for the spatial form.
-      broadcast_dims: axes along which all entries share one mask value; (1, 2) for the spatial form.
+      broadcast_dims: axes along which all entries share one mask value; (1, 2) for the spatial
+        form.
       deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:
@@ -72,12 +75,17 @@ class ConcreteDropout(Stochastic):
         return jax.nn.sigmoid(self.get_variable("params", "logit"))
 
     def kl(self, kernel: jax.Array, *, lengthscale: float = 1e-2) -> jax.Array:
-        """`jaxdrop.concrete_kl`, in nats, of the kernel that is multiplied by this module's output."""
-        return learned.concrete_kl(self.get_variable("params", "logit"), kernel, lengthscale=lengthscale)
+        """`jaxdrop.concrete_kl`, in nats, of the kernel that is multiplied by this module's
+        output.
+        """
+        return learned.concrete_kl(
+            self.get_variable("params", "logit"), kernel, lengthscale=lengthscale
+        )
 
 
 class VariationalDropout(Stochastic):
-    """`jaxdrop.variational_dropout` as a Linen module, whose parameter is `log_alpha`: noise on the inputs (type A).
+    """`jaxdrop.variational_dropout` as a Linen module, whose parameter is `log_alpha`: noise on the
+    inputs (type A).
 
     Attributes:
       features: the length of the input's last axis.
@@ -110,7 +118,9 @@ class VariationalDropout(Stochastic):
         """An array like `inputs`. Further arguments as in `jaxdrop.linen.Dropout`."""
         _checks.check_one_of(self.per, "per", Literal["feature", "layer"])
         inputs = _checks.check_features(
-            inputs, type(self).__name__, _checks.check_count(self.features, "features", most=_checks.LONGEST)
+            inputs,
+            type(self).__name__,
+            _checks.check_count(self.features, "features", most=_checks.LONGEST),
         )
         shape = (self.features,) if self.per == "feature" else ()
         log_alpha = self.param("log_alpha", constant(learned.starting_logit(self.rate)), shape)
@@ -119,11 +129,14 @@ class VariationalDropout(Stochastic):
 
     def kl(self) -> jax.Array:
         """`jaxdrop.variational_kl`, in nats, summed over the features."""
-        return learned.variational_kl(jnp.broadcast_to(self.get_variable("params", "log_alpha"), (self.features,))).sum()
+        return learned.variational_kl(
+            jnp.broadcast_to(self.get_variable("params", "log_alpha"), (self.features,))
+        ).sum()
 
 
 class VariationalDense(Dense):
-    """`jaxdrop.variational_dense` and a bias, as a Linen module with the parameter `log_alpha`: noise on the weights (type B).
+    """`jaxdrop.variational_dense` and a bias, as a Linen module with the parameter `log_alpha`:
+    noise on the weights (type B).
 
     Parameters are cast to the dtype of the input.
 
@@ -165,9 +178,13 @@ class VariationalDense(Dense):
         inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
         shape = {"weight": kernel.shape, "feature": (kernel.shape[0], 1), "layer": ()}[self.per]
-        log_alpha = self.param("log_alpha", constant(learned.starting_logit(self.rate)), shape, self.param_dtype)
+        log_alpha = self.param(
+            "log_alpha", constant(learned.starting_logit(self.rate)), shape, self.param_dtype
+        )
         off, key, log_alpha, spec = self._settle(deterministic, rng, log_alpha, spec)
-        return self._shifted(learned.variational_dense(key, inputs, kernel, log_alpha, deterministic=off, spec=spec))
+        return self._shifted(
+            learned.variational_dense(key, inputs, kernel, log_alpha, deterministic=off, spec=spec)
+        )
 
     def kl(self) -> jax.Array:
         """`jaxdrop.variational_kl`, in nats, summed over the weights."""
@@ -176,7 +193,8 @@ class VariationalDense(Dense):
 
 
 class SparseVariationalDense(Dense):
-    """`jaxdrop.sparse_variational_dense` and a bias, as a Linen module with the parameter `log_sigma2`, one for each weight.
+    """`jaxdrop.sparse_variational_dense` and a bias, as a Linen module with the parameter
+    `log_sigma2`, one for each weight.
 
     Parameters are cast to the dtype of the input.
 
@@ -217,7 +235,10 @@ class SparseVariationalDense(Dense):
         inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
         log_sigma2 = self.param(
-            "log_sigma2", constant(learned.starting_log_variance(self.log_sigma2)), kernel.shape, self.param_dtype
+            "log_sigma2",
+            constant(learned.starting_log_variance(self.log_sigma2)),
+            kernel.shape,
+            self.param_dtype,
         )
         off, key, log_sigma2, spec = self._settle(deterministic, rng, log_sigma2, spec)
         outputs = learned.sparse_variational_dense(
@@ -227,7 +248,9 @@ class SparseVariationalDense(Dense):
 
     def log_alpha(self) -> jax.Array:
         """How noisy each weight is, in [-8, 8]."""
-        return learned.sparse_log_alpha(*(self.get_variable("params", name) for name in ("kernel", "log_sigma2")))
+        return learned.sparse_log_alpha(
+            *(self.get_variable("params", name) for name in ("kernel", "log_sigma2"))
+        )
 
     def kl(self) -> jax.Array:
         """`jaxdrop.sparse_kl`, in nats, summed over the weights."""

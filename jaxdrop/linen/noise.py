@@ -59,10 +59,14 @@ class GaussianNoise(Stochastic):
         stddev: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Adds noise to `inputs`, of `stddev` if it is given. Other Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Adds noise to `inputs`, of `stddev` if it is given. Other Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         amount = self.stddev if stddev is None else stddev
         off, key, amount, spec = self._settle(deterministic, rng, amount, spec)
-        return noise.gaussian_noise(key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return noise.gaussian_noise(
+            key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class UniformDropout(Stochastic):
@@ -95,10 +99,14 @@ class UniformDropout(Stochastic):
         beta: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Multiplies `inputs` by noise, of `beta` if it is given. Other Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Multiplies `inputs` by noise, of `beta` if it is given. Other Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         amount = self.beta if beta is None else beta
         off, key, amount, spec = self._settle(deterministic, rng, amount, spec)
-        return noise.uniform_dropout(key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return noise.uniform_dropout(
+            key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class NEFTune(Stochastic):
@@ -130,7 +138,9 @@ class NEFTune(Stochastic):
         alpha: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Adds noise to the embeddings `inputs` where `mask` is true. Other Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Adds noise to the embeddings `inputs` where `mask` is true. Other Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         amount = self.alpha if alpha is None else alpha
         off, key, amount, spec = self._settle(deterministic, rng, amount, spec)
         return noise.neftune(key, inputs, amount, mask=mask, deterministic=off, spec=spec)

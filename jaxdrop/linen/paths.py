@@ -15,7 +15,8 @@ from jaxdrop.linen._base import Stochastic, check_module
 
 
 class DropPath(Stochastic):
-    """`jaxdrop.drop_path` as a Linen module: stochastic depth. PyTorch users know it as `StochasticDepth` too.
+    """`jaxdrop.drop_path` as a Linen module: stochastic depth. PyTorch users know it as
+    `StochasticDepth` too.
 
     Attributes:
       rate: the probability of dropping, a number in [0, 1].
@@ -46,7 +47,9 @@ class DropPath(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops examples of `inputs`, the output of a residual branch. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops examples of `inputs`, the output of a residual branch. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return paths.drop_path(
             key,
@@ -61,10 +64,11 @@ class DropPath(Stochastic):
 
 
 class LayerDrop(Stochastic):
-    """`jaxdrop.layer_drop` as a Linen module: `LayerDrop(0.2)(x, Block())` runs the block, or returns `x`.
+    """`jaxdrop.layer_drop` as a Linen module: `LayerDrop(0.2)(x, Block())` runs the block, or
+    returns `x`.
 
-    The block is the caller's: its parameters are where they are without `LayerDrop`. `init` always runs it. A skipped layer
-    changes none of its variables.
+    The block is the caller's: its parameters are where they are without `LayerDrop`. `init` always
+    runs it. A skipped layer changes none of its variables.
 
     Attributes:
       rate: the probability of skipping the layer, a number in [0, 1].
@@ -152,7 +156,9 @@ class ShakeDrop(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Shakes `inputs`, the output of a residual branch. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Shakes `inputs`, the output of a residual branch. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return paths.shake_drop(
             key,

@@ -11,7 +11,13 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import masks, random
 from jaxdrop.functional import _time, recurrent
-from jaxdrop.functional._recurrent_checks import check_settings, checked_carry, checked_inputs, either, flag
+from jaxdrop.functional._recurrent_checks import (
+    check_settings,
+    checked_carry,
+    checked_inputs,
+    either,
+    flag,
+)
 from jaxdrop.functional._recurrent_rates import Rates
 from jaxdrop.functional.recurrent import Carry, Plan
 from jaxdrop.linen import _cells
@@ -19,7 +25,8 @@ from jaxdrop.linen._base import Hinted
 
 
 class RNN(Hinted, nn.RNN):
-    """`flax.linen.RNN` with dropout in its cell, and the same parameters. With all rates 0 it is `flax.linen.RNN`.
+    """`flax.linen.RNN` with dropout in its cell, and the same parameters. With all rates 0 it is
+    `flax.linen.RNN`.
 
         rnn = RNN(nn.OptimizedLSTMCell(128), input_rate=0.3, recurrent_rate=0.3)
         y = rnn.apply(variables, x, seq_lengths=lengths, deterministic=False, rngs={"dropout": key})
@@ -27,14 +34,16 @@ class RNN(Hinted, nn.RNN):
     What is dropped, and when, is said at `jaxdrop.nnx.RNN`.
 
     Attributes:
-      cell: an `nn.LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `SimpleCell`, whose own code runs. With `per_gate` the
-        `OptimizedLSTMCell`, which has one product for all gates, runs as an `LSTMCell` with the same parameters. Any other cell
-        that `nn.RNN` takes, such as `ConvLSTMCell`, if only `input_rate` and `output_rate` are given.
-      time_major, return_carry, reverse, keep_order, unroll, variable_axes, variable_broadcast, variable_carry, split_rngs: as in
-        `nn.RNN`.
-      input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step: as
-        in `jaxdrop.nnx.RNN`.
-      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`; `deterministic` is needed only if a rate is not 0.
+      cell: an `nn.LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `SimpleCell`, whose own
+        code runs. With `per_gate` the `OptimizedLSTMCell`, which has one product for all gates,
+        runs as an `LSTMCell` with the same parameters. Any other cell that `nn.RNN` takes, such as
+        `ConvLSTMCell`, if only `input_rate` and `output_rate` are given.
+      time_major, return_carry, reverse, keep_order, unroll, variable_axes, variable_broadcast,
+        variable_carry, split_rngs: as in `nn.RNN`.
+      input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout, hidden_zoneout,
+        weight_rate, per_gate, per_step: as in `jaxdrop.nnx.RNN`.
+      deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`; `deterministic` is needed
+        only if a rate is not 0.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.nnx.RNN`.
@@ -69,7 +78,9 @@ class RNN(Hinted, nn.RNN):
         rates: Mapping[str, masks.Rate] | None = None,
         spec: PartitionSpec | None = None,
     ) -> Any:
-        """Runs the cell over sequences. Args and Returns: as `jaxdrop.nnx.RNN`; `rng` is a key, `init_key` as in `nn.RNN`."""
+        """Runs the cell over sequences. Args and Returns: as `jaxdrop.nnx.RNN`; `rng` is a key,
+        `init_key` as in `nn.RNN`.
+        """
         check_settings(self, "per_gate", "per_step")
         return_carry = flag(return_carry, self.return_carry, "return_carry")
         reverse = flag(reverse, self.reverse, "reverse")
@@ -80,15 +91,29 @@ class RNN(Hinted, nn.RNN):
         settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
         off, rng = _cells.settle(self, deterministic, rng, settled)
         feature_axes = self.cell.num_feature_axes
-        time_axis = _time.time_axis_of(inputs, flag(time_major, self.time_major, "time_major"), feature_axes)
+        time_axis = _time.time_axis_of(
+            inputs, flag(time_major, self.time_major, "time_major"), feature_axes
+        )
         if initial_carry is None:
             shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
-            initial_carry = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, shape)
+            initial_carry = self.cell.initialize_carry(
+                jax.random.key(0) if init_key is None else init_key, shape
+            )
         else:
             batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -feature_axes]
-            initial_carry = checked_carry(initial_carry, family, (*batch, getattr(self.cell, "features", 0)))
+            initial_carry = checked_carry(
+                initial_carry, family, (*batch, getattr(self.cell, "features", 0))
+            )
         layout = _time.spec_of_steps(either(spec, self.spec), inputs.ndim, time_axis, feature_axes)
-        plan = Plan(family, settled, recurrent.directed(rng, reverse), self.per_gate, self.per_step, off, layout)
+        plan = Plan(
+            family,
+            settled,
+            recurrent.directed(rng, reverse),
+            self.per_gate,
+            self.per_step,
+            off,
+            layout,
+        )
         carry, outputs = recurrent.run(
             plan,
             _cells.loop(self, plan),

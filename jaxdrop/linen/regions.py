@@ -18,7 +18,8 @@ from jaxdrop.linen.elements import Channelwise
 class SpatialDropout(Channelwise):
     """`jaxdrop.spatial_dropout` as a Linen module: drops whole channels.
 
-    `Dropout1d`, `Dropout2d` and `Dropout3d` are the same for a known number of spatial axes, which they check.
+    `Dropout1d`, `Dropout2d` and `Dropout3d` are the same for a known number of spatial axes, which
+    they check.
 
     Attributes:
       rate: the probability of dropping a channel, a number in [0, 1].
@@ -78,12 +79,13 @@ class Dropout1d(DropoutOfRank):
 
 
 class Dropout2d(DropoutOfRank):
-    """Drops whole channels of `(N, H, W, C)` or `(H, W, C)`: `jaxdrop.spatial_dropout` as a Linen module.
+    """Drops whole channels of `(N, H, W, C)` or `(H, W, C)`: `jaxdrop.spatial_dropout` as a Linen
+    module.
 
     Attributes:
       rate: the probability of dropping a channel, a number in [0, 1].
-      channel_axis: -1, or -3 for `(N, C, H, W)` and `(C, H, W)`, which PyTorch has. Three axes are always one image:
-        PyTorch's `(N, C, L)` is for `Dropout1d`.
+      channel_axis: -1, or -3 for `(N, C, H, W)` and `(C, H, W)`, which PyTorch has. Three axes are
+        always one image: PyTorch's `(N, C, L)` is for `Dropout1d`.
       deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:
@@ -95,7 +97,8 @@ class Dropout2d(DropoutOfRank):
 
 
 class Dropout3d(DropoutOfRank):
-    """Drops whole channels of `(N, D, H, W, C)` or `(D, H, W, C)`: `jaxdrop.spatial_dropout` as a Linen module.
+    """Drops whole channels of `(N, D, H, W, C)` or `(D, H, W, C)`: `jaxdrop.spatial_dropout` as a
+    Linen module.
 
     Attributes:
       rate: the probability of dropping a channel, a number in [0, 1].
@@ -114,7 +117,8 @@ class DropBlock(Stochastic):
     """`jaxdrop.drop_block` as a Linen module.
 
     Attributes:
-      rate: about the fraction to drop, a number in [0, 1]; a schedule's value goes into the call, `layer(x, rate=...)`.
+      rate: about the fraction to drop, a number in [0, 1]; a schedule's value goes into the call,
+        `layer(x, rate=...)`.
       block_size: the length of a block, or one length for each spatial axis.
       preset: `'paper'`, `'torchvision'` or `'timm'`.
       normalize: `'example'`, `'batch'` or `'expected'`.

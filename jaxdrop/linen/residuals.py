@@ -54,11 +54,14 @@ class BiasDropoutAdd(Stochastic):
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         use_bias = _checks.check_flag(self.use_bias, "use_bias")
         bias = self._param("bias", self.bias_init, inputs.shape[-1:]) if use_bias else None
-        return residuals.bias_dropout_add(key, inputs, bias, residual, rate, deterministic=off, spec=spec)
+        return residuals.bias_dropout_add(
+            key, inputs, bias, residual, rate, deterministic=off, spec=spec
+        )
 
 
 class DropoutAddLayerNorm(Stochastic):
-    """`jaxdrop.dropout_add_layer_norm` as a Linen module, with the parameters `scale` and `bias` of `flax.linen.LayerNorm`.
+    """`jaxdrop.dropout_add_layer_norm` as a Linen module, with the parameters `scale` and `bias` of
+    `flax.linen.LayerNorm`.
 
     Attributes:
       rate: the probability of dropping, a number in [0, 1].
@@ -99,11 +102,16 @@ class DropoutAddLayerNorm(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array | tuple[jax.Array, jax.Array]:
-        """`LayerNorm(dropout(row_scale inputs) + residual)`. Other args: as `jaxdrop.linen.Dropout`."""
+        """`LayerNorm(dropout(row_scale inputs) + residual)`. Other args: as
+        `jaxdrop.linen.Dropout`.
+        """
         inputs = _checks.check_features(inputs, type(self).__name__)
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         shape = inputs.shape[-1:]
-        use_scale, use_bias = _checks.check_flag(self.use_scale, "use_scale"), _checks.check_flag(self.use_bias, "use_bias")
+        use_scale, use_bias = (
+            _checks.check_flag(self.use_scale, "use_scale"),
+            _checks.check_flag(self.use_bias, "use_bias"),
+        )
         scale = self._param("scale", self.scale_init, shape) if use_scale else None
         bias = self._param("bias", self.bias_init, shape) if use_bias else None
         return residuals.dropout_add_layer_norm(

@@ -46,7 +46,9 @@ class LockedDropout(Stochastic):
     ) -> jax.Array:
         """Drops features of `inputs` at all times. Args and Returns: as `jaxdrop.linen.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return sequences.locked_dropout(key, inputs, rate, time_axis=self.time_axis, deterministic=off, spec=spec)
+        return sequences.locked_dropout(
+            key, inputs, rate, time_axis=self.time_axis, deterministic=off, spec=spec
+        )
 
 
 class EmbeddingDropout(Stochastic):
@@ -54,7 +56,8 @@ class EmbeddingDropout(Stochastic):
 
     Attributes:
       rate: the probability of dropping, a number in [0, 1].
-      time_axis: None for one mask for the whole batch; an axis of the ids for one mask for each sequence.
+      time_axis: None for one mask for the whole batch; an axis of the ids for one mask for each
+        sequence.
       deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
     Raises:
@@ -78,9 +81,13 @@ class EmbeddingDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops words; `ids` has the shape in which `embedded` begins. Other Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops words; `ids` has the shape in which `embedded` begins. Other Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return sequences.embedding_dropout(key, embedded, rate, ids=ids, time_axis=self.time_axis, deterministic=off, spec=spec)
+        return sequences.embedding_dropout(
+            key, embedded, rate, ids=ids, time_axis=self.time_axis, deterministic=off, spec=spec
+        )
 
 
 class WordDropout(Stochastic):
@@ -113,10 +120,18 @@ class WordDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Replaces words in `ids`, integers of any shape. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Replaces words in `ids`, integers of any shape. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return sequences.word_dropout(
-            key, ids, rate, replacement=self.replacement, protected=self.protected, deterministic=off, spec=spec
+            key,
+            ids,
+            rate,
+            replacement=self.replacement,
+            protected=self.protected,
+            deterministic=off,
+            spec=spec,
         )
 
 
@@ -148,6 +163,8 @@ class Zoneout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """The state after zoneout, from those around the cell. Other Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """The state after zoneout, from those around the cell. Other Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return sequences.zoneout(key, new, rate, previous=previous, deterministic=off, spec=spec)

@@ -31,8 +31,9 @@ class StackedRNN(Hinted):
     Attributes:
       cell: makes a cell, `cell(features)`: one of the classes that `RNN` takes.
       features: the units of each layer and direction.
-      num_layers, dropout, locked, bidirectional, input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout,
-        hidden_zoneout, weight_rate, per_gate, per_step, time_major, return_carry, unroll: as in `jaxdrop.nnx.StackedRNN`.
+      num_layers, dropout, locked, bidirectional, input_rate, recurrent_rate, candidate_rate,
+        output_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step, time_major,
+        return_carry, unroll: as in `jaxdrop.nnx.StackedRNN`.
       deterministic, rng_collection, spec: as in `jaxdrop.linen.RNN`.
 
     Raises:
@@ -67,7 +68,9 @@ class StackedRNN(Hinted):
         _checks.check_count(self.features, "features", most=_checks.LONGEST)
         check_settings(self, "bidirectional", "locked", "per_gate", "per_step")
         ways = (False, True) if self.bidirectional else (False,)
-        self.layers = [[self._direction(reverse) for reverse in ways] for _ in range(self.num_layers)]
+        self.layers = [
+            [self._direction(reverse) for reverse in ways] for _ in range(self.num_layers)
+        ]
 
     def _direction(self, reverse: bool) -> RNN:
         return RNN(
@@ -91,7 +94,9 @@ class StackedRNN(Hinted):
         rates: Mapping[str, masks.Rate] | None = None,
         spec: PartitionSpec | None = None,
     ) -> Any:
-        """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a key."""
+        """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a
+        key.
+        """
         others, spec = in_call(rates), either(spec, self.spec)
         between = check_between(others.pop("dropout", self.dropout), self.num_layers)
         cell = self.layers[0][0].cell
@@ -102,7 +107,12 @@ class StackedRNN(Hinted):
         inputs = checked_inputs(inputs, cell)
 
         def direction(rnn: RNN) -> Layer:
-            def run(inputs: jax.Array, key: jax.Array | None, rates: Mapping[str, masks.Rate], carry: Carry | None) -> Any:
+            def run(
+                inputs: jax.Array,
+                key: jax.Array | None,
+                rates: Mapping[str, masks.Rate],
+                carry: Carry | None,
+            ) -> Any:
                 result = rnn(
                     inputs,
                     initial_carry=carry,

@@ -44,33 +44,40 @@ def stochastic(
     rng_collections: Sequence[str] = ("dropout",),
     mutable: Sequence[str] = (),
 ) -> Callable[..., Any]:
-    """A pure function `fn(key, *inputs, **kwargs)` of a trained model, in which dropout is random and nothing else is.
+    """A pure function `fn(key, *inputs, **kwargs)` of a trained model, in which dropout is random
+    and nothing else is.
 
         fn = jaxdrop.linen.stochastic(model, variables)
         keys = jaxdrop.mc.keys(jaxdrop.key(0), 100)
         samples = jaxdrop.mc.predict(lambda key: fn(key, x), keys)
 
-    The model stays as it is: the function settles for each layer what its constructor or its caller says otherwise, as in
-    `nn.Dropout(0.5, deterministic=True)`, `nn.BatchNorm(use_running_average=False)`, or `model(x, train=False)`.
+    The model stays as it is: the function settles for each layer what its constructor or its caller
+    says otherwise, as in `nn.Dropout(0.5, deterministic=True)`,
+    `nn.BatchNorm(use_running_average=False)`, or `model(x, train=False)`.
 
-    ===========  ===================================================================================================
-    on           the chosen layers among all of `jaxdrop.linen`, `nn.Dropout`, and the dropout in Flax's attention
+    ===========  ===================================================================================
+    on           the chosen layers among all of `jaxdrop.linen`, `nn.Dropout`, and the dropout in
+                 Flax's attention
     off          the other ones of these
-    evaluation   normalization: what has `use_running_average` uses its running statistics, `update_stats` is False
-    as it is     all else. Functions that the model calls itself, such as `jaxdrop.dropout(self.make_rng("dropout"),
-                 x, 0.5, deterministic=not train)`, get keys, and follow the model's arguments: `fn(key, x, train=True)`.
-                 A warning says if that would turn more of the model on
-    ===========  ===================================================================================================
+    evaluation   normalization: what has `use_running_average` uses its running statistics,
+                 `update_stats` is False
+    as it is     all else. Functions that the model calls itself, such as
+                 `jaxdrop.dropout(self.make_rng("dropout"), x, 0.5, deterministic=not train)`, get
+                 keys, and follow the model's arguments: `fn(key, x, train=True)`. A warning says if
+                 that would turn more of the model on
+    ===========  ===================================================================================
 
-    The same key gives the same output: that of `module.apply(variables, x, rngs={"dropout": key})` with dropout on. Each layer
-    has its own masks, also each one that is stacked by `nn.scan`. Run the function under `jax.jit`, and under `jax.vmap` for many
-    keys. Variables are not changed. Those of a large model are better not constants of the compiled program:
-    `jax.jit(lambda variables, key, x: jaxdrop.linen.stochastic(model, variables)(key, x))`.
+    The same key gives the same output: that of `module.apply(variables, x, rngs={"dropout": key})`
+    with dropout on. Each layer has its own masks, also each one that is stacked by `nn.scan`. Run
+    the function under `jax.jit`, and under `jax.vmap` for many keys. Variables are not changed.
+    Those of a large model are better not constants of the compiled program: `jax.jit(lambda
+    variables, key, x: jaxdrop.linen.stochastic(model, variables)(key, x))`.
 
     Args:
       module: any Linen module.
       variables: all its collections, such as `{"params": ..., "batch_stats": ...}`.
-      layers: which dropout layers are on, as in `jaxdrop.nnx.stochastic`. Layers that are stacked by `nn.scan` are one layer.
+      layers: which dropout layers are on, as in `jaxdrop.nnx.stochastic`. Layers that are stacked
+        by `nn.scan` are one layer.
       rate: in place of the rates of the layers that are on, as there.
       rates: the same by patterns of paths, as there.
       spec: inside `shard_map` and `pmap`, the layout of the layers' inputs, as there.
@@ -78,16 +85,18 @@ def stochastic(
       in_axes: with `shared_mask`, where the batch is in the inputs, as there.
       out_axes: with `shared_mask`, where it is in the outputs.
       method: what to call in place of `__call__`: a name, or a function of (module, *inputs).
-      rng_collections: the collections that the model's own code takes keys from; those of layers are found. `"dropout"` gets the
-        key itself, and others get keys that are derived from it.
-      mutable: collections that the call may change, such as the `"cache"` of a decoder. The function then returns
-        `(outputs, changed)`, as `apply` does. All others stay as they are.
+      rng_collections: the collections that the model's own code takes keys from; those of layers
+        are found. `"dropout"` gets the key itself, and others get keys that are derived from it.
+      mutable: collections that the call may change, such as the `"cache"` of a decoder. The
+        function then returns `(outputs, changed)`, as `apply` does. All others stay as they are.
 
     Returns:
-      The function. Its first call for each form of the inputs traces the model a few times more, to find its layers.
+      The function. Its first call for each form of the inputs traces the model a few times more, to
+      find its layers.
 
     Raises:
-      TypeError, ValueError: as `jaxdrop.nnx.stochastic`, but that all layers are found when the function is called.
+      TypeError, ValueError: as `jaxdrop.nnx.stochastic`, but that all layers are found when the
+        function is called.
       flax.errors.ModifyScopeVariableError: the model changes a collection that is not in `mutable`.
 
     Warns:
@@ -95,7 +104,9 @@ def stochastic(
     """
     if not isinstance(module, nn.Module):
         what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
-        raise TypeError(f"module must be a Linen module, got {what}. For NNX there is jaxdrop.nnx.stochastic.")
+        raise TypeError(
+            f"module must be a Linen module, got {what}. For NNX there is jaxdrop.nnx.stochastic."
+        )
     choice = Choice(layers)
     replacing = Overrides.checked(rate, rates, spec)
     calls.check_method(method, module)
@@ -125,7 +136,9 @@ class _Model:
     def name(self) -> str:
         return type(self.module).__name__
 
-    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Layer], set[str]]:
+    def layers(
+        self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Layer], set[str]]:
         seen = _Seen([], set())
         plan = Plan(frozenset(), frozenset())
         jax.eval_shape(lambda key: self._apply(plan, "outputs", seen, key, args, kwargs), key)
@@ -133,37 +146,59 @@ class _Model:
 
     def keys(self) -> list[str]:
         leaves = jax.tree_util.tree_leaves_with_path(self.variables)
-        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if planning.is_key(leaf)]
+        return [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, leaf in leaves
+            if planning.is_key(leaf)
+        ]
 
-    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
+    def run(
+        self,
+        plan: Plan,
+        key: jax.Array,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        probe: Probe = None,
+    ) -> Any:
         return self._apply(plan, probe, _Seen([], set()), key, args, kwargs)
 
     def _apply(
-        self, plan: Plan, probe: Probe, seen: _Seen, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        plan: Plan,
+        probe: Probe,
+        seen: _Seen,
+        key: jax.Array,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         mark = overrides.unknown() if probe else (tuple(sorted(plan.on)), self.overrides.token())
 
         # The arguments of the model go in two, for `apply` takes some names for itself.
         def call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            # nn.jit remembers what it has traced by the scope's flags, among other things, but not by who intercepts.
+            # nn.jit remembers what it has traced by the scope's flags, among other things, but not
+            # by who intercepts.
             module.scope.flags = module.scope.flags.copy({"jaxdrop.stochastic": mark})
             if not callable(self.method):
                 return getattr(module, self.method or "__call__")(*args, **kwargs)
             function = functools.partial(getattr(self.method, "__func__", self.method), module)
             seen.flags.update(calls.told_otherwise(function, None, args, kwargs))
-            args, kwargs = calls.told_to_drop(function, args, kwargs) if probe == "flags" else (args, kwargs)
+            args, kwargs = (
+                calls.told_to_drop(function, args, kwargs) if probe == "flags" else (args, kwargs)
+            )
             return function(*args, **kwargs)
 
         rngs = {name: _key(key, name) for name in self.rng_collections | plan.rng_collections}
         mutable = list(self.mutable) or False
         try:
             with nn.intercept_methods(self._interceptor(plan.on, probe, seen)):
-                return self.module.apply(self.variables, args, kwargs, rngs=rngs, method=call, mutable=mutable)
+                return self.module.apply(
+                    self.variables, args, kwargs, rngs=rngs, method=call, mutable=mutable
+                )
         except flax.errors.ModifyScopeVariableError as error:
             error.add_note(
-                "stochastic leaves variables as they are. Either\n"
-                "1. tell the model not to change them, as in fn(key, x, train=False) or decode=False;\n"
-                "2. have the changes returned: stochastic(..., mutable=['cache']) returns (outputs, changed)."
+                "stochastic leaves variables as they are. Either\n1. tell the model not to change"
+                " them, as in fn(key, x, train=False) or decode=False;\n2. have the changes"
+                " returned: stochastic(..., mutable=['cache']) returns (outputs, changed)."
             )
             raise
 
@@ -171,9 +206,13 @@ class _Model:
         """Settles each call of a layer, and adds it to `seen`."""
         others = calls.RUNNING_STATISTICS | (calls.TRAINING if probe == "flags" else {})
 
-        def intercept(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
+        def intercept(
+            call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any
+        ) -> Any:
             method = getattr(type(context.module), context.method_name, None)
-            if not callable(method) or (isinstance(context.module, _LAYERS) and context.method_name != "__call__"):
+            if not callable(method) or (
+                isinstance(context.module, _LAYERS) and context.method_name != "__call__"
+            ):
                 return call(*args, **kwargs)
             module, settings, change = context.module, others, None
             # A StackedRNN tells its layers what to do.
@@ -183,16 +222,22 @@ class _Model:
                 layer = self.choice.layer(path, module, change)
                 seen.layers.append(layer)
                 # Told to drop, the model may run layers that it does not run otherwise.
-                is_on = path in on or (probe == "flags" and layer.chosen and self.choice.layers != "last")
+                is_on = path in on or (
+                    probe == "flags" and layer.chosen and self.choice.layers != "last"
+                )
                 settings = calls.RUNNING_STATISTICS | {"deterministic": not is_on}
                 change = change if path in on else None
             elif isinstance(module, _LAYERS):
                 settings = calls.RUNNING_STATISTICS
             else:
-                seen.flags.update(calls.told_otherwise(functools.partial(method, module), module, args, kwargs))
+                seen.flags.update(
+                    calls.told_otherwise(functools.partial(method, module), module, args, kwargs)
+                )
             attributes, arguments = calls.settled(module, settings)
             if change and isinstance(module, nn.MultiHeadDotProductAttention):
-                attributes |= change.attention(path, module, nn.dot_product_attention, dot_product_attention)
+                attributes |= change.attention(
+                    path, module, nn.dot_product_attention, dot_product_attention
+                )
             elif change and isinstance(module, nn.Dropout):
                 attributes |= change.rates
             elif change:
@@ -214,15 +259,25 @@ def _flax_rate(layer: Any) -> str | None:
 
 
 def _dropout(
-    layer: nn.Dropout, change: Change, inputs: jax.Array, deterministic: bool | None = None, rng: jax.Array | None = None
+    layer: nn.Dropout,
+    change: Change,
+    inputs: jax.Array,
+    deterministic: bool | None = None,
+    rng: jax.Array | None = None,
 ) -> jax.Array:
-    """A call of Flax's layer, on, with the same mask: Flax's compares its rate, and has no layout."""
+    """A call of Flax's layer, on, with the same mask: Flax's compares its rate, and has no
+    layout.
+    """
     key = layer.make_rng(layer.rng_collection) if rng is None else rng
-    return elements.dropout(key, inputs, layer.rate, broadcast_dims=layer.broadcast_dims, spec=change.spec)
+    return elements.dropout(
+        key, inputs, layer.rate, broadcast_dims=layer.broadcast_dims, spec=change.spec
+    )
 
 
 def _key(key: jax.Array, collection: str) -> jax.Array:
-    return key if collection == "dropout" else jax.random.fold_in(key, zlib.crc32(collection.encode()))
+    return (
+        key if collection == "dropout" else jax.random.fold_in(key, zlib.crc32(collection.encode()))
+    )
 
 
 @contextlib.contextmanager

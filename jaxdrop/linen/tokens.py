@@ -15,7 +15,8 @@ from jaxdrop.linen._base import Stochastic
 
 
 class TokenDropout(Stochastic):
-    """`jaxdrop.token_dropout` as a Linen module: fewer tokens (patches) go on. timm's is `PatchDropoutWithIndices`.
+    """`jaxdrop.token_dropout` as a Linen module: fewer tokens (patches) go on. timm's is
+    `PatchDropoutWithIndices`.
 
     Attributes:
       rate: the probability of dropping, a number in [0, 1).
@@ -46,7 +47,8 @@ class TokenDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Drops tokens of `inputs`, shape (..., tokens, features). Args: as `jaxdrop.linen.Dropout`.
+        """Drops tokens of `inputs`, shape (..., tokens, features). Args: as
+        `jaxdrop.linen.Dropout`.
 
         Returns:
           The kept tokens and their indices.
@@ -93,11 +95,17 @@ class LabelDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops labels, those of `force_drop` if it is given. Other Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops labels, those of `force_drop` if it is given. Other Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         if force_drop is not None:
-            return tokens.label_dropout(None, labels, self.rate, null_id=self.null_id, force_drop=force_drop)
+            return tokens.label_dropout(
+                None, labels, self.rate, null_id=self.null_id, force_drop=force_drop
+            )
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
-        return tokens.label_dropout(key, labels, rate, null_id=self.null_id, deterministic=off, spec=spec)
+        return tokens.label_dropout(
+            key, labels, rate, null_id=self.null_id, deterministic=off, spec=spec
+        )
 
 
 class ModalityDropout(Stochastic):
@@ -134,8 +142,17 @@ class ModalityDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> Arrays:
-        """Drops some of `arrays`, two or more in a pytree. Args and Returns: as `jaxdrop.linen.Dropout`."""
+        """Drops some of `arrays`, two or more in a pytree. Args and Returns: as
+        `jaxdrop.linen.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return tokens.modality_dropout(
-            key, arrays, rate, rule=self.rule, weights=self.weights, per=self.per, deterministic=off, spec=spec
+            key,
+            arrays,
+            rate,
+            rule=self.rule,
+            weights=self.weights,
+            per=self.per,
+            deterministic=off,
+            spec=spec,
         )

@@ -20,7 +20,8 @@ from jaxdrop.linen._dense import BIAS_INIT, KERNEL_INIT, Dense
 
 
 class DropConnect(Dense):
-    """A dense layer `x (m * kernel) / (1 - rate) + bias`: `jaxdrop.drop_connect` with the parameters of `flax.linen.Dense`.
+    """A dense layer `x (m * kernel) / (1 - rate) + bias`: `jaxdrop.drop_connect` with the
+    parameters of `flax.linen.Dense`.
 
     The bias is not dropped. Parameters are cast to the dtype of the input.
 
@@ -28,16 +29,19 @@ class DropConnect(Dense):
       features: the length of the output's last axis.
       rate: the probability of dropping a weight, a number in [0, 1].
       per_example: whether each row of the input has a mask of its own.
-      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it, as in the paper.
-      gaussian: whether to draw from the moment-matched normal law instead, as `jaxdrop.drop_connect_gaussian`: the paper's
-        inference.
+      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it,
+        as in the paper.
+      gaussian: whether to draw from the moment-matched normal law instead, as
+        `jaxdrop.drop_connect_gaussian`: the paper's inference.
       use_bias: whether there is a bias.
       param_dtype: of the parameters.
       kernel_init: initializes the kernel.
       bias_init: initializes the bias.
-      deterministic: if True, the mean weights are used. To be given here or in the call, not in both.
+      deterministic: if True, the mean weights are used. To be given here or in the call, not in
+        both.
       rng_collection: the name of the collection that keys are made from.
-      spec: inside `shard_map` and `pmap`, the layout of the whole mask (of the whole output if `gaussian`).
+      spec: inside `shard_map` and `pmap`, the layout of the whole mask (of the whole output if
+        `gaussian`).
     """
 
     features: int
@@ -70,11 +74,15 @@ class DropConnect(Dense):
             connect = functools.partial(weights.drop_connect, per_example=self.per_example)
         inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
-        return self._shifted(connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec))
+        return self._shifted(
+            connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec)
+        )
 
 
 class _Wrapper(Stochastic):
-    """Runs a module with some of its weights dropped. Subclasses declare the fields `module` and `match` too, and `_drop`."""
+    """Runs a module with some of its weights dropped. Subclasses declare the fields `module` and
+    `match` too, and `_drop`.
+    """
 
     @nn.compact
     def __call__(
@@ -86,7 +94,9 @@ class _Wrapper(Stochastic):
         spec: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Calls the module with `args` and `kwargs`. The named arguments are this wrapper's, as in `jaxdrop.linen.Dropout`."""
+        """Calls the module with `args` and `kwargs`. The named arguments are this wrapper's, as in
+        `jaxdrop.linen.Dropout`.
+        """
         check_module(self.module, "module")
         if self.is_initializing():  # there is nothing to drop yet
             return self.module(*args, **kwargs)
@@ -94,14 +104,19 @@ class _Wrapper(Stochastic):
 
         def drop(variables: Any) -> Any:
             params = variables["params"]
-            dropped = weights.weight_drop(key, params, rate, match=self.match, drop=self._drop(), deterministic=off, spec=spec)
+            dropped = weights.weight_drop(
+                key, params, rate, match=self.match, drop=self._drop(), deterministic=off, spec=spec
+            )
             return {"params": dropped}
 
-        return nn.map_variables(lambda module: module(*args, **kwargs), "params", trans_in_fn=drop)(self.module)
+        return nn.map_variables(lambda module: module(*args, **kwargs), "params", trans_in_fn=drop)(
+            self.module
+        )
 
 
 class WeightDrop(_Wrapper):
-    """Runs a module with some of its weights dropped: `jaxdrop.weight_drop` over the module's `params`.
+    """Runs a module with some of its weights dropped: `jaxdrop.weight_drop` over the module's
+    `params`.
 
         rnn = WeightDrop(nn.RNN(nn.OptimizedLSTMCell(64)), 0.5, match=r"h[ifgo]/kernel$")
 
@@ -110,12 +125,13 @@ class WeightDrop(_Wrapper):
     Attributes:
       module: any Linen module.
       rate: the probability of dropping, a number in [0, 1].
-      match: which parameters: a regular expression that is searched for in names such as `cell/hi/kernel`, or a function of a
-        path of `jax.tree_util` keys.
+      match: which parameters: a regular expression that is searched for in names such as
+        `cell/hi/kernel`, or a function of a path of `jax.tree_util` keys.
       drop: what is done to a parameter, `drop(key, w, rate, spec=...)`.
       deterministic: if True, nothing is dropped. To be given here or in the call, not in both.
       rng_collection: the name of the collection that keys are made from.
-      spec: inside `shard_map` and `pmap`, the layout of the whole parameters, as in `jaxdrop.weight_drop`.
+      spec: inside `shard_map` and `pmap`, the layout of the whole parameters, as in
+        `jaxdrop.weight_drop`.
     """
 
     module: nn.Module
@@ -131,7 +147,8 @@ class WeightDrop(_Wrapper):
 
 
 class QuantNoise(_Wrapper):
-    """Runs a module with quantization noise on its weights: `jaxdrop.quant_noise` over the chosen `params`.
+    """Runs a module with quantization noise on its weights: `jaxdrop.quant_noise` over the chosen
+    `params`.
 
     Attributes:
       module: any Linen module.

@@ -1,11 +1,12 @@
-"""Monte Carlo dropout: keys for many samples, running a function over them, and what the samples say.
+"""Monte Carlo dropout: keys for many samples, running a function over them, and what the samples
+say.
 
     keys = jaxdrop.mc.keys(jaxdrop.key(0), 100)
     logits = jaxdrop.mc.predict(lambda key: model(x, rngs=key), keys)
     summary = jaxdrop.mc.classification(logits=logits)
 
-Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning", ICML 2016,
-arXiv:1506.02142.
+Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
+learning", ICML 2016, arXiv:1506.02142.
 """
 
 from jaxdrop.mc import acquisition, metrics, plots
@@ -16,7 +17,14 @@ from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
 from jaxdrop.mc._results import DatasetResults, open_results
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
 from jaxdrop.mc.calibration import FittedTemperature, fit_temperature
-from jaxdrop.mc.choosing import FittedRate, FittedTau, fit_rate, fit_tau, tau_from_weight_decay, weight_decay_from_tau
+from jaxdrop.mc.choosing import (
+    FittedRate,
+    FittedTau,
+    fit_rate,
+    fit_tau,
+    tau_from_weight_decay,
+    weight_decay_from_tau,
+)
 from jaxdrop.mc.datasets import predict_dataset
 from jaxdrop.mc.running import Reached, moments, until
 from jaxdrop.mc.sampling import keys, predict

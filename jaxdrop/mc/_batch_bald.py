@@ -24,7 +24,9 @@ class Batch(NamedTuple):
     indices: jax.Array
     """Which inputs, in the order of choice, shape (num,)."""
     scores: jax.Array
-    """What each adds to those before it, in nats, shape (num,). Their sum is the score of the batch."""
+    """What each adds to those before it, in nats, shape (num,). Their sum is the score of the
+    batch.
+    """
 
 
 @_checks.hinted
@@ -36,11 +38,13 @@ def batch_bald(
     probs: _inputs.ArrayLike | None = None,
     max_configurations: int = 10_000,
 ) -> Batch:
-    """BatchBALD: inputs whose labels together say most of the weights, `I(y_1, ..., y_num; w)`, chosen greedily.
+    """BatchBALD: inputs whose labels together say most of the weights, `I(y_1, ..., y_num; w)`,
+    chosen greedily.
 
-    Each next one has the largest `I(y; w | y_1, ..., y_t) = E H[y | y_1, ..., y_t] - 1/S sum_s H[p_s]`. The expectation is over
-    the `C^t` configurations of labels already chosen: exact up to `max_configurations` of them, and over as many that are drawn
-    from their joint distribution beyond. If exact, the batch scores at least 1 - 1/e of what the best one does. S samples cannot
+    Each next one has the largest `I(y; w | y_1, ..., y_t) = E H[y | y_1, ..., y_t] - 1/S sum_s
+    H[p_s]`. The expectation is over the `C^t` configurations of labels already chosen: exact up to
+    `max_configurations` of them, and over as many that are drawn from their joint distribution
+    beyond. If exact, the batch scores at least 1 - 1/e of what the best one does. S samples cannot
     tell more than log S nats.
 
     Args:
@@ -48,7 +52,8 @@ def batch_bald(
       num: how many inputs to choose.
       logits: shape (S, N, C), under the same weights for all inputs: with masks that they share.
       probs: in their place, probabilities.
-      max_configurations: how many configurations of labels to look at. Time and memory grow with it.
+      max_configurations: how many configurations of labels to look at. Time and memory grow with
+        it.
 
     Returns:
       A `Batch`.
@@ -58,8 +63,8 @@ def batch_bald(
       ValueError: `num` is not in [1, N], or a key is needed and there is none.
 
     References:
-      Kirsch, van Amersfoort & Gal, "BatchBALD: efficient and diverse batch acquisition for deep Bayesian active learning",
-      NeurIPS 2019, arXiv:1906.08158.
+      Kirsch, van Amersfoort & Gal, "BatchBALD: efficient and diverse batch acquisition for deep
+      Bayesian active learning", NeurIPS 2019, arXiv:1906.08158.
     """
     given, are_logits = _pool.checked("batch_bald", logits, probs)
     count = _pool.number("num", num, given.shape[1])
@@ -67,27 +72,34 @@ def batch_bald(
     classes = given.shape[-1]
     if key is None and classes ** (count - 1) > most:
         raise ValueError(
-            f"batch_bald looks at {classes}^{count - 1} configurations of labels, more than max_configurations={most}."
-            " Pass a key, and it draws some of them."
+            f"batch_bald looks at {classes}^{count - 1} configurations of labels, more than"
+            f" max_configurations={most}. Pass a key, and it draws some of them."
         )
     key = None if key is None else random.checked(key, "batch_bald")
     return _batch_bald(given, key, num=count, are_logits=are_logits, most=most)
 
 
 @reduction("batch_bald")
-def _batch_bald(given: jax.Array, key: jax.Array | None, *, num: int, are_logits: bool, most: int) -> Batch:
+def _batch_bald(
+    given: jax.Array, key: jax.Array | None, *, num: int, are_logits: bool, most: int
+) -> Batch:
     summary = _classification.summarize(given, are_logits=are_logits)
     log_probs = jnp.maximum(_classification.log_probabilities(given, are_logits), _LEAST)
     num_samples, num_inputs, num_classes = given.shape
     by_input = jnp.moveaxis(jnp.exp(log_probs), 1, 0)
     free = jnp.zeros(num_inputs, given.dtype)
 
-    def choose(free: jax.Array, log_joint: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def choose(
+        free: jax.Array, log_joint: jax.Array, share: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The best of the free inputs, what it adds, and which are free then.
 
-        `log_joint` holds `log p_s(configuration)`, shape (S, K), and `share` the weight of each configuration, shape (K,).
+        `log_joint` holds `log p_s(configuration)`, shape (S, K), and `share` the weight of each
+        configuration, shape (K,).
         """
-        weights = jax.nn.softmax(log_joint, axis=0)  # of the samples, given the labels of a configuration
+        weights = jax.nn.softmax(
+            log_joint, axis=0
+        )  # of the samples, given the labels of a configuration
 
         def conditional_entropy(probs: jax.Array) -> jax.Array:
             mixed = jnp.einsum("sk,sc->kc", weights, probs, precision="highest")
@@ -107,18 +119,26 @@ def _batch_bald(given: jax.Array, key: jax.Array | None, *, num: int, are_logits
         best, score, free = choose(free, log_joint, share)
         chosen.append(best)
         scores.append(score)
-        log_joint = jnp.reshape(log_joint[:, :, None] + log_probs[:, best][:, None, :], (num_samples, -1))
+        log_joint = jnp.reshape(
+            log_joint[:, :, None] + log_probs[:, best][:, None, :], (num_samples, -1)
+        )
     indices, found = jnp.stack(chosen), jnp.stack(scores)
     if len(chosen) == num:
         return Batch(indices, found)
 
     assert key is not None
-    source = np.arange(-(-most // num_samples) * num_samples) % num_samples  # the sample that a configuration is drawn from
+    source = (
+        np.arange(-(-most // num_samples) * num_samples) % num_samples
+    )  # the sample that a configuration is drawn from
     share = jnp.full(len(source), 1 / len(source), given.dtype)
 
     def label(log_joint: jax.Array, step: jax.Array | int, best: jax.Array) -> jax.Array:
-        """The joint with the label of one more input, drawn from the sample of each configuration."""
-        uniform = random.uniform(random.bits(jax.random.fold_in(key, step), source.shape)).astype(given.dtype)
+        """The joint with the label of one more input, drawn from the sample of each
+        configuration.
+        """
+        uniform = random.uniform(random.bits(jax.random.fold_in(key, step), source.shape)).astype(
+            given.dtype
+        )
         below = jnp.exp(log_probs[source, best]).cumsum(-1)
         drawn = (below <= (uniform * below[:, -1])[:, None]).sum(-1)
         return log_joint + log_probs[:, best, jnp.minimum(drawn, num_classes - 1)]

@@ -14,7 +14,8 @@ def check_function(caller: str, fn: Any, form: str) -> None:
     """Checks that `fn` can be called at all. `form` is the caller's arguments, for the message."""
     if not callable(fn):
         raise TypeError(
-            f"fn must be a function of a key, got {_checks.quoted(fn)}. The order of the arguments is {caller}({form})."
+            f"fn must be a function of a key, got {_checks.quoted(fn)}. The order of the arguments"
+            f" is {caller}({form})."
         )
 
 
@@ -22,7 +23,8 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
     """`fn`, if it can be called with a key and so many inputs. Its errors say who called it so."""
     call = f"fn({', '.join(['key'] + ['input'] * num_inputs)})"
     advice = (
-        " A model becomes such a function by jaxdrop.nnx.stochastic(model), or by jaxdrop.linen.stochastic(model, variables)."
+        " A model becomes such a function by jaxdrop.nnx.stochastic(model), or by"
+        " jaxdrop.linen.stochastic(model, variables)."
         if num_inputs
         else f" Close over the inputs: {caller}(lambda key: model(x, rngs=key), ...)."
     )
@@ -35,7 +37,9 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
         if signature is not None:
             signature.bind(*[None] * (num_inputs + 1))
     except TypeError as error:
-        raise TypeError(f"{caller} calls {call}, but fn is {name}{signature}: {error}.{advice}") from None
+        raise TypeError(
+            f"{caller} calls {call}, but fn is {name}{signature}: {error}.{advice}"
+        ) from None
 
     @functools.wraps(fn, updated=())
     def called(*args: Any) -> Any:
@@ -43,7 +47,9 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
             return fn(*args)
         except Exception as error:
             if _is_model(fn):
-                raise TypeError(f"{caller} calls {call}, but fn is a model, {name}.{advice}") from error
+                raise TypeError(
+                    f"{caller} calls {call}, but fn is a model, {name}.{advice}"
+                ) from error
             if isinstance(error, TypeError):
                 error.add_note(f"({caller} calls {call}.)")
             raise
@@ -53,7 +59,10 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
 
 def _is_model(fn: Any) -> bool:
     """Whether it is a module of Flax."""
-    return any(base.__name__ == "Module" and base.__module__.partition(".")[0] == "flax" for base in type(fn).__mro__)
+    return any(
+        base.__name__ == "Module" and base.__module__.partition(".")[0] == "flax"
+        for base in type(fn).__mro__
+    )
 
 
 def check_keys(keys: Any) -> int:
@@ -62,7 +71,8 @@ def check_keys(keys: Any) -> int:
     if not is_key or keys.ndim != 1:
         hint = ", which is one key: pass mc.keys(key, 100)" if is_key and not keys.ndim else ""
         raise ValueError(
-            f"keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got {_checks.quoted(keys)}{hint}"
+            "keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got"
+            f" {_checks.quoted(keys)}{hint}"
         )
     if not keys.shape[0]:
         raise ValueError("keys is empty: there must be at least one sample")

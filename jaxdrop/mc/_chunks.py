@@ -1,6 +1,7 @@
 """Keys in chunks, and the outputs of the chunks in the order of the keys.
 
-A chunk takes keys at equal distances, so that where the keys are divided among devices each device has its share of every chunk.
+A chunk takes keys at equal distances, so that where the keys are divided among devices each device
+has its share of every chunk.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ def divide(keys: jax.Array, size: int) -> Chunks:
 
 
 def join(left: Any | None, whole: Any) -> Any:
-    """The outputs for all keys, from those for `Chunks.left`, if there are any, and for `Chunks.whole`."""
+    """The outputs for all keys, from those for `Chunks.left`, if there are any, and for
+    `Chunks.whole`.
+    """
 
     def in_order(x: jax.Array) -> jax.Array:
         return x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
     ordered = jax.tree.map(in_order, whole)
-    return ordered if left is None else jax.tree.map(lambda *parts: jnp.concatenate(parts), left, ordered)
+    return (
+        ordered
+        if left is None
+        else jax.tree.map(lambda *parts: jnp.concatenate(parts), left, ordered)
+    )

@@ -19,10 +19,12 @@ from jaxdrop.mc import _describe, _groups, _inputs, _merging
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Classification(_groups.Grouped):
-    """A classifier's prediction from S samples `p_s` of its C probabilities, and how uncertain it is, in nats.
+    """A classifier's prediction from S samples `p_s` of its C probabilities, and how uncertain it
+    is, in nats.
 
-    `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch. A binary output is one of two classes, "no"
-    and "yes": C = 2, and `probability` is that of the second one. An input with a sample that is NaN has NaN in all.
+    `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch. A binary output
+    is one of two classes, "no" and "yes": C = 2, and `probability` is that of the second one. An
+    input with a sample that is NaN has NaN in all.
     """
 
     num_samples: jax.Array
@@ -32,17 +34,24 @@ class Classification(_groups.Grouped):
     variance: jax.Array
     """The variance of `p_s` over the samples (of the population: divided by S), shape (..., C)."""
     votes: jax.Array
-    """The number of samples in which each class is the most probable, the first one of equals; integers, shape (..., C)."""
+    """The number of samples in which each class is the most probable, the first one of equals;
+    integers, shape (..., C).
+    """
     expected_entropy: jax.Array
     """`1/S sum_s H[p_s]`: what remains when the weights are known (aleatoric), shape (...)."""
     mutual_information: jax.Array
-    """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...); at least 0."""
+    """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...);
+    at least 0.
+    """
     mean_residual: jax.Array
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge without loss."""
+    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
+    without loss.
+    """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
     group_variance: jax.Array | None = None
-    """The variance of the groups' means of `p_s`, shape (..., C); None if each sample is a group."""
+    """The variance of the groups' means of `p_s`, shape (..., C); None if each sample is a group.
+    """
 
     @property
     def mean(self) -> jax.Array:
@@ -58,13 +67,16 @@ class Classification(_groups.Grouped):
         """
         if self.log_mean.shape[-1] != 2:
             raise ValueError(
-                f"probability is that of the second of two classes, but there are {self.log_mean.shape[-1]}: see mean"
+                "probability is that of the second of two classes, but there are"
+                f" {self.log_mean.shape[-1]}: see mean"
             )
         return self.mean[..., 1]
 
     @property
     def std(self) -> jax.Array:
-        """The standard deviation of `p_s` over the samples, the root of `variance`, shape (..., C)."""
+        """The standard deviation of `p_s` over the samples, the root of `variance`, shape (...,
+        C).
+        """
         return jnp.sqrt(self.variance)
 
     @property
@@ -85,7 +97,9 @@ class Classification(_groups.Grouped):
 
     @property
     def disagreement(self) -> jax.Array:
-        """The probability that two different samples vote for different classes, shape (...); NaN if there is one sample."""
+        """The probability that two different samples vote for different classes, shape (...); NaN
+        if there is one sample.
+        """
         votes = self.votes.astype(self.variance.dtype)
         agreeing = (votes * (votes - 1)).sum(-1)
         count = self._count(agreeing)
@@ -95,8 +109,8 @@ class Classification(_groups.Grouped):
     def merge(self, other: Classification) -> Classification:
         """The summary of these samples and of `other` ones of the same inputs, together.
 
-        Exact up to rounding, so that samples may be summarized in groups. With shares `a` and `b` of the samples, the mutual
-        information is `a I_a + b I_b + a KL(p_a || p) + b KL(p_b || p)`.
+        Exact up to rounding, so that samples may be summarized in groups. With shares `a` and `b`
+        of the samples, the mutual information is `a I_a + b I_b + a KL(p_a || p) + b KL(p_b || p)`.
 
         Raises:
           TypeError: `other` is not a `Classification`.
@@ -123,7 +137,10 @@ class Classification(_groups.Grouped):
         return f"batch {tuple(batch)}, {classes} classes" if batch else f"{classes} classes"
 
     def _told(self) -> dict[str, Any]:
-        expected, information = _describe.known(self.expected_entropy), _describe.known(self.mutual_information)
+        expected, information = (
+            _describe.known(self.expected_entropy),
+            _describe.known(self.mutual_information),
+        )
         return {"entropy": expected + information, "mutual information": information}
 
 
@@ -135,40 +152,50 @@ def classification(
     binary: bool | None = None,
     groups: int | None = None,
 ) -> Classification:
-    """Predictive probabilities and their uncertainty, from the logits or the probabilities of S samples.
+    """Predictive probabilities and their uncertainty, from the logits or the probabilities of S
+    samples.
 
-    With `p_s = softmax(logits_s)` and `p = 1/S sum_s p_s`: the predictive entropy `H[p]`, the expected entropy
-    `1/S sum_s H[p_s]`, and the mutual information between prediction and weights, their difference. The difference is formed as
-    `1/S sum_s KL(p_s || p)`, which keeps its digits where the samples agree.
+    With `p_s = softmax(logits_s)` and `p = 1/S sum_s p_s`: the predictive entropy `H[p]`, the
+    expected entropy `1/S sum_s H[p_s]`, and the mutual information between prediction and weights,
+    their difference. The difference is formed as `1/S sum_s KL(p_s || p)`, which keeps its digits
+    where the samples agree.
 
         keys = mc.keys(key, 100, groups=5)
         summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys), groups=5)
 
-    Binary and multi-label outputs, from sigmoids, have one number for each of "..." in place of C; with `binary=True` each of
-    them is a classification of its own, of the two classes "no" and "yes".
+    Binary and multi-label outputs, from sigmoids, have one number for each of "..." in place of C;
+    with `binary=True` each of them is a classification of its own, of the two classes "no" and
+    "yes".
 
     Args:
-      logits: shape (S, ..., C), unnormalized log-probabilities: samples first, classes last. A logit of -inf rules a class out.
+      logits: shape (S, ..., C), unnormalized log-probabilities: samples first, classes last. A
+        logit of -inf rules a class out.
       probs: in their place, probabilities of the same shape.
-      binary: True for outputs of shape (S, ...), such as (S, N), or (S, N, L) for L labels: logits of "yes", or its
-        probabilities. False for classes along the last axis; to be said for two axes, (S, C), which could be either.
-      groups: how many groups of samples, equal in size and one after the other, are independent of each other: that of
-        `mc.keys(key, S, groups=groups)`. By default, each sample. It matters for `standard_error` only.
+      binary: True for outputs of shape (S, ...), such as (S, N), or (S, N, L) for L labels: logits
+        of "yes", or its probabilities. False for classes along the last axis; to be said for two
+        axes, (S, C), which could be either.
+      groups: how many groups of samples, equal in size and one after the other, are independent of
+        each other: that of `mc.keys(key, S, groups=groups)`. By default, each sample. It matters
+        for `standard_error` only.
 
     Returns:
       A `Classification`, of arrays of shape (...) and (..., C).
 
     Raises:
       TypeError: both or neither are given, or they are not real floating numbers.
-      ValueError: no samples, one class, two axes without `binary`, `probs` that are negative or do not sum to 1 (under `jit`,
-        where values are not known, what they belong to becomes NaN), or `groups` that do not divide the samples.
+      ValueError: no samples, one class, two axes without `binary`, `probs` that are negative or do
+        not sum to 1 (under `jit`, where values are not known, what they belong to becomes NaN), or
+        `groups` that do not divide the samples.
 
     References:
-      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and preference learning", 2011,
-      arXiv:1112.5745. Gal, "Uncertainty in deep learning", PhD thesis, Cambridge, 2016, section 3.3.
+      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and
+      preference learning", 2011, arXiv:1112.5745. Gal, "Uncertainty in deep learning", PhD thesis,
+      Cambridge, 2016, section 3.3.
     """
     given, are_logits = checked("classification", logits, probs, binary)
-    return summarize(given, are_logits=are_logits, groups=_groups.check_optional(groups, given.shape[0]))
+    return summarize(
+        given, are_logits=are_logits, groups=_groups.check_optional(groups, given.shape[0])
+    )
 
 
 @kernel("classification", checkpoint=False)
@@ -203,7 +230,9 @@ def _merge(first: Classification, second: Classification) -> Classification:
     log_mean = logsumexp(parts + jnp.log(_merging.along(weights, parts)), axis=0)
     divergence = _divergence(parts, log_mean)
     gap = (second.mean - first.mean) + (second.mean_residual - first.mean_residual)
-    residual = (first.mean - jnp.exp(_unfloor(log_mean))) + (first.mean_residual + _merging.along(shares.second, gap) * gap)
+    residual = (first.mean - jnp.exp(_unfloor(log_mean))) + (
+        first.mean_residual + _merging.along(shares.second, gap) * gap
+    )
     num_groups, group_variance = _groups.merge(shares, first, second, gap)
     return Classification(
         num_samples=first.num_samples + second.num_samples,
@@ -211,7 +240,8 @@ def _merge(first: Classification, second: Classification) -> Classification:
         variance=shares.variance(first.variance, second.variance, gap),
         votes=first.votes + second.votes,
         expected_entropy=shares.mean(first.expected_entropy, second.expected_entropy),
-        mutual_information=shares.mean(first.mutual_information, second.mutual_information) + shares.mean(*divergence),
+        mutual_information=shares.mean(first.mutual_information, second.mutual_information)
+        + shares.mean(*divergence),
         mean_residual=residual,
         num_groups=num_groups,
         group_variance=group_variance,
@@ -219,14 +249,17 @@ def _merge(first: Classification, second: Classification) -> Classification:
 
 
 def checked(
-    caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None, binary: bool | None = False
+    caller: str,
+    logits: _inputs.ArrayLike | None,
+    probs: _inputs.ArrayLike | None,
+    binary: bool | None = False,
 ) -> tuple[jax.Array, bool]:
     """The samples of shape (S, ..., C) that were given, and whether they are logits."""
     if (logits is None) == (probs is None):
         given = "neither" if logits is None else "both"
         raise TypeError(
-            f"{caller} takes either logits=... or probs=..., got {given}. Say which of the two the model returns: they are not"
-            " told apart by their values."
+            f"{caller} takes either logits=... or probs=..., got {given}. Say which of the two the"
+            " model returns: they are not told apart by their values."
         )
     if not (binary is None or isinstance(binary, (bool, np.bool_))):
         raise TypeError(f"binary must be True, False or None, got {binary!r}")
@@ -250,19 +283,23 @@ def checked(
 def _check_classes(name: str, shape: tuple[int, ...], binary: bool | None) -> None:
     if shape[-1] < 2:
         raise ValueError(
-            f"{name} of shape {shape} have {'one' if shape[-1] else 'no'} class, which is certain whatever they are. For the"
-            " output of a sigmoid, pass binary=True to mc.classification; elsewhere pass both classes, logits"
-            " jnp.concatenate([0 * z, z], axis=-1)."
+            f"{name} of shape {shape} have {'one' if shape[-1] else 'no'} class, which is certain"
+            " whatever they are. For the output of a sigmoid, pass binary=True to"
+            " mc.classification; elsewhere pass both classes, logits jnp.concatenate([0 * z, z],"
+            " axis=-1)."
         )
     if len(shape) == 2 and binary is None:
         raise ValueError(
-            f"{name} of shape {shape} could be {shape[1]} classes of one input, or outputs of a sigmoid for {shape[1]} inputs."
-            " Pass binary=False for the former, and binary=True for the latter."
+            f"{name} of shape {shape} could be {shape[1]} classes of one input, or outputs of a"
+            f" sigmoid for {shape[1]} inputs. Pass binary=False for the former, and binary=True for"
+            " the latter."
         )
 
 
 def log_probabilities(given: jax.Array, are_logits: bool) -> jax.Array:
-    """The logarithms of the probabilities, -inf where a class is ruled out. Gradients are finite there too."""
+    """The logarithms of the probabilities, -inf where a class is ruled out. Gradients are finite
+    there too.
+    """
     if are_logits:
         return jax.nn.log_softmax(given, axis=-1)
     given = _inputs.probable(given)
@@ -283,7 +320,8 @@ def _divergence(log_parts: jax.Array, log_mean: jax.Array) -> jax.Array:
 
 
 def divergence_terms(ratio: jax.Array, possible: jax.Array) -> jax.Array:
-    """`f(r) = r exp(r) - exp(r) + 1` of `r = log(p / q)`, and 1 where p is not possible: `KL(p || q) = sum q f`.
+    """`f(r) = r exp(r) - exp(r) + 1` of `r = log(p / q)`, and 1 where p is not possible: `KL(p ||
+    q) = sum q f`.
 
     It is 0 at 0 and positive elsewhere: no large terms cancel.
     """

@@ -29,7 +29,9 @@ def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, A
     try:
         parts = [_samples(summary), shape()]
     except (AttributeError, IndexError, TypeError):  # fields that are no arrays have no shapes
-        kinds = dict.fromkeys(type(getattr(summary, x.name)).__name__ for x in dataclasses.fields(summary))
+        kinds = dict.fromkeys(
+            type(getattr(summary, x.name)).__name__ for x in dataclasses.fields(summary)
+        )
         return f"{name}(fields of {', '.join(kinds)})"
     try:
         with np.errstate(all="ignore"):

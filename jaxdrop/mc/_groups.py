@@ -37,8 +37,8 @@ def check(groups: int, num: int) -> int:
     count = _checks.check_count(groups, "groups")
     if num % count:
         raise ValueError(
-            f"groups={count} must divide the number of samples, {num}: groups are equal in size, one"
-            " after the other, as mc.keys(key, num_samples, groups=groups) draws them"
+            f"groups={count} must divide the number of samples, {num}: groups are equal in size,"
+            " one after the other, as mc.keys(key, num_samples, groups=groups) draws them"
         )
     return count
 
@@ -70,7 +70,9 @@ def of(apart: jax.Array, groups: int) -> Groups:
 def _means(apart: jax.Array, groups: int) -> jax.Array:
     size = apart.shape[0] // groups
     spec = jax.typeof(apart).sharding.spec
-    if len(spec) and spec[0] is not None:  # an axis that is divided explicitly cannot be cut elsewhere
+    if (
+        len(spec) and spec[0] is not None
+    ):  # an axis that is divided explicitly cannot be cut elsewhere
         member = np.arange(groups)[:, None] == np.arange(apart.shape[0]) // size
         weights = jnp.asarray(member / size, apart.dtype)
         return (_merging.along(weights, apart[None]) * apart[None]).sum(1)
@@ -86,12 +88,14 @@ class Grouped:
 
     @property
     def standard_error(self) -> Any:
-        """The standard error of `mean`, of its shape: `sqrt(sum_r n_r (m_r - m)^2 / (S (R - 1)))` from R groups of samples.
+        """The standard error of `mean`, of its shape: `sqrt(sum_r n_r (m_r - m)^2 / (S (R - 1)))`
+        from R groups of samples.
 
-        NaN if there is one group. From few groups it is an estimate, right to some `1 / sqrt(2 (R - 1))` of itself: 35 % from
-        five, 24 % from ten. Without groups each sample counts as one, and this is `sqrt(variance / (S - 1))`: right for
-        independent samples. Stratified and antithetic samples depend on each other so that the mean varies less: for them it
-        is up to three times too large, unless `groups` is said.
+        NaN if there is one group. From few groups it is an estimate, right to some `1 / sqrt(2 (R -
+        1))` of itself: 35 % from five, 24 % from ten. Without groups each sample counts as one, and
+        this is `sqrt(variance / (S - 1))`: right for independent samples. Stratified and antithetic
+        samples depend on each other so that the mean varies less: for them it is up to three times
+        too large, unless `groups` is said.
         """
         groups = self._groups()
 
@@ -102,7 +106,9 @@ class Grouped:
         return jax.tree.map(one, groups.variance)
 
     def as_one_group(self) -> Self:
-        """The same summary, whose samples count as one group, such as one stratified set. Merged with others it has an error."""
+        """The same summary, whose samples count as one group, such as one stratified set. Merged
+        with others it has an error.
+        """
         none = jax.tree.map(jnp.zeros_like, self._spread())
         return self._with(Groups(jnp.ones_like(self.num_samples), none))
 
@@ -122,14 +128,22 @@ class Grouped:
 def alike(summary: T, other: Any) -> tuple[T, T]:
     """Two summaries that are checked for merging; both have groups if one has."""
     first, second = summary, other
-    if isinstance(other, type(summary)) and (summary.num_groups is None) != (other.num_groups is None):
+    if isinstance(other, type(summary)) and (summary.num_groups is None) != (
+        other.num_groups is None
+    ):
         first, second = (each._with(each._groups()) for each in (summary, other))
     _merging.check(first, second)
     return first, second
 
 
-def merge(shares: _merging.Shares, first: Grouped, second: Grouped, gap: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
-    """Number and variance of the groups of both, whose means are a `gap` apart, if they have any."""
+def merge(
+    shares: _merging.Shares, first: Grouped, second: Grouped, gap: jax.Array
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Number and variance of the groups of both, whose means are a `gap` apart, if they have
+    any.
+    """
     if first.num_groups is None or second.num_groups is None:
         return None, None
-    return first.num_groups + second.num_groups, shares.variance(first.group_variance, second.group_variance, gap)
+    return first.num_groups + second.num_groups, shares.variance(
+        first.group_variance, second.group_variance, gap
+    )

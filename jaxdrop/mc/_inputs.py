@@ -1,4 +1,6 @@
-"""Checks that the statistics share: dtypes and shapes always, values where they are known, which is mostly outside `jit`."""
+"""Checks that the statistics share: dtypes and shapes always, values where they are known, which is
+mostly outside `jit`.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,18 @@ def floating(caller: str, name: str, x: ArrayLike) -> jax.Array:
     """`x` as an array of real floating numbers, float32 at least; anything else is a TypeError."""
     x = array(x, caller, f"{name} of floating numbers")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{caller} takes floating {name}, got {x.dtype}. Convert them, as in {name}.astype(jnp.float32).")
+        raise TypeError(
+            f"{caller} takes floating {name}, got {x.dtype}. Convert them, as in"
+            f" {name}.astype(jnp.float32)."
+        )
     x = jnp.asarray(x)
     return x.astype(masks.wide(x.dtype))
 
 
 def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> jax.Array:
-    """`x` as floating samples, one at least, along the first axis. `shape` shows which axes there must be."""
+    """`x` as floating samples, one at least, along the first axis. `shape` shows which axes there
+    must be.
+    """
     x = floating(caller, name, x)
     if x.ndim < (2 if "C" in shape else 1) or not x.shape[0]:
         raise ValueError(f"{name} must have shape {shape} with at least one sample, got {x.shape}")
@@ -33,7 +40,9 @@ def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> ja
 
 
 def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
-    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it cannot be an error."""
+    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it
+    cannot be an error.
+    """
     return jnp.where(condition, x, jnp.nan)
 
 
@@ -45,14 +54,23 @@ def probable(probs: jax.Array) -> jax.Array:
 def bernoulli(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
     if not holds(lambda x: (x >= 0) & (x <= 1), probs):
-        raise ValueError(f"{name} must lie in [0, 1], but they are {np.min(probs):g} to {np.max(probs):g}. Are they logits?")
+        raise ValueError(
+            f"{name} must lie in [0, 1], but they are {np.min(probs):g} to {np.max(probs):g}. Are"
+            " they logits?"
+        )
 
 
 def reals(caller: str, **arrays: Number) -> list[jax.Array]:
-    """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them is, else float32."""
+    """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them is, else
+    float32.
+    """
     found = {name: array(x, caller, f"{name} of real numbers") for name, x in arrays.items()}
     for name, x in found.items():
-        if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_):
+        if not (
+            jnp.issubdtype(x.dtype, jnp.floating)
+            or jnp.issubdtype(x.dtype, jnp.integer)
+            or x.dtype == jnp.bool_
+        ):
             raise TypeError(f"{caller} takes real {name}, got {x.dtype}")
     wide = any(x.dtype == np.float64 for x in found.values())
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
@@ -71,12 +89,18 @@ def alike(caller: str, **arrays: Number) -> list[jax.Array]:
     """As `reals`, of one shape that has entries."""
     found = reals(caller, **arrays)
     if len({x.shape for x in found}) > 1 or not found[0].size:
-        shapes = ", ".join(f"{name} of shape {x.shape}" for name, x in zip(arrays, found, strict=True))
-        raise ValueError(f"{caller} takes arrays of one shape, with at least one entry, got {shapes}")
+        shapes = ", ".join(
+            f"{name} of shape {x.shape}" for name, x in zip(arrays, found, strict=True)
+        )
+        raise ValueError(
+            f"{caller} takes arrays of one shape, with at least one entry, got {shapes}"
+        )
     return found
 
 
-def entries(caller: str, where: ArrayLike | None, **arrays: Number) -> tuple[list[jax.Array], jax.Array | None]:
+def entries(
+    caller: str, where: ArrayLike | None, **arrays: Number
+) -> tuple[list[jax.Array], jax.Array | None]:
     """As `alike`, and `where` for them; NaN where it is true is a ValueError, if that is known."""
     found = alike(caller, **arrays)
     selected = selection(where, found[0].shape)
@@ -90,14 +114,16 @@ def not_nan(caller: str, name: str, x: jax.Array, where: jax.Array | None = None
     if not holds(lambda x: ~np.isnan(x), x, where):
         number = np.isnan(np.asarray(x)).sum()
         raise ValueError(
-            f"{caller} takes {name} without NaN, got {number} in {x.size} entries. Those that do not count: pass where=...,"
-            f" such as where=~jnp.isnan({name})."
+            f"{caller} takes {name} without NaN, got {number} in {x.size} entries. Those that do"
+            f" not count: pass where=..., such as where=~jnp.isnan({name})."
         )
 
 
 def is_known(x: Any) -> bool:
     """Whether the values of `x` are known here: not traced, and not on other processes."""
-    return not (isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable))
+    return not (
+        isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable)
+    )
 
 
 def known(x: Any) -> np.ndarray[Any, Any] | None:
@@ -105,8 +131,11 @@ def known(x: Any) -> np.ndarray[Any, Any] | None:
     return np.asarray(x) if is_known(x) else None
 
 
-def holds(condition: Callable[[np.ndarray[Any, Any]], Any], x: Number, where: ArrayLike | None = None) -> bool:
-    """Whether `condition` is true of `x` (of its entries at `where`), and true if this is not known.
+def holds(
+    condition: Callable[[np.ndarray[Any, Any]], Any], x: Number, where: ArrayLike | None = None
+) -> bool:
+    """Whether `condition` is true of `x` (of its entries at `where`), and true if this is not
+    known.
 
     In NumPy, so that constants are checked inside `jit` too, and nothing is compiled for it.
     """
@@ -124,20 +153,34 @@ def selection(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | No
     given = array(where, "where", "of booleans", "where")
     if given.dtype != jnp.bool_:
         raise TypeError(
-            f"where must be boolean, true for the entries that count, got {given.dtype}. Compare, as in where=labels != 255."
+            f"where must be boolean, true for the entries that count, got {given.dtype}. Compare,"
+            " as in where=labels != 255."
         )
     try:
         selected = jnp.broadcast_to(given, shape)
     except ValueError:
-        raise ValueError(f"where of shape {given.shape} does not broadcast to the entries, of shape {shape}") from None
+        raise ValueError(
+            f"where of shape {given.shape} does not broadcast to the entries, of shape {shape}"
+        ) from None
     if (kept := known(selected)) is not None and not kept.any():
         raise ValueError("where must leave at least one entry, but it is false everywhere")
     return selected
 
 
-def positive(name: str, x: Number, *, zero: bool = False, infinity: bool = False, where: ArrayLike | None = None) -> None:
-    """Checks, where `x` is known, that all of it lies above 0 (or is 0) and is finite (or infinite)."""
-    if not holds(lambda x: (x >= 0 if zero else x > 0) & (x <= np.inf if infinity else x < np.inf), x, where):
+def positive(
+    name: str,
+    x: Number,
+    *,
+    zero: bool = False,
+    infinity: bool = False,
+    where: ArrayLike | None = None,
+) -> None:
+    """Checks, where `x` is known, that all of it lies above 0 (or is 0) and is finite (or
+    infinite).
+    """
+    if not holds(
+        lambda x: (x >= 0 if zero else x > 0) & (x <= np.inf if infinity else x < np.inf), x, where
+    ):
         allowed = f"{'[' if zero else '('}0, infinity{']' if infinity else ')'}"
         raise ValueError(f"{name} must lie in {allowed}, got {range_of(x)}")
 
@@ -155,11 +198,14 @@ def are_probabilities(probs: Any) -> Any:
 
 
 def probabilities(name: str, probs: ArrayLike) -> None:
-    """Checks, where they are known, that the entries along the last axis are not negative and sum to 1."""
+    """Checks, where they are known, that the entries along the last axis are not negative and sum
+    to 1.
+    """
     if not holds(are_probabilities, probs):
         raise ValueError(
-            f"{name} must not be negative and must sum to 1 along the last axis, but they are {range_of(probs)} and their sums"
-            f" {range_of(np.asarray(probs).sum(-1))}. Are they logits? Probabilities are their softmax."
+            f"{name} must not be negative and must sum to 1 along the last axis, but they are"
+            f" {range_of(probs)} and their sums {range_of(np.asarray(probs).sum(-1))}. Are they"
+            " logits? Probabilities are their softmax."
         )
 
 
@@ -170,8 +216,8 @@ def range_of(x: Number) -> str:
 
 
 def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.ndarray[Any, Any]:
-    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the message, and begins with the
-    argument, or that is given.
+    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the
+    message, and begins with the argument, or that is given.
 
     What is no array of JAX becomes one of NumPy, which keeps all bits of an integer for the checks.
     """
@@ -179,7 +225,9 @@ def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.
     x = _checks.unwrapped(x)
     _checks.check_unmasked(x, argument or name.split()[0])
     try:
-        found = x if isinstance(x, jax.Array) else np.asarray(x if _checks.can_be_array(x) else None)
+        found = (
+            x if isinstance(x, jax.Array) else np.asarray(x if _checks.can_be_array(x) else None)
+        )
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
         found = jnp.asarray(x)
     except Exception:  # whatever a foreign object raises

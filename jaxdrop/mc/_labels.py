@@ -39,14 +39,23 @@ def predictions(
     given = _inputs.floating(caller, name, given)
     if not given.size or not (binary or given.ndim):
         shape = "(...)" if binary else "(..., C)"
-        raise ValueError(f"{caller} takes {name} of shape {shape}, with at least one prediction, got shape {given.shape}")
+        raise ValueError(
+            f"{caller} takes {name} of shape {shape}, with at least one prediction, got shape"
+            f" {given.shape}"
+        )
     fit(caller, y, given.shape, name=name, binary=binary)
     selected = _inputs.selection(where, y.shape)
-    return Predictions(within(y, 2 if binary else given.shape[-1], selected, of=name), given, selected)
+    return Predictions(
+        within(y, 2 if binary else given.shape[-1], selected, of=name), given, selected
+    )
 
 
-def integers(caller: str, labels: Any, *, boolean: bool = False) -> jax.Array | np.ndarray[Any, Any]:
-    """`labels` as integers of all bits; anything else is a TypeError. If `boolean`, booleans count as 0 and 1."""
+def integers(
+    caller: str, labels: Any, *, boolean: bool = False
+) -> jax.Array | np.ndarray[Any, Any]:
+    """`labels` as integers of all bits; anything else is a TypeError. If `boolean`, booleans count
+    as 0 and 1.
+    """
     y = _inputs.array(labels, caller, "of integer labels", "labels")
     if boolean and y.dtype == np.bool_:
         return y.astype(np.int32)
@@ -59,28 +68,32 @@ def integers(caller: str, labels: Any, *, boolean: bool = False) -> jax.Array | 
 
 
 def fit(
-    caller: str, y: jax.Array | np.ndarray[Any, Any], shape: tuple[int, ...], *, name: str = "probs", binary: bool = False
+    caller: str,
+    y: jax.Array | np.ndarray[Any, Any],
+    shape: tuple[int, ...],
+    *,
+    name: str = "probs",
+    binary: bool = False,
 ) -> None:
     """Checks that labels fit predictions of `shape`."""
     expected = shape if binary else shape[:-1]
     if y.shape != expected:
         raise ValueError(
-            f"{caller} takes a label for each prediction: shape {expected}, got labels of shape {y.shape} for {name} of shape"
-            f" {shape}."
-            f"{_way_out(y.shape, shape, name, binary)}"
+            f"{caller} takes a label for each prediction: shape {expected}, got labels of shape"
+            f" {y.shape} for {name} of shape {shape}.{_way_out(y.shape, shape, name, binary)}"
         )
     if not binary and shape[-1] == 1:
         raise ValueError(
-            f"{caller} takes {name} of two classes at least, got shape {shape}. The probability of the label 1 alone:"
-            f" pass {name}[..., 0] and binary=True."
+            f"{caller} takes {name} of two classes at least, got shape {shape}. The probability of"
+            f" the label 1 alone: pass {name}[..., 0] and binary=True."
         )
 
 
 def _way_out(labels: tuple[int, ...], shape: tuple[int, ...], name: str, binary: bool) -> str:
     if not binary and labels == shape:
         return (
-            " One-hot labels: pass labels.argmax(-1). Predictions of the label 1 alone, or of several labels that do not"
-            " exclude each other: pass binary=True."
+            " One-hot labels: pass labels.argmax(-1). Predictions of the label 1 alone, or of"
+            " several labels that do not exclude each other: pass binary=True."
         )
     if binary and (*labels, 1) == shape:
         return f" Pass {name}[..., 0]."
@@ -97,7 +110,9 @@ def within(
     of: str = "probs",
     advice: str | None = None,
 ) -> jax.Array:
-    """Labels in [0, num_classes), which is checked at `where` if both are known. `of` and `advice` are for the message."""
+    """Labels in [0, num_classes), which is checked at `where` if both are known. `of` and `advice`
+    are for the message.
+    """
 
     def inside(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         wide = y.astype(np.int64)  # what does not fit into it is negative then
@@ -109,9 +124,14 @@ def within(
             wrong = found[~inside(found)].ravel()[0]
             advice = f"Those that do not count: pass where=..., such as where=labels != {wrong}."
         got = f"got {found.min()} to {found.max()}"
-        raise ValueError(f"labels must lie in [0, {num_classes}), {got}. {advice} {of} have {num_classes} classes.")
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), {got}. {advice} {of} have {num_classes}"
+            " classes."
+        )
     # Cut to 32 bits only now, and those out of range, which `where` may leave out, become -1.
-    return y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
+    return (
+        y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
+    )
 
 
 def valid(y: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:

@@ -83,12 +83,18 @@ def check(summary: Any, other: Any) -> None:
     """Checks that two summaries are of one kind and of the same inputs, and are not the same."""
     name = type(summary).__name__
     if type(other) is not type(summary):
-        raise TypeError(f"other must be a {name}, which merges with one of its kind, got {_checks.quoted(other)}")
+        raise TypeError(
+            f"other must be a {name}, which merges with one of its kind, got"
+            f" {_checks.quoted(other)}"
+        )
     if other is summary:
         raise ValueError(f"other must be a {name} of other samples, got itself")
     forms, others = (_forms(each) for each in (summary, other))
     if forms.keys() != others.keys():
-        raise ValueError(f"summaries of the same inputs merge, but one has {', '.join(forms)} and the other {', '.join(others)}")
+        raise ValueError(
+            f"summaries of the same inputs merge, but one has {', '.join(forms)} and the other"
+            f" {', '.join(others)}"
+        )
     for field, form in forms.items():
         if form != others[field]:
             raise ValueError(
@@ -104,5 +110,11 @@ def _forms(summary: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def along(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`values`, a number or one for each entry along the first axes of `like`, with axes to broadcast along its others."""
-    return jnp.reshape(values, (*values.shape, *[1] * (like.ndim - values.ndim))) if values.ndim else values
+    """`values`, a number or one for each entry along the first axes of `like`, with axes to
+    broadcast along its others.
+    """
+    return (
+        jnp.reshape(values, (*values.shape, *[1] * (like.ndim - values.ndim)))
+        if values.ndim
+        else values
+    )

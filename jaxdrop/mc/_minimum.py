@@ -12,10 +12,12 @@ _POINTS = 24
 
 
 def minimum(fn: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:
-    """Where a smooth `fn` is least in [low, high]: the best point of a grid, then bisection on the sign of the slope around it.
+    """Where a smooth `fn` is least in [low, high]: the best point of a grid, then bisection on the
+    sign of the slope around it.
 
-    The slope finds it to all digits, where values of `fn` would only give half of them; the grid, of which a local method knows
-    nothing, keeps it out of lesser minima that are wider than a grid step.
+    The slope finds it to all digits, where values of `fn` would only give half of them; the grid,
+    of which a local method knows nothing, keeps it out of lesser minima that are wider than a grid
+    step.
     """
     grid = jnp.linspace(low, high, _POINTS)
     best = lax.map(fn, grid).argmin()

@@ -18,7 +18,9 @@ from jaxdrop.mc import _describe, _groups, _merging
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Moments(_groups.Grouped):
-    """Mean and spread of S samples `y_s`. All but the two numbers are pytrees of the structure and shapes of one sample."""
+    """Mean and spread of S samples `y_s`. All but the two numbers are pytrees of the structure and
+    shapes of one sample.
+    """
 
     num_samples: jax.Array
     """S, an integer scalar."""
@@ -29,7 +31,9 @@ class Moments(_groups.Grouped):
     log_mean_exp: Any
     """`log 1/S sum_s exp(y_s)`: of log-likelihoods, the log of the mean likelihood."""
     mean_residual: Any
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge without loss."""
+    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
+    without loss.
+    """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
     group_variance: Any = None
@@ -66,17 +70,24 @@ def of(samples: Any, groups: int | None = None) -> Moments:
     leaves = jax.tree.leaves(samples)
     if not leaves:
         raise ValueError(f"fn must return an array or a pytree of arrays, got {samples!r}")
-    return _of(jax.tree.map(_real, samples), groups=_groups.check_optional(groups, leaves[0].shape[0]))
+    return _of(
+        jax.tree.map(_real, samples), groups=_groups.check_optional(groups, leaves[0].shape[0])
+    )
 
 
 def _real(x: jax.Array) -> jax.Array:
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError("moments takes real outputs, got complex ones: return their real and imaginary parts, or their modulus")
+        raise TypeError(
+            "moments takes real outputs, got complex ones: return their real and imaginary parts,"
+            " or their modulus"
+        )
     return x.astype(masks.wide(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
 
 
 class _Leaf(NamedTuple):
-    """The moments of one array: the fields of `Moments` from `mean` on, but for the number of groups."""
+    """The moments of one array: the fields of `Moments` from `mean` on, but for the number of
+    groups.
+    """
 
     mean: jax.Array
     variance: jax.Array
@@ -95,16 +106,27 @@ def _of(samples: Any, *, groups: int | None) -> Moments:
 
     leaves, structure = jax.tree.flatten(samples)
     num_groups = None if groups is None else jnp.int32(groups)
-    return _of_leaves(jnp.int32(leaves[0].shape[0]), num_groups, structure, [one(x) for x in leaves])
+    return _of_leaves(
+        jnp.int32(leaves[0].shape[0]), num_groups, structure, [one(x) for x in leaves]
+    )
 
 
 @kernel("merge", checkpoint=False)
 def _merge(first: Moments, second: Moments) -> Moments:
     def one(a: _Leaf, b: _Leaf) -> _Leaf:
         shares = _merging.shares(first.num_samples, second.num_samples, a.mean.dtype)
-        location, gap = shares.location(*(_merging.Location(x.mean, x.mean_residual) for x in (a, b)))
-        logs = (x.log_mean_exp + _merging.along(jnp.log(share), x.mean) for x, share in zip((a, b), shares, strict=True))
-        among = None if a.group_variance is None else shares.variance(a.group_variance, b.group_variance, gap)
+        location, gap = shares.location(
+            *(_merging.Location(x.mean, x.mean_residual) for x in (a, b))
+        )
+        logs = (
+            x.log_mean_exp + _merging.along(jnp.log(share), x.mean)
+            for x, share in zip((a, b), shares, strict=True)
+        )
+        among = (
+            None
+            if a.group_variance is None
+            else shares.variance(a.group_variance, b.group_variance, gap)
+        )
         variance = shares.variance(a.variance, b.variance, gap)
         return _Leaf(location.mean, variance, jnp.logaddexp(*logs), location.residual, among)
 
@@ -119,11 +141,17 @@ def _merge(first: Moments, second: Moments) -> Moments:
 def _leaves(moments: Moments) -> list[_Leaf]:
     trees = [moments.mean, moments.variance, moments.log_mean_exp, moments.mean_residual]
     columns = [jax.tree.leaves(tree) for tree in trees]
-    among = [None] * len(columns[0]) if moments.num_groups is None else jax.tree.leaves(moments.group_variance)
+    among = (
+        [None] * len(columns[0])
+        if moments.num_groups is None
+        else jax.tree.leaves(moments.group_variance)
+    )
     return [_Leaf(*row) for row in zip(*columns, among, strict=True)]
 
 
-def _of_leaves(num_samples: jax.Array, num_groups: jax.Array | None, structure: Any, leaves: list[_Leaf]) -> Moments:
+def _of_leaves(
+    num_samples: jax.Array, num_groups: jax.Array | None, structure: Any, leaves: list[_Leaf]
+) -> Moments:
     mean, variance, log_mean_exp, residual, among = (
         jax.tree.unflatten(structure, column) for column in zip(*leaves, strict=True)
     )

@@ -18,18 +18,26 @@ from jaxdrop.mc import _describe, _groups, _inputs, _merging, _regression
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Regression(_groups.Grouped):
-    """The moments of a prediction from S samples, in the units of the target (squared, for variances); all of shape (...)."""
+    """The moments of a prediction from S samples, in the units of the target (squared, for
+    variances); all of shape (...).
+    """
 
     num_samples: jax.Array
     """S, an integer scalar."""
     mean: jax.Array
     """`1/S sum_s y_s`."""
     epistemic_variance: jax.Array
-    """The variance of the `y_s` over the samples (of the population: divided by S): what the weights do not agree on."""
+    """The variance of the `y_s` over the samples (of the population: divided by S): what the
+    weights do not agree on.
+    """
     aleatoric_variance: jax.Array
-    """The variance of the noise, `1 / tau` or `1/S sum_s sigma_s^2`: what remains when the weights are known."""
+    """The variance of the noise, `1 / tau` or `1/S sum_s sigma_s^2`: what remains when the weights
+    are known.
+    """
     mean_residual: jax.Array
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge without loss."""
+    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
+    without loss.
+    """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
     group_variance: jax.Array | None = None
@@ -47,7 +55,8 @@ class Regression(_groups.Grouped):
 
     @_checks.hinted
     def interval(self, coverage: float = 0.95) -> tuple[jax.Array, jax.Array]:
-        """Lower and upper bound of the central interval of the Gaussian with these moments: of observations, not of the mean.
+        """Lower and upper bound of the central interval of the Gaussian with these moments: of
+        observations, not of the mean.
 
         Raises:
           ValueError: `coverage` is not in (0, 1).
@@ -58,13 +67,16 @@ class Regression(_groups.Grouped):
 
     @_checks.hinted
     def cdf(self, y: _inputs.Number) -> jax.Array:
-        """The probability of an observation of at most `y` under the Gaussian with these moments; `y` has the shape of `mean`."""
+        """The probability of an observation of at most `y` under the Gaussian with these moments;
+        `y` has the shape of `mean`.
+        """
         y = _regression.target("cdf", y, self.mean[None])
         return _regression.normal_cdf(y - self.mean, self.total_variance)
 
     @_checks.hinted
     def merge(self, other: Regression) -> Regression:
-        """The summary of these samples and of `other` ones of the same inputs, together, exact up to rounding.
+        """The summary of these samples and of `other` ones of the same inputs, together, exact up
+        to rounding.
 
         Raises:
           TypeError: `other` is not a `Regression`.
@@ -80,7 +92,10 @@ class Regression(_groups.Grouped):
         return _describe.line(self, lambda: f"shape {tuple(self.mean.shape)}", self._told)
 
     def _told(self) -> dict[str, Any]:
-        variances = {"epistemic std": self.epistemic_variance, "aleatoric std": self.aleatoric_variance}
+        variances = {
+            "epistemic std": self.epistemic_variance,
+            "aleatoric std": self.aleatoric_variance,
+        }
         return {name: np.sqrt(_describe.known(variance)) for name, variance in variances.items()}
 
 
@@ -92,35 +107,39 @@ def regression(
     variance: _inputs.ArrayLike | None = None,
     groups: int | None = None,
 ) -> Regression:
-    """Mean of the predictions of S samples, and the variance of what will be observed, in its two parts.
+    """Mean of the predictions of S samples, and the variance of what will be observed, in its two
+    parts.
 
-    The variance is `1/S sum_s y_s^2 - (1/S sum_s y_s)^2` (epistemic) plus that of the noise (aleatoric): `1 / tau`, or
-    `1/S sum_s sigma_s^2` if the model predicts its noise. Each entry is taken for itself; of the covariance of several outputs
-    this is the diagonal.
+    The variance is `1/S sum_s y_s^2 - (1/S sum_s y_s)^2` (epistemic) plus that of the noise
+    (aleatoric): `1 / tau`, or `1/S sum_s sigma_s^2` if the model predicts its noise. Each entry is
+    taken for itself; of the covariance of several outputs this is the diagonal.
 
         summary = mc.regression(mc.predict(lambda key: fn(key, x), keys), tau=tau)
         lower, upper = summary.interval(0.95)
 
     Args:
       samples: predictions `y_s`, shape (S, ...).
-      tau: the precision of the noise, one over its variance: a number, or an array that broadcasts to (...). `jnp.inf` for
-        functions that are observed without noise.
-      variance: in its place, the variances `sigma_s^2` that the samples predict, of the shape of `samples`. A model that
-        predicts their logarithm passes `variance=jnp.exp(log_variance)`.
+      tau: the precision of the noise, one over its variance: a number, or an array that broadcasts
+        to (...). `jnp.inf` for functions that are observed without noise.
+      variance: in its place, the variances `sigma_s^2` that the samples predict, of the shape of
+        `samples`. A model that predicts their logarithm passes `variance=jnp.exp(log_variance)`.
       groups: as in `classification`.
 
     Returns:
       A `Regression`.
 
     Raises:
-      TypeError: both or neither of `tau` and `variance` are given, or samples are not floating numbers.
-      ValueError: no samples, shapes that do not fit, `tau` not above 0 or `variance` below 0 (under `jit`, where values are not
-        known, what they belong to becomes NaN), or `groups` that do not divide the samples.
+      TypeError: both or neither of `tau` and `variance` are given, or samples are not floating
+        numbers.
+      ValueError: no samples, shapes that do not fit, `tau` not above 0 or `variance` below 0 (under
+        `jit`, where values are not known, what they belong to becomes NaN), or `groups` that do not
+        divide the samples.
 
     References:
-      Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning", ICML 2016,
-      arXiv:1506.02142, equation 6 (whose p is the probability of keeping). Kendall & Gal, "What uncertainties do we need in
-      Bayesian deep learning for computer vision?", NeurIPS 2017, arXiv:1703.04977, equation 9.
+      Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
+      learning", ICML 2016, arXiv:1506.02142, equation 6 (whose p is the probability of keeping).
+      Kendall & Gal, "What uncertainties do we need in Bayesian deep learning for computer vision?",
+      NeurIPS 2017, arXiv:1703.04977, equation 9.
     """
     samples, noise = _regression.mixture("regression", samples, tau, variance, noiseless=True)
     return _summarize(samples, noise, groups=_groups.check_optional(groups, samples.shape[0]))
@@ -144,12 +163,16 @@ def _summarize(samples: jax.Array, noise: jax.Array, *, groups: int | None) -> R
 @kernel("merge", checkpoint=False)
 def _merge(first: Regression, second: Regression) -> Regression:
     shares = _merging.shares(first.num_samples, second.num_samples, first.mean.dtype)
-    location, gap = shares.location(*(_merging.Location(each.mean, each.mean_residual) for each in (first, second)))
+    location, gap = shares.location(
+        *(_merging.Location(each.mean, each.mean_residual) for each in (first, second))
+    )
     num_groups, group_variance = _groups.merge(shares, first, second, gap)
     return Regression(
         num_samples=first.num_samples + second.num_samples,
         mean=location.mean,
-        epistemic_variance=shares.variance(first.epistemic_variance, second.epistemic_variance, gap),
+        epistemic_variance=shares.variance(
+            first.epistemic_variance, second.epistemic_variance, gap
+        ),
         aleatoric_variance=shares.mean(first.aleatoric_variance, second.aleatoric_variance),
         mean_residual=location.residual,
         num_groups=num_groups,

@@ -14,13 +14,18 @@ _AT_ONCE = 2**22
 def checked(
     caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None, prefix: str = ""
 ) -> tuple[jax.Array, bool]:
-    """Samples of shape (S, N, C), and whether they are logits. With `prefix`, the arguments have other names."""
+    """Samples of shape (S, N, C), and whether they are logits. With `prefix`, the arguments have
+    other names.
+    """
     for kind, x in (("logits", logits), ("probs", probs)):
         if x is not None:
             name = f"{prefix}{kind}"
             samples = _inputs.floating(caller, name, x)
             if samples.ndim != 3 or not samples.size:
-                raise ValueError(f"{caller} takes {name} of shape (S, N, C), with at least one input, got {samples.shape}")
+                raise ValueError(
+                    f"{caller} takes {name} of shape (S, N, C), with at least one input, got"
+                    f" {samples.shape}"
+                )
             if kind == "probs":
                 _inputs.probabilities(name, samples)
     return _classification.checked(caller, logits, probs)

@@ -20,8 +20,8 @@ _SECONDS = 10.0
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Passes `items` on, and shows on stderr how many of `total` there have been.
 
-    Of several processes the first one does. By rich if it is installed, else by a line of text every
-    few seconds.
+    Of several processes the first one does. By rich if it is installed, else by a line of text
+    every few seconds.
     """
     rich, console = _optional.find("rich.progress"), _optional.find("rich.console")
     if jax.process_index():

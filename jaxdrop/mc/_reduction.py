@@ -86,7 +86,9 @@ def counts(bins: jax.Array, num_bins: int) -> jax.Array:
 
 
 def ties(*keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each entry of sorted arrays, the first index of its run of equals, and one past the last."""
+    """For each entry of sorted arrays, the first index of its run of equals, and one past the
+    last.
+    """
     index = lax.iota(jnp.int32, keys[0].size)
     new = functools.reduce(jnp.logical_or, (key[1:] != key[:-1] for key in keys))
     starts = jnp.concatenate([jnp.ones(1, bool), new])

@@ -1,4 +1,6 @@
-"""What the samples of a regression say of an observation: a mixture of Gaussians, one around the prediction of each sample."""
+"""What the samples of a regression say of an observation: a mixture of Gaussians, one around the
+prediction of each sample.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,20 @@ def log_likelihood(
     variance: _inputs.ArrayLike | None = None,
     output_axes: int = 0,
 ) -> jax.Array:
-    """`log p(y) = log 1/S sum_s N(y; y_s, 1/tau)`, in nats: of the mixture, not of the Gaussian with its moments.
+    """`log p(y) = log 1/S sum_s N(y; y_s, 1/tau)`, in nats: of the mixture, not of the Gaussian
+    with its moments.
 
-    With one `tau` and D outputs, `logsumexp_s(-tau/2 ||y - y_s||^2) - log S - D/2 log(2 pi) + D/2 log tau`. Targets that were
-    standardized: pass y, samples and `tau` in the units in which the likelihood is wanted.
+    With one `tau` and D outputs, `logsumexp_s(-tau/2 ||y - y_s||^2) - log S - D/2 log(2 pi) + D/2
+    log tau`. Targets that were standardized: pass y, samples and `tau` in the units in which the
+    likelihood is wanted.
 
     Args:
       y: what was observed, of the shape of `samples` without its first axis.
       samples: predictions `y_s`, shape (S, ...).
       tau: the precision of the noise, one over its variance, as in `regression`, but finite.
       variance: in its place, the variances that the samples predict, of the shape of `samples`.
-      output_axes: how many of the last axes are outputs of one example, which share the sample of the weights: 0 if each entry
-        is an example of its own, 1 for samples of shape (S, N, D).
+      output_axes: how many of the last axes are outputs of one example, which share the sample of
+        the weights: 0 if each entry is an example of its own, 1 for samples of shape (S, N, D).
 
     Returns:
       The log-likelihood of each example: the shape of `y` without its last `output_axes` axes.
@@ -51,7 +55,9 @@ def log_likelihood(
 
 
 @kernel("log_likelihood", checkpoint=False)
-def mixture_likelihood(y: jax.Array, samples: jax.Array, noise: jax.Array, *, output_axes: int) -> jax.Array:
+def mixture_likelihood(
+    y: jax.Array, samples: jax.Array, noise: jax.Array, *, output_axes: int
+) -> jax.Array:
     """`log_likelihood` of checked arguments, `noise` being the variance."""
     log_density = -((samples - y[None]) ** 2 / noise + jnp.log(2 * np.pi * noise)) / 2
     joint = log_density.sum(range(y.ndim + 1 - output_axes, y.ndim + 1))
@@ -68,7 +74,8 @@ def cdf(
 ) -> jax.Array:
     """`P(Y <= y) = 1/S sum_s Phi((y - y_s) / sigma_s)`: of the mixture, at an observation.
 
-    These values are uniform over the data if the predictions are calibrated: they are what `mc.metrics.calibration_curve` takes.
+    These values are uniform over the data if the predictions are calibrated: they are what
+    `mc.metrics.calibration_curve` takes.
 
     Args:
       y: of the shape of `samples` without its first axis.
@@ -92,7 +99,9 @@ def _cdf(y: jax.Array, samples: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def normal_cdf(apart: jax.Array, variance: jax.Array) -> jax.Array:
-    """`P(Y - m <= apart)` of a normal `Y` of mean m; a variance of 0 makes it a step, and NaN stays NaN."""
+    """`P(Y - m <= apart)` of a normal `Y` of mean m; a variance of 0 makes it a step, and NaN stays
+    NaN.
+    """
     # Sums have the layout of both, which `where` asks of all its arguments on an explicit mesh.
     variance, apart = variance + jnp.zeros_like(apart), apart + jnp.zeros_like(variance)
     noiseless = variance == 0
@@ -110,9 +119,10 @@ def quantiles(
 ) -> jax.Array:
     """The least `y` with `cdf(y) >= q`: quantiles of what will be observed, noise included.
 
-    They are those of the mixture, found by bisection, so that a skewed or bimodal prediction keeps its shape. Quantiles of the
-    predictions alone, which leave the noise out and are too narrow for observations, are those at `tau=jnp.inf`:
-    `numpy.quantile(samples, q, axis=0, method="inverted_cdf")`. No gradient passes.
+    They are those of the mixture, found by bisection, so that a skewed or bimodal prediction keeps
+    its shape. Quantiles of the predictions alone, which leave the noise out and are too narrow for
+    observations, are those at `tau=jnp.inf`: `numpy.quantile(samples, q, axis=0,
+    method="inverted_cdf")`. No gradient passes.
 
     Args:
       samples: as in `regression`.
@@ -138,7 +148,9 @@ def _quantiles(samples: jax.Array, noise: jax.Array, q: jax.Array) -> jax.Array:
     samples, noise = lax.stop_gradient((samples, noise))
 
     def one(q: jax.Array) -> jax.Array:
-        least = q - 2 * jnp.finfo(q.dtype).eps  # the mean of S ones and zeros may round to less than the fraction that it is
+        least = (
+            q - 2 * jnp.finfo(q.dtype).eps
+        )  # the mean of S ones and zeros may round to less than the fraction that it is
         # The mixture's quantile lies between the least and the largest one of its parts.
         parts = samples + ndtri(q) * jnp.sqrt(noise)
         slack = 4 * jnp.finfo(parts.dtype).eps * jnp.abs(parts).max(0)
@@ -162,10 +174,11 @@ def interval(
     tau: _inputs.Number | None = None,
     variance: _inputs.ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Lower and upper bound of the central interval that holds an observation with probability `coverage`.
+    """Lower and upper bound of the central interval that holds an observation with probability
+    `coverage`.
 
-    The quantiles of the mixture at `(1 - coverage) / 2` and `(1 + coverage) / 2`. `Regression.interval` is that of the Gaussian
-    with the same moments.
+    The quantiles of the mixture at `(1 - coverage) / 2` and `(1 + coverage) / 2`.
+    `Regression.interval` is that of the Gaussian with the same moments.
 
     Args:
       samples: as in `regression`.
@@ -184,13 +197,16 @@ def interval(
 
 
 def tails(caller: str, coverage: float) -> _inputs.ArrayLike:
-    """The probabilities below the two bounds of a central interval, `(1 - coverage) / 2` and `(1 + coverage) / 2`.
+    """The probabilities below the two bounds of a central interval, `(1 - coverage) / 2` and `(1 +
+    coverage) / 2`.
 
     They are NaN if `coverage` is not in (0, 1), and that is not known.
     """
     level = _inputs.setting(caller, "coverage", coverage)
     if level.ndim:
-        raise ValueError(f"coverage must be a single number in (0, 1), got an array of shape {level.shape}")
+        raise ValueError(
+            f"coverage must be a single number in (0, 1), got an array of shape {level.shape}"
+        )
     _inputs.fraction("coverage", level)
     if isinstance(coverage, jax.Array):
         level = _inputs.nan_unless((level > 0) & (level < 1), level)
@@ -206,7 +222,8 @@ def mixture(
     variance: _inputs.ArrayLike | None,
     noiseless: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """The samples, and the variance of the noise in a shape that broadcasts to theirs without a change of rank.
+    """The samples, and the variance of the noise in a shape that broadcasts to theirs without a
+    change of rank.
 
     A variance that is out of range, and not known to be so, is NaN.
     """
@@ -214,13 +231,17 @@ def mixture(
     if (tau is None) == (variance is None):
         given = "neither" if tau is None else "both"
         raise TypeError(
-            f"{caller} needs the noise of the observations, as either tau=... (its precision, 1 / variance) or variance=... (the"
-            f" variances that the samples predict), got {given}. Observations without noise have tau=jnp.inf."
+            f"{caller} needs the noise of the observations, as either tau=... (its precision, 1 /"
+            f" variance) or variance=... (the variances that the samples predict), got {given}."
+            " Observations without noise have tau=jnp.inf."
         )
     if variance is not None:
         variance = _inputs.floating(caller, "variance", variance).astype(samples.dtype)
         if variance.shape != samples.shape:
-            raise ValueError(f"variance has one entry for each of samples, shape {samples.shape}, got {variance.shape}")
+            raise ValueError(
+                f"variance has one entry for each of samples, shape {samples.shape}, got"
+                f" {variance.shape}"
+            )
         _inputs.positive("variance", variance, zero=noiseless)
         return samples, _inputs.nan_unless(_is_variance(variance, noiseless), variance)
     assert tau is not None
@@ -231,7 +252,10 @@ def mixture(
     try:
         noise = jnp.broadcast_to(noise, samples.shape[1:])
     except ValueError:
-        raise ValueError(f"tau of shape {precision.shape} does not broadcast to that of a sample, {samples.shape[1:]}") from None
+        raise ValueError(
+            f"tau of shape {precision.shape} does not broadcast to that of a sample,"
+            f" {samples.shape[1:]}"
+        ) from None
     return samples, noise[None]
 
 
@@ -244,8 +268,8 @@ def target(caller: str, y: _inputs.Number, samples: jax.Array) -> jax.Array:
     (target,) = _inputs.reals(caller, y=y)
     if target.shape != samples.shape[1:]:
         raise ValueError(
-            f"{caller} takes y, and takes it first, of the shape of one sample, {samples.shape[1:]}, got {target.shape}."
-            " samples have shape (S, ...)."
+            f"{caller} takes y, and takes it first, of the shape of one sample,"
+            f" {samples.shape[1:]}, got {target.shape}. samples have shape (S, ...)."
         )
     return target.astype(samples.dtype)
 
@@ -254,5 +278,7 @@ def output_count(output_axes: int, ndim: int) -> int:
     """The argument `output_axes`, checked against the number of axes of an observation."""
     count = _checks.check_integer(output_axes, "output_axes")
     if not 0 <= count <= ndim:
-        raise ValueError(f"output_axes must lie in [0, {ndim}], the number of axes of y, got {count}")
+        raise ValueError(
+            f"output_axes must lie in [0, {ndim}], the number of axes of y, got {count}"
+        )
     return count

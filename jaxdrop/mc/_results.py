@@ -31,7 +31,9 @@ class Form(NamedTuple):
 
         def array(result: jax.ShapeDtypeStruct) -> str:
             lengths = map(str, result.shape)
-            shown = ("batch" if axis == batch_axis else length for axis, length in enumerate(lengths))
+            shown = (
+                "batch" if axis == batch_axis else length for axis, length in enumerate(lengths)
+            )
             return f"{result.dtype}({', '.join(shown)})"
 
         names = _structures.names(results)
@@ -57,11 +59,13 @@ class Form(NamedTuple):
 class DatasetResults(Sequence[Any]):
     """The results of `predict_dataset` by batch, as pytrees of NumPy arrays.
 
-    `results[i]`, `for part in results`, `len(results)`. What was written to disk is read again whenever
-    it is asked for.
+    `results[i]`, `for part in results`, `len(results)`. What was written to disk is read again
+    whenever it is asked for.
     """
 
-    def __init__(self, store: _storage.Store, form: Form | None, num_batches: int, complete: bool = True) -> None:
+    def __init__(
+        self, store: _storage.Store, form: Form | None, num_batches: int, complete: bool = True
+    ) -> None:
         self._store, self._form, self._num_batches = store, form, num_batches
         self._complete = complete
 
@@ -86,7 +90,9 @@ class DatasetResults(Sequence[Any]):
         arrays = [f"{name} {array}" for name, array in self._form.arrays.items()]
         more = f", and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
         where = "" if self.complete else "incomplete, "
-        where += f"in {self._store.path}" if isinstance(self._store, _storage.Directory) else "in memory"
+        where += (
+            f"in {self._store.path}" if isinstance(self._store, _storage.Directory) else "in memory"
+        )
         return f"DatasetResults({count}{of}: {', '.join(arrays[:_SHOWN])}{more}; {where})"
 
     def concatenate(self) -> Any:
@@ -111,7 +117,10 @@ class DatasetResults(Sequence[Any]):
         if parts[0].ndim:
             return np.concatenate(parts, axis=self._form.batch_axis)
         if any(part != parts[0] for part in parts):
-            raise ValueError(f"summary returns a number that is not the same in all batches, {parts[0]} in the first one")
+            raise ValueError(
+                f"summary returns a number that is not the same in all batches, {parts[0]} in the"
+                " first one"
+            )
         return parts[0]
 
 
@@ -123,8 +132,8 @@ def open_results(path: str | os.PathLike[str], *, allow_incomplete: bool = False
         summary = results.concatenate()
 
     Nothing is written. Summaries of this library come back as what they were, lists, tuples and
-    dictionaries too; another class comes back as a named tuple of its fields, or if it is none, as a
-    dictionary of its arrays by name.
+    dictionaries too; another class comes back as a named tuple of its fields, or if it is none, as
+    a dictionary of its arrays by name.
 
     Args:
       path: the folder.
@@ -144,14 +153,18 @@ def open_results(path: str | os.PathLike[str], *, allow_incomplete: bool = False
     written, num_batches = store.written(), store.num_batches
     if num_batches is None and not allow_incomplete:
         raise ValueError(
-            f"the run that writes to {store.path} has not finished: {written} batches are there. Run"
-            " predict_dataset again, which computes the others, or pass allow_incomplete=True."
+            f"the run that writes to {store.path} has not finished: {written} batches are there."
+            " Run predict_dataset again, which computes the others, or pass allow_incomplete=True."
         )
     if num_batches is not None and written < num_batches:
-        raise FileNotFoundError(f"batch {written} of {num_batches} is gone from {store.path}: run predict_dataset again")
+        raise FileNotFoundError(
+            f"batch {written} of {num_batches} is gone from {store.path}: run predict_dataset again"
+        )
     try:
         form = Form.from_json(store.manifest)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise _storage.damaged(store.path) from None
     complete = num_batches is not None
-    return DatasetResults(store, form, num_batches if num_batches is not None else written, complete)
+    return DatasetResults(
+        store, form, num_batches if num_batches is not None else written, complete
+    )

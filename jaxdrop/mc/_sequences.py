@@ -15,15 +15,19 @@ from jaxdrop.mc import _inputs
 
 
 @_checks.hinted
-def sequence_scores(log_probs: _inputs.ArrayLike, mask: _inputs.ArrayLike | None = None, *, per_token: bool = False) -> jax.Array:
-    """`log p(y) = sum_t log p(y_t | y_<t)` of sequences, in nats, from the log-probabilities of their tokens.
+def sequence_scores(
+    log_probs: _inputs.ArrayLike, mask: _inputs.ArrayLike | None = None, *, per_token: bool = False
+) -> jax.Array:
+    """`log p(y) = sum_t log p(y_t | y_<t)` of sequences, in nats, from the log-probabilities of
+    their tokens.
 
     Args:
-      log_probs: shape (..., T), of the tokens that were observed; what stands where `mask` is false counts for nothing, NaN and
-        -inf included.
+      log_probs: shape (..., T), of the tokens that were observed; what stands where `mask` is false
+        counts for nothing, NaN and -inf included.
       mask: booleans that broadcast to this shape, true for tokens that count; all by default.
-      per_token: the mean over the tokens that count in place of the sum, 0 where none does. Mix samples (`log_mean_exp`) before
-        this division, not after: the mean of probabilities is one of whole sequences.
+      per_token: the mean over the tokens that count in place of the sum, 0 where none does. Mix
+        samples (`log_mean_exp`) before this division, not after: the mean of probabilities is one
+        of whole sequences.
 
     Returns:
       Shape (...).
@@ -38,11 +42,16 @@ def sequence_scores(log_probs: _inputs.ArrayLike, mask: _inputs.ArrayLike | None
     given: Any = True if mask is None else mask
     mask = _inputs.array(given, "sequence_scores", "mask of booleans")
     if mask.dtype != jnp.bool_:
-        raise TypeError(f"mask must be boolean, true for tokens that count, got {mask.dtype}. Compare ids, as in ids != padding.")
+        raise TypeError(
+            f"mask must be boolean, true for tokens that count, got {mask.dtype}. Compare ids, as"
+            " in ids != padding."
+        )
     try:
         mask = jnp.broadcast_to(mask, log_probs.shape)
     except ValueError:
-        raise ValueError(f"mask of shape {mask.shape} does not broadcast to that of log_probs, {log_probs.shape}") from None
+        raise ValueError(
+            f"mask of shape {mask.shape} does not broadcast to that of log_probs, {log_probs.shape}"
+        ) from None
     return _sequence_scores(log_probs, mask, per_token=_checks.check_flag(per_token, "per_token"))
 
 
@@ -54,10 +63,12 @@ def _sequence_scores(log_probs: jax.Array, mask: jax.Array, *, per_token: bool) 
 
 @_checks.hinted
 def log_mean_exp(scores: _inputs.ArrayLike) -> jax.Array:
-    """`log 1/S sum_s exp(score_s)`: the log of the mean probability, from log-probabilities of S samples.
+    """`log 1/S sum_s exp(score_s)`: the log of the mean probability, from log-probabilities of S
+    samples.
 
-    For a language model, the probability of a sequence under the mean over the weights. It is not less than the mean of the
-    scores, which is the other thing in use (a product of experts without its normalization); say which one you report.
+    For a language model, the probability of a sequence under the mean over the weights. It is not
+    less than the mean of the scores, which is the other thing in use (a product of experts without
+    its normalization); say which one you report.
 
     Args:
       scores: shape (S, ...), such as `sequence_scores(log_probs, mask)`.
@@ -70,7 +81,8 @@ def log_mean_exp(scores: _inputs.ArrayLike) -> jax.Array:
       ValueError: no samples.
 
     References:
-      Malinin & Gales, "Uncertainty estimation in autoregressive structured prediction", ICLR 2021, arXiv:2002.07650.
+      Malinin & Gales, "Uncertainty estimation in autoregressive structured prediction", ICLR 2021,
+      arXiv:2002.07650.
     """
     return _log_mean_exp(_inputs.samples("log_mean_exp", "scores", scores))
 

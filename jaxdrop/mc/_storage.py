@@ -1,4 +1,6 @@
-"""Where the results of a data set's batches are kept: in memory, or on disk, where they survive a kill at any moment."""
+"""Where the results of a data set's batches are kept: in memory, or on disk, where they survive a
+kill at any moment.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ class Memory:
 
 
 class Directory:
-    """A `Store` of files `000000.npz`, `000001.npz`, ..., as `numpy.load` reads them, and a manifest.
+    """A `Store` of files `000000.npz`, `000001.npz`, ..., as `numpy.load` reads them, and a
+    manifest.
 
     A file gets its name when all of it is on disk. One that is torn all the same, by an interrupted
     copy, say, fails its checksum and counts as missing. With the results stands a checksum of the
@@ -94,7 +97,11 @@ class Directory:
             directory._publish_manifest()
             return directory
         directory = cls(path, _manifest(path))
-        there = {name: x for name, x in directory.manifest.items() if name not in ("format", _NUM_BATCHES)}
+        there = {
+            name: x
+            for name, x in directory.manifest.items()
+            if name not in ("format", _NUM_BATCHES)
+        }
         for name in {**manifest, **there}:
             if there.get(name) != manifest.get(name):
                 raise ValueError(
@@ -114,10 +121,13 @@ class Directory:
         if not path.exists():
             raise FileNotFoundError(f"there is no folder {path}")
         if not path.is_dir():
-            raise NotADirectoryError(f"{path} is a file: path is the folder that predict_dataset was given")
+            raise NotADirectoryError(
+                f"{path} is a file: path is the folder that predict_dataset was given"
+            )
         if not (path / _MANIFEST).exists():
             raise ValueError(
-                f"{path} holds no results of predict_dataset: it has no {_MANIFEST}, which is written with the first batch"
+                f"{path} holds no results of predict_dataset: it has no {_MANIFEST}, which is"
+                " written with the first batch"
             )
         return cls(path, _manifest(path))
 
@@ -145,8 +155,8 @@ class Directory:
         found = self._load(index)
         if found and found[_structures.RESERVED] != _digest(inputs):
             raise ValueError(
-                f"batch {index} is not the one whose results are in {self._file(index)}: its inputs differ. Pass the same data in"
-                " the same order, unshuffled, or another path."
+                f"batch {index} is not the one whose results are in {self._file(index)}: its inputs"
+                " differ. Pass the same data in the same order, unshuffled, or another path."
             )
         return found is not None
 
@@ -154,9 +164,12 @@ class Directory:
         """Returns when the results are on disk."""
         if self.num_batches is not None:
             self.finish(None)
-        arrays = dict(zip(self.manifest["results"], results, strict=True)) | {_structures.RESERVED: _digest(inputs)}
+        arrays = dict(zip(self.manifest["results"], results, strict=True)) | {
+            _structures.RESERVED: _digest(inputs)
+        }
         buffer = io.BytesIO()
-        # What `numpy.savez` writes; but that takes arrays by keyword, and a result may be named as one of its arguments.
+        # What `numpy.savez` writes; but that takes arrays by keyword, and a result may be named as
+        # one of its arguments.
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -171,7 +184,9 @@ class Directory:
         """
         found = self._load(index)
         if found is None:
-            raise FileNotFoundError(f"{self._file(index)} is gone or damaged: run predict_dataset again")
+            raise FileNotFoundError(
+                f"{self._file(index)} is gone or damaged: run predict_dataset again"
+            )
         # NumPy's format does not know the short floats, and returns their bytes.
         forms = self.manifest["results"].items()
         return [found[name].view(jnp.dtype(form.partition("(")[0])) for name, form in forms]
@@ -181,7 +196,9 @@ class Directory:
             return None
         try:
             with self._file(index).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in (*self.manifest["results"], _structures.RESERVED)}
+                return {
+                    name: arrays[name] for name in (*self.manifest["results"], _structures.RESERVED)
+                }
         except _TORN:
             return None
 
@@ -192,7 +209,9 @@ class Directory:
         self._publish(json.dumps(self.manifest, indent=2).encode(), _MANIFEST)
 
     def _publish(self, content: bytes | memoryview, name: str) -> None:
-        """Writes a file, which gets its name when its content is on disk; returns when its name is, too."""
+        """Writes a file, which gets its name when its content is on disk; returns when its name is,
+        too.
+        """
         temporary = self.path / "unfinished"
         with temporary.open("wb") as file:
             file.write(content)
@@ -207,7 +226,10 @@ class Directory:
 
 def damaged(path: Path) -> ValueError:
     """The error of a manifest that cannot be understood."""
-    return ValueError(f"{path / _MANIFEST} is damaged. numpy.load still reads the batches, {path / '000000.npz'} and so on.")
+    return ValueError(
+        f"{path / _MANIFEST} is damaged. numpy.load still reads the batches, {path / '000000.npz'}"
+        " and so on."
+    )
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -219,11 +241,14 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise damaged(path) from None
     if version != _FORMAT:
         raise ValueError(
-            f"{path} was written by another version of jaxdrop: its files have format {version!r}, and this"
-            f" version has {_FORMAT}. Read them with that version or numpy.load, or pass another path."
+            f"{path} was written by another version of jaxdrop: its files have format {version!r},"
+            f" and this version has {_FORMAT}. Read them with that version or numpy.load, or pass"
+            " another path."
         )
     return manifest
 
 
 def _digest(inputs: Sequence[Array]) -> np.uint32:
-    return np.uint32(functools.reduce(lambda digest, x: zlib.crc32(np.asarray(x).tobytes(), digest), inputs, 0))
+    return np.uint32(
+        functools.reduce(lambda digest, x: zlib.crc32(np.asarray(x).tobytes(), digest), inputs, 0)
+    )

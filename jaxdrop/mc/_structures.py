@@ -75,6 +75,8 @@ def _describe(tree: Any) -> Any:
 def _class(name: str, fields: tuple[str, ...]) -> Any:
     public = importlib.import_module("jaxdrop.mc")
     known = getattr(public, name, None) if name in public.__all__ else None
-    if dataclasses.is_dataclass(known) and fields == tuple(field.name for field in dataclasses.fields(known)):
+    if dataclasses.is_dataclass(known) and fields == tuple(
+        field.name for field in dataclasses.fields(known)
+    ):
         return known
     return collections.namedtuple(name, fields)

@@ -5,10 +5,11 @@ Scores are functions of a `Classification`, and the larger, the more there is to
     summary = mc.classification(logits=mc.predict(lambda key: fn(key, pool), keys))
     chosen = mc.acquisition.top(mc.acquisition.bald(summary), 10)
 
-The ten best scores may all say the same. `power_sampling` mixes them by chance; `batch_bald` asks what ten labels say together,
-and `epig` what a label says of the inputs that count. The last two need the samples themselves, each under one set of weights for
-all inputs: where every example has a mask of its own, the default of Flax and of this library, labels seem to say nothing
-of each other. Share the masks over the batch, as `jaxdrop.nnx.stochastic` and `jaxdrop.linen.stochastic` can.
+The ten best scores may all say the same. `power_sampling` mixes them by chance; `batch_bald` asks
+what ten labels say together, and `epig` what a label says of the inputs that count. The last two
+need the samples themselves, each under one set of weights for all inputs: where every example has a
+mask of its own, the default of Flax and of this library, labels seem to say nothing of each other.
+Share the masks over the batch, as `jaxdrop.nnx.stochastic` and `jaxdrop.linen.stochastic` can.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ Kind = Literal["power", "softmax", "softrank"]
 
 @_checks.hinted
 def bald(summary: Classification) -> jax.Array:
-    """`I(y; w) = H[p] - 1/S sum_s H[p_s]`, the mutual information of a label and the weights, in nats.
+    """`I(y; w) = H[p] - 1/S sum_s H[p_s]`, the mutual information of a label and the weights, in
+    nats.
 
     References:
-      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and preference learning", 2011,
-      arXiv:1112.5745. Gal, Islam & Ghahramani, "Deep Bayesian active learning with image data", ICML 2017, arXiv:1703.02910.
+      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and
+      preference learning", 2011, arXiv:1112.5745. Gal, Islam & Ghahramani, "Deep Bayesian active
+      learning with image data", ICML 2017, arXiv:1703.02910.
     """
     return _summary("bald", summary).mutual_information
 
@@ -55,7 +58,8 @@ def margin(summary: Classification) -> jax.Array:
       ValueError: there are fewer than two classes.
 
     References:
-      Scheffer, Decomain & Wrobel, "Active hidden Markov models for information extraction", IDA 2001.
+      Scheffer, Decomain & Wrobel, "Active hidden Markov models for information extraction", IDA
+      2001.
     """
     probs = _summary("margin", summary).mean
     if probs.shape[-1] < 2:
@@ -69,7 +73,8 @@ def variation_ratio(summary: Classification) -> jax.Array:
     """The share of samples that do not vote for the class with most votes.
 
     References:
-      Freeman, "Elementary applied statistics", 1965. Gal, Islam & Ghahramani, 2017, arXiv:1703.02910.
+      Freeman, "Elementary applied statistics", 1965. Gal, Islam & Ghahramani, 2017,
+      arXiv:1703.02910.
     """
     return _summary("variation_ratio", summary).variation_ratio
 
@@ -82,15 +87,17 @@ def epig(
     probs: _inputs.ArrayLike | None = None,
     target_probs: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """`mean_x* I(y; y*)`: what a label is expected to say of the labels of the targets x*, in nats; at least 0.
+    """`mean_x* I(y; y*)`: what a label is expected to say of the labels of the targets x*, in nats;
+    at least 0.
 
-    With `p(y, y*) = 1/S sum_s p_s(y) p_s(y*)`, the divergence of `p(y, y*)` from `p(y) p(y*)`. What a label says of weights that
-    do not matter for the targets, and BALD rewards, counts for nothing.
+    With `p(y, y*) = 1/S sum_s p_s(y) p_s(y*)`, the divergence of `p(y, y*)` from `p(y) p(y*)`. What
+    a label says of weights that do not matter for the targets, and BALD rewards, counts for
+    nothing.
 
     Args:
       logits: of the inputs to choose from, shape (S, N, C).
-      target_logits: of inputs like those that the model is for, shape (S, M, C'), under the same weights: from the same keys,
-        with masks that all inputs share.
+      target_logits: of inputs like those that the model is for, shape (S, M, C'), under the same
+        weights: from the same keys, with masks that all inputs share.
       probs: in place of logits.
       target_probs: in place of logits.
 
@@ -102,17 +109,19 @@ def epig(
       ValueError: shapes do not fit.
 
     References:
-      Bickford Smith, Kirsch, Farquhar, Gal, Foster & Rainforth, "Prediction-oriented Bayesian active learning", AISTATS 2023,
-      arXiv:2304.08151.
+      Bickford Smith, Kirsch, Farquhar, Gal, Foster & Rainforth, "Prediction-oriented Bayesian
+      active learning", AISTATS 2023, arXiv:2304.08151.
     """
     given, are_logits = _pool.checked("epig", logits, probs)
     target, targets_are = _pool.checked("epig", target_logits, target_probs, "target_")
     if are_logits != targets_are or given.shape[0] != target.shape[0]:
         raise ValueError(
-            "epig takes logits and target_logits, or probabilities of both, from the same samples, got shapes"
-            f" {given.shape} and {target.shape}"
+            "epig takes logits and target_logits, or probabilities of both, from the same samples,"
+            f" got shapes {given.shape} and {target.shape}"
         )
-    pool, targets = (jnp.exp(_classification.log_probabilities(x, are_logits)) for x in (given, target))
+    pool, targets = (
+        jnp.exp(_classification.log_probabilities(x, are_logits)) for x in (given, target)
+    )
     return _epig(pool, targets.astype(pool.dtype))
 
 
@@ -126,9 +135,15 @@ def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
         apart = probs.mean(0)[:, None, None] * expected[None]
         possible = (joint > 0) & (apart > 0)
         ratio = jnp.log(jnp.where(possible, joint, 1)) - jnp.log(jnp.where(possible, apart, 1))
-        return _reduction.mean((apart * _classification.divergence_terms(ratio, possible)).sum((0, 2)))
+        return _reduction.mean(
+            (apart * _classification.divergence_terms(ratio, possible)).sum((0, 2))
+        )
 
-    return lax.map(one, jnp.moveaxis(pool, 1, 0), batch_size=_pool.at_once(pool.shape[-1] * expected.size, pool.shape[1]))
+    return lax.map(
+        one,
+        jnp.moveaxis(pool, 1, 0),
+        batch_size=_pool.at_once(pool.shape[-1] * expected.size, pool.shape[1]),
+    )
 
 
 @_checks.hinted
@@ -144,7 +159,8 @@ def top(scores: _inputs.ArrayLike, num: int) -> jax.Array:
 
     Raises:
       TypeError: scores are not floating, or `num` is not an integer.
-      ValueError: not one axis of scores, `num` not in [1, N], or scores that are not finite. Under `jit`, NaN is the least.
+      ValueError: not one axis of scores, `num` not in [1, N], or scores that are not finite. Under
+        `jit`, NaN is the least.
     """
     scores = _finite("top", scores)
     return _top(scores, num=_pool.number("num", num, scores.size))
@@ -158,9 +174,15 @@ def _top(scores: jax.Array, *, num: int) -> jax.Array:
 
 @_checks.hinted
 def power_sampling(
-    key: jax.Array, scores: _inputs.ArrayLike, num: int, *, coldness: _inputs.Number = 1.0, kind: Kind = "power"
+    key: jax.Array,
+    scores: _inputs.ArrayLike,
+    num: int,
+    *,
+    coldness: _inputs.Number = 1.0,
+    kind: Kind = "power",
 ) -> jax.Array:
-    """`num` inputs drawn without replacement, in proportion to `score^coldness`: a batch whose members are not all alike.
+    """`num` inputs drawn without replacement, in proportion to `score^coldness`: a batch whose
+    members are not all alike.
 
     ============  ==========================================================
     kind          drawn in proportion to
@@ -186,8 +208,8 @@ def power_sampling(
       TypeError, ValueError: as `top`, or scores below 0 are to be drawn by their power.
 
     References:
-      Kirsch, Farquhar, Atighehchian, Jesson, Branchaud-Charron & Gal, "Stochastic batch acquisition: a simple baseline for deep
-      active learning", TMLR 2023, arXiv:2106.12059.
+      Kirsch, Farquhar, Atighehchian, Jesson, Branchaud-Charron & Gal, "Stochastic batch
+      acquisition: a simple baseline for deep active learning", TMLR 2023, arXiv:2106.12059.
     """
     key = random.single(key, "power_sampling")
     scores = _finite("power_sampling", scores)
@@ -201,18 +223,27 @@ def power_sampling(
     if cold.ndim:
         raise ValueError(f"coldness must be one number, got shape {cold.shape}")
     _inputs.positive("coldness", cold, zero=True)
-    return _power_sampling(key, scores, cold.astype(scores.dtype), num=_pool.number("num", num, scores.size), kind=kind)
+    return _power_sampling(
+        key, scores, cold.astype(scores.dtype), num=_pool.number("num", num, scores.size), kind=kind
+    )
 
 
 @reduction("power_sampling")
-def _power_sampling(key: jax.Array, scores: jax.Array, coldness: jax.Array, *, num: int, kind: Kind) -> jax.Array:
+def _power_sampling(
+    key: jax.Array, scores: jax.Array, coldness: jax.Array, *, num: int, kind: Kind
+) -> jax.Array:
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     if kind == "power":
         scores = jnp.log(jnp.maximum(scores, 0))
     elif kind == "softrank":
-        ranks = jnp.zeros(scores.size, scores.dtype).at[scores.argsort(descending=True)].set(jnp.arange(1.0, scores.size + 1))
+        ranks = (
+            jnp.zeros(scores.size, scores.dtype)
+            .at[scores.argsort(descending=True)]
+            .set(jnp.arange(1.0, scores.size + 1))
+        )
         scores = -jnp.log(ranks)
-    # The largest one has the weight 1, which no coldness makes infinite. What is impossible stays so, but not at coldness 0.
+    # The largest one has the weight 1, which no coldness makes infinite. What is impossible stays
+    # so, but not at coldness 0.
     most = scores.max()
     weights = coldness * (scores - jnp.where(jnp.isfinite(most), most, 0))
     noise = random.gumbel(random.bits(key, scores.shape), scores.dtype)
@@ -223,7 +254,8 @@ def _power_sampling(key: jax.Array, scores: jax.Array, coldness: jax.Array, *, n
 def _summary(caller: str, summary: Classification) -> Classification:
     if not isinstance(summary, Classification):
         raise TypeError(
-            f"{caller} takes a Classification summary, such as mc.classification(logits=samples), got {_checks.quoted(summary)}"
+            f"{caller} takes a Classification summary, such as mc.classification(logits=samples),"
+            f" got {_checks.quoted(summary)}"
         )
     return summary
 
@@ -231,8 +263,13 @@ def _summary(caller: str, summary: Classification) -> Classification:
 def _finite(caller: str, scores: _inputs.ArrayLike) -> jax.Array:
     scores = _inputs.floating(caller, "scores", scores)
     if scores.ndim != 1:
-        raise ValueError(f"{caller} takes scores of shape (N,), one for each input, got {scores.shape}")
+        raise ValueError(
+            f"{caller} takes scores of shape (N,), one for each input, got {scores.shape}"
+        )
     if not _inputs.holds(np.isfinite, scores):
         wrong = np.flatnonzero(~np.isfinite(scores))
-        raise ValueError(f"scores must be finite, but {wrong.size} of {scores.size} are not, the first at index {wrong[0]}")
+        raise ValueError(
+            f"scores must be finite, but {wrong.size} of {scores.size} are not, the first at index"
+            f" {wrong[0]}"
+        )
     return scores

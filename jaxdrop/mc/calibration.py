@@ -15,7 +15,8 @@ from jaxdrop.mc._minimum import minimum
 from jaxdrop.mc._reduction import keep, reduction
 
 _RANGE = 100.0
-# Stands for a logit of -inf, whose product with a slope would be NaN; times the range it is still a float.
+# Stands for a logit of -inf, whose product with a slope would be NaN; times the range it is still a
+# float.
 _RULED_OUT = -1e30
 
 
@@ -37,7 +38,8 @@ def fit_temperature(
     binary: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> FittedTemperature:
-    """The T that minimizes the negative log-likelihood of held-out labels, where logits are divided by T.
+    """The T that minimizes the negative log-likelihood of held-out labels, where logits are divided
+    by T.
 
     With samples, each one's logits are divided and the predictive mean is judged,
     `-log 1/S sum_s softmax(logits_s / T)[y]`:
@@ -49,15 +51,15 @@ def fit_temperature(
     which sharpens a mean that is not sure enough by itself. Then
     `jax.nn.softmax(summary.log_mean / fitted.temperature)` is the prediction.
 
-    T is sought in [0.01, 100], by a grid and bisection, in one compilation. Where every label is right
-    with certainty, less is always better, and T is near the lower bound. Traceable: `jax.vmap` runs
-    over splits or models.
+    T is sought in [0.01, 100], by a grid and bisection, in one compilation. Where every label is
+    right with certainty, less is always better, and T is near the lower bound. Traceable:
+    `jax.vmap` runs over splits or models.
 
     Args:
       labels: integers in [0, C), any shape (...), not those of training. If `binary`, booleans or
         integers 0 and 1.
-      logits: shape (S, ..., C) of samples, or (..., C) of a deterministic model. If `binary`, those of
-        the label 1, whose sigmoid is its probability: shape (S, ...) or (...).
+      logits: shape (S, ..., C) of samples, or (..., C) of a deterministic model. If `binary`, those
+        of the label 1, whose sigmoid is its probability: shape (S, ...) or (...).
       pooled: divide the logarithm of the mean, not the logits of each sample; if `binary`, the
         log-odds of the mean.
       binary: labels with two values, one or several an example.
@@ -69,8 +71,8 @@ def fit_temperature(
 
     Raises:
       TypeError: labels are not integers, or logits not floating numbers.
-      ValueError: shapes do not fit, no labels count, one that counts is out of range, or all samples
-        give it a probability of 0.
+      ValueError: shapes do not fit, no labels count, one that counts is out of range, or all
+        samples give it a probability of 0.
 
     References:
       Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017,
@@ -84,8 +86,9 @@ def fit_temperature(
     if axes not in (0, 1) or not logits.size:
         shape = "(S, ...) or (...)" if binary else "(S, ..., C) or (..., C)"
         raise ValueError(
-            f"fit_temperature takes labels of shape (...), and logits of shape {shape} for them, at least one, got"
-            f" {y.shape} and {logits.shape}. Labels with two values have logits of the label 1 alone if binary=True."
+            f"fit_temperature takes labels of shape (...), and logits of shape {shape} for them, at"
+            f" least one, got {y.shape} and {logits.shape}. Labels with two values have logits of"
+            " the label 1 alone if binary=True."
         )
     if not axes:
         logits = logits[None]
@@ -94,7 +97,9 @@ def fit_temperature(
     y = _labels.within(y, 2 if binary else logits.shape[-1], selected, of="logits")
     fitted = _fit_temperature(y, logits, selected, pooled=pooled, binary=binary)
     if not _inputs.holds(np.isfinite, fitted.nll):
-        raise ValueError("logits give a label a probability of 0 at every temperature, or are NaN or infinite")
+        raise ValueError(
+            "logits give a label a probability of 0 at every temperature, or are NaN or infinite"
+        )
     return fitted
 
 
@@ -119,7 +124,9 @@ def _fit_temperature(
     best = minimum(lambda log_temperature: loss(log_temperature, finite), -most, most)
     least = loss(best, logits)
     known = keep(where, inside, fill=True).all() & jnp.isfinite(least)
-    return FittedTemperature(jnp.where(known, jnp.exp(best), jnp.nan), jnp.where(known, least, jnp.nan))
+    return FittedTemperature(
+        jnp.where(known, jnp.exp(best), jnp.nan), jnp.where(known, least, jnp.nan)
+    )
 
 
 def _log_mean(log_probs: jax.Array) -> jax.Array:

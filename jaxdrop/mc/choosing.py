@@ -1,4 +1,6 @@
-"""Choosing what training does not learn, the precision of the noise and the rate, by what held-out data say."""
+"""Choosing what training does not learn, the precision of the noise and the rate, by what held-out
+data say.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,16 @@ class FittedRate(NamedTuple):
 
 @_checks.hinted
 def fit_tau(y: _inputs.Number, samples: _inputs.ArrayLike, *, output_axes: int = 0) -> FittedTau:
-    """The `tau` that maximizes the mean of `log_likelihood(y, samples, tau=tau)` over held-out examples.
+    """The `tau` that maximizes the mean of `log_likelihood(y, samples, tau=tau)` over held-out
+    examples.
 
-    It lies between one over the mean squared error of the worst sample of each example and that of the best, and is found there
-    by a grid and bisection, in one compilation. Traceable: `jax.vmap` runs over splits or models.
+    It lies between one over the mean squared error of the worst sample of each example and that of
+    the best, and is found there by a grid and bisection, in one compilation. Traceable: `jax.vmap`
+    runs over splits or models.
 
     Args:
-      y: held-out targets, as in `mc.log_likelihood`; not those of training, on which the errors are smaller.
+      y: held-out targets, as in `mc.log_likelihood`; not those of training, on which the errors are
+        smaller.
       samples: predictions for them, shape (S, ...).
       output_axes: as in `mc.log_likelihood`.
 
@@ -58,11 +63,12 @@ def fit_tau(y: _inputs.Number, samples: _inputs.ArrayLike, *, output_axes: int =
 
     Raises:
       TypeError: samples are not floating numbers.
-      ValueError: shapes do not fit, no samples or examples, or a sample hits each target exactly, which no finite `tau` fits.
+      ValueError: shapes do not fit, no samples or examples, or a sample hits each target exactly,
+        which no finite `tau` fits.
 
     References:
-      Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep learning", ICML 2016,
-      arXiv:1506.02142, equation 8.
+      Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
+      learning", ICML 2016, arXiv:1506.02142, equation 8.
     """
     samples = _inputs.samples("fit_tau", "samples", samples)
     y = _regression.target("fit_tau", y, samples)
@@ -70,17 +76,23 @@ def fit_tau(y: _inputs.Number, samples: _inputs.ArrayLike, *, output_axes: int =
         raise ValueError(f"fit_tau needs at least one held-out example, got y of shape {y.shape}")
     fitted = _fit_tau(y, samples, output_axes=_regression.output_count(output_axes, y.ndim))
     if not _inputs.holds(np.isfinite, fitted.tau):
-        raise ValueError("fit_tau found no finite tau: some sample hits each target exactly, or y or samples are not finite")
+        raise ValueError(
+            "fit_tau found no finite tau: some sample hits each target exactly, or y or samples are"
+            " not finite"
+        )
     return fitted
 
 
 @kernel("fit_tau", checkpoint=False)
 def _fit_tau(y: jax.Array, samples: jax.Array, *, output_axes: int) -> FittedTau:
     def loss(log_tau: jax.Array) -> jax.Array:
-        return -_regression.mixture_likelihood(y, samples, jnp.exp(-log_tau), output_axes=output_axes).mean()
+        return -_regression.mixture_likelihood(
+            y, samples, jnp.exp(-log_tau), output_axes=output_axes
+        ).mean()
 
     errors = ((samples - y[None]) ** 2).mean(range(y.ndim + 1 - output_axes, y.ndim + 1))
-    # Where the slope is 0, 1 / tau is a mean over examples of a weighted mean over samples of these errors.
+    # Where the slope is 0, 1 / tau is a mean over examples of a weighted mean over samples of these
+    # errors.
     low, high = -jnp.log(errors.max(0).mean()), -jnp.log(errors.min(0).mean())
     log_tau = minimum(loss, low, high)
     return FittedTau(jnp.exp(log_tau), -loss(log_tau))
@@ -95,18 +107,21 @@ def tau_from_weight_decay(
     num_examples: int,
     loss: Loss,
 ) -> jax.Array:
-    """`tau = (1 - rate) l^2 / (2 N lambda)`: the precision of the noise that a weight decay stands for.
+    """`tau = (1 - rate) l^2 / (2 N lambda)`: the precision of the noise that a weight decay stands
+    for.
 
     The factor of 2 depends on the loss that is minimized together with `lambda sum W^2`:
 
     ===========  ==========================================  ===================================
-    `half_mse`   `1/N sum_n 1/2 (y_n - f(x_n))^2`            `tau = (1 - rate) l^2 / (2 N lambda)`, the paper
+    `half_mse`   `1/N sum_n 1/2 (y_n - f(x_n))^2`            `tau = (1 - rate) l^2 / (2 N lambda)`,
+                                                             the paper
     `mse`        `1/N sum_n (y_n - f(x_n))^2`                `tau = (1 - rate) l^2 / (N lambda)`
     ===========  ==========================================  ===================================
 
-    The squares are summed over outputs, not averaged. The authors' code puts the first formula beside the second loss, and so
-    decays half as much as the paper has it: `loss="half_mse"` gives its numbers. An optimizer's decay `c`, as in
-    `optax.add_decayed_weights(c)`, is the gradient of `c/2 sum W^2`: pass `weight_decay=c / 2`.
+    The squares are summed over outputs, not averaged. The authors' code puts the first formula
+    beside the second loss, and so decays half as much as the paper has it: `loss="half_mse"` gives
+    its numbers. An optimizer's decay `c`, as in `optax.add_decayed_weights(c)`, is the gradient of
+    `c/2 sum W^2`: pass `weight_decay=c / 2`.
 
     Args:
       weight_decay: `lambda`, the factor of the sum of squared weights, above 0.
@@ -116,7 +131,8 @@ def tau_from_weight_decay(
       loss: which of the two is minimized.
 
     Returns:
-      `tau`, in the units in which the loss was formed: for standardized targets divide it by their variance.
+      `tau`, in the units in which the loss was formed: for standardized targets divide it by their
+        variance.
 
     Raises:
       TypeError: `num_examples` is not an integer.
@@ -125,7 +141,9 @@ def tau_from_weight_decay(
     References:
       Gal & Ghahramani, 2016, arXiv:1506.02142, equations 4 and 7.
     """
-    return _tau_times_decay(rate, length_scale, num_examples, loss) / _positive("weight_decay", weight_decay)
+    return _tau_times_decay(rate, length_scale, num_examples, loss) / _positive(
+        "weight_decay", weight_decay
+    )
 
 
 @_checks.hinted
@@ -137,7 +155,8 @@ def weight_decay_from_tau(
     num_examples: int,
     loss: Loss,
 ) -> jax.Array:
-    """`lambda = (1 - rate) l^2 / (2 N tau)`: the weight decay that a precision of the noise asks for.
+    """`lambda = (1 - rate) l^2 / (2 N tau)`: the weight decay that a precision of the noise asks
+    for.
 
     The inverse of `tau_from_weight_decay`, which says what the factor of 2 depends on.
 
@@ -167,7 +186,8 @@ def fit_rate(
     batch_size: int | None = None,
     allow_deterministic: bool = False,
 ) -> FittedRate:
-    """The one of some rates at which the samples of `fn(key, rate)` have the least held-out loss, in one compilation.
+    """The one of some rates at which the samples of `fn(key, rate)` have the least held-out loss,
+    in one compilation.
 
     All rates are judged by the same keys, so that they differ by little chance.
 
@@ -197,14 +217,17 @@ def fit_rate(
 
     Raises:
       TypeError: `batch_size` is not an integer.
-      ValueError: no rates, one outside [0, 1], a loss that is not a number or does not depend on the
-        rate, or as `mc.predict`.
+      ValueError: no rates, one outside [0, 1], a loss that is not a number or does not depend on
+        the rate, or as `mc.predict`.
     """
     _calls.check_function("mc.fit_rate", fn, "fn, rates, keys, loss")
     _calls.check_keys(keys)
     _checks.check_callable(loss, "loss", "what mc.predict returns")
     with _checks.renamed(rate="rates"):
-        rates = jnp.asarray(_checks.check_rate(_checks.check_array(rates, "rates", caller="mc.fit_rate")), jnp.float32)
+        rates = jnp.asarray(
+            _checks.check_rate(_checks.check_array(rates, "rates", caller="mc.fit_rate")),
+            jnp.float32,
+        )
     if rates.ndim != 1 or not rates.size:
         raise ValueError(f"rates must have shape (R,) with at least one rate, got {rates.shape}")
     at_once = rates.size if batch_size is None else _checks.check_count(batch_size, "batch_size")
@@ -220,7 +243,10 @@ def fit_rate(
         raise ValueError(f"loss must return a number, got shape {losses.shape[1:]}")
     if not _inputs.holds(lambda losses: ~np.isnan(losses), losses):
         raise ValueError(f"the loss is NaN at the rates {np.asarray(rates)[np.isnan(losses)]}")
-    if _inputs.holds(lambda losses: losses == losses[0], losses) and not dependence(one, rates[0]).outputs:
+    if (
+        _inputs.holds(lambda losses: losses == losses[0], losses)
+        and not dependence(one, rates[0]).outputs
+    ):
         raise ValueError(
             "the loss does not depend on the rate: fn(key, rate) has to pass the rate on, as in"
             " lambda key, rate: jaxdrop.nnx.stochastic(model, rate=rate)(key, x)."
@@ -229,12 +255,16 @@ def fit_rate(
     return FittedRate(rates[best], losses[best], rates, losses)
 
 
-def _tau_times_decay(rate: masks.Rate, length_scale: _inputs.Number, num_examples: int, loss: Loss) -> jax.Array:
+def _tau_times_decay(
+    rate: masks.Rate, length_scale: _inputs.Number, num_examples: int, loss: Loss
+) -> jax.Array:
     _checks.check_one_of(loss, "loss", Loss)
     count = _checks.check_count(num_examples, "num_examples")
     dropping = masks.check_rate(rate)
     if not _inputs.holds(lambda rate: rate < 1, dropping):
-        raise ValueError(f"rate must be below 1, at which nothing is kept, got {_inputs.range_of(dropping)}")
+        raise ValueError(
+            f"rate must be below 1, at which nothing is kept, got {_inputs.range_of(dropping)}"
+        )
     keep = 1 - jnp.asarray(dropping, jnp.float32)
     keep = _inputs.nan_unless(keep > 0, keep)
     return keep * _positive("length_scale", length_scale) ** 2 / (_LOSS[loss] * count)

@@ -55,15 +55,16 @@ def predict_dataset(
     With a `path`, each batch's results are written as they come, and none are kept in memory. A run
     that was killed, at any moment, is resumed by the same call: what is finished is not computed
     again, and the output is the same. Finished batches are still taken from `batches`, to see that
-    they are the same ones, and so are the arrays that `fn` closes over: the weights. Whether `fn` does
-    the same with them is not seen. (Nor are the weights if JAX cannot trace `fn`, as where it reads
-    the values of its arrays.) `mc.open_results(path)` opens the results later, without the model.
+    they are the same ones, and so are the arrays that `fn` closes over: the weights. Whether `fn`
+    does the same with them is not seen. (Nor are the weights if JAX cannot trace `fn`, as where it
+    reads the values of its arrays.) `mc.open_results(path)` opens the results later, without the
+    model.
 
     Args:
       fn: a function of a key and inputs, such as `jaxdrop.nnx.stochastic(model)`.
-      batches: an iterable of tuples or lists of `inputs`, or of single ones. An input is an array, or
-        a pytree of arrays such as a dictionary; the first axis is that of the examples. A batch of
-        another size, such as the last, is compiled once more.
+      batches: an iterable of tuples or lists of `inputs`, or of single ones. An input is an array,
+        or a pytree of arrays such as a dictionary; the first axis is that of the examples. A batch
+        of another size, such as the last, is compiled once more.
       keys: a key array of shape (S,).
       summary: what to make of a batch's samples, of shape (S, batch, ...): arrays with the batch
         first, and numbers that are the same in all batches, as `mc.classification` and
@@ -72,8 +73,8 @@ def predict_dataset(
       path: a directory for the results, one `.npz` file a batch; they are kept in memory if None.
       progress: whether to show a bar. Its end is known if `batches` has a length. Without rich
         (`pip install 'jaxdrop[progress]'`) it is lines of text.
-      same_keys: by default batch i has the keys `fold_in(key, i)`, so that masks differ from batch to
-        batch. If True, all have `keys`: with one mask for all examples, sample s is then one
+      same_keys: by default batch i has the keys `fold_in(key, i)`, so that masks differ from batch
+        to batch. If True, all have `keys`: with one mask for all examples, sample s is then one
         function, drawn once, over the whole data set.
       allow_deterministic: whether all samples of a batch may be the same, as in `predict`.
 
@@ -81,8 +82,8 @@ def predict_dataset(
       The results by batch; `concatenate()` makes them one.
 
     Raises:
-      TypeError: `fn` does not take a key and the inputs of a batch, `batch_size` is not an integer, or
-        an input is no array.
+      TypeError: `fn` does not take a key and the inputs of a batch, `batch_size` is not an integer,
+        or an input is no array.
       ValueError: `keys` is not one axis of keys, nothing depends on the key, results have no batch
         axis, or `path` holds the results of another run: with other keys, other weights, another
         summary, other shapes, or other batches.
@@ -152,7 +153,10 @@ def predict_dataset(
 
 def _check_values(x: Any, name: str) -> None:
     if isinstance(x, jax.core.Tracer):
-        raise TypeError(f"{name} must hold values, but it is {_checks.quoted(x)}: this is a loop in Python, outside of jax.jit")
+        raise TypeError(
+            f"{name} must hold values, but it is {_checks.quoted(x)}: this is a loop in Python,"
+            " outside of jax.jit"
+        )
 
 
 def _is_iterable(batches: Any) -> bool:
@@ -166,7 +170,10 @@ def _path(path: Any) -> Path:
     try:
         return Path(path)
     except TypeError:
-        raise TypeError(f"path must be that of a directory, as a str or a pathlib.Path, got {_checks.quoted(path)}") from None
+        raise TypeError(
+            "path must be that of a directory, as a str or a pathlib.Path, got"
+            f" {_checks.quoted(path)}"
+        ) from None
 
 
 class _Program(NamedTuple):
@@ -212,15 +219,16 @@ def _inputs_of(batch: Any, index: int) -> Any:
     leaves = jax.tree.leaves(inputs)
     if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves):
         raise TypeError(
-            f"batch {index} of batches holds keys, and what is drawn from them would be the same in all samples."
-            " Let fn derive them from its own key."
+            f"batch {index} of batches holds keys, and what is drawn from them would be the same in"
+            " all samples. Let fn derive them from its own key."
         )
     bad = [x for x in leaves if x.dtype.kind in "OSU"]
     if bad or not leaves:
         what = f"{bad[0].dtype} {_checks.quoted(bad[0].tolist())}" if bad else "nothing"
         raise TypeError(
-            f"batch {index} of batches must be an array of numbers, or a tuple, list or dictionary of such, but it"
-            f" holds {what}. Leave text and ids out, as in batches = ((x,) for x, _ in data)."
+            f"batch {index} of batches must be an array of numbers, or a tuple, list or dictionary"
+            f" of such, but it holds {what}. Leave text and ids out, as in batches = ((x,) for x, _"
+            " in data)."
         )
     return inputs
 
@@ -232,8 +240,8 @@ def _array(x: Any) -> Any:
 def _on_host(x: jax.Array) -> np.ndarray[Any, Any]:
     if not (x.is_fully_addressable or x.is_fully_replicated):
         raise ValueError(
-            "the results are spread over several processes, of which each can see its own part only."
-            " Replicate them, with jax.lax.with_sharding_constraint in summary, or call"
+            "the results are spread over several processes, of which each can see its own part"
+            " only. Replicate them, with jax.lax.with_sharding_constraint in summary, or call"
             " predict_dataset in each process for a part of the data."
         )
     return np.asarray(x)
@@ -244,7 +252,7 @@ def _check_batch_axis(results: Any, batch_axis: int, inputs: Sequence[Any]) -> N
     for name, result in zip(_structures.names(results), jax.tree.leaves(results), strict=True):
         if result.ndim and result.shape[batch_axis : batch_axis + 1] != size:
             raise ValueError(
-                f"{'fn' if batch_axis else 'summary'} must return arrays with the batch on their first"
-                f" axis, but for inputs of {inputs[0].shape} {name} has shape"
+                f"{'fn' if batch_axis else 'summary'} must return arrays with the batch on their"
+                f" first axis, but for inputs of {inputs[0].shape} {name} has shape"
                 f" {result.shape[batch_axis:]}"
             )

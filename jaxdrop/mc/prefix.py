@@ -1,6 +1,8 @@
-"""The part of a function of a key that does not depend on the key, told from the rest, so that it is computed once.
+"""The part of a function of a key that does not depend on the key, told from the rest, so that it
+is computed once.
 
-`jax.vmap` over keys leaves that part unbatched by itself. A loop over chunks of keys would repeat it in every turn.
+`jax.vmap` over keys leaves that part unbatched by itself. A loop over chunks of keys would repeat
+it in every turn.
 """
 
 from __future__ import annotations
@@ -15,10 +17,24 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, primitives
 
 _CHECKPOINTS = ("checkpoint", "remat", "remat2")
-# Where the result is larger than all that is stored and goes in, these are done again: cheaper than to store it and read it.
+# Where the result is larger than all that is stored and goes in, these are done again: cheaper than
+# to store it and read it.
 _CHEAP = {
     *("broadcast_in_dim", "convert_element_type", "iota", "reshape", "squeeze"),
-    *("add", "max", "min", "mul", "neg", "sub", "and", "not", "or", "xor", "shift_left", "shift_right_logical"),
+    *(
+        "add",
+        "max",
+        "min",
+        "mul",
+        "neg",
+        "sub",
+        "and",
+        "not",
+        "or",
+        "xor",
+        "shift_left",
+        "shift_right_logical",
+    ),
     *("eq", "ge", "gt", "le", "lt", "ne", "select_n"),
 }
 
@@ -33,7 +49,9 @@ class Traced(NamedTuple):
 
     def run(self, constants: Sequence[jax.Array], key: jax.Array) -> Any:
         """What the function returns, for the arrays that it closes over and a key."""
-        return jax.tree.unflatten(self.structure, jax.core.eval_jaxpr(self.program.jaxpr, constants, key))
+        return jax.tree.unflatten(
+            self.structure, jax.core.eval_jaxpr(self.program.jaxpr, constants, key)
+        )
 
 
 class Split(NamedTuple):
@@ -64,7 +82,8 @@ def split(traced: Traced) -> Split:
     depends on the key as a whole or not at all.
 
     Raises:
-      ValueError: the function has side effects, which would be lost or done another number of times.
+      ValueError: the function has side effects, which would be lost or done another number of
+        times.
     """
     closed = traced.program
     if closed.effects:
@@ -83,7 +102,9 @@ def split(traced: Traced) -> Split:
 
 
 def _one_of(keys: jax.Array) -> jax.ShapeDtypeStruct:
-    """The type of one key, which says along which mapped axes it varies. (To index `keys`, its layout would have to be said.)"""
+    """The type of one key, which says along which mapped axes it varies. (To index `keys`, its
+    layout would have to be said.)
+    """
     found = []
     jax.eval_shape(jax.vmap(lambda key: found.append(jax.eval_shape(lambda key: key, key))), keys)
     return found[0]
@@ -110,18 +131,24 @@ class _Step(NamedTuple):
 
 
 class _Program:
-    """The operations that can be done without the key, and those that are left. Some cheap ones are in both."""
+    """The operations that can be done without the key, and those that are left. Some cheap ones are
+    in both.
+    """
 
     def __init__(self) -> None:
         self.constants: dict[_Value, jax.Array] = {}
         self.prefix: list[_Step] = []
         self.rest: list[_Step] = []
 
-    def add(self, jaxpr: Any, constants: Sequence[jax.Array], inputs: Sequence[_Value]) -> list[_Value]:
+    def add(
+        self, jaxpr: Any, constants: Sequence[jax.Array], inputs: Sequence[_Value]
+    ) -> list[_Value]:
         """Adds the operations of `jaxpr`, and returns its results."""
         arrays = {_Value(math.prod(array.shape)): array for array in constants}
         self.constants |= arrays
-        values: dict[Any, _Value] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*arrays, *inputs), strict=True))
+        values: dict[Any, _Value] = dict(
+            zip((*jaxpr.constvars, *jaxpr.invars), (*arrays, *inputs), strict=True)
+        )
 
         def read(atom: Any) -> _Value:
             return _Value(1, literal=atom.val) if isinstance(atom, Literal) else values[atom]
@@ -154,7 +181,9 @@ class _Program:
         inner, self.rest = self.rest, outer
         drawn = {value: _Value(value.size, known=False) for value in results if not value.known}
         inputs, run = _function(inner, list(drawn))
-        again = jax.checkpoint(run, prevent_cse=equation.params["prevent_cse"], policy=equation.params["policy"])
+        again = jax.checkpoint(
+            run, prevent_cse=equation.params["prevent_cse"], policy=equation.params["policy"]
+        )
         self.rest.append(_Step(lambda *values: again(values), inputs, list(drawn.values())))
         return [drawn.get(value, value) for value in results]
 
@@ -171,9 +200,13 @@ def _is_plain_jit(equation: JaxprEqn) -> bool:
     return not (stated or params["compiler_options_kvs"])
 
 
-def _alone(jaxpr: Jaxpr, equation: JaxprEqn) -> tuple[list[Any], Callable[..., Sequence[jax.Array]]]:
+def _alone(
+    jaxpr: Jaxpr, equation: JaxprEqn
+) -> tuple[list[Any], Callable[..., Sequence[jax.Array]]]:
     """One equation as a function of its variables."""
-    variables = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal)))
+    variables = list(
+        dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal))
+    )
     alone = jaxpr.replace(constvars=[], invars=variables, outvars=equation.outvars, eqns=[equation])
     return variables, functools.partial(jax.core.eval_jaxpr, alone, ())
 

@@ -1,4 +1,6 @@
-"""Statistics of more samples than there is memory for: one pass over chunks, each summarised, the summaries merged."""
+"""Statistics of more samples than there is memory for: one pass over chunks, each summarised, the
+summaries merged.
+"""
 
 from __future__ import annotations
 
@@ -49,21 +51,25 @@ def moments(
 ) -> Any:
     """Statistics of `fn(key)` over all keys, in memory that does not grow with their number.
 
-    The samples are formed in chunks and never kept. Means and variances are merged (Chan, Golub & LeVeque, 1983) and never
-    formed as a difference of large sums, so that the chunk size changes them by rounding only. What in `fn` does not depend on
-    its key is computed once. On a mesh, layouts and batch size are as in `predict`.
+    The samples are formed in chunks and never kept. Means and variances are merged (Chan, Golub &
+    LeVeque, 1983) and never formed as a difference of large sums, so that the chunk size changes
+    them by rounding only. What in `fn` does not depend on its key is computed once. On a mesh,
+    layouts and batch size are as in `predict`.
 
         moments = mc.moments(lambda key: fn(key, x), keys)
-        summary = mc.moments(lambda key: fn(key, x), keys, summary=lambda logits: mc.classification(logits=logits))
+        summary = mc.moments(lambda key: fn(key, x), keys, summary=lambda logits:
+        mc.classification(logits=logits))
 
     Args:
       fn: a function of one key that returns a real array or a pytree of them.
       keys: a key array of shape (S,).
-      summary: what to make of the samples of a chunk, arrays of shape (batch_size, ...): a function that returns a pytree with
-        a method `merge`, such as `mc.classification` and `mc.regression` return; `Moments` by default.
+      summary: what to make of the samples of a chunk, arrays of shape (batch_size, ...): a function
+        that returns a pytree with a method `merge`, such as `mc.classification` and `mc.regression`
+        return; `Moments` by default.
       batch_size: how many samples to run at once.
-      groups: how many groups of samples, equal in size and one after the other, are independent of each other: that of
-        `mc.keys(key, num_samples, groups=groups)`. The standard error is then estimated from their means.
+      groups: how many groups of samples, equal in size and one after the other, are independent of
+        each other: that of `mc.keys(key, num_samples, groups=groups)`. The standard error is then
+        estimated from their means.
       allow_deterministic: as in `predict`.
 
     Returns:
@@ -72,8 +78,8 @@ def moments(
     Raises:
       TypeError: `fn` does not take one key, `batch_size` is not an integer, `summary` returns
         something without `merge`, or outputs are complex.
-      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, `groups` does not divide the
-        samples, or nothing that `fn` returns depends on the key.
+      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, `groups` does not divide
+        the samples, or nothing that `fn` returns depends on the key.
     """
     _calls.check_function("mc.moments", fn, "fn, keys")
     num = _calls.check_keys(keys)
@@ -111,14 +117,16 @@ def until(
     reduce: Callable[[jax.Array], jax.Array] = jnp.max,
     allow_deterministic: bool = False,
 ) -> Reached:
-    """Samples `fn(key)` in chunks until the standard error of the predictive mean is within a tolerance.
+    """Samples `fn(key)` in chunks until the standard error of the predictive mean is within a
+    tolerance.
 
-    The error is that of `summary.mean`, the largest over all its entries. With independent keys it is estimated from all
-    samples. Otherwise the samples of a chunk depend on each other, but chunks do not: each has strata of its own, and C chunk
-    means `m_c` give the error `sqrt(sum_c (m_c - mean)^2 / (C (C - 1)))`. More is gained from large strata, so let the chunks be
-    as large as memory allows. There are at least four chunks before it stops. The error is an estimate, and
-    stopping when it is small favors small ones: of a single output, it is low by a few percent after many chunks, and by more
-    after four; the largest of many is not.
+    The error is that of `summary.mean`, the largest over all its entries. With independent keys it
+    is estimated from all samples. Otherwise the samples of a chunk depend on each other, but chunks
+    do not: each has strata of its own, and C chunk means `m_c` give the error `sqrt(sum_c (m_c -
+    mean)^2 / (C (C - 1)))`. More is gained from large strata, so let the chunks be as large as
+    memory allows. There are at least four chunks before it stops. The error is an estimate, and
+    stopping when it is small favors small ones: of a single output, it is low by a few percent
+    after many chunks, and by more after four; the largest of many is not.
 
     Under `jit` this is one loop on the device, through which derivatives pass in forward mode only.
 
@@ -128,10 +136,12 @@ def until(
       tolerance: at least 0; may be traced.
       max_samples: where to stop in any case, at least four times `batch_size`.
       batch_size: the samples of a chunk.
-      strategy: of `mc.keys`. Chunk c has the keys `mc.keys(jax.random.fold_in(key, c), batch_size, strategy)`; independent keys
-        are `mc.keys(key, n, "independent")`, whatever the batch size.
-      summary: as in `moments`; what it returns has `mean`, and `standard_error` if keys are independent.
-      reduce: makes one number of the standard errors of all entries, which it gets as one vector, such as `jnp.mean`.
+      strategy: of `mc.keys`. Chunk c has the keys `mc.keys(jax.random.fold_in(key, c), batch_size,
+        strategy)`; independent keys are `mc.keys(key, n, "independent")`, whatever the batch size.
+      summary: as in `moments`; what it returns has `mean`, and `standard_error` if keys are
+        independent.
+      reduce: makes one number of the standard errors of all entries, which it gets as one vector,
+        such as `jnp.mean`.
       allow_deterministic: as in `predict`.
 
     Returns:
@@ -143,7 +153,10 @@ def until(
         `fn` returns depends on the key.
     """
     _calls.check_function("mc.until", fn, "fn, key")
-    size, most = _checks.check_count(batch_size, "batch_size"), _checks.check_count(max_samples, "max_samples")
+    size, most = (
+        _checks.check_count(batch_size, "batch_size"),
+        _checks.check_count(max_samples, "max_samples"),
+    )
     tolerance = masks.check_number(tolerance, "tolerance")
     _checks.check_one_rate(tolerance, "mc.until takes one tolerance", "tolerance")
     _check_summary(summary)
@@ -151,14 +164,17 @@ def until(
     _checks.check_one_of(strategy, "strategy", sampling.Strategy)
     if most < _LEAST_CHUNKS * size:
         raise ValueError(
-            f"max_samples={most} leaves fewer than {_LEAST_CHUNKS} chunks of batch_size={size}, too few to tell the mean's error:"
-            f" allow {_LEAST_CHUNKS * size} samples, or pass a smaller batch_size"
+            f"max_samples={most} leaves fewer than {_LEAST_CHUNKS} chunks of batch_size={size}, too"
+            f" few to tell the mean's error: allow {_LEAST_CHUNKS * size} samples, or pass a"
+            " smaller batch_size"
         )
     independent = strategy == "independent"
 
     def keys_of(key: jax.Array, index: jax.Array | int, num: int) -> jax.Array:
         if independent:
-            return jax.vmap(functools.partial(jax.random.fold_in, key))(index * size + jnp.arange(num))
+            return jax.vmap(functools.partial(jax.random.fold_in, key))(
+                index * size + jnp.arange(num)
+            )
         return sampling.keys(jax.random.fold_in(key, index), num, strategy)
 
     def program(sample: _execution.Sample, key: jax.Array, tolerance: jax.Array) -> Reached:
@@ -166,12 +182,18 @@ def until(
 
         def chunk(keys: jax.Array) -> Any:
             found = samples(keys)
-            return found.as_one_group() if isinstance(found, _groups.Grouped) and not independent else found
+            return (
+                found.as_one_group()
+                if isinstance(found, _groups.Grouped) and not independent
+                else found
+            )
 
         def error(total: Any, means: Moments) -> jax.Array:
             if independent:
                 return reduce(ravel_pytree(total.standard_error)[0])
-            share = (means.num_samples * size).astype(jnp.float32) / total.num_samples.astype(jnp.float32)
+            share = (means.num_samples * size).astype(jnp.float32) / total.num_samples.astype(
+                jnp.float32
+            )
             return reduce(ravel_pytree(means.standard_error)[0] * jnp.sqrt(share))
 
         def reached(state: tuple[Any, Moments]) -> jax.Array:
@@ -211,8 +233,8 @@ def _summarized(sample: _execution.Sample, summary: Summary | None) -> Summary:
         found = (summary or _moments.of)(sample(keys))
         if not hasattr(found, "merge"):
             raise TypeError(
-                f"summary must return something with a method merge(other), as mc.classification and mc.regression do, got"
-                f" {type(found).__name__}"
+                "summary must return something with a method merge(other), as mc.classification"
+                f" and mc.regression do, got {type(found).__name__}"
             )
         return found
 
@@ -222,7 +244,11 @@ def _summarized(sample: _execution.Sample, summary: Summary | None) -> Summary:
 def _merged(summarize: Summary, first: jax.Array, others: jax.Array) -> Any:
     """The summary of the keys `first`, and of each row of `others`, together."""
     total = summarize(first)
-    return lax.scan(lambda total, keys: (total.merge(summarize(keys)), None), total, others)[0] if others.size else total
+    return (
+        lax.scan(lambda total, keys: (total.merge(summarize(keys)), None), total, others)[0]
+        if others.size
+        else total
+    )
 
 
 def _one_mean(summary: Any) -> Moments:

@@ -22,62 +22,73 @@ _STRATEGIES = {
 
 
 @_checks.hinted
-def keys(key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *, groups: int = 1) -> jax.Array:
+def keys(
+    key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *, groups: int = 1
+) -> jax.Array:
     """Keys for `num_samples` Monte Carlo samples, to `jax.vmap` over.
 
-    Each key goes wherever a JAX key goes: into `rngs`, `split`, `fold_in`, `jax.random.uniform`, any layer's dropout. Sample `t`
-    does not depend on how the samples are grouped, on the device count, or on whether they run under `vmap` or in a loop.
+    Each key goes wherever a JAX key goes: into `rngs`, `split`, `fold_in`, `jax.random.uniform`,
+    any layer's dropout. Sample `t` does not depend on how the samples are grouped, on the device
+    count, or on whether they run under `vmap` or in a loop.
 
-    ==============  ================================================================================================
+    ==============  ================================================================================
     strategy        over the S samples, at any one position of any one array drawn
-    ==============  ================================================================================================
-    `stratified`    exactly one uniform value falls in each of the intervals [0, 1/S), ..., [1 - 1/S, 1): a unit is
-                    dropped in S x rate samples, rounded up or down at random so that the mean is exact. Positions
-                    are independent of each other: each visits the intervals in an order of its own. (If S is odd and
-                    no prime, there is one interval more, and one of them stays empty.)
-    `antithetic`    sample 2j + 1 draws 1 - u where sample 2j draws u. The last of an odd number is single.
+    ==============  ================================================================================
+    `stratified`    exactly one uniform value falls in each of the intervals [0, 1/S), ..., [1 -
+                    1/S, 1): a unit is dropped in S x rate samples, rounded up or down at random so
+                    that the mean is exact. Positions are independent of each other: each visits the
+                    intervals in an order of its own. (If S is odd and no prime, there is one
+                    interval more, and one of them stays empty.)
+    `antithetic`    sample 2j + 1 draws 1 - u where sample 2j draws u. The last of an odd number is
+                    single.
     `independent`   nothing is shared; the keys are `fold_in(key, t)`, of the generator of `key`.
-    ==============  ================================================================================================
+    ==============  ================================================================================
 
-    Every single sample is an ordinary draw under each strategy, so means over samples are unbiased; under the first two the
-    samples depend on each other, so that their mean varies less, and the standard deviation over samples divided by sqrt(S)
-    overstates the error of that mean. Stratified bits take some two and a half times as long as independent ones.
+    Every single sample is an ordinary draw under each strategy, so means over samples are unbiased;
+    under the first two the samples depend on each other, so that their mean varies less, and the
+    standard deviation over samples divided by sqrt(S) overstates the error of that mean. Stratified
+    bits take some two and a half times as long as independent ones.
 
-    That error shows in several sets, drawn independently: `groups` of them, which the summaries are told of too.
+    That error shows in several sets, drawn independently: `groups` of them, which the summaries are
+    told of too.
 
         keys = mc.keys(key, 100, groups=5)
         summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys), groups=5)
         summary.standard_error
 
-    Without `groups`, a summary takes the samples for independent ones, and reports a standard error 1.7 to 2.4 times too large
-    for stratified samples of networks with one to three dropout layers. With `groups`, its square is right on average. Smaller
-    sets gain less from their strata: of 100 samples, 5 sets of 20 have a squared error up to 4 % above that of one set, and 10
-    sets of 10 up to 9 %. Let S / R be even, and its product with the rate a whole number: 4 sets of 25 lose up to 34 %.
+    Without `groups`, a summary takes the samples for independent ones, and reports a standard error
+    1.7 to 2.4 times too large for stratified samples of networks with one to three dropout layers.
+    With `groups`, its square is right on average. Smaller sets gain less from their strata: of 100
+    samples, 5 sets of 20 have a squared error up to 4 % above that of one set, and 10 sets of 10 up
+    to 9 %. Let S / R be even, and its product with the rate a whole number: 4 sets of 25 lose up to
+    34 %.
 
-    Divide the samples over the devices of a mesh, of one process or many, where the keys are made; each
-    process then holds the keys of its own samples:
+    Divide the samples over the devices of a mesh, of one process or many, where the keys are made;
+    each process then holds the keys of its own samples:
 
         divided = NamedSharding(mesh, PartitionSpec("samples"))
         keys = jax.jit(lambda: mc.keys(key, 128), out_shardings=divided)()
 
     Args:
-      key: a single key of any generator. The first two strategies draw from `jaxdrop.random.fast(key)`.
+      key: a single key of any generator. The first two strategies draw from
+        `jaxdrop.random.fast(key)`.
       num_samples: S, at least 1; at most 65535 if stratified.
       strategy: one of the three names.
-      groups: R, a divisor of S: group r = 0, ..., R - 1 has the S / R keys of `keys(fold_in(key, r), S / R, strategy)`. The
-        only group by default has `key` itself.
+      groups: R, a divisor of S: group r = 0, ..., R - 1 has the S / R keys of `keys(fold_in(key,
+        r), S / R, strategy)`. The only group by default has `key` itself.
 
     Returns:
       A typed key array of shape (num_samples,), one group after the other.
 
     Raises:
       TypeError: `num_samples` or `groups` is not an integer.
-      ValueError: `num_samples` is out of range, `groups` does not divide it, the strategy is unknown, or `key` is itself one of
-        several samples' keys.
+      ValueError: `num_samples` is out of range, `groups` does not divide it, the strategy is
+        unknown, or `key` is itself one of several samples' keys.
 
     References:
-      McKay, Beckman & Conover, "A comparison of three methods for selecting values of input variables in the analysis of output
-      from a computer code", Technometrics 21 (1979): stratification along each coordinate. The orders: `jaxdrop/_lattices.py`.
+      McKay, Beckman & Conover, "A comparison of three methods for selecting values of input
+      variables in the analysis of output from a computer code", Technometrics 21 (1979):
+      stratification along each coordinate. The orders: `jaxdrop/_lattices.py`.
     """
     _checks.check_one_of(strategy, "strategy", Strategy)
     num = _checks.check_count(num_samples, "num_samples")
@@ -105,8 +116,8 @@ def predict(
 
     On a mesh, the layouts of the arrays say what is done where: divide `keys` among the devices and
     each runs its samples, divide the inputs that `fn` closes over and each runs its examples, or
-    both. The masks are the same under every layout. Let the batch size divide S and be a multiple of
-    the devices that share the keys.
+    both. The masks are the same under every layout. Let the batch size divide S and be a multiple
+    of the devices that share the keys.
 
     Args:
       fn: a function of one key that returns an array or a pytree of arrays, such as
@@ -122,18 +133,22 @@ def predict(
         outputs do, the others (labels, say) are repeated for each sample.
 
     Returns:
-      What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit` to
-      run it more than once.
+      What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit`
+      to run it more than once.
 
     Raises:
       TypeError: `fn` does not take one key, or `batch_size` is not an integer.
-      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, nothing depends on the key,
-        or a bar is asked for inside a transformation.
+      ValueError: `keys` is not one axis of keys, `batch_size` is below 1, nothing depends on the
+        key, or a bar is asked for inside a transformation.
     """
     _calls.check_function("mc.predict", fn, "fn, keys")
     num = _calls.check_keys(keys)
     progress = _checks.check_flag(progress, "progress")
-    size = (32 if progress else num) if batch_size is None else _checks.check_count(batch_size, "batch_size")
+    size = (
+        (32 if progress else num)
+        if batch_size is None
+        else _checks.check_count(batch_size, "batch_size")
+    )
     if progress:
         return _with_bar(fn, keys, min(size, num), allow_deterministic)
     function = _execution.Function.of("mc.predict", fn, keys, allow_deterministic)
@@ -157,7 +172,8 @@ def _with_bar(fn: Callable[[jax.Array], Any], keys: jax.Array, size: int, allowe
         outputs.append(jax.block_until_ready(sample(chunk)))
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((keys, outputs))):
             raise ValueError(
-                "progress=True runs a loop in Python, which cannot be part of jax.jit, jax.vmap or jax.grad: leave it out"
+                "progress=True runs a loop in Python, which cannot be part of jax.jit, jax.vmap or"
+                " jax.grad: leave it out"
             )
     first = outputs.pop(0) if left.size else None
     return _chunks.join(first, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs))

@@ -1,10 +1,17 @@
-"""Dropout as Flax NNX modules: hyperparameters, a random stream, and one call into the functions of `jaxdrop`."""
+"""Dropout as Flax NNX modules: hyperparameters, a random stream, and one call into the functions of
+`jaxdrop`.
+"""
 
 from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
 from jaxdrop.nnx.elements import AlphaDropout, ClassicDropout, Dropout, FeatureAlphaDropout
 from jaxdrop.nnx.graphs import DropEdge, DropNode
 from jaxdrop.nnx.heads import AttentionDropout, DropHead, DropKey
-from jaxdrop.nnx.learned import ConcreteDropout, SparseVariationalDense, VariationalDense, VariationalDropout
+from jaxdrop.nnx.learned import (
+    ConcreteDropout,
+    SparseVariationalDense,
+    VariationalDense,
+    VariationalDropout,
+)
 from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.nnx.paths import DropPath, LayerDrop, ShakeDrop
 from jaxdrop.nnx.recurrent import RNN

@@ -18,14 +18,18 @@ RngSource: TypeAlias = nnx.Rngs | nnx.RngStream | jax.Array
 
 
 class Stochastic(nnx.Module):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into `jaxdrop.functional`.
+    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into
+    `jaxdrop.functional`.
 
-    Where the amount that is dropped is no rate, a subclass gives `_settle` its own amount in each call.
+    Where the amount that is dropped is no rate, a subclass gives `_settle` its own amount in each
+    call.
     """
 
     _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
     _has_rate: ClassVar[bool] = True
-    """Where the amount that is dropped is no rate, a subclass has False here, and gives None for the rate."""
+    """Where the amount that is dropped is no rate, a subclass has False here, and gives None for
+    the rate.
+    """
     _handed_on: ClassVar[Mapping[str, str]] = MappingProxyType({"x": "inputs"})
     """Arguments of the function, and what they are in the call, for messages."""
 
@@ -58,14 +62,20 @@ class Stochastic(nnx.Module):
             self.rngs = nnx.data(None)
         else:
             raise TypeError(
-                f"rngs must be an nnx.Rngs, an nnx.RngStream or None in the constructor, got {_checks.quoted(rngs)}."
-                " A plain key goes into the call: layer(x, rngs=key)."
+                "rngs must be an nnx.Rngs, an nnx.RngStream or None in the constructor, got"
+                f" {_checks.quoted(rngs)}. A plain key goes into the call: layer(x, rngs=key)."
             )
 
     def _settle(
-        self, deterministic: bool | None, rngs: RngSource | None, rate: masks.Rate | None, spec: PartitionSpec | None
+        self,
+        deterministic: bool | None,
+        rngs: RngSource | None,
+        rate: masks.Rate | None,
+        spec: PartitionSpec | None,
     ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
-        """What one call uses: its own arguments first, then the module's. A key is taken only if something is drawn with it."""
+        """What one call uses: its own arguments first, then the module's. A key is taken only if
+        something is drawn with it.
+        """
         name = type(self).__name__
         given = _first(deterministic, self.deterministic)
         if given is None:
@@ -77,7 +87,9 @@ class Stochastic(nnx.Module):
             )
         rate = self.rate if rate is None else rate
         chosen = _checks.check_flag(given, "deterministic")
-        draws = not (chosen or any(masks.is_number(rate, value) for value in self._draws_nothing_at))
+        draws = not (
+            chosen or any(masks.is_number(rate, value) for value in self._draws_nothing_at)
+        )
         key = self._key(_first(rngs, self.rngs)) if draws else None
         return chosen, key, rate, _first(spec, self.spec)
 
@@ -97,7 +109,9 @@ class Stochastic(nnx.Module):
                 "2. pass rngs or a key to the call: layer(x, rngs=key);\n"
                 "3. turn dropout off: model.eval(), or layer(x, deterministic=True)."
             )
-        raise TypeError(f"rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got {_checks.quoted(rngs)}")
+        raise TypeError(
+            f"rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got {_checks.quoted(rngs)}"
+        )
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Used by `nnx.view`.
@@ -110,9 +124,13 @@ class Stochastic(nnx.Module):
 
 
 def check_init(rngs: Any, dtype: Any, **initializers: Any) -> None:
-    """Checks what parameters are made from: `rngs` and `param_dtype` of the constructor, and functions of (key, shape, dtype)."""
+    """Checks what parameters are made from: `rngs` and `param_dtype` of the constructor, and
+    functions of (key, shape, dtype).
+    """
     if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs must be an nnx.Rngs, for parameters are made from it, got {_checks.quoted(rngs)}")
+        raise TypeError(
+            f"rngs must be an nnx.Rngs, for parameters are made from it, got {_checks.quoted(rngs)}"
+        )
     _checks.check_float_dtype(dtype, "param_dtype")
     for name, initializer in initializers.items():
         _checks.check_callable(initializer, name, "(key, shape, dtype)")

@@ -1,4 +1,6 @@
-"""Flax's NNX cells in a loop over time, with what is dropped inside them. See `jaxdrop.functional.recurrent`."""
+"""Flax's NNX cells in a loop over time, with what is dropped inside them. See
+`jaxdrop.functional.recurrent`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from jaxdrop.functional.recurrent import Carry, Drop, Hooks, Plan
 _Dropping: TypeAlias = Callable[[Drop, jax.Array], jax.Array]
 _Layers: TypeAlias = tuple[dict[str, _Dropping], dict[str, _Dropping]]
 """The layers of a cell that see the input, and those that see the hidden state, by name."""
-_FAMILIES = {nnx.LSTMCell: LSTM, nnx.OptimizedLSTMCell: LSTM, nnx.GRUCell: GRU, nnx.SimpleCell: SIMPLE}
+_FAMILIES = {
+    nnx.LSTMCell: LSTM,
+    nnx.OptimizedLSTMCell: LSTM,
+    nnx.GRUCell: GRU,
+    nnx.SimpleCell: SIMPLE,
+}
 
 
 def family_of(cell: Any) -> Family:
@@ -26,7 +33,9 @@ def family_of(cell: Any) -> Family:
 
 
 def first_state(cell: Any, inputs: jax.Array, time_axis: int, rngs: Any) -> Carry:
-    """The state before the first step: made with the stream `carry` of `rngs` if there is one, else with key 0."""
+    """The state before the first step: made with the stream `carry` of `rngs` if there is one, else
+    with key 0.
+    """
     if isinstance(rngs, nnx.Rngs) and "carry" in rngs:
         rngs = rngs.carry.fork()
     elif not (isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"):
@@ -35,18 +44,23 @@ def first_state(cell: Any, inputs: jax.Array, time_axis: int, rngs: Any) -> Carr
 
 
 def loop(rnn: nnx.RNN, plan: Plan) -> recurrent.Loop:
-    """The loop of `nnx.RNN`, over a copy of its cell: only the variables that a step changes are written back.
+    """The loop of `nnx.RNN`, over a copy of its cell: only the variables that a step changes are
+    written back.
 
-    Flax's loop assigns all of them anew, which JAX forbids where the layer is a constant of a traced function.
+    Flax's loop assigns all of them anew, which JAX forbids where the layer is a constant of a
+    traced function.
     """
     copy = nnx.clone(rnn.cell)
     if plan.drops_weights():
         _drop_weights(copy, plan)
-    # Each gate's weights are taken outside of the loop, which would otherwise copy them in each step.
+    # Each gate's weights are taken outside of the loop, which would otherwise copy them in each
+    # step.
     layers = _dropping_layers(copy, plan) if plan.acts_in_steps() else ({}, {})
     axes = nnx.StateAxes({nnx.All(nnx.RngState, rnn.broadcast_rngs): None, **rnn.state_axes})
 
-    def scan(body: recurrent.Body, carry: Carry, xs: Any, policy: recurrent.Policy | None) -> tuple[Carry, Any]:
+    def scan(
+        body: recurrent.Body, carry: Carry, xs: Any, policy: recurrent.Policy | None
+    ) -> tuple[Carry, Any]:
         changed = {path for path, _ in _values(copy, nnx.All(nnx.RngState, rnn.broadcast_rngs))}
 
         def step(cell: Any, carry: Carry, x: Any) -> tuple[Carry, Any]:
@@ -57,10 +71,16 @@ def loop(rnn: nnx.RNN, plan: Plan) -> recurrent.Loop:
 
         if policy is not None:
             step = nnx.remat(step, policy=policy, prevent_cse=False)
-        step = nnx.compat.scan(step, in_axes=(axes, nnx.Carry, 0), out_axes=(nnx.Carry, 0), unroll=rnn.unroll)
+        step = nnx.compat.scan(
+            step, in_axes=(axes, nnx.Carry, 0), out_axes=(nnx.Carry, 0), unroll=rnn.unroll
+        )
         step = nnx.split_rngs(splits=1, only=rnn.broadcast_rngs, squeeze=True)(step)
         result: tuple[Carry, Any] = step(copy, carry, xs)
-        new = [(path, variable) for path, variable in nnx.to_flat_state(nnx.state(copy)) if path in changed]
+        new = [
+            (path, variable)
+            for path, variable in nnx.to_flat_state(nnx.state(copy))
+            if path in changed
+        ]
         if new:
             nnx.update(rnn.cell, nnx.from_flat_state(new))
         return result
@@ -73,7 +93,9 @@ def _values(cell: Any, *filters: Any) -> Iterator[tuple[Any, Any]]:
         yield path, variable.get_raw_value()
 
 
-def _call(cell: Any, layers: _Layers, carry: Carry, x: jax.Array, hooks: Hooks) -> tuple[Carry, Any]:
+def _call(
+    cell: Any, layers: _Layers, carry: Carry, x: jax.Array, hooks: Hooks
+) -> tuple[Carry, Any]:
     """One step of a cell, with layers in which something is dropped in the place of its own."""
     parts: dict[str, Any] = {}
     for side, drop in zip(layers, (hooks.input, hooks.recurrent), strict=True):
@@ -115,18 +137,28 @@ def _drop_weights(cell: Any, plan: Plan) -> None:
 def _dropping_layers(cell: Any, plan: Plan) -> _Layers:
     def of(side: str) -> dict[str, _Dropping]:
         sites = _sites(cell, side, plan.family.gates)
-        return {name: _dropping(getattr(cell, name), gates, plan.per_gate) for name, gates in sites.items()}
+        return {
+            name: _dropping(getattr(cell, name), gates, plan.per_gate)
+            for name, gates in sites.items()
+        }
 
     return of("i"), of("h")
 
 
 def _dropping(layer: nnx.Linear, gates: list[int], per_gate: bool) -> _Dropping:
-    """The layer as a function of what drops from its input, and of its input. Each gate has its columns of the weights."""
+    """The layer as a function of what drops from its input, and of its input. Each gate has its
+    columns of the weights.
+    """
     graph, state = nnx.split(layer)
     count = len(gates) if per_gate else 1
-    parts = [(gates[part], jax.tree.map(lambda w, part=part: _split(w, count)[part], state)) for part in range(count)]
+    parts = [
+        (gates[part], jax.tree.map(lambda w, part=part: _split(w, count)[part], state))
+        for part in range(count)
+    ]
 
     def dropping(drop: Drop, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([nnx.merge(graph, weights)(drop(x, gate)) for gate, weights in parts], axis=-1)
+        return jnp.concatenate(
+            [nnx.merge(graph, weights)(drop(x, gate)) for gate, weights in parts], axis=-1
+        )
 
     return dropping

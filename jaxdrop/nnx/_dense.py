@@ -1,4 +1,6 @@
-"""What the NNX layers with random weights share: a kernel, a bias, and the names of `flax.nnx.Linear`."""
+"""What the NNX layers with random weights share: a kernel, a bias, and the names of
+`flax.nnx.Linear`.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,17 @@ class Dense(Stochastic):
         out_features = _checks.check_count(out_features, "out_features", most=_checks.LONGEST)
         use_bias = _checks.check_flag(use_bias, "use_bias")
         # Parameters first: with a single stream they are then those of nnx.Linear.
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), param_dtype))
-        self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype)) if use_bias else nnx.data(None)
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        self.kernel = nnx.Param(
+            kernel_init(rngs.params(), (in_features, out_features), param_dtype)
+        )
+        self.bias = (
+            nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
+            if use_bias
+            else nnx.data(None)
+        )
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
 
     def _weights(self, inputs: jax.Array) -> jax.Array:
         return self.kernel[...].astype(inputs.dtype)

@@ -35,28 +35,33 @@ def dot_product_attention(
     *,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for its `attention_fn`.
+    """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for
+    its `attention_fn`.
 
-    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows with the length and not with its
-    square. The softmax is in float32 at least. A query that may see no key gets 0, where Flax averages all values.
+    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows
+    with the length and not with its square. The softmax is in float32 at least. A query that may
+    see no key gets 0, where Flax averages all values.
 
-    There is an array of weights only where it is asked for, with `module`, and with complex numbers. Masks and results are the
-    same.
+    There is an array of weights only where it is asked for, with `module`, and with complex
+    numbers. Masks and results are the same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
-      key: the keys of attention, `(batch..., keys, groups, depth)`, where `heads` is a multiple of `groups`.
+      key: the keys of attention, `(batch..., keys, groups, depth)`, where `heads` is a multiple of
+        `groups`.
       value: of the shape of `key`, but for the depth.
       bias: is added to the logits.
       mask: True, or not 0, where a query may see a key.
-      broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in Flax.
+      broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in
+        Flax.
       dropout_rng: a key; only with dropout.
       dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
       dtype: of the computation; of the inputs by default.
       precision: of the matrix products.
       module: the module that is to sow the weights, as they are before any is dropped.
-      promote_dtype: as in Flax, a function of `(query, key, value)` and `dtype` that brings them to one dtype.
+      promote_dtype: as in Flax, a function of `(query, key, value)` and `dtype` that brings them to
+        one dtype.
       is_causal: whether a query sees only the keys up to its own place.
       spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
 
@@ -83,17 +88,21 @@ def dot_product_attention(
         precision=precision,
         is_causal=is_causal,
         spec=spec,
-        sow=None if module is None else functools.partial(module.sow, nnx.Intermediate, "attention_weights"),
+        sow=(
+            None
+            if module is None
+            else functools.partial(module.sow, nnx.Intermediate, "attention_weights")
+        ),
     )
 
 
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` in memory that grows with the length and not with its square.
 
-    Its arguments and parameters are Flax's, with two other defaults: `attention_fn` is `jaxdrop.nnx.dot_product_attention`, and
-    `broadcast_dropout` is False, so that each example and head has a mask of its own. `spec` is that of
-    `jaxdrop.dot_product_attention`: how the axes of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map`
-    and `pmap`.
+    Its arguments and parameters are Flax's, with two other defaults: `attention_fn` is
+    `jaxdrop.nnx.dot_product_attention`, and `broadcast_dropout` is False, so that each example and
+    head has a mask of its own. `spec` is that of `jaxdrop.dot_product_attention`: how the axes of
+    the query, `(batch..., length, heads, depth)`, are divided inside `shard_map` and `pmap`.
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -115,13 +124,22 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             if kwargs[name] is not None and not isinstance(kwargs[name], jax.core.Tracer):
                 _checks.check_flag(kwargs[name], name)
         if "rngs" in kwargs and not isinstance(kwargs["rngs"], nnx.Rngs):
-            raise TypeError(f"rngs must be an nnx.Rngs, for parameters are made from it, got {_checks.quoted(kwargs['rngs'])}")
-        given = {"dropout_rate": _stand_in(rate), "attention_fn": attention_fn, **kwargs}  # Flax asks whether the rate is 0
+            raise TypeError(
+                "rngs must be an nnx.Rngs, for parameters are made from it, got"
+                f" {_checks.quoted(kwargs['rngs'])}"
+            )
+        given = {
+            "dropout_rate": _stand_in(rate),
+            "attention_fn": attention_fn,
+            **kwargs,
+        }  # Flax asks whether the rate is 0
         given["broadcast_dropout"] = _checks.check_flag(broadcast_dropout, "broadcast_dropout")
         try:
             super().__init__(*args, **given)
         except TypeError:
-            _checks.check_fit(nnx.MultiHeadAttention.__init__, "MultiHeadAttention", (self, *args), given)
+            _checks.check_fit(
+                nnx.MultiHeadAttention.__init__, "MultiHeadAttention", (self, *args), given
+            )
             raise
         self.dropout_rate = rate
         self.spec = spec
@@ -135,26 +153,37 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     ) -> jax.Array:
         """As Flax's layer is called.
 
-        `rngs` may also be a key. `rate` takes the place of `dropout_rate`; both may be traced: `schedule(step)`. A layer that was
-        made without dropout has kept no `rngs`, and takes them in the call.
+        `rngs` may also be a key. `rate` takes the place of `dropout_rate`; both may be traced:
+        `schedule(step)`. A layer that was made without dropout has kept no `rngs`, and takes them
+        in the call.
         """
         rate = masks.check_rate(self.dropout_rate if rate is None else rate)
         off = self.deterministic if kwargs.get("deterministic") is None else kwargs["deterministic"]
         if off is not None and not masks.is_number(rate, 0):
             _checks.check_flag(off, "deterministic")
         if not (rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream, jax.Array, np.ndarray))):
-            raise TypeError(f"rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got {_checks.quoted(rngs)}")
+            raise TypeError(
+                "rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got"
+                f" {_checks.quoted(rngs)}"
+            )
         if self.decode if kwargs.get("decode") is None else kwargs["decode"]:
-            kwargs["is_causal"] = False  # the cache's mask says it; Flax before 0.12.12 lets the one query see the first key only
+            kwargs["is_causal"] = (
+                # the cache's mask says it; Flax before 0.12.12 lets the one query see the first key
+                # only
+                False
+            )
         # Flax calls what it is given.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
         source = (lambda: random.checked(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
         attend = attention.with_rate(self.attention_fn, rate, self.spec)
 
-        def attention_fn(*operands: jax.Array, module: nnx.Module | None = None, **options: Any) -> jax.Array:
+        def attention_fn(
+            *operands: jax.Array, module: nnx.Module | None = None, **options: Any
+        ) -> jax.Array:
             return attend(*operands, **options, module=None if module is None else self)
 
-        # Flax does not let a layer from outside of a transformation be assigned to, not even a copy.
+        # Flax does not let a layer from outside of a transformation be assigned to, not even a
+        # copy.
         layer = copy.copy(self)
         layer.__dict__["attention_fn"] = attention_fn
         layer.__dict__["dropout_rate"] = _stand_in(rate)

@@ -29,7 +29,9 @@ class Elementwise(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
@@ -41,7 +43,8 @@ class Elementwise(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops entries of `inputs`. An argument given here takes precedence over the constructor's.
+        """Drops entries of `inputs`. An argument given here takes precedence over the
+        constructor's.
 
         Args:
           inputs: any shape, floating or complex.
@@ -54,11 +57,15 @@ class Elementwise(Stochastic):
           An array like `inputs`.
         """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return self._function(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return self._function(
+            key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class Channelwise(Stochastic):
-    """What the modules share that are a function of (key, inputs, rate) with `channel_axis` and `spatial_rank`."""
+    """What the modules share that are a function of (key, inputs, rate) with `channel_axis` and
+    `spatial_rank`.
+    """
 
     _function: ClassVar[Callable[..., jax.Array]]
 
@@ -73,7 +80,9 @@ class Channelwise(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.channel_axis = channel_axis
         self.spatial_rank = spatial_rank
 
@@ -102,21 +111,26 @@ class Channelwise(Stochastic):
 class Dropout(Elementwise):
     """`jaxdrop.dropout` as an NNX module, with the signature of `flax.nnx.Dropout`.
 
-    With the same `rngs` it draws the same masks. With `nnx.Rngs(jaxdrop.key(0))` in place of `nnx.Rngs(0)` it draws other ones,
-    for about the price of a multiplication.
+    With the same `rngs` it draws the same masks. With `nnx.Rngs(jaxdrop.key(0))` in place of
+    `nnx.Rngs(0)` it draws other ones, for about the price of a multiplication.
 
-    The random stream is state that a call advances. `nnx.jit`, `nnx.scan`, `nnx.remat` and their like carry that state. Plain
-    `jax.jit` does not: a module passed as its argument repeats the same mask in every call, silently, and a module closed over
-    raises a trace-level error. Under plain JAX transformations pass a key to the call, `layer(x, rngs=key)`: then nothing is
-    state. A bare key given to several layers of a model gives them the same mask; `nnx.Rngs(key)` gives each its own.
+    The random stream is state that a call advances. `nnx.jit`, `nnx.scan`, `nnx.remat` and their
+    like carry that state. Plain `jax.jit` does not: a module passed as its argument repeats the
+    same mask in every call, silently, and a module closed over raises a trace-level error. Under
+    plain JAX transformations pass a key to the call, `layer(x, rngs=key)`: then nothing is state. A
+    bare key given to several layers of a model gives them the same mask; `nnx.Rngs(key)` gives each
+    its own.
 
     Args:
       rate: the probability of dropping, a number in [0, 1].
       broadcast_dims: axes along which all entries share one mask value.
-      deterministic: if True, the input is returned as it is. `model.eval()` and `model.train()` set it.
+      deterministic: if True, the input is returned as it is. `model.eval()` and `model.train()` set
+        it.
       rng_collection: the name of the stream to take keys from.
-      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with the calls.
-      spec: inside `shard_map` and `pmap`, the layout of the whole input, for one mask over all devices.
+      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with
+        the calls.
+      spec: inside `shard_map` and `pmap`, the layout of the whole input, for one mask over all
+        devices.
 
     Raises:
       TypeError, ValueError: as `jaxdrop.dropout`.
@@ -126,12 +140,14 @@ class Dropout(Elementwise):
 
 
 class ClassicDropout(Elementwise):
-    """`jaxdrop.classic_dropout` as an NNX module: dropout as first published, which multiplies by `1 - rate` in evaluation.
+    """`jaxdrop.classic_dropout` as an NNX module: dropout as first published, which multiplies by
+    `1 - rate` in evaluation.
 
     Args:
       rate: the probability of dropping, a number in [0, 1].
       broadcast_dims: axes along which all entries share one mask value.
-      deterministic: if True, the inputs are multiplied by `1 - rate`. `model.eval()` and `model.train()` set it.
+      deterministic: if True, the inputs are multiplied by `1 - rate`. `model.eval()` and
+        `model.train()` set it.
       rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:

@@ -19,7 +19,8 @@ class DropEdge(Stochastic):
       undirected: whether the two directions of an edge are dropped together.
       deterministic: if True, all edges are kept. `model.eval()` and `model.train()` set it.
       rng_collection: the name of the stream to take keys from.
-      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with the calls.
+      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with
+        the calls.
       spec: inside `shard_map` and `pmap`, the layout of the whole list of edges.
     """
 
@@ -33,7 +34,9 @@ class DropEdge(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.undirected = undirected
 
     def __call__(
@@ -46,9 +49,13 @@ class DropEdge(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Which edges are kept, bool of shape (E,). Further arguments as in `jaxdrop.nnx.Dropout`."""
+        """Which edges are kept, bool of shape (E,). Further arguments as in
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return graphs.drop_edge(key, senders, receivers, rate, undirected=self.undirected, deterministic=off, spec=spec)
+        return graphs.drop_edge(
+            key, senders, receivers, rate, undirected=self.undirected, deterministic=off, spec=spec
+        )
 
 
 class DropNode(Stochastic):
@@ -58,7 +65,8 @@ class DropNode(Stochastic):
       rate: the probability of dropping a node, a number in [0, 1].
       deterministic: if True, all nodes are kept. `model.eval()` and `model.train()` set it.
       rng_collection: the name of the stream to take keys from.
-      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with the calls.
+      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with
+        the calls.
       spec: inside `shard_map` and `pmap`, the layout of the whole list of nodes.
     """
 
@@ -71,7 +79,9 @@ class DropNode(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
 
     def __call__(
         self,
@@ -86,4 +96,6 @@ class DropNode(Stochastic):
     ) -> graphs.Kept:
         """Which nodes and edges are kept. Further arguments as in `jaxdrop.nnx.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return graphs.drop_node(key, num_nodes, senders, receivers, rate, deterministic=off, spec=spec)
+        return graphs.drop_node(
+            key, num_nodes, senders, receivers, rate, deterministic=off, spec=spec
+        )

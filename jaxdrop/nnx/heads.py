@@ -15,7 +15,8 @@ from jaxdrop.nnx._base import RngSource, Stochastic
 
 
 class AttentionDropout(Stochastic):
-    """`jaxdrop.attention_dropout` as an NNX module, for attention weights that are there as an array.
+    """`jaxdrop.attention_dropout` as an NNX module, for attention weights that are there as an
+    array.
 
     Args:
       rate: the probability of dropping a weight, a number in [0, 1].
@@ -38,7 +39,9 @@ class AttentionDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.broadcast_dims = masks.axis_numbers(broadcast_dims)
 
     def __call__(
@@ -50,9 +53,13 @@ class AttentionDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops entries of `inputs`, attention weights. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops entries of `inputs`, attention weights. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return heads.attention_dropout(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return heads.attention_dropout(
+            key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class DropKey(Stochastic):
@@ -81,7 +88,9 @@ class DropKey(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.broadcast_dims = masks.axis_numbers(broadcast_dims)
 
     def __call__(
@@ -93,9 +102,13 @@ class DropKey(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops keys of `inputs`, logits `(..., keys)`. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops keys of `inputs`, logits `(..., keys)`. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return heads.drop_key(key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return heads.drop_key(
+            key, inputs, rate, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class DropHead(Stochastic):
@@ -124,7 +137,9 @@ class DropHead(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         _checks.check_one_of(normalization, "normalization", heads.HeadNormalization)
         self.normalization: heads.HeadNormalization = normalization
         self.head_axis = head_axis
@@ -138,7 +153,9 @@ class DropHead(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops heads of `inputs`, `(batch..., length, heads, depth)`. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops heads of `inputs`, `(batch..., length, heads, depth)`. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return heads.drop_head(
             key,

@@ -1,4 +1,6 @@
-"""Modules that learn how much to drop. See `jaxdrop.functional.learned`, also for the loss that their divergences belong to."""
+"""Modules that learn how much to drop. See `jaxdrop.functional.learned`, also for the loss that
+their divergences belong to.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class ConcreteDropout(Stochastic):
     Args:
       rate: the rate to start from, a number in (0, 1).
       temperature: of the relaxed mask; 2/3 is usual for the spatial form.
-      broadcast_dims: axes along which all entries share one mask value; (1, 2) for the spatial form.
+      broadcast_dims: axes along which all entries share one mask value; (1, 2) for the spatial
+        form.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
@@ -46,7 +49,9 @@ class ConcreteDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.logit = nnx.Param(jnp.asarray(learned.starting_logit(rate)))
         self.temperature = temperature
         self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
@@ -76,12 +81,15 @@ class ConcreteDropout(Stochastic):
         return jax.nn.sigmoid(self.logit[...])
 
     def kl(self, kernel: jax.Array, *, lengthscale: float = 1e-2) -> jax.Array:
-        """`jaxdrop.concrete_kl`, in nats, of the kernel that is multiplied by this module's output."""
+        """`jaxdrop.concrete_kl`, in nats, of the kernel that is multiplied by this module's
+        output.
+        """
         return learned.concrete_kl(self.logit[...], kernel, lengthscale=lengthscale)
 
 
 class VariationalDropout(Stochastic):
-    """`jaxdrop.variational_dropout` as an NNX module, whose parameter is log alpha: noise on the inputs (type A).
+    """`jaxdrop.variational_dropout` as an NNX module, whose parameter is log alpha: noise on the
+    inputs (type A).
 
     Args:
       features: the length of the input's last axis.
@@ -107,10 +115,14 @@ class VariationalDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         _checks.check_one_of(per, "per", Literal["feature", "layer"])
         self.features = features = _checks.check_count(features, "features", most=_checks.LONGEST)
-        self.log_alpha = nnx.Param(jnp.full((features,) if per == "feature" else (), learned.starting_logit(rate)))
+        self.log_alpha = nnx.Param(
+            jnp.full((features,) if per == "feature" else (), learned.starting_logit(rate))
+        )
 
     def __call__(
         self,
@@ -131,7 +143,8 @@ class VariationalDropout(Stochastic):
 
 
 class VariationalDense(Dense):
-    """`jaxdrop.variational_dense` and a bias, as an NNX module with the parameter log alpha: noise on the weights (type B).
+    """`jaxdrop.variational_dense` and a bias, as an NNX module with the parameter log alpha: noise
+    on the weights (type B).
 
     Parameters are cast to the dtype of the input.
 
@@ -180,7 +193,9 @@ class VariationalDense(Dense):
             spec=spec,
         )
         _checks.check_one_of(per, "per", Literal["weight", "feature", "layer"])
-        shape = {"weight": (in_features, out_features), "feature": (in_features, 1), "layer": ()}[per]
+        shape = {"weight": (in_features, out_features), "feature": (in_features, 1), "layer": ()}[
+            per
+        ]
         self.log_alpha = nnx.Param(jnp.full(shape, learned.starting_logit(rate), param_dtype))
 
     def __call__(
@@ -191,19 +206,26 @@ class VariationalDense(Dense):
         rngs: RngSource | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Shape (..., in_features) to (..., out_features). Further arguments as in `jaxdrop.nnx.Dropout`."""
+        """Shape (..., in_features) to (..., out_features). Further arguments as in
+        `jaxdrop.nnx.Dropout`.
+        """
         inputs = self._checked(inputs)
         off, key, log_alpha, spec = self._settle(deterministic, rngs, self.log_alpha[...], spec)
-        outputs = learned.variational_dense(key, inputs, self._weights(inputs), log_alpha, deterministic=off, spec=spec)
+        outputs = learned.variational_dense(
+            key, inputs, self._weights(inputs), log_alpha, deterministic=off, spec=spec
+        )
         return self._shifted(outputs)
 
     def kl(self) -> jax.Array:
         """`jaxdrop.variational_kl`, in nats, summed over the weights."""
-        return learned.variational_kl(jnp.broadcast_to(self.log_alpha[...], self.kernel.shape)).sum()
+        return learned.variational_kl(
+            jnp.broadcast_to(self.log_alpha[...], self.kernel.shape)
+        ).sum()
 
 
 class SparseVariationalDense(Dense):
-    """`jaxdrop.sparse_variational_dense` and a bias, as an NNX module with the log variance of each weight as a parameter.
+    """`jaxdrop.sparse_variational_dense` and a bias, as an NNX module with the log variance of each
+    weight as a parameter.
 
     Parameters are cast to the dtype of the input.
 
@@ -263,11 +285,19 @@ class SparseVariationalDense(Dense):
         rngs: RngSource | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Shape (..., in_features) to (..., out_features). Further arguments as in `jaxdrop.nnx.Dropout`."""
+        """Shape (..., in_features) to (..., out_features). Further arguments as in
+        `jaxdrop.nnx.Dropout`.
+        """
         inputs = self._checked(inputs)
         off, key, log_sigma2, spec = self._settle(deterministic, rngs, self.log_sigma2[...], spec)
         outputs = learned.sparse_variational_dense(
-            key, inputs, self._weights(inputs), log_sigma2, threshold=self.threshold, deterministic=off, spec=spec
+            key,
+            inputs,
+            self._weights(inputs),
+            log_sigma2,
+            threshold=self.threshold,
+            deterministic=off,
+            spec=spec,
         )
         return self._shifted(outputs)
 

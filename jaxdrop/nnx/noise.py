@@ -54,7 +54,9 @@ class GaussianNoise(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         _checks.check_number(stddev, "stddev")
         self.stddev = stddev
         self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
@@ -68,10 +70,14 @@ class GaussianNoise(Stochastic):
         stddev: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Adds noise to `inputs`, of `stddev` if it is given. Other Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Adds noise to `inputs`, of `stddev` if it is given. Other Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         amount = self.stddev if stddev is None else stddev
         off, key, amount, spec = self._settle(deterministic, rngs, amount, spec)
-        return noise.gaussian_noise(key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return noise.gaussian_noise(
+            key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class UniformDropout(Stochastic):
@@ -99,7 +105,9 @@ class UniformDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         _checks.check_number(beta, "beta")
         self.beta = beta
         self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
@@ -113,10 +121,14 @@ class UniformDropout(Stochastic):
         beta: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Multiplies `inputs` by noise, of `beta` if it is given. Other Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Multiplies `inputs` by noise, of `beta` if it is given. Other Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         amount = self.beta if beta is None else beta
         off, key, amount, spec = self._settle(deterministic, rngs, amount, spec)
-        return noise.uniform_dropout(key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec)
+        return noise.uniform_dropout(
+            key, inputs, amount, broadcast_dims=self.broadcast_dims, deterministic=off, spec=spec
+        )
 
 
 class NEFTune(Stochastic):
@@ -142,7 +154,9 @@ class NEFTune(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         _checks.check_number(alpha, "alpha")
         self.alpha = alpha
 
@@ -156,7 +170,9 @@ class NEFTune(Stochastic):
         alpha: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Adds noise to the embeddings `inputs` where `mask` is true. Other Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Adds noise to the embeddings `inputs` where `mask` is true. Other Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         amount = self.alpha if alpha is None else alpha
         off, key, amount, spec = self._settle(deterministic, rngs, amount, spec)
         return noise.neftune(key, inputs, amount, mask=mask, deterministic=off, spec=spec)

@@ -15,7 +15,8 @@ from jaxdrop.nnx._base import RngSource, Stochastic, check_module
 
 
 class DropPath(Stochastic):
-    """`jaxdrop.drop_path` as an NNX module: stochastic depth. PyTorch users know it as `StochasticDepth` too.
+    """`jaxdrop.drop_path` as an NNX module: stochastic depth. PyTorch users know it as
+    `StochasticDepth` too.
 
     Args:
       rate: the probability of dropping, a number in [0, 1].
@@ -40,7 +41,9 @@ class DropPath(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.mode: paths.Mode = mode
         self.batch_axis = batch_axis
         self.scale_by_keep = scale_by_keep
@@ -54,7 +57,9 @@ class DropPath(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops examples of `inputs`, the output of a residual branch. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops examples of `inputs`, the output of a residual branch. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return paths.drop_path(
             key,
@@ -69,9 +74,11 @@ class DropPath(Stochastic):
 
 
 class LayerDrop(Stochastic):
-    """`jaxdrop.layer_drop` as an NNX module: `self.layer_drop(x, self.block)` runs the block, or returns `x`.
+    """`jaxdrop.layer_drop` as an NNX module: `self.layer_drop(x, self.block)` runs the block, or
+    returns `x`.
 
-    A skipped layer changes none of its state (batch statistics, random streams), as if it were not there.
+    A skipped layer changes none of its state (batch statistics, random streams), as if it were not
+    there.
 
     Args:
       rate: the probability of skipping the layer, a number in [0, 1].
@@ -90,7 +97,9 @@ class LayerDrop(Stochastic):
         rng_collection: str = "dropout",
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=None)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=None
+        )
 
     def __call__(
         self,
@@ -105,11 +114,13 @@ class LayerDrop(Stochastic):
 
         Args:
           inputs: an array, or a pytree of arrays.
-          layer: an NNX module that returns what is like `inputs`. Its state is carried through the `lax.cond`.
+          layer: an NNX module that returns what is like `inputs`. Its state is carried through the
+            `lax.cond`.
           *args: further arguments of the layer, such as an attention mask.
           deterministic: if True, the layer runs.
           rngs: an `nnx.Rngs`, an `nnx.RngStream`, or a key.
-          rate: the probability of skipping the layer; a traced value, as of a schedule, does not recompile.
+          rate: the probability of skipping the layer; a traced value, as of a schedule, does not
+            recompile.
 
         Returns:
           What is like `inputs`.
@@ -157,7 +168,9 @@ class ShakeDrop(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.alpha = paths.check_range("alpha", alpha)
         self.beta = paths.check_range("beta", beta)
         self.level: paths.Level = level
@@ -173,7 +186,9 @@ class ShakeDrop(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Shakes `inputs`, the output of a residual branch. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Shakes `inputs`, the output of a residual branch. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return paths.shake_drop(
             key,

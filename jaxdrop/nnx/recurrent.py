@@ -19,45 +19,55 @@ from jaxdrop.nnx._base import RngSource, Stochastic
 
 
 class RNN(Stochastic, nnx.RNN):
-    """`flax.nnx.RNN` with dropout in its cell, and no parameters of its own. With all rates 0 it is `flax.nnx.RNN`.
+    """`flax.nnx.RNN` with dropout in its cell, and no parameters of its own. With all rates 0 it is
+    `flax.nnx.RNN`.
 
-        rnn = RNN(nnx.OptimizedLSTMCell(64, 128, rngs=rngs), input_rate=0.3, recurrent_rate=0.3, rngs=rngs)
-        y = rnn(x, seq_lengths=lengths)
+        rnn = RNN(nnx.OptimizedLSTMCell(64, 128, rngs=rngs), input_rate=0.3, recurrent_rate=0.3,
+        rngs=rngs) y = rnn(x, seq_lengths=lengths)
 
-    Masks are drawn for each call, and hold for all its time steps: windows of truncated backpropagation have different ones,
-    unless their calls get the same key. Each sequence has its own, except those of weights. Two directions that get the same
-    key have different masks. In evaluation only zoneout does something.
+    Masks are drawn for each call, and hold for all its time steps: windows of truncated
+    backpropagation have different ones, unless their calls get the same key. Each sequence has its
+    own, except those of weights. Two directions that get the same key have different masks. In
+    evaluation only zoneout does something.
 
-    The loop over time runs a copy of the cell. Only variables that a step changes are written back, such as the count of a random
-    stream in a cell of your own. So a layer whose cell has none can be a constant of any function that JAX transforms.
+    The loop over time runs a copy of the cell. Only variables that a step changes are written back,
+    such as the count of a random stream in a cell of your own. So a layer whose cell has none can
+    be a constant of any function that JAX transforms.
 
     Args:
-      cell: an `nnx.LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, whose own code runs. Any other cell that `nnx.RNN`
-        takes, if only `input_rate` and `output_rate` are given.
+      cell: an `nnx.LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, whose own code runs.
+        Any other cell that `nnx.RNN` takes, if only `input_rate` and `output_rate` are given.
       input_rate: the probability of dropping a feature of the input.
-      recurrent_rate: that of dropping a unit of the hidden state, where it meets the recurrent kernels (and nowhere else).
-      candidate_rate: that of dropping a unit of what is about to be added to the memory, as in `jaxdrop.recurrent_dropout`.
+      recurrent_rate: that of dropping a unit of the hidden state, where it meets the recurrent
+        kernels (and nowhere else).
+      candidate_rate: that of dropping a unit of what is about to be added to the memory, as in
+        `jaxdrop.recurrent_dropout`.
       output_rate: that of dropping a unit of the output, which the next step does not see.
-      cell_zoneout: the probability that a unit of an LSTM's cell skips a step, as in `jaxdrop.zoneout`.
+      cell_zoneout: the probability that a unit of an LSTM's cell skips a step, as in
+        `jaxdrop.zoneout`.
       hidden_zoneout: the same of the hidden state, which is the output.
-      weight_rate: the probability of dropping a weight of the recurrent kernels, one mask for all sequences and steps (AWD-LSTM).
-        Biases are not dropped.
-      per_gate: whether each gate sees masks of its own of the input and of the hidden state ("untied", as in the code of Gal &
-        Ghahramani and in Keras with `recurrent_dropout`), or all gates the same.
-      per_step: whether masks differ from step to step, which is not good for what a network remembers. Zoneout always does, and
-        weights never.
+      weight_rate: the probability of dropping a weight of the recurrent kernels, one mask for all
+        sequences and steps (AWD-LSTM). Biases are not dropped.
+      per_gate: whether each gate sees masks of its own of the input and of the hidden state
+        ("untied", as in the code of Gal & Ghahramani and in Keras with `recurrent_dropout`), or all
+        gates the same.
+      per_step: whether masks differ from step to step, which is not good for what a network
+        remembers. Zoneout always does, and weights never.
       time_major, return_carry, reverse, keep_order, unroll, broadcast_rngs: as in `nnx.RNN`.
-      state_axes: as in `nnx.RNN`; by default parameters are the same in all steps, and other variables are carried.
+      state_axes: as in `nnx.RNN`; by default parameters are the same in all steps, and other
+        variables are carried.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
       TypeError: the cell is none, or a rate is no number.
-      ValueError: a rate is outside [0, 1], the cell has nothing that it could drop, or `spec` divides time or features.
+      ValueError: a rate is outside [0, 1], the cell has nothing that it could drop, or `spec`
+        divides time or features.
 
     References:
-      Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", 2016, arXiv:1512.05287.
-      Semeniuta, Severyn & Barth, "Recurrent dropout without memory loss", 2016, arXiv:1603.05118. Krueger et al., "Zoneout:
-      regularizing RNNs by randomly preserving hidden activations", 2016, arXiv:1606.01305. Merity, Keskar & Socher, "Regularizing
+      Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+      networks", 2016, arXiv:1512.05287. Semeniuta, Severyn & Barth, "Recurrent dropout without
+      memory loss", 2016, arXiv:1603.05118. Krueger et al., "Zoneout: regularizing RNNs by randomly
+      preserving hidden activations", 2016, arXiv:1606.01305. Merity, Keskar & Socher, "Regularizing
       and optimizing LSTM language models", 2017, arXiv:1708.02182.
     """
 
@@ -100,7 +110,14 @@ class RNN(Stochastic, nnx.RNN):
             broadcast_rngs=broadcast_rngs,
             rngs=False,
         )
-        Stochastic.__init__(self, None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        Stochastic.__init__(
+            self,
+            None,
+            deterministic=deterministic,
+            rng_collection=rng_collection,
+            rngs=rngs,
+            spec=spec,
+        )
         self.input_rate = input_rate
         self.recurrent_rate = recurrent_rate
         self.candidate_rate = candidate_rate
@@ -110,7 +127,9 @@ class RNN(Stochastic, nnx.RNN):
         self.weight_rate = weight_rate
         self.per_gate = per_gate
         self.per_step = per_step
-        check_settings(self, "per_gate", "per_step", "time_major", "return_carry", "reverse", "keep_order")
+        check_settings(
+            self, "per_gate", "per_step", "time_major", "return_carry", "reverse", "keep_order"
+        )
         Rates.of(self).checked(_cells.family_of(cell), per_gate)
 
     def __call__(
@@ -132,19 +151,21 @@ class RNN(Stochastic, nnx.RNN):
 
         Args:
           inputs: shape (*batch, time, features), or (time, *batch, features) if `time_major`.
-          initial_carry: the state before the first step; by default that of the cell, made with the stream `carry` of `rngs` if
-            there is one, else with key 0.
-          seq_lengths: integers in [0, time], of shape (*batch,): later steps are padding. The returned state is that before them,
-            which is the initial one for a sequence of length 0. What they put out is not to be used.
+          initial_carry: the state before the first step; by default that of the cell, made with the
+            stream `carry` of `rngs` if there is one, else with key 0.
+          seq_lengths: integers in [0, time], of shape (*batch,): later steps are padding. The
+            returned state is that before them, which is the initial one for a sequence of length 0.
+            What they put out is not to be used.
           return_carry: overrides the module's, as do the next four.
           time_major: whether time is the first axis.
           reverse: whether to run from the last step to the first.
           keep_order: whether to put the outputs of a reversed run into the order of the inputs.
           deterministic: whether to drop nothing.
-          rngs: a key; or an `nnx.Rngs`; or a stream, of which one with the tag `carry` is for the carry only, as in `nnx.RNN`.
+          rngs: a key; or an `nnx.Rngs`; or a stream, of which one with the tag `carry` is for the
+            carry only, as in `nnx.RNN`.
           rates: other rates for this call, by name: numbers or traced scalars.
-          spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole `inputs`, of which only
-            the sequences may be divided.
+          spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the
+            whole `inputs`, of which only the sequences may be divided.
 
         Returns:
           The outputs, shape (*batch, time, units), or (carry, outputs).
@@ -157,15 +178,23 @@ class RNN(Stochastic, nnx.RNN):
         settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
         if deterministic is None and self.deterministic is None and settled.all_zero():
             deterministic = True
-        is_carry = isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"  # Flax's Bidirectional passes one
-        off, key, _, spec = self._settle(deterministic, None if is_carry else rngs, settled.first_drawn(), spec)
+        is_carry = (
+            isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"
+        )  # Flax's Bidirectional passes one
+        off, key, _, spec = self._settle(
+            deterministic, None if is_carry else rngs, settled.first_drawn(), spec
+        )
         feature_axes = self.cell.num_feature_axes
-        time_axis = _time.time_axis_of(inputs, flag(time_major, self.time_major, "time_major"), feature_axes)
+        time_axis = _time.time_axis_of(
+            inputs, flag(time_major, self.time_major, "time_major"), feature_axes
+        )
         if initial_carry is None:
             initial_carry = _cells.first_state(self.cell, inputs, time_axis, rngs)
         else:
             batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -feature_axes]
-            initial_carry = checked_carry(initial_carry, family, (*batch, getattr(self.cell, "hidden_features", 0)))
+            initial_carry = checked_carry(
+                initial_carry, family, (*batch, getattr(self.cell, "hidden_features", 0))
+            )
         layout = _time.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes)
         plan = Plan(
             family,

@@ -18,7 +18,8 @@ from jaxdrop.nnx.elements import Channelwise
 class SpatialDropout(Channelwise):
     """`jaxdrop.spatial_dropout` as an NNX module: drops whole channels.
 
-    `Dropout1d`, `Dropout2d` and `Dropout3d` are the same for a known number of spatial axes, which they check.
+    `Dropout1d`, `Dropout2d` and `Dropout3d` are the same for a known number of spatial axes, which
+    they check.
 
     Args:
       rate: the probability of dropping a channel, a number in [0, 1].
@@ -48,7 +49,9 @@ class DropoutOfRank(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.channel_axis = channel_axis
 
     def __call__(
@@ -84,12 +87,13 @@ class Dropout1d(DropoutOfRank):
 
 
 class Dropout2d(DropoutOfRank):
-    """Drops whole channels of `(N, H, W, C)` or `(H, W, C)`: `jaxdrop.spatial_dropout` as an NNX module.
+    """Drops whole channels of `(N, H, W, C)` or `(H, W, C)`: `jaxdrop.spatial_dropout` as an NNX
+    module.
 
     Args:
       rate: the probability of dropping a channel, a number in [0, 1].
-      channel_axis: -1, or -3 for `(N, C, H, W)` and `(C, H, W)`, which PyTorch has. Three axes are always one image:
-        PyTorch's `(N, C, L)` is for `Dropout1d`.
+      channel_axis: -1, or -3 for `(N, C, H, W)` and `(C, H, W)`, which PyTorch has. Three axes are
+        always one image: PyTorch's `(N, C, L)` is for `Dropout1d`.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
@@ -101,7 +105,8 @@ class Dropout2d(DropoutOfRank):
 
 
 class Dropout3d(DropoutOfRank):
-    """Drops whole channels of `(N, D, H, W, C)` or `(D, H, W, C)`: `jaxdrop.spatial_dropout` as an NNX module.
+    """Drops whole channels of `(N, D, H, W, C)` or `(D, H, W, C)`: `jaxdrop.spatial_dropout` as an
+    NNX module.
 
     Args:
       rate: the probability of dropping a channel, a number in [0, 1].
@@ -120,7 +125,8 @@ class DropBlock(Stochastic):
     """`jaxdrop.drop_block` as an NNX module.
 
     Args:
-      rate: about the fraction to drop, a number in [0, 1]; a schedule's value goes into the call, `layer(x, rate=...)`.
+      rate: about the fraction to drop, a number in [0, 1]; a schedule's value goes into the call,
+        `layer(x, rate=...)`.
       block_size: the length of a block, or one length for each spatial axis.
       preset: `'paper'`, `'torchvision'` or `'timm'`.
       normalize: `'example'`, `'batch'` or `'expected'`.
@@ -148,7 +154,9 @@ class DropBlock(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.block_size: int | Sequence[int] = block_size
         self.preset: regions.Preset = preset
         self.normalize: regions.Normalize = normalize

@@ -48,7 +48,9 @@ class BiasDropoutAdd(Stochastic):
         check_init(rngs, param_dtype, bias_init=bias_init)
         num_features = _checks.check_count(num_features, "num_features", most=_checks.LONGEST)
         self.bias = nnx.Param(bias_init(rngs.params(), (num_features,), param_dtype))
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
 
     def __call__(
         self,
@@ -63,11 +65,14 @@ class BiasDropoutAdd(Stochastic):
         """`residual + dropout(inputs + bias)`. Other args: as `jaxdrop.nnx.Dropout`."""
         inputs = _checks.check_features(inputs, type(self).__name__, self.bias.shape[0])
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return residuals.bias_dropout_add(key, inputs, self.bias[...], residual, rate, deterministic=off, spec=spec)
+        return residuals.bias_dropout_add(
+            key, inputs, self.bias[...], residual, rate, deterministic=off, spec=spec
+        )
 
 
 class DropoutAddLayerNorm(Stochastic):
-    """`jaxdrop.dropout_add_layer_norm` as an NNX module, with the parameters `scale` and `bias` of `flax.nnx.LayerNorm`.
+    """`jaxdrop.dropout_add_layer_norm` as an NNX module, with the parameters `scale` and `bias` of
+    `flax.nnx.LayerNorm`.
 
     Args:
       num_features: the length of the last axis.
@@ -104,11 +109,22 @@ class DropoutAddLayerNorm(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         check_init(rngs, param_dtype, scale_init=scale_init, bias_init=bias_init)
-        use_scale, use_bias = _checks.check_flag(use_scale, "use_scale"), _checks.check_flag(use_bias, "use_bias")
+        use_scale, use_bias = (
+            _checks.check_flag(use_scale, "use_scale"),
+            _checks.check_flag(use_bias, "use_bias"),
+        )
         shape = (_checks.check_count(num_features, "num_features", most=_checks.LONGEST),)
-        self.scale = nnx.Param(scale_init(rngs.params(), shape, param_dtype)) if use_scale else nnx.data(None)
-        self.bias = nnx.Param(bias_init(rngs.params(), shape, param_dtype)) if use_bias else nnx.data(None)
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        self.scale = (
+            nnx.Param(scale_init(rngs.params(), shape, param_dtype))
+            if use_scale
+            else nnx.data(None)
+        )
+        self.bias = (
+            nnx.Param(bias_init(rngs.params(), shape, param_dtype)) if use_bias else nnx.data(None)
+        )
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.epsilon = epsilon
         self.prenorm = prenorm
 
@@ -123,9 +139,13 @@ class DropoutAddLayerNorm(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array | tuple[jax.Array, jax.Array]:
-        """`LayerNorm(dropout(row_scale inputs) + residual)`. Other args: as `jaxdrop.nnx.Dropout`."""
+        """`LayerNorm(dropout(row_scale inputs) + residual)`. Other args: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        scale, bias = (None if parameter is None else parameter[...] for parameter in (self.scale, self.bias))
+        scale, bias = (
+            None if parameter is None else parameter[...] for parameter in (self.scale, self.bias)
+        )
         return residuals.dropout_add_layer_norm(
             key,
             inputs,

@@ -38,7 +38,9 @@ class LockedDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.time_axis = time_axis
 
     def __call__(
@@ -52,7 +54,9 @@ class LockedDropout(Stochastic):
     ) -> jax.Array:
         """Drops features of `inputs` at all times. Args and Returns: as `jaxdrop.nnx.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return sequences.locked_dropout(key, inputs, rate, time_axis=self.time_axis, deterministic=off, spec=spec)
+        return sequences.locked_dropout(
+            key, inputs, rate, time_axis=self.time_axis, deterministic=off, spec=spec
+        )
 
 
 class EmbeddingDropout(Stochastic):
@@ -60,7 +64,8 @@ class EmbeddingDropout(Stochastic):
 
     Args:
       rate: the probability of dropping, a number in [0, 1].
-      time_axis: None for one mask for the whole batch; an axis of the ids for one mask for each sequence.
+      time_axis: None for one mask for the whole batch; an axis of the ids for one mask for each
+        sequence.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
@@ -77,7 +82,9 @@ class EmbeddingDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.time_axis = time_axis
 
     def __call__(
@@ -90,9 +97,13 @@ class EmbeddingDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops words; `ids` has the shape in which `embedded` begins. Other Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops words; `ids` has the shape in which `embedded` begins. Other Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return sequences.embedding_dropout(key, embedded, rate, ids=ids, time_axis=self.time_axis, deterministic=off, spec=spec)
+        return sequences.embedding_dropout(
+            key, embedded, rate, ids=ids, time_axis=self.time_axis, deterministic=off, spec=spec
+        )
 
 
 class WordDropout(Stochastic):
@@ -119,7 +130,9 @@ class WordDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.replacement = replacement
         self.protected = _checks.check_integers(protected, "protected")
 
@@ -132,10 +145,18 @@ class WordDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Replaces words in `ids`, integers of any shape. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Replaces words in `ids`, integers of any shape. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return sequences.word_dropout(
-            key, ids, rate, replacement=self.replacement, protected=self.protected, deterministic=off, spec=spec
+            key,
+            ids,
+            rate,
+            replacement=self.replacement,
+            protected=self.protected,
+            deterministic=off,
+            spec=spec,
         )
 
 
@@ -160,7 +181,9 @@ class Zoneout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
 
     def __call__(
         self,
@@ -172,6 +195,8 @@ class Zoneout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """The state after zoneout, from those around the cell. Other Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """The state after zoneout, from those around the cell. Other Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return sequences.zoneout(key, new, rate, previous=previous, deterministic=off, spec=spec)

@@ -23,32 +23,39 @@ from jaxdrop.nnx.recurrent import RNN
 class StackedRNN(Stochastic):
     """Recurrent layers one above the other, with dropout between them and in them.
 
-        rnn = StackedRNN(nnx.OptimizedLSTMCell, 64, 128, num_layers=2, dropout=0.3, recurrent_rate=0.3, rngs=rngs)
-        y = rnn(x, seq_lengths=lengths)
+        rnn = StackedRNN(nnx.OptimizedLSTMCell, 64, 128, num_layers=2, dropout=0.3,
+        recurrent_rate=0.3, rngs=rngs) y = rnn(x, seq_lengths=lengths)
 
     Each layer, direction and sequence has its own masks.
 
     Args:
-      cell: makes a cell, `cell(in_features, hidden_features, rngs=rngs)`: one of the classes that `RNN` takes.
+      cell: makes a cell, `cell(in_features, hidden_features, rngs=rngs)`: one of the classes that
+        `RNN` takes.
       in_features: the length of the input's last axis.
       hidden_features: the units of each layer and direction.
       num_layers: how many layers there are.
-      dropout: the probability of dropping an entry of the output of a layer that is another layer's input, at each step anew: the
-        argument `dropout` of PyTorch's LSTM. With one layer it is an error.
+      dropout: the probability of dropping an entry of the output of a layer that is another layer's
+        input, at each step anew: the argument `dropout` of PyTorch's LSTM. With one layer it is an
+        error.
       locked: whether dropout between layers has one mask for all steps instead.
-      bidirectional: whether each layer has a second cell that runs backward. Their outputs are concatenated.
-      input_rate, output_rate: as in `RNN`, of the first layer's input and of the last layer's output.
-      recurrent_rate, candidate_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step: as in `RNN`, of each layer.
+      bidirectional: whether each layer has a second cell that runs backward. Their outputs are
+        concatenated.
+      input_rate, output_rate: as in `RNN`, of the first layer's input and of the last layer's
+        output.
+      recurrent_rate, candidate_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step:
+        as in `RNN`, of each layer.
       time_major, return_carry, unroll: as in `nnx.RNN`.
       deterministic, rng_collection: as in `jaxdrop.nnx.Dropout`.
       rngs: an `nnx.Rngs`, for the parameters and the masks.
       spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
-      TypeError, ValueError: as `RNN`; ValueError also if `dropout` has no two layers to act between.
+      TypeError, ValueError: as `RNN`; ValueError also if `dropout` has no two layers to act
+        between.
 
     References:
-      Zaremba, Sutskever & Vinyals, "Recurrent neural network regularization", 2014, arXiv:1409.2329. See also `RNN`.
+      Zaremba, Sutskever & Vinyals, "Recurrent neural network regularization", 2014,
+      arXiv:1409.2329. See also `RNN`.
     """
 
     _has_rate = False
@@ -80,11 +87,15 @@ class StackedRNN(Stochastic):
         rngs: nnx.Rngs,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         check_between(dropout, num_layers)
         _checks.check_count(in_features, "in_features", most=_checks.LONGEST)
         _checks.check_count(hidden_features, "hidden_features", most=_checks.LONGEST)
-        _checks.check_callable(cell, "cell", "(in_features, hidden_features, rngs=rngs), such as nnx.LSTMCell")
+        _checks.check_callable(
+            cell, "cell", "(in_features, hidden_features, rngs=rngs), such as nnx.LSTMCell"
+        )
         self.dropout = dropout
         self.locked = _checks.check_flag(locked, "locked")
         self.input_rate = input_rate
@@ -102,7 +113,8 @@ class StackedRNN(Stochastic):
             width = hidden_features * directions if layer else in_features
             cells = [cell(width, hidden_features, rngs=rngs) for _ in range(directions)]
             runs = [
-                RNN(cell, reverse=way > 0, per_gate=per_gate, per_step=per_step, unroll=unroll) for way, cell in enumerate(cells)
+                RNN(cell, reverse=way > 0, per_gate=per_gate, per_step=per_step, unroll=unroll)
+                for way, cell in enumerate(cells)
             ]
             self.layers.append(nnx.List(runs))
         Rates.of(self).checked(_cells.family_of(self.layers[0][0].cell), per_gate)
@@ -129,7 +141,8 @@ class StackedRNN(Stochastic):
           return_carry: overrides the module's, as do the next two.
           time_major: whether time is the first axis.
           deterministic: whether to drop nothing.
-          rngs: a key, or where to take it from, as in `jaxdrop.nnx.Dropout`; its stream `carry`, if any, makes the first states.
+          rngs: a key, or where to take it from, as in `jaxdrop.nnx.Dropout`; its stream `carry`, if
+            any, makes the first states.
           rates: other rates for this call, by name, `dropout` among them.
           spec: as in `RNN`.
 
@@ -139,7 +152,11 @@ class StackedRNN(Stochastic):
         others = in_call(rates)
         between = check_between(others.pop("dropout", self.dropout), len(self.layers))
         cell = self.layers[0][0].cell
-        settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.layers[0][0].per_gate)
+        settled = (
+            Rates.of(self)
+            .replaced(others)
+            .checked(_cells.family_of(cell), self.layers[0][0].per_gate)
+        )
         if deterministic is None and self.deterministic is None and settled.all_zero(between):
             deterministic = True
         off, key, _, spec = self._settle(deterministic, rngs, settled.first_drawn(between), spec)
@@ -149,7 +166,12 @@ class StackedRNN(Stochastic):
         time_axis = _time.time_axis_of(inputs, time_major, cell.num_feature_axes)
 
         def direction(rnn: RNN) -> Layer:
-            def run(inputs: jax.Array, key: jax.Array | None, rates: Mapping[str, masks.Rate], carry: Carry | None) -> Any:
+            def run(
+                inputs: jax.Array,
+                key: jax.Array | None,
+                rates: Mapping[str, masks.Rate],
+                carry: Carry | None,
+            ) -> Any:
                 if carry is None:
                     carry = _cells.first_state(rnn.cell, inputs, time_axis, rngs)
                 result = rnn(

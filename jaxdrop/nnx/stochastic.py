@@ -39,43 +39,52 @@ def stochastic(
     out_axes: int = 0,
     method: Callable[..., Any] | str | None = None,
 ) -> Callable[..., Any]:
-    """A pure function `fn(key, *inputs, **kwargs)` of a trained model, in which dropout is random and nothing else is.
+    """A pure function `fn(key, *inputs, **kwargs)` of a trained model, in which dropout is random
+    and nothing else is.
 
         fn = jaxdrop.nnx.stochastic(model)
         keys = jaxdrop.mc.keys(jaxdrop.key(0), 100)
         samples = jaxdrop.mc.predict(lambda key: fn(key, x), keys)
 
-    The function has a copy of the model as it is now. Neither the model's variables nor its random streams are read later or
-    changed ever. It does not matter whether the model is in `eval()` or `train()` mode, nor what the constructor of a layer or
-    its caller says, as in `nnx.Dropout(0.5, deterministic=True)`, `self.drop(x, deterministic=True)`, or
-    `self.norm(x, use_running_average=False)`.
+    The function has a copy of the model as it is now. Neither the model's variables nor its random
+    streams are read later or changed ever. It does not matter whether the model is in `eval()` or
+    `train()` mode, nor what the constructor of a layer or its caller says, as in `nnx.Dropout(0.5,
+    deterministic=True)`, `self.drop(x, deterministic=True)`, or `self.norm(x,
+    use_running_average=False)`.
 
-    ===========  ===================================================================================================
-    on           the chosen layers among all of `jaxdrop.nnx`, `nnx.Dropout`, and the dropout in Flax's attention
+    ===========  ===================================================================================
+    on           the chosen layers among all of `jaxdrop.nnx`, `nnx.Dropout`, and the dropout in
+                 Flax's attention
     off          the other ones of these
-    evaluation   normalization: what has `use_running_average` uses its running statistics, `update_stats` is False
-    as it is     all else. Functions that the model calls itself, such as `jaxdrop.dropout(self.rngs.dropout(), x, 0.5,
-                 deterministic=not train)`, get keys, and follow the model's arguments: `fn(key, x, train=True)`.
-                 A warning says if that would turn more of the model on
-    ===========  ===================================================================================================
+    evaluation   normalization: what has `use_running_average` uses its running statistics,
+                 `update_stats` is False
+    as it is     all else. Functions that the model calls itself, such as
+                 `jaxdrop.dropout(self.rngs.dropout(), x, 0.5, deterministic=not train)`, get keys,
+                 and follow the model's arguments: `fn(key, x, train=True)`. A warning says if that
+                 would turn more of the model on
+    ===========  ===================================================================================
 
-    The same key gives the same output. All random streams, those of the model and those among the inputs, start from keys of
-    their own that are derived from `key`, stacked ones from as many keys. A model whose call takes `rngs` gets an `nnx.Rngs` made
-    from `key`, unless one is given. A layer takes its key as in training, from its caller's `rngs` or from its own stream; one
-    that has neither gets a stream. A stream with the tag `carry` is for the first state of an RNN, and stays.
+    The same key gives the same output. All random streams, those of the model and those among the
+    inputs, start from keys of their own that are derived from `key`, stacked ones from as many
+    keys. A model whose call takes `rngs` gets an `nnx.Rngs` made from `key`, unless one is given. A
+    layer takes its key as in training, from its caller's `rngs` or from its own stream; one that
+    has neither gets a stream. A stream with the tag `carry` is for the first state of an RNN, and
+    stays.
 
     Keys among the inputs are used as they are. They are to follow `key`:
     `lambda key: fn(key, x, jax.random.fold_in(key, 1))`.
 
-    Run the function under `jax.jit`, and under `jax.vmap` for many keys. The variables of a large model are better not constants
-    of the compiled program: `nnx.jit(lambda model, key, x: jaxdrop.nnx.stochastic(model)(key, x))`.
+    Run the function under `jax.jit`, and under `jax.vmap` for many keys. The variables of a large
+    model are better not constants of the compiled program: `nnx.jit(lambda model, key, x:
+    jaxdrop.nnx.stochastic(model)(key, x))`.
 
     Args:
       model: any NNX module; with `method`, also a list, tuple or dict of modules.
-      layers: which dropout layers are on. `"all"`; `"last"`, the last one that runs and drops something, so that all before it
-        need be computed once only; a pattern, or a list of patterns, for paths as in `"encoder/*"`, in which `*` stands for any
-        characters, `/` too; or a function of (path, module). A layer that is called twice is one layer, and so are layers that
-        are stacked by `nnx.vmap`.
+      layers: which dropout layers are on. `"all"`; `"last"`, the last one that runs and drops
+        something, so that all before it need be computed once only; a pattern, or a list of
+        patterns, for paths as in `"encoder/*"`, in which `*` stands for any characters, `/` too; or
+        a function of (path, module). A layer that is called twice is one layer, and so are layers
+        that are stacked by `nnx.vmap`.
       rate: the probability of dropping, in place of that of each layer that is on and has one above
         0. It may be traced: one compilation then serves many rates, as under `jax.vmap` and in
         `mc.fit_rate`. A layer with a rate of 0 is not in use, and stays so. A layer that has no
@@ -88,41 +97,55 @@ def stochastic(
         arrays that come into the layers, such as `PartitionSpec("data")` if the batch is divided.
         Masks are then those of the whole arrays. One for all layers that have none of their own and
         do not drop weights; or by patterns of paths, as `rates`, for any.
-      shared_mask: if False, each example has masks of its own. If True, all examples of a batch share one, whatever the kind of
-        dropout, so that a key stands for a function, as in Thompson sampling, BatchBALD or for smooth curves. The model then runs
-        under `jax.vmap` on batches of one.
-      in_axes: with `shared_mask`, where the batch is, as in `jax.vmap`: an axis for all inputs, or one for each, None for an
-        input that has no batch axis. That of keyword arguments is axis 0. Scalars, and what is no array, go to every example.
+      shared_mask: if False, each example has masks of its own. If True, all examples of a batch
+        share one, whatever the kind of dropout, so that a key stands for a function, as in Thompson
+        sampling, BatchBALD or for smooth curves. The model then runs under `jax.vmap` on batches of
+        one.
+      in_axes: with `shared_mask`, where the batch is, as in `jax.vmap`: an axis for all inputs, or
+        one for each, None for an input that has no batch axis. That of keyword arguments is axis 0.
+        Scalars, and what is no array, go to every example.
       out_axes: with `shared_mask`, where the batch is in the outputs.
       method: what to call in place of `__call__`: a name, or a function of (model, *inputs).
 
     Returns:
-      The function. Its first call for each form of the inputs traces the model a few times more, to find its layers.
+      The function. Its first call for each form of the inputs traces the model a few times more, to
+      find its layers.
 
     Raises:
       TypeError: `model` is no NNX module, or `rate`, `rates` or `spec` of another kind.
-      ValueError: `layers` is none of the above, or chooses no layer; a rate is out of range; there is no layer and no random
-        stream. The function raises it, with a list of the layers, if the output does not depend on the key, for all rates are 0;
-        if a pattern fits no layer; and if variables change in the call, such as batch statistics or the cache of a decoder, and
-        are not returned.
+      ValueError: `layers` is none of the above, or chooses no layer; a rate is out of range; there
+        is no layer and no random stream. The function raises it, with a list of the layers, if the
+        output does not depend on the key, for all rates are 0; if a pattern fits no layer; and if
+        variables change in the call, such as batch statistics or the cache of a decoder, and are
+        not returned.
 
     Warns:
-      UserWarning: something is drawn from a key that does not follow `key`, such as one that the model
-        holds; or layers are on, and other code is off, which would draw with `train=True` or the like.
+      UserWarning: something is drawn from a key that does not follow `key`, such as one that the
+        model holds; or layers are on, and other code is off, which would draw with `train=True` or
+        the like.
     """
-    nodes = [node for _, node in nnx.iter_graph(model)] if isinstance(model, (nnx.Module, list, tuple, dict)) else []
+    nodes = (
+        [node for _, node in nnx.iter_graph(model)]
+        if isinstance(model, (nnx.Module, list, tuple, dict))
+        else []
+    )
     if not any(isinstance(node, nnx.Module) for node in nodes):
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise TypeError(f"model must be an NNX module, got {what}. For Linen there is jaxdrop.linen.stochastic.")
+        raise TypeError(
+            f"model must be an NNX module, got {what}. For Linen there is jaxdrop.linen.stochastic."
+        )
     if not (isinstance(model, nnx.Module) or callable(method)):
         raise TypeError(
-            f"model is a {type(model).__name__} of modules, of which method must say what to do with them, as in"
-            " method=lambda models, x: ..."
+            f"model is a {type(model).__name__} of modules, of which method must say what to do"
+            " with them, as in method=lambda models, x: ..."
         )
     choice, name = Choice(layers), type(model).__name__
     replacing = Overrides.checked(rate, rates, spec)
     calls.check_method(method, model)
-    found = {path: choice.layer(path, layer, _settled.change_of(replacing, path, layer, {})) for path, layer in _layers(model)}
+    found = {
+        path: choice.layer(path, layer, _settled.change_of(replacing, path, layer, {}))
+        for path, layer in _layers(model)
+    }
     choice.check(name, found.values())
     graph, state = nnx.split(nnx.clone(model))
     own = _Model(name, graph, state, found, replacing, method)
@@ -143,9 +166,13 @@ class _Model:
     def may_be_random(self) -> bool:
         """Whether a model without layers has a way to keys."""
         model = nnx.merge(self.graph, self.state, copy=True)
-        return bool(list(_streams(model))) or "rngs" in inspect.signature(self._call(model)).parameters
+        return (
+            bool(list(_streams(model))) or "rngs" in inspect.signature(self._call(model)).parameters
+        )
 
-    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Layer], set[str]]:
+    def layers(
+        self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Layer], set[str]]:
         seen = _settled.Seen([], set())
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = {place: leaf for place, leaf in enumerate(leaves) if is_array(leaf)}
@@ -153,24 +180,46 @@ class _Model:
         def lost(kind: Any, inputs: tuple[jax.Array, dict[int, jax.Array]]) -> Any:
             """The variables that the call leaves behind and does not return."""
             key, arrays = inputs
-            args, kwargs = jax.tree.unflatten(structure, [arrays.get(place, leaf) for place, leaf in enumerate(leaves)])
-            model, outputs = self._run(Plan(frozenset(), frozenset()), key, args, kwargs, "outputs", seen)
+            args, kwargs = jax.tree.unflatten(
+                structure, [arrays.get(place, leaf) for place, leaf in enumerate(leaves)]
+            )
+            model, outputs = self._run(
+                Plan(frozenset(), frozenset()), key, args, kwargs, "outputs", seen
+            )
             returned = set(map(id, jax.tree.leaves(outputs)))
-            return [leaf for leaf in jax.tree.leaves(nnx.state(model, kind)) if id(leaf) not in returned]
+            return [
+                leaf for leaf in jax.tree.leaves(nnx.state(model, kind)) if id(leaf) not in returned
+            ]
 
         if dependence(functools.partial(lost, _KEPT), (key, arrays)).outputs:
             statistics = dependence(functools.partial(lost, nnx.BatchStat), (key, arrays)).outputs
             raise _changes(self.name, statistics)
         ran = {layer.path for layer in seen.layers}
         silent = [layer for path, layer in self.found.items() if path not in ran]
-        return [*(layer._replace(text=f"{layer.text} (does not run)") for layer in silent), *seen.layers], seen.flags
+        return [
+            *(layer._replace(text=f"{layer.text} (does not run)") for layer in silent),
+            *seen.layers,
+        ], seen.flags
 
     def keys(self) -> list[str]:
         model = nnx.merge(self.graph, self.state, copy=True)
-        leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
-        return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if planning.is_key(leaf)]
+        leaves = jax.tree_util.tree_leaves_with_path(
+            nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
+        )
+        return [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, leaf in leaves
+            if planning.is_key(leaf)
+        ]
 
-    def run(self, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any], probe: Probe = None) -> Any:
+    def run(
+        self,
+        plan: Plan,
+        key: jax.Array,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        probe: Probe = None,
+    ) -> Any:
         return self._run(plan, key, args, kwargs, probe, _settled.Seen([], set()))[1]
 
     def _run(
@@ -182,14 +231,22 @@ class _Model:
         probe: Probe,
         seen: _settled.Seen,
     ) -> tuple[Any, Any]:
-        """The copy of the model that was called, and its output. The layers that run are added to `seen`."""
+        """The copy of the model that was called, and its output. The layers that run are added to
+        `seen`.
+        """
         model = nnx.merge(self.graph, self.state, copy=True)
-        args, named = jax.tree.map(lambda leaf: leaf, (list(args), dict(kwargs)))  # with copies of the streams
+        args, named = jax.tree.map(
+            lambda leaf: leaf, (list(args), dict(kwargs))
+        )  # with copies of the streams
         keys = (jax.random.fold_in(key, count) for count in itertools.count())
         for stream in _streams((model, args, named), carry=probe == "draws"):
             _restart(stream, next(keys))
         layers = list(_layers(model))
-        streams = {id(layer): nnx.RngStream(next(keys), tag="dropout") for _, layer in layers if layer.rngs is None}
+        streams = {
+            id(layer): nnx.RngStream(next(keys), tag="dropout")
+            for _, layer in layers
+            if layer.rngs is None
+        }
         run = _settled.Run(streams, plan.on, self.found, self.overrides, seen)
         token = overrides.unknown() if probe else self.overrides.token()
         for path, layer in layers:
@@ -202,11 +259,16 @@ class _Model:
                 _settled.settle(module, others, calls.TRAINING if probe else ())
         call = self._call(model)
         signature = inspect.signature(call)
-        if "rngs" in signature.parameters and "rngs" not in signature.bind_partial(*args, **named).arguments:
+        if (
+            "rngs" in signature.parameters
+            and "rngs" not in signature.bind_partial(*args, **named).arguments
+        ):
             named["rngs"] = nnx.Rngs(next(keys))
         if self.method is not None:
             seen.flags.update(calls.told_otherwise(call, None, args, named))
-            args, named = calls.told_to_drop(call, args, named) if probe == "flags" else (args, named)
+            args, named = (
+                calls.told_to_drop(call, args, named) if probe == "flags" else (args, named)
+            )
         before = _settled.RUN.set(run)
         try:
             return model, call(*args, **named)
@@ -223,25 +285,27 @@ def _changes(name: str, statistics: bool) -> ValueError:
     """The error of a model that changes in a call."""
     if statistics:
         return ValueError(
-            f"the batch statistics of {name} change in the call, and would follow the batch rather than the training."
-            " Of a layer that does not call its setting use_running_average, or update_stats, tell the model itself, as in"
-            " fn(key, x, train=False)."
+            f"the batch statistics of {name} change in the call, and would follow the batch rather"
+            " than the training. Of a layer that does not call its setting use_running_average, or"
+            " update_stats, tell the model itself, as in fn(key, x, train=False)."
         )
     return ValueError(
-        f"{name} changes its own variables in the call, such as the cache of a decoder, and stochastic works on a copy, so that"
-        " the changes are lost. Either\n"
-        "1. tell the model not to change them: decode=False, and whole sequences;\n"
-        "2. pass them, and have them returned, by a method of your own:\n"
-        "   def step(model, cache, x):\n"
-        "       nnx.update(model, cache)\n"
-        "       return model(x), nnx.state(model, nnx.Cache)\n"
-        "   y, cache = jaxdrop.nnx.stochastic(model, method=step)(key, cache, x)"
+        f"{name} changes its own variables in the call, such as the cache of a decoder, and"
+        " stochastic works on a copy, so that the changes are lost. Either\n1. tell the model not"
+        " to change them: decode=False, and whole sequences;\n2. pass them, and have them"
+        " returned, by a method of your own:\n   def step(model, cache, x):\n      "
+        " nnx.update(model, cache)\n       return model(x), nnx.state(model, nnx.Cache)\n   y,"
+        " cache = jaxdrop.nnx.stochastic(model, method=step)(key, cache, x)"
     )
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The dropout layers and their paths, but for those in a StackedRNN, which tells them what to do."""
-    nodes = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _settled.LAYERS)]
+    """The dropout layers and their paths, but for those in a StackedRNN, which tells them what to
+    do.
+    """
+    nodes = [
+        (path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _settled.LAYERS)
+    ]
     stacks = [path for path, node in nodes if isinstance(node, StackedRNN)]
     for path, node in nodes:
         if not any(path[: len(stack)] == stack != path for stack in stacks):

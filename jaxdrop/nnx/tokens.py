@@ -16,7 +16,8 @@ from jaxdrop.nnx._base import RngSource, Stochastic
 
 
 class TokenDropout(Stochastic):
-    """`jaxdrop.token_dropout` as an NNX module: fewer tokens (patches) go on. timm's is `PatchDropoutWithIndices`.
+    """`jaxdrop.token_dropout` as an NNX module: fewer tokens (patches) go on. timm's is
+    `PatchDropoutWithIndices`.
 
     Args:
       rate: the probability of dropping, a number in [0, 1).
@@ -41,7 +42,9 @@ class TokenDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.num_prefix_tokens = num_prefix_tokens
         self.rounding: tokens.Rounding = rounding
         self.ordered = ordered
@@ -95,7 +98,9 @@ class LabelDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.null_id = null_id
 
     def __call__(
@@ -108,11 +113,17 @@ class LabelDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Drops labels, those of `force_drop` if it is given. Other Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops labels, those of `force_drop` if it is given. Other Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         if force_drop is not None:
-            return tokens.label_dropout(None, labels, self.rate, null_id=self.null_id, force_drop=force_drop)
+            return tokens.label_dropout(
+                None, labels, self.rate, null_id=self.null_id, force_drop=force_drop
+            )
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
-        return tokens.label_dropout(key, labels, rate, null_id=self.null_id, deterministic=off, spec=spec)
+        return tokens.label_dropout(
+            key, labels, rate, null_id=self.null_id, deterministic=off, spec=spec
+        )
 
 
 class ModalityDropout(Stochastic):
@@ -143,9 +154,15 @@ class ModalityDropout(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: PartitionSpec | None = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         self.rule: tokens.ModalityRule = rule
-        self.weights = tuple(weights) if isinstance(weights, (list, np.ndarray, jax.Array)) and np.ndim(weights) else weights
+        self.weights = (
+            tuple(weights)
+            if isinstance(weights, (list, np.ndarray, jax.Array)) and np.ndim(weights)
+            else weights
+        )
         self.per: tokens.Per = per
 
     def __call__(
@@ -157,8 +174,17 @@ class ModalityDropout(Stochastic):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> Arrays:
-        """Drops some of `arrays`, two or more in a pytree. Args and Returns: as `jaxdrop.nnx.Dropout`."""
+        """Drops some of `arrays`, two or more in a pytree. Args and Returns: as
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return tokens.modality_dropout(
-            key, arrays, rate, rule=self.rule, weights=self.weights, per=self.per, deterministic=off, spec=spec
+            key,
+            arrays,
+            rate,
+            rule=self.rule,
+            weights=self.weights,
+            per=self.per,
+            deterministic=off,
+            spec=spec,
         )

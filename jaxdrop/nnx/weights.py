@@ -20,7 +20,8 @@ from jaxdrop.nnx._dense import BIAS_INIT, KERNEL_INIT, Dense
 
 
 class DropConnect(Dense):
-    """A dense layer `x (m * kernel) / (1 - rate) + bias`: `jaxdrop.drop_connect` with the parameters of `flax.nnx.Linear`.
+    """A dense layer `x (m * kernel) / (1 - rate) + bias`: `jaxdrop.drop_connect` with the
+    parameters of `flax.nnx.Linear`.
 
     The bias is not dropped. Parameters are cast to the dtype of the input.
 
@@ -29,9 +30,10 @@ class DropConnect(Dense):
       out_features: that of the output's.
       rate: the probability of dropping a weight, a number in [0, 1].
       per_example: whether each row of the input has a mask of its own.
-      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it, as in the paper.
-      gaussian: whether to draw from the moment-matched normal law instead, as `jaxdrop.drop_connect_gaussian`: the paper's
-        inference.
+      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it,
+        as in the paper.
+      gaussian: whether to draw from the moment-matched normal law instead, as
+        `jaxdrop.drop_connect_gaussian`: the paper's inference.
       use_bias: whether there is a bias.
       param_dtype: of the parameters.
       kernel_init: initializes the kernel.
@@ -39,7 +41,8 @@ class DropConnect(Dense):
       deterministic: if True, the mean weights are used. `model.eval()` and `model.train()` set it.
       rng_collection: the name of the stream to take keys from.
       rngs: an `nnx.Rngs`, for the parameters and the masks.
-      spec: inside `shard_map` and `pmap`, the layout of the whole mask (of the whole output if `gaussian`).
+      spec: inside `shard_map` and `pmap`, the layout of the whole mask (of the whole output if
+        `gaussian`).
     """
 
     def __init__(
@@ -86,34 +89,42 @@ class DropConnect(Dense):
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
-        """Shape (..., in_features) to (..., out_features). Further arguments as in `jaxdrop.nnx.Dropout`."""
+        """Shape (..., in_features) to (..., out_features). Further arguments as in
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         connect = weights.drop_connect_gaussian
         if not self.gaussian:
             connect = functools.partial(weights.drop_connect, per_example=self.per_example)
         inputs = self._checked(inputs)
         kernel = self._weights(inputs)
-        return self._shifted(connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec))
+        return self._shifted(
+            connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec)
+        )
 
 
 class WeightDrop(Stochastic):
-    """Runs a module with some of its weights dropped: `jaxdrop.weight_drop` over the module's `nnx.Param`s.
+    """Runs a module with some of its weights dropped: `jaxdrop.weight_drop` over the module's
+    `nnx.Param`s.
 
-        rnn = WeightDrop(nnx.RNN(nnx.OptimizedLSTMCell(64, 64, rngs=rngs)), 0.5, match="dense_h/kernel", rngs=rngs)
+        rnn = WeightDrop(nnx.RNN(nnx.OptimizedLSTMCell(64, 64, rngs=rngs)), 0.5,
+        match="dense_h/kernel", rngs=rngs)
 
-    Masks are drawn once a call. The module's own parameters stay as they are, and get the gradients; what else the call changes
-    in it (batch statistics, random streams) is kept.
+    Masks are drawn once a call. The module's own parameters stay as they are, and get the
+    gradients; what else the call changes in it (batch statistics, random streams) is kept.
 
     Args:
       module: any NNX module.
       rate: the probability of dropping, a number in [0, 1].
-      match: which parameters: a regular expression that is searched for in names such as `cell/dense_h/kernel`, or a function
-        of a path of `jax.tree_util` keys.
+      match: which parameters: a regular expression that is searched for in names such as
+        `cell/dense_h/kernel`, or a function of a path of `jax.tree_util` keys.
       drop: what is done to a parameter, `drop(key, w, rate, spec=...)`.
       deterministic: if True, nothing is dropped. `model.eval()` and `model.train()` set it.
       rng_collection: the name of the stream to take keys from.
-      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with the calls.
-      spec: inside `shard_map` and `pmap`, the layout of the whole parameters, as in `jaxdrop.weight_drop`.
+      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with
+        the calls.
+      spec: inside `shard_map` and `pmap`, the layout of the whole parameters, as in
+        `jaxdrop.weight_drop`.
     """
 
     def __init__(
@@ -128,7 +139,9 @@ class WeightDrop(Stochastic):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         spec: Any = None,
     ) -> None:
-        super().__init__(rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec)
+        super().__init__(
+            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+        )
         check_module(module, "module")
         self.module = module
         self.match = match
@@ -143,10 +156,14 @@ class WeightDrop(Stochastic):
         spec: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Calls the module with `args` and `kwargs`. The named arguments are this wrapper's, as in `jaxdrop.nnx.Dropout`."""
+        """Calls the module with `args` and `kwargs`. The named arguments are this wrapper's, as in
+        `jaxdrop.nnx.Dropout`.
+        """
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         graph, params, rest = nnx.split(self.module, nnx.Param, ...)
-        params = weights.weight_drop(key, params, rate, match=self.match, drop=self.drop, deterministic=off, spec=spec)
+        params = weights.weight_drop(
+            key, params, rate, match=self.match, drop=self.drop, deterministic=off, spec=spec
+        )
         dropped = nnx.merge(graph, params, rest)
         outputs = dropped(*args, **kwargs)
         nnx.update(self.module, nnx.state(dropped, nnx.Not(nnx.Param)))
@@ -154,7 +171,8 @@ class WeightDrop(Stochastic):
 
 
 class QuantNoise(WeightDrop):
-    """Runs a module with quantization noise on its weights: `jaxdrop.quant_noise` over the chosen `nnx.Param`s.
+    """Runs a module with quantization noise on its weights: `jaxdrop.quant_noise` over the chosen
+    `nnx.Param`s.
 
     Args:
       module: any NNX module.
@@ -164,7 +182,8 @@ class QuantNoise(WeightDrop):
       match: which parameters; all kernels by default.
       deterministic: if True, nothing is dropped. `model.eval()` and `model.train()` set it.
       rng_collection: the name of the stream to take keys from.
-      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with the calls.
+      rngs: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept; or None, if keys come with
+        the calls.
       spec: inside `shard_map` and `pmap`, the layout of the whole parameters.
     """
 

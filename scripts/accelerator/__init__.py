@@ -1,1 +1,3 @@
-"""What is measured on an accelerator, in order of value. Each module holds one part's `MEASUREMENTS`."""
+"""What is measured on an accelerator, in order of value. Each module holds one part's
+`MEASUREMENTS`.
+"""

@@ -1,4 +1,6 @@
-"""Time and memory of attention with dropout on its weights, by length, beside what else there is."""
+"""Time and memory of attention with dropout on its weights, by length, beside what else there
+is.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,12 @@ def attention(quick: bool) -> Iterator[Table | Bar]:
     """Forward + backward, bfloat16."""
     cases: list[_Case] = [(1, 128, 2, 64, True)]
     if not quick:
-        cases = [(1, 8192, 16, 128, True), (1, 8192, 16, 64, False), (4, 2048, 16, 64, True), (1, 32768, 8, 128, True)]
+        cases = [
+            (1, 8192, 16, 128, True),
+            (1, 8192, 16, 64, False),
+            (4, 2048, 16, 64, True),
+            (1, 32768, 8, 128, True),
+        ]
     for case in cases:
         yield from _measure(case, quick)
 
@@ -33,13 +40,24 @@ def attention(quick: bool) -> Iterator[Table | Bar]:
 def _measure(case: _Case, quick: bool) -> Iterator[Table | Bar]:
     batch, length, heads, depth, causal = case
     label = f"length {length}, {batch} x {heads} heads of {depth}, {'causal' if causal else 'full'}"
-    arrays = [jax.random.normal(jax.random.key(i), (batch, length, heads, depth), jnp.bfloat16) for i in range(4)]
+    arrays = [
+        jax.random.normal(jax.random.key(i), (batch, length, heads, depth), jnp.bfloat16)
+        for i in range(4)
+    ]
 
-    def ours(key: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
-        return jaxdrop.dot_product_attention(key, q, k, v, 0.0 if key is None else RATE, is_causal=causal, **options)
+    def ours(
+        key: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
+    ) -> jax.Array:
+        return jaxdrop.dot_product_attention(
+            key, q, k, v, 0.0 if key is None else RATE, is_causal=causal, **options
+        )
 
-    def theirs(implementation: Any, key: None, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+    def theirs(
+        implementation: Any, key: None, q: jax.Array, k: jax.Array, v: jax.Array
+    ) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            q, k, v, is_causal=causal, implementation=implementation
+        )
 
     attentions: dict[str, tuple[Callable[..., jax.Array], jax.Array | None]] = {
         NO_DROPOUT: (ours, None),
@@ -62,7 +80,9 @@ def _measure(case: _Case, quick: bool) -> Iterator[Table | Bar]:
         scratch[name] = scratch_bytes(program)
     if torch := _peers.find("torch"):
         for rate in (RATE, 0.0):
-            calls[f"torch, {'dropout' if rate else 'no dropout'}"] = _torch(torch, arrays, rate, causal)
+            calls[f"torch, {'dropout' if rate else 'no dropout'}"] = _torch(
+                torch, arrays, rate, causal
+            )
     times = interleaved(calls, seconds=0 if quick else 1.5)
     yield Table("attention, forward + backward", "s", {label: times})
     yield Table("temporaries", "B", {label: scratch})
@@ -76,7 +96,9 @@ def _torch(torch: Any, arrays: list[jax.Array], rate: float, causal: bool) -> Ca
     leaves = [x.requires_grad_() for x in leaves]
 
     def call() -> Any:
-        y = torch.nn.functional.scaled_dot_product_attention(*leaves, dropout_p=rate, is_causal=causal)
+        y = torch.nn.functional.scaled_dot_product_attention(
+            *leaves, dropout_p=rate, is_causal=causal
+        )
         found = torch.autograd.grad(y, leaves, cotangent)
         if device == "cuda":
             torch.cuda.synchronize()

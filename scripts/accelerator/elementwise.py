@@ -1,4 +1,6 @@
-"""Dropout by itself and beside its neighbors: time over a multiplication of the same array, memory, and fusions."""
+"""Dropout by itself and beside its neighbors: time over a multiplication of the same array, memory,
+and fusions.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,34 @@ def one_call(quick: bool) -> Iterator[Table | Bar]:
     scratch: dict[str, dict[str, float]] = {}
     residual: dict[str, dict[str, float]] = {}
     bandwidth = {}
-    peers = {name: _peers.peers()[name] for name in (MULTIPLY, FLAX, FLAX_SWAPPED, SAME_KEY, OWN_KEY)}
-    peers[_RBG] = _peers.Peer(peers[FLAX].drop, lambda n: jax.random.split(jax.random.key(0, impl="rbg"), n))
+    peers = {
+        name: _peers.peers()[name] for name in (MULTIPLY, FLAX, FLAX_SWAPPED, SAME_KEY, OWN_KEY)
+    }
+    peers[_RBG] = _peers.Peer(
+        peers[FLAX].drop, lambda n: jax.random.split(jax.random.key(0, impl="rbg"), n)
+    )
     for dtype in (jnp.bfloat16, jnp.float32):
         shape = (size // jnp.dtype(dtype).itemsize // 256, 256)
         case = f"{jnp.dtype(dtype).name}, {shape[0]} x {shape[1]}"
         x, cotangent = (jax.random.normal(jax.random.key(i), shape, dtype) for i in range(2))
-        compiled = {name: jax.jit(peer.drop).lower(peer.keys(1)[0], x).compile() for name, peer in peers.items()}
-        forward[case] = _times({name: functools.partial(run, peers[name].keys(1)[0], x) for name, run in compiled.items()}, quick)
+        compiled = {
+            name: jax.jit(peer.drop).lower(peer.keys(1)[0], x).compile()
+            for name, peer in peers.items()
+        }
+        forward[case] = _times(
+            {
+                name: functools.partial(run, peers[name].keys(1)[0], x)
+                for name, run in compiled.items()
+            },
+            quick,
+        )
         scratch[case] = {name: scratch_bytes(run) for name, run in compiled.items()}
         bandwidth[case] = {MULTIPLY: 2 * x.nbytes / forward[case][MULTIPLY] / 1e9}
         both[case] = _times(
             {
-                name: functools.partial(jax.jit(_peers.with_gradient(peer.drop)), peer.keys(1)[0], x, cotangent)
+                name: functools.partial(
+                    jax.jit(_peers.with_gradient(peer.drop)), peer.keys(1)[0], x, cotangent
+                )
                 for name, peer in peers.items()
             },
             quick,
@@ -53,14 +70,24 @@ def one_call(quick: bool) -> Iterator[Table | Bar]:
     yield Table("bytes kept for the backward pass", "B", residual)
     for (case, times), bound in zip(forward.items(), (1.15, 1.05), strict=True):
         yield Bar(f"{case}: jaxdrop.key / multiply", times[OWN_KEY] / times[MULTIPLY], "<=", bound)
-    yield Bar("bytes kept for the backward pass, jaxdrop.key", max(row[OWN_KEY] for row in residual.values()), "<=", 64, "B")
+    yield Bar(
+        "bytes kept for the backward pass, jaxdrop.key",
+        max(row[OWN_KEY] for row in residual.values()),
+        "<=",
+        64,
+        "B",
+    )
 
 
 def fused(quick: bool) -> Iterator[Table | Bar]:
-    """Dropout with its neighbors: how many kernels and how many bytes of temporaries, with dropout and without."""
+    """Dropout with its neighbors: how many kernels and how many bytes of temporaries, with dropout
+    and without.
+    """
     batch, width = (64, 128) if quick else (16384, 4096)
     key = jaxdrop.key(0)
-    x, residual, cotangent = (jax.random.normal(jax.random.key(i), (batch, width), jnp.bfloat16) for i in range(3))
+    x, residual, cotangent = (
+        jax.random.normal(jax.random.key(i), (batch, width), jnp.bfloat16) for i in range(3)
+    )
     scale, bias = jnp.ones(width, jnp.bfloat16), jnp.zeros(width, jnp.bfloat16)
 
     def norm(x: jax.Array) -> jax.Array:
@@ -68,7 +95,10 @@ def fused(quick: bool) -> Iterator[Table | Bar]:
         y = (y - y.mean(-1, keepdims=True)) * jax.lax.rsqrt(y.var(-1, keepdims=True) + 1e-6)
         return (y * scale + bias).astype(x.dtype)
 
-    chains: dict[str, Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array, jax.Array], jax.Array]]] = {
+    chains: dict[
+        str,
+        Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array, jax.Array], jax.Array]],
+    ] = {
         "bias + GELU + dropout": lambda drop: lambda x, r: drop(jax.nn.gelu(x + bias)),
         "dropout + residual + layer norm": lambda drop: lambda x, r: norm(r + drop(x)),
     }
@@ -77,11 +107,18 @@ def fused(quick: bool) -> Iterator[Table | Bar]:
     scratch: dict[str, dict[str, float]] = {}
     for name, chain in chains.items():
         programs = {}
-        for label, drop in (("no dropout", lambda x: x), (OWN_KEY, lambda x: jaxdrop.dropout(key, x, RATE))):
+        for label, drop in (
+            ("no dropout", lambda x: x),
+            (OWN_KEY, lambda x: jaxdrop.dropout(key, x, RATE)),
+        ):
             both = _peers.with_gradient(lambda _, x, r, chain=chain, drop=drop: chain(drop)(x, r))
             programs[label] = jax.jit(both).lower(key, x, residual, cotangent).compile()
         times[name] = _times(
-            {label: functools.partial(run, key, x, residual, cotangent) for label, run in programs.items()}, quick
+            {
+                label: functools.partial(run, key, x, residual, cotangent)
+                for label, run in programs.items()
+            },
+            quick,
         )
         kernels[name] = {label: _kernels(run) for label, run in programs.items()}
         scratch[name] = {label: scratch_bytes(run) for label, run in programs.items()}
@@ -89,7 +126,12 @@ def fused(quick: bool) -> Iterator[Table | Bar]:
     yield Table("kernels of forward + backward", "", kernels)
     yield Table("temporaries of forward + backward", "B", scratch)
     for name in chains:
-        yield Bar(f"{name}: with dropout / without", times[name][OWN_KEY] / times[name]["no dropout"], "<=", 1.15)
+        yield Bar(
+            f"{name}: with dropout / without",
+            times[name][OWN_KEY] / times[name]["no dropout"],
+            "<=",
+            1.15,
+        )
 
 
 def _times(calls: dict[str, Callable[[], Any]], quick: bool) -> dict[str, float]:
@@ -97,9 +139,16 @@ def _times(calls: dict[str, Callable[[], Any]], quick: bool) -> dict[str, float]
 
 
 def _residual_bytes(peer: _peers.Peer, x: jax.Array) -> float:
-    """What the derivative holds besides constants, where forward and backward are programs of their own."""
-    pull = jax.eval_shape(lambda key, x: jax.vjp(functools.partial(peer.drop, key), x)[1], peer.keys(1)[0], x)
-    shapes = [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(pull)]
+    """What the derivative holds besides constants, where forward and backward are programs of their
+    own.
+    """
+    pull = jax.eval_shape(
+        lambda key, x: jax.vjp(functools.partial(peer.drop, key), x)[1], peer.keys(1)[0], x
+    )
+    shapes = [
+        jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        for leaf in jax.tree.leaves(pull)
+    ]
     return float(sum(leaf.size * leaf.dtype.itemsize for leaf in shapes))
 
 

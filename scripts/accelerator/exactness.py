@@ -1,4 +1,6 @@
-"""Whether the device computes what the CPU does: bits, masks, every variant, attention and its gradients."""
+"""Whether the device computes what the CPU does: bits, masks, every variant, attention and its
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -32,23 +34,33 @@ def masks(quick: bool) -> Iterator[Table | Bar]:
     def drawn(keys: dict[str, jax.Array], xs: list[jax.Array]) -> dict[str, Any]:
         return {
             name: {
-                **{f"bits of width {width}": jaxdrop.random.bits(key, shape, bit_width=width) for width in (8, 16, 32)},
+                **{
+                    f"bits of width {width}": jaxdrop.random.bits(key, shape, bit_width=width)
+                    for width in (8, 16, 32)
+                },
                 **{x.dtype.name: jaxdrop.dropout(key, x, 0.3) for x in xs},
             }
             for name, key in keys.items()
         }
 
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    xs = [x.astype(dtype) for dtype in _DTYPES]  # here, since a compiler may leave out what rounds inside a program
+    xs = [
+        x.astype(dtype) for dtype in _DTYPES
+    ]  # here, since a compiler may leave out what rounds inside a program
     differ = _compare(functools.partial(drawn, keys), xs, lambda a, b: float((a != b).sum()))
     yield Table(f"entries of {shape} that differ from the CPU's", "", differ)
     yield Bar("entries of bits and dropped arrays that differ", _largest(differ), "<=", 0, "")
 
 
 def variants(quick: bool) -> Iterator[Table | Bar]:
-    """Every row of the tests' catalogue: which entries are kept, and the values, forward and backward."""
+    """Every row of the tests' catalogue: which entries are kept, and the values, forward and
+    backward.
+    """
     rows = catalogue.VARIANTS[:3] if quick else catalogue.VARIANTS
-    figures: dict[str, dict[str, float]] = {"kept entries that differ": {}, "largest relative difference": {}}
+    figures: dict[str, dict[str, float]] = {
+        "kept entries that differ": {},
+        "largest relative difference": {},
+    }
     # On a GPU and a TPU a float32 product has fewer digits by default.
     jax.config.update("jax_default_matmul_precision", "highest")
     for start in range(0, len(rows), 8):
@@ -70,17 +82,33 @@ def variants(quick: bool) -> Iterator[Table | Bar]:
             figures["largest relative difference"][row.name] = max(values[row.name].values())
     jax.config.update("jax_default_matmul_precision", None)
     yield Table("every variant of the catalogue against the CPU", "", figures)
-    yield Bar("catalogue: kept entries that differ", max(figures["kept entries that differ"].values()), "<=", 0, "")
-    yield Bar("catalogue: largest relative difference", max(figures["largest relative difference"].values()), "<=", 1e-4, "")
+    yield Bar(
+        "catalogue: kept entries that differ",
+        max(figures["kept entries that differ"].values()),
+        "<=",
+        0,
+        "",
+    )
+    yield Bar(
+        "catalogue: largest relative difference",
+        max(figures["largest relative difference"].values()),
+        "<=",
+        1e-4,
+        "",
+    )
 
 
 def attention(quick: bool) -> Iterator[Table | Bar]:
-    """Attention by blocks against the dense computation with the same mask: output and gradients."""
+    """Attention by blocks against the dense computation with the same mask: output and
+    gradients.
+    """
     length = 65 if quick else 700
     key = jaxdrop.key(3)
     figures: dict[str, dict[str, float]] = {}
     for dtype, precision in ((jnp.float32, "highest"), (jnp.bfloat16, None)):
-        q, k, v = (jax.random.normal(jax.random.key(i), (2, length, 4, 64), dtype) for i in range(3))
+        q, k, v = (
+            jax.random.normal(jax.random.key(i), (2, length, 4, 64), dtype) for i in range(3)
+        )
 
         def dense(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
             q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
@@ -92,8 +120,16 @@ def attention(quick: bool) -> Iterator[Table | Bar]:
 
         for causal in (True,) if dtype == jnp.float32 else (False, True):
 
-            def ours(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = causal, precision: Any = precision) -> jax.Array:
-                return jaxdrop.dot_product_attention(key, q, k, v, 0.2, is_causal=causal, precision=precision)
+            def ours(
+                q: jax.Array,
+                k: jax.Array,
+                v: jax.Array,
+                causal: bool = causal,
+                precision: Any = precision,
+            ) -> jax.Array:
+                return jaxdrop.dot_product_attention(
+                    key, q, k, v, 0.2, is_causal=causal, precision=precision
+                )
 
             names = ("output", "dq", "dk", "dv")
             found = jax.jit(_with_gradients(ours))(q, k, v)
@@ -103,21 +139,32 @@ def attention(quick: bool) -> Iterator[Table | Bar]:
                 name: _relative(np.asarray(a, np.float32), np.asarray(b, np.float32))
                 for name, a, b in zip(names, found, right, strict=True)
             }
-    yield Table(f"attention of length {length} against dense attention: largest difference over largest entry", "", figures)
+    yield Table(
+        f"attention of length {length} against dense attention: largest difference over largest"
+        " entry",
+        "",
+        figures,
+    )
     for dtype_name, bound in (("float32", 2e-5), ("bfloat16", 3e-2)):
-        worst = max(max(row.values()) for case, row in figures.items() if case.startswith(dtype_name))
+        worst = max(
+            max(row.values()) for case, row in figures.items() if case.startswith(dtype_name)
+        )
         yield Bar(f"attention against dense, {dtype_name}", worst, "<=", bound, "")
 
 
 def _with_gradients(attend: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
     def both(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
         y, pull = jax.vjp(attend, q, k, v)
-        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype))
+        return y, *pull(
+            jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
+        )
 
     return both
 
 
-def _compare(run: Callable[[Any], Any], inputs: Any, difference: Callable[[Any, Any], float]) -> Any:
+def _compare(
+    run: Callable[[Any], Any], inputs: Any, difference: Callable[[Any, Any], float]
+) -> Any:
     """`difference` of each array that `run` gives on this device and on the CPU."""
     found = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):

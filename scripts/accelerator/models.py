@@ -1,4 +1,6 @@
-"""What dropout costs in a model: a training step of a transformer, and Monte Carlo samples of a perceptron."""
+"""What dropout costs in a model: a training step of a transformer, and Monte Carlo samples of a
+perceptron.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from benchmarks.training import FLAX, FLAX_NO_DROPOUT, NO_DROPOUT, NOT_IN_ATTENT
 
 
 def training_step(quick: bool) -> Iterator[Table | Bar]:
-    """Forward, backward and update of the example's transformer, bfloat16, dropout in four places."""
+    """Forward, backward and update of the example's transformer, bfloat16, dropout in four
+    places.
+    """
     shape = training.Shape(2, 16, 16, 2, 2) if quick else training.Shape(16, 1024, 1024, 16, 12)
     tokens = jax.random.randint(jax.random.key(2), (shape.batch, shape.length + 1), 0, 256)
     calls: dict[str, Callable[[], Any]] = {}
@@ -35,9 +39,19 @@ def training_step(quick: bool) -> Iterator[Table | Bar]:
         scratch[name] = scratch_bytes(program)
         calls[name] = functools.partial(program, *given, tokens)
     times = interleaved(calls, seconds=0 if quick else 6)
-    yield Table("training step of the transformer, dropout in four places", "s", {str(shape): times}, limit=NO_DROPOUT)
+    yield Table(
+        "training step of the transformer, dropout in four places",
+        "s",
+        {str(shape): times},
+        limit=NO_DROPOUT,
+    )
     yield Table("temporaries of the step", "B", {str(shape): scratch})
-    yield Bar("step, dropout in three places (not in attention) / none", times[NOT_IN_ATTENTION] / times[NO_DROPOUT], "<=", 1.05)
+    yield Bar(
+        "step, dropout in three places (not in attention) / none",
+        times[NOT_IN_ATTENTION] / times[NO_DROPOUT],
+        "<=",
+        1.05,
+    )
     yield Bar("step, dropout in four places / none", times[OWN_KEY] / times[NO_DROPOUT], "<=", 1.05)
 
 
@@ -45,11 +59,16 @@ def monte_carlo(quick: bool) -> Iterator[Table | Bar]:
     """100 samples of a perceptron 784-1024-1024-10, over its matrix products alone."""
     samples, batch = (10, 32) if quick else (100, 1024)
     widths = (784, 1024, 1024, 10)
-    w = [jax.random.normal(jax.random.key(i), s) / 30 for i, s in enumerate(itertools.pairwise(widths))]
+    w = [
+        jax.random.normal(jax.random.key(i), s) / 30
+        for i, s in enumerate(itertools.pairwise(widths))
+    ]
     x = jax.random.normal(jax.random.key(9), (batch, widths[0]))
     layer = linen.Dropout(0.5, deterministic=False)
 
-    def model(drop: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, key: jax.Array) -> jax.Array:
+    def model(
+        drop: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, key: jax.Array
+    ) -> jax.Array:
         first, second = jax.random.split(key)
         return drop(second, jax.nn.relu(drop(first, jax.nn.relu(x @ w[0])) @ w[1])) @ w[2]
 
@@ -68,9 +87,16 @@ def monte_carlo(quick: bool) -> Iterator[Table | Bar]:
         "flax, threefry": sampled(flax, jax.random.split(jax.random.key(0), samples)),
     }
     times = interleaved(calls, seconds=0 if quick else 2)
-    yield Table(f"{samples} samples of a perceptron, batch {batch}", "s", {"": times}, limit="products")
+    yield Table(
+        f"{samples} samples of a perceptron, batch {batch}", "s", {"": times}, limit="products"
+    )
     for name in ("independent", "stratified"):
-        yield Bar(f"Monte Carlo, {name} / matrix products alone", times[name] / times["products"], "<=", 1.25)
+        yield Bar(
+            f"Monte Carlo, {name} / matrix products alone",
+            times[name] / times["products"],
+            "<=",
+            1.25,
+        )
 
 
 MEASUREMENTS = (training_step, monte_carlo)

@@ -8,7 +8,9 @@ import jax
 
 
 def scratch_bytes(compiled: jax.stages.Compiled) -> float:
-    """The memory that a program needs besides its arguments and results; NaN if the backend does not say."""
+    """The memory that a program needs besides its arguments and results; NaN if the backend does
+    not say.
+    """
     analysis = compiled.memory_analysis()
     return math.nan if analysis is None else analysis.temp_size_in_bytes
 

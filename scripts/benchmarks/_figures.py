@@ -13,7 +13,8 @@ Unit = Literal["s", "B", "x", ""]
 class Table:
     """Figures of several candidates in several cases, `figures[case][candidate]`.
 
-    If `limit` names a candidate, the others are shown as multiples of it. Cases in `units` have a unit of their own.
+    If `limit` names a candidate, the others are shown as multiples of it. Cases in `units` have a
+    unit of their own.
     """
 
     title: str

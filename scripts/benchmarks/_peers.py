@@ -72,10 +72,11 @@ def peers() -> dict[str, Peer]:
 
 
 def with_gradient(drop: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
-    """Forward and backward in one program: `(key, *arrays, cotangent)` -> `drop(key, *arrays)` and its gradient by each array.
+    """Forward and backward in one program: `(key, *arrays, cotangent)` -> `drop(key, *arrays)` and
+    its gradient by each array.
 
-    The backward pass waits for the forward one, as it does in a model. The cotangent must be another array than those: with the
-    same one, the two passes are the same computation.
+    The backward pass waits for the forward one, as it does in a model. The cotangent must be
+    another array than those: with the same one, the two passes are the same computation.
     """
 
     def both(key: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:

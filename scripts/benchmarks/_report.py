@@ -54,10 +54,20 @@ class Report:
         if not self.bars:
             return
         measured, bound = Column("measured", justify="right"), Column("bar", justify="right")
-        table = rich.table.Table("figure", measured, bound, "", title=f"{self.suite}: what must be reached", title_justify="left")
+        table = rich.table.Table(
+            "figure",
+            measured,
+            bound,
+            "",
+            title=f"{self.suite}: what must be reached",
+            title_justify="left",
+        )
         for bar in self.bars:
             table.add_row(
-                bar.figure, _number(bar.value, bar.unit), f"{bar.sign} {_number(bar.bound, bar.unit)}", self._verdict(bar)
+                bar.figure,
+                _number(bar.value, bar.unit),
+                f"{bar.sign} {_number(bar.bound, bar.unit)}",
+                self._verdict(bar),
             )
         self.console.print(table)
 
@@ -73,7 +83,10 @@ class Report:
             },
             "versions": {"python": platform.python_version()} | versions(),
             "tables": [dataclasses.asdict(table) for table in self.tables],
-            "bars": [dataclasses.asdict(bar) | ({"reached": bar.reached} if self.judge else {}) for bar in self.bars],
+            "bars": [
+                dataclasses.asdict(bar) | ({"reached": bar.reached} if self.judge else {})
+                for bar in self.bars
+            ],
             **({"notes": self.notes} if self.notes else {}),
         }
         path.write_text(json.dumps(content, indent=2) + "\n")
@@ -120,7 +133,13 @@ def _layout(table: Table) -> rich.table.Table:
 
 def _number(value: float, unit: str) -> str:
     if unit == "s":
-        return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
+        return (
+            f"{value:.2f} s"
+            if value >= 1
+            else f"{value * 1e3:.3g} ms"
+            if value >= 1e-3
+            else f"{value * 1e6:.3g} us"
+        )
     if unit == "B":
         return f"{value / 2**20:,.1f} MiB" if value >= 2**20 else f"{value:,.0f} B"
     if unit == "x":

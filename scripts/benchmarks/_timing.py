@@ -16,16 +16,23 @@ _QUEUE = 2e-2  # seconds of work in a queue, so that the time to launch it is lo
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], Any]], *, seconds: float, quantile: float = 0.5, queued: bool = False
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float,
+    quantile: float = 0.5,
+    queued: bool = False,
 ) -> dict[str, float]:
-    """The median time in seconds of one call of each candidate, or another quantile: a low one where other work disturbs.
+    """The median time in seconds of one call of each candidate, or another quantile: a low one
+    where other work disturbs.
 
-    The candidates take turns, so that what disturbs the machine disturbs all alike, and each round in another order, so that none
-    always follows the one that leaves the caches cold or its threads spinning. Rounds go on for about `seconds`, and there are at
-    least `LEAST_RUNS`. What compiling and warming up takes is not counted.
+    The candidates take turns, so that what disturbs the machine disturbs all alike, and each round
+    in another order, so that none always follows the one that leaves the caches cold or its threads
+    spinning. Rounds go on for about `seconds`, and there are at least `LEAST_RUNS`. What compiling
+    and warming up takes is not counted.
 
-    If `queued`, a candidate's calls are launched one behind the other and only the last one is waited for. On an accelerator this
-    measures the device, which works while the host launches the next call.
+    If `queued`, a candidate's calls are launched one behind the other and only the last one is
+    waited for. On an accelerator this measures the device, which works while the host launches the
+    next call.
     """
     repeats: dict[str, int] = {}
     for name, call in candidates.items():

@@ -27,7 +27,9 @@ Attention = Callable[..., jax.Array]
 
 
 def _flax(key: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    return linen.dot_product_attention(q, k, v, broadcast_dropout=False, dropout_rng=key, dropout_rate=RATE)
+    return linen.dot_product_attention(
+        q, k, v, broadcast_dropout=False, dropout_rng=key, dropout_rate=RATE
+    )
 
 
 def _ours(key: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -47,7 +49,10 @@ def attentions() -> dict[str, tuple[Attention, jax.Array | None]]:
 
 def _inputs(batch: int, length: int, heads: int, depth: int) -> list[jax.Array]:
     """Queries, keys, values and a cotangent."""
-    return [jax.random.normal(key, (batch, length, heads, depth)) for key in jax.random.split(jax.random.key(0), 4)]
+    return [
+        jax.random.normal(key, (batch, length, heads, depth))
+        for key in jax.random.split(jax.random.key(0), 4)
+    ]
 
 
 def _compiled(name: str, *shape: int) -> jax.stages.Compiled:
@@ -58,12 +63,17 @@ def _compiled(name: str, *shape: int) -> jax.stages.Compiled:
 
 def speed(quick: bool) -> Iterator[Table | Bar]:
     """Forward and backward: the lengths of an image, of a text, and of a long text."""
-    cases = [(2, 64, 2, 8)] if quick else [(16, 197, 12, 64), (1, 2048, _HEADS, _DEPTH), (1, 4096, _HEADS, _DEPTH)]
+    cases = (
+        [(2, 64, 2, 8)]
+        if quick
+        else [(16, 197, 12, 64), (1, 2048, _HEADS, _DEPTH), (1, 4096, _HEADS, _DEPTH)]
+    )
     figures = {}
     for shape in cases:
         inputs = _inputs(*shape)
         calls: dict[str, Callable[[], Any]] = {
-            name: functools.partial(_compiled(name, *inputs[0].shape), key, *inputs) for name, (_, key) in attentions().items()
+            name: functools.partial(_compiled(name, *inputs[0].shape), key, *inputs)
+            for name, (_, key) in attentions().items()
         }
         if torch := _peers.find("torch"):
             calls["torch"] = functools.partial(_torch, torch, *map(_peers.tensor, inputs))
@@ -73,9 +83,13 @@ def speed(quick: bool) -> Iterator[Table | Bar]:
     yield Bar(f"{case}: Flax / jaxdrop (jaxdrop.key)", times[FLAX] / times[OWN_KEY], ">=", 1)
     case, times = list(figures.items())[-1]
     yield Bar(f"{case}: Flax / jaxdrop (jaxdrop.key)", times[FLAX] / times[OWN_KEY], ">=", 4)
-    yield Bar(f"{case}: jaxdrop with dropout / without", times[OWN_KEY] / times[NO_DROPOUT], "<=", 1.25)
+    yield Bar(
+        f"{case}: jaxdrop with dropout / without", times[OWN_KEY] / times[NO_DROPOUT], "<=", 1.25
+    )
     case, times = list(figures.items())[-2:][0]
-    yield Bar(f"{case}: jaxdrop without dropout / jax.nn", times[NO_DROPOUT] / times[_JAX_NN], "<=", 1.0)
+    yield Bar(
+        f"{case}: jaxdrop without dropout / jax.nn", times[NO_DROPOUT] / times[_JAX_NN], "<=", 1.0
+    )
 
 
 def temporaries(quick: bool) -> Iterator[Table | Bar]:
@@ -88,7 +102,12 @@ def temporaries(quick: bool) -> Iterator[Table | Bar]:
         figures[_case(*shape)] = {name: scratch_bytes(_compiled(name, *shape)) for name in names}
     yield Table("temporaries of forward + backward", "B", figures)
     first, middle, last = figures.values()
-    yield Bar(f"{_case(1, lengths[1], _HEADS, _DEPTH)}: temporaries, Flax / jaxdrop", middle[FLAX] / middle[OWN_KEY], ">=", 30)
+    yield Bar(
+        f"{_case(1, lengths[1], _HEADS, _DEPTH)}: temporaries, Flax / jaxdrop",
+        middle[FLAX] / middle[OWN_KEY],
+        ">=",
+        30,
+    )
     growth, bound = last[OWN_KEY] / first[OWN_KEY], lengths[-1] / lengths[0]
     yield Bar(f"temporaries at length {lengths[-1]} / at {lengths[0]}", growth, "<=", bound)
 
@@ -104,11 +123,19 @@ def length(quick: bool) -> Iterator[Table | Bar]:
     finite = all(bool(jnp.isfinite(result).all()) for result in results)
     yield Table("one long sequence", "s", {_case(*shape): {OWN_KEY: seconds}})
     needed = scratch_bytes(compiled) + sum(x.nbytes for x in (*inputs, *results))
-    yield Bar(f"{_case(*shape)}: arguments, results and temporaries", needed if finite else np.nan, "<=", 2**31, "B")
+    yield Bar(
+        f"{_case(*shape)}: arguments, results and temporaries",
+        needed if finite else np.nan,
+        "<=",
+        2**31,
+        "B",
+    )
 
 
 def exactness(quick: bool) -> Iterator[Table | Bar]:
-    """The largest difference to dense attention in float64 with the same mask, as a part of the largest entry."""
+    """The largest difference to dense attention in float64 with the same mask, as a part of the
+    largest entry.
+    """
     shape = (2, 65 if quick else 1025, 4, 32)
     inputs = _inputs(*shape)
     figures: dict[str, dict[str, float]] = {"output": {}, "gradients": {}}
@@ -120,11 +147,23 @@ def exactness(quick: bool) -> Iterator[Table | Bar]:
         with jax.enable_x64(True):
             wide = [np.asarray(x, np.float64) for x in inputs]
             dense = jax.jit(_peers.with_gradient(_dense))(mask, *wide)
-        errors = [np.abs(a - np.asarray(b)).max() / np.abs(b).max() for a, b in zip(ours, dense, strict=True)]
-        figures["output"][name], figures["gradients"][name] = float(errors[0]), float(max(errors[1:]))
+        errors = [
+            np.abs(a - np.asarray(b)).max() / np.abs(b).max()
+            for a, b in zip(ours, dense, strict=True)
+        ]
+        figures["output"][name], figures["gradients"][name] = (
+            float(errors[0]),
+            float(max(errors[1:])),
+        )
     yield Table(f"relative difference to dense float64, {_case(*shape)}", "", figures)
     worst = max(value for row in figures.values() for value in row.values())
-    yield Bar("largest relative difference to dense float64", worst, "<=", 16 * float(np.finfo(np.float32).eps), "")
+    yield Bar(
+        "largest relative difference to dense float64",
+        worst,
+        "<=",
+        16 * float(np.finfo(np.float32).eps),
+        "",
+    )
 
 
 def _dense(mask: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

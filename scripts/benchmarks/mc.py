@@ -56,21 +56,29 @@ class Convolutions(linen.Module):
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for channels in (16, 32, 32):
-            x = linen.relu(linen.BatchNorm(use_running_average=True)(linen.Conv(channels, (3, 3), strides=2)(x)))
+            x = linen.relu(
+                linen.BatchNorm(use_running_average=True)(
+                    linen.Conv(channels, (3, 3), strides=2)(x)
+                )
+            )
         x = self.dropout(_RATE, deterministic=False)(x.reshape(len(x), -1))
         x = linen.relu(linen.Dense(64)(x))
         return linen.Dense(10)(self.dropout(_RATE, deterministic=False)(x))
 
 
 class Block(linen.Module):
-    """One block of a transformer, with dropout on the weights of its attention and on both branches."""
+    """One block of a transformer, with dropout on the weights of its attention and on both
+    branches.
+    """
 
     dropout: Callable[..., Any]
     attention: Callable[..., Any]
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        attend = self.attention(num_heads=4, dropout_rate=0.1, broadcast_dropout=False, deterministic=False)
+        attend = self.attention(
+            num_heads=4, dropout_rate=0.1, broadcast_dropout=False, deterministic=False
+        )
         x = x + self.dropout(0.1, deterministic=False)(attend(linen.LayerNorm()(x)))
         y = linen.Dense(x.shape[-1])(linen.gelu(linen.Dense(4 * x.shape[-1])(linen.LayerNorm()(x))))
         return x + self.dropout(0.1, deterministic=False)(y)
@@ -91,7 +99,9 @@ def perceptron(batch: int, features: int, *widths: int) -> Case:
 
 
 def speed(quick: bool) -> Iterator[Table | Bar]:
-    """Samples of a perceptron, against its matrix products alone and against what other libraries have."""
+    """Samples of a perceptron, against its matrix products alone and against what other libraries
+    have.
+    """
     samples, chunk = (8, 4) if quick else (100, 10)
     batch, *widths = (8, 16, 32, 32, 10) if quick else (256, 784, 1024, 1024, 10)
     case = perceptron(batch, *widths)
@@ -106,7 +116,13 @@ def speed(quick: bool) -> Iterator[Table | Bar]:
     yield Table(f"{samples} samples of a {name}", "s", {"time": times}, limit=PRODUCTS)
     for ours in (INDEPENDENT, STRATIFIED):
         yield Bar(f"time, {ours} / {PRODUCTS}", times[ours] / times[PRODUCTS], "<=", 1.25)
-        for peer, bound in ((FLAX_VMAP, 1.8), (FLAX_LOOP, 1.3), (TORCH_LOOP, 3), (TORCH_REPEAT, 3), (KERAS, 3)):
+        for peer, bound in (
+            (FLAX_VMAP, 1.8),
+            (FLAX_LOOP, 1.3),
+            (TORCH_LOOP, 3),
+            (TORCH_REPEAT, 3),
+            (KERAS, 3),
+        ):
             if peer in times:
                 yield Bar(f"time, {peer} / {ours}", times[peer] / times[ours], ">=", bound)
 
@@ -120,23 +136,41 @@ def models(quick: bool) -> Iterator[Table | Bar]:
     attention = jaxdrop.linen.MultiHeadDotProductAttention
     cases = {
         "small perceptron": (perceptron(size, 64, 256, 256, 10), 6.0),
-        "CNN with BatchNorm": (Case(Convolutions(jaxdrop.linen.Dropout), Convolutions(linen.Dropout), images), 1.0),
+        "CNN with BatchNorm": (
+            Case(Convolutions(jaxdrop.linen.Dropout), Convolutions(linen.Dropout), images),
+            1.0,
+        ),
         "transformer block": (
-            Case(Block(jaxdrop.linen.Dropout, attention), Block(linen.Dropout, linen.MultiHeadDotProductAttention), tokens),
+            Case(
+                Block(jaxdrop.linen.Dropout, attention),
+                Block(linen.Dropout, linen.MultiHeadDotProductAttention),
+                tokens,
+            ),
             1.0,
         ),
     }
     figures, bars = {}, []
     for name, (case, bound) in cases.items():
-        times = figures[name] = interleaved(_calls(case, samples, samples // 2), seconds=0 if quick else 20, quantile=_QUANTILE)
+        times = figures[name] = interleaved(
+            _calls(case, samples, samples // 2), seconds=0 if quick else 20, quantile=_QUANTILE
+        )
         for ours in (INDEPENDENT, STRATIFIED):
-            bars.append(Bar(f"time, {name}, {FLAX_LOOP} / {ours}", times[FLAX_LOOP] / times[ours], ">=", bound))
+            bars.append(
+                Bar(
+                    f"time, {name}, {FLAX_LOOP} / {ours}",
+                    times[FLAX_LOOP] / times[ours],
+                    ">=",
+                    bound,
+                )
+            )
     yield Table(f"{samples} samples", "s", figures, limit=STRATIFIED)
     yield from bars
 
 
 def work(quick: bool) -> Iterator[Table | Bar]:
-    """Operations that XLA counts, with dropout before the last layer only, in chunks of several sizes."""
+    """Operations that XLA counts, with dropout before the last layer only, in chunks of several
+    sizes.
+    """
     samples, batch, width = (6, 4, 32) if quick else (60, 64, 256)
     first, last = (jnp.full((width, outputs), 1 / width) for outputs in (width, 10))
     x = jnp.ones((batch, width))
@@ -151,9 +185,20 @@ def work(quick: bool) -> Iterator[Table | Bar]:
     needed = _operations(prefix, x) + samples * _operations(tail, keys[0], x)
     counts = {PRODUCTS: needed}
     for chunk in (1, 2, samples // 2, samples):
-        found = _operations(lambda keys, x, c=chunk: mc.predict(lambda key: tail(key, prefix(x)), keys, batch_size=c), keys, x)
+        found = _operations(
+            lambda keys, x, c=chunk: mc.predict(
+                lambda key: tail(key, prefix(x)), keys, batch_size=c
+            ),
+            keys,
+            x,
+        )
         counts[f"{chunk} at once"] = found
-        yield Bar(f"operations, {samples} samples, {chunk} at once / one prefix + {samples} tails", found / needed, "<=", 1.05)
+        yield Bar(
+            f"operations, {samples} samples, {chunk} at once / one prefix + {samples} tails",
+            found / needed,
+            "<=",
+            1.05,
+        )
 
 
 def memory(quick: bool) -> Iterator[Table | Bar]:
@@ -170,13 +215,21 @@ def memory(quick: bool) -> Iterator[Table | Bar]:
     for samples in counts:
         keys = mc.keys(jaxdrop.key(0), samples)
         needed[samples] = scratch_bytes(jax.jit(run).lower(keys, variables, case.x).compile())
-    yield Table("temporaries of mc.moments", "B", {f"{samples} samples": {STRATIFIED: size} for samples, size in needed.items()})
+    yield Table(
+        "temporaries of mc.moments",
+        "B",
+        {f"{samples} samples": {STRATIFIED: size} for samples, size in needed.items()},
+    )
     few, many = counts
-    yield Bar(f"temporaries of mc.moments, {many} samples / {few}", needed[many] / needed[few], "<=", 1.1)
+    yield Bar(
+        f"temporaries of mc.moments, {many} samples / {few}", needed[many] / needed[few], "<=", 1.1
+    )
 
 
 def estimates(quick: bool) -> Iterator[Table | Bar]:
-    """Errors of predictive means and variances from few samples of a perceptron that was trained on digits."""
+    """Errors of predictive means and variances from few samples of a perceptron that was trained on
+    digits.
+    """
     datasets = _peers.find("sklearn.datasets")
     if datasets is None:
         return
@@ -190,7 +243,9 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
     def probabilities(key: jax.Array) -> jax.Array:
         return jax.nn.softmax(model.apply(weights, held_out, rngs={"dropout": key}))
 
-    exact = jax.jit(functools.partial(mc.moments, probabilities))(mc.keys(jaxdrop.key(0), truth, "independent"))
+    exact = jax.jit(functools.partial(mc.moments, probabilities))(
+        mc.keys(jaxdrop.key(0), truth, "independent")
+    )
 
     @functools.partial(jax.jit, static_argnums=1)
     def errors(keys: jax.Array, strategy: mc.sampling.Strategy) -> tuple[jax.Array, jax.Array]:
@@ -207,8 +262,15 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
     table: dict[str, float] = {name: float(square) for name, (square, _) in found.items()}
     yield Table(f"mean squared error of predictive means, {samples} samples", "", {"error": table})
     stratified, bias = found["stratified"][0], found["stratified"][1] - 1
-    yield Bar("mean squared error, stratified / independent", float(stratified / found["independent"][0]), "<=", 0.45)
-    yield Bar("bias of variances, stratified (population variance)", abs(float(bias)), "<=", 0.02, "")
+    yield Bar(
+        "mean squared error, stratified / independent",
+        float(stratified / found["independent"][0]),
+        "<=",
+        0.45,
+    )
+    yield Bar(
+        "bias of variances, stratified (population variance)", abs(float(bias)), "<=", 0.02, ""
+    )
 
 
 def _calls(case: Case, samples: int, chunk: int) -> dict[str, Callable[[], Any]]:
@@ -218,7 +280,9 @@ def _calls(case: Case, samples: int, chunk: int) -> dict[str, Callable[[], Any]]
 
     @jax.jit
     def ours(keys: jax.Array, variables: Any, x: jax.Array) -> jax.Array:
-        return mc.predict(lambda key: case.ours.apply(variables, x, rngs={"dropout": key}), keys, batch_size=chunk)
+        return mc.predict(
+            lambda key: case.ours.apply(variables, x, rngs={"dropout": key}), keys, batch_size=chunk
+        )
 
     def single(key: jax.Array, variables: Any, x: jax.Array) -> jax.Array:
         return case.flax.apply(variables, x, rngs={"dropout": key})
@@ -226,7 +290,9 @@ def _calls(case: Case, samples: int, chunk: int) -> dict[str, Callable[[], Any]]
     one, many = jax.jit(single), jax.jit(jax.vmap(single, in_axes=(0, None, None)))
     threefry = jax.random.split(jax.random.key(0), samples)
     separate = list(threefry)
-    independent, stratified = (mc.keys(jaxdrop.key(0), samples, strategy) for strategy in ("independent", "stratified"))
+    independent, stratified = (
+        mc.keys(jaxdrop.key(0), samples, strategy) for strategy in ("independent", "stratified")
+    )
     return {
         INDEPENDENT: functools.partial(ours, independent, variables, case.x),
         STRATIFIED: functools.partial(ours, stratified, variables, case.x),
@@ -236,20 +302,28 @@ def _calls(case: Case, samples: int, chunk: int) -> dict[str, Callable[[], Any]]
 
 
 def _products(case: Case, samples: int, chunk: int) -> Callable[[], Any]:
-    """The first matrix product once, and the others for each sample, on arrays that are there already."""
+    """The first matrix product once, and the others for each sample, on arrays that are there
+    already.
+    """
     assert isinstance(case.ours, Perceptron)
     widths = (case.x.shape[-1], *case.ours.widths)
     first, *others = (jnp.full(shape, 1 / shape[0]) for shape in itertools.pairwise(widths))
-    hidden = jax.random.normal(jax.random.key(0), (samples // chunk, chunk * len(case.x), widths[1]))
+    hidden = jax.random.normal(
+        jax.random.key(0), (samples // chunk, chunk * len(case.x), widths[1])
+    )
 
     @jax.jit
     def run(x: jax.Array, hidden: jax.Array, first: jax.Array, others: Sequence[jax.Array]) -> Any:
-        return x @ first, jax.lax.map(lambda hidden: functools.reduce(jnp.matmul, others, hidden), hidden)
+        return x @ first, jax.lax.map(
+            lambda hidden: functools.reduce(jnp.matmul, others, hidden), hidden
+        )
 
     return functools.partial(run, case.x, hidden, first, others)
 
 
-def _torch(torch: Any, x: jax.Array, widths: Sequence[int], samples: int) -> dict[str, Callable[[], Any]]:
+def _torch(
+    torch: Any, x: jax.Array, widths: Sequence[int], samples: int
+) -> dict[str, Callable[[], Any]]:
     layers = []
     for inputs, outputs in itertools.pairwise(widths[:-1]):
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU(), torch.nn.Dropout(_RATE)]
@@ -290,17 +364,23 @@ def _train(model: linen.Module, x: jax.Array, y: jax.Array, steps: int) -> Any:
         return (optax.apply_updates(weights, updates), moments), None
 
     keys = jax.random.split(jaxdrop.key(0), steps)
-    return jax.jit(lambda weights: jax.lax.scan(step, (weights, optimizer.init(weights)), keys)[0][0])(weights)
+    return jax.jit(
+        lambda weights: jax.lax.scan(step, (weights, optimizer.init(weights)), keys)[0][0]
+    )(weights)
 
 
 def _operations(fn: Callable[..., Any], *args: Any) -> float:
-    """How many floating operations XLA counts in the compiled function. It counts the body of a loop once: here, every turn."""
+    """How many floating operations XLA counts in the compiled function. It counts the body of a
+    loop once: here, every turn.
+    """
     traced = jax.jit(fn).trace(*args)
     total = _counted(traced.lower().compile())
     for loop in _loops(traced.jaxpr.jaxpr):
         body: ClosedJaxpr = loop.params["jaxpr"]
         arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
-        total += (loop.params["length"] - 1) * _counted(jax.jit(jaxpr_as_fun(body)).lower(*arguments).compile())
+        total += (loop.params["length"] - 1) * _counted(
+            jax.jit(jaxpr_as_fun(body)).lower(*arguments).compile()
+        )
     return total
 
 

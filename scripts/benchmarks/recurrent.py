@@ -46,15 +46,27 @@ def networks(units: int) -> dict[str, Callable[[], Network]]:
     cell = functools.partial(nnx.OptimizedLSTMCell, units, units, rngs=nnx.Rngs(0))
 
     def stack(key: jax.Array, *, per_gate: bool = False) -> Network:
-        layers = StackedRNN(nnx.OptimizedLSTMCell, units, units, num_layers=_LAYERS, per_gate=per_gate, rngs=nnx.Rngs(0), **every)
+        layers = StackedRNN(
+            nnx.OptimizedLSTMCell,
+            units,
+            units,
+            num_layers=_LAYERS,
+            per_gate=per_gate,
+            rngs=nnx.Rngs(0),
+            **every,
+        )
         return _network(layers, key)
 
     found: dict[str, Callable[[], Network]] = {
-        NO_DROPOUT: lambda: _network(nnx.Sequential(*(nnx.RNN(cell()) for _ in range(_LAYERS))), None),
+        NO_DROPOUT: lambda: _network(
+            nnx.Sequential(*(nnx.RNN(cell()) for _ in range(_LAYERS))), None
+        ),
         TIED: lambda: stack(jaxdrop.key(1)),
         PER_GATE: lambda: stack(jaxdrop.key(1), per_gate=True),
         THREEFRY: lambda: stack(jax.random.key(1)),
-        AS_KERAS: lambda: _network(nnx.Sequential(*(RNN(cell(), **keras) for _ in range(_LAYERS))), jaxdrop.key(1)),
+        AS_KERAS: lambda: _network(
+            nnx.Sequential(*(RNN(cell(), **keras) for _ in range(_LAYERS))), jaxdrop.key(1)
+        ),
     }
     library = _peers.find("keras")
     if library is not None and library.backend.backend() == "jax":
@@ -69,11 +81,18 @@ def speed(quick: bool) -> Iterator[Table | Bar]:
     calls: dict[str, Callable[[], Any]] = {}
     for name, make in networks(units).items():
         network = make()
-        calls[name] = functools.partial(_compiled(network, x), network.key, network.weights, x, cotangent)
+        calls[name] = functools.partial(
+            _compiled(network, x), network.key, network.weights, x, cotangent
+        )
     if torch := _peers.find("torch"):
         calls[TORCH] = _torch(torch, x, cotangent)
     times = interleaved(calls, seconds=0 if quick else 60, quantile=_QUANTILE)
-    yield Table(f"{_LAYERS} layers of LSTM, forward + backward", "s", {_case(*x.shape): times}, limit=NO_DROPOUT)
+    yield Table(
+        f"{_LAYERS} layers of LSTM, forward + backward",
+        "s",
+        {_case(*x.shape): times},
+        limit=NO_DROPOUT,
+    )
     for name in (TIED, PER_GATE):
         yield Bar(f"step time, {name} / {NO_DROPOUT}", times[name] / times[NO_DROPOUT], "<=", 1.15)
     if KERAS in times:
@@ -88,11 +107,18 @@ def temporaries(quick: bool) -> Iterator[Table | Bar]:
     for length in (16,) if quick else (128, 512):
         x, _ = _inputs(batch, length, units)
         made = networks(units)
-        figures[_case(*x.shape)] = {name: scratch_bytes(_compiled(made[name](), x)) for name in (NO_DROPOUT, TIED, PER_GATE)}
+        figures[_case(*x.shape)] = {
+            name: scratch_bytes(_compiled(made[name](), x)) for name in (NO_DROPOUT, TIED, PER_GATE)
+        }
     yield Table(f"temporaries of {_LAYERS} layers of LSTM, forward + backward", "B", figures)
     needed = list(figures.values())[-1]
     for name in (TIED, PER_GATE):
-        yield Bar(f"temporaries at T {length}, {name} / {NO_DROPOUT}", needed[name] / needed[NO_DROPOUT], "<=", 1.05)
+        yield Bar(
+            f"temporaries at T {length}, {name} / {NO_DROPOUT}",
+            needed[name] / needed[NO_DROPOUT],
+            "<=",
+            1.05,
+        )
 
 
 def _inputs(batch: int, length: int, units: int) -> tuple[jax.Array, jax.Array]:
@@ -102,7 +128,11 @@ def _inputs(batch: int, length: int, units: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _compiled(network: Network, x: jax.Array) -> jax.stages.Compiled:
-    return jax.jit(_peers.with_gradient(network.run)).lower(network.key, network.weights, x, x).compile()
+    return (
+        jax.jit(_peers.with_gradient(network.run))
+        .lower(network.key, network.weights, x, x)
+        .compile()
+    )
 
 
 def _network(module: nnx.Module, key: jax.Array | None) -> Network:
@@ -117,7 +147,14 @@ def _network(module: nnx.Module, key: jax.Array | None) -> Network:
 
 def _keras(keras: Any, units: int) -> Network:
     """A key takes the place of what the layers' seed generators hold."""
-    layer = functools.partial(keras.layers.LSTM, units, return_sequences=True, dropout=RATE, recurrent_dropout=RATE, seed=0)
+    layer = functools.partial(
+        keras.layers.LSTM,
+        units,
+        return_sequences=True,
+        dropout=RATE,
+        recurrent_dropout=RATE,
+        seed=0,
+    )
     model = keras.Sequential([keras.Input((None, units)), *(layer() for _ in range(_LAYERS))])
 
     def run(key: jax.Array, weights: Any, x: jax.Array) -> jax.Array:

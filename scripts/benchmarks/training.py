@@ -1,4 +1,6 @@
-"""A training step of the transformer, with dropout in its four places and without: time and memory."""
+"""A training step of the transformer, with dropout in its four places and without: time and
+memory.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,15 @@ class Shape(NamedTuple):
 
 
 def make(name: str, shape: Shape) -> Transformer:
-    """The transformer of the examples, or that with Flax's dropout and attention in place of this library's."""
-    sizes: dict[str, Any] = {"length": shape.length, "width": shape.width, "heads": shape.heads, "layers": shape.layers}
+    """The transformer of the examples, or that with Flax's dropout and attention in place of this
+    library's.
+    """
+    sizes: dict[str, Any] = {
+        "length": shape.length,
+        "width": shape.width,
+        "heads": shape.heads,
+        "layers": shape.layers,
+    }
     model = Transformer(_VOCABULARY, rate=RATE, path_rate=0.0, rngs=nnx.Rngs(0), **sizes)
     model.blocks.drop_path = _Nothing()
     if name in (FLAX, FLAX_NO_DROPOUT):
@@ -76,7 +85,9 @@ class _Nothing(nnx.Module):
         return x
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, *, is_causal: bool = False, **options: Any) -> jax.Array:
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, is_causal: bool = False, **options: Any
+) -> jax.Array:
     given = {name: options[name] for name in ("dropout_rng", "dropout_rate", "deterministic")}
     mask = nnx.make_causal_mask(jnp.zeros(q.shape[:1] + q.shape[1:2])) if is_causal else None
     return nnx.dot_product_attention(q, k, v, mask=mask, broadcast_dropout=False, **given)
@@ -103,10 +114,17 @@ def candidates(shape: Shape, dtype: jax.typing.DTypeLike = jnp.float32) -> dict[
         FLAX_NO_DROPOUT: lambda: None,
         FLAX: lambda: jax.random.key(1),
     }
-    return {name: _candidate(functools.partial(make, name, shape), key, dtype) for name, key in keys.items()}
+    return {
+        name: _candidate(functools.partial(make, name, shape), key, dtype)
+        for name, key in keys.items()
+    }
 
 
-def _candidate(make: Callable[[], Transformer], key: Callable[[], jax.Array | None], dtype: jax.typing.DTypeLike) -> Candidate:
+def _candidate(
+    make: Callable[[], Transformer],
+    key: Callable[[], jax.Array | None],
+    dtype: jax.typing.DTypeLike,
+) -> Candidate:
     graph = nnx.graphdef(nnx.eval_shape(make))
     optimizer = optax.adamw(1e-3)
 
@@ -140,10 +158,17 @@ def step(quick: bool) -> Iterator[Table | Bar]:
         scratch[name] = scratch_bytes(compiled)
         calls[name] = functools.partial(compiled, *given, tokens)
     times = interleaved(calls, seconds=0 if quick else 120, quantile=_QUANTILE)
-    yield Table("training step of the transformer, dropout in four places", "s", {str(shape): times}, limit=NO_DROPOUT)
+    yield Table(
+        "training step of the transformer, dropout in four places",
+        "s",
+        {str(shape): times},
+        limit=NO_DROPOUT,
+    )
     yield Table("temporaries of the step", "B", {str(shape): scratch}, limit=NO_DROPOUT)
     yield Bar("step time, with dropout / without", times[OWN_KEY] / times[NO_DROPOUT], "<=", 1.10)
-    yield Bar("temporaries, with dropout / without", scratch[OWN_KEY] / scratch[NO_DROPOUT], "<=", 1.05)
+    yield Bar(
+        "temporaries, with dropout / without", scratch[OWN_KEY] / scratch[NO_DROPOUT], "<=", 1.05
+    )
     yield Bar("step time, flax.nnx / jaxdrop", times[FLAX] / times[OWN_KEY], ">=", 1)
 
 

@@ -1,1 +1,3 @@
-"""Wrong calls of the whole public surface, and what becomes of them. See `scripts/check_errors.py`."""
+"""Wrong calls of the whole public surface, and what becomes of them. See
+`scripts/check_errors.py`.
+"""

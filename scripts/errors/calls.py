@@ -1,4 +1,6 @@
-"""Right calls, from which wrong ones are made: every public function, each with all of its arguments."""
+"""Right calls, from which wrong ones are made: every public function, each with all of its
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,19 @@ EMBEDDED = jnp.linspace(-1, 1, 12, dtype=jnp.float32).reshape(2, 3, 2)
 SENDERS, RECEIVERS = jnp.asarray([0, 1, 2, 2]), jnp.asarray([1, 0, 1, 2])
 LABELS, PROBS = jnp.asarray([0, 2, 1, 1]), jnp.full((4, 3), 1 / 3, jnp.float32)
 LOGITS = jnp.linspace(-1, 1, 5 * 4 * 3, dtype=jnp.float32).reshape(5, 4, 3)
-SAMPLES, Y = jnp.linspace(-1, 1, 20, dtype=jnp.float32).reshape(5, 4), jnp.asarray([0.1, -0.3, 0.5, 0.0])
+SAMPLES, Y = (
+    jnp.linspace(-1, 1, 20, dtype=jnp.float32).reshape(5, 4),
+    jnp.asarray([0.1, -0.3, 0.5, 0.0]),
+)
 UNIT, ERRORS = jnp.asarray([0.1, 0.9, 0.5, 0.3]), jnp.asarray([0.0, 1.0, 1.0, 0.0])
 KEYS = mc.keys(KEY, 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """`function(**arguments)` is right. `rngs` and their like are made anew for each call, by `fresh`."""
+    """`function(**arguments)` is right. `rngs` and their like are made anew for each call, by
+    `fresh`.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -47,8 +54,12 @@ class Call:
     """Whether it takes any keyword, for somebody else."""
 
     def run(self, **changed: Any) -> Any:
-        """The call with some arguments in place of others, and perhaps with arguments that it does not have."""
-        return self.function(**{**self.arguments, **{name: make() for name, make in self.fresh.items()}, **changed})
+        """The call with some arguments in place of others, and perhaps with arguments that it does
+        not have.
+        """
+        return self.function(
+            **{**self.arguments, **{name: make() for name, make in self.fresh.items()}, **changed}
+        )
 
 
 LIKE, LAST = array("fc", shape="same"), array("fc", shape="last")
@@ -106,7 +117,9 @@ NAMES: dict[str, Kind] = {
     "protected": integers(-(2**63), 2**63),
     "time_axis": axis(2),
     "ids": array("i", shape="same"),
-    "embedded": kinds.Kind(lambda v, valid: array("fc").fits(v, valid) and jnp.shape(v)[:2] == IDS.shape, traced=True),
+    "embedded": kinds.Kind(
+        lambda v, valid: array("fc").fits(v, valid) and jnp.shape(v)[:2] == IDS.shape, traced=True
+    ),
     "previous": LIKE,
     "threshold": kinds.Kind(lambda v, valid: number().fits(v, valid) or _is_infinite(v)),
     "epsilon": kinds.known(number(0)),
@@ -155,18 +168,27 @@ NAMES: dict[str, Kind] = {
 }
 
 
-def call(function: Callable[..., Any], given: Mapping[str, Any], name: str = "", /, **special: Kind) -> Call:
-    """A right call: `given`, and the defaults for the rest. `special`: what arguments are that are not what `NAMES` says."""
+def call(
+    function: Callable[..., Any], given: Mapping[str, Any], name: str = "", /, **special: Kind
+) -> Call:
+    """A right call: `given`, and the defaults for the rest. `special`: what arguments are that are
+    not what `NAMES` says.
+    """
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     arguments = {p.name: given.get(p.name, p.default) for p in named}
-    missing = [n for n, value in arguments.items() if value is inspect.Parameter.empty] + [*set(given) - set(arguments)]
+    missing = [n for n, value in arguments.items() if value is inspect.Parameter.empty] + [
+        *set(given) - set(arguments)
+    ]
     if missing:
         raise ValueError(f"the right call of {function} has no {missing}")
     own = {n: special.get(n) or NAMES[n] for n in arguments if n in special or n in NAMES}
     if others := set(arguments) - set(own) - _OTHERS:
         raise ValueError(f"what may {others} of {function} be?")
-    name = name or f"{function.__module__.replace('jaxdrop.functional', 'jaxdrop')}.{function.__name__}"
+    name = (
+        name
+        or f"{function.__module__.replace('jaxdrop.functional', 'jaxdrop')}.{function.__name__}"
+    )
     return Call(name, function, arguments, own, open=name.endswith("(...)"))
 
 
@@ -181,12 +203,21 @@ def functions() -> list[Call]:
     graph = {"senders": SENDERS, "receivers": RECEIVERS}
     dense = {"key": KEY, "x": X, "w": W}
     axes = {"broadcast_dims": (0,)}
-    elementwise = (jaxdrop.dropout, jaxdrop.classic_dropout, jaxdrop.alpha_dropout, jaxdrop.gaussian_dropout)
+    elementwise = (
+        jaxdrop.dropout,
+        jaxdrop.classic_dropout,
+        jaxdrop.alpha_dropout,
+        jaxdrop.gaussian_dropout,
+    )
     found = [call(f, base | axes) for f in elementwise]
     found += [
         call(jaxdrop.feature_alpha_dropout, image),
         call(jaxdrop.spatial_dropout, image | {"spatial_rank": 2}),
-        call(jaxdrop.drop_block, image | {"block_size": (2, 2)}, block_size=kinds.Kind(_is_block_size)),
+        call(
+            jaxdrop.drop_block,
+            image | {"block_size": (2, 2)},
+            block_size=kinds.Kind(_is_block_size),
+        ),
         call(jaxdrop.gaussian_noise, {"key": KEY, "x": X, "stddev": 0.3}, x=REAL),
         call(jaxdrop.uniform_dropout, {"key": KEY, "x": X, "beta": 0.3}),
         call(
@@ -197,8 +228,21 @@ def functions() -> list[Call]:
             mask=array("bi", shape="same", low=0, high=1).or_none(),
         ),
         call(jaxdrop.drop_path, base),
-        call(jaxdrop.layer_drop, base | {"layer": _double}, x=kinds.ANYTHING, rate=kinds.ONE_RATE, layer=kinds.CALLABLE),
-        call(jaxdrop.shake_drop, base, rate=kinds.ONE_RATE, alpha=pair(), beta=pair(), channel_axis=integer()),
+        call(
+            jaxdrop.layer_drop,
+            base | {"layer": _double},
+            x=kinds.ANYTHING,
+            rate=kinds.ONE_RATE,
+            layer=kinds.CALLABLE,
+        ),
+        call(
+            jaxdrop.shake_drop,
+            base,
+            rate=kinds.ONE_RATE,
+            alpha=pair(),
+            beta=pair(),
+            channel_axis=integer(),
+        ),
         call(
             jaxdrop.depth_rates,
             {"rate": 0.3, "num_layers": 4},
@@ -213,7 +257,11 @@ def functions() -> list[Call]:
             {"key": KEY, "params": {"kernel": W}, "rate": 0.3, "match": "kernel"},
             params=kinds.Kind(_has_leaf),
             rate=kinds.ONE_RATE,
-            match=kinds.Kind(lambda value, valid: callable(value) or (isinstance(value, str) and value in ("", "kernel"))),
+            match=kinds.Kind(
+                lambda value, valid: (
+                    callable(value) or (isinstance(value, str) and value in ("", "kernel"))
+                )
+            ),
             drop=kinds.CALLABLE,
         ),
         call(
@@ -221,7 +269,9 @@ def functions() -> list[Call]:
             {"key": KEY, "w": W, "rate": 0.3, "block_size": 4},
             w=array("fc", shape="same"),
             rate=kinds.ONE_RATE,
-            block_size=kinds.Kind(lambda value, valid: integer(1).fits(value, 0) and 8 % int(value) == 0),
+            block_size=kinds.Kind(
+                lambda value, valid: integer(1).fits(value, 0) and 8 % int(value) == 0
+            ),
             axis=axis(2),
         ),
         call(jaxdrop.concrete_dropout, {"key": KEY, "x": X, "logit": -1.0}, logit=kinds.PARAMETER),
@@ -229,8 +279,18 @@ def functions() -> list[Call]:
         call(jaxdrop.variational_dropout, {"key": KEY, "x": X, "log_alpha": -1.0}),
         call(jaxdrop.variational_dense, dense | {"log_alpha": -1.0}, x=LAST),
         call(jaxdrop.variational_kl, {"log_alpha": X}, log_alpha=array("fi")),
-        call(jaxdrop.sparse_variational_dense, dense | {"log_sigma2": -1.0}, x=LAST, log_sigma2=kinds.PARAMETER),
-        call(jaxdrop.sparse_log_alpha, {"w": W, "log_sigma2": -1.0}, log_sigma2=kinds.PARAMETER, w=array("f")),
+        call(
+            jaxdrop.sparse_variational_dense,
+            dense | {"log_sigma2": -1.0},
+            x=LAST,
+            log_sigma2=kinds.PARAMETER,
+        ),
+        call(
+            jaxdrop.sparse_log_alpha,
+            {"w": W, "log_sigma2": -1.0},
+            log_sigma2=kinds.PARAMETER,
+            w=array("f"),
+        ),
         call(jaxdrop.sparse_kl, {"log_alpha": X}, log_alpha=array("fi")),
         call(
             jaxdrop.r_drop,
@@ -241,9 +301,17 @@ def functions() -> list[Call]:
             alpha=number(0),
             scaling=choice("fairseq", "readme", "vit"),
         ),
-        call(jaxdrop.multi_sample_dropout, {"keys": KEYS, "x": X, "rate": 0.3, "loss": jnp.sum}, keys=kinds.KEYS.or_none()),
+        call(
+            jaxdrop.multi_sample_dropout,
+            {"keys": KEYS, "x": X, "rate": 0.3, "loss": jnp.sum},
+            keys=kinds.KEYS.or_none(),
+        ),
         call(jaxdrop.drop_edge, {"key": KEY, "rate": 0.3} | graph),
-        call(jaxdrop.drop_node, {"key": KEY, "rate": 0.3, "num_nodes": 3} | graph, rate=kinds.ONE_RATE),
+        call(
+            jaxdrop.drop_node,
+            {"key": KEY, "rate": 0.3, "num_nodes": 3} | graph,
+            rate=kinds.ONE_RATE,
+        ),
         call(
             jaxdrop.symmetric_normalization,
             graph | {"num_nodes": 3, "keep": jnp.ones(4, bool), "weights": jnp.ones(4)},
@@ -251,9 +319,17 @@ def functions() -> list[Call]:
             weights=array("f", shape="same", low=0).or_none(),
         ),
         call(jaxdrop.locked_dropout, base | {"time_axis": 0}),
-        call(jaxdrop.recurrent_dropout, {"key": KEY, "candidate": X, "rate": 0.3}, candidate=array("fc")),
+        call(
+            jaxdrop.recurrent_dropout,
+            {"key": KEY, "candidate": X, "rate": 0.3},
+            candidate=array("fc"),
+        ),
         call(jaxdrop.zoneout, {"key": KEY, "new": X, "previous": X, "rate": 0.3}, new=LIKE),
-        call(jaxdrop.word_dropout, {"key": KEY, "ids": IDS, "rate": 0.3, "replacement": 0, "protected": (1,)}, ids=ID),
+        call(
+            jaxdrop.word_dropout,
+            {"key": KEY, "ids": IDS, "rate": 0.3, "replacement": 0, "protected": (1,)},
+            ids=ID,
+        ),
         call(
             jaxdrop.embedding_dropout,
             {"key": KEY, "embedded": EMBEDDED, "rate": 0.3, "ids": IDS},
@@ -290,12 +366,26 @@ def functions() -> list[Call]:
         ),
         call(
             jaxdrop.dropout_add_layer_norm,
-            {"key": KEY, "x": X, "residual": X, "scale": jnp.ones(8), "bias": jnp.ones(8), "rate": 0.3, "row_scale": jnp.ones(4)},
+            {
+                "key": KEY,
+                "x": X,
+                "residual": X,
+                "scale": jnp.ones(8),
+                "bias": jnp.ones(8),
+                "rate": 0.3,
+                "row_scale": jnp.ones(4),
+            },
             x=array("f", shape="same"),
             **dict.fromkeys(("residual",), array("f", shape="same").or_none()),
-            **dict.fromkeys(("scale", "bias", "row_scale"), array("f", shape="broadcast").or_none()),
+            **dict.fromkeys(
+                ("scale", "bias", "row_scale"), array("f", shape="broadcast").or_none()
+            ),
         ),
-        call(jaxdrop.attention_dropout, {"key": KEY, "weights": X, "rate": 0.3} | axes, weights=array("fc")),
+        call(
+            jaxdrop.attention_dropout,
+            {"key": KEY, "weights": X, "rate": 0.3} | axes,
+            weights=array("fc"),
+        ),
         call(
             jaxdrop.drop_key,
             {"key": KEY, "logits": X, "rate": 0.3, "broadcast_dims": (0,)},
@@ -322,7 +412,10 @@ def functions() -> list[Call]:
             bit_width=_BITS["bit_width"],
         ),
         call(
-            jaxdrop.step_key, {"key": KEY, "step": 3}, key=kinds.KEY, **dict.fromkeys(("step", "micro_batch", "replica"), _INDEX)
+            jaxdrop.step_key,
+            {"key": KEY, "step": 3},
+            key=kinds.KEY,
+            **dict.fromkeys(("step", "micro_batch", "replica"), _INDEX),
         ),
     ]
     one = kinds.known(kinds.ONE_RATE)
@@ -337,7 +430,9 @@ def functions() -> list[Call]:
         call(schedules.annealed, {"rate": 0.1, "gamma": 0.1}, rate=one),
         call(schedules.dropblock, {"rate": 0.1, "steps": 10}, rate=one, group=integer(1, 4)),
         call(schedules.scheduled_drop_path, {"rate": 0.1, "steps": 10}, rate=one),
-        call(schedules.linear(0.1, 0.3, 10), {"count": 3}, "schedules.linear(...)", count=array("fi")),
+        call(
+            schedules.linear(0.1, 0.3, 10), {"count": 3}, "schedules.linear(...)", count=array("fi")
+        ),
     ]
     return found
 
@@ -360,12 +455,19 @@ def attention() -> Call:
         rate=kinds.ONE_RATE,
         bias=array("f", shape="broadcast").or_none(),
         mask=array("b", shape="broadcast").or_none(),
-        local_window_size=kinds.Kind(lambda v, valid: integer(0).fits(v, 0) or integers(0, 2**62, count=2).fits(v, 0)).or_none(),
-        **dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), array("i", shape="same").or_none()),
+        local_window_size=kinds.Kind(
+            lambda v, valid: integer(0).fits(v, 0) or integers(0, 2**62, count=2).fits(v, 0)
+        ).or_none(),
+        **dict.fromkeys(
+            ("query_seq_lengths", "key_value_seq_lengths"), array("i", shape="same").or_none()
+        ),
         scale=kinds.known(number()).or_none(),
         broadcast_dims=integers(-4, 3),
         query_offset=kinds.Kind(
-            lambda value, valid: value is None or integer(0).fits(value, 0) or array("i").fits(value, 0), traced=True
+            lambda value, valid: (
+                value is None or integer(0).fits(value, 0) or array("i").fits(value, 0)
+            ),
+            traced=True,
         ),
         implementation=choice("xla").or_none(),
         segment_ids=kinds.Kind(lambda value, valid: value is None),
@@ -420,9 +522,19 @@ def statistics() -> list[Call]:
             q=array("f", low=1e-6, high=1 - 1e-6),
             **noiseless,
         ),
-        call(mc.interval, {"samples": SAMPLES} | noise, coverage=kinds.known(NAMES["coverage"]), **noiseless),
+        call(
+            mc.interval,
+            {"samples": SAMPLES} | noise,
+            coverage=kinds.known(NAMES["coverage"]),
+            **noiseless,
+        ),
         call(mc.log_mean_exp, {"scores": SAMPLES}, scores=REAL),
-        call(mc.sequence_scores, {"log_probs": SAMPLES, "mask": jnp.ones(4, bool)}, log_probs=REAL, mask=array("bi").or_none()),
+        call(
+            mc.sequence_scores,
+            {"log_probs": SAMPLES, "mask": jnp.ones(4, bool)},
+            log_probs=REAL,
+            mask=array("bi").or_none(),
+        ),
         call(mc.fit_temperature, {"labels": LABELS, "logits": LOGITS}, logits=several),
         call(mc.fit_tau, {"y": Y, "samples": SAMPLES}, samples=several),
         call(
@@ -430,7 +542,12 @@ def statistics() -> list[Call]:
             {"fn": _at_rate, "rates": jnp.asarray([0.1, 0.2, 0.3]), "keys": KEYS, "loss": jnp.sum},
             rates=array("fi", low=0, high=1),
         ),
-        call(mc.tau_from_weight_decay, {"weight_decay": 1e-4} | decay, weight_decay=positive, **_DECAY),
+        call(
+            mc.tau_from_weight_decay,
+            {"weight_decay": 1e-4} | decay,
+            weight_decay=positive,
+            **_DECAY,
+        ),
         call(mc.weight_decay_from_tau, {"tau": 2.0} | decay, **_DECAY | {"tau": positive}),
         call(
             summary.merge,
@@ -446,13 +563,38 @@ def statistics() -> list[Call]:
         ),
         call(regression.cdf, {"y": Y}, "mc.Regression.cdf"),
         call(regression.interval, {}, "mc.Regression.interval"),
-        call(metrics.nll, truth, log_probs=kinds.Kind(lambda value, valid: value is None), probs=PROBABILITIES.or_none()),
-        *(call(f, truth) for f in (metrics.brier, metrics.ece, metrics.mce, metrics.classwise_ece, metrics.adaptive_ece)),
+        call(
+            metrics.nll,
+            truth,
+            log_probs=kinds.Kind(lambda value, valid: value is None),
+            probs=PROBABILITIES.or_none(),
+        ),
+        *(
+            call(f, truth)
+            for f in (
+                metrics.brier,
+                metrics.ece,
+                metrics.mce,
+                metrics.classwise_ece,
+                metrics.adaptive_ece,
+            )
+        ),
         call(metrics.reliability, truth),
         *(call(f, novelty) for f in (metrics.auroc, metrics.aupr, metrics.fpr95)),
-        *(call(f, selective) for f in (metrics.aurc, metrics.risk_coverage, metrics.sparsification)),
+        *(
+            call(f, selective)
+            for f in (metrics.aurc, metrics.risk_coverage, metrics.sparsification)
+        ),
         call(metrics.ause, selective, normalize=kinds.FLAG),
-        *(call(f, {"cdf": UNIT}) for f in (metrics.calibration_curve, metrics.mace, metrics.rmsce, metrics.miscalibration_area)),
+        *(
+            call(f, {"cdf": UNIT})
+            for f in (
+                metrics.calibration_curve,
+                metrics.mace,
+                metrics.rmsce,
+                metrics.miscalibration_area,
+            )
+        ),
         call(metrics.crps_gaussian, {"y": Y, "mean": Y, "std": UNIT}),
         call(metrics.gaussian_nll, {"y": Y, "mean": Y, "std": UNIT}),
         call(metrics.crps_samples, {"y": Y, "samples": SAMPLES}, samples=several),
@@ -462,7 +604,12 @@ def statistics() -> list[Call]:
         call(metrics.sharpness, {"std": UNIT}, std=array("fi", low=0)),
         *(
             call(f, {"summary": summary}, summary=kinds.instance(mc.Classification))
-            for f in (acquisition.bald, acquisition.entropy, acquisition.margin, acquisition.variation_ratio)
+            for f in (
+                acquisition.bald,
+                acquisition.entropy,
+                acquisition.margin,
+                acquisition.variation_ratio,
+            )
         ),
         call(acquisition.top, {"scores": UNIT, "num": 2}, scores=array("fib")),
         call(
@@ -485,7 +632,9 @@ def statistics() -> list[Call]:
             {"logits": LOGITS, "target_logits": LOGITS},
             logits=array("f", shape="same"),
             target_logits=kinds.Kind(_are_targets, traced=True),
-            **dict.fromkeys(("probs", "target_probs"), kinds.Kind(lambda value, valid: value is None)),
+            **dict.fromkeys(
+                ("probs", "target_probs"), kinds.Kind(lambda value, valid: value is None)
+            ),
         ),
     ]
     return found
@@ -512,7 +661,11 @@ def plots() -> list[Call]:
             images=array("fib", shape="same"),
             columns=integer(1, 4),
         ),
-        call(draw.novelty, {"inside": UNIT, "outside": UNIT + 1}, outside=kinds.Kind(_is_one_or_several(array("fib")))),
+        call(
+            draw.novelty,
+            {"inside": UNIT, "outside": UNIT + 1},
+            outside=kinds.Kind(_is_one_or_several(array("fib"))),
+        ),
         call(draw.reliability, truth),
         call(draw.risk_coverage, selective, **several),
         call(draw.sparsification, selective, **several),
@@ -534,8 +687,12 @@ _DECAY = {
     "num_examples": integer(1),
     "loss": choice("mse", "half_mse"),
 }
-_PRECISION = kinds.Kind(lambda value, valid: POSITIVE.fits(value, valid) or _is_infinite(value, least=0), traced=True)
-_INDEX = kinds.Kind(lambda value, valid: value is None or integer(0, 2**32 - 1).fits(value, 0), traced=True)
+_PRECISION = kinds.Kind(
+    lambda value, valid: POSITIVE.fits(value, valid) or _is_infinite(value, least=0), traced=True
+)
+_INDEX = kinds.Kind(
+    lambda value, valid: value is None or integer(0, 2**32 - 1).fits(value, 0), traced=True
+)
 
 
 def _double(x: Any) -> Any:
@@ -560,12 +717,22 @@ def _is_infinite(value: Any, least: float = -math.inf) -> bool:
 
 def _are_samples(value: Any, valid: Any) -> bool:
     """Any number of them."""
-    return array("f").fits(value, valid) and jnp.ndim(value) > 0 and len(value) > 0 and jnp.shape(value)[1:] == valid.shape[1:]
+    return (
+        array("f").fits(value, valid)
+        and jnp.ndim(value) > 0
+        and len(value) > 0
+        and jnp.shape(value)[1:] == valid.shape[1:]
+    )
 
 
 def _are_targets(value: Any, valid: Any) -> bool:
     """Predictions of any number of inputs and classes, by the same samples."""
-    return array("f").fits(value, valid) and jnp.ndim(value) == 3 and len(value) == len(valid) and jnp.size(value) > 0
+    return (
+        array("f").fits(value, valid)
+        and jnp.ndim(value) == 3
+        and len(value) == len(valid)
+        and jnp.size(value) > 0
+    )
 
 
 def _are_embeddings(value: Any, valid: Any) -> bool:
@@ -582,7 +749,9 @@ def _is_one_or_several(kind: Kind) -> Callable[[Any, Any], bool]:
 
     def fits(value: Any, valid: Any) -> bool:
         if isinstance(value, dict):
-            return bool(value) and all(isinstance(name, str) and kind.fits(x, valid) for name, x in value.items())
+            return bool(value) and all(
+                isinstance(name, str) and kind.fits(x, valid) for name, x in value.items()
+            )
         return kind.fits(value, valid)
 
     return fits
@@ -593,11 +762,17 @@ def _begins(value: Any, valid: Any) -> bool:
 
 
 def _is_block_size(value: Any, valid: Any) -> bool:
-    return integer(1).fits(value, 0) or any(integers(1, 2**62, count=count).fits(value, 0) for count in (1, 2))
+    return integer(1).fits(value, 0) or any(
+        integers(1, 2**62, count=count).fits(value, 0) for count in (1, 2)
+    )
 
 
 def _has_leaf(value: Any, valid: Any) -> bool:
-    return isinstance(value, dict) and all(array("fc").fits(leaf, W) for leaf in value.values()) and "kernel" in value
+    return (
+        isinstance(value, dict)
+        and all(array("fc").fits(leaf, W) for leaf in value.values())
+        and "kernel" in value
+    )
 
 
 def _are_keys(value: Any, valid: Any) -> bool:
@@ -611,17 +786,27 @@ def _are_keys(value: Any, valid: Any) -> bool:
 def _is_arrays(value: Any, valid: Any) -> bool:
     leaves = jax.tree.leaves(value)
     return len(leaves) == 2 and all(
-        isinstance(x, (jax.Array, np.ndarray)) and array("fc").fits(x, X) and x.shape[:1] == (4,) for x in leaves
+        isinstance(x, (jax.Array, np.ndarray)) and array("fc").fits(x, X) and x.shape[:1] == (4,)
+        for x in leaves
     )
 
 
 def _is_weights(value: Any, valid: Any) -> bool:
     found = kinds.numeric(value)
-    return found is not None and found.shape == (2,) and math.isclose(float(found.sum()), 1) and bool(np.all(found >= 0))
+    return (
+        found is not None
+        and found.shape == (2,)
+        and math.isclose(float(found.sum()), 1)
+        and bool(np.all(found >= 0))
+    )
 
 
 def _is_coordinates(value: Any, valid: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(array("i").fits(x, None) for x in value)
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(array("i").fits(x, None) for x in value)
+    )
 
 
 def _is_batches(value: Any, valid: Any) -> bool:

@@ -19,7 +19,9 @@ from jax.sharding import PartitionSpec
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`fits(value, valid)`: whether `value` is right in the place of `valid`. `traced`: whether a traced value is right."""
+    """`fits(value, valid)`: whether `value` is right in the place of `valid`. `traced`: whether a
+    traced value is right.
+    """
 
     fits: Callable[[Any, Any], bool]
     traced: bool = False
@@ -36,7 +38,11 @@ def numeric(value: Any) -> np.ndarray[Any, Any] | None:
     if not isinstance(value, (numbers.Number, Sequence, np.ndarray, jax.Array, np.generic)):
         return None
     if isinstance(value, (int, fractions.Fraction)) and not isinstance(value, bool):
-        value = _as_float(value) if isinstance(value, fractions.Fraction) or abs(value) >= 2**63 else value
+        value = (
+            _as_float(value)
+            if isinstance(value, fractions.Fraction) or abs(value) >= 2**63
+            else value
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError):
@@ -51,10 +57,19 @@ def _as_float(value: Any) -> float:
         return math.inf
 
 
-def array(kinds: str, *, shape: str = "any", low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Kind:
-    """An array. `kinds`: f(loat), c(omplex), i(nteger), b(ool). `shape`: any; or same, last (axis), broadcast: of the right one.
+def array(
+    kinds: str,
+    *,
+    shape: str = "any",
+    low: float = -math.inf,
+    high: float = math.inf,
+    whole: bool = False,
+) -> Kind:
+    """An array. `kinds`: f(loat), c(omplex), i(nteger), b(ool). `shape`: any; or same, last (axis),
+    broadcast: of the right one.
 
-    Bounds hold where values are known; of arrays without bounds NaN and infinities are fine. Lists of numbers are arrays.
+    Bounds hold where values are known; of arrays without bounds NaN and infinities are fine. Lists
+    of numbers are arrays.
     """
 
     def fits(value: Any, valid: Any) -> bool:
@@ -74,8 +89,17 @@ def array(kinds: str, *, shape: str = "any", low: float = -math.inf, high: float
     return Kind(fits, traced=not whole)
 
 
-def number(low: float = -math.inf, high: float = math.inf, *, least: bool = True, most: bool = True, axes: bool = False) -> Kind:
-    """A real number, also in an array without axes; `axes`: whether arrays may be fine. Ends count if `least`, `most`."""
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    least: bool = True,
+    most: bool = True,
+    axes: bool = False,
+) -> Kind:
+    """A real number, also in an array without axes; `axes`: whether arrays may be fine. Ends count
+    if `least`, `most`.
+    """
 
     def fits(value: Any, valid: Any) -> bool:
         found = numeric(value)
@@ -84,7 +108,11 @@ def number(low: float = -math.inf, high: float = math.inf, *, least: bool = True
         if found.ndim and not axes:
             return False
         above = found >= low if least else found > low
-        return bool(np.all(above & (found <= high if most else found < high) & np.isfinite(found.astype(float))))
+        return bool(
+            np.all(
+                above & (found <= high if most else found < high) & np.isfinite(found.astype(float))
+            )
+        )
 
     return Kind(fits, traced=True)
 
@@ -98,7 +126,9 @@ def integer(low: float = -math.inf, high: float = math.inf) -> Kind:
     """A known integer from `low` to `high`."""
 
     def fits(value: Any, valid: Any) -> bool:
-        if isinstance(value, (bool, np.bool_)) or (isinstance(value, (jax.Array, np.ndarray)) and value.dtype == bool):
+        if isinstance(value, (bool, np.bool_)) or (
+            isinstance(value, (jax.Array, np.ndarray)) and value.dtype == bool
+        ):
             return False
         try:
             return low <= operator.index(value) <= high
@@ -118,7 +148,9 @@ def integers(low: int, high: int, *, count: int | None = None) -> Kind:
             entries = list(value)
         except TypeError:
             return False
-        return (count is None or len(entries) == count) and all(integer(low, high).fits(entry, 0) for entry in entries)
+        return (count is None or len(entries) == count) and all(
+            integer(low, high).fits(entry, 0) for entry in entries
+        )
 
     return Kind(fits)
 
@@ -170,7 +202,11 @@ def _is_key(value: Any) -> bool:
 def _is_one_key(value: Any, valid: Any) -> bool:
     if _is_key(value):
         return value.ndim == 0
-    return isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32 and value.shape in ((2,), (4,))
+    return (
+        isinstance(value, (jax.Array, np.ndarray))
+        and value.dtype == np.uint32
+        and value.shape in ((2,), (4,))
+    )
 
 
 def _is_flag(value: Any, valid: Any) -> bool:
@@ -190,8 +226,13 @@ SPEC = Kind(_is_spec)
 TEXT = instance(str)
 CALLABLE = Kind(lambda value, valid: callable(value))
 ANYTHING = Kind(lambda value, valid: True, traced=True)
-PARAMETER = Kind(lambda v, valid: number().fits(v, valid) or array("f", shape="broadcast").fits(v, valid), traced=True)
+PARAMETER = Kind(
+    lambda v, valid: number().fits(v, valid) or array("f", shape="broadcast").fits(v, valid),
+    traced=True,
+)
 RATE = number(0, 1, axes=True)
 ONE_RATE = number(0, 1)
 RNGS = Kind(lambda value, valid: value is None or isinstance(value, (nnx.Rngs, nnx.RngStream)))
-SOURCE = Kind(lambda value, valid: RNGS.fits(value, valid) or _is_one_key(value, valid), traced=True)
+SOURCE = Kind(
+    lambda value, valid: RNGS.fits(value, valid) or _is_one_key(value, valid), traced=True
+)

@@ -1,4 +1,6 @@
-"""Right calls of the layers of both frameworks: of a constructor, followed by a use of the layer, and of a layer."""
+"""Right calls of the layers of both frameworks: of a constructor, followed by a use of the layer,
+and of a layer.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,28 @@ import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
 from errors import calls, kinds
-from errors.calls import EMBEDDED, HEADS, IDS, KEY, LABELS, MAP, NAMES, RECEIVERS, SENDERS, SEQUENCE, Call, X
+from errors.calls import (
+    EMBEDDED,
+    HEADS,
+    IDS,
+    KEY,
+    LABELS,
+    MAP,
+    NAMES,
+    RECEIVERS,
+    SENDERS,
+    SEQUENCE,
+    Call,
+    X,
+)
 from errors.kinds import Kind, array, axis, choice, integer, integers, number, pair
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """The arguments of one layer: those of its constructor and of its call, and what they are if `NAMES` does not say so."""
+    """The arguments of one layer: those of its constructor and of its call, and what they are if
+    `NAMES` does not say so.
+    """
 
     made: dict[str, Any]
     called: dict[str, Any]
@@ -70,7 +87,9 @@ _SHARED = {
     "use_bias": kinds.FLAG,
     "use_scale": kinds.FLAG,
     "gaussian": kinds.FLAG,
-    "param_dtype": Kind(lambda value, valid: value is None or (isinstance(value, type) and value == jnp.float32)),
+    "param_dtype": Kind(
+        lambda value, valid: value is None or (isinstance(value, type) and value == jnp.float32)
+    ),
     "kernel_init": kinds.CALLABLE,
     "bias_init": kinds.CALLABLE,
     "scale_init": kinds.CALLABLE,
@@ -85,19 +104,41 @@ _SHARED = {
 _IMAGE = array("fc", shape="same")
 _ELEMENTS = Layer({"rate": 0.3, "broadcast_dims": (0,)}, {"inputs": X})
 _CHANNELS = Layer({"rate": 0.3, "spatial_rank": 2}, {"inputs": MAP})
-_DENSE = Layer({}, {"inputs": X}, {"inputs": array("fc", shape="last")}, {"in_features": 8, "out_features": 3}, {"features": 3})
+_DENSE = Layer(
+    {},
+    {"inputs": X},
+    {"inputs": array("fc", shape="last")},
+    {"in_features": 8, "out_features": 3},
+    {"features": 3},
+)
 _GRAPH = {"senders": SENDERS, "receivers": RECEIVERS}
 _WRAPPED = {
-    "match": Kind(lambda value, valid: callable(value) or (isinstance(value, str) and value in ("", "kernel", r"(^|/)kernel$"))),
+    "match": Kind(
+        lambda value, valid: (
+            callable(value) or (isinstance(value, str) and value in ("", "kernel", r"(^|/)kernel$"))
+        )
+    ),
     "drop": kinds.CALLABLE,
 }
-_RATES = ("input_rate", "recurrent_rate", "candidate_rate", "output_rate", "weight_rate", "hidden_zoneout")
+_RATES = (
+    "input_rate",
+    "recurrent_rate",
+    "candidate_rate",
+    "output_rate",
+    "weight_rate",
+    "hidden_zoneout",
+)
 _CELLS = {
     **dict.fromkeys(("per_gate", "per_step", "locked", "bidirectional"), kinds.FLAG),
     **dict.fromkeys(("time_major", "return_carry", "reverse", "keep_order"), kinds.FLAG.or_none()),
-    **dict.fromkeys(("input_rate", "recurrent_rate", "candidate_rate", "output_rate", "weight_rate", "dropout"), _NUMBER),
+    **dict.fromkeys(
+        ("input_rate", "recurrent_rate", "candidate_rate", "output_rate", "weight_rate", "dropout"),
+        _NUMBER,
+    ),
     **dict.fromkeys(("cell_zoneout", "hidden_zoneout"), _NUMBER),
-    "unroll": Kind(lambda value, valid: isinstance(value, bool) or integer(1).fits(value, valid)),  # as in `jax.lax.scan`
+    "unroll": Kind(
+        lambda value, valid: isinstance(value, bool) or integer(1).fits(value, valid)
+    ),  # as in `jax.lax.scan`
     "num_layers": integer(1),
     "hidden_features": integer(1),
     "features": integer(1),
@@ -105,9 +146,14 @@ _CELLS = {
     "inputs": array("f", shape="same"),
     "initial_carry": Kind(lambda value, valid: value is None),
     "seq_lengths": array("i", shape="same").or_none(),
-    "rates": Kind(
-        lambda v, valid: isinstance(v, Mapping) and all(k in _RATES and _NUMBER.fits(x, 0) for k, x in v.items())
-    ).or_none(),
+    "rates": (
+        Kind(
+            lambda v, valid: (
+                isinstance(v, Mapping)
+                and all(k in _RATES and _NUMBER.fits(x, 0) for k, x in v.items())
+            )
+        ).or_none()
+    ),
 }
 _OF_FLAX = {
     *inspect.signature(jaxdrop.linen.MultiHeadAttention).parameters,
@@ -125,9 +171,16 @@ def _of_rank(rank: int) -> Kind:
 
 
 LAYERS: dict[str, Layer] = {
-    **dict.fromkeys(("Dropout", "ClassicDropout", "AlphaDropout", "GaussianDropout", "AttentionDropout"), _ELEMENTS),
-    "GaussianNoise": Layer({"stddev": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"stddev": NAMES["stddev"]}),
-    "UniformDropout": Layer({"beta": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"beta": NAMES["stddev"]}),
+    **dict.fromkeys(
+        ("Dropout", "ClassicDropout", "AlphaDropout", "GaussianDropout", "AttentionDropout"),
+        _ELEMENTS,
+    ),
+    "GaussianNoise": Layer(
+        {"stddev": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"stddev": NAMES["stddev"]}
+    ),
+    "UniformDropout": Layer(
+        {"beta": 0.3, "broadcast_dims": (0,)}, {"inputs": X}, {"beta": NAMES["stddev"]}
+    ),
     "NEFTune": Layer(
         {"alpha": 5.0},
         {"inputs": X, "mask": jnp.ones(4, bool)},
@@ -139,48 +192,79 @@ LAYERS: dict[str, Layer] = {
     ),
     **dict.fromkeys(("FeatureAlphaDropout", "SpatialDropout"), _CHANNELS),
     "DropBlock": dataclasses.replace(
-        _CHANNELS, made=_CHANNELS.made | {"block_size": (2, 2)}, special={"block_size": Kind(calls._is_block_size)}
+        _CHANNELS,
+        made=_CHANNELS.made | {"block_size": (2, 2)},
+        special={"block_size": Kind(calls._is_block_size)},
     ),
     **{
-        f"Dropout{rank}d": Layer({"rate": 0.3}, {"inputs": jnp.ones((2, *(3,) * rank, 4))}, {"inputs": _of_rank(rank)})
+        f"Dropout{rank}d": Layer(
+            {"rate": 0.3}, {"inputs": jnp.ones((2, *(3,) * rank, 4))}, {"inputs": _of_rank(rank)}
+        )
         for rank in (1, 2, 3)
     },
     "DropPath": Layer({"rate": 0.3}, {"inputs": X}),
     "LayerDrop": Layer(
-        {"rate": 0.3}, {"inputs": X}, {"inputs": kinds.ANYTHING, "layer": Kind(_is_module)}, in_call=kinds.ONE_RATE
+        {"rate": 0.3},
+        {"inputs": X},
+        {"inputs": kinds.ANYTHING, "layer": Kind(_is_module)},
+        in_call=kinds.ONE_RATE,
     ),
     "ShakeDrop": Layer(
-        {"rate": 0.3}, {"inputs": X}, {"alpha": pair(), "beta": pair(), "channel_axis": integer()}, in_call=kinds.ONE_RATE
+        {"rate": 0.3},
+        {"inputs": X},
+        {"alpha": pair(), "beta": pair(), "channel_axis": integer()},
+        in_call=kinds.ONE_RATE,
     ),
     "DropConnect": dataclasses.replace(_DENSE, made={"rate": 0.3}),
-    "WeightDrop": Layer({"rate": 0.3, "match": "kernel"}, {}, _WRAPPED | {"module": kinds.instance(nnx.Module, nn.Module)}),
+    "WeightDrop": Layer(
+        {"rate": 0.3, "match": "kernel"},
+        {},
+        _WRAPPED | {"module": kinds.instance(nnx.Module, nn.Module)},
+    ),
     "QuantNoise": Layer(
         {"rate": 0.3, "block_size": 4},
         {},
         _WRAPPED
         | {
             "module": kinds.instance(nnx.Module, nn.Module),
-            "block_size": Kind(lambda value, valid: integer(1).fits(value, 0) and 8 % int(value) == 0),
+            "block_size": Kind(
+                lambda value, valid: integer(1).fits(value, 0) and 8 % int(value) == 0
+            ),
             "axis": axis(2),
         },
     ),
-    "ConcreteDropout": Layer({"rate": 0.1, "broadcast_dims": (0,)}, {"inputs": X}, {"rate": _START}),
+    "ConcreteDropout": Layer(
+        {"rate": 0.1, "broadcast_dims": (0,)}, {"inputs": X}, {"rate": _START}
+    ),
     "VariationalDropout": Layer(
         {"features": 8, "rate": 0.1},
         {"inputs": X},
-        {"rate": _START, "per": choice("feature", "layer"), "inputs": array("fc", shape="last"), "features": integer(8, 8)},
+        {
+            "rate": _START,
+            "per": choice("feature", "layer"),
+            "inputs": array("fc", shape="last"),
+            "features": integer(8, 8),
+        },
     ),
     "VariationalDense": dataclasses.replace(
-        _DENSE, made={"rate": 0.1}, special=_DENSE.special | {"rate": _START, "per": choice("weight", "feature", "layer")}
+        _DENSE,
+        made={"rate": 0.1},
+        special=_DENSE.special | {"rate": _START, "per": choice("weight", "feature", "layer")},
     ),
-    "SparseVariationalDense": dataclasses.replace(_DENSE, special=_DENSE.special | {"log_sigma2": kinds.known(number())}),
+    "SparseVariationalDense": dataclasses.replace(
+        _DENSE, special=_DENSE.special | {"log_sigma2": kinds.known(number())}
+    ),
     "DropEdge": Layer({"rate": 0.3}, _GRAPH),
     "DropNode": Layer({"rate": 0.3}, _GRAPH | {"num_nodes": 3}, in_call=kinds.ONE_RATE),
     "LockedDropout": Layer({"rate": 0.3, "time_axis": 0}, {"inputs": X}),
     "Zoneout": Layer({"rate": 0.3}, {"new": X, "previous": X}, {"new": _IMAGE}),
-    "WordDropout": Layer({"rate": 0.3, "replacement": 0, "protected": (1,)}, {"ids": IDS}, {"ids": array("i")}),
+    "WordDropout": Layer(
+        {"rate": 0.3, "replacement": 0, "protected": (1,)}, {"ids": IDS}, {"ids": array("i")}
+    ),
     "EmbeddingDropout": Layer(
-        {"rate": 0.3}, {"embedded": EMBEDDED, "ids": IDS}, {"time_axis": axis(2).or_none(), "ids": Kind(calls._begins)}
+        {"rate": 0.3},
+        {"embedded": EMBEDDED, "ids": IDS},
+        {"time_axis": axis(2).or_none(), "ids": Kind(calls._begins)},
     ),
     "TokenDropout": Layer(
         {"rate": 0.3, "num_prefix_tokens": 1},
@@ -204,7 +288,9 @@ LAYERS: dict[str, Layer] = {
         },
         in_call=kinds.ONE_RATE,
     ),
-    "BiasDropoutAdd": Layer({"rate": 0.3}, {"inputs": X, "residual": X}, {"inputs": _IMAGE}, {"num_features": 8}),
+    "BiasDropoutAdd": Layer(
+        {"rate": 0.3}, {"inputs": X, "residual": X}, {"inputs": _IMAGE}, {"num_features": 8}
+    ),
     "DropoutAddLayerNorm": Layer(
         {"rate": 0.3},
         {"inputs": X, "residual": X, "row_scale": jnp.ones(4)},
@@ -238,7 +324,13 @@ LAYERS: dict[str, Layer] = {
         settled=frozenset({"cell"}),
     ),
     "MultiHeadAttention": Layer(
-        {"num_heads": 2, "dropout_rate": 0.3, "broadcast_dropout": False, "spec": None, "deterministic": False},
+        {
+            "num_heads": 2,
+            "dropout_rate": 0.3,
+            "broadcast_dropout": False,
+            "spec": None,
+            "deterministic": False,
+        },
         {"inputs_q": SEQUENCE, "rate": 0.3},
         {"dropout_rate": _NUMBER, "broadcast_dropout": kinds.FLAG},
         {"in_features": 4, "decode": False},
@@ -257,7 +349,11 @@ def _nnx(name: str, layer: Layer) -> list[Call]:
         "QuantNoise": {"module": nnx.Linear(8, 3, rngs=nnx.Rngs(0))},
     }.get(name, {})
     made = _filled(cls.__init__, {**layer.made, **layer.nnx, **own})
-    called = {**layer.called, "layer": nnx.Linear(8, 8, rngs=nnx.Rngs(0))} if name == "LayerDrop" else layer.called
+    called = (
+        {**layer.called, "layer": nnx.Linear(8, 8, rngs=nnx.Rngs(0))}
+        if name == "LayerDrop"
+        else layer.called
+    )
     called = _filled(cls.__call__, called)
 
     def use(module: Any, /, **arguments: Any) -> Any:
@@ -274,9 +370,16 @@ def _nnx(name: str, layer: Layer) -> list[Call]:
     made.pop("rngs", None)
     called.pop("rngs", None)
     return [
-        Call(f"nnx.{name}", make, made, _kinds(layer, {**made, "rngs": 0}, constructor=True), fresh),
         Call(
-            f"nnx.{name}.__call__", invoke, called, _kinds(layer, {**called, "rngs": 0}, constructor=False), fresh, name in _OPEN
+            f"nnx.{name}", make, made, _kinds(layer, {**made, "rngs": 0}, constructor=True), fresh
+        ),
+        Call(
+            f"nnx.{name}.__call__",
+            invoke,
+            called,
+            _kinds(layer, {**called, "rngs": 0}, constructor=False),
+            fresh,
+            name in _OPEN,
         ),
     ]
 
@@ -312,7 +415,9 @@ def _linen(name: str, layer: Layer) -> list[Call]:
         return build(made).init(rngs, *inputs, **called)
 
     def invoke(**arguments: Any) -> Any:
-        return build({**made, "deterministic": None}).apply(variables(), *inputs, rngs=rngs, **arguments)
+        return build({**made, "deterministic": None}).apply(
+            variables(), *inputs, rngs=rngs, **arguments
+        )
 
     return [
         Call(f"linen.{name}", make, made, _kinds(layer, made, constructor=True)),
@@ -329,7 +434,11 @@ def _linen(name: str, layer: Layer) -> list[Call]:
 def _filled(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """`given`, and the defaults for the rest."""
     empty = inspect.Parameter.empty
-    found = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not empty}
+    found = {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.default is not empty
+    }
     return {**found, **given}
 
 
@@ -337,12 +446,20 @@ _AMOUNTS = {name: NAMES["stddev"].or_none() for name in ("stddev", "beta", "alph
 
 
 def _kinds(layer: Layer, arguments: Mapping[str, Any], *, constructor: bool) -> dict[str, Kind]:
-    known = {**NAMES, **_SHARED, "deterministic": kinds.FLAG.or_none(), "rate": layer.in_call, **layer.special}
+    known = {
+        **NAMES,
+        **_SHARED,
+        "deterministic": kinds.FLAG.or_none(),
+        "rate": layer.in_call,
+        **layer.special,
+    }
     if not constructor:
         known |= {"rate": layer.in_call.or_none(), **_AMOUNTS}
     elif {"rngs"} <= set(arguments):
         source = Kind(lambda value, valid: isinstance(value, (nnx.Rngs, nnx.RngStream)))
-        known["rngs"] = source if {"in_features", "num_features"} & set(arguments) else source.or_none()
+        known["rngs"] = (
+            source if {"in_features", "num_features"} & set(arguments) else source.or_none()
+        )
     skipped = layer.settled | {"name", "parent"}
     if others := {name for name in arguments if name not in known and name not in skipped}:
         raise ValueError(f"what may {others} be?")
@@ -351,4 +468,9 @@ def _kinds(layer: Layer, arguments: Mapping[str, Any], *, constructor: bool) -> 
 
 def both() -> list[Call]:
     """The calls of all layers."""
-    return [call for name, layer in LAYERS.items() for make in (_nnx, _linen) for call in make(name, layer)]
+    return [
+        call
+        for name, layer in LAYERS.items()
+        for make in (_nnx, _linen)
+        for call in make(name, layer)
+    ]

@@ -20,12 +20,26 @@ from errors import values
 from errors.calls import Call
 from errors.values import Wrong
 
-Outcome = Literal["good", "accepted, documented", "accepted", "names another argument", "internal error"]
+Outcome = Literal[
+    "good", "accepted, documented", "accepted", "names another argument", "internal error"
+]
 PACKAGE = str(Path(jaxdrop.__file__).parent)
 OWN = (TypeError, ValueError, NotImplementedError)
 
 # What other libraries, and the papers, call the arguments.
-FOREIGN = ("p", "keep_prob", "dropout_rate", "noise_shape", "training", "train", "seed", "inplace", "drop_prob", "rngs_", "axis_")
+FOREIGN = (
+    "p",
+    "keep_prob",
+    "dropout_rate",
+    "noise_shape",
+    "training",
+    "train",
+    "seed",
+    "inplace",
+    "drop_prob",
+    "rngs_",
+    "axis_",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +70,27 @@ class Judged:
 
 # What is accepted because it has a meaning: pattern of `call(argument=value)` -> the reason.
 DOCUMENTED: dict[str, str] = {
-    r"mc\.Regression\.interval\(coverage=a traced (integer|bool)\)": "1, which is out of range, but not known to be: NaN",
+    r"mc\.Regression\.interval\(coverage=a traced (integer|bool)\)": (
+        "1, which is out of range, but not known to be: NaN"
+    ),
     r"jaxdrop\.mc\..*\(tau=(\[0\.5\]|in a list)\)": "a list of numbers is an array",
-    r"jaxdrop\.mc\.choosing\..*\(rate=a traced integer\)": "1, which is out of range, but not known to be: NaN",
+    r"jaxdrop\.mc\.choosing\..*\(rate=a traced integer\)": (
+        "1, which is out of range, but not known to be: NaN"
+    ),
     r"(nnx|linen)\.RNN\.__call__\(initial_carry=a traced array\)": "a state of the right shape",
     r"jaxdrop\.mc\.plots\.\w+\.band\(x=as bool\)": "booleans count as 0 and 1, as in NumPy",
-    r"jaxdrop\.mc\.calibration\.fit_temperature\(logits=transposed\)": "five classes in three samples, which the labels fit",
-    r"jaxdrop\.mc\.datasets\.predict_dataset\(batches=(\[\]|\(\)|{})\)": "no batches have no results",
-    r"(.*)(drop_edge|DropEdge)(.*)\((senders|receivers)=an int array\)": "without num_nodes there may be a node 3",
-    r"nnx\.(Stacked)?RNN\.__call__\(inputs=as complex\)": "dropout takes complex numbers, and so do Flax's cells",
+    r"jaxdrop\.mc\.calibration\.fit_temperature\(logits=transposed\)": (
+        "five classes in three samples, which the labels fit"
+    ),
+    r"jaxdrop\.mc\.datasets\.predict_dataset\(batches=(\[\]|\(\)|{})\)": (
+        "no batches have no results"
+    ),
+    r"(.*)(drop_edge|DropEdge)(.*)\((senders|receivers)=an int array\)": (
+        "without num_nodes there may be a node 3"
+    ),
+    r"nnx\.(Stacked)?RNN\.__call__\(inputs=as complex\)": (
+        "dropout takes complex numbers, and so do Flax's cells"
+    ),
 }
 
 
@@ -116,7 +142,13 @@ def _run(mistake: Mistake) -> None:
         # Lowering alone, and of nothing in particular: what is returned need not be an array.
         jax.eval_shape(lambda value: (run(value), 0)[1], mistake.wrong.value)
     else:
-        jax.block_until_ready([leaf for leaf in jax.tree.leaves(run(mistake.wrong.value)) if isinstance(leaf, jax.Array)])
+        jax.block_until_ready(
+            [
+                leaf
+                for leaf in jax.tree.leaves(run(mistake.wrong.value))
+                if isinstance(leaf, jax.Array)
+            ]
+        )
 
 
 def _raised_by_us(error: BaseException) -> bool:
@@ -129,8 +161,12 @@ def _raised_by_us(error: BaseException) -> bool:
 @functools.cache
 def _raises(file: str) -> frozenset[int]:
     """The lines of a file's `raise` statements."""
-    nodes = [node for node in ast.walk(ast.parse(Path(file).read_text())) if isinstance(node, ast.Raise)]
-    return frozenset(line for node in nodes for line in range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    nodes = [
+        node for node in ast.walk(ast.parse(Path(file).read_text())) if isinstance(node, ast.Raise)
+    ]
+    return frozenset(
+        line for node in nodes for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    )
 
 
 def _where(error: BaseException) -> str:
@@ -138,4 +174,6 @@ def _where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [at for at, frame in enumerate(frames) if frame.filename.startswith(PACKAGE)]
     shown = frames[ours[-1] if ours else -1 :][:2]
-    return "\n".join(f"    {Path(frame.filename).name}:{frame.lineno} {frame.line}" for frame in shown)
+    return "\n".join(
+        f"    {Path(frame.filename).name}:{frame.lineno} {frame.line}" for frame in shown
+    )

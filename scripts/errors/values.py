@@ -20,7 +20,9 @@ import jaxdrop
 
 @dataclasses.dataclass(frozen=True)
 class Wrong:
-    """A value, and what it is called in tables. `traced`: it reaches the function as an argument of `jax.jit`."""
+    """A value, and what it is called in tables. `traced`: it reaches the function as an argument of
+    `jax.jit`.
+    """
 
     name: str
     value: Any
@@ -115,31 +117,67 @@ STOCK = [
 
 def spoiled(valid: Any) -> Iterator[Wrong]:
     """Mistakes that keep something of the right value."""
-    if isinstance(valid, (jax.Array, np.ndarray)) and jnp.issubdtype(valid.dtype, jax.dtypes.prng_key):
-        yield from (Wrong("twice the key", jnp.stack([valid, valid])), Wrong("its data", jax.random.key_data(valid)))
+    if isinstance(valid, (jax.Array, np.ndarray)) and jnp.issubdtype(
+        valid.dtype, jax.dtypes.prng_key
+    ):
+        yield from (
+            Wrong("twice the key", jnp.stack([valid, valid])),
+            Wrong("its data", jax.random.key_data(valid)),
+        )
     elif isinstance(valid, (jax.Array, np.ndarray)):
         yield from _arrays(np.asarray(valid))
     elif isinstance(valid, (bool, str)) or valid is None:
-        yield from (Wrong("as text", str(valid)), Wrong("in a list", [valid]), Wrong("in an array", np.array([valid, valid])))
+        yield from (
+            Wrong("as text", str(valid)),
+            Wrong("in a list", [valid]),
+            Wrong("in an array", np.array([valid, valid])),
+        )
     elif isinstance(valid, (int, float)):
-        yield from (Wrong("as text", str(valid)), Wrong("in a list", [valid]), Wrong("negated", -valid - 1))
-        yield from (Wrong("twice in an array", np.array([valid, valid])), Wrong("traced", jnp.asarray(valid), traced=True))
+        yield from (
+            Wrong("as text", str(valid)),
+            Wrong("in a list", [valid]),
+            Wrong("negated", -valid - 1),
+        )
+        yield from (
+            Wrong("twice in an array", np.array([valid, valid])),
+            Wrong("traced", jnp.asarray(valid), traced=True),
+        )
         yield Wrong("with a half", valid + 0.5)
     elif isinstance(valid, tuple) and valid:
-        yield from (Wrong("nested", (valid,)), Wrong("one more", (*valid, 1)), Wrong("reversed", valid[::-1]))
-        yield from (Wrong("as text", str(valid)), Wrong("with None", (*valid[1:], None)), Wrong("alone", valid[0]))
+        yield from (
+            Wrong("nested", (valid,)),
+            Wrong("one more", (*valid, 1)),
+            Wrong("reversed", valid[::-1]),
+        )
+        yield from (
+            Wrong("as text", str(valid)),
+            Wrong("with None", (*valid[1:], None)),
+            Wrong("alone", valid[0]),
+        )
         yield Wrong("beyond", tuple(9 for _ in valid))
     elif isinstance(valid, dict):
-        yield from (Wrong("another name", dict.fromkeys("q", 0.5)), Wrong("its values", list(valid.values())))
+        yield from (
+            Wrong("another name", dict.fromkeys("q", 0.5)),
+            Wrong("its values", list(valid.values())),
+        )
         yield Wrong("None in it", dict.fromkeys(valid))
 
 
 def _arrays(valid: np.ndarray[Any, Any]) -> Iterator[Wrong]:
     yield from (Wrong("as bool", valid > 0), Wrong("as int", np.nan_to_num(valid).astype(np.int32)))
-    yield from (Wrong("as float", valid.astype(np.float32)), Wrong("as complex", valid.astype(np.complex64)))
+    yield from (
+        Wrong("as float", valid.astype(np.float32)),
+        Wrong("as complex", valid.astype(np.complex64)),
+    )
     yield from (Wrong("as objects", valid.astype(object)), Wrong("as text", valid.astype(str)))
-    yield from (Wrong("negated", -1 - valid.astype(np.float32)), Wrong("negated int", -1 - valid.astype(np.int32)))
-    yield from (Wrong("large ints", valid.astype(np.int64) + 2**40), Wrong("in a dict", {"a": valid}))
+    yield from (
+        Wrong("negated", -1 - valid.astype(np.float32)),
+        Wrong("negated int", -1 - valid.astype(np.int32)),
+    )
+    yield from (
+        Wrong("large ints", valid.astype(np.int64) + 2**40),
+        Wrong("in a dict", {"a": valid}),
+    )
     yield from (Wrong("one more axis", valid[None]), Wrong("twice in a tuple", (valid, valid)))
     yield Wrong("a traced int", jnp.asarray(np.ones(valid.shape, np.int32)), traced=True)
     if valid.ndim:
@@ -148,8 +186,16 @@ def _arrays(valid: np.ndarray[Any, Any]) -> Iterator[Wrong]:
             Wrong("without the first", valid[1:]),
             Wrong("its first", valid[0]),
         )
-        yield from (Wrong("nothing of it", valid[:0]), Wrong("transposed", valid.T), Wrong("ragged", [valid, valid[:1]]))
+        yield from (
+            Wrong("nothing of it", valid[:0]),
+            Wrong("transposed", valid.T),
+            Wrong("ragged", [valid, valid[:1]]),
+        )
     if valid.ndim and valid.dtype.kind == "f":
         part = valid.copy()
         part[(0,) * valid.ndim] = np.nan
-        yield from (Wrong("one NaN", part), Wrong("a thousandfold", 1000 * valid), Wrong("all infinite", valid + np.inf))
+        yield from (
+            Wrong("one NaN", part),
+            Wrong("a thousandfold", 1000 * valid),
+            Wrong("all infinite", valid + np.inf),
+        )

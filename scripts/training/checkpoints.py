@@ -1,4 +1,6 @@
-"""Checkpoints that are known to be good: Orbax writes them, and each gets digests once it is complete."""
+"""Checkpoints that are known to be good: Orbax writes them, and each gets digests once it is
+complete.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _DIGESTS = "SHA256SUMS"
 class Checkpoints:
     """Checkpoints in subfolders that are named by the number of steps taken.
 
-    Those without digests, or that no longer match them, are renamed first, so that the newest one left is good.
+    Those without digests, or that no longer match them, are renamed first, so that the newest one
+    left is good.
 
     Args:
       folder: absolute, and the same for all processes.
@@ -49,15 +52,20 @@ class Checkpoints:
 
     def notes(self) -> dict[str, Any]:
         """What was saved beside the arrays in the newest checkpoint."""
-        return self._manager.restore(self.newest, args=ocp.args.Composite(notes=ocp.args.JsonRestore())).notes
+        return self._manager.restore(
+            self.newest, args=ocp.args.Composite(notes=ocp.args.JsonRestore())
+        ).notes
 
     def restore(self, target: Any) -> Any:
-        """The arrays of the newest checkpoint, in the layout of `target`, whatever it was when they were saved.
+        """The arrays of the newest checkpoint, in the layout of `target`, whatever it was when they
+        were saved.
 
         Args:
           target: the tree, of `jax.ShapeDtypeStruct` with shardings.
         """
-        return self._manager.restore(self.newest, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
+        return self._manager.restore(
+            self.newest, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        ).state
 
     def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
         """Takes a copy of the arrays, which is written in the background.
@@ -66,7 +74,9 @@ class Checkpoints:
           SystemExit: this checkpoint, or the one before, could not be written.
         """
         self._wait()
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
+        )
         with _clear_message(self._folder):
             self._manager.save(step, args=arguments)
         self._pending = self._background.submit(self._complete, self._folder / str(step))
@@ -96,7 +106,9 @@ def _clear_message(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # whatever the storage raises; Orbax itself has logged it
         gc.collect()  # what Orbax left behind would complain at the end of the process
-        raise SystemExit(f"A checkpoint could not be written to {folder}; those before it are intact. {error}") from None
+        raise SystemExit(
+            f"A checkpoint could not be written to {folder}; those before it are intact. {error}"
+        ) from None
 
 
 def read(checkpoint: Path) -> Any:
@@ -108,7 +120,11 @@ def read(checkpoint: Path) -> Any:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name), reverse=True)
+    return sorted(
+        (path for path in folder.iterdir() if path.name.isdecimal()),
+        key=lambda path: int(path.name),
+        reverse=True,
+    )
 
 
 def _set_aside_broken(folder: Path, say: Callable[[str], None]) -> None:
@@ -130,8 +146,8 @@ def _set_aside_broken(folder: Path, say: Callable[[str], None]) -> None:
         say(f"Checkpoint {checkpoint.name} is not used: {problem}. It is now {aside}")
     if found:
         raise SystemExit(
-            f"None of the {len(found)} checkpoints in {folder} is good, and training does not start again by itself. Copy good"
-            " ones there, or start anew with another --out."
+            f"None of the {len(found)} checkpoints in {folder} is good, and training does not start"
+            " again by itself. Copy good ones there, or start anew with another --out."
         )
 
 
@@ -141,7 +157,10 @@ def _problem(checkpoint: Path) -> str | None:
     if not listed.exists():
         return "the run ended before it was complete"
     try:
-        expected = {name: digest for digest, name in (line.split("  ", 1) for line in listed.read_text().splitlines())}
+        expected = {
+            name: digest
+            for digest, name in (line.split("  ", 1) for line in listed.read_text().splitlines())
+        }
     except (ValueError, UnicodeDecodeError):
         return f"its {_DIGESTS} is damaged"
     if not expected:

@@ -1,4 +1,6 @@
-"""Training without dropout, with half of it, and with all of it, side by side in one compiled step."""
+"""Training without dropout, with half of it, and with all of it, side by side in one compiled
+step.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ _COLORS = ORANGE, GRAY, BLUE
 def side_by_side(
     init: Callable[[], Any], target: Any, step: Callable[..., Any], evaluate: Callable[..., Any]
 ) -> tuple[Callable[[], Any], Any, Callable[..., Any], Callable[..., Any]]:
-    """The same functions for all runs at once. They begin with the same parameters, and take the same batches and keys.
+    """The same functions for all runs at once. They begin with the same parameters, and take the
+    same batches and keys.
 
     What one of them drops, those with higher rates drop too.
     """
@@ -40,16 +43,24 @@ def side_by_side(
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(RUNS), *leaf.shape)), init())
 
     def steps(states: Any, batch: Examples, count: jax.Array) -> Any:
-        return jax.vmap(step, in_axes=(0, None, None, 0))(states, batch, count, jnp.array([*RUNS.values()]))
+        return jax.vmap(step, in_axes=(0, None, None, 0))(
+            states, batch, count, jnp.array([*RUNS.values()])
+        )
 
     target = jax.tree.map(widen, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    return jax.jit(repeated, out_shardings=shardings), target, steps, jax.jit(jax.vmap(evaluate, in_axes=(0, None)))
+    return (
+        jax.jit(repeated, out_shardings=shardings),
+        target,
+        steps,
+        jax.jit(jax.vmap(evaluate, in_axes=(0, None))),
+    )
 
 
 @mpl.rc_context(STYLE)
 def draw(log: Path, logits: Array, labels: Array) -> Figure:
-    """Losses, generalization gaps and gradient norms of the runs over the steps, and how calibrated they are in the end.
+    """Losses, generalization gaps and gradient norms of the runs over the steps, and how calibrated
+    they are in the end.
 
     Args:
       log: metrics.jsonl.
@@ -68,7 +79,12 @@ def draw(log: Path, logits: Array, labels: Array) -> Figure:
         losses.plot(judged, seen[:, run], color=color, linestyle="--", label=f"{name}, training")
         gaps.plot(judged, (unseen - seen)[:, run], color=color, label=name)
         gradients.plot(steps, norms[:, run], color=color, linewidth=0.5, alpha=0.3)
-        gradients.plot(steps, ndimage.uniform_filter1d(norms[:, run], max(len(steps) // 20, 1)), color=color, label=name)
+        gradients.plot(
+            steps,
+            ndimage.uniform_filter1d(norms[:, run], max(len(steps) // 20, 1)),
+            color=color,
+            label=name,
+        )
         probs = jax.nn.softmax(logits[run]).reshape(-1, logits.shape[-1])
         plots.reliability(labels.reshape(-1), probs, title=name, ax=reliabilities[run])
     losses.set(ylabel="cross-entropy (nats)", ylim=(0, None), title="Loss, with nothing dropped")

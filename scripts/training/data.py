@@ -47,7 +47,9 @@ class Images(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """The windows of a text, one from each character on; the labels are the characters behind those of the window."""
+    """The windows of a text, one from each character on; the labels are the characters behind those
+    of the window.
+    """
 
     tokens: npt.NDArray[Any]
     length: int
@@ -61,7 +63,9 @@ class Windows(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Examples to learn from, examples to judge by, and the number of classes, or of different characters."""
+    """Examples to learn from, examples to judge by, and the number of classes, or of different
+    characters.
+    """
 
     training: Source
     validation: Source
@@ -73,8 +77,8 @@ def load(kind: Kind, path: Path | None, *, length: int, seed: int) -> Data:
 
     Args:
       kind: `'images'` or `'text'`.
-      path: a folder with MNIST's four files, or a text file in UTF-8; by default the digits of scikit-learn, and the language
-        reference of Python.
+      path: a folder with MNIST's four files, or a text file in UTF-8; by default the digits of
+        scikit-learn, and the language reference of Python.
       length: of the windows of a text.
       seed: of the split of the digits.
     """
@@ -88,7 +92,8 @@ def load(kind: Kind, path: Path | None, *, length: int, seed: int) -> Data:
 def batches(
     source: Source, steps: int, *, batch: int, micro_batches: int, rows: Sequence[int], seed: int
 ) -> grain.DatasetIterator[Examples]:
-    """A batch for each step, `(micro_batches, rows, ...)`. What is in it depends on `seed` and the step, not on who loads it.
+    """A batch for each step, `(micro_batches, rows, ...)`. What is in it depends on `seed` and the
+    step, not on who loads it.
 
     Args:
       source: shuffled anew for each epoch.
@@ -124,15 +129,22 @@ def spread(source: Source, count: int) -> Examples:
 
 
 def _digits(seed: int) -> Data:
-    """The 1797 images of digits, 8 x 8, that come with scikit-learn. A third is kept for validation."""
+    """The 1797 images of digits, 8 x 8, that come with scikit-learn. A third is kept for
+    validation.
+    """
     images, classes = load_digits(return_X_y=True)
     images = np.float32(images / 16).reshape(-1, 8, 8, 1)
-    seen, unseen, *labels = train_test_split(images, np.int32(classes), test_size=0.33, stratify=classes, random_state=seed)
+    seen, unseen, *labels = train_test_split(
+        images, np.int32(classes), test_size=0.33, stratify=classes, random_state=seed
+    )
     return Data(Images(seen, labels[0]), Images(unseen, labels[1]), classes=10)
 
 
 def _mnist(folder: Path) -> Data:
-    seen, unseen = (Images(part.images[..., None], part.labels) for part in (mnist(folder, "train"), mnist(folder, "t10k")))
+    seen, unseen = (
+        Images(part.images[..., None], part.labels)
+        for part in (mnist(folder, "train"), mnist(folder, "t10k"))
+    )
     return Data(seen, unseen, classes=1 + int(max(seen.classes.max(), unseen.classes.max())))
 
 
@@ -152,7 +164,8 @@ def _text(text: str, path: Path | None, length: int) -> Data:
     cut = len(tokens) * 9 // 10
     if len(tokens) - cut <= length:
         raise SystemExit(
-            f"--data {path}: has {len(tokens)} characters; windows of {length} take more than {10 * length}. See --length."
+            f"--data {path}: has {len(tokens)} characters; windows of {length} take more than"
+            f" {10 * length}. See --length."
         )
     tokens = tokens.astype(np.int32)
     return Data(Windows(tokens[:cut], length), Windows(tokens[cut:], length), classes=len(alphabet))

@@ -11,10 +11,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 
-def launch(arguments: Sequence[object], output: Path, *, devices: int = 1, largest_file: int | None = None) -> BaseProcess:
+def launch(
+    arguments: Sequence[object], output: Path, *, devices: int = 1, largest_file: int | None = None
+) -> BaseProcess:
     """Starts a run.
 
-    The modules are loaded once, in a server that has not asked JAX for its devices, and that each run is a copy of.
+    The modules are loaded once, in a server that has not asked JAX for its devices, and that each
+    run is a copy of.
 
     Args:
       arguments: of the command.
@@ -24,19 +27,29 @@ def launch(arguments: Sequence[object], output: Path, *, devices: int = 1, large
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "training.launch"])
-    process = context.Process(target=_train, args=([*map(str, arguments)], output, devices, largest_file))
+    process = context.Process(
+        target=_train, args=([*map(str, arguments)], output, devices, largest_file)
+    )
     process.start()
     return process
 
 
-def launch_all(count: int, arguments: Sequence[object], output: Path, *, devices: int) -> list[BaseProcess]:
-    """Starts the processes of one run, which find each other on this machine. They print to `output` and a number."""
+def launch_all(
+    count: int, arguments: Sequence[object], output: Path, *, devices: int
+) -> list[BaseProcess]:
+    """Starts the processes of one run, which find each other on this machine. They print to
+    `output` and a number.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     together = ["--coordinator", f"localhost:{port}", "--num-processes", count]
     return [
-        launch([*arguments, *together, "--process-id", index], output.with_name(f"{output.name}.{index}"), devices=devices)
+        launch(
+            [*arguments, *together, "--process-id", index],
+            output.with_name(f"{output.name}.{index}"),
+            devices=devices,
+        )
         for index in range(count)
     ]
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Megatron's layout: the first of two matrices is divided by its outputs, the second by its inputs, and one sum follows them.
-# The names are those of the axes that divide the last axes of the array; 'data' counts only with `--fsdp`.
+# Megatron's layout: the first of two matrices is divided by its outputs, the second by its inputs,
+# and one sum follows them. The names are those of the axes that divide the last axes of the array;
+# 'data' counts only with `--fsdp`.
 _LAYOUTS: dict[str, tuple[str | None, ...]] = {
     r"attention/(query|key|value)/kernel": ("data", "model", None),
     r"attention/(query|key|value)/bias": ("model", None),
@@ -33,10 +34,14 @@ def layout(params: Any, mesh: Mesh, *, fsdp: bool) -> Any:
 
     def one(path: Any, leaf: Any) -> NamedSharding:
         name = "/".join(str(getattr(entry, "key", getattr(entry, "idx", ""))) for entry in path)
-        names = next((names for pattern, names in _LAYOUTS.items() if re.search(f"{pattern}(/|$)", name)), ())
+        names = next(
+            (names for pattern, names in _LAYOUTS.items() if re.search(f"{pattern}(/|$)", name)), ()
+        )
         axes: list[str | None] = [*[None] * (leaf.ndim - len(names)), *names]
         for place, axis in enumerate(axes):
-            if axis is not None and (leaf.shape[place] % mesh.shape[axis] or (axis == "data" and not fsdp)):
+            if axis is not None and (
+                leaf.shape[place] % mesh.shape[axis] or (axis == "data" and not fsdp)
+            ):
                 axes[place] = None
         return NamedSharding(mesh, PartitionSpec(*axes))
 

@@ -1,4 +1,6 @@
-"""What a model has to know where its arrays are one device's part of the batch: inside `shard_map` and `pmap`."""
+"""What a model has to know where its arrays are one device's part of the batch: inside `shard_map`
+and `pmap`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from jax.sharding import PartitionSpec
 
 
 def localize(model: nnx.Module, axis: str) -> None:
-    """Makes a model draw its part of the masks of the whole batch, and take BatchNorm's statistics over the whole batch."""
+    """Makes a model draw its part of the masks of the whole batch, and take BatchNorm's statistics
+    over the whole batch.
+    """
     for _, module in nnx.iter_modules(model):
         if hasattr(module, "spec"):
             module.spec = PartitionSpec(axis)

@@ -1,4 +1,6 @@
-"""Where the figures of a run go: `metrics.jsonl`, event files for TensorBoard, and a bar in the terminal."""
+"""Where the figures of a run go: `metrics.jsonl`, event files for TensorBoard, and a bar in the
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from tensorboardX import SummaryWriter
 class Log:
     """The figures of each step, each step once, also if the run is killed and resumed.
 
-    A line of `metrics.jsonl` is `{"step": 1, "loss": 2.3, ...}`, where `step` is the number of steps taken. Lines are held back
-    until `flush`, which comes before each checkpoint; on resuming from a checkpoint, lines of later steps are dropped.
+    A line of `metrics.jsonl` is `{"step": 1, "loss": 2.3, ...}`, where `step` is the number of
+    steps taken. Lines are held back until `flush`, which comes before each checkpoint; on resuming
+    from a checkpoint, lines of later steps are dropped.
 
     Args:
       folder: for `metrics.jsonl` and the event files. Only the first process writes.
@@ -44,16 +47,26 @@ class Log:
           SystemExit: a figure is not finite. Lines before it are written.
         """
         for step, metrics in self._waiting:
-            values = {name: np.asarray(value, np.float64).tolist() for name, value in metrics.items()}
-            bad = next((name for name, value in values.items() if not np.isfinite(value).all()), None)
+            values = {
+                name: np.asarray(value, np.float64).tolist() for name, value in metrics.items()
+            }
+            bad = next(
+                (name for name, value in values.items() if not np.isfinite(value).all()), None
+            )
             if bad is not None:
                 self._sync()
-                raise SystemExit(f"Step {step}: {bad} is {values[bad]}. Try a lower --learning-rate or --clip.")
+                raise SystemExit(
+                    f"Step {step}: {bad} is {values[bad]}. Try a lower --learning-rate or --clip."
+                )
             if self._writes:
                 self._file.write(json.dumps({"step": step} | values) + "\n")
                 for name, value in values.items():
-                    for run, number in enumerate(value) if isinstance(value, list) else [("", value)]:
-                        self._events.add_scalar(f"{name}{f'/{run}' if run != '' else ''}", number, step)
+                    for run, number in (
+                        enumerate(value) if isinstance(value, list) else [("", value)]
+                    ):
+                        self._events.add_scalar(
+                            f"{name}{f'/{run}' if run != '' else ''}", number, step
+                        )
         self._waiting.clear()
         self._sync()
 
@@ -69,7 +82,9 @@ class Log:
 
 
 def _truncate(path: Path, steps: int) -> None:
-    """Keeps the lines of the first `steps` steps. A line that was cut short is the last one, and of no checkpoint."""
+    """Keeps the lines of the first `steps` steps. A line that was cut short is the last one, and of
+    no checkpoint.
+    """
     if not path.exists():
         return
     kept = []

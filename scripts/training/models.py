@@ -38,7 +38,12 @@ class Entry(NamedTuple):
 
 def _mlp(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
     features = data.training[0].inputs.size
-    shape = {"width": options.width, "layers": options.layers, "rate": options.rate, "remat": options.remat}
+    shape = {
+        "width": options.width,
+        "layers": options.layers,
+        "rate": options.rate,
+        "remat": options.remat,
+    }
     return MLP(features, data.classes, **shape, rngs=rngs)
 
 
@@ -50,7 +55,10 @@ def _cnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
 
 def _transformer(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
     """Its layers run under `lax.scan`, always with remat."""
-    shape = {name: getattr(options, name) for name in ("length", "width", "heads", "layers", "rate", "path_rate")}
+    shape = {
+        name: getattr(options, name)
+        for name in ("length", "width", "heads", "layers", "rate", "path_rate")
+    }
     return Transformer(data.classes, **shape, rngs=rngs)
 
 
@@ -60,14 +68,22 @@ class _Recurrent(nnx.Module):
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
 
-    def __call__(self, tokens: jax.Array, rngs: nnx.Rngs | None = None, *, strength: Strength = 1.0) -> jax.Array:
+    def __call__(
+        self, tokens: jax.Array, rngs: nnx.Rngs | None = None, *, strength: Strength = 1.0
+    ) -> jax.Array:
         return self.model(tokens, rngs=rngs, strength=strength).logits
 
 
 def _rnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
-    rates = {"embedding_rate": options.rate, "output_rate": options.rate, "weight_rate": options.rate}
+    rates = {
+        "embedding_rate": options.rate,
+        "output_rate": options.rate,
+        "weight_rate": options.rate,
+    }
     rates |= {"dropout": options.rate} if options.layers > 1 else {}
-    return _Recurrent(LanguageModel(data.classes, width=options.width, layers=options.layers, **rates, rngs=rngs))
+    return _Recurrent(
+        LanguageModel(data.classes, width=options.width, layers=options.layers, **rates, rngs=rngs)
+    )
 
 
 MODELS = {
@@ -110,7 +126,8 @@ def build(options: argparse.Namespace, data: Data) -> Network:
         strength: Strength = 1.0,
         axis: str | None = None,
     ) -> tuple[jax.Array, Any]:
-        """The logits, and the new statistics. Without a key nothing is dropped; `strength` multiplies the rates.
+        """The logits, and the new statistics. Without a key nothing is dropped; `strength`
+        multiplies the rates.
 
         `axis` is the mapped axis that divides the batch, inside `shard_map` or `pmap`.
         """
@@ -129,8 +146,12 @@ def build(options: argparse.Namespace, data: Data) -> Network:
 
 
 def _cast(tree: Any, dtype: str) -> Any:
-    """Floating-point arrays in the dtype of the computation. Parameters stay what they are where they are kept."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    """Floating-point arrays in the dtype of the computation. Parameters stay what they are where
+    they are kept.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
 
 
 def measure(network: Network, logits: jax.Array, examples: Examples) -> dict[str, jax.Array]:

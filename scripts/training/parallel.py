@@ -19,8 +19,12 @@ Parallel: TypeAlias = Literal["jit", "shard_map", "pmap"]
 Gradients: TypeAlias = Callable[..., tuple[Any, Any, dict[str, jax.Array]]]
 
 
-def start(coordinator: str | None, num_processes: int | None, process_id: int | None, automatic: bool) -> None:
-    """Joins the other processes of the run, if there are any. Comes before anything else that asks JAX for its devices."""
+def start(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, automatic: bool
+) -> None:
+    """Joins the other processes of the run, if there are any. Comes before anything else that asks
+    JAX for its devices.
+    """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise SystemExit("--coordinator, --num-processes and --process-id go together")
@@ -31,7 +35,9 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
-    """A mesh with the axes `data` and `model`, from a text such as `data=4,model=2`; by default all devices divide the batch."""
+    """A mesh with the axes `data` and `model`, from a text such as `data=4,model=2`; by default all
+    devices divide the batch.
+    """
     sizes = {"data": len(devices), "model": 1}
     if text is not None:
         sizes = {"data": 1, "model": 1}
@@ -42,10 +48,13 @@ def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
             sizes[match[1]] = int(match[2])
     if math.prod(sizes.values()) != len(devices):
         raise SystemExit(
-            f"--mesh {text}: {' x '.join(map(str, sizes.values()))} is not the number of devices, {len(devices)}"
-            f" ({devices[0].platform}). On CPU, XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of them."
+            f"--mesh {text}: {' x '.join(map(str, sizes.values()))} is not the number of devices,"
+            f" {len(devices)} ({devices[0].platform}). On CPU,"
+            " XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of them."
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
 
 
 class Placement:
@@ -53,11 +62,14 @@ class Placement:
 
     def __init__(self, mesh: Mesh, size: int, micro_batches: int, parallel: Parallel) -> None:
         if size % micro_batches:
-            raise SystemExit(f"--batch {size}: is not a multiple of --micro-batches {micro_batches}")
+            raise SystemExit(
+                f"--batch {size}: is not a multiple of --micro-batches {micro_batches}"
+            )
         if size // micro_batches % mesh.shape["data"]:
             raise SystemExit(
-                f"--batch {size}: its {micro_batches} micro-batches of {size // micro_batches} examples cannot be divided among"
-                f" {mesh.shape['data']} devices (--mesh data={mesh.shape['data']})"
+                f"--batch {size}: its {micro_batches} micro-batches of {size // micro_batches}"
+                f" examples cannot be divided among {mesh.shape['data']} devices (--mesh"
+                f" data={mesh.shape['data']})"
             )
         self.shape = micro_batches, size // micro_batches
         self.sharding = NamedSharding(mesh, P(None, "data"))
@@ -68,14 +80,23 @@ class Placement:
     def rows(self) -> list[int]:
         """The rows of a micro-batch that this process loads."""
         parts = self.sharding.addressable_devices_indices_map(self.shape).values()
-        return sorted({row for part in parts if part is not None for row in range(*part[1].indices(self.shape[1]))})
+        return sorted(
+            {
+                row
+                for part in parts
+                if part is not None
+                for row in range(*part[1].indices(self.shape[1]))
+            }
+        )
 
     def __call__(self, batch: Examples) -> Examples:
         def one(leaf: Any) -> Any:
             if self.parallel == "pmap":
                 parts = leaf.reshape(leaf.shape[0], self.devices, -1, *leaf.shape[2:])
                 return np.moveaxis(parts, 1, 0)
-            return jax.make_array_from_process_local_data(self.sharding, leaf, (*self.shape, *leaf.shape[2:]))
+            return jax.make_array_from_process_local_data(
+                self.sharding, leaf, (*self.shape, *leaf.shape[2:])
+            )
 
         return Examples(*map(one, batch))
 
@@ -83,7 +104,9 @@ class Placement:
         """Stands for a batch of examples like this one, to compile for."""
 
         def one(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((*self.shape, *leaf.shape), leaf.dtype, sharding=self.sharding)
+            return jax.ShapeDtypeStruct(
+                (*self.shape, *leaf.shape), leaf.dtype, sharding=self.sharding
+            )
 
         return Examples(*map(one, example))  # type: ignore[arg-type]
 
@@ -93,7 +116,9 @@ class Placement:
         count = len(examples.labels) // sharding.mesh.shape["data"] * sharding.mesh.shape["data"]
 
         def one(leaf: Any) -> jax.Array:
-            return jax.make_array_from_callback((count, *leaf.shape[1:]), sharding, lambda index: leaf[:count][index])
+            return jax.make_array_from_callback(
+                (count, *leaf.shape[1:]), sharding, lambda index: leaf[:count][index]
+            )
 
         return Examples(*map(one, examples))
 
@@ -102,10 +127,11 @@ class Placement:
 
 
 def divide(gradients: Gradients, mesh: Mesh, parallel: Parallel) -> Gradients:
-    """`gradients(params, stats, batch, step, strength, axis=None)` over all devices, with the same result in all three ways.
+    """`gradients(params, stats, batch, step, strength, axis=None)` over all devices, with the same
+    result in all three ways.
 
-    Under `jit` the compiler divides it. In the others each device has a part of the batch in its hands, draws its part of the
-    masks (see `localize`), and the parts' gradients are averaged.
+    Under `jit` the compiler divides it. In the others each device has a part of the batch in its
+    hands, draws its part of the masks (see `localize`), and the parts' gradients are averaged.
     """
     if parallel == "jit":
         return gradients
@@ -119,8 +145,19 @@ def divide(gradients: Gradients, mesh: Mesh, parallel: Parallel) -> Gradients:
         specs = {"in_specs": (P(None, "data"), P()), "out_specs": P()}
         mapped = jax.shard_map(local, mesh=mesh, **specs, axis_names={"data"}, check_vma=False)
     elif jax.process_count() > 1 or mesh.shape["model"] > 1:
-        raise SystemExit("--parallel pmap: is for one process and --mesh data=N. Take jit or shard_map.")
+        raise SystemExit(
+            "--parallel pmap: is for one process and --mesh data=N. Take jit or shard_map."
+        )
     else:
-        # One argument for all that is not divided: by itself, empty statistics would put `in_axes` out of step (JAX 0.10, 0.12).
-        mapped = jax.pmap(local, axis_name="data", in_axes=(0, None), out_axes=None, devices=list(mesh.devices.flat))
-    return lambda params, stats, batch, step, strength: mapped(batch, (params, stats, step, strength))
+        # One argument for all that is not divided: by itself, empty statistics would put `in_axes`
+        # out of step (JAX 0.10, 0.12).
+        mapped = jax.pmap(
+            local,
+            axis_name="data",
+            in_axes=(0, None),
+            out_axes=None,
+            devices=list(mesh.devices.flat),
+        )
+    return lambda params, stats, batch, step, strength: mapped(
+        batch, (params, stats, step, strength)
+    )

@@ -13,7 +13,9 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Preemption:
-    """Notes the signal. With several processes, JAX tells the others, and all stop behind the same step."""
+    """Notes the signal. With several processes, JAX tells the others, and all stop behind the same
+    step.
+    """
 
     def __enter__(self) -> Self:
         self._told = False
@@ -29,5 +31,11 @@ class Preemption:
         self._told = True
 
     def reached(self, step: int) -> bool:
-        """Whether to save and stop behind this step. To be asked at every step, by every process."""
-        return self._told if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+        """Whether to save and stop behind this step. To be asked at every step, by every
+        process.
+        """
+        return (
+            self._told
+            if jax.process_count() == 1
+            else multihost_utils.reached_preemption_sync_point(step)
+        )

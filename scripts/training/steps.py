@@ -1,4 +1,6 @@
-"""A training step: gradients over micro-batches, each with masks of its own, and the optimizer's update."""
+"""A training step: gradients over micro-batches, each with masks of its own, and the optimizer's
+update.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,15 @@ class State(NamedTuple):
 def learning_rates(options: argparse.Namespace) -> optax.Schedule:
     """Up within a tenth of the steps, and down to a tenth along a cosine."""
     highest = options.learning_rate
-    return optax.warmup_cosine_decay_schedule(0.0, highest, max(options.steps // 10, 1), options.steps, highest / 10)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, highest, max(options.steps // 10, 1), options.steps, highest / 10
+    )
 
 
 def make_optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
-    adam = optax.adamw(learning_rates(options), weight_decay=options.weight_decay, eps=options.adam_eps)
+    adam = optax.adamw(
+        learning_rates(options), weight_decay=options.weight_decay, eps=options.adam_eps
+    )
     return optax.chain(optax.clip_by_global_norm(options.clip), adam)
 
 
@@ -61,7 +67,11 @@ def initialize(
     whole = layouts.replicated(mesh)
     of_params = layouts.layout(shapes.params, mesh, fsdp=fsdp)
     of_optimizer = optax.tree.map_params(
-        optimizer, lambda _, sharding: sharding, shapes.optimizer, of_params, transform_non_params=lambda _: whole
+        optimizer,
+        lambda _, sharding: sharding,
+        shapes.optimizer,
+        of_params,
+        transform_non_params=lambda _: whole,
     )
     shardings = State(of_params, jax.tree.map(lambda _: whole, shapes.stats), of_optimizer)
     return jax.jit(init, out_shardings=shardings), with_layout(shapes, shardings)
@@ -69,21 +79,37 @@ def initialize(
 
 def with_layout(shapes: Any, shardings: Any) -> Any:
     """A tree of `jax.ShapeDtypeStruct` that says where its arrays lie."""
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
 
 
 def make_gradients(network: Network, seed: int) -> parallel.Gradients:
-    """Gradients of the mean loss of a batch `(micro_batches, examples, ...)`, new statistics, and metrics."""
+    """Gradients of the mean loss of a batch `(micro_batches, examples, ...)`, new statistics, and
+    metrics.
+    """
 
     def loss(
-        params: Any, stats: Any, part: Examples, key: jax.Array, strength: Strength, axis: str | None
+        params: Any,
+        stats: Any,
+        part: Examples,
+        key: jax.Array,
+        strength: Strength,
+        axis: str | None,
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         logits, stats = network.apply(params, stats, part.inputs, key, strength, axis)
         metrics = measure(network, logits, part)
         return metrics["loss"], (stats, metrics)
 
     def gradients(
-        params: Any, stats: Any, batch: Examples, step: jax.Array, strength: Strength, axis: str | None = None
+        params: Any,
+        stats: Any,
+        batch: Examples,
+        step: jax.Array,
+        strength: Strength,
+        axis: str | None = None,
     ) -> tuple[Any, Any, dict[str, jax.Array]]:
         count = len(batch.labels)
 
@@ -93,7 +119,9 @@ def make_gradients(network: Network, seed: int) -> parallel.Gradients:
             total, stats = carry
             index, part = numbered
             key = jaxdrop.step_key(jaxdrop.key(seed), step, micro_batch=index)
-            gradient, (stats, metrics) = jax.grad(loss, has_aux=True)(params, stats, part, key, strength, axis)
+            gradient, (stats, metrics) = jax.grad(loss, has_aux=True)(
+                params, stats, part, key, strength, axis
+            )
             total = jax.tree.map(lambda total, new: total + new / count, total, gradient)
             return (total, stats), metrics
 
@@ -105,11 +133,16 @@ def make_gradients(network: Network, seed: int) -> parallel.Gradients:
 
 
 def make_step(
-    network: Network, optimizer: optax.GradientTransformation, options: argparse.Namespace, mesh: Mesh
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    options: argparse.Namespace,
+    mesh: Mesh,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """`step(state, batch, count, scale=1.0) -> (state, metrics)`, where `count` is the number of steps taken so far.
+    """`step(state, batch, count, scale=1.0) -> (state, metrics)`, where `count` is the number of
+    steps taken so far.
 
-    Rates are `scale` times the schedule's strength, and traced: other rates do not compile anything again.
+    Rates are `scale` times the schedule's strength, and traced: other rates do not compile anything
+    again.
     """
     strengths = SCHEDULES[options.schedule](options.steps)
     rates = learning_rates(options)
@@ -123,18 +156,26 @@ def make_step(
     if options.parallel == "pmap":
         update = jax.jit(update, donate_argnums=0)
 
-    def step(state: State, batch: Examples, count: jax.Array, scale: Strength = 1.0) -> tuple[State, dict[str, jax.Array]]:
-        # Traced, as it is inside `shard_map` in any case: a layer whose rate is the number 0 would take no key, and all layers
-        # behind it would take another.
+    def step(
+        state: State, batch: Examples, count: jax.Array, scale: Strength = 1.0
+    ) -> tuple[State, dict[str, jax.Array]]:
+        # Traced, as it is inside `shard_map` in any case: a layer whose rate is the number 0 would
+        # take no key, and all layers behind it would take another.
         strength = jnp.asarray(scale * strengths(count), jnp.float32)
         gradient, stats, metrics = gradients(state.params, state.stats, batch, count, strength)
         state, norm = update(state, gradient, stats)
-        return state, metrics | {"gradient_norm": norm, "learning_rate": rates(count), "strength": strength}
+        return state, metrics | {
+            "gradient_norm": norm,
+            "learning_rate": rates(count),
+            "strength": strength,
+        }
 
     return step
 
 
-def make_evaluation(network: Network) -> Callable[[State, Examples], tuple[dict[str, jax.Array], jax.Array]]:
+def make_evaluation(
+    network: Network,
+) -> Callable[[State, Examples], tuple[dict[str, jax.Array], jax.Array]]:
     """`evaluate(state, examples) -> (metrics, logits)`, with nothing dropped."""
 
     def evaluate(state: State, examples: Examples) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -144,7 +185,9 @@ def make_evaluation(network: Network) -> Callable[[State, Examples], tuple[dict[
     return jax.jit(evaluate)
 
 
-def compile_once(step: Callable[..., Any], target: State, batch: Examples, way: parallel.Parallel) -> Callable[..., Any]:
+def compile_once(
+    step: Callable[..., Any], target: State, batch: Examples, way: parallel.Parallel
+) -> Callable[..., Any]:
     """The step, compiled ahead: what would have to compile again is an error."""
     if way == "pmap":
         return step

@@ -1,4 +1,6 @@
-"""Attention by blocks against the dense formula in float64 with the mask of `dropout`, JAX's own attention, and Flax's."""
+"""Attention by blocks against the dense formula in float64 with the mask of `dropout`, JAX's own
+attention, and Flax's.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ Tree = Any
 
 # Compiles in two thirds of the time: each case is a program of its own, and small.
 quick = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
 )
 
 
@@ -71,7 +77,9 @@ class Case:
     def at(self, key: jax.Array | None, rate: Any = RATE, **more: Any) -> Callable[..., jax.Array]:
         """The function of the operands alone."""
         options = {"block_sizes": self.block_sizes, **self.options, **more}
-        return lambda q, k, v, bias=None: dot_product_attention(key, q, k, v, rate, bias=bias, **options)
+        return lambda q, k, v, bias=None: dot_product_attention(
+            key, q, k, v, rate, bias=bias, **options
+        )
 
     def sight(self) -> np.ndarray:
         """Which query sees which key, of the shape of the weights."""
@@ -96,7 +104,9 @@ class Case:
 
     def offset(self) -> np.ndarray:
         """The position of the first query, with the axes of the weights."""
-        return np.reshape(np.asarray(self.options.get("query_offset", 0)), (-1, 1, 1, 1) if self.batch else ())
+        return np.reshape(
+            np.asarray(self.options.get("query_offset", 0)), (-1, 1, 1, 1) if self.batch else ()
+        )
 
     def drawn(self, key: jax.Array, rate: float = RATE) -> np.ndarray:
         """What dropout makes of weights of 1."""
@@ -112,7 +122,15 @@ class Case:
 # -- the dense formula
 
 
-def dense(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, seen: Any, drawn: Any, scale: Any) -> jax.Array:
+def dense(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None,
+    seen: Any,
+    drawn: Any,
+    scale: Any,
+) -> jax.Array:
     k, v = (jnp.repeat(x, q.shape[-2] // k.shape[-2], axis=-2) for x in (k, v))
     s = jnp.einsum("...qhd,...khd->...hqk", q, k) * scale
     if bias is not None:
@@ -124,10 +142,16 @@ def dense(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, seen
 
 
 def derivatives(f: Callable[..., jax.Array], operands: Tree) -> dict[str, Tree]:
-    """The value, the operands' cotangents for its cosine, and its tangent along their sines (finite where a bias is not)."""
+    """The value, the operands' cotangents for its cosine, and its tangent along their sines (finite
+    where a bias is not).
+    """
     value, pull = jax.vjp(f, *operands)
     tangents = jax.tree.map(lambda x: jnp.sin(jnp.maximum(x, -9)), operands)
-    return {"value": value, "cotangents": pull(jnp.cos(value)), "tangent": jax.jvp(f, operands, tangents)[1]}
+    return {
+        "value": value,
+        "cotangents": pull(jnp.cos(value)),
+        "tangent": jax.jvp(f, operands, tangents)[1],
+    }
 
 
 @quick
@@ -157,13 +181,21 @@ def assert_rounding(found: Tree, expected: Tree, epsilon: float) -> None:
 MINUS_INFINITY = jnp.where(some(1, 1, 1, 23), normal(4, 1, 1, 1, 23), -jnp.inf)
 CASES = {
     "no options": Case(),
-    "causal": Case(queries=23, groups=4, value_depth=8, block_sizes=(5, 7), options={"is_causal": True}),
+    "causal": Case(
+        queries=23, groups=4, value_depth=8, block_sizes=(5, 7), options={"is_causal": True}
+    ),
     "causal, more queries": Case(
-        queries=23, keys=13, groups=1, bias=normal(4, 1, 4, 23, 13), options={"is_causal": True, "broadcast_dims": (0,)}
+        queries=23,
+        keys=13,
+        groups=1,
+        bias=normal(4, 1, 4, 23, 13),
+        options={"is_causal": True, "broadcast_dims": (0,)},
     ),
     "causal, more keys": Case(batch=(), heads=2, options={"is_causal": True, "scale": 0.5}),
     "window": Case(options={"local_window_size": 4, "mask": some(2, 1, 1, 23)}),
-    "window before and after": Case(bias=MINUS_INFINITY, options={"local_window_size": (6, 3), "broadcast_dims": (-1,)}),
+    "window before and after": Case(
+        bias=MINUS_INFINITY, options={"local_window_size": (6, 3), "broadcast_dims": (-1,)}
+    ),
     "causal window, two batch axes": Case(
         batch=(2, 3),
         heads=2,
@@ -174,7 +206,9 @@ CASES = {
         options={"is_causal": True, "local_window_size": (9, 5), "broadcast_dims": (0, 1)},
     ),
     "mask of all": Case(
-        block_sizes=(16, 4), bias=normal(4, 1, 4, 1, 23), options={"mask": some(2, 4, 17, 23).at[:, 1:3, 5].set(False)}
+        block_sizes=(16, 4),
+        bias=normal(4, 1, 4, 1, 23),
+        options={"mask": some(2, 4, 17, 23).at[:, 1:3, 5].set(False)},
     ),
     "lengths": Case(
         options={
@@ -184,7 +218,9 @@ CASES = {
         }
     ),
     "packed": Case(
-        queries=23, block_sizes=(5, 7), options={"is_causal": True, "segment_ids": jnp.asarray([[0] * 11 + [1] * 12, [3] * 23])}
+        queries=23,
+        block_sizes=(5, 7),
+        options={"is_causal": True, "segment_ids": jnp.asarray([[0] * 11 + [1] * 12, [3] * 23])},
     ),
     "segments that jump": Case(
         block_sizes=(4, 6),
@@ -196,17 +232,25 @@ CASES = {
         },
     ),
     "an offset": Case(
-        queries=5, block_sizes=(2, 4), options={"is_causal": True, "local_window_size": (6, 0), "query_offset": 14}
+        queries=5,
+        block_sizes=(2, 4),
+        options={"is_causal": True, "local_window_size": (6, 0), "query_offset": 14},
     ),
     "offsets": Case(
         queries=6,
         bias=normal(4, 1, 4, 1, 23),
         block_sizes=(4, 4),
-        options={"local_window_size": (5, 1), "query_offset": jnp.asarray([0, 17]), "broadcast_dims": (1,)},
+        options={
+            "local_window_size": (5, 1),
+            "query_offset": jnp.asarray([0, 17]),
+            "broadcast_dims": (1,),
+        },
     ),
     "one query": Case(queries=1, bias=normal(4, 1, 1, 1, 23), options={"mask": some(23)}),
     "one block": Case(
-        block_sizes=None, bias=normal(4, 1, 4, 17, 23), options={"mask": some(1, 1, 17, 23), "local_window_size": (10, 8)}
+        block_sizes=None,
+        bias=normal(4, 1, 4, 17, 23),
+        options={"mask": some(1, 1, 17, 23), "local_window_size": (10, 8)},
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -226,8 +270,12 @@ def test_values_and_derivatives_are_those_of_the_dense_formula(case: Case) -> No
 
 
 def uniform(case: Case) -> tuple[jax.Array, ...]:
-    """Operands for which each query sees all keys alike, and its output is its row of the mask, scaled."""
-    v = jnp.broadcast_to(jnp.eye(case.keys)[:, None, :], (*case.batch, case.keys, case.groups, case.keys))
+    """Operands for which each query sees all keys alike, and its output is its row of the mask,
+    scaled.
+    """
+    v = jnp.broadcast_to(
+        jnp.eye(case.keys)[:, None, :], (*case.batch, case.keys, case.groups, case.keys)
+    )
     q, k, _, _ = case.operands()
     return 0 * q, k, v
 
@@ -239,7 +287,9 @@ def dropped(output: jax.Array) -> np.ndarray:
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 @pytest.mark.parametrize("block_sizes", [(8, 8), (5, 7), None], ids=str)
-def test_weights_are_dropped_as_by_dropout(block_sizes: tuple[int, int] | None, key: jax.Array) -> None:
+def test_weights_are_dropped_as_by_dropout(
+    block_sizes: tuple[int, int] | None, key: jax.Array
+) -> None:
     case = Case(block_sizes=block_sizes)
     found = dropped(case.at(key)(*uniform(case)))
     np.testing.assert_array_equal(found, case.drawn(key) == 0)
@@ -260,11 +310,14 @@ def test_masks_of_more_than_2_32_weights_do_not_repeat() -> None:
     place = jnp.arange(length)
     bits = random.bits_at(KEY, (jnp.zeros(1, jnp.uint32), place, place), case.weights)
     expected = masks.below(bits, masks.law(0.5).threshold)
-    np.testing.assert_array_equal(case.at(KEY, 0.5)(q, q, q)[:, 0, 0], 2 * np.asarray(expected, np.float32))
+    np.testing.assert_array_equal(
+        case.at(KEY, 0.5)(q, q, q)[:, 0, 0], 2 * np.asarray(expected, np.float32)
+    )
 
 
 def test_law() -> None:
-    """Weights have the softmax as their mean, and no two, of one head or of two, fall together more often than others.
+    """Weights have the softmax as their mean, and no two, of one head or of two, fall together more
+    often than others.
 
     Ideal masks fail with a probability of 2e-6.
     """
@@ -330,14 +383,20 @@ def test_evaluation_is_that_of_jax() -> None:
     )
     *operands, bias = case.operands()
     with jax.numpy_rank_promotion("allow"):
-        oracle = jax.jit(functools.partial(jax.nn.dot_product_attention, **case.options))(*operands, bias=bias)
+        oracle = jax.jit(functools.partial(jax.nn.dot_product_attention, **case.options))(
+            *operands, bias=bias
+        )
     for f in (case.at(None, 0), case.at(None, deterministic=True)):
         np.testing.assert_allclose(f(*operands, bias), oracle, rtol=0, atol=2e-6)
 
 
 def test_rows_of_the_lowest_bias_weigh_all_keys_alike() -> None:
     """As padding is often masked. The gradients are those of JAX too."""
-    case = Case(groups=4, value_depth=8, bias=jnp.zeros((1, 1, 17, 23)).at[:, :, 3].set(jnp.finfo(jnp.float32).min))
+    case = Case(
+        groups=4,
+        value_depth=8,
+        bias=jnp.zeros((1, 1, 17, 23)).at[:, :, 3].set(jnp.finfo(jnp.float32).min),
+    )
     operands = case.operands()
     with jax.numpy_rank_promotion("allow"):
         oracle = quick(functools.partial(derivatives, jax.nn.dot_product_attention))(operands)
@@ -355,7 +414,9 @@ def test_evaluation_draws_nothing() -> None:
 
 
 def test_traced_rates_trace_once_and_draw_the_mask_of_known_ones() -> None:
-    """With rate 1 among them: zeros, and finite zero gradients. The rate itself gets no gradient."""
+    """With rate 1 among them: zeros, and finite zero gradients. The rate itself gets no
+    gradient.
+    """
     case = Case()
     *operands, _ = case.operands()
 
@@ -371,7 +432,9 @@ def test_traced_rates_trace_once_and_draw_the_mask_of_known_ones() -> None:
         (moved, *cotangents), known["cotangents"] = found["cotangents"], known["cotangents"][:3]
         assert moved == 0
         if rate == 1:
-            assert not any(jnp.any(x) for x in jax.tree.leaves((found["value"], cotangents, found["tangent"])))
+            assert not any(
+                jnp.any(x) for x in jax.tree.leaves((found["value"], cotangents, found["tangent"]))
+            )
         assert_rounding({**found, "cotangents": tuple(cotangents)}, known, 2e-6)
 
 
@@ -395,16 +458,24 @@ def test_vmap_over_rates() -> None:
 
 
 def test_segments_that_blocks_do_not_share_are_skipped() -> None:
-    """Of 64 segments of 4 queries each, in blocks of 8, one block of keys is looked at for each block of queries."""
+    """Of 64 segments of 4 queries each, in blocks of 8, one block of keys is looked at for each
+    block of queries.
+    """
     ids = jnp.arange(256) // 4
     case = Case((), 256, 256, 1, 1, 1, 1, (8, 8), options={"segment_ids": ids})
-    poisoned = jnp.ones((256, 1, 1)).at[8:].set(jnp.nan)  # 0 times NaN is NaN, where it is looked at
+    poisoned = (
+        jnp.ones((256, 1, 1)).at[8:].set(jnp.nan)
+    )  # 0 times NaN is NaN, where it is looked at
     x = jnp.ones((256, 1, 1))
-    np.testing.assert_array_equal(np.isfinite(case.at(None, 0)(x, x, poisoned)).squeeze(), np.arange(256) < 8)
+    np.testing.assert_array_equal(
+        np.isfinite(case.at(None, 0)(x, x, poisoned)).squeeze(), np.arange(256) < 8
+    )
 
 
 def test_decoding_with_a_cache_drops_what_one_pass_does() -> None:
-    """One query at a time, each example at a place of its own, from a cache that holds NaN beyond it."""
+    """One query at a time, each example at a place of its own, from a cache that holds NaN beyond
+    it.
+    """
     whole = Case(queries=23, options={"is_causal": True})
     q, k, v, _ = whole.operands()
     expected = whole.at(KEY)(q, k, v)
@@ -414,7 +485,15 @@ def test_decoding_with_a_cache_drops_what_one_pass_does() -> None:
         seen = jnp.arange(23)[None, :, None, None] <= place[:, None, None, None]
         cache = (jnp.where(seen, x, jnp.nan) for x in (k, v))
         one = jnp.take_along_axis(q, place[:, None, None, None], 1)
-        return dot_product_attention(KEY, one, *cache, RATE, is_causal=True, query_offset=place, key_value_seq_lengths=place + 1)
+        return dot_product_attention(
+            KEY,
+            one,
+            *cache,
+            RATE,
+            is_causal=True,
+            query_offset=place,
+            key_value_seq_lengths=place + 1,
+        )
 
     for place in (jnp.asarray([0, 22]), jnp.asarray([7, 3])):
         found = step(place)[:, 0]
@@ -422,7 +501,12 @@ def test_decoding_with_a_cache_drops_what_one_pass_does() -> None:
 
 
 def test_padding_has_no_influence_even_if_it_is_nan() -> None:
-    case = Case(options={"query_seq_lengths": jnp.asarray([11, 17]), "key_value_seq_lengths": jnp.asarray([0, 9])})
+    case = Case(
+        options={
+            "query_seq_lengths": jnp.asarray([11, 17]),
+            "key_value_seq_lengths": jnp.asarray([0, 9]),
+        }
+    )
     q, k, v, _ = case.operands()
     poisoned = q.at[0, 11:].set(jnp.nan), k.at[1, 9:].set(jnp.inf), v.at[0].set(jnp.nan)
     both = quick(functools.partial(derivatives, case.at(KEY)))
@@ -433,7 +517,9 @@ def test_padding_has_no_influence_even_if_it_is_nan() -> None:
 
 def test_symbolic_dimensions_export_by_blocks() -> None:
     b, t = jax.export.symbolic_shape("b, t")
-    fn = jax.jit(jax.grad(lambda q: (dot_product_attention(None, q, q, q, is_causal=True) ** 2).sum()))
+    fn = jax.jit(
+        jax.grad(lambda q: (dot_product_attention(None, q, q, q, is_causal=True) ** 2).sum())
+    )
     for shape in ((b, 600, 1, 4), (b, t, 1, 4)):
         out = jax.export.export(fn)(jax.ShapeDtypeStruct(shape, jnp.float32))
         assert "600x600x" not in out.mlir_module()
@@ -454,10 +540,18 @@ def test_values_are_those_of_flax_from_the_same_key(shared: bool) -> None:
 
     def flax(*operands: jax.Array) -> jax.Array:
         return nn.dot_product_attention(
-            *operands, bias, mask, broadcast_dropout=shared, dropout_rng=key, dropout_rate=RATE, deterministic=False
+            *operands,
+            bias,
+            mask,
+            broadcast_dropout=shared,
+            dropout_rng=key,
+            dropout_rate=RATE,
+            deterministic=False,
         )
 
-    np.testing.assert_allclose(case.at(key, mask=mask)(*operands, bias), jax.jit(flax)(*operands), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        case.at(key, mask=mask)(*operands, bias), jax.jit(flax)(*operands), rtol=0, atol=2e-6
+    )
 
 
 # -- transformations
@@ -466,7 +560,9 @@ def test_values_are_those_of_flax_from_the_same_key(shared: bool) -> None:
 def test_jit_equals_eager() -> None:
     case = Case()
     operands = case.operands()[:3]
-    np.testing.assert_array_equal(jax.jit(case.at(KEY))(*operands), case.at(KEY)(*map(np.asarray, operands)))
+    np.testing.assert_array_equal(
+        jax.jit(case.at(KEY))(*operands), case.at(KEY)(*map(np.asarray, operands))
+    )
 
 
 def test_vmap_over_keys_draws_the_masks_of_a_loop() -> None:
@@ -493,7 +589,9 @@ def test_scan_and_remat_equal_a_loop() -> None:
     found = quick(functools.partial(derivatives, scan))((x,))
     with jax.enable_x64(True):
         constants = case.sight(), np.stack([case.drawn(key) for key in keys])
-        known = quick(lambda x: derivatives(lambda x: loop(x, *constants), (x,)))(x.astype(jnp.float64))
+        known = quick(lambda x: derivatives(lambda x: loop(x, *constants), (x,)))(
+            x.astype(jnp.float64)
+        )
     assert_rounding(found, jax.tree.map(np.asarray, known), 4e-6)
 
 
@@ -510,7 +608,9 @@ def test_second_derivatives() -> None:
     with jax.enable_x64(True):
         constants = None, case.sight(), case.drawn(KEY), case.depth**-0.5
         wide = [x.astype(jnp.float64) for x in operands]
-        known = quick(functools.partial(product, lambda *operands: dense(*operands, *constants)))(*wide)
+        known = quick(functools.partial(product, lambda *operands: dense(*operands, *constants)))(
+            *wide
+        )
     assert_rounding(found, jax.tree.map(np.asarray, known), 4e-6)
 
 
@@ -519,7 +619,9 @@ def test_no_tracer_leaks_and_profiles_show_its_name() -> None:
     operands = case.operands()[:3]
     gradient = jax.grad(lambda q, key, rate: case.at(key, rate)(q, *operands[1:]).sum())
     with jax.checking_leaks():
-        lowered = jax.jit(jax.vmap(gradient, in_axes=(None, 0, None))).lower(operands[0], jax.random.split(KEY, 3), RATE)
+        lowered = jax.jit(jax.vmap(gradient, in_axes=(None, 0, None))).lower(
+            operands[0], jax.random.split(KEY, 3), RATE
+        )
     assert "jaxdrop.dot_product_attention" in lowered.as_text(debug_info=True)
 
 
@@ -531,21 +633,30 @@ def test_what_is_stored_grows_with_the_length(length: int) -> None:
     """q, k, v, the output, two numbers a query, and single ones: the key among them."""
     case = Case(queries=length, keys=length, options={"is_causal": True})
     operands = case.operands()[:3]
-    pull = jax.eval_shape(lambda key, *operands: jax.vjp(case.at(key), *operands)[1], KEY, *operands)
+    pull = jax.eval_shape(
+        lambda key, *operands: jax.vjp(case.at(key), *operands)[1], KEY, *operands
+    )
     sizes = collections.Counter(leaf.size for leaf in jax.tree.leaves(pull) if leaf.size > 1)
     queries = 2 * length * 4
-    assert sizes == collections.Counter([*(x.size for x in operands), queries * 6, queries, queries])
+    assert sizes == collections.Counter(
+        [*(x.size for x in operands), queries * 6, queries, queries]
+    )
 
 
 def temporaries(case: Case) -> int:
     """Of value and gradient, in bytes."""
     x = jax.ShapeDtypeStruct((case.keys, 1, 8), jnp.float32)
-    gradient = jax.value_and_grad(lambda *operands: (case.at(KEY)(*operands) ** 2).sum(), argnums=(0, 1, 2))
+    gradient = jax.value_and_grad(
+        lambda *operands: (case.at(KEY)(*operands) ** 2).sum(), argnums=(0, 1, 2)
+    )
     return quick(gradient).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_temporaries_grow_no_faster_than_the_length() -> None:
-    small, large = (Case((), length, length, 1, 1, 8, 8, (64, 64), options={"is_causal": True}) for length in (256, 1024))
+    small, large = (
+        Case((), length, length, 1, 1, 8, 8, (64, 64), options={"is_causal": True})
+        for length in (256, 1024)
+    )
     assert temporaries(large) <= 4 * temporaries(small)
 
 
@@ -558,7 +669,8 @@ def test_temporaries_of_default_blocks_are_few() -> None:
 # -- layouts
 
 MESHES = {
-    kind.name: jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(kind,) * 3) for kind in (AxisType.Auto, AxisType.Explicit)
+    kind.name: jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(kind,) * 3)
+    for kind in (AxisType.Auto, AxisType.Explicit)
 }
 COLLECTIVES = re.compile("all-gather|all-reduce|all-to-all|reduce-scatter|collective")
 SHARDED = Case(batch=(4,), queries=16, keys=24, options={"is_causal": True})
@@ -590,8 +702,12 @@ def test_shard_map_with_spec_draws_the_whole_mask(spec: PartitionSpec) -> None:
         return SHARDED.at(KEY, query_seq_lengths=lengths, spec=spec)(*operands)
 
     keys = P(batch, None, heads)
-    mapped = jax.shard_map(local, mesh=MESHES["Auto"], in_specs=(P(batch), spec, keys, keys), out_specs=spec)
-    found = quick(functools.partial(derivatives, lambda q, k, v, bias: mapped(lengths, q, k, v)))(operands)
+    mapped = jax.shard_map(
+        local, mesh=MESHES["Auto"], in_specs=(P(batch), spec, keys, keys), out_specs=spec
+    )
+    found = quick(functools.partial(derivatives, lambda q, k, v, bias: mapped(lengths, q, k, v)))(
+        operands
+    )
     assert_rounding(found, expected(case, operands, case.drawn(KEY)), 2e-6)
 
 
@@ -634,19 +750,35 @@ def test_nothing_to_see(length: str) -> None:
         (call(v=X.astype(jnp.bfloat16)), TypeError, ["one dtype", "float32", "bfloat16", "astype"]),
         (call(v=X[:, :3]), ValueError, ["k and v", "(2, 5, 4, 8)", "(2, 3, 4, 8)"]),
         (call(q=X[:1]), ValueError, ["batch", "(1, 5, 4, 8)", "(2, 5, 4, 8)"]),
-        (call(q=X[0]), ValueError, ["(batch..., length, heads, depth)", "(5, 4, 8)", "(2, 5, 4, 8)"]),
-        (call(q=X[..., 0, 0], k=X[..., 0, 0], v=X[..., 0, 0]), ValueError, ["(batch..., length, heads, depth)", "(2, 5)"]),
+        (
+            call(q=X[0]),
+            ValueError,
+            ["(batch..., length, heads, depth)", "(5, 4, 8)", "(2, 5, 4, 8)"],
+        ),
+        (
+            call(q=X[..., 0, 0], k=X[..., 0, 0], v=X[..., 0, 0]),
+            ValueError,
+            ["(batch..., length, heads, depth)", "(2, 5)"],
+        ),
         (call(q=X[..., :3]), ValueError, ["depth", "(2, 5, 4, 3)", "(2, 5, 4, 8)"]),
         (call(q=X[:, :, :3]), ValueError, ["3", "multiple", "4", "(2, 5, 3, 8)"]),
         (call(mask=jnp.ones((5, 5))), TypeError, ["mask", "boolean", "float32", "bias"]),
-        (call(mask=some(2, 5, 5)), ValueError, ["mask", "(2, 5, 5)", "(2, 4, 5, 5)", "mask[:, None]"]),
+        (
+            call(mask=some(2, 5, 5)),
+            ValueError,
+            ["mask", "(2, 5, 5)", "(2, 4, 5, 5)", "mask[:, None]"],
+        ),
         (call(mask=some(4, 5, 5)), ValueError, ["mask", "(4, 5, 5)", "heads", "mask[None]"]),
         (call(bias=jnp.ones((4, 5, 5))), ValueError, ["bias", "(4, 5, 5)", "heads", "bias[None]"]),
         (call(mask=some(2, 5)), ValueError, ["mask", "(2, 5)", "mask[:, None, None, :]"]),
         (call(q=X.astype(jnp.complex64)), TypeError, ["q", "complex64", "floating"]),
         (call(segment_ids=jnp.ones((2, 5))), TypeError, ["segment_ids", "integers", "float32"]),
         (call(segment_ids=jnp.ones(5, jnp.int32)), ValueError, ["segment_ids", "(2, 5)", "(5,)"]),
-        (call(segment_ids=(jnp.ones((2, 5), jnp.int32),) * 3), ValueError, ["segment_ids", "tuple of 3"]),
+        (
+            call(segment_ids=(jnp.ones((2, 5), jnp.int32),) * 3),
+            ValueError,
+            ["segment_ids", "tuple of 3"],
+        ),
         (call(query_offset=-1), ValueError, ["query_offset", "at least 0", "-1"]),
         (call(query_offset=1), ValueError, ["query_offset", "5 queries", "at most 0", "got 1"]),
         (call(query_offset=jnp.zeros(3, jnp.int32)), ValueError, ["query_offset", "(2,)", "(3,)"]),
@@ -655,23 +787,47 @@ def test_nothing_to_see(length: str) -> None:
         (call(mask=some(1, 2, 4, 5, 5)), ValueError, ["mask", "(1, 2, 4, 5, 5)", "(2, 4, 5, 5)"]),
         (call(bias=jnp.ones((5, 5), jnp.int32)), TypeError, ["bias", "int32", "mask"]),
         (call(bias=jnp.ones((5, 4))), ValueError, ["bias", "(5, 4)", "(2, 4, 5, 5)"]),
-        (call(query_seq_lengths=jnp.ones(2)), TypeError, ["query_seq_lengths", "integers", "float32"]),
-        (call(key_value_seq_lengths=jnp.asarray([3])), ValueError, ["key_value_seq_lengths", "(1,)", "(2,)"]),
+        (
+            call(query_seq_lengths=jnp.ones(2)),
+            TypeError,
+            ["query_seq_lengths", "integers", "float32"],
+        ),
+        (
+            call(key_value_seq_lengths=jnp.asarray([3])),
+            ValueError,
+            ["key_value_seq_lengths", "(1,)", "(2,)"],
+        ),
         (call(rate=1.5), ValueError, ["rate", "1.5", "[0, 1]"]),
         (call(rate=True), TypeError, ["rate", "True", "real number"]),
         (call(rate=jnp.full(5, 0.1)), ValueError, ["one rate", "(5,)"]),
         (traced("rate", jnp.full(5, 0.1)), ValueError, ["one rate", "(5,)"]),
-        (call(key=None), ValueError, ["dot_product_attention", "key is None", "deterministic=True"]),
+        (
+            call(key=None),
+            ValueError,
+            ["dot_product_attention", "key is None", "deterministic=True"],
+        ),
         (call(key=jax.random.split(KEY, 3)), ValueError, ["single key", "(3,)", "jax.vmap"]),
-        (call(key=jax.random.key(0, impl="rbg")), NotImplementedError, ["rbg", "whole arrays only", "fast(key)"]),
+        (
+            call(key=jax.random.key(0, impl="rbg")),
+            NotImplementedError,
+            ["rbg", "whole arrays only", "fast(key)"],
+        ),
         (call(block_sizes=8), TypeError, ["block_sizes", "(queries, keys)", "8"]),
         (call(block_sizes=(8, 0)), ValueError, ["block_sizes", "positive", "(8, 0)"]),
         (call(block_sizes=(8, 2.5)), TypeError, ["block_sizes", "2.5"]),
         (call(local_window_size=-1), ValueError, ["local_window_size", "negative", "-1"]),
-        (call(local_window_size=(1, 2, 3)), ValueError, ["local_window_size", "(1, 2, 3)", "(before, after)"]),
+        (
+            call(local_window_size=(1, 2, 3)),
+            ValueError,
+            ["local_window_size", "(1, 2, 3)", "(before, after)"],
+        ),
         (call(local_window_size=1.5), TypeError, ["local_window_size", "1.5"]),
         (call(is_causal=1), TypeError, ["is_causal", "True or False", "1"]),
-        (traced("scale", 0.5), TypeError, ["scale", "known when the function is traced", "multiply q"]),
+        (
+            traced("scale", 0.5),
+            TypeError,
+            ["scale", "known when the function is traced", "multiply q"],
+        ),
         (traced("deterministic", True), TypeError, ["deterministic", "static_argnames"]),
         (call(broadcast_dims=(4,)), ValueError, ["broadcast_dims", "4 axes"]),
         (call(spec=P(None, None, None, "i")), ValueError, ["spec", "depth", "'i'"]),
@@ -688,7 +844,9 @@ def test_bad_input(bad: Callable[[], Any], error: type[Exception], says: list[st
 
 @pytest.mark.parametrize("available", [True, False])
 def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
-    """Half precision without dropout goes to cuDNN where JAX has it, and otherwise stays here. No GPU is needed to see which."""
+    """Half precision without dropout goes to cuDNN where JAX has it, and otherwise stays here. No
+    GPU is needed to see which.
+    """
     asked = []
 
     def attention(*operands: jax.Array, **options: Any) -> jax.Array:
@@ -701,9 +859,13 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
     expected = dot_product_attention(None, q, k, v, is_causal=True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
-    result = dot_product_attention(None, q, k, v, is_causal=True, block_sizes=(8, 8 - available))  # a program of its own
+    result = dot_product_attention(
+        None, q, k, v, is_causal=True, block_sizes=(8, 8 - available)
+    )  # a program of its own
     assert asked[0] == {"scale": 8**-0.5, "is_causal": True, "implementation": "cudnn"}
-    np.testing.assert_allclose(result.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02)  # it runs on a CPU
+    np.testing.assert_allclose(
+        result.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02
+    )  # it runs on a CPU
     asked.clear()
     dot_product_attention(KEY, q, k, v, RATE)
     dot_product_attention(None, q, k, v, key_value_seq_lengths=jnp.array([3, 8]))

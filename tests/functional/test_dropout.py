@@ -37,7 +37,9 @@ each_flax = pytest.mark.parametrize("flax", [linen, nnx_], ids=["linen", "nnx"])
 @pytest.mark.parametrize("rate", np.arange(0.05, 0.91, 0.05).round(2).tolist())
 def test_masks_and_values_are_those_of_flax(flax: Any, rate: float) -> None:
     x = jax.random.normal(jax.random.key(1), (37, 11))
-    np.testing.assert_array_max_ulp(jaxdrop.dropout(THREEFRY, x, rate), flax(THREEFRY, x, rate), maxulp=1)
+    np.testing.assert_array_max_ulp(
+        jaxdrop.dropout(THREEFRY, x, rate), flax(THREEFRY, x, rate), maxulp=1
+    )
 
 
 @each_flax
@@ -52,18 +54,24 @@ def test_shared_masks_are_those_of_flax(flax: Any, dims: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64", "float8_e4m3fn"])
 def test_masks_are_those_of_flax_in_every_dtype(flax: Any, dtype: str) -> None:
     x = DROPOUT.example(dtype)
-    np.testing.assert_array_equal(jaxdrop.dropout(THREEFRY, x, RATE) == 0, flax(THREEFRY, x, RATE) == 0)
+    np.testing.assert_array_equal(
+        jaxdrop.dropout(THREEFRY, x, RATE) == 0, flax(THREEFRY, x, RATE) == 0
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (3, 2**17 + 1), (3, 1, 5, 1, 2)])
 def test_masks_are_those_of_flax_in_every_shape(shape: tuple[int, ...]) -> None:
     x = jnp.ones(shape)
-    np.testing.assert_array_max_ulp(jaxdrop.dropout(THREEFRY, x, RATE), linen(THREEFRY, x, RATE), maxulp=1)
+    np.testing.assert_array_max_ulp(
+        jaxdrop.dropout(THREEFRY, x, RATE), linen(THREEFRY, x, RATE), maxulp=1
+    )
 
 
 def test_legacy_keys_are_threefry_keys() -> None:
     x = DROPOUT.example()
-    np.testing.assert_array_equal(jaxdrop.dropout(jax.random.PRNGKey(7), x, RATE), jaxdrop.dropout(THREEFRY, x, RATE))
+    np.testing.assert_array_equal(
+        jaxdrop.dropout(jax.random.PRNGKey(7), x, RATE), jaxdrop.dropout(THREEFRY, x, RATE)
+    )
 
 
 @each_flax
@@ -86,7 +94,16 @@ def test_flax_draws_our_mask_from_our_key(flax: Any, dims: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize(
-    "rate", [0.25, np.float16(0.25), np.float32(0.25), np.float64(0.25), jnp.float32(0.25), jnp.bfloat16(0.25), np.asarray(0.25)]
+    "rate",
+    [
+        0.25,
+        np.float16(0.25),
+        np.float32(0.25),
+        np.float64(0.25),
+        jnp.float32(0.25),
+        jnp.bfloat16(0.25),
+        np.asarray(0.25),
+    ],
 )
 def test_rates_of_every_type(rate: Any) -> None:
     x = DROPOUT.example()
@@ -101,7 +118,9 @@ def test_known_rate_zero_returns_x_itself(rate: Any) -> None:
 
 @pytest.mark.parametrize("rate", [1, 1.0, np.float32(1), jnp.float32(1), np.asarray(1)])
 def test_known_rate_one_needs_no_key(rate: Any) -> None:
-    np.testing.assert_array_equal(jaxdrop.dropout(None, DROPOUT.example(), rate), jnp.zeros((8, 16)))
+    np.testing.assert_array_equal(
+        jaxdrop.dropout(None, DROPOUT.example(), rate), jnp.zeros((8, 16))
+    )
 
 
 @pytest.mark.parametrize("rate", [1e-9, 2.0**-24])
@@ -122,12 +141,25 @@ def test_one_rate_for_each_feature() -> None:
     rates = jnp.asarray([0, 0.1, 0.5, 1])
     y = jaxdrop.dropout(KEY, jnp.ones((512, 4)), rates)
     for feature, rate in enumerate(rates.tolist()):
-        np.testing.assert_array_equal(y[:, feature], jaxdrop.dropout(KEY, jnp.ones((512, 4)), rate)[:, feature])
-    chex.assert_tree_all_finite(jax.grad(lambda x: jaxdrop.dropout(KEY, x, rates).sum())(jnp.full((512, 4), jnp.inf)))
+        np.testing.assert_array_equal(
+            y[:, feature], jaxdrop.dropout(KEY, jnp.ones((512, 4)), rate)[:, feature]
+        )
+    chex.assert_tree_all_finite(
+        jax.grad(lambda x: jaxdrop.dropout(KEY, x, rates).sum())(jnp.full((512, 4), jnp.inf))
+    )
 
 
 @pytest.mark.parametrize(
-    ("shape", "dims"), [((), ()), ((1,), ()), ((5,), ()), ((3, 1), ()), ((2, 3, 5), ()), ((3, 1), (2,)), ((5,), (0, 1))]
+    ("shape", "dims"),
+    [
+        ((), ()),
+        ((1,), ()),
+        ((5,), ()),
+        ((3, 1), ()),
+        ((2, 3, 5), ()),
+        ((3, 1), (2,)),
+        ((5,), (0, 1)),
+    ],
 )
 def test_rate_arrays_broadcast_to_the_mask(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
     x = jnp.ones((2, 3, 5))
@@ -141,13 +173,17 @@ def test_vmap_over_rates_equals_a_loop() -> None:
     x, rates = DROPOUT.example(), jnp.asarray([0, 0.2, 0.7, 1])
     together = jax.vmap(lambda rate: jaxdrop.dropout(KEY, x, rate))(rates)
     np.testing.assert_array_equal(together[0], x)
-    np.testing.assert_array_equal(together, jnp.stack([jax.jit(jaxdrop.dropout)(KEY, x, rate) for rate in rates]))
+    np.testing.assert_array_equal(
+        together, jnp.stack([jax.jit(jaxdrop.dropout)(KEY, x, rate) for rate in rates])
+    )
 
 
 def test_vmap_over_rates_for_each_feature() -> None:
     x, rates = DROPOUT.example(), jnp.linspace(0, 1, 32).reshape(2, 16)
     together = jax.vmap(lambda rate: jaxdrop.dropout(KEY, x, rate))(rates)
-    np.testing.assert_array_equal(together, jnp.stack([jaxdrop.dropout(KEY, x, rate) for rate in rates]))
+    np.testing.assert_array_equal(
+        together, jnp.stack([jaxdrop.dropout(KEY, x, rate) for rate in rates])
+    )
 
 
 def test_masks_of_one_key_are_nested() -> None:
@@ -192,7 +228,9 @@ def test_float16_overflows_only_where_the_result_is_too_large() -> None:
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 def test_more_entries_than_a_word_counts(key: jax.Array) -> None:
-    """Rows on both sides of entry 2**32 differ, and are those that `bits_at` foretells. Nothing of that size is stored."""
+    """Rows on both sides of entry 2**32 differ, and are those that `bits_at` foretells. Nothing of
+    that size is stored.
+    """
     shape = 2**22 + 2, 2**10
     rows = [0, 1, 2**22, 2**22 + 1]
 
@@ -203,7 +241,10 @@ def test_more_entries_than_a_word_counts(key: jax.Array) -> None:
     compiled = jax.jit(chosen).lower(key).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= 2**20
     found = np.asarray(compiled(key) > 0)
-    coordinates = jnp.asarray(rows, jnp.uint32)[:, None], jnp.arange(shape[1], dtype=jnp.uint32)[None]
+    coordinates = (
+        jnp.asarray(rows, jnp.uint32)[:, None],
+        jnp.arange(shape[1], dtype=jnp.uint32)[None],
+    )
     np.testing.assert_array_equal(found, random.bits_at(key, coordinates, shape) < np.uint32(2**31))
     assert len(np.unique(found, axis=0)) == len(rows)
 
@@ -221,7 +262,9 @@ def test_scan_stores_one_key_a_step() -> None:
     keys = jax.random.split(KEY, 5)
 
     def model(x: jax.Array) -> jax.Array:
-        return jax.lax.scan(lambda carry, key: (jaxdrop.dropout(key, carry, RATE), None), x, keys)[0]
+        return jax.lax.scan(lambda carry, key: (jaxdrop.dropout(key, carry, RATE), None), x, keys)[
+            0
+        ]
 
     stored = jax.tree.leaves(jax.vjp(model, DROPOUT.example())[1])
     assert [(leaf.shape, leaf.dtype) for leaf in stored] == [((5,), KEY.dtype)]

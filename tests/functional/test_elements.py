@@ -1,4 +1,6 @@
-"""Classic and alpha dropout, against PyTorch, Keras and their formulas. Plain dropout is in test_dropout.py."""
+"""Classic and alpha dropout, against PyTorch, Keras and their formulas. Plain dropout is in
+test_dropout.py.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,17 @@ each_rate = pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 
 @each_key
 @pytest.mark.parametrize("dims", [(), (1,)])
-def test_classic_dropout_is_dropout_without_the_scale(key: jax.Array, dims: tuple[int, ...]) -> None:
+def test_classic_dropout_is_dropout_without_the_scale(
+    key: jax.Array, dims: tuple[int, ...]
+) -> None:
     for rate in (RATE, jnp.float32(0.9), RATE * ramp(4), 1):
-        y, pull = value_and_pull(lambda x, rate=rate: classic_dropout(key, x, rate, broadcast_dims=dims), X)
+        y, pull = value_and_pull(
+            lambda x, rate=rate: classic_dropout(key, x, rate, broadcast_dims=dims), X
+        )
         kept = jaxdrop.dropout(key, X, rate, broadcast_dims=dims) != 0
-        chex.assert_trees_all_equal((y, pull), (jnp.where(kept, X, 0), jnp.where(kept, jnp.cos(X), 0)))
+        chex.assert_trees_all_equal(
+            (y, pull), (jnp.where(kept, X, 0), jnp.where(kept, jnp.cos(X), 0))
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
@@ -43,15 +51,21 @@ def test_classic_dropout_weights_in_evaluation(dtype: str) -> None:
     """In float32 at least, value and gradient."""
     x = X.astype(dtype)
     for rate in (RATE, jnp.float32(RATE), RATE * ramp(4)):
-        y, pull = value_and_pull(functools.partial(classic_dropout, None, rate=rate, deterministic=True), x)
+        y, pull = value_and_pull(
+            functools.partial(classic_dropout, None, rate=rate, deterministic=True), x
+        )
         for result, value in ((y, x), (pull, jnp.cos(x))):
             wide = np.asarray(value, masks.wide(x.dtype))
-            np.testing.assert_array_equal(result, (wide * np.asarray(1 - rate, np.float32)).astype(dtype), strict=True)
+            np.testing.assert_array_equal(
+                result, (wide * np.asarray(1 - rate, np.float32)).astype(dtype), strict=True
+            )
 
 
 def test_classic_dropout_of_rates_at_the_ends_in_evaluation() -> None:
     assert classic_dropout(None, X, 0, deterministic=True) is X
-    np.testing.assert_array_equal(classic_dropout(None, X, 1, deterministic=True), jnp.zeros_like(X))
+    np.testing.assert_array_equal(
+        classic_dropout(None, X, 1, deterministic=True), jnp.zeros_like(X)
+    )
     weigh = jax.jit(lambda rate: classic_dropout(None, X, rate, deterministic=True))
     np.testing.assert_array_equal(weigh(0.0), X)
     np.testing.assert_array_equal(weigh(1.0), jnp.zeros_like(X))
@@ -61,7 +75,9 @@ def test_evaluation_gives_the_mean_of_classic_dropout() -> None:
     """Within 5 standard deviations: ideal masks fail once in 1e4, over all entries."""
     mean = jax.vmap(lambda key: classic_dropout(key, X, RATE))(jax.random.split(KEY, 4096)).mean(0)
     deviation = X * np.sqrt(RATE * (1 - RATE) / 4096)
-    assert jnp.all(jnp.abs(mean - classic_dropout(None, X, RATE, deterministic=True)) <= 5 * deviation)
+    assert jnp.all(
+        jnp.abs(mean - classic_dropout(None, X, RATE, deterministic=True)) <= 5 * deviation
+    )
 
 
 # -- alpha dropout
@@ -73,19 +89,26 @@ def dropped_value(rate: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("rate", "a", "b", "dropped"), [(0.5, 0.8864049, 0.7791939, -0.7791939), (0.1, 0.9212845, 0.1619710, -1.4577387)]
+    ("rate", "a", "b", "dropped"),
+    [(0.5, 0.8864049, 0.7791939, -0.7791939), (0.1, 0.9212845, 0.1619710, -1.4577387)],
 )
 @pytest.mark.parametrize("traced", [False, True])
-def test_alpha_dropout_has_the_published_numbers(rate: float, a: float, b: float, dropped: float, traced: bool) -> None:
+def test_alpha_dropout_has_the_published_numbers(
+    rate: float, a: float, b: float, dropped: float, traced: bool
+) -> None:
     kept = jaxdrop.dropout(KEY, X, rate) != 0
     y = alpha_dropout(KEY, X, jnp.float32(rate) if traced else rate)
-    np.testing.assert_allclose(y, np.where(kept, a * np.asarray(X) + b, dropped), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        y, np.where(kept, a * np.asarray(X) + b, dropped), rtol=1e-6, atol=1e-6
+    )
 
 
 @each_rate
 @pytest.mark.parametrize("feature", [False, True])
 def test_alpha_dropout_equals_that_of_pytorch(rate: float, feature: bool) -> None:
-    """Theirs has another mask: compared where both drop, or both keep. PyTorch's channels come first."""
+    """Theirs has another mask: compared where both drop, or both keep. PyTorch's channels come
+    first.
+    """
     require("torch").manual_seed(7)
     functional = require("torch").nn.functional
     theirs = functional.feature_alpha_dropout if feature else functional.alpha_dropout
@@ -107,7 +130,9 @@ def test_alpha_dropout_equals_that_of_keras(monkeypatch: pytest.MonkeyPatch, rat
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = require("keras")
     kept = alpha_dropout(KEY, X, rate) > 0
-    monkeypatch.setattr(keras.src.ops.random, "uniform", lambda shape, seed: kept.astype(jnp.float32))
+    monkeypatch.setattr(
+        keras.src.ops.random, "uniform", lambda shape, seed: kept.astype(jnp.float32)
+    )
     layer = keras.layers.AlphaDropout(rate, seed=7)
     theirs = value_and_pull(lambda x: layer(x, training=True), X)
     assert_close(value_and_pull(lambda x: alpha_dropout(KEY, x, rate), X), theirs)
@@ -127,10 +152,13 @@ def test_alpha_dropout_keeps_mean_and_variance(rate: float) -> None:
 def test_alpha_dropout_draws_the_masks_of_dropout(key: jax.Array) -> None:
     """And so has their law."""
     for rate in (RATE, RATE * ramp(4)):
-        np.testing.assert_array_equal(alpha_dropout(key, X, rate) > 0, jaxdrop.dropout(key, X, rate) > 0)
+        np.testing.assert_array_equal(
+            alpha_dropout(key, X, rate) > 0, jaxdrop.dropout(key, X, rate) > 0
+        )
         shared = functools.partial(alpha_dropout, broadcast_dims=(0, 2))
         np.testing.assert_array_equal(
-            shared(key, X, jnp.float32(RATE)) > 0, jaxdrop.dropout(key, X, RATE, broadcast_dims=(0, 2)) > 0
+            shared(key, X, jnp.float32(RATE)) > 0,
+            jaxdrop.dropout(key, X, RATE, broadcast_dims=(0, 2)) > 0,
         )
 
 
@@ -145,7 +173,9 @@ def test_values_dropped_by_alpha_dropout_do_not_leak(bad: float) -> None:
         np.testing.assert_array_equal(derivative == 0, dropped)
     chex.assert_tree_all_finite((value, tangent, cotangent))
     everywhere = alpha_dropout(KEY, jnp.full_like(X, bad), RATE)
-    np.testing.assert_array_equal(jnp.isfinite(everywhere), dropped)  # what is kept stays what it is
+    np.testing.assert_array_equal(
+        jnp.isfinite(everywhere), dropped
+    )  # what is kept stays what it is
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["array", "traced"])
@@ -177,7 +207,8 @@ def test_feature_alpha_dropout_is_alpha_dropout_of_whole_channels(
 ) -> None:
     x = jnp.linspace(0.5, 2, int(np.prod(shape))).reshape(shape)
     np.testing.assert_array_equal(
-        feature_alpha_dropout(KEY, x, RATE, **options), alpha_dropout(KEY, x, RATE, broadcast_dims=shared)
+        feature_alpha_dropout(KEY, x, RATE, **options),
+        alpha_dropout(KEY, x, RATE, broadcast_dims=shared),
     )
 
 
@@ -192,6 +223,8 @@ def test_feature_alpha_dropout_is_alpha_dropout_of_whole_channels(
         ({"deterministic": 1}, TypeError, "deterministic must be True or False"),
     ],
 )
-def test_bad_input(function: Callable[..., Any], options: dict[str, Any], error: type[Exception], match: str) -> None:
+def test_bad_input(
+    function: Callable[..., Any], options: dict[str, Any], error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=match):
         function(**{"key": KEY, "x": X, "rate": RATE} | options)

@@ -1,4 +1,6 @@
-"""Operands divided in any way over a mesh with explicit axes: results and gradients are those of whole arrays."""
+"""Operands divided in any way over a mesh with explicit axes: results and gradients are those of
+whole arrays.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +50,22 @@ def derivatives(f: Callable[..., jax.Array]) -> Callable[..., Tree]:
 # -- attention
 
 BATCH, QUERIES, KEYS, HEADS = 4, 8, 16, 4
-OPERANDS = {"q": normal(0, BATCH, QUERIES, HEADS, 4), "k": normal(1, BATCH, KEYS, 2, 4), "v": normal(2, BATCH, KEYS, 2, 6)}
+OPERANDS = {
+    "q": normal(0, BATCH, QUERIES, HEADS, 4),
+    "k": normal(1, BATCH, KEYS, 2, 4),
+    "v": normal(2, BATCH, KEYS, 2, 6),
+}
 BIAS = {"bias": normal(3, 1, HEADS, QUERIES, KEYS)}
 MASK = {"mask": normal(4, BATCH, 1, QUERIES, KEYS) > -0.5}
-LENGTHS = {"query_seq_lengths": jnp.asarray([8, 0, 5, 3]), "key_value_seq_lengths": jnp.asarray([0, 16, 9, 2])}
+LENGTHS = {
+    "query_seq_lengths": jnp.asarray([8, 0, 5, 3]),
+    "key_value_seq_lengths": jnp.asarray([0, 16, 9, 2]),
+}
 PACKED = {
-    "segment_ids": (jnp.sort(integers(5, 3, BATCH, QUERIES)), jnp.sort(integers(6, 3, BATCH, KEYS))),
+    "segment_ids": (
+        jnp.sort(integers(5, 3, BATCH, QUERIES)),
+        jnp.sort(integers(6, 3, BATCH, KEYS)),
+    ),
     "query_offset": jnp.asarray([0, 8, 3, 5]),
 }
 WHOLE: dict[tuple[str, ...], Tree] = {}
@@ -64,8 +76,15 @@ WHOLE: dict[tuple[str, ...], Tree] = {}
     ("more", "constants", "specs"),
     [
         pytest.param({}, {}, {"q": P(None, ("a", "b"))}, id="queries alone"),
-        pytest.param({}, {}, {"q": P("a", None, ("c", "b")), "k": P(None, "a"), "v": P(None, None, "b")}, id="fewer groups"),
-        pytest.param({}, {}, {"k": P("b", ("a", "c")), "v": P(None, None, "c", "a")}, id="not the queries"),
+        pytest.param(
+            {},
+            {},
+            {"q": P("a", None, ("c", "b")), "k": P(None, "a"), "v": P(None, None, "b")},
+            id="fewer groups",
+        ),
+        pytest.param(
+            {}, {}, {"k": P("b", ("a", "c")), "v": P(None, None, "c", "a")}, id="not the queries"
+        ),
         pytest.param(
             BIAS,
             MASK | LENGTHS,
@@ -77,7 +96,12 @@ WHOLE: dict[tuple[str, ...], Tree] = {}
             },
             id="bias, mask, lengths",
         ),
-        pytest.param({}, PACKED, {"q": P("b", "a"), "segment_ids": (P("a"), P("a", "b")), "query_offset": P("c")}, id="packed"),
+        pytest.param(
+            {},
+            PACKED,
+            {"q": P("b", "a"), "segment_ids": (P("a"), P("a", "b")), "query_offset": P("c")},
+            id="packed",
+        ),
     ],
 )
 def test_attention(more: dict[str, Any], constants: dict[str, Any], specs: dict[str, Any]) -> None:
@@ -85,7 +109,9 @@ def test_attention(more: dict[str, Any], constants: dict[str, Any], specs: dict[
     operands = {**OPERANDS, **more}
 
     def f(operands: Tree, constants: Tree) -> jax.Array:
-        return jaxdrop.dot_product_attention(KEY, **operands, **constants, rate=RATE, is_causal=True, block_sizes=(4, 8))
+        return jaxdrop.dot_product_attention(
+            KEY, **operands, **constants, rate=RATE, is_causal=True, block_sizes=(4, 8)
+        )
 
     both = quick(derivatives(f))
     options = *more, *constants
@@ -94,7 +120,10 @@ def test_attention(more: dict[str, Any], constants: dict[str, Any], specs: dict[
     expected = WHOLE[options]
     with jax.set_mesh(MESH):
         placed = [
-            {name: jax.tree.map(place, x, specs.get(name, jax.tree.map(lambda _: P(), x))) for name, x in arrays.items()}
+            {
+                name: jax.tree.map(place, x, specs.get(name, jax.tree.map(lambda _: P(), x)))
+                for name, x in arrays.items()
+            }
             for arrays in (operands, constants)
         ]
         found = both(*placed)
@@ -108,7 +137,9 @@ def test_attention(more: dict[str, Any], constants: dict[str, Any], specs: dict[
 
 def test_attention_of_samples_whose_keys_are_divided() -> None:
     keys = jax.random.split(KEY, 4)
-    sample = jax.vmap(lambda key, q: jaxdrop.dot_product_attention(key, q, q, q, RATE), in_axes=(0, None))
+    sample = jax.vmap(
+        lambda key, q: jaxdrop.dot_product_attention(key, q, q, q, RATE), in_axes=(0, None)
+    )
     expected = sample(keys, OPERANDS["q"])
     found = jax.jit(sample)(place(keys, P("a")), place(OPERANDS["q"], P(None, "b")))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -132,7 +163,9 @@ def test_attention_with_an_array_of_weights() -> None:
 EDGES = integers(7, 8, 16), integers(8, 8, 16)
 WEIGHTS = jnp.abs(normal(9, 16))
 LOGITS = normal(10, 8, 4), normal(11, 8, 4)
-FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[jax.Array, ...], list[tuple[PartitionSpec, ...]]]] = {
+FUNCTIONS: dict[
+    str, tuple[Callable[..., Any], tuple[jax.Array, ...], list[tuple[PartitionSpec, ...]]]
+] = {
     "r_drop": (
         functools.partial(jaxdrop.r_drop, alpha=0.5),
         (*LOGITS, integers(12, 4, 8)),
@@ -143,10 +176,20 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[jax.Array, ...], list[tuple
         (*LOGITS, jax.nn.softmax(normal(13, 8, 4))),
         [(P(), P("a", "b"), P("b", "a"))],
     ),
-    "drop_edge": (lambda *edges: jaxdrop.drop_edge(KEY, *edges, RATE, undirected=True), EDGES, [(P("a"), P("b"))]),
-    "drop_node": (lambda *edges: jaxdrop.drop_node(KEY, 8, *edges, RATE), EDGES, [(P("a"), P("b")), (P(), P("b"))]),
+    "drop_edge": (
+        lambda *edges: jaxdrop.drop_edge(KEY, *edges, RATE, undirected=True),
+        EDGES,
+        [(P("a"), P("b"))],
+    ),
+    "drop_node": (
+        lambda *edges: jaxdrop.drop_node(KEY, 8, *edges, RATE),
+        EDGES,
+        [(P("a"), P("b")), (P(), P("b"))],
+    ),
     "symmetric_normalization": (
-        lambda *edges: jaxdrop.symmetric_normalization(*edges[:2], 8, weights=edges[2], keep=edges[2] > 0.3),
+        lambda *edges: jaxdrop.symmetric_normalization(
+            *edges[:2], 8, weights=edges[2], keep=edges[2] > 0.3
+        ),
         (*EDGES, WEIGHTS),
         [(P("a"), P("b"), P()), (P(), P(), P(("b", "c")))],
     ),
@@ -158,9 +201,13 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[jax.Array, ...], list[tuple
 }
 
 
-@pytest.mark.parametrize(("function", "operands", "layouts"), FUNCTIONS.values(), ids=FUNCTIONS.keys())
+@pytest.mark.parametrize(
+    ("function", "operands", "layouts"), FUNCTIONS.values(), ids=FUNCTIONS.keys()
+)
 def test_functions(
-    function: Callable[..., Any], operands: tuple[jax.Array, ...], layouts: list[tuple[PartitionSpec, ...]]
+    function: Callable[..., Any],
+    operands: tuple[jax.Array, ...],
+    layouts: list[tuple[PartitionSpec, ...]],
 ) -> None:
     floating = [at for at, x in enumerate(operands) if jnp.issubdtype(x.dtype, jnp.floating)]
 
@@ -170,13 +217,23 @@ def test_functions(
             given = [*operands]
             for at, x in zip(floating, floats, strict=True):
                 given[at] = x
-            return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(function(*given)) if jnp.issubdtype(x.dtype, jnp.floating))
+            return sum(
+                jnp.sum(jnp.sin(x))
+                for x in jax.tree.leaves(function(*given))
+                if jnp.issubdtype(x.dtype, jnp.floating)
+            )
 
-        return jax.grad(total, argnums=range(len(floating)))(*(operands[at] for at in floating)) if floating else ()
+        return (
+            jax.grad(total, argnums=range(len(floating)))(*(operands[at] for at in floating))
+            if floating
+            else ()
+        )
 
     expected = function(*operands), gradient(*operands)
     for layout in layouts:
         placed = list(map(place, operands, layout))
         with jax.set_mesh(MESH):
             found = function(*placed), gradient(*placed)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=2e-6), found, expected)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=2e-6), found, expected
+        )

@@ -24,13 +24,17 @@ P = PartitionSpec
 NODES = 12
 HALF = np.array([(i, j) for i in range(NODES) for j in range(i)])
 ORDER = np.random.default_rng(0).permutation(2 * len(HALF))
-SENDERS, RECEIVERS = (jnp.asarray(a) for a in np.concatenate([HALF, HALF[:, ::-1]])[ORDER].T.astype(np.int32))
+SENDERS, RECEIVERS = (
+    jnp.asarray(a) for a in np.concatenate([HALF, HALF[:, ::-1]])[ORDER].T.astype(np.int32)
+)
 """Every pair of nodes, in both directions, in a random order."""
 
 each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 
 
-def dense(values: Any, senders: jax.Array = SENDERS, receivers: jax.Array = RECEIVERS) -> np.ndarray:
+def dense(
+    values: Any, senders: jax.Array = SENDERS, receivers: jax.Array = RECEIVERS
+) -> np.ndarray:
     matrix = np.zeros((NODES, NODES), np.asarray(values).dtype)
     np.add.at(matrix, (np.asarray(senders), np.asarray(receivers)), np.asarray(values))
     return matrix
@@ -62,7 +66,9 @@ def test_undirected_edges_are_independent_of_each_other(key: jax.Array) -> None:
 def test_undirected_edges_keep_their_fate_in_any_order() -> None:
     kept = graphs.drop_edge(KEY, SENDERS, RECEIVERS, 0.5, undirected=True)
     order = np.random.default_rng(1).permutation(len(SENDERS))[:50]
-    np.testing.assert_array_equal(graphs.drop_edge(KEY, RECEIVERS[order], SENDERS[order], 0.5, undirected=True), kept[order])
+    np.testing.assert_array_equal(
+        graphs.drop_edge(KEY, RECEIVERS[order], SENDERS[order], 0.5, undirected=True), kept[order]
+    )
 
 
 def test_node_numbers_need_all_their_bits() -> None:
@@ -70,7 +76,8 @@ def test_node_numbers_need_all_their_bits() -> None:
     ids = jnp.arange(256, dtype=jnp.int32)
     far = jnp.full_like(ids, 2**31 - 1)
     masks = [
-        graphs.drop_edge(KEY, a, b, 0.5, undirected=True) for a, b in [(ids, far), (ids, far - 1), (ids * 2**22, far), (ids, ids)]
+        graphs.drop_edge(KEY, a, b, 0.5, undirected=True)
+        for a, b in [(ids, far), (ids, far - 1), (ids * 2**22, far), (ids, ids)]
     ]
     for i, one in enumerate(masks):
         for two in masks[:i]:
@@ -85,7 +92,12 @@ def test_rates_of_single_edges() -> None:
 def test_evaluation_keeps_everything() -> None:
     for options in ({"deterministic": True}, {"rate": 0}):
         assert graphs.drop_edge(None, SENDERS, RECEIVERS, **{"rate": RATE, **options}).all()
-        assert all(mask.all() for mask in graphs.drop_node(None, NODES, SENDERS, RECEIVERS, **{"rate": RATE, **options}))
+        assert all(
+            mask.all()
+            for mask in graphs.drop_node(
+                None, NODES, SENDERS, RECEIVERS, **{"rate": RATE, **options}
+            )
+        )
     assert not graphs.drop_edge(None, SENDERS, RECEIVERS, 1).any()
     assert not any(mask.any() for mask in graphs.drop_node(None, NODES, SENDERS, RECEIVERS, 1))
 
@@ -97,11 +109,15 @@ def test_masks_that_keep_everything_compile_to_nothing() -> None:
     def chosen(x: jax.Array, nodes: jax.Array) -> tuple[jax.Array, ...]:
         edges = graphs.drop_edge(None, SENDERS, RECEIVERS, 0)
         kept = graphs.drop_node(None, NODES, SENDERS, RECEIVERS, 0)
-        return jnp.where((edges & kept.edges)[:, None], x, 0 * x), jnp.where(kept.nodes[:, None], nodes, 0 * nodes)
+        return jnp.where((edges & kept.edges)[:, None], x, 0 * x), jnp.where(
+            kept.nodes[:, None], nodes, 0 * nodes
+        )
 
     def program(f: Callable[..., Any]) -> list[str]:
         """The operations of the compiled program."""
-        return re.findall(r" ([a-z-]+)\(", jax.jit(f).lower(x, nodes).compile().as_text().partition("ENTRY")[2])
+        return re.findall(
+            r" ([a-z-]+)\(", jax.jit(f).lower(x, nodes).compile().as_text().partition("ENTRY")[2]
+        )
 
     assert program(chosen) == program(lambda x, nodes: (x, nodes))
 
@@ -123,7 +139,11 @@ def test_graphs_under_shard_map() -> None:
     def local(senders: jax.Array, receivers: jax.Array) -> tuple[jax.Array, ...]:
         edges = graphs.drop_edge(KEY, senders, receivers, RATE, spec=P("a"))
         pairs = graphs.drop_edge(KEY, senders, receivers, RATE, undirected=True, spec=P("a"))
-        return edges, pairs, *graphs.drop_node(KEY, NODES // 4, senders, receivers, RATE, spec=P("a"))
+        return (
+            edges,
+            pairs,
+            *graphs.drop_node(KEY, NODES // 4, senders, receivers, RATE, spec=P("a")),
+        )
 
     results = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"))(SENDERS, RECEIVERS)
     expected = (
@@ -143,19 +163,27 @@ def test_graphs_under_shard_map() -> None:
 def test_normalization_is_that_of_the_dense_matrix(weighted: bool, self_loops: bool) -> None:
     weights = jnp.linspace(0.5, 2, len(SENDERS)) if weighted else None
     keep = graphs.drop_edge(KEY, SENDERS, RECEIVERS, 0.8)
-    found = graphs.symmetric_normalization(SENDERS, RECEIVERS, NODES, keep=keep, weights=weights, self_loops=self_loops)
+    found = graphs.symmetric_normalization(
+        SENDERS, RECEIVERS, NODES, keep=keep, weights=weights, self_loops=self_loops
+    )
     adjacency = dense(np.where(keep, np.ones(len(SENDERS)) if weights is None else weights, 0))
     adjacency += self_loops * np.eye(NODES)
     with np.errstate(divide="ignore"):
         scale = 1 / np.sqrt(adjacency.sum(0))
-    expected = adjacency * np.where(np.isinf(scale), 0, scale) * np.where(np.isinf(scale), 0, scale)[:, None]
+    expected = (
+        adjacency
+        * np.where(np.isinf(scale), 0, scale)
+        * np.where(np.isinf(scale), 0, scale)[:, None]
+    )
     np.testing.assert_allclose(dense(found.edges) + np.diag(found.loops), expected, rtol=1e-6)
 
 
 def test_normalization_has_finite_gradients_at_lonely_nodes() -> None:
     def total(weights: jax.Array) -> jax.Array:
         none = jnp.zeros_like(SENDERS, bool)
-        return graphs.symmetric_normalization(SENDERS, RECEIVERS, NODES, keep=none, weights=weights, self_loops=False).edges.sum()
+        return graphs.symmetric_normalization(
+            SENDERS, RECEIVERS, NODES, keep=none, weights=weights, self_loops=False
+        ).edges.sum()
 
     assert not jax.grad(total)(jnp.ones(len(SENDERS))).any()
 
@@ -177,7 +205,10 @@ def test_node_modules_make_the_same_call() -> None:
     expected = graphs.drop_node(KEY, NODES, SENDERS, RECEIVERS, RATE)
     layer = jaxdrop.nnx.graphs.DropNode(RATE)
     module = jaxdrop.linen.graphs.DropNode(RATE, deterministic=False)
-    for kept in (layer(NODES, SENDERS, RECEIVERS, rngs=KEY), module.apply({}, NODES, SENDERS, RECEIVERS, rng=KEY)):
+    for kept in (
+        layer(NODES, SENDERS, RECEIVERS, rngs=KEY),
+        module.apply({}, NODES, SENDERS, RECEIVERS, rng=KEY),
+    ):
         for result, value in zip(kept, expected, strict=True):
             np.testing.assert_array_equal(result, value)
 
@@ -201,7 +232,9 @@ def test_graphs_reject(call: Callable[..., Any]) -> None:
 def test_normalization_rejects() -> None:
     normalize = functools.partial(graphs.symmetric_normalization, SENDERS, RECEIVERS)
     for name, values in (("keep", jnp.ones(3, bool)), ("weights", jnp.ones((132, 1)))):
-        with pytest.raises(ValueError, match=rf"{name} must have one entry for each edge, shape \(132,\), got \("):
+        with pytest.raises(
+            ValueError, match=rf"{name} must have one entry for each edge, shape \(132,\), got \("
+        ):
             normalize(NODES, **{name: values})
     with pytest.raises(TypeError, match="int32"):
         normalize(NODES, weights=jnp.ones(132, jnp.int32))

@@ -30,24 +30,32 @@ def test_attention_dropout_is_dropout() -> None:
     weights = jax.nn.softmax(LOGITS)
     for options in ({}, {"broadcast_dims": (0, 1)}):
         expected = jaxdrop.dropout(KEY, weights, RATE, **options)
-        np.testing.assert_array_equal(jaxdrop.attention_dropout(KEY, weights, RATE, **options), expected)
+        np.testing.assert_array_equal(
+            jaxdrop.attention_dropout(KEY, weights, RATE, **options), expected
+        )
 
 
 # -- DropKey
 
 
 def test_drop_key_shares_the_weight_of_the_dropped_keys_out() -> None:
-    """By the formula: the softmax over the kept keys, which is that of all, dropped and normalized again."""
+    """By the formula: the softmax over the kept keys, which is that of all, dropped and normalized
+    again.
+    """
     logits = jaxdrop.drop_key(KEY, LOGITS, RATE)
     kept = logits == LOGITS
     assert 0 < kept.mean() < 1
     np.testing.assert_array_equal(jnp.isneginf(logits), ~kept)
     weights = jnp.where(kept, jax.nn.softmax(LOGITS), 0)
-    np.testing.assert_allclose(jax.nn.softmax(logits), weights / weights.sum(-1, keepdims=True), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        jax.nn.softmax(logits), weights / weights.sum(-1, keepdims=True), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_drop_key_really_drops() -> None:
-    """Copies of the paper's code add -1e-12, which changes nothing: here a dropped key gets no weight at all."""
+    """Copies of the paper's code add -1e-12, which changes nothing: here a dropped key gets no
+    weight at all.
+    """
     assert float(jax.nn.softmax(jaxdrop.drop_key(KEY, LOGITS, 0.5)).min()) == 0
     assert jnp.isneginf(jaxdrop.drop_key(KEY, LOGITS.astype(jnp.float16), 0.5)).any()
 
@@ -55,7 +63,9 @@ def test_drop_key_really_drops() -> None:
 @pytest.mark.parametrize("rate", [0.99, 1.0])
 @pytest.mark.parametrize("known", [True, False], ids=["static", "traced"])
 def test_a_query_keeps_one_key(rate: float, known: bool) -> None:
-    """So that the softmax and its gradient are finite: one that it could see, the last that would have gone."""
+    """So that the softmax and its gradient are finite: one that it could see, the last that would
+    have gone.
+    """
     visible = jnp.broadcast_to(jnp.arange(16)[None] >= jnp.arange(2, 10)[:, None], LOGITS.shape)
     logits = jnp.where(visible, LOGITS, -jnp.inf)
     drop = jaxdrop.drop_key if known else jax.jit(jaxdrop.drop_key)
@@ -67,7 +77,9 @@ def test_a_query_keeps_one_key(rate: float, known: bool) -> None:
         assert (left.sum(-1) == 1).all()
         softer = ~jnp.isneginf(jaxdrop.drop_key(KEY, logits, 0.5))
         assert (softer >= left).all()
-    gradient = jax.grad(lambda x: (jax.nn.softmax(jaxdrop.drop_key(KEY, x, rate)) ** 2).sum())(logits)
+    gradient = jax.grad(lambda x: (jax.nn.softmax(jaxdrop.drop_key(KEY, x, rate)) ** 2).sum())(
+        logits
+    )
     assert jnp.isfinite(gradient).all()
 
 
@@ -89,7 +101,9 @@ def test_drop_key_under_a_mesh() -> None:
         placed = jax.device_put(LOGITS, NamedSharding(mesh, spec))
         np.testing.assert_array_equal(jaxdrop.drop_key(KEY, placed, 0.9), expected)
     spec = P("a", None, "b")
-    local = jax.shard_map(lambda x: jaxdrop.drop_key(KEY, x, 0.9, spec=spec), mesh=mesh, in_specs=spec, out_specs=spec)
+    local = jax.shard_map(
+        lambda x: jaxdrop.drop_key(KEY, x, 0.9, spec=spec), mesh=mesh, in_specs=spec, out_specs=spec
+    )
     np.testing.assert_array_equal(jax.jit(local)(LOGITS), expected)
 
 
@@ -103,7 +117,11 @@ def test_drop_head(normalization: HeadNormalization) -> None:
     kept = np.any(y != 0, axis=(1, 3))
     np.testing.assert_array_equal(np.all(y != 0, axis=(1, 3)), kept)
     count = kept.sum(1)
-    factor = {"kept": 6 / np.maximum(count, 1), "rate": np.full(64, 2.0), "fixed": np.full(64, 2.0)}[normalization]
+    factor = {
+        "kept": 6 / np.maximum(count, 1),
+        "rate": np.full(64, 2.0),
+        "fixed": np.full(64, 2.0),
+    }[normalization]
     expected = np.where(kept[:, None, :, None], HEADS * factor[:, None, None, None], 0)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
     assert np.all(count == 3) if normalization == "fixed" else len(set(count)) > 3
@@ -113,11 +131,15 @@ def test_drop_head(normalization: HeadNormalization) -> None:
 def test_drop_head_of_channels_in_front(normalization: HeadNormalization) -> None:
     """The same heads stay where they stand in another place."""
     y = jaxdrop.drop_head(KEY, HEADS, RATE, normalization=normalization)
-    swapped = jaxdrop.drop_head(KEY, HEADS.swapaxes(1, 2), RATE, normalization=normalization, head_axis=-3)
+    swapped = jaxdrop.drop_head(
+        KEY, HEADS.swapaxes(1, 2), RATE, normalization=normalization, head_axis=-3
+    )
     np.testing.assert_array_equal(swapped.swapaxes(1, 2), y)
 
 
-@pytest.mark.parametrize(("normalization", "rate"), [("rate", RATE), ("fixed", 1 / 3), ("fixed", 0.5)])
+@pytest.mark.parametrize(
+    ("normalization", "rate"), [("rate", RATE), ("fixed", 1 / 3), ("fixed", 0.5)]
+)
 def test_drop_head_has_the_right_mean(normalization: HeadNormalization, rate: float) -> None:
     """`E[y] = x`; ideal means fail with a probability of 6e-7 (5 sigma, in one of 6 heads)."""
     samples = 2**14
@@ -142,15 +164,43 @@ def test_drop_head_without_heads_is_finite() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda: jaxdrop.drop_key(KEY, LOGITS.astype(jnp.complex64), RATE), TypeError, ["complex64"]),
-        (lambda: jaxdrop.drop_key(KEY, LOGITS.astype(jnp.float8_e4m3fn), RATE), TypeError, ["float8_e4m3fn", "infinity"]),
-        (lambda: jaxdrop.drop_key(KEY, LOGITS, RATE, broadcast_dims=(-1,)), ValueError, ["broadcast_dims", "last"]),
-        (lambda: jaxdrop.drop_key(KEY, LOGITS, jnp.full(16, RATE)), ValueError, ["(16,)", "one rate"]),
+        (
+            lambda: jaxdrop.drop_key(KEY, LOGITS.astype(jnp.complex64), RATE),
+            TypeError,
+            ["complex64"],
+        ),
+        (
+            lambda: jaxdrop.drop_key(KEY, LOGITS.astype(jnp.float8_e4m3fn), RATE),
+            TypeError,
+            ["float8_e4m3fn", "infinity"],
+        ),
+        (
+            lambda: jaxdrop.drop_key(KEY, LOGITS, RATE, broadcast_dims=(-1,)),
+            ValueError,
+            ["broadcast_dims", "last"],
+        ),
+        (
+            lambda: jaxdrop.drop_key(KEY, LOGITS, jnp.full(16, RATE)),
+            ValueError,
+            ["(16,)", "one rate"],
+        ),
         (lambda: jaxdrop.drop_key(None, LOGITS, RATE), ValueError, ["drop_key", "key is None"]),
-        (lambda: jaxdrop.drop_head(KEY, HEADS, RATE, normalization="count"), ValueError, ["normalization", "'count'", "'kept'"]),
-        (lambda: jaxdrop.drop_head(KEY, HEADS, RATE, head_axis=0), ValueError, ["head_axis=0", "(64, 5, 6, 4)"]),
+        (
+            lambda: jaxdrop.drop_head(KEY, HEADS, RATE, normalization="count"),
+            ValueError,
+            ["normalization", "'count'", "'kept'"],
+        ),
+        (
+            lambda: jaxdrop.drop_head(KEY, HEADS, RATE, head_axis=0),
+            ValueError,
+            ["head_axis=0", "(64, 5, 6, 4)"],
+        ),
         (lambda: jaxdrop.drop_head(KEY, HEADS[0, 0], RATE), ValueError, ["(6, 4)"]),
-        (lambda: jaxdrop.drop_head(KEY, HEADS, jnp.full(6, RATE)), ValueError, ["(6,)", "one rate"]),
+        (
+            lambda: jaxdrop.drop_head(KEY, HEADS, jnp.full(6, RATE)),
+            ValueError,
+            ["(6,)", "one rate"],
+        ),
         (lambda: jaxdrop.drop_head(KEY, HEADS, 1.5), ValueError, ["1.5"]),
         (lambda: jaxdrop.nnx.DropHead(RATE, normalization="mean"), ValueError, ["'mean'"]),
         (lambda: jaxdrop.attention_dropout(KEY, jnp.ones((2, 2), int), RATE), TypeError, ["int32"]),

@@ -28,7 +28,9 @@ LOGIT = float(special.logit(RATE))
 
 
 def exact_kl(alpha: float) -> float:
-    """KL(N(1, alpha) || log-uniform), 0 at infinity: a Poisson mixture of digammas, from E log of a noncentral chi-square."""
+    """KL(N(1, alpha) || log-uniform), 0 at infinity: a Poisson mixture of digammas, from E log of a
+    noncentral chi-square.
+    """
     mean = 1 / (2 * alpha)
     counts = np.arange(stats.poisson.ppf(1 - 1e-14, mean) + 50)
     expected = stats.poisson.pmf(counts, mean) @ special.digamma(0.5 + counts)
@@ -46,7 +48,9 @@ def test_the_exact_divergence_is_that_of_the_table() -> None:
 def concrete_mean(p: float, temperature: float) -> float:
     """`E[1 - z] / (1 - p)`, by quadrature."""
     u = (np.arange(2**20) + 0.5) / 2**20
-    return float(special.expit(-(special.logit(p) + special.logit(u)) / temperature).mean() / (1 - p))
+    return float(
+        special.expit(-(special.logit(p) + special.logit(u)) / temperature).mean() / (1 - p)
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.1, 2 / 3])
@@ -56,13 +60,22 @@ def test_concrete_dropout_is_the_published_formula(temperature: float, per_featu
     torch = require("torch")
     logit = jnp.linspace(-3, 1, 8) if per_feature else jnp.float32(LOGIT)
     u = np.float64(jax.random.uniform(THREEFRY, X.shape)) + 2.0**-24
-    x, l, u = (torch.tensor(np.float64(a), requires_grad=index < 2) for index, a in enumerate((X, logit, u)))  # noqa: E741
+    x, l, u = (  # noqa: E741
+        torch.tensor(np.float64(a), requires_grad=index < 2)
+        for index, a in enumerate((X, logit, u))
+    )
     p = torch.sigmoid(l)
-    drop = torch.sigmoid((torch.log(p) - torch.log(1 - p) + torch.log(u) - torch.log(1 - u)) / temperature)
+    drop = torch.sigmoid(
+        (torch.log(p) - torch.log(1 - p) + torch.log(u) - torch.log(1 - u)) / temperature
+    )
     y = x * (1 - drop) / (1 - p)
     y.square().sum().backward()
 
-    ours, vjp = jax.vjp(lambda x, logit: learned.concrete_dropout(THREEFRY, x, logit, temperature=temperature), X, logit)
+    ours, vjp = jax.vjp(
+        lambda x, logit: learned.concrete_dropout(THREEFRY, x, logit, temperature=temperature),
+        X,
+        logit,
+    )
     np.testing.assert_allclose(ours, y.detach(), rtol=1e-4, atol=1e-5)
     for found, expected in zip(vjp(2 * ours), (x.grad, l.grad), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
@@ -73,7 +86,10 @@ def test_relaxation_costs_what_the_docstring_says(temperature: float, bias: floa
     """Right code fails with a probability of 1e-6."""
     expected = concrete_mean(0.1, temperature)
     assert expected == pytest.approx(bias, abs=1e-4)
-    y = np.asarray(learned.concrete_dropout(KEY, jnp.ones(2**20), special.logit(0.1), temperature=temperature), np.float64)
+    y = np.asarray(
+        learned.concrete_dropout(KEY, jnp.ones(2**20), special.logit(0.1), temperature=temperature),
+        np.float64,
+    )
     assert statistics.normal((y.mean() - expected) / (y.std() / 2**10)) > 1e-6
 
 
@@ -85,7 +101,9 @@ def test_low_temperature_drops_at_the_rate() -> None:
 
 
 def test_spatial_form_shares_its_mask_over_space() -> None:
-    y = learned.concrete_dropout(KEY, jnp.ones((4, 5, 6, 8)), LOGIT, temperature=2 / 3, broadcast_dims=(1, 2))
+    y = learned.concrete_dropout(
+        KEY, jnp.ones((4, 5, 6, 8)), LOGIT, temperature=2 / 3, broadcast_dims=(1, 2)
+    )
     np.testing.assert_array_equal(y, jnp.broadcast_to(y[:, :1, :1], y.shape))
     assert len(np.unique(y)) == 32
 
@@ -95,10 +113,14 @@ def test_concrete_kl_is_half_of_gals_regularizers(shape: tuple[int, ...]) -> Non
     """In his convention for squared errors, at `tau = 1`."""
     w, points, lengthscale, p = RNG.normal(size=shape), 50, 0.3, RATE
     weight_regularizer, dropout_regularizer = lengthscale**2 / points, 2 / points
-    expected = weight_regularizer * (w**2).sum() / (1 - p) + dropout_regularizer * 8 * (p * np.log(p) + (1 - p) * np.log(1 - p))
+    expected = weight_regularizer * (w**2).sum() / (1 - p) + dropout_regularizer * 8 * (
+        p * np.log(p) + (1 - p) * np.log(1 - p)
+    )
     kl = learned.concrete_kl(LOGIT, jnp.asarray(w, jnp.float32), lengthscale=lengthscale)
     np.testing.assert_allclose(2 / points * kl, expected, rtol=1e-5)
-    same = learned.concrete_kl(jnp.full(8, LOGIT), jnp.asarray(w, jnp.float32), lengthscale=lengthscale)
+    same = learned.concrete_kl(
+        jnp.full(8, LOGIT), jnp.asarray(w, jnp.float32), lengthscale=lengthscale
+    )
     np.testing.assert_allclose(same, kl, rtol=1e-6)
     turned = learned.concrete_kl(LOGIT, jnp.asarray(1j * w, jnp.complex64), lengthscale=lengthscale)
     np.testing.assert_allclose(turned, kl, rtol=1e-6)
@@ -108,7 +130,9 @@ def test_concrete_kl_is_finite_at_the_edges() -> None:
     """Where `p log p` of a rounded p is not."""
     for logit in (-100.0, -30.0, 0.0, 30.0, 60.0):
         chex.assert_tree_all_finite(jax.value_and_grad(learned.concrete_kl)(logit, W))
-    assert jax.grad(learned.concrete_kl)(0.0, jnp.zeros_like(W)) == 0  # without data the rate is one half
+    assert (
+        jax.grad(learned.concrete_kl)(0.0, jnp.zeros_like(W)) == 0
+    )  # without data the rate is one half
 
 
 # -- Gaussian variational dropout
@@ -118,7 +142,9 @@ def test_noise_on_the_inputs_is_the_published_formula() -> None:
     log_alpha = jnp.linspace(-3, 0, 8)
     n = np.asarray(jax.random.normal(THREEFRY, X.shape), np.float64)
     x, deviation = np.asarray(X, np.float64), np.exp(np.asarray(log_alpha, np.float64) / 2)
-    y, vjp = jax.vjp(lambda x, log_alpha: learned.variational_dropout(THREEFRY, x, log_alpha), X, log_alpha)
+    y, vjp = jax.vjp(
+        lambda x, log_alpha: learned.variational_dropout(THREEFRY, x, log_alpha), X, log_alpha
+    )
     np.testing.assert_allclose(y, x * (1 + deviation * n), rtol=1e-5, atol=1e-6)
     dx, dlog = vjp(jnp.ones_like(y))
     np.testing.assert_allclose(dx, 1 + deviation * n, rtol=1e-5, atol=1e-6)
@@ -134,7 +160,9 @@ def test_noise_on_the_weights_is_the_published_formula(shape: tuple[int, ...]) -
     x, w, a = (torch.tensor(np.float64(value), requires_grad=True) for value in (X, W, log_alpha))
     y = x @ w + torch.sqrt((x * x) @ (torch.exp(a) * w * w)) * noise
     y.square().sum().backward()
-    ours, vjp = jax.vjp(lambda x, w, a: learned.variational_dense(THREEFRY, x, w, a), X, W, log_alpha)
+    ours, vjp = jax.vjp(
+        lambda x, w, a: learned.variational_dense(THREEFRY, x, w, a), X, W, log_alpha
+    )
     np.testing.assert_allclose(ours, y.detach(), rtol=1e-4, atol=1e-5)
     for found, expected in zip(vjp(2 * ours), (x.grad, w.grad, a.grad), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
@@ -153,8 +181,12 @@ def test_noise_on_the_weights_has_their_moments() -> None:
 
 def test_variational_kl_is_right_in_its_range_and_stops_there() -> None:
     alphas = np.geomspace(1e-3, 1, 40)
-    np.testing.assert_allclose(learned.variational_kl(jnp.log(alphas)), [exact_kl(alpha) for alpha in alphas], atol=0.035)
-    value, slope = jax.vmap(jax.value_and_grad(learned.variational_kl))(jnp.asarray([0.1, 1.0, 5.0]))
+    np.testing.assert_allclose(
+        learned.variational_kl(jnp.log(alphas)), [exact_kl(alpha) for alpha in alphas], atol=0.035
+    )
+    value, slope = jax.vmap(jax.value_and_grad(learned.variational_kl))(
+        jnp.asarray([0.1, 1.0, 5.0])
+    )
     np.testing.assert_array_equal(value, learned.variational_kl(jnp.zeros(3)))
     assert not slope.any()
     assert (jax.vmap(jax.grad(learned.variational_kl))(jnp.linspace(-50, -0.1, 100)) < 0).all()
@@ -167,19 +199,31 @@ def test_sparse_kl_is_right_everywhere() -> None:
     """To the 0.0094 nats of the published fit."""
     log_alphas = np.linspace(-8, 8, 65)
     found = learned.sparse_kl(jnp.asarray(log_alphas, jnp.float32))
-    np.testing.assert_allclose(found, [exact_kl(np.exp(value)) for value in log_alphas], atol=0.0095)
-    chex.assert_tree_all_finite(jax.vmap(jax.value_and_grad(learned.sparse_kl))(jnp.asarray([-300.0, -100.0, 0.0, 100.0, 300.0])))
+    np.testing.assert_allclose(
+        found, [exact_kl(np.exp(value)) for value in log_alphas], atol=0.0095
+    )
+    chex.assert_tree_all_finite(
+        jax.vmap(jax.value_and_grad(learned.sparse_kl))(
+            jnp.asarray([-300.0, -100.0, 0.0, 100.0, 300.0])
+        )
+    )
 
 
 def test_sparse_variational_dense_is_the_published_formula() -> None:
-    """The authors' layer: noise from the clipped alpha in training, weights with a large one set to 0 in evaluation."""
+    """The authors' layer: noise from the clipped alpha in training, weights with a large one set to
+    0 in evaluation.
+    """
     log_sigma2 = jnp.asarray(RNG.normal(size=W.shape) * 4, jnp.float32)
     x, w, s = (np.asarray(a, np.float64) for a in (X, W, log_sigma2))
     log_alpha = np.clip(s - np.log(w**2 + 1e-8), -8, 8)
-    np.testing.assert_allclose(learned.sparse_log_alpha(W, log_sigma2), log_alpha, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        learned.sparse_log_alpha(W, log_sigma2), log_alpha, rtol=1e-4, atol=1e-5
+    )
     noise = np.asarray(jax.random.normal(THREEFRY, (5, 3)), np.float64)
     expected = x @ w + np.sqrt((x * x) @ (np.exp(log_alpha) * w * w)) * noise
-    np.testing.assert_allclose(learned.sparse_variational_dense(THREEFRY, X, W, log_sigma2), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        learned.sparse_variational_dense(THREEFRY, X, W, log_sigma2), expected, rtol=1e-4, atol=1e-4
+    )
 
     off = learned.sparse_variational_dense(None, X, W, log_sigma2, deterministic=True)
     assert 0 < (log_alpha >= 3).sum() < w.size
@@ -189,7 +233,10 @@ def test_sparse_variational_dense_is_the_published_formula() -> None:
 def test_sparse_variational_dense_has_finite_gradients_at_weights_of_zero() -> None:
     def loss(x: jax.Array, w: jax.Array, log_sigma2: jax.Array) -> jax.Array:
         log_alpha = learned.sparse_log_alpha(w, log_sigma2)
-        return learned.sparse_variational_dense(KEY, x, w, log_sigma2).sum() + learned.sparse_kl(log_alpha).sum()
+        return (
+            learned.sparse_variational_dense(KEY, x, w, log_sigma2).sum()
+            + learned.sparse_kl(log_alpha).sum()
+        )
 
     for x, w in [(X, jnp.zeros_like(W)), (jnp.zeros_like(X), W)]:
         chex.assert_tree_all_finite(jax.grad(loss, (0, 1, 2))(x, w, jnp.full_like(W, -10.0)))
@@ -203,7 +250,11 @@ MODULES = {
     "VariationalDense": ({"features": 3}, learned.variational_dense, "log_alpha"),
     "SparseVariationalDense": ({"features": 3}, learned.sparse_variational_dense, "log_sigma2"),
 }
-PER = [("VariationalDropout", "layer"), ("VariationalDense", "feature"), ("VariationalDense", "layer")]
+PER = [
+    ("VariationalDropout", "layer"),
+    ("VariationalDense", "feature"),
+    ("VariationalDense", "layer"),
+]
 CASES = [(name, {}) for name in MODULES] + [(name, {"per": per}) for name, per in PER]
 
 each_module = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
@@ -213,14 +264,18 @@ def expected_call(name: str, params: dict[str, jax.Array], **options: Any) -> ja
     function, amount = MODULES[name][1:]
     if "kernel" not in params:
         return function(KEY, X, params[amount], **options)
-    return function(KEY, X, params["kernel"], params[amount], **options) + jnp.broadcast_to(params["bias"], (5, 3))
+    return function(KEY, X, params["kernel"], params[amount], **options) + jnp.broadcast_to(
+        params["bias"], (5, 3)
+    )
 
 
 def expected_kl(name: str, params: dict[str, jax.Array]) -> jax.Array:
     if name == "ConcreteDropout":
         return learned.concrete_kl(params["logit"], W)
     if name == "SparseVariationalDense":
-        return learned.sparse_kl(learned.sparse_log_alpha(params["kernel"], params["log_sigma2"])).sum()
+        return learned.sparse_kl(
+            learned.sparse_log_alpha(params["kernel"], params["log_sigma2"])
+        ).sum()
     shape = (8, 3) if name == "VariationalDense" else (8,)
     return learned.variational_kl(jnp.broadcast_to(params["log_alpha"], shape)).sum()
 
@@ -246,11 +301,21 @@ def test_linen_modules(name: str, options: dict[str, Any]) -> None:
     module = getattr(jaxdrop.linen.learned, name)(**MODULES[name][0], **options)
     variables = module.init({"params": jax.random.key(0), "dropout": KEY}, X, deterministic=False)
     params = variables["params"]
-    np.testing.assert_array_equal(module.apply(variables, X, deterministic=False, rng=KEY), expected_call(name, params))
-    np.testing.assert_array_equal(module.apply(variables, X, deterministic=True), expected_call(name, params, deterministic=True))
+    np.testing.assert_array_equal(
+        module.apply(variables, X, deterministic=False, rng=KEY), expected_call(name, params)
+    )
+    np.testing.assert_array_equal(
+        module.apply(variables, X, deterministic=True),
+        expected_call(name, params, deterministic=True),
+    )
     arguments = (W,) if name == "ConcreteDropout" else ()
-    np.testing.assert_allclose(module.apply(variables, *arguments, method="kl"), expected_kl(name, params), rtol=1e-6)
-    assert module.apply(variables, X, deterministic=False, rngs={"dropout": KEY}).shape == expected_call(name, params).shape
+    np.testing.assert_allclose(
+        module.apply(variables, *arguments, method="kl"), expected_kl(name, params), rtol=1e-6
+    )
+    assert (
+        module.apply(variables, X, deterministic=False, rngs={"dropout": KEY}).shape
+        == expected_call(name, params).shape
+    )
 
 
 def test_modules_tell_what_they_have_learned() -> None:
@@ -268,7 +333,9 @@ def test_a_rate_that_helps_is_learned() -> None:
     """Noise only harms a linear map of exact data: without a divergence the rate falls."""
     logit = 0.0
     for step in range(200):
-        loss = jax.grad(lambda logit, key: (learned.concrete_dropout(key, X, logit).sum(-1) - X.sum(-1)).var())
+        loss = jax.grad(
+            lambda logit, key: (learned.concrete_dropout(key, X, logit).sum(-1) - X.sum(-1)).var()
+        )
         logit -= 0.3 * loss(logit, jax.random.fold_in(KEY, step))
     assert jax.nn.sigmoid(logit) < 0.1
 
@@ -301,16 +368,22 @@ def test_learned_rejects(call: Callable[..., jax.Array]) -> None:
 
 
 def test_other_bad_input() -> None:
-    with pytest.raises(ValueError, match=r"temperature must lie in \(0, infinity\), got 0\.0\. At 0 the noise"):
+    with pytest.raises(
+        ValueError, match=r"temperature must lie in \(0, infinity\), got 0\.0\. At 0 the noise"
+    ):
         learned.concrete_dropout(KEY, X, 0.0, temperature=0.0)
     with pytest.raises(ValueError, match="temperature must lie in"):
         learned.concrete_dropout(KEY, X, 0.0, temperature=-1.0)
     with pytest.raises(TypeError, match="takes real x, got dtype complex64"):
         learned.variational_dense(KEY, X.astype(jnp.complex64), W, 0.0)
-    with pytest.raises(ValueError, match=r"w must be a kernel of shape \(\.\.\., in, out\), got shape \(8,\)"):
+    with pytest.raises(
+        ValueError, match=r"w must be a kernel of shape \(\.\.\., in, out\), got shape \(8,\)"
+    ):
         learned.concrete_kl(0.0, W[:, 0])
     for kl in (learned.variational_kl, learned.sparse_kl):
-        with pytest.raises(TypeError, match=r"log_alpha must be a real number or an array of them, .* got None"):
+        with pytest.raises(
+            TypeError, match=r"log_alpha must be a real number or an array of them, .* got None"
+        ):
             kl(None)
     with pytest.raises(ValueError, match="lengthscale must lie in"):
         learned.concrete_kl(0.0, W, lengthscale=-1.0)

@@ -26,7 +26,9 @@ each_scaling = pytest.mark.parametrize("scaling", ["fairseq", "readme", "vit"])
 def reference(torch: Any, one: Any, two: Any, labels: Any, alpha: float, scaling: str) -> Any:
     """As in the published code of each, without its reduction over the batch."""
     f = torch.nn.functional
-    entropies = f.cross_entropy(one, labels, reduction="none") + f.cross_entropy(two, labels, reduction="none")
+    entropies = f.cross_entropy(one, labels, reduction="none") + f.cross_entropy(
+        two, labels, reduction="none"
+    )
     p = f.kl_div(f.log_softmax(one, -1), f.softmax(two, -1), reduction="none").sum(-1)
     q = f.kl_div(f.log_softmax(two, -1), f.softmax(one, -1), reduction="none").sum(-1)
     if scaling == "vit":
@@ -43,7 +45,9 @@ def test_r_drop_is_pytorch(scaling: losses.Scaling) -> None:
     one, two = (torch.tensor(np.asarray(a), requires_grad=True) for a in (ONE, TWO))
     expected = reference(torch, one, two, torch.tensor(np.asarray(LABELS)).long(), 0.7, scaling)
     expected.sum().backward()
-    loss, vjp = jax.vjp(lambda one, two: losses.r_drop(one, two, LABELS, alpha=0.7, scaling=scaling), ONE, TWO)
+    loss, vjp = jax.vjp(
+        lambda one, two: losses.r_drop(one, two, LABELS, alpha=0.7, scaling=scaling), ONE, TWO
+    )
     np.testing.assert_allclose(loss, expected.detach(), rtol=1e-5)
     for found, known in zip(vjp(jnp.ones_like(loss)), (one.grad, two.grad), strict=True):
         np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-5)
@@ -58,18 +62,26 @@ def test_r_drop_of_one_pass_twice_is_the_cross_entropy(scaling: losses.Scaling) 
 
 def test_r_drop_with_probabilities() -> None:
     expected = losses.r_drop(ONE, TWO, LABELS, alpha=0.7)
-    np.testing.assert_allclose(losses.r_drop(ONE, TWO, jax.nn.one_hot(LABELS, 5), alpha=0.7), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.r_drop(ONE, TWO, jax.nn.one_hot(LABELS, 5), alpha=0.7), expected, rtol=1e-6
+    )
 
 
-@pytest.mark.parametrize("labels", [LABELS, jax.nn.one_hot(LABELS, 5)], ids=["ids", "probabilities"])
+@pytest.mark.parametrize(
+    "labels", [LABELS, jax.nn.one_hot(LABELS, 5)], ids=["ids", "probabilities"]
+)
 def test_classes_that_both_rule_out_add_nothing(labels: jax.Array) -> None:
     def loss(one: jax.Array, two: jax.Array) -> jax.Array:
         ruled_out = jnp.full((6, 1), -jnp.inf)
         wide = labels if labels.ndim == 1 else jnp.pad(labels, ((0, 0), (0, 1)))
-        return losses.r_drop(*(jnp.concatenate([a, ruled_out], 1) for a in (one, two)), wide, alpha=0.7).sum()
+        return losses.r_drop(
+            *(jnp.concatenate([a, ruled_out], 1) for a in (one, two)), wide, alpha=0.7
+        ).sum()
 
     value, grads = jax.value_and_grad(loss, (0, 1))(ONE, TWO)
-    expected, known = jax.value_and_grad(lambda one, two: losses.r_drop(one, two, labels, alpha=0.7).sum(), (0, 1))(ONE, TWO)
+    expected, known = jax.value_and_grad(
+        lambda one, two: losses.r_drop(one, two, labels, alpha=0.7).sum(), (0, 1)
+    )(ONE, TWO)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     chex.assert_trees_all_close(grads, known, rtol=1e-5, atol=1e-6)
 
@@ -96,7 +108,9 @@ def test_r_drop_in_bfloat16_and_with_a_traced_alpha() -> None:
     traced = jax.jit(lambda alpha: losses.r_drop(one, two, LABELS, alpha=alpha))(0.7)
     assert traced.dtype == jnp.float32
     np.testing.assert_allclose(
-        traced, losses.r_drop(one.astype(jnp.float32), two.astype(jnp.float32), LABELS, alpha=0.7), rtol=1e-5
+        traced,
+        losses.r_drop(one.astype(jnp.float32), two.astype(jnp.float32), LABELS, alpha=0.7),
+        rtol=1e-5,
     )
 
 
@@ -105,12 +119,17 @@ def test_r_drop_rejects() -> None:
         losses.r_drop(ONE, TWO[:, :4], LABELS, alpha=1.0)
     with pytest.raises(ValueError, match=r"labels of int32\[6, 1\]"):
         losses.r_drop(ONE, TWO, LABELS[:, None], alpha=1.0)
-    with pytest.raises(ValueError, match="scaling must be one of 'fairseq', 'readme', 'vit', got 'paper'"):
+    with pytest.raises(
+        ValueError, match="scaling must be one of 'fairseq', 'readme', 'vit', got 'paper'"
+    ):
         losses.r_drop(ONE, TWO, LABELS, alpha=1.0, scaling="paper")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="alpha must lie in"):
         losses.r_drop(ONE, TWO, LABELS, alpha=-1.0)
     for dtype in (jnp.int32, jnp.complex64):
-        with pytest.raises(TypeError, match=f"other must be an array of floating numbers, got an array of {dtype.dtype}"):
+        with pytest.raises(
+            TypeError,
+            match=f"other must be an array of floating numbers, got an array of {dtype.dtype}",
+        ):
             losses.r_drop(ONE, TWO.astype(dtype), LABELS, alpha=1.0)
     assert jnp.isnan(losses.r_drop(ONE, TWO, LABELS.at[0].set(-1), alpha=1.0)[0])
 
@@ -128,14 +147,21 @@ def test_multi_sample_dropout_is_the_mean_of_a_loop(options: dict[str, Any]) -> 
     for keys in (jax.random.split(KEY, 8), jaxdrop.mc.keys(KEY, 5)):
         found = losses.multi_sample_dropout(keys, ONE, RATE, head, **options)
         loop = [head(jaxdrop.dropout(key, ONE, RATE, **options)) for key in keys]
-        chex.assert_trees_all_close(found, jax.tree.map(lambda *leaves: jnp.stack(leaves).mean(0), *loop), rtol=1e-6)
+        chex.assert_trees_all_close(
+            found, jax.tree.map(lambda *leaves: jnp.stack(leaves).mean(0), *loop), rtol=1e-6
+        )
 
 
 def test_multi_sample_dropout_of_squares() -> None:
-    """`E (sum m x / q)^2 = (sum x)^2 + p / q sum x^2`. Right code fails with a probability of 1e-6."""
+    """`E (sum m x / q)^2 = (sum x)^2 + p / q sum x^2`. Right code fails with a probability of
+    1e-6.
+    """
     samples = 2**14
     found = losses.multi_sample_dropout(
-        jax.random.split(KEY, samples), ONE, RATE, lambda h: jnp.stack([h.sum(-1) ** 2, h.sum(-1) ** 4])
+        jax.random.split(KEY, samples),
+        ONE,
+        RATE,
+        lambda h: jnp.stack([h.sum(-1) ** 2, h.sum(-1) ** 4]),
     )
     x = np.asarray(ONE, np.float64)
     expected = x.sum(-1) ** 2 + RATE / (1 - RATE) * (x * x).sum(-1)
@@ -150,6 +176,11 @@ def test_multi_sample_dropout_in_evaluation_is_one_pass() -> None:
 
 
 def test_multi_sample_dropout_rejects() -> None:
-    for keys, error in ((None, ValueError), (KEY, ValueError), (jnp.arange(3), TypeError), ([KEY, KEY], TypeError)):
+    for keys, error in (
+        (None, ValueError),
+        (KEY, ValueError),
+        (jnp.arange(3), TypeError),
+        ([KEY, KEY], TypeError),
+    ):
         with pytest.raises(error, match="key array of shape"):
             losses.multi_sample_dropout(keys, ONE, RATE, head)

@@ -44,11 +44,15 @@ def test_noise_of_threefry_keys_is_that_of_jax_random(amount: float) -> None:
         neftune: X + amount * uniform * np.float32(1 / np.sqrt(6 * 4)),
     }
     for function, value in expected.items():
-        np.testing.assert_allclose(function(THREEFRY, X, amount), value, rtol=1e-6, atol=1e-6, err_msg=function.__name__)
+        np.testing.assert_allclose(
+            function(THREEFRY, X, amount), value, rtol=1e-6, atol=1e-6, err_msg=function.__name__
+        )
 
 
 @pytest.mark.usefixtures("relaxed")
-@pytest.mark.parametrize(("name", "ours"), [("GaussianDropout", gaussian_dropout), ("GaussianNoise", gaussian_noise)])
+@pytest.mark.parametrize(
+    ("name", "ours"), [("GaussianDropout", gaussian_dropout), ("GaussianNoise", gaussian_noise)]
+)
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.9])
 def test_noise_equals_that_of_keras(
     monkeypatch: pytest.MonkeyPatch, name: str, ours: Callable[..., jax.Array], amount: float
@@ -89,7 +93,9 @@ def test_amounts_for_each_feature() -> None:
     for function in (gaussian_dropout, gaussian_noise, uniform_dropout, neftune):
         y = function(KEY, X, amounts)
         for feature, amount in enumerate(amounts):
-            np.testing.assert_allclose(y[..., feature], function(KEY, X, amount)[..., feature], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(
+                y[..., feature], function(KEY, X, amount)[..., feature], rtol=1e-6, atol=1e-6
+            )
 
 
 # -- closed forms
@@ -136,7 +142,11 @@ def test_the_amount_gets_its_gradient(function: Callable[..., jax.Array], amount
 @pytest.mark.parametrize("rate", [1, 1.0, np.float32(1), jnp.float32(1)])
 def test_gaussian_dropout_of_rate_one_is_an_error(rate: Any, deterministic: bool) -> None:
     with pytest.raises(
-        ValueError, match=r"rate must be below 1 in gaussian_dropout, got 1: the variance of its noise is rate / \(1"
+        ValueError,
+        match=(
+            r"rate must be below 1 in gaussian_dropout, got 1: the variance of its noise is rate"
+            r" / \(1"
+        ),
     ):
         gaussian_dropout(KEY, X, rate, deterministic=deterministic)
 
@@ -144,9 +154,15 @@ def test_gaussian_dropout_of_rate_one_is_an_error(rate: Any, deterministic: bool
 def test_gaussian_dropout_of_a_traced_rate() -> None:
     """One trace; at rate 1 all is finite."""
     chex.clear_trace_counter()
-    traced = jax.jit(chex.assert_max_traces(lambda rate: value_and_pull(lambda x: gaussian_dropout(KEY, x, rate), X), n=1))
+    traced = jax.jit(
+        chex.assert_max_traces(
+            lambda rate: value_and_pull(lambda x: gaussian_dropout(KEY, x, rate), X), n=1
+        )
+    )
     for rate in (0.0, 0.1, 0.5, 0.95):
-        assert_close(traced(rate), value_and_pull(lambda x, rate=rate: gaussian_dropout(KEY, x, rate), X))
+        assert_close(
+            traced(rate), value_and_pull(lambda x, rate=rate: gaussian_dropout(KEY, x, rate), X)
+        )
     chex.assert_tree_all_finite(traced(1.0))
     np.testing.assert_allclose(traced(1.0)[0], traced(1 - 2.0**-23)[0], rtol=1e-5)
     chex.assert_tree_all_finite(gaussian_dropout(KEY, X, jnp.array([0, 0.5, 1, 1])))
@@ -172,14 +188,19 @@ def test_sums_keep_the_dtype(function: Callable[..., jax.Array], dtype: str) -> 
 
 @each_of("function", ADDITIVE)
 def test_sums_take_no_complex_numbers(function: Callable[..., jax.Array]) -> None:
-    with pytest.raises(TypeError, match=r"takes real x, got dtype complex64, for it adds real noise\. Add noise to its real"):
+    with pytest.raises(
+        TypeError,
+        match=r"takes real x, got dtype complex64, for it adds real noise\. Add noise to its real",
+    ):
         function(KEY, X.astype(jnp.complex64), 0.3)
 
 
 def test_nothing_is_hidden() -> None:
     """NaN stays NaN."""
     for function in (gaussian_dropout, gaussian_noise, uniform_dropout, neftune):
-        np.testing.assert_array_equal(jnp.isnan(function(KEY, X.at[0].set(jnp.nan), 0.3)), jnp.isnan(X.at[0].set(jnp.nan)))
+        np.testing.assert_array_equal(
+            jnp.isnan(function(KEY, X.at[0].set(jnp.nan), 0.3)), jnp.isnan(X.at[0].set(jnp.nan))
+        )
 
 
 # -- NEFTune
@@ -189,12 +210,18 @@ MASK = jnp.arange(6)[None] < LENGTHS[:, None]
 
 
 def test_neftune_equals_the_published_code() -> None:
-    """`mag_norm = alpha / sqrt(L * d)`, `embed + zeros_like(embed).uniform_(-mag_norm, mag_norm)`, given our noise."""
+    """`mag_norm = alpha / sqrt(L * d)`, `embed + zeros_like(embed).uniform_(-mag_norm, mag_norm)`,
+    given our noise.
+    """
     torch = require("torch")
     embed = torch.tensor(np.asarray(X))
-    uniform = torch.tensor(np.asarray(neftune(KEY, jnp.zeros_like(X), 1.0) * np.float32(np.sqrt(24))))
+    uniform = torch.tensor(
+        np.asarray(neftune(KEY, jnp.zeros_like(X), 1.0) * np.float32(np.sqrt(24)))
+    )
     mag_norm = 5 / torch.sqrt(torch.tensor(embed.size(1) * embed.size(2)))
-    np.testing.assert_allclose(neftune(KEY, X, 5.0), embed + uniform * mag_norm, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        neftune(KEY, X, 5.0), embed + uniform * mag_norm, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [bool, jnp.int32, jnp.uint8])
@@ -202,27 +229,42 @@ def test_neftune_leaves_padding_alone(dtype: Any) -> None:
     noise = np.asarray(neftune(KEY, jnp.zeros_like(X), 5.0))
     masked = np.asarray(neftune(KEY, jnp.zeros_like(X), 5.0, mask=MASK.astype(dtype)))
     scale = np.sqrt(6 / np.maximum(LENGTHS, 1))[:, None, None]
-    np.testing.assert_allclose(masked, np.where(np.asarray(MASK)[..., None], noise * scale, 0), rtol=1e-5)
+    np.testing.assert_allclose(
+        masked, np.where(np.asarray(MASK)[..., None], noise * scale, 0), rtol=1e-5
+    )
 
 
 def test_padding_does_not_change_the_amount_of_noise() -> None:
-    """A sequence of 6 tokens, in the first rows of a longer array. Ideal noise fails with a probability of 1e-6."""
+    """A sequence of 6 tokens, in the first rows of a longer array. Ideal noise fails with a
+    probability of 1e-6.
+    """
     zeros = jnp.zeros((4096, 12, 8))
-    noise = np.asarray(neftune(KEY, zeros, 5.0, mask=jnp.broadcast_to(jnp.arange(12) < 6, (4096, 12))))[:, :6]
-    assert stats.kstest(noise.ravel(), stats.uniform(-5 / np.sqrt(48), 10 / np.sqrt(48)).cdf).pvalue > 1e-6
+    noise = np.asarray(
+        neftune(KEY, zeros, 5.0, mask=jnp.broadcast_to(jnp.arange(12) < 6, (4096, 12)))
+    )[:, :6]
+    assert (
+        stats.kstest(noise.ravel(), stats.uniform(-5 / np.sqrt(48), 10 / np.sqrt(48)).cdf).pvalue
+        > 1e-6
+    )
 
 
-@pytest.mark.parametrize("spec", [P(None, "a"), P("a", None, "b"), P("b", ("a",)), P("b", None, "a")])
+@pytest.mark.parametrize(
+    "spec", [P(None, "a"), P("a", None, "b"), P("b", ("a",)), P("b", None, "a")]
+)
 @pytest.mark.parametrize("masked", [False, True])
 def test_neftune_counts_the_whole_length_and_width(spec: PartitionSpec, masked: bool) -> None:
-    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    mesh = jax.make_mesh(
+        (2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
+    )
     local = jax.shard_map(
         lambda x, mask: neftune(KEY, x, 5.0, mask=mask if masked else None, spec=spec),
         mesh=mesh,
         in_specs=(spec, P(*spec[:2])),
         out_specs=spec,
     )
-    np.testing.assert_array_equal(local(X, MASK), neftune(KEY, X, 5.0, mask=MASK if masked else None))
+    np.testing.assert_array_equal(
+        local(X, MASK), neftune(KEY, X, 5.0, mask=MASK if masked else None)
+    )
 
 
 # -- bad input
@@ -237,10 +279,16 @@ def test_neftune_counts_the_whole_length_and_width(spec: PartitionSpec, masked: 
         (np.nan, ValueError, " must lie in .*, got nan"),
         ("1", TypeError, r" must be a real number in \[0, infinity\), got '1'"),
         (True, TypeError, " must be a real number in"),
-        (jnp.ones(3), ValueError, r" has shape \(3,\), which does not broadcast to the mask's shape"),
+        (
+            jnp.ones(3),
+            ValueError,
+            r" has shape \(3,\), which does not broadcast to the mask's shape",
+        ),
     ],
 )
-def test_bad_amounts(function: Callable[..., jax.Array], amount: Any, error: type[Exception], match: str) -> None:
+def test_bad_amounts(
+    function: Callable[..., jax.Array], amount: Any, error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=AMOUNTS[function] + match):
         function(KEY, X, amount)
 
@@ -248,9 +296,21 @@ def test_bad_amounts(function: Callable[..., jax.Array], amount: Any, error: typ
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"x": jnp.ones(3)}, ValueError, r"x must be embeddings of shape \(..., length, width\), got shape \(3,\)"),
-        ({"mask": MASK[:, :5]}, ValueError, r"mask must have the shape of x without its last axis, \(8, 6\), got \(8, 5\)"),
-        ({"mask": MASK.astype(jnp.float32)}, TypeError, "mask must hold booleans, or integers 0 and 1, got dtype float32"),
+        (
+            {"x": jnp.ones(3)},
+            ValueError,
+            r"x must be embeddings of shape \(..., length, width\), got shape \(3,\)",
+        ),
+        (
+            {"mask": MASK[:, :5]},
+            ValueError,
+            r"mask must have the shape of x without its last axis, \(8, 6\), got \(8, 5\)",
+        ),
+        (
+            {"mask": MASK.astype(jnp.float32)},
+            TypeError,
+            "mask must hold booleans, or integers 0 and 1, got dtype float32",
+        ),
         ({"x": jnp.ones((8, 6), int)}, TypeError, "neftune scales what it keeps"),
         ({"key": None}, ValueError, "neftune is stochastic here and needs a key"),
     ],

@@ -1,4 +1,6 @@
-"""Drop path, layer drop, ShakeDrop and the depth rules, against PyTorch and the formulas of their papers."""
+"""Drop path, layer drop, ShakeDrop and the depth rules, against PyTorch and the formulas of their
+papers.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_drop_path_is_dropout_of_whole_examples(
 
 @pytest.mark.parametrize("scale_by_keep", [True, False])
 @pytest.mark.parametrize("rate", [RATE, 0.6])
-def test_drop_path_equals_the_code_of_timm_and_torchvision(rate: float, scale_by_keep: bool) -> None:
+def test_drop_path_equals_the_code_of_timm_and_torchvision(
+    rate: float, scale_by_keep: bool
+) -> None:
     """`noise = bernoulli(keep)`, divided by `keep`, times x; given our noise."""
     torch = require("torch")
     ours = value_and_pull(lambda x: drop_path(KEY, x, rate, scale_by_keep=scale_by_keep), X)
@@ -83,14 +87,20 @@ def test_drop_path_without_scale_returns_what_it_keeps() -> None:
 
 def test_drop_path_with_a_rate_for_each_example() -> None:
     rates = jnp.linspace(0, 1, 8)[:, None, None]
-    kept = jax.vmap(lambda key: drop_path(key, X, rates)[:, 0, 0] > 0)(jax.random.split(KEY, 4096)).mean(0)
+    kept = jax.vmap(lambda key: drop_path(key, X, rates)[:, 0, 0] > 0)(
+        jax.random.split(KEY, 4096)
+    ).mean(0)
     deviation = jnp.sqrt(rates * (1 - rates) / 4096).ravel()
-    assert jnp.all(jnp.abs(kept - (1 - rates.ravel())) <= 5 * deviation)  # ideal coins fail once in 2e5
+    assert jnp.all(
+        jnp.abs(kept - (1 - rates.ravel())) <= 5 * deviation
+    )  # ideal coins fail once in 2e5
 
 
 def test_drop_path_of_a_batch_falls_as_often_as_it_should() -> None:
     """Within 5 standard deviations: ideal coins fail once in 2e6."""
-    kept = jax.vmap(lambda key: drop_path(key, X, RATE, mode="batch") > 0)(jax.random.split(KEY, 4096)).reshape(4096, -1)
+    kept = jax.vmap(lambda key: drop_path(key, X, RATE, mode="batch") > 0)(
+        jax.random.split(KEY, 4096)
+    ).reshape(4096, -1)
     assert jnp.all(kept.all(1) == kept.any(1))
     assert abs(kept[:, 0].mean() - (1 - RATE)) <= 5 * (RATE * (1 - RATE) / 4096) ** 0.5
 
@@ -99,14 +109,26 @@ def test_drop_path_of_a_batch_falls_as_often_as_it_should() -> None:
     ("options", "error", "match"),
     [
         ({"mode": "rows"}, ValueError, "mode must be one of 'row', 'batch', got 'rows'"),
-        ({"batch_axis": 3}, ValueError, "batch_axis=3 is out of range: with 3 axes, -3 to 2 are allowed"),
+        (
+            {"batch_axis": 3},
+            ValueError,
+            "batch_axis=3 is out of range: with 3 axes, -3 to 2 are allowed",
+        ),
         ({"batch_axis": 0.5}, TypeError, "batch_axis must be the number of an axis, got 0.5"),
         ({"rate": 1.5}, ValueError, "1.5"),
         ({"rate": jnp.ones((8, 5, 1))}, ValueError, r"\(8, 1, 1\)"),
         ({"key": None}, ValueError, "drop_path is stochastic here and needs a key"),
         ({"x": jnp.ones((8, 2), int)}, TypeError, "drop_path scales what it keeps"),
-        ({"x": jnp.float32(1)}, ValueError, "batch_axis=0 is out of range: with 0 axes, there is none to name"),
-        ({"x": None}, TypeError, "drop_path takes an array x of floating or complex numbers, got None"),
+        (
+            {"x": jnp.float32(1)},
+            ValueError,
+            "batch_axis=0 is out of range: with 0 axes, there is none to name",
+        ),
+        (
+            {"x": None},
+            TypeError,
+            "drop_path takes an array x of floating or complex numbers, got None",
+        ),
     ],
 )
 def test_drop_path_bad_input(options: dict[str, Any], error: type[Exception], match: str) -> None:
@@ -146,9 +168,13 @@ def coins(keys: jax.Array, rate: float) -> np.ndarray:
 
 @each_key
 def test_a_layer_runs_as_often_as_it_should(key: jax.Array) -> None:
-    """Within 5 standard deviations (ideal coins fail once in 2e6), and so do layers of keys that follow each other."""
+    """Within 5 standard deviations (ideal coins fail once in 2e6), and so do layers of keys that
+    follow each other.
+    """
     n = 4096
-    runs = np.asarray(jax.vmap(lambda key: layer_runs(key, RATE, deterministic=False))(jax.random.split(key, n)))
+    runs = np.asarray(
+        jax.vmap(lambda key: layer_runs(key, RATE, deterministic=False))(jax.random.split(key, n))
+    )
     z = (runs - (1 - RATE)) / (RATE * (1 - RATE)) ** 0.5
     assert abs(z.sum()) / n**0.5 <= 5
     assert abs((z[1:] * z[:-1]).sum()) / n**0.5 <= 5
@@ -156,7 +182,9 @@ def test_a_layer_runs_as_often_as_it_should(key: jax.Array) -> None:
 
 @each_key
 def test_layer_drop_is_the_same_under_all_transformations(key: jax.Array) -> None:
-    """What a Python loop with a Python `if` does, `jit`, `vmap`, `lax.map` and `scan` do; in value and gradient."""
+    """What a Python loop with a Python `if` does, `jit`, `vmap`, `lax.map` and `scan` do; in value
+    and gradient.
+    """
     keys = jax.random.split(key, 8)
     runs = coins(keys, 0.5)
     assert 0 < runs.sum() < 8
@@ -207,7 +235,11 @@ def test_a_skipped_layer_is_not_computed(how: str) -> None:
     elif how == "scan":
         jax.jit(lambda x: lax.scan(lambda x, key: (one(key, x), None), x, keys)[0])(ROWS)
     else:
-        over = functools.partial(lax.map, lambda key: one(key, ROWS)) if how == "map" else jax.vmap(lambda key: one(key, ROWS))
+        over = (
+            functools.partial(lax.map, lambda key: one(key, ROWS))
+            if how == "map"
+            else jax.vmap(lambda key: one(key, ROWS))
+        )
         jax.jit(over)(keys)
     assert count() == (32 if how == "vmap" else ran)
 
@@ -221,10 +253,21 @@ def test_the_layer_stands_in_a_branch_of_the_compiled_program(backward: bool) ->
 
     f = jax.grad(value, argnums=(1, 2)) if backward else value
     text = jax.jit(f).lower(KEY, jnp.ones((64, 64)), jnp.ones((32, 64))).compile().as_text()
-    computations = dict(re.findall(r"^(?:ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
-    branches = set(re.findall(r"%([\w.]+)", " ".join(re.findall(r"branch_computations=\{(.*?)\}", text))))
-    multiplies = {name for name, body in computations.items() if re.search(r"= \S+ (dot|custom-call)\(|__onednn|matmul", body)}
-    called = {name: set(re.findall(r"(?:calls|to_apply)=%([\w.]+)", body)) for name, body in computations.items()}
+    computations = dict(
+        re.findall(r"^(?:ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    )
+    branches = set(
+        re.findall(r"%([\w.]+)", " ".join(re.findall(r"branch_computations=\{(.*?)\}", text)))
+    )
+    multiplies = {
+        name
+        for name, body in computations.items()
+        if re.search(r"= \S+ (dot|custom-call)\(|__onednn|matmul", body)
+    }
+    called = {
+        name: set(re.findall(r"(?:calls|to_apply)=%([\w.]+)", body))
+        for name, body in computations.items()
+    }
     inside = branches | set().union(*(called[name] for name in branches))
     assert multiplies
     assert multiplies <= inside
@@ -254,11 +297,15 @@ def test_layer_drop_under_a_mesh(axis_type: AxisType) -> None:
 
 
 def test_parameters_of_a_layer_get_gradients_only_if_it_runs() -> None:
-    gradient = jax.jit(jax.grad(lambda matrix, key: layer_drop(key, ROWS, 0.5, lambda x: block(x, matrix)).sum()))
+    gradient = jax.jit(
+        jax.grad(lambda matrix, key: layer_drop(key, ROWS, 0.5, lambda x: block(x, matrix)).sum())
+    )
     whole = jax.grad(lambda matrix: block(ROWS, matrix).sum())(MATRIX)
     keys = jax.random.split(KEY, 8)
     for key, runs in zip(keys, coins(keys, 0.5), strict=True):
-        np.testing.assert_allclose(gradient(MATRIX, key), whole if runs else jnp.zeros_like(MATRIX), rtol=1e-5)
+        np.testing.assert_allclose(
+            gradient(MATRIX, key), whole if runs else jnp.zeros_like(MATRIX), rtol=1e-5
+        )
 
 
 def test_checkpoint_around_layer_drop_stores_no_copies() -> None:
@@ -268,7 +315,9 @@ def test_checkpoint_around_layer_drop_stores_no_copies() -> None:
     def f(key: jax.Array, x: jax.Array) -> jax.Array:
         return jax.checkpoint(lambda key, x: layer_drop(key, x, 0.5, layer))(key, x)
 
-    stored = jax.tree.leaves(jax.eval_shape(lambda key, x: jax.vjp(functools.partial(f, key), x)[1], KEY, ROWS))
+    stored = jax.tree.leaves(
+        jax.eval_shape(lambda key, x: jax.vjp(functools.partial(f, key), x)[1], KEY, ROWS)
+    )
     assert {leaf.dtype for leaf in stored if leaf.ndim == 0} == {KEY.dtype}
     assert {leaf.shape for leaf in stored if leaf.ndim} <= {ROWS.shape, MATRIX.shape}
     assert len(stored) <= 3
@@ -279,7 +328,9 @@ def test_checkpoint_around_layer_drop_stores_no_copies() -> None:
     assert count() == 2 * coins(keys, 0.5).sum()
 
 
-@pytest.mark.parametrize("options", [{"rate": 0}, {"rate": np.float32(0)}, {"rate": RATE, "deterministic": True}])
+@pytest.mark.parametrize(
+    "options", [{"rate": 0}, {"rate": np.float32(0)}, {"rate": RATE, "deterministic": True}]
+)
 def test_a_layer_that_always_runs_is_the_layer(options: dict[str, Any]) -> None:
     for wrap in (lambda f: f, lambda f: jax.grad(lambda x: f(x).sum())):
         ours = jax.make_jaxpr(wrap(lambda x: layer_drop(None, x, layer=block, **options)))(ROWS)
@@ -312,7 +363,9 @@ def test_layer_drop_of_a_pytree() -> None:
 
 
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("layer", [lambda x: x[1:], lambda x: x.astype(jnp.bfloat16), lambda x: (x, x), lambda x: None])
+@pytest.mark.parametrize(
+    "layer", [lambda x: x[1:], lambda x: x.astype(jnp.bfloat16), lambda x: (x, x), lambda x: None]
+)
 def test_layers_that_cannot_be_skipped(layer: Any, jit: bool) -> None:
     def call(x: jax.Array, rate: Any) -> jax.Array:
         return layer_drop(KEY, x, rate, layer)
@@ -325,7 +378,11 @@ def test_layers_that_cannot_be_skipped(layer: Any, jit: bool) -> None:
     ("options", "error", "match"),
     [
         ({"rate": 1.5}, ValueError, "1.5"),
-        ({"rate": jnp.ones(8)}, ValueError, r"layer_drop throws one coin and takes one rate, but rate has shape \(8,\)"),
+        (
+            {"rate": jnp.ones(8)},
+            ValueError,
+            r"layer_drop throws one coin and takes one rate, but rate has shape \(8,\)",
+        ),
         ({"key": None}, ValueError, "layer_drop is stochastic here and needs a key"),
         ({"key": jax.random.split(KEY)}, ValueError, "array of keys"),
         ({"deterministic": 1}, TypeError, "deterministic must be True or False"),
@@ -339,8 +396,14 @@ def test_layer_drop_bad_input(options: dict[str, Any], error: type[Exception], m
 # -- ShakeDrop
 
 
-@functools.partial(jax.jit, static_argnums=1, static_argnames=("alpha", "beta", "level", "batch_axis", "channel_axis"))
-def coefficients(key: jax.Array, shape: tuple[int, ...], rate: Any = 0.5, **options: Any) -> tuple[jax.Array, jax.Array]:
+@functools.partial(
+    jax.jit,
+    static_argnums=1,
+    static_argnames=("alpha", "beta", "level", "batch_axis", "channel_axis"),
+)
+def coefficients(
+    key: jax.Array, shape: tuple[int, ...], rate: Any = 0.5, **options: Any
+) -> tuple[jax.Array, jax.Array]:
     """Forward and backward."""
     ones = jnp.ones(shape)
     y, pull = jax.vjp(lambda x: shake_drop(key, x, rate, **options), ones)
@@ -353,7 +416,9 @@ SHAKEN = next(key for key in jax.random.split(KEY, 16) if coefficients(key, (1,)
 @pytest.mark.parametrize("level", LEVELS)
 def test_who_shares_a_coefficient(level: str) -> None:
     shape = (4, 5, 3)
-    units = np.prod([length for axis, length in enumerate(shape) if axis not in LEVELS[level]], dtype=int)
+    units = np.prod(
+        [length for axis, length in enumerate(shape) if axis not in LEVELS[level]], dtype=int
+    )
     straight = coefficients(SHAKEN, shape, level=level)
     for found in map(np.asarray, straight):
         assert len(np.unique(found)) == units
@@ -367,10 +432,16 @@ def test_who_shares_a_coefficient(level: str) -> None:
 
 @each_key
 @pytest.mark.parametrize(("alpha", "beta"), [((-1.0, 1.0), (0.0, 1.0)), ((0.25, 1.5), (-2.0, 0.5))])
-def test_law_of_the_coefficients(key: jax.Array, alpha: tuple[float, float], beta: tuple[float, float]) -> None:
-    """One coin for both passes; where it falls on 0, two independent uniform numbers. Ideal ones fail with probability 5e-6."""
+def test_law_of_the_coefficients(
+    key: jax.Array, alpha: tuple[float, float], beta: tuple[float, float]
+) -> None:
+    """One coin for both passes; where it falls on 0, two independent uniform numbers. Ideal ones
+    fail with probability 5e-6.
+    """
     n = 4096
-    sample = jax.vmap(lambda key: jnp.stack(coefficients(key, (2, 3), RATE, alpha=alpha, beta=beta)))
+    sample = jax.vmap(
+        lambda key: jnp.stack(coefficients(key, (2, 3), RATE, alpha=alpha, beta=beta))
+    )
     found = np.asarray(sample(jax.random.split(key, n)))[..., 0]
     alone = found == 1
     assert np.all(alone == alone[:, :1, :1])
@@ -381,23 +452,38 @@ def test_law_of_the_coefficients(key: jax.Array, alpha: tuple[float, float], bet
     scaled = ((drawn - ranges[:, None, 0]) / np.ptp(ranges, axis=1)[:, None]).reshape(len(drawn), 4)
     assert min(stats.kstest(column, "uniform").pvalue for column in scaled.T) > 1e-6 / 4
     z = (scaled - 0.5) * 12**0.5
-    pairs = np.array([(z[:, i] * z[:, j]).sum() for i, j in itertools.combinations(range(4), 2)]) / len(z) ** 0.5
+    pairs = (
+        np.array([(z[:, i] * z[:, j]).sum() for i, j in itertools.combinations(range(4), 2)])
+        / len(z) ** 0.5
+    )
     assert statistics.normal(pairs) > 1e-6
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.2])
 @pytest.mark.parametrize("alpha", [(-1.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.5, 1.5)])
-def test_evaluation_multiplies_by_the_expected_coefficient(rate: float, alpha: tuple[float, float]) -> None:
-    """`q + p E[a]`, which is 0.75, not 0.5, for `alpha=(0, 1)` at rate 0.5. Ideal means fail with a probability of 6e-7."""
+def test_evaluation_multiplies_by_the_expected_coefficient(
+    rate: float, alpha: tuple[float, float]
+) -> None:
+    """`q + p E[a]`, which is 0.75, not 0.5, for `alpha=(0, 1)` at rate 0.5. Ideal means fail with a
+    probability of 6e-7.
+    """
     expected = (1 - rate) + rate * sum(alpha) / 2
 
     def evaluated(rate: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return value_and_pull(lambda x: shake_drop(None, x, rate, alpha=alpha, deterministic=True), x)
+        return value_and_pull(
+            lambda x: shake_drop(None, x, rate, alpha=alpha, deterministic=True), x
+        )
 
-    for found in (evaluated(rate, X), jax.jit(evaluated)(rate, X), evaluated(jnp.full((1,), rate), X)):
+    for found in (
+        evaluated(rate, X),
+        jax.jit(evaluated)(rate, X),
+        evaluated(jnp.full((1,), rate), X),
+    ):
         chex.assert_trees_all_close(found, (expected * X, expected * jnp.cos(X)), rtol=1e-6)
     n = 4096
-    mean = jax.vmap(lambda key: shake_drop(key, jnp.ones(()), rate, alpha=alpha, level="batch"))(jax.random.split(KEY, n)).mean()
+    mean = jax.vmap(lambda key: shake_drop(key, jnp.ones(()), rate, alpha=alpha, level="batch"))(
+        jax.random.split(KEY, n)
+    ).mean()
     width = alpha[1] - alpha[0]
     variance = rate * width**2 / 12 + rate * (1 - rate) * (1 - sum(alpha) / 2) ** 2
     assert abs(mean - expected) <= 5 * (variance / n) ** 0.5
@@ -407,7 +493,9 @@ def test_evaluation_multiplies_by_the_expected_coefficient(rate: float, alpha: t
 def test_shake_drop_equals_an_autograd_function(level: str) -> None:
     """The usual PyTorch code, given our coefficients."""
     torch = require("torch")
-    forward, backward = (torch.from_numpy(np.array(found)) for found in coefficients(SHAKEN, X.shape, level=level))
+    forward, backward = (
+        torch.from_numpy(np.array(found)) for found in coefficients(SHAKEN, X.shape, level=level)
+    )
 
     class Shake(torch.autograd.Function):
         @staticmethod
@@ -444,12 +532,16 @@ def test_forward_mode_is_the_transpose_of_the_backward_pass(level: str) -> None:
 
 def test_shake_drop_stores_the_key_alone() -> None:
     for level in LEVELS:
-        stored = jax.tree.leaves(jax.vjp(lambda x, level=level: shake_drop(KEY, x, RATE, level=level), X)[1])
+        stored = jax.tree.leaves(
+            jax.vjp(lambda x, level=level: shake_drop(KEY, x, RATE, level=level), X)[1]
+        )
         assert [(leaf.shape, leaf.dtype) for leaf in stored] == [((), KEY.dtype)]
 
 
 def test_a_coefficient_of_zero_drops() -> None:
-    """`alpha=(0, 0)`, one of the paper's two choices, with the gradient shaken; and gradients dropped too."""
+    """`alpha=(0, 0)`, one of the paper's two choices, with the gradient shaken; and gradients
+    dropped too.
+    """
     x = X.at[0, 0].set(jnp.nan).at[1, 0].set(jnp.inf)
     y, pull = jax.vjp(lambda x: shake_drop(KEY, x, 1.0, alpha=(0, 0), beta=(0, 0)), x)
     chex.assert_trees_all_equal((y, pull(x)[0]), (jnp.zeros_like(x), jnp.zeros_like(x)))
@@ -466,9 +558,21 @@ def test_shake_drop_that_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"level": "row"}, ValueError, "level must be one of 'batch', 'image', 'channel', 'pixel', got 'row'"),
-        ({"alpha": (1, -1)}, ValueError, r"alpha must be two finite numbers, the least and the greatest, got \(1, -1\)"),
-        ({"beta": 0.5}, TypeError, "beta must be two finite numbers, the least and the greatest, got 0.5"),
+        (
+            {"level": "row"},
+            ValueError,
+            "level must be one of 'batch', 'image', 'channel', 'pixel', got 'row'",
+        ),
+        (
+            {"alpha": (1, -1)},
+            ValueError,
+            r"alpha must be two finite numbers, the least and the greatest, got \(1, -1\)",
+        ),
+        (
+            {"beta": 0.5},
+            TypeError,
+            "beta must be two finite numbers, the least and the greatest, got 0.5",
+        ),
         ({"beta": (0, float("nan"))}, ValueError, "beta must be two finite numbers"),
         ({"batch_axis": 3}, ValueError, "batch_axis=3 is out of range"),
         ({"channel_axis": -4, "level": "channel"}, ValueError, "channel_axis=-4 is out of range"),
@@ -489,8 +593,12 @@ def test_shake_drop_bad_input(options: dict[str, Any], error: type[Exception], m
 @pytest.mark.parametrize("n", [2, 5, 12])
 def test_depth_rates_are_those_of_the_sources(n: int) -> None:
     np.testing.assert_allclose(depth_rates(0.2, n), np.linspace(0, 0.2, n), rtol=1e-15)
-    np.testing.assert_allclose(depth_rates(0.2, n, "torchvision"), [0.2 * i / (n - 1.0) for i in range(n)], rtol=1e-15)
-    np.testing.assert_allclose(depth_rates(0.2, n, rule="efficientnet"), [0.2 * float(i) / n for i in range(n)], rtol=1e-15)
+    np.testing.assert_allclose(
+        depth_rates(0.2, n, "torchvision"), [0.2 * i / (n - 1.0) for i in range(n)], rtol=1e-15
+    )
+    np.testing.assert_allclose(
+        depth_rates(0.2, n, rule="efficientnet"), [0.2 * float(i) / n for i in range(n)], rtol=1e-15
+    )
     huang = [1 - (1 - layer / n * (1 - 0.8)) for layer in range(1, n + 1)]
     np.testing.assert_allclose(depth_rates(0.2, n, rule="paper"), huang, rtol=1e-14)
     assert depth_rates(0.2, n)[-1] == depth_rates(0.2, n, rule="paper")[-1] == 0.2
@@ -519,7 +627,11 @@ def test_depth_rates_of_a_traced_rate() -> None:
         ((0.2, 0), ValueError, "num_layers must be at least 1, got 0"),
         ((0.2, 2.5), TypeError, "num_layers must be an integer, got 2.5"),
         ((20, 5), ValueError, "20"),
-        ((0.2, 5, "linear"), ValueError, "rule must be one of 'timm', 'torchvision', 'efficientnet', 'paper', got 'linear'"),
+        (
+            (0.2, 5, "linear"),
+            ValueError,
+            "rule must be one of 'timm', 'torchvision', 'efficientnet', 'paper', got 'linear'",
+        ),
     ],
 )
 def test_depth_rates_bad_input(arguments: Any, error: type[Exception], match: str) -> None:

@@ -1,4 +1,6 @@
-"""What is dropped around a cell, when, and with which key: with cells so small that the masks can be seen."""
+"""What is dropped around a cell, when, and with which key: with cells so small that the masks can
+be seen.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def shown(gate: int = 0) -> recurrent.Cell:
     return cell
 
 
-def run(plan: Plan, cell: Callable[[Carry, jax.Array, Hooks], Carry], *args: Any, **kwargs: Any) -> tuple[Carry, jax.Array]:
+def run(
+    plan: Plan, cell: Callable[[Carry, jax.Array, Hooks], Carry], *args: Any, **kwargs: Any
+) -> tuple[Carry, jax.Array]:
     return recurrent.run(plan, pure_loop(cell), *args, **kwargs)
 
 
@@ -54,7 +58,9 @@ def counting(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
 
 
 def masks(gate: int = 0, x: jax.Array = ONES, **options: Any) -> np.ndarray:
-    return np.asarray(run(plan(recurrent_rate=RATE, **options), shown(gate), ZEROS, x, time_axis=1)[1])
+    return np.asarray(
+        run(plan(recurrent_rate=RATE, **options), shown(gate), ZEROS, x, time_axis=1)[1]
+    )
 
 
 # -- masks
@@ -62,8 +68,12 @@ def masks(gate: int = 0, x: jax.Array = ONES, **options: Any) -> np.ndarray:
 
 def test_one_mask_for_all_steps_and_another_for_each_sequence() -> None:
     found = masks()
-    expected = jaxdrop.dropout(recurrent.fold(KEY, Site.RECURRENT, 0), jnp.ones((BATCH, UNITS)), RATE)
-    np.testing.assert_array_equal(found, np.broadcast_to(np.asarray(expected)[:, None], found.shape))
+    expected = jaxdrop.dropout(
+        recurrent.fold(KEY, Site.RECURRENT, 0), jnp.ones((BATCH, UNITS)), RATE
+    )
+    np.testing.assert_array_equal(
+        found, np.broadcast_to(np.asarray(expected)[:, None], found.shape)
+    )
     assert len({row.tobytes() for row in found[:, 0]}) == BATCH
     np.testing.assert_array_equal(masks(gate=2), found)
 
@@ -99,9 +109,16 @@ def test_masks_of_inputs_and_outputs(site: str, per_step: bool) -> None:
 
 def test_rates_of_masks() -> None:
     """Right code fails with a probability of 1e-6."""
-    found = jax.vmap(lambda key: run(plan(key, recurrent_rate=RATE), shown(), ZEROS, ONES, time_axis=1)[0])
+    found = jax.vmap(
+        lambda key: run(plan(key, recurrent_rate=RATE), shown(), ZEROS, ONES, time_axis=1)[0]
+    )
     dropped = np.asarray(found(jax.random.split(KEY, 256)) == 0)
-    assert statistics.normal((dropped.sum() - dropped.size * RATE) / np.sqrt(dropped.size * RATE * (1 - RATE))) > 1e-6
+    assert (
+        statistics.normal(
+            (dropped.sum() - dropped.size * RATE) / np.sqrt(dropped.size * RATE * (1 - RATE))
+        )
+        > 1e-6
+    )
 
 
 def test_no_two_sites_have_the_same_key() -> None:
@@ -116,7 +133,9 @@ def test_no_two_sites_have_the_same_key() -> None:
             for gate in range(gates):
                 gated = recurrent.fold(own, site, gate)
                 words.add(jax.random.key_data(gated).tobytes())
-                words |= {jax.random.key_data(recurrent.fold(gated, t)).tobytes() for t in range(steps)}
+                words |= {
+                    jax.random.key_data(recurrent.fold(gated, t)).tobytes() for t in range(steps)
+                }
     sites = 2 * layers * (len(Site) - 2) + layers
     assert len(words) == sites * (1 + gates * (1 + steps))
 
@@ -129,13 +148,18 @@ def zoned(key: jax.Array | None, rate: float = RATE, **options: Any) -> Carry:
 
 
 def test_zoneout_counts_the_steps_that_are_not_skipped() -> None:
-    """The number of steps is binomial: its mean and its variance. Right code fails with a probability of 2e-6."""
+    """The number of steps is binomial: its mean and its variance. Right code fails with a
+    probability of 2e-6.
+    """
     keys = jax.random.split(KEY, 256)
     counts = np.asarray(jax.jit(jax.vmap(lambda key: zoned(key)[0]))(keys), np.float64).ravel()
     mean, variance = TIME * (1 - RATE), TIME * RATE * (1 - RATE)
     assert statistics.normal((counts.mean() - mean) / np.sqrt(variance / counts.size)) > 1e-6
     squares = (counts - mean) ** 2
-    assert statistics.normal((squares.mean() - variance) / (squares.std() / np.sqrt(counts.size))) > 1e-6
+    assert (
+        statistics.normal((squares.mean() - variance) / (squares.std() / np.sqrt(counts.size)))
+        > 1e-6
+    )
 
 
 def test_zoneout_evaluates_to_its_expectation() -> None:
@@ -159,8 +183,9 @@ def test_cell_and_hidden_state_zone_out_by_themselves() -> None:
 
 @pytest.mark.parametrize("per_step", [False, True], ids=["sequence", "step"])
 def test_candidates_keep_the_expectation(per_step: bool) -> None:
-    """A memory c = f c + d(1): its mean is that without dropout, its variance rate / (1 - rate) times the square of the sum of
-    the powers of f with one mask, the sum of their squares with one for each step. Right code fails with a probability of 2e-6.
+    """A memory c = f c + d(1): its mean is that without dropout, its variance rate / (1 - rate)
+    times the square of the sum of the powers of f with one mask, the sum of their squares with one
+    for each step. Right code fails with a probability of 2e-6.
     """
     powers = 0.5 ** np.arange(TIME)
 
@@ -171,13 +196,18 @@ def test_candidates_keep_the_expectation(per_step: bool) -> None:
 
         return run(plan(key, candidate_rate=RATE, **options), cell, ZEROS, ONES, time_axis=1)[0]
 
-    np.testing.assert_allclose(memory(None, deterministic=True), np.full((BATCH, UNITS), powers.sum()), rtol=1e-6)
+    np.testing.assert_allclose(
+        memory(None, deterministic=True), np.full((BATCH, UNITS), powers.sum()), rtol=1e-6
+    )
     draw = jax.jit(jax.vmap(lambda key: memory(key, per_step=per_step)))
     found = np.asarray(draw(jax.random.split(KEY, 256)), np.float64).ravel()
     variance = RATE / (1 - RATE) * ((powers**2).sum() if per_step else powers.sum() ** 2)
     assert statistics.normal((found.mean() - powers.sum()) / np.sqrt(variance / found.size)) > 1e-6
     squares = (found - powers.sum()) ** 2
-    assert statistics.normal((squares.mean() - variance) / (squares.std() / np.sqrt(found.size))) > 1e-6
+    assert (
+        statistics.normal((squares.mean() - variance) / (squares.std() / np.sqrt(found.size)))
+        > 1e-6
+    )
 
 
 def test_the_first_activation_of_a_step_is_the_candidates() -> None:
@@ -221,7 +251,9 @@ def test_a_reversed_run_is_a_run_of_the_reversed_sequence() -> None:
     def cell(carry: Carry, x: jax.Array, hooks: Hooks) -> Carry:
         return 0.5 * carry + x
 
-    final, outputs = run(plan(), cell, start, x, time_axis=1, lengths=lengths, reverse=True, keep_order=True)
+    final, outputs = run(
+        plan(), cell, start, x, time_axis=1, lengths=lengths, reverse=True, keep_order=True
+    )
     for row, length in enumerate(np.asarray(lengths)):
         one, ones = run(plan(), cell, start[:1], x[row : row + 1, :length][:, ::-1], time_axis=1)
         np.testing.assert_array_equal(final[row], one[0])
@@ -241,7 +273,9 @@ def test_rates_are_checked_by_name(name: str, rate: Any) -> None:
 
 def test_rates_that_a_cell_has_no_place_for() -> None:
     for family in (GRU, SIMPLE):
-        with pytest.raises(ValueError, match=f"a {family.name} cell has one state. Pass hidden_zoneout"):
+        with pytest.raises(
+            ValueError, match=f"a {family.name} cell has one state. Pass hidden_zoneout"
+        ):
             Rates(cell_zoneout=0.5).checked(family)
     with pytest.raises(ValueError, match="no memory that a candidate is added to"):
         Rates(candidate_rate=0.5).checked(SIMPLE)
@@ -250,7 +284,10 @@ def test_rates_that_a_cell_has_no_place_for() -> None:
 
 
 def test_dropout_between_layers_needs_two() -> None:
-    with pytest.raises(ValueError, match=r"dropout=0.5 acts between layers, and there is one layer\. Pass output_rate"):
+    with pytest.raises(
+        ValueError,
+        match=r"dropout=0.5 acts between layers, and there is one layer\. Pass output_rate",
+    ):
         _recurrent_rates.check_between(0.5, 1)
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         _recurrent_rates.check_between(0.0, 0)
@@ -260,6 +297,10 @@ def test_dropout_between_layers_needs_two() -> None:
 
 
 def test_lengths_are_checked() -> None:
-    for lengths in (jnp.ones(BATCH), jnp.ones(BATCH - 1, jnp.int32), jnp.ones((BATCH, 1), jnp.int32)):
+    for lengths in (
+        jnp.ones(BATCH),
+        jnp.ones(BATCH - 1, jnp.int32),
+        jnp.ones((BATCH, 1), jnp.int32),
+    ):
         with pytest.raises(ValueError, match=r"seq_lengths must be integers.* of shape \(4,\)"):
             run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)

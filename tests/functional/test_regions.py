@@ -1,4 +1,6 @@
-"""Spatial dropout and DropBlock, against PyTorch, Keras, the code of DropBlock's implementations and closed forms."""
+"""Spatial dropout and DropBlock, against PyTorch, Keras, the code of DropBlock's implementations
+and closed forms.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ from tests.catalogue import KEY, KEYS, RATE
 from tests.oracles import assert_close, require, torch_value_and_pull, value_and_pull
 
 P = PartitionSpec
-MESHES = {kind.name: jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind,) * 2) for kind in (AxisType.Auto, AxisType.Explicit)}
+MESHES = {
+    kind.name: jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind,) * 2)
+    for kind in (AxisType.Auto, AxisType.Explicit)
+}
 
 
 def ramp(*shape: int) -> jax.Array:
@@ -48,7 +53,9 @@ def ramp(*shape: int) -> jax.Array:
         (2, 1, 1, ((), (0,), 1)),
     ],
 )
-def test_axes(ndim: int, channel_axis: int, spatial_rank: int | None, expected: tuple[Any, ...]) -> None:
+def test_axes(
+    ndim: int, channel_axis: int, spatial_rank: int | None, expected: tuple[Any, ...]
+) -> None:
     assert _axes.split(ndim, channel_axis, spatial_rank) == expected
 
 
@@ -56,12 +63,37 @@ def test_axes(ndim: int, channel_axis: int, spatial_rank: int | None, expected: 
 @pytest.mark.parametrize(
     ("shape", "options", "error", "match"),
     [
-        ((2, 3), {}, ValueError, "x has 2 axes, too few for 1 of space and one of channels behind one of examples"),
-        ((2, 3), {"spatial_rank": 2}, ValueError, "x has 2 axes, too few for 2 of space and one of channels"),
+        (
+            (2, 3),
+            {},
+            ValueError,
+            "x has 2 axes, too few for 1 of space and one of channels behind one of examples",
+        ),
+        (
+            (2, 3),
+            {"spatial_rank": 2},
+            ValueError,
+            "x has 2 axes, too few for 2 of space and one of channels",
+        ),
         ((2, 3, 4), {"spatial_rank": 0}, ValueError, "spatial_rank must be at least 1, got 0"),
-        ((2, 3, 4), {"spatial_rank": 1.5}, TypeError, "spatial_rank must be a number of axes, or None, got 1.5"),
-        ((2, 3, 4), {"channel_axis": 3}, ValueError, "channel_axis=3 is out of range: with 3 axes, -3 to 2 are allowed"),
-        ((2, 3, 4), {"channel_axis": None}, TypeError, "channel_axis must be the number of an axis, got None"),
+        (
+            (2, 3, 4),
+            {"spatial_rank": 1.5},
+            TypeError,
+            "spatial_rank must be a number of axes, or None, got 1.5",
+        ),
+        (
+            (2, 3, 4),
+            {"channel_axis": 3},
+            ValueError,
+            "channel_axis=3 is out of range: with 3 axes, -3 to 2 are allowed",
+        ),
+        (
+            (2, 3, 4),
+            {"channel_axis": None},
+            TypeError,
+            "channel_axis must be the number of an axis, got None",
+        ),
         # PyTorch's (C, H, W) with the channel axis of (N, C, H, W)
         (
             (2, 3, 4),
@@ -69,11 +101,27 @@ def test_axes(ndim: int, channel_axis: int, spatial_rank: int | None, expected: 
             ValueError,
             r"channel_axis=1 of 3 axes would stand among 2 axes of space.*\(-3\)",
         ),
-        ((2, 3, 4, 5), {"channel_axis": 0}, ValueError, "channel_axis=0 of 4 axes would stand among"),
-        ((2, 3, 4, 5), {"channel_axis": 2}, ValueError, "channel_axis=2 of 4 axes would stand among"),
+        (
+            (2, 3, 4, 5),
+            {"channel_axis": 0},
+            ValueError,
+            "channel_axis=0 of 4 axes would stand among",
+        ),
+        (
+            (2, 3, 4, 5),
+            {"channel_axis": 2},
+            ValueError,
+            "channel_axis=2 of 4 axes would stand among",
+        ),
     ],
 )
-def test_bad_axes(function: Any, shape: tuple[int, ...], options: dict[str, Any], error: type[Exception], match: str) -> None:
+def test_bad_axes(
+    function: Any,
+    shape: tuple[int, ...],
+    options: dict[str, Any],
+    error: type[Exception],
+    match: str,
+) -> None:
     with pytest.raises(error, match=match):
         function(KEY, ramp(*shape), RATE, **options)
 
@@ -98,32 +146,44 @@ def test_spatial_dropout_is_dropout_of_whole_channels(
     x = ramp(*shape)
     for rate in (RATE, 1):
         ours = value_and_pull(lambda x, rate=rate: spatial_dropout(KEY, x, rate, **options), x)
-        plain = value_and_pull(lambda x, rate=rate: jaxdrop.dropout(KEY, x, rate, broadcast_dims=shared), x)
+        plain = value_and_pull(
+            lambda x, rate=rate: jaxdrop.dropout(KEY, x, rate, broadcast_dims=shared), x
+        )
         chex.assert_trees_all_equal(ours, plain)
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.7])
 @pytest.mark.parametrize("shape", [(8, 4, 6), (8, 4, 5, 6), (8, 4, 3, 5, 6), (4, 3, 5, 6)], ids=str)
 def test_spatial_dropout_equals_that_of_pytorch(shape: tuple[int, ...], rate: float) -> None:
-    """Theirs has another mask: compared where both drop, or both keep. The last one is a single example."""
+    """Theirs has another mask: compared where both drop, or both keep. The last one is a single
+    example.
+    """
     require("torch").manual_seed(7)
     rank = 3 if shape[0] == 4 else len(shape) - 2
     theirs = getattr(require("torch").nn, f"Dropout{rank}d")(rate)
     x = ramp(*shape)
-    ours = value_and_pull(lambda x: spatial_dropout(KEY, x, rate, channel_axis=-1 - rank, spatial_rank=rank), x)
+    ours = value_and_pull(
+        lambda x: spatial_dropout(KEY, x, rate, channel_axis=-1 - rank, spatial_rank=rank), x
+    )
     seen = np.zeros(shape, bool)
     for _ in range(32):
         other = torch_value_and_pull(theirs, x)
         agree = (np.asarray(ours[0]) == 0) == (other[0] == 0)
         assert_close(ours, other, where=agree)
-        np.testing.assert_array_equal(agree, np.broadcast_to(agree.any(tuple(range(-rank, 0)), keepdims=True), shape))
+        np.testing.assert_array_equal(
+            agree, np.broadcast_to(agree.any(tuple(range(-rank, 0)), keepdims=True), shape)
+        )
         seen |= agree
     assert seen.all()
 
 
 @pytest.mark.usefixtures("relaxed")
-@pytest.mark.parametrize(("rank", "first"), [(1, False), (2, False), (2, True), (3, False), (3, True)])
-def test_spatial_dropout_draws_the_masks_of_keras(monkeypatch: pytest.MonkeyPatch, rank: int, first: bool) -> None:
+@pytest.mark.parametrize(
+    ("rank", "first"), [(1, False), (2, False), (2, True), (3, False), (3, True)]
+)
+def test_spatial_dropout_draws_the_masks_of_keras(
+    monkeypatch: pytest.MonkeyPatch, rank: int, first: bool
+) -> None:
     """Channels last, and first where Keras has that. A Keras seed is the words of a legacy key."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = require("keras")
@@ -147,12 +207,18 @@ def seeds(key: jax.Array, shape: tuple[int, ...], probability: float) -> np.ndar
     return np.asarray(random.bits(key, shape)) < probability * 2**32
 
 
-def blocks_around(seeds: np.ndarray, blocks: Sequence[int], lengths: Sequence[int], everywhere: bool) -> np.ndarray:
-    """What falls, of one map: block after block, from its first corner on, or around its middle and cut at the edge."""
+def blocks_around(
+    seeds: np.ndarray, blocks: Sequence[int], lengths: Sequence[int], everywhere: bool
+) -> np.ndarray:
+    """What falls, of one map: block after block, from its first corner on, or around its middle and
+    cut at the edge.
+    """
     dropped = np.zeros(lengths, bool)
     for seed in zip(*np.nonzero(seeds), strict=True):
         first = [i - block // 2 if everywhere else i for i, block in zip(seed, blocks, strict=True)]
-        dropped[tuple(slice(max(i, 0), i + block) for i, block in zip(first, blocks, strict=True))] = True
+        dropped[
+            tuple(slice(max(i, 0), i + block) for i, block in zip(first, blocks, strict=True))
+        ] = True
     return dropped
 
 
@@ -172,14 +238,22 @@ CASES = [
 
 @pytest.mark.parametrize("preset", ["paper", "torchvision", "timm"])
 @pytest.mark.parametrize(("lengths", "block_size", "blocks"), CASES)
-def test_drop_block_drops_blocks(preset: str, lengths: tuple[int, ...], block_size: Any, blocks: tuple[int, ...]) -> None:
-    """Any number of dimensions, even and odd blocks, and ones that are longer than the map; channels first and last by turns."""
+def test_drop_block_drops_blocks(
+    preset: str, lengths: tuple[int, ...], block_size: Any, blocks: tuple[int, ...]
+) -> None:
+    """Any number of dimensions, even and odd blocks, and ones that are longer than the map;
+    channels first and last by turns.
+    """
     key, first = KEYS["threefry"], CASES.index((lengths, block_size, blocks)) % 2 == 0
     if preset == "torchvision":
         limits = np.atleast_1d(block_size) * np.ones_like(lengths)
         blocks = tuple(int(min(size, *lengths)) for size in limits)
     everywhere = preset == "timm"
-    starts = lengths if everywhere else tuple(length - block + 1 for length, block in zip(lengths, blocks, strict=True))
+    starts = (
+        lengths
+        if everywhere
+        else tuple(length - block + 1 for length, block in zip(lengths, blocks, strict=True))
+    )
     put = (lambda space, c: (16, c, *space)) if first else (lambda space, c: (16, *space, c))
     drawn = seeds(key, put(starts, 1 if everywhere else 3), gamma(RATE, lengths, blocks))
     expected = [
@@ -189,7 +263,9 @@ def test_drop_block_drops_blocks(preset: str, lengths: tuple[int, ...], block_si
         ]
         for one in drawn
     ]
-    dropped = np.broadcast_to(np.moveaxis(np.array(expected), 1, 1 if first else -1), put(lengths, 3))
+    dropped = np.broadcast_to(
+        np.moveaxis(np.array(expected), 1, 1 if first else -1), put(lengths, 3)
+    )
     options = {"block_size": block_size, "preset": preset, "channel_axis": 1 if first else -1}
     y = drop_block(key, jnp.ones(put(lengths, 3)), RATE, **options)
     np.testing.assert_array_equal(y == 0, dropped)
@@ -208,7 +284,9 @@ def images(channels: int = 3) -> jax.Array:
 def torchvision_code(x: Any, noise: Any, block_size: int) -> Any:
     functional = require("torch").nn.functional
     noise = functional.pad(noise, [block_size // 2] * 4, value=0)
-    noise = functional.max_pool2d(noise, stride=(1, 1), kernel_size=(block_size, block_size), padding=block_size // 2)
+    noise = functional.max_pool2d(
+        noise, stride=(1, 1), kernel_size=(block_size, block_size), padding=block_size // 2
+    )
     noise = 1 - noise
     normalize_scale = noise.numel() / (1e-6 + noise.sum())
     return x * noise * normalize_scale
@@ -216,18 +294,24 @@ def torchvision_code(x: Any, noise: Any, block_size: int) -> Any:
 
 def timm_code(x: Any, block_mask: Any, kh: int, kw: int) -> Any:
     functional = require("torch").nn.functional
-    block_mask = functional.max_pool2d(block_mask, kernel_size=(kh, kw), stride=1, padding=(kh // 2, kw // 2))
+    block_mask = functional.max_pool2d(
+        block_mask, kernel_size=(kh, kw), stride=1, padding=(kh // 2, kw // 2)
+    )
     block_mask = block_mask[..., (kh + 1) % 2 :, (kw + 1) % 2 :]
     keep_mask = 1.0 - block_mask
     return x * (keep_mask * (keep_mask.numel() / keep_mask.sum().add(1e-7)))
 
 
 def paper_code(x: Any, noise: Any, block_size: int) -> Any:
-    """Of the authors, for TensorFlow: seeds in the middle of blocks, and a minimum over windows with the padding `SAME`."""
+    """Of the authors, for TensorFlow: seeds in the middle of blocks, and a minimum over windows
+    with the padding `SAME`.
+    """
     functional = require("torch").nn.functional
     before, after = (block_size - 1) // 2, block_size // 2
     pattern = 1 - functional.pad(noise, [after, before] * 2)
-    pattern = -functional.max_pool2d(functional.pad(-pattern, [before, after] * 2, value=-2), block_size, stride=1)
+    pattern = -functional.max_pool2d(
+        functional.pad(-pattern, [before, after] * 2, value=-2), block_size, stride=1
+    )
     return x / pattern.mean() * pattern
 
 
@@ -269,34 +353,56 @@ def test_drop_block_equals_the_code_of(preset: str, code: Any, block_size: int) 
         ("timm", 7, 0.1, 0.93),
     ],
 )
-def test_drop_block_drops_the_fraction_that_it_should(preset: str, length: int, rate: float, published: float) -> None:
-    """Each position by `1 - (1 - gamma)**seeds within reach`. Ideal seeds fail with a probability of 1e-6."""
+def test_drop_block_drops_the_fraction_that_it_should(
+    preset: str, length: int, rate: float, published: float
+) -> None:
+    """Each position by `1 - (1 - gamma)**seeds within reach`. Ideal seeds fail with a probability
+    of 1e-6.
+    """
     block, everywhere = 7, preset == "timm"
     ends = range(length) if everywhere else range(length - block + 1)
     offset = block // 2 if everywhere else 0
-    reach = [sum(0 <= position - (end - offset) < block for end in ends) for position in range(length)]
+    reach = [
+        sum(0 <= position - (end - offset) < block for end in ends) for position in range(length)
+    ]
     law = 1 - (1 - gamma(rate, (length,) * 2, (block,) * 2)) ** np.multiply.outer(reach, reach)
     np.testing.assert_allclose(law.mean(), published, atol=5e-5)
 
     shape = (2048, length, length, 1) if everywhere else (256, length, length, 8)
-    maps = np.moveaxis(np.asarray(drop_block(KEY, jnp.ones(shape), rate, preset=preset) == 0), -1, 1).reshape(2048, -1)
+    maps = np.moveaxis(
+        np.asarray(drop_block(KEY, jnp.ones(shape), rate, preset=preset) == 0), -1, 1
+    ).reshape(2048, -1)
     z = (maps.mean(0) - law.ravel()) / np.sqrt(law.ravel() * (1 - law.ravel()) / len(maps))
     assert statistics.normal(z) > 1e-6
     fraction = maps.mean(1)
-    assert statistics.normal((fraction.mean() - law.mean()) / fraction.std() * np.sqrt(len(maps))) > 1e-6
+    assert (
+        statistics.normal((fraction.mean() - law.mean()) / fraction.std() * np.sqrt(len(maps)))
+        > 1e-6
+    )
 
 
 def test_drop_block_at_rate_one_keeps_something() -> None:
-    """As in torchvision: blocks of 3 on a map of 8 x 8 drop 0.613 of it. Ideal seeds fail with a probability of 1e-6."""
+    """As in torchvision: blocks of 3 on a map of 8 x 8 drop 0.613 of it. Ideal seeds fail with a
+    probability of 1e-6.
+    """
     for rate in (1, 1.0, jnp.float32(1)):
-        dropped = np.asarray(drop_block(KEY, jnp.ones((256, 8, 8, 8)), rate, block_size=3) == 0).mean((1, 2)).ravel()
-        assert statistics.normal((dropped.mean() - 0.6130) / dropped.std() * np.sqrt(dropped.size)) > 1e-6
+        dropped = (
+            np.asarray(drop_block(KEY, jnp.ones((256, 8, 8, 8)), rate, block_size=3) == 0)
+            .mean((1, 2))
+            .ravel()
+        )
+        assert (
+            statistics.normal((dropped.mean() - 0.6130) / dropped.std() * np.sqrt(dropped.size))
+            > 1e-6
+        )
 
 
 @pytest.mark.parametrize("block_size", [1, 5, (9, 6)])
 @pytest.mark.parametrize("normalize", ["example", "batch", "expected"])
 @pytest.mark.parametrize("known", [True, False], ids=["static", "traced"])
-def test_drop_block_at_rate_one_of_single_entries_or_the_whole_map(block_size: Any, normalize: str, known: bool) -> None:
+def test_drop_block_at_rate_one_of_single_entries_or_the_whole_map(
+    block_size: Any, normalize: str, known: bool
+) -> None:
     x = ramp(2, 5, 5, 3).at[0, 0].set(jnp.nan)
     run = lambda rate: value_and_pull(  # noqa: E731
         lambda x: drop_block(KEY, x, rate, block_size=block_size, normalize=normalize), x
@@ -307,12 +413,17 @@ def test_drop_block_at_rate_one_of_single_entries_or_the_whole_map(block_size: A
 @pytest.mark.parametrize(("preset", "channels"), [("paper", 3), ("torchvision", 3), ("timm", 1)])
 def test_which_maps_share_their_blocks(preset: str, channels: int) -> None:
     """Maps of their own do not correlate. Ideal seeds fail with a probability of 1e-6."""
-    dropped = np.asarray(drop_block(KEY, jnp.ones((4096, 6, 6, 3)), RATE, block_size=3, preset=preset) == 0)
+    dropped = np.asarray(
+        drop_block(KEY, jnp.ones((4096, 6, 6, 3)), RATE, block_size=3, preset=preset) == 0
+    )
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[..., :channels], dropped.shape))
     counts = dropped[..., :channels].sum((1, 2)).astype(float)
     z = (counts - counts.mean(0)) / counts.std(0)
     neighbors = (z[1:] * z[:-1]).sum(0) / np.sqrt(len(z))
-    pairs = [(z[:, i] * z[:, j]).sum() / np.sqrt(len(z)) for i, j in itertools.combinations(range(channels), 2)]
+    pairs = [
+        (z[:, i] * z[:, j]).sum() / np.sqrt(len(z))
+        for i, j in itertools.combinations(range(channels), 2)
+    ]
     assert statistics.normal(np.r_[neighbors, pairs]) > 1e-6
 
 
@@ -325,7 +436,9 @@ def test_drop_block_normalizes(preset: str, traced: bool) -> None:
     rate = jnp.float32(0.1) if traced else 0.1
     ones = jnp.ones((16, 14, 14, 3))
     drop = functools.partial(drop_block, KEY, ones, rate, preset=preset)
-    per_example, batch, expected = (np.asarray(drop(normalize=over)) for over in ("example", "batch", "expected"))
+    per_example, batch, expected = (
+        np.asarray(drop(normalize=over)) for over in ("example", "batch", "expected")
+    )
     np.testing.assert_allclose(per_example.mean((1, 2, 3)), 1, rtol=1e-5)
     assert len(np.unique(per_example)) > 2
     np.testing.assert_allclose(batch.mean(), 1, rtol=1e-5)
@@ -345,13 +458,21 @@ def test_an_example_does_not_depend_on_its_batch(normalize: str) -> None:
     vmapped = jax.vmap(one)(keys, x)
     for result in (y, vmapped):
         kept = np.asarray(result != 0)
-        scale = 1 / kept.mean((1, 2, 3), keepdims=True) if normalize == "example" else np.asarray(result / x).max()
+        scale = (
+            1 / kept.mean((1, 2, 3), keepdims=True)
+            if normalize == "example"
+            else np.asarray(result / x).max()
+        )
         np.testing.assert_allclose(result, np.where(kept, x * scale, 0), rtol=1e-6)
-    np.testing.assert_array_equal(vmapped, jnp.stack([one(key, image) for key, image in zip(keys, x, strict=True)]))
+    np.testing.assert_array_equal(
+        vmapped, jnp.stack([one(key, image) for key, image in zip(keys, x, strict=True)])
+    )
 
 
 def test_counts_beyond_32_bits() -> None:
-    """Of one part of a mask of up to 2**34 entries: its share of the whole, 48 of 64 entries in each of two examples."""
+    """Of one part of a mask of up to 2**34 entries: its share of the whole, 48 of 64 entries in
+    each of two examples.
+    """
     keep = jnp.arange(128).reshape(2, 4, 4, 4) % 4 != 0
     for parts in (1, 2**20, 2**27):
         kept = regions._kept(keep, _axes.Axes((0,), (1, 2), 3), (), parts)
@@ -362,7 +483,9 @@ def test_counts_beyond_32_bits() -> None:
 @pytest.mark.parametrize("normalize", ["example", "batch", "expected"])
 def test_drop_block_of_several_rates(shape: tuple[int, ...], normalize: str) -> None:
     rates = jnp.linspace(0, 0.6, int(np.prod(shape))).reshape(shape)
-    drop = functools.partial(drop_block, KEY, jnp.ones((4, 6, 6, 3)), block_size=3, normalize=normalize)
+    drop = functools.partial(
+        drop_block, KEY, jnp.ones((4, 6, 6, 3)), block_size=3, normalize=normalize
+    )
     y, every = drop(rates), np.broadcast_to(rates, (4, 6, 6, 3))
     for rate in np.unique(every):
         np.testing.assert_array_equal((y == 0)[every == rate], (drop(rate) == 0)[every == rate])
@@ -387,8 +510,12 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("kind", MESHES)
-@pytest.mark.parametrize(("preset", "normalize"), [("paper", "example"), ("paper", "batch"), ("timm", "expected")])
-def test_jit_draws_the_same_blocks_under_every_layout(kind: str, preset: str, normalize: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "normalize"), [("paper", "example"), ("paper", "batch"), ("timm", "expected")]
+)
+def test_jit_draws_the_same_blocks_under_every_layout(
+    kind: str, preset: str, normalize: str
+) -> None:
     """Divided spatial axes too; value and gradient."""
     x = ramp(8, 8, 12, 8)
     drop = functools.partial(drop_block, block_size=3, preset=preset, normalize=normalize)
@@ -401,13 +528,22 @@ def test_jit_draws_the_same_blocks_under_every_layout(kind: str, preset: str, no
             assert result.sharding.is_equivalent_to(placed.sharding, 4), spec
 
 
-@pytest.mark.parametrize("spec", [P("a"), P(("a", "b")), P("a", None, None, "b"), P(None, None, None, ("b", "a"))])
+@pytest.mark.parametrize(
+    "spec", [P("a"), P(("a", "b")), P("a", None, None, "b"), P(None, None, None, ("b", "a"))]
+)
 @pytest.mark.parametrize(("preset", "normalize"), [("paper", "batch"), ("timm", "batch")])
-def test_shard_map_with_spec_counts_the_whole_mask(spec: PartitionSpec, preset: str, normalize: str) -> None:
+def test_shard_map_with_spec_counts_the_whole_mask(
+    spec: PartitionSpec, preset: str, normalize: str
+) -> None:
     x = ramp(8, 5, 4, 8)
-    drop = functools.partial(drop_block, rate=RATE, block_size=3, preset=preset, normalize=normalize)
+    drop = functools.partial(
+        drop_block, rate=RATE, block_size=3, preset=preset, normalize=normalize
+    )
     local = jax.shard_map(
-        lambda x: value_and_pull(lambda x: drop(KEY, x, spec=spec), x), mesh=MESHES["Auto"], in_specs=spec, out_specs=spec
+        lambda x: value_and_pull(lambda x: drop(KEY, x, spec=spec), x),
+        mesh=MESHES["Auto"],
+        in_specs=spec,
+        out_specs=spec,
     )
     whole = value_and_pull(lambda x: drop(KEY, x), x)
     for result, value in zip(local(x), whole, strict=True):
@@ -416,7 +552,9 @@ def test_shard_map_with_spec_counts_the_whole_mask(spec: PartitionSpec, preset: 
 
 def test_pmap_with_spec_draws_the_whole_mask() -> None:
     x = ramp(8, 5, 4, 2)
-    parts = jax.pmap(lambda x: drop_block(KEY, x, RATE, block_size=3, spec=P("i")), axis_name="i")(x[:, None])
+    parts = jax.pmap(lambda x: drop_block(KEY, x, RATE, block_size=3, spec=P("i")), axis_name="i")(
+        x[:, None]
+    )
     np.testing.assert_array_equal(parts[:, 0], drop_block(KEY, x, RATE, block_size=3))
 
 
@@ -428,7 +566,10 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
         drop = lambda x: drop_block(KEY, x, RATE, block_size=3, spec=spec)  # noqa: E731
         return jax.shard_map(drop, mesh=mesh, in_specs=spec, out_specs=spec)(x)
 
-    with pytest.raises(ValueError, match=r"spec=.* divides a spatial axis of x: a device would have to know the seeds"):
+    with pytest.raises(
+        ValueError,
+        match=r"spec=.* divides a spatial axis of x: a device would have to know the seeds",
+    ):
         local(P(None, "a"))
     np.testing.assert_array_equal(local(P(None, "one")), drop_block(KEY, x, RATE, block_size=3))
 
@@ -436,15 +577,31 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"preset": "keras"}, ValueError, "preset must be one of 'paper', 'torchvision', 'timm', got 'keras'"),
-        ({"normalize": "all"}, ValueError, "normalize must be one of 'example', 'batch', 'expected', got 'all'"),
-        ({"block_size": 0}, ValueError, "block_size must be at least 1, or that for each of 2 spatial axes, got 0"),
+        (
+            {"preset": "keras"},
+            ValueError,
+            "preset must be one of 'paper', 'torchvision', 'timm', got 'keras'",
+        ),
+        (
+            {"normalize": "all"},
+            ValueError,
+            "normalize must be one of 'example', 'batch', 'expected', got 'all'",
+        ),
+        (
+            {"block_size": 0},
+            ValueError,
+            "block_size must be at least 1, or that for each of 2 spatial axes, got 0",
+        ),
         (
             {"block_size": (3, 3, 3)},
             ValueError,
             r"block_size must be at least 1, or that for each of 2 spatial axes, got \(3, 3, 3\)",
         ),
-        ({"block_size": 3.5}, TypeError, "block_size must be an integer, or one for each spatial axis, got 3.5"),
+        (
+            {"block_size": 3.5},
+            TypeError,
+            "block_size must be an integer, or one for each spatial axis, got 3.5",
+        ),
         ({"rate": 1.5}, ValueError, "1.5"),
         ({"rate": jnp.ones((8, 6, 1))}, ValueError, r"\(8, 1, 1, 4\)"),
         ({"rate": jnp.ones(4), "preset": "timm"}, ValueError, r"\(8, 1, 1, 1\)"),

@@ -1,4 +1,6 @@
-"""Locked, embedding, word and recurrent dropout and zoneout, against Keras, AWD-LSTM's and fairseq's code, and closed forms."""
+"""Locked, embedding, word and recurrent dropout and zoneout, against Keras, AWD-LSTM's and
+fairseq's code, and closed forms.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from jax.sharding import AxisType, PartitionSpec
 
 import jaxdrop
 from jaxdrop import masks, random
-from jaxdrop.functional.sequences import embedding_dropout, locked_dropout, recurrent_dropout, word_dropout, zoneout
+from jaxdrop.functional.sequences import (
+    embedding_dropout,
+    locked_dropout,
+    recurrent_dropout,
+    word_dropout,
+    zoneout,
+)
 from tests.catalogue import KEY, RATE
 from tests.oracles import assert_close, require, torch_value_and_pull, value_and_pull
 
@@ -44,13 +52,17 @@ def test_locked_dropout_is_the_code_of_awd_lstm(axis: int, rate: float) -> None:
 
 @pytest.mark.usefixtures("relaxed")
 def test_locked_dropout_draws_the_masks_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its spatial dropout in one dimension is locked dropout, batch first; a Keras seed is the words of a legacy key."""
+    """Its spatial dropout in one dimension is locked dropout, batch first; a Keras seed is the
+    words of a legacy key.
+    """
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = require("keras")
     layer = keras.layers.SpatialDropout1D(RATE, seed=7)
     for call in range(2):
         key = jnp.array([7, call], jnp.uint32)
-        np.testing.assert_array_max_ulp(locked_dropout(key, X, RATE, time_axis=1), layer(X, training=True), maxulp=1)
+        np.testing.assert_array_max_ulp(
+            locked_dropout(key, X, RATE, time_axis=1), layer(X, training=True), maxulp=1
+        )
 
 
 @each_time
@@ -68,19 +80,29 @@ def test_windows_share_the_mask_of_a_key(axis: int) -> None:
 @each_rate
 def test_embedding_dropout_is_the_code_of_awd_lstm(rate: float) -> None:
     torch = require("torch")
-    mask = np.asarray(embedding_dropout(KEY, jnp.ones(VOCABULARY), rate, ids=jnp.arange(VOCABULARY)) != 0)
+    mask = np.asarray(
+        embedding_dropout(KEY, jnp.ones(VOCABULARY), rate, ids=jnp.arange(VOCABULARY)) != 0
+    )
     scaled = torch.tensor(mask.astype(np.float32)[:, None]) / (1 - rate)
     words = torch.tensor(np.asarray(IDS), dtype=torch.long)
     ours = value_and_pull(lambda table: embedding_dropout(KEY, table[IDS], rate, ids=IDS), TABLE)
-    theirs = torch_value_and_pull(lambda table: torch.nn.functional.embedding(words, table * scaled), TABLE)
+    theirs = torch_value_and_pull(
+        lambda table: torch.nn.functional.embedding(words, table * scaled), TABLE
+    )
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("key", [KEY, jax.random.PRNGKey(7), jaxdrop.mc.keys(KEY, 3)[1]], ids=["hash", "legacy", "stratified"])
+@pytest.mark.parametrize(
+    "key",
+    [KEY, jax.random.PRNGKey(7), jaxdrop.mc.keys(KEY, 3)[1]],
+    ids=["hash", "legacy", "stratified"],
+)
 def test_embedding_dropout_is_the_mask_of_the_table_looked_up(key: jax.Array) -> None:
     expected = jaxdrop.dropout(key, TABLE, RATE, broadcast_dims=(1,))[IDS]
     for dtype in ("int8", "uint32"):
-        np.testing.assert_array_equal(embedding_dropout(key, TABLE[IDS], RATE, ids=IDS.astype(dtype)), expected)
+        np.testing.assert_array_equal(
+            embedding_dropout(key, TABLE[IDS], RATE, ids=IDS.astype(dtype)), expected
+        )
 
 
 def test_embedding_dropout_reaches_every_id() -> None:
@@ -95,12 +117,16 @@ def test_embedding_dropout_costs_as_much_as_there_are_ids() -> None:
     x = jax.ShapeDtypeStruct((64, 16, 256), jnp.float32)
     ids = jax.ShapeDtypeStruct((64, 16), jnp.int32)
     for axis in (None, 1):
-        drop = jax.jit(lambda x, ids, axis=axis: embedding_dropout(KEY, x, RATE, ids=ids, time_axis=axis))
+        drop = jax.jit(
+            lambda x, ids, axis=axis: embedding_dropout(KEY, x, RATE, ids=ids, time_axis=axis)
+        )
         assert drop.lower(x, ids).compile().memory_analysis().temp_size_in_bytes <= 2**14
 
 
 def test_sequences_have_masks_of_their_own() -> None:
-    """Rows of one mask with a row for each sequence. Time may stand first, and more sequences change nothing."""
+    """Rows of one mask with a row for each sequence. Time may stand first, and more sequences
+    change nothing.
+    """
     keep = embedding_dropout(KEY, jnp.ones(IDS.shape), RATE, ids=IDS, time_axis=1) > 0
     rows = np.arange(8, dtype=np.uint32)[:, None]
     bits = random.bits_at(KEY, (rows, IDS.astype(jnp.uint32)), (8, 2**32))
@@ -111,7 +137,9 @@ def test_sequences_have_masks_of_their_own() -> None:
     np.testing.assert_array_equal(few, keep[:3])
 
 
-@pytest.mark.parametrize("spec", [P("a"), P(("b", "a")), P("a", "b"), P(None, "b"), P(None, "a", "b")])
+@pytest.mark.parametrize(
+    "spec", [P("a"), P(("b", "a")), P("a", "b"), P(None, "b"), P(None, "a", "b")]
+)
 @pytest.mark.parametrize("axis", [None, 1])
 def test_embedding_dropout_in_shard_map(spec: PartitionSpec, axis: int | None) -> None:
     x = TABLE[IDS]
@@ -119,7 +147,9 @@ def test_embedding_dropout_in_shard_map(spec: PartitionSpec, axis: int | None) -
     def drop(x: jax.Array, ids: jax.Array, spec: PartitionSpec | None) -> jax.Array:
         return embedding_dropout(KEY, x, RATE, ids=ids, time_axis=axis, spec=spec)
 
-    local = jax.shard_map(lambda x, ids: drop(x, ids, spec), mesh=MESH, in_specs=(spec, P(*spec[:2])), out_specs=spec)
+    local = jax.shard_map(
+        lambda x, ids: drop(x, ids, spec), mesh=MESH, in_specs=(spec, P(*spec[:2])), out_specs=spec
+    )
     np.testing.assert_array_equal(local(x, IDS), drop(x, IDS, None))
 
 
@@ -159,10 +189,26 @@ def test_zoneout_is_the_code_of_fairseq(rate: float) -> None:
     torch = require("torch")
     new, previous = X, jnp.flip(X)
     mask = torch.tensor(1 - np.asarray(masks.keep(KEY, X, masks.law(rate).threshold), np.float32))
-    ours = value_and_pull(lambda new, previous: zoneout(KEY, new, rate, previous=previous), new, previous)
-    assert_close(ours, torch_value_and_pull(lambda new, previous: mask * previous + (1 - mask) * new, new, previous))
-    ours = value_and_pull(lambda new, previous: zoneout(None, new, rate, previous=previous, deterministic=True), new, previous)
-    assert_close(ours, torch_value_and_pull(lambda new, previous: rate * previous + (1 - rate) * new, new, previous))
+    ours = value_and_pull(
+        lambda new, previous: zoneout(KEY, new, rate, previous=previous), new, previous
+    )
+    assert_close(
+        ours,
+        torch_value_and_pull(
+            lambda new, previous: mask * previous + (1 - mask) * new, new, previous
+        ),
+    )
+    ours = value_and_pull(
+        lambda new, previous: zoneout(None, new, rate, previous=previous, deterministic=True),
+        new,
+        previous,
+    )
+    assert_close(
+        ours,
+        torch_value_and_pull(
+            lambda new, previous: rate * previous + (1 - rate) * new, new, previous
+        ),
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "complex64"])
@@ -173,7 +219,9 @@ def test_zoneout_rounds_the_expectation_once(dtype: str) -> None:
         assert y.dtype == new.dtype
         first, second, share = (np.asarray(value, np.complex128) for value in (previous, new, rate))
         exact = share * first + (1 - share) * second
-        np.testing.assert_allclose(np.asarray(y, np.complex128), exact, rtol=0.51 * float(jnp.finfo(dtype).eps), atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(y, np.complex128), exact, rtol=0.51 * float(jnp.finfo(dtype).eps), atol=1e-6
+        )
 
 
 def test_zoneout_at_its_ends_is_one_of_the_states() -> None:
@@ -190,7 +238,9 @@ def test_zoneout_takes_nothing_from_the_state_that_it_leaves() -> None:
     """Neither values nor gradients: NaN where the other state is taken."""
     zoned = ~masks.keep(KEY, X, masks.law(RATE).threshold)
     new, previous = jnp.where(zoned, jnp.nan, X), jnp.where(zoned, X, jnp.nan)
-    y, *pulled = value_and_pull(lambda new, previous: zoneout(KEY, new, RATE, previous=previous), new, previous)
+    y, *pulled = value_and_pull(
+        lambda new, previous: zoneout(KEY, new, RATE, previous=previous), new, previous
+    )
     np.testing.assert_array_equal(y, X)
     np.testing.assert_array_equal(pulled[0] == 0, zoned)
     np.testing.assert_array_equal(pulled[1] == 0, ~zoned)
@@ -200,7 +250,9 @@ def test_zoneout_takes_nothing_from_the_state_that_it_leaves() -> None:
 
 
 def test_recurrent_dropout_never_forgets() -> None:
-    """An LSTM's memory, `c = f c + i d(g)`, step by step in NumPy; with one key, and with one for each step."""
+    """An LSTM's memory, `c = f c + i d(g)`, step by step in NumPy; with one key, and with one for
+    each step.
+    """
     f, i, g = jax.nn.sigmoid(jax.random.normal(jax.random.key(4), (3, 7, 2, 5)))
 
     def run(key_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -214,7 +266,9 @@ def test_recurrent_dropout_never_forgets() -> None:
         c = np.ones((2, 5), np.float32)
         for t in range(7):
             keep = np.asarray(masks.keep(key_of(t), g[t], masks.law(RATE).threshold))
-            c = np.asarray(f[t]) * c + np.asarray(i[t]) * keep * np.asarray(g[t]) / np.float32(1 - RATE)
+            c = np.asarray(f[t]) * c + np.asarray(i[t]) * keep * np.asarray(g[t]) / np.float32(
+                1 - RATE
+            )
         np.testing.assert_allclose(run(key_of), c, rtol=1e-5)
 
 
@@ -225,21 +279,61 @@ def test_recurrent_dropout_never_forgets() -> None:
     ("call", "error", "says"),
     [
         (lambda: locked_dropout(KEY, X, RATE), TypeError, "time_axis"),
-        (lambda: locked_dropout(KEY, X, RATE, time_axis=3), ValueError, "time_axis=3 is out of range: with 3 axes, -3 to 2"),
-        (lambda: locked_dropout(KEY, X, RATE, time_axis="t"), TypeError, "time_axis must be the number of an axis, got 't'"),
-        (lambda: locked_dropout(KEY, IDS, RATE, time_axis=0), TypeError, "locked_dropout scales what it keeps"),
-        (lambda: embedding_dropout(KEY, X, RATE, ids=X), TypeError, "embedding_dropout takes integers, but ids is .* float32"),
-        (lambda: embedding_dropout(KEY, X, RATE, ids=IDS), ValueError, r"the shape of ids, \(8, 16\), but it is \(4, 3, 5\)"),
-        (lambda: embedding_dropout(KEY, X[0, 0], RATE, ids=IDS), ValueError, "begin with the shape of ids"),
-        (lambda: embedding_dropout(KEY, IDS, RATE, ids=IDS), TypeError, "embedding_dropout scales what it keeps"),
-        (lambda: embedding_dropout(KEY, TABLE[IDS], RATE, ids=IDS, time_axis=2), ValueError, "time_axis=2 is out of range"),
-        (lambda: embedding_dropout(None, TABLE[IDS], RATE, ids=IDS), ValueError, "embedding_dropout is stochastic here"),
+        (
+            lambda: locked_dropout(KEY, X, RATE, time_axis=3),
+            ValueError,
+            "time_axis=3 is out of range: with 3 axes, -3 to 2",
+        ),
+        (
+            lambda: locked_dropout(KEY, X, RATE, time_axis="t"),
+            TypeError,
+            "time_axis must be the number of an axis, got 't'",
+        ),
+        (
+            lambda: locked_dropout(KEY, IDS, RATE, time_axis=0),
+            TypeError,
+            "locked_dropout scales what it keeps",
+        ),
+        (
+            lambda: embedding_dropout(KEY, X, RATE, ids=X),
+            TypeError,
+            "embedding_dropout takes integers, but ids is .* float32",
+        ),
+        (
+            lambda: embedding_dropout(KEY, X, RATE, ids=IDS),
+            ValueError,
+            r"the shape of ids, \(8, 16\), but it is \(4, 3, 5\)",
+        ),
+        (
+            lambda: embedding_dropout(KEY, X[0, 0], RATE, ids=IDS),
+            ValueError,
+            "begin with the shape of ids",
+        ),
+        (
+            lambda: embedding_dropout(KEY, IDS, RATE, ids=IDS),
+            TypeError,
+            "embedding_dropout scales what it keeps",
+        ),
+        (
+            lambda: embedding_dropout(KEY, TABLE[IDS], RATE, ids=IDS, time_axis=2),
+            ValueError,
+            "time_axis=2 is out of range",
+        ),
+        (
+            lambda: embedding_dropout(None, TABLE[IDS], RATE, ids=IDS),
+            ValueError,
+            "embedding_dropout is stochastic here",
+        ),
         (
             lambda: embedding_dropout(jax.random.key(0, impl="rbg"), TABLE[IDS], RATE, ids=IDS),
             NotImplementedError,
             r"jaxdrop.random.fast\(key\)",
         ),
-        (lambda: word_dropout(KEY, X, RATE, replacement=0), TypeError, "word_dropout takes integers, but ids is .* float32"),
+        (
+            lambda: word_dropout(KEY, X, RATE, replacement=0),
+            TypeError,
+            "word_dropout takes integers, but ids is .* float32",
+        ),
         (lambda: word_dropout(KEY, IDS, RATE), TypeError, "replacement"),
         (
             lambda: word_dropout(KEY, IDS, RATE, replacement=0.5),
@@ -261,13 +355,29 @@ def test_recurrent_dropout_never_forgets() -> None:
             ValueError,
             "replacement must be .* int8, which holds -128 to 127, got 200",
         ),
-        (lambda: word_dropout(None, IDS, RATE, replacement=0), ValueError, "word_dropout is stochastic here"),
+        (
+            lambda: word_dropout(None, IDS, RATE, replacement=0),
+            ValueError,
+            "word_dropout is stochastic here",
+        ),
         (lambda: word_dropout(KEY, IDS, 1.5, replacement=0), ValueError, r"\[0, 1\], got 1.5"),
-        (lambda: zoneout(KEY, X, RATE, previous=X[0]), ValueError, r"new is float32\[4, 3, 5\], previous is float32\[3, 5\]"),
-        (lambda: zoneout(KEY, X, RATE, previous=X.astype("bfloat16")), ValueError, "previous is bfloat16"),
+        (
+            lambda: zoneout(KEY, X, RATE, previous=X[0]),
+            ValueError,
+            r"new is float32\[4, 3, 5\], previous is float32\[3, 5\]",
+        ),
+        (
+            lambda: zoneout(KEY, X, RATE, previous=X.astype("bfloat16")),
+            ValueError,
+            "previous is bfloat16",
+        ),
         (lambda: zoneout(KEY, X, RATE), TypeError, "previous"),
         (lambda: zoneout(None, X, RATE, previous=X), ValueError, "zoneout is stochastic here"),
-        (lambda: zoneout(None, X, RATE, previous=X, deterministic=1), TypeError, "deterministic must be True or False"),
+        (
+            lambda: zoneout(None, X, RATE, previous=X, deterministic=1),
+            TypeError,
+            "deterministic must be True or False",
+        ),
     ],
 )
 def test_bad_input(call: Callable[[], Any], error: type[Exception], says: str) -> None:

@@ -1,4 +1,6 @@
-"""Token, label and modality dropout, against the code of timm, PatchDropout, axlearn, DiT and AV-HuBERT, and exact laws."""
+"""Token, label and modality dropout, against the code of timm, PatchDropout, axlearn, DiT and
+AV-HuBERT, and exact laws.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 def test_token_dropout_is_the_code_of_timm(prefix: int, ordered: bool) -> None:
     """With its order of tokens, in value and gradient."""
     torch = require("torch")
-    y, pull, indices = jax.vjp(lambda x: token_dropout(KEY, x, 0.5, num_prefix_tokens=prefix, ordered=ordered), X, has_aux=True)
+    y, pull, indices = jax.vjp(
+        lambda x: token_dropout(KEY, x, 0.5, num_prefix_tokens=prefix, ordered=ordered),
+        X,
+        has_aux=True,
+    )
     order = torch.tensor(np.array(indices[:, prefix:]) - prefix, dtype=torch.long)
     x = torch.tensor(np.asarray(X), requires_grad=True)
     first, rest = x[:, :prefix], x[:, prefix:]
@@ -50,7 +56,9 @@ def test_token_dropout_is_the_code_of_timm(prefix: int, ordered: bool) -> None:
 
 @pytest.mark.parametrize("shape", [(9, 5), (4, 9, 5), (2, 4, 9, 5)])
 def test_indices_are_those_of_the_kept_tokens(shape: tuple[int, ...]) -> None:
-    """Any leading axes; each example has its own; the prefix comes first; in order or not, the same tokens stay."""
+    """Any leading axes; each example has its own; the prefix comes first; in order or not, the same
+    tokens stay.
+    """
     x = jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
     y, indices = token_dropout(KEY, x, 0.5, num_prefix_tokens=2)
     assert indices.dtype == np.int32
@@ -74,7 +82,9 @@ def test_tokens_of_every_dtype(dtype: str) -> None:
 
 @each_key
 def test_every_choice_of_tokens_is_as_likely_as_the_others(key: jax.Array) -> None:
-    """As are its orders: 60 ways to keep 3 tokens of 5, after a prefix of 1. Ideal bits fail with a probability of 1e-6."""
+    """As are its orders: 60 ways to keep 3 tokens of 5, after a prefix of 1. Ideal bits fail with a
+    probability of 1e-6.
+    """
     _, indices = token_dropout(key, jnp.zeros((2**15, 6, 1)), 0.4, num_prefix_tokens=1)
     found, counts = np.unique(indices[:, 1:], axis=0, return_counts=True)
     np.testing.assert_array_equal(found, list(itertools.permutations(range(1, 6), 3)))
@@ -82,18 +92,24 @@ def test_every_choice_of_tokens_is_as_likely_as_the_others(key: jax.Array) -> No
 
 
 def test_ties_go_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "draw", lambda key, x, **options: jnp.zeros((*x.shape[:-1], 1), jnp.uint32))
+    monkeypatch.setattr(
+        masks, "draw", lambda key, x, **options: jnp.zeros((*x.shape[:-1], 1), jnp.uint32)
+    )
     _, indices = token_dropout(KEY, jnp.zeros((3, 11, 2)), 0.5, num_prefix_tokens=2)
     np.testing.assert_array_equal(indices, np.broadcast_to(np.arange(6), (3, 6)))
 
 
 @pytest.mark.parametrize("count", [1, 7, 10, 49, 100, 196, 197])
 def test_roundings_are_those_of_the_libraries(count: int) -> None:
-    """Two of them, timm and axlearn, are given the share to drop, PatchDropout's own code the share to keep."""
+    """Two of them, timm and axlearn, are given the share to drop, PatchDropout's own code the share
+    to keep.
+    """
     x = jax.ShapeDtypeStruct((2, 1 + count, 3), jnp.float32)
 
     def kept(rate: float, rounding: str) -> int:
-        drop = jax.eval_shape(lambda x: token_dropout(KEY, x, rate, num_prefix_tokens=1, rounding=rounding)[0], x)
+        drop = jax.eval_shape(
+            lambda x: token_dropout(KEY, x, rate, num_prefix_tokens=1, rounding=rounding)[0], x
+        )
         return drop.shape[1] - 1
 
     for percent in range(1, 100, 7):
@@ -108,13 +124,18 @@ def test_token_dropout_stores_the_key_alone() -> None:
 
     def stored(batch: int) -> list[Any]:
         x = jnp.ones((batch, 9, 5))
-        pull = jax.eval_shape(lambda x: jax.vjp(lambda x: token_dropout(KEY, x, 0.5, num_prefix_tokens=0)[0], x)[1], x)
+        pull = jax.eval_shape(
+            lambda x: jax.vjp(lambda x: token_dropout(KEY, x, 0.5, num_prefix_tokens=0)[0], x)[1], x
+        )
         return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(pull)]
 
     assert stored(64) == stored(4) != []
 
 
-@pytest.mark.parametrize("options", [{"rate": 0}, {"rate": 0.0}, {"rate": np.float32(0)}, {"rate": 0.5, "deterministic": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"rate": 0}, {"rate": 0.0}, {"rate": np.float32(0)}, {"rate": 0.5, "deterministic": True}],
+)
 def test_token_dropout_without_dropping(options: dict[str, Any]) -> None:
     y, indices = token_dropout(None, X, **options, num_prefix_tokens=1)
     assert y is X
@@ -141,21 +162,29 @@ def test_forced_labels_are_those_of_dit(deterministic: bool) -> None:
     """In training and in sampling, without a key; half of a batch, as guidance asks for it."""
     torch = require("torch")
     force = jnp.arange(3) % 2 == 0
-    y = label_dropout(None, LABELS[:, 1], 0.1, null_id=10, force_drop=force, deterministic=deterministic)
-    theirs = torch.where(torch.tensor(np.asarray(force)), 10, torch.tensor(np.asarray(LABELS[:, 1])))
+    y = label_dropout(
+        None, LABELS[:, 1], 0.1, null_id=10, force_drop=force, deterministic=deterministic
+    )
+    theirs = torch.where(
+        torch.tensor(np.asarray(force)), 10, torch.tensor(np.asarray(LABELS[:, 1]))
+    )
     np.testing.assert_array_equal(y, theirs)
     assert y.dtype == LABELS.dtype
 
 
 def test_forced_labels_may_be_traced() -> None:
-    y = jax.jit(lambda force: label_dropout(None, LABELS, 0.1, null_id=10, force_drop=force))(jnp.ones((1, 4), bool))
+    y = jax.jit(lambda force: label_dropout(None, LABELS, 0.1, null_id=10, force_drop=force))(
+        jnp.ones((1, 4), bool)
+    )
     np.testing.assert_array_equal(y, jnp.full_like(LABELS, 10))
 
 
 def test_label_dropout_needs_no_key_where_nothing_is_drawn() -> None:
     assert label_dropout(None, LABELS, 0, null_id=10) is LABELS
     assert label_dropout(None, LABELS, RATE, null_id=10, deterministic=True) is LABELS
-    np.testing.assert_array_equal(label_dropout(None, LABELS, 1, null_id=10), jnp.full_like(LABELS, 10))
+    np.testing.assert_array_equal(
+        label_dropout(None, LABELS, 1, null_id=10), jnp.full_like(LABELS, 10)
+    )
 
 
 # -- modalities
@@ -163,18 +192,29 @@ def test_label_dropout_needs_no_key_where_nothing_is_drawn() -> None:
 
 def inputs(batch: int = 4) -> tuple[jax.Array, ...]:
     """Arrays of different ranks and dtypes, with a batch in common."""
-    return jnp.ones((batch, 5)), jnp.ones((batch,), jnp.bfloat16), jnp.ones((batch, 2, 3, 1), jnp.complex64)
+    return (
+        jnp.ones((batch, 5)),
+        jnp.ones((batch,), jnp.bfloat16),
+        jnp.ones((batch, 2, 3, 1), jnp.complex64),
+    )
 
 
-def patterns(count: int, rate: float, rule: str, weights: tuple[float, ...] | None) -> dict[tuple[bool, ...], float]:
+def patterns(
+    count: int, rate: float, rule: str, weights: tuple[float, ...] | None
+) -> dict[tuple[bool, ...], float]:
     """How likely each choice of dropped arrays is."""
     if rule == "one":
-        law = {tuple(np.arange(count) == place): rate * (weights or [1 / count] * count)[place] for place in range(count)}
+        law = {
+            tuple(np.arange(count) == place): rate * (weights or [1 / count] * count)[place]
+            for place in range(count)
+        }
         return law | {(False,) * count: 1 - rate}
     law = {}
     for dropped in itertools.product((False, True), repeat=count):
         left = count - sum(dropped)
-        law[dropped] = rate ** sum(dropped) * (1 - rate) ** left + (rate**count / count if left == 1 else 0)
+        law[dropped] = rate ** sum(dropped) * (1 - rate) ** left + (
+            rate**count / count if left == 1 else 0
+        )
     return law | {(True,) * count: 0.0}
 
 
@@ -191,12 +231,22 @@ def patterns(count: int, rate: float, rule: str, weights: tuple[float, ...] | No
         (0.4, "one", (0.2, 0.8, 0.0)),
     ],
 )
-def test_law_of_modality_dropout(key: jax.Array, count: int, rate: float, rule: str, weights: Any) -> None:
-    """Every pattern is as frequent as it should be, impossible ones never. Ideal bits fail with a probability of 1e-6."""
+def test_law_of_modality_dropout(
+    key: jax.Array, count: int, rate: float, rule: str, weights: Any
+) -> None:
+    """Every pattern is as frequent as it should be, impossible ones never. Ideal bits fail with a
+    probability of 1e-6.
+    """
     weights = weights and weights[:count]
     arrays = tuple(jnp.ones(2**14) for _ in range(count))
-    dropped = np.stack([y == 0 for y in modality_dropout(key, arrays, rate, rule=rule, weights=weights)], axis=-1)
-    law = {pattern: chance for pattern, chance in patterns(count, rate, rule, weights).items() if chance > 0}
+    dropped = np.stack(
+        [y == 0 for y in modality_dropout(key, arrays, rate, rule=rule, weights=weights)], axis=-1
+    )
+    law = {
+        pattern: chance
+        for pattern, chance in patterns(count, rate, rule, weights).items()
+        if chance > 0
+    }
     counts = np.array([(dropped == pattern).all(-1).sum() for pattern in law])
     expected = 2**14 * np.array(list(law.values()))
     assert counts.sum() == 2**14
@@ -216,11 +266,15 @@ def test_whole_examples_fall_and_nothing_is_scaled(rule: str) -> None:
 
 
 def test_one_mask_for_the_batch() -> None:
-    ys = jax.vmap(lambda key: modality_dropout(key, inputs(), 0.5, per="batch")[0])(jax.random.split(KEY, 64))
+    ys = jax.vmap(lambda key: modality_dropout(key, inputs(), 0.5, per="batch")[0])(
+        jax.random.split(KEY, 64)
+    )
     dropped = np.asarray(ys == 0).reshape(64, -1)
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
     assert 0 < dropped[:, 0].mean() < 1
-    scalars = modality_dropout(KEY, {"image": jnp.ones(()), "text": jnp.ones((2, 3))}, 1.0, per="batch")
+    scalars = modality_dropout(
+        KEY, {"image": jnp.ones(()), "text": jnp.ones((2, 3))}, 1.0, per="batch"
+    )
     assert (scalars["image"] == 0) != (scalars["text"] == 0).all()
 
 
@@ -250,7 +304,9 @@ def test_modality_dropout_in_shard_map() -> None:
     for rule in ("independent", "one"):
         expected = modality_dropout(KEY, arrays, 0.5, rule=rule)
         local = jax.shard_map(
-            lambda arrays, rule=rule: modality_dropout(KEY, arrays, 0.5, rule=rule, spec=P(("b", "a"))),
+            lambda arrays, rule=rule: modality_dropout(
+                KEY, arrays, 0.5, rule=rule, spec=P(("b", "a"))
+            ),
             mesh=MESH,
             in_specs=P(("b", "a")),
             out_specs=P(("b", "a")),
@@ -273,48 +329,98 @@ def modalities(arrays: Any = (X, X), rate: Any = 0.5, **options: Any) -> Callabl
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda: jax.jit(lambda rate: tokens(rate)())(0.5), TypeError, "(?s)sets the shape.*static_argnames.*broadcast_dims"),
+        (
+            lambda: jax.jit(lambda rate: tokens(rate)())(0.5),
+            TypeError,
+            "(?s)sets the shape.*static_argnames.*broadcast_dims",
+        ),
         (tokens(np.array([0.5, 0.5])), TypeError, "rate must be one number that is known now"),
         (tokens("0.5"), TypeError, "rate must be a real number"),
         (tokens(1.0), ValueError, "rate must be below 1"),
         (tokens(-0.1), ValueError, "got -0.1"),
-        (tokens(prefix=10), ValueError, r"num_prefix_tokens=10 does not fit x of shape \(4, 9, 5\)"),
+        (
+            tokens(prefix=10),
+            ValueError,
+            r"num_prefix_tokens=10 does not fit x of shape \(4, 9, 5\)",
+        ),
         (tokens(prefix=-1), ValueError, "num_prefix_tokens must be at least 0, got -1"),
         (tokens(prefix=1.0), TypeError, "num_prefix_tokens must be an integer, got 1.0"),
         (tokens(x=None), TypeError, "x must be an array of numbers, got None"),
         (tokens(x=X[0, 0]), ValueError, r"\(..., tokens, features\)"),
-        (tokens(0.95, rounding="floor"), ValueError, "rounding='floor' leaves none of 9 tokens at rate 0.95"),
-        (tokens(rounding="ceil"), ValueError, "rounding must be one of 'timm', 'floor', 'round', got 'ceil'"),
+        (
+            tokens(0.95, rounding="floor"),
+            ValueError,
+            "rounding='floor' leaves none of 9 tokens at rate 0.95",
+        ),
+        (
+            tokens(rounding="ceil"),
+            ValueError,
+            "rounding must be one of 'timm', 'floor', 'round', got 'ceil'",
+        ),
         (tokens(spec=P(None, "a")), ValueError, "divides the tokens, axis 1"),
         (tokens(spec=P(None, None, None, "a")), ValueError, "lays out 4 axes"),
         (lambda: token_dropout(KEY, X, 0.5), TypeError, "num_prefix_tokens"),
-        (lambda: token_dropout(None, X, 0.5, num_prefix_tokens=0), ValueError, "token_dropout is stochastic here"),
-        (lambda: label_dropout(KEY, X, 0.1, null_id=0), TypeError, "label_dropout takes integers, but labels is .* float32"),
+        (
+            lambda: token_dropout(None, X, 0.5, num_prefix_tokens=0),
+            ValueError,
+            "token_dropout is stochastic here",
+        ),
+        (
+            lambda: label_dropout(KEY, X, 0.1, null_id=0),
+            TypeError,
+            "label_dropout takes integers, but labels is .* float32",
+        ),
         (lambda: label_dropout(KEY, LABELS, 0.1), TypeError, "null_id"),
-        (lambda: label_dropout(KEY, LABELS, 0.1, null_id=None), TypeError, "null_id must be an integer, got None"),
+        (
+            lambda: label_dropout(KEY, LABELS, 0.1, null_id=None),
+            TypeError,
+            "null_id must be an integer, got None",
+        ),
         (
             lambda: label_dropout(KEY, LABELS.astype("uint8"), 0.1, null_id=256),
             ValueError,
             "null_id must be .* uint8, which holds 0 to 255, got 256",
         ),
-        (lambda: label_dropout(None, LABELS, 0.1, null_id=10), ValueError, "label_dropout is stochastic here"),
-        (lambda: label_dropout(KEY, LABELS, 0.1, null_id=10, force_drop=LABELS), TypeError, "booleans, got int32.*== 1"),
         (
-            lambda: label_dropout(KEY, LABELS, 0.1, null_id=10, force_drop=jnp.ones((2, 3, 4), bool)),
+            lambda: label_dropout(None, LABELS, 0.1, null_id=10),
+            ValueError,
+            "label_dropout is stochastic here",
+        ),
+        (
+            lambda: label_dropout(KEY, LABELS, 0.1, null_id=10, force_drop=LABELS),
+            TypeError,
+            "booleans, got int32.*== 1",
+        ),
+        (
+            lambda: label_dropout(
+                KEY, LABELS, 0.1, null_id=10, force_drop=jnp.ones((2, 3, 4), bool)
+            ),
             ValueError,
             r"force_drop has shape \(2, 3, 4\)",
         ),
         (modalities((X,)), ValueError, "arrays must be two or more"),
-        (modalities((X, X[:2])), ValueError, r"one batch axis, axis 0, in common, .*\(4, 9, 5\), \(2, 9, 5\)"),
+        (
+            modalities((X, X[:2])),
+            ValueError,
+            r"one batch axis, axis 0, in common, .*\(4, 9, 5\), \(2, 9, 5\)",
+        ),
         (modalities((X, LABELS)), TypeError, "int32"),
-        (modalities(rate=jnp.full((4, 1, 1), 0.5)), ValueError, r"one rate for all examples, but rate has shape \(4, 1, 1\)"),
+        (
+            modalities(rate=jnp.full((4, 1, 1), 0.5)),
+            ValueError,
+            r"one rate for all examples, but rate has shape \(4, 1, 1\)",
+        ),
         (modalities(rule="all"), ValueError, "rule must be one of 'independent', 'one', got 'all'"),
         (modalities(per="token"), ValueError, "per must be one of 'example', 'batch', got 'token'"),
         (modalities(weights=(0.5, 0.5)), ValueError, "weights belong to rule='one'"),
         (modalities(rule="one", weights=(0.5, 0.6)), ValueError, "2 probabilities that sum to 1"),
         (modalities(rule="one", weights=(1.0,)), ValueError, "2 probabilities"),
         (modalities(rule="one", weights=(-1.0, 2.0)), ValueError, "2 probabilities"),
-        (lambda: modality_dropout(None, (X, X), 1), ValueError, "modality_dropout is stochastic here"),
+        (
+            lambda: modality_dropout(None, (X, X), 1),
+            ValueError,
+            "modality_dropout is stochastic here",
+        ),
     ],
 )
 def test_bad_input(call: Callable[[], Any], error: type[Exception], says: str) -> None:
@@ -323,9 +429,13 @@ def test_bad_input(call: Callable[[], Any], error: type[Exception], says: str) -
 
 
 def test_stratified_keys_divide_the_choice_among_samples() -> None:
-    """Of S samples a token is kept in S (1 - rate), give or take what the others of its example did."""
+    """Of S samples a token is kept in S (1 - rate), give or take what the others of its example
+    did.
+    """
     keys = jaxdrop.mc.keys(KEY, 64)
-    indices = jax.vmap(lambda key: token_dropout(key, jnp.zeros((256, 8, 1)), 0.5, num_prefix_tokens=0)[1])(keys)
+    indices = jax.vmap(
+        lambda key: token_dropout(key, jnp.zeros((256, 8, 1)), 0.5, num_prefix_tokens=0)[1]
+    )(keys)
     counts = (np.asarray(indices)[..., None] == np.arange(8)).sum((0, 2))
     independent = math.sqrt(64 * 0.5 * 0.5)
     assert counts.std() < 0.7 * independent

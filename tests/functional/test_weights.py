@@ -56,7 +56,11 @@ def kept(connect: Callable[..., jax.Array], examples: int = 5) -> np.ndarray:
 @each_convention
 @pytest.mark.parametrize(
     "fn",
-    [weights.drop_connect, functools.partial(weights.drop_connect, per_example=True), weights.drop_connect_gaussian],
+    [
+        weights.drop_connect,
+        functools.partial(weights.drop_connect, per_example=True),
+        weights.drop_connect_gaussian,
+    ],
     ids=["shared", "per_example", "gaussian"],
 )
 def test_drop_connect_moments(fn: Callable[..., jax.Array], inverted: bool) -> None:
@@ -66,21 +70,27 @@ def test_drop_connect_moments(fn: Callable[..., jax.Array], inverted: bool) -> N
     mean, variance = moments(inverted)
     assert statistics.normal((y.mean(0) - mean) / np.sqrt(variance / samples)) > 1e-6
     squares = (y - mean) ** 2
-    assert statistics.normal((squares.mean(0) - variance) / (squares.std(0) / np.sqrt(samples))) > 1e-6
+    assert (
+        statistics.normal((squares.mean(0) - variance) / (squares.std(0) / np.sqrt(samples))) > 1e-6
+    )
 
 
 @each_convention
 def test_moment_matched_pre_activations_are_normal_and_independent(inverted: bool) -> None:
     """Right code fails with a probability of 2e-6."""
     mean, variance = moments(inverted)
-    z = ((draws(weights.drop_connect_gaussian, 2**13, inverted=inverted) - mean) / np.sqrt(variance)).reshape(2**13, -1)
+    z = (
+        (draws(weights.drop_connect_gaussian, 2**13, inverted=inverted) - mean) / np.sqrt(variance)
+    ).reshape(2**13, -1)
     assert stats.kstest(z[:, 0], "norm").pvalue > 1e-6
     pairs = (z.T @ z)[np.triu_indices(z.shape[1], 1)] / np.sqrt(len(z))
     assert statistics.normal(pairs) > 1e-6
 
 
 def test_inference_of_the_paper_averages_the_activation() -> None:
-    """E relu(u) of u ~ N(mean, s^2) is mean Phi(mean / s) + s phi(mean / s). Right code fails with a probability of 1e-6."""
+    """E relu(u) of u ~ N(mean, s^2) is mean Phi(mean / s) + s phi(mean / s). Right code fails with
+    a probability of 1e-6.
+    """
     mean, variance = moments(inverted=False)
     s = np.sqrt(variance)
     expected = mean * stats.norm.cdf(mean / s) + s * stats.norm.pdf(mean / s)
@@ -92,14 +102,20 @@ def test_inference_of_the_paper_averages_the_activation() -> None:
 def test_evaluation_uses_the_mean_weights(inverted: bool) -> None:
     for fn in (weights.drop_connect, weights.drop_connect_gaussian):
         off = functools.partial(fn, deterministic=True, inverted=inverted)
-        np.testing.assert_allclose(off(None, X, W, RATE), moments(inverted)[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(jax.jit(off)(None, X, W, RATE), moments(inverted)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            off(None, X, W, RATE), moments(inverted)[0], rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            jax.jit(off)(None, X, W, RATE), moments(inverted)[0], rtol=1e-5, atol=1e-6
+        )
         at_zero = jax.make_jaxpr(lambda x, w, fn=fn: fn(None, x, w, 0, inverted=inverted))(X, W)
         assert str(at_zero) == str(jax.make_jaxpr(lambda x, w: x @ w)(X, W))
 
 
 def test_shared_mask_is_that_of_dropout() -> None:
-    np.testing.assert_array_equal(weights.drop_connect(KEY, X, W, RATE), X @ jaxdrop.dropout(KEY, W, RATE))
+    np.testing.assert_array_equal(
+        weights.drop_connect(KEY, X, W, RATE), X @ jaxdrop.dropout(KEY, W, RATE)
+    )
 
 
 @each_convention
@@ -131,21 +147,35 @@ def test_dropped_weights_do_not_leak(per_example: bool) -> None:
 
 def test_gaussian_draws_have_finite_gradients_without_variance() -> None:
     for x, rate in [(jnp.zeros_like(X), RATE), (X, jnp.float32(0)), (X, jnp.float32(1))]:
-        chex.assert_tree_all_finite(jax.grad(lambda x, rate=rate: weights.drop_connect_gaussian(KEY, x, W, rate).sum())(x))
+        chex.assert_tree_all_finite(
+            jax.grad(lambda x, rate=rate: weights.drop_connect_gaussian(KEY, x, W, rate).sum())(x)
+        )
 
 
 def test_nothing_but_the_arguments_is_stored() -> None:
-    for fn in (weights.drop_connect, functools.partial(weights.drop_connect, per_example=True), weights.drop_connect_gaussian):
-        stored = jax.eval_shape(lambda x, w, fn=fn: jax.vjp(lambda x, w: fn(KEY, x, w, RATE), x, w)[1], X, W)
+    for fn in (
+        weights.drop_connect,
+        functools.partial(weights.drop_connect, per_example=True),
+        weights.drop_connect_gaussian,
+    ):
+        stored = jax.eval_shape(
+            lambda x, w, fn=fn: jax.vjp(lambda x, w: fn(KEY, x, w, RATE), x, w)[1], X, W
+        )
         shapes = sorted(leaf.shape for leaf in jax.tree.leaves(stored) if leaf.shape)
         assert shapes == sorted([X.shape, W.shape])
 
 
-@pytest.mark.parametrize("rate", [np.linspace(0.1, 0.9, 3), np.linspace(0.1, 0.9, 8).reshape(8, 1)], ids=["out", "in"])
+@pytest.mark.parametrize(
+    "rate", [np.linspace(0.1, 0.9, 3), np.linspace(0.1, 0.9, 8).reshape(8, 1)], ids=["out", "in"]
+)
 def test_rates_per_feature(rate: np.ndarray) -> None:
     rate = jnp.asarray(rate, jnp.float32)
-    np.testing.assert_array_equal(weights.drop_connect(KEY, X, W, rate), X @ jaxdrop.dropout(KEY, W, rate))
-    drawn = jax.vmap(lambda key: weights.drop_connect_gaussian(key, X, W, rate))(jax.random.split(KEY, 4096))
+    np.testing.assert_array_equal(
+        weights.drop_connect(KEY, X, W, rate), X @ jaxdrop.dropout(KEY, W, rate)
+    )
+    drawn = jax.vmap(lambda key: weights.drop_connect_gaussian(key, X, W, rate))(
+        jax.random.split(KEY, 4096)
+    )
     rate, x, w = (np.asarray(a, np.float64) for a in (rate, X, W))
     s = np.sqrt((x * x) @ (rate / (1 - rate) * w * w) / len(drawn))
     assert statistics.normal((np.asarray(drawn, np.float64).mean(0) - x @ w) / s) > 1e-6
@@ -155,16 +185,29 @@ def test_shared_masks_under_a_mesh() -> None:
     expected = weights.drop_connect(KEY, X[:4], W[:, :2], RATE)
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     specs = (P("a"), P(None, "b"))
-    placed = [jax.device_put(array, jax.NamedSharding(mesh, spec)) for array, spec in zip((X[:4], W[:, :2]), specs, strict=True)]
-    np.testing.assert_allclose(jax.jit(lambda x, w: weights.drop_connect(KEY, x, w, RATE))(*placed), expected, rtol=1e-6)
+    placed = [
+        jax.device_put(array, jax.NamedSharding(mesh, spec))
+        for array, spec in zip((X[:4], W[:, :2]), specs, strict=True)
+    ]
+    np.testing.assert_allclose(
+        jax.jit(lambda x, w: weights.drop_connect(KEY, x, w, RATE))(*placed), expected, rtol=1e-6
+    )
     for per_example, fn, spec in [
         (False, functools.partial(weights.drop_connect, spec=specs[1]), P("a", "b")),
-        (True, functools.partial(weights.drop_connect, per_example=True, spec=P("a", None, "b")), P("a", "b")),
+        (
+            True,
+            functools.partial(weights.drop_connect, per_example=True, spec=P("a", None, "b")),
+            P("a", "b"),
+        ),
         (False, functools.partial(weights.drop_connect_gaussian, spec=P("a", "b")), P("a", "b")),
     ]:
-        local = jax.shard_map(lambda x, w, fn=fn: fn(KEY, x, w, RATE), mesh=mesh, in_specs=specs, out_specs=spec)
+        local = jax.shard_map(
+            lambda x, w, fn=fn: fn(KEY, x, w, RATE), mesh=mesh, in_specs=specs, out_specs=spec
+        )
         whole = functools.partial(fn.func, per_example=True) if per_example else fn.func
-        np.testing.assert_allclose(local(X[:4], W[:, :2]), whole(KEY, X[:4], W[:, :2], RATE), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            local(X[:4], W[:, :2]), whole(KEY, X[:4], W[:, :2], RATE), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("fn", [weights.drop_connect, weights.drop_connect_gaussian])
@@ -185,14 +228,21 @@ def test_drop_connect_rejects(fn: Callable[..., jax.Array]) -> None:
 # -- weight drop
 
 TREE = {
-    "cell": {"hi": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}, "ii": {"kernel": jnp.ones((4, 4))}},
+    "cell": {
+        "hi": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)},
+        "ii": {"kernel": jnp.ones((4, 4))},
+    },
     "head": [jnp.ones((4, 4))],
 }
 
 
 def dropped_names(tree: Any) -> set[str]:
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in flat if (leaf == 0).any()}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in flat
+        if (leaf == 0).any()
+    }
 
 
 def recurrent(path: KeyPath) -> bool:
@@ -217,7 +267,11 @@ def test_only_the_chosen_leaves_are_dropped(match: weights.Match, expected: set[
 
 def test_leaves_have_masks_of_their_own_that_do_not_depend_on_other_leaves() -> None:
     everything = weights.weight_drop(KEY, TREE, 0.5, match="kernel|head")
-    leaves = [everything["cell"]["hi"]["kernel"], everything["cell"]["ii"]["kernel"], everything["head"][0]]
+    leaves = [
+        everything["cell"]["hi"]["kernel"],
+        everything["cell"]["ii"]["kernel"],
+        everything["head"][0],
+    ]
     assert len({leaf.tobytes() for leaf in map(np.asarray, leaves)}) == 3
     alone = weights.weight_drop(KEY, {"cell": {"ii": TREE["cell"]["ii"]}}, 0.5, match="kernel")
     np.testing.assert_array_equal(alone["cell"]["ii"]["kernel"], leaves[1])
@@ -243,7 +297,11 @@ def test_weight_drop_in_evaluation_is_the_tree_itself() -> None:
 
 def test_one_mask_along_the_inputs_is_the_variational_branch_of_awd_lstm() -> None:
     drop = functools.partial(jaxdrop.dropout, broadcast_dims=(0,))
-    kernel = np.asarray(weights.weight_drop(KEY, {"kernel": jnp.ones((64, 256))}, 0.5, match="kernel", drop=drop)["kernel"])
+    kernel = np.asarray(
+        weights.weight_drop(KEY, {"kernel": jnp.ones((64, 256))}, 0.5, match="kernel", drop=drop)[
+            "kernel"
+        ]
+    )
     np.testing.assert_array_equal(kernel, np.broadcast_to(kernel[:1], kernel.shape))
     assert statistics.normal((np.count_nonzero(kernel[0]) - 128) / 8) > 1e-6
 
@@ -263,7 +321,9 @@ def test_weight_drop_under_shard_map() -> None:
 
 
 def test_weight_drop_rejects() -> None:
-    with pytest.raises(ValueError, match=r"no leaf of params\. The leaves are: cell/hi/bias, cell/hi/kernel"):
+    with pytest.raises(
+        ValueError, match=r"no leaf of params\. The leaves are: cell/hi/bias, cell/hi/kernel"
+    ):
         weights.weight_drop(KEY, TREE, 0.5, match="kernle", deterministic=True)
     with pytest.raises(ValueError, match="none at all"):
         weights.weight_drop(KEY, {}, 0.5, match="kernel")
@@ -277,18 +337,24 @@ def test_weight_drop_rejects() -> None:
 
 
 def fairseq(weight: np.ndarray, blocks: np.ndarray, block_size: int) -> np.ndarray:
-    """`weight` of shape (out, in) or (out, in, 1, 1), `blocks` the drawn block mask (True: dropped) in its order."""
+    """`weight` of shape (out, in) or (out, in, 1, 1), `blocks` the drawn block mask (True: dropped)
+    in its order.
+    """
     mask = np.repeat(blocks.ravel(), block_size).reshape(weight.shape)
     return np.where(mask, 0, weight / (1 - RATE)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((12, 5), -2), ((1, 1, 12, 5), -2), ((5, 12), -1)], ids=["dense", "1x1", "embedding"]
+    ("shape", "axis"),
+    [((12, 5), -2), ((1, 1, 12, 5), -2), ((5, 12), -1)],
+    ids=["dense", "1x1", "embedding"],
 )
 def test_blocks_are_those_of_fairseq(shape: tuple[int, ...], axis: int) -> None:
     w = jnp.asarray(np.random.default_rng(2).normal(size=shape), jnp.float32)
     noisy = weights.quant_noise(KEY, w, RATE, block_size=4, axis=axis)
-    rows = [np.moveaxis(np.asarray(a), axis, -1).reshape(5, 12) for a in (w, noisy)]  # (out, in), as in PyTorch
+    rows = [
+        np.moveaxis(np.asarray(a), axis, -1).reshape(5, 12) for a in (w, noisy)
+    ]  # (out, in), as in PyTorch
     blocks = (rows[1].reshape(5, 3, 4) == 0).all(-1)
     assert 0 < blocks.sum() < blocks.size
     np.testing.assert_array_max_ulp(rows[1], fairseq(rows[0], blocks, 4), maxulp=1)
@@ -311,7 +377,9 @@ def test_quant_noise_under_shard_map() -> None:
     ]:
         w = jnp.ones(shape)
         local = jax.shard_map(
-            lambda w, options=options, spec=spec: weights.quant_noise(KEY, w, RATE, spec=spec, **options),
+            lambda w, options=options, spec=spec: weights.quant_noise(
+                KEY, w, RATE, spec=spec, **options
+            ),
             mesh=mesh,
             in_specs=spec,
             out_specs=spec,
@@ -320,7 +388,9 @@ def test_quant_noise_under_shard_map() -> None:
 
 
 def test_quant_noise_rejects() -> None:
-    with pytest.raises(ValueError, match=r"must divide the length 12 of axis 0 of w of shape \(12, 5\), got 8"):
+    with pytest.raises(
+        ValueError, match=r"must divide the length 12 of axis 0 of w of shape \(12, 5\), got 8"
+    ):
         weights.quant_noise(KEY, jnp.ones((12, 5)), RATE, deterministic=True)
     with pytest.raises(ValueError, match="must divide the 9 points"):
         weights.quant_noise(KEY, jnp.ones((3, 3, 8, 8)), RATE)

@@ -37,20 +37,34 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
-        attend = self.attention(num_heads=4, dropout_rate=0.2, deterministic=deterministic, name="attention", **self.options)
+        attend = self.attention(
+            num_heads=4,
+            dropout_rate=0.2,
+            deterministic=deterministic,
+            name="attention",
+            **self.options,
+        )
         return x + attend(nn.LayerNorm()(x), mask=mask)
 
 
 @each_mask
 @pytest.mark.parametrize("attention", [nn.MultiHeadDotProductAttention, nn.MultiHeadAttention])
 def test_swapped_in(attention: type[nn.Module], mask: jax.Array | None) -> None:
-    """With a threefry key the masks are Flax's, shared over batch and heads or not; in evaluation so are the outputs."""
+    """With a threefry key the masks are Flax's, shared over batch and heads or not; in evaluation
+    so are the outputs.
+    """
     variables = Block(attention, {}).init(jax.random.key(0), X, mask, True)
     for broadcast in (True, False):
         stock = Block(attention, {"broadcast_dropout": broadcast})
-        ours = Block(attention, {"broadcast_dropout": broadcast, "attention_fn": jaxdrop.linen.dot_product_attention})
+        ours = Block(
+            attention,
+            {"broadcast_dropout": broadcast, "attention_fn": jaxdrop.linen.dot_product_attention},
+        )
         for deterministic in (False, True):
-            results = [model.apply(variables, X, mask, deterministic, rngs={"dropout": THREEFRY}) for model in (ours, stock)]
+            results = [
+                model.apply(variables, X, mask, deterministic, rngs={"dropout": THREEFRY})
+                for model in (ours, stock)
+            ]
             np.testing.assert_allclose(*results, rtol=1e-5, atol=2e-6)
 
 
@@ -59,14 +73,25 @@ def test_weights_are_sown_by_flax() -> None:
     layer = jaxdrop.linen.MultiHeadAttention(num_heads=4, dropout_rate=0.2, deterministic=False)
     variables = layer.init({"params": jax.random.key(0), "dropout": THREEFRY}, X)
     expected = layer.apply(variables, X, rngs={"dropout": THREEFRY})
-    result, sown = layer.apply(variables, X, sow_weights=True, rngs={"dropout": THREEFRY}, mutable=["intermediates"])
+    result, sown = layer.apply(
+        variables, X, sow_weights=True, rngs={"dropout": THREEFRY}, mutable=["intermediates"]
+    )
     assert sown["intermediates"]["attention_weights"][0].shape == (2, 4, 12, 12)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-6)
-    layer = layer.clone(qk_attn_weights_einsum_cls=lambda: jnp.einsum, attn_weights_value_einsum_cls=lambda: jnp.einsum)
-    np.testing.assert_allclose(layer.apply(variables, X, rngs={"dropout": THREEFRY}), expected, rtol=1e-5, atol=2e-6)
+    layer = layer.clone(
+        qk_attn_weights_einsum_cls=lambda: jnp.einsum,
+        attn_weights_value_einsum_cls=lambda: jnp.einsum,
+    )
+    np.testing.assert_allclose(
+        layer.apply(variables, X, rngs={"dropout": THREEFRY}), expected, rtol=1e-5, atol=2e-6
+    )
 
 
-@pytest.mark.parametrize("mask", [None, jnp.ones((2, 1, 12, 12), bool).at[:, :, 3].set(False)], ids=["none", "a blind row"])
+@pytest.mark.parametrize(
+    "mask",
+    [None, jnp.ones((2, 1, 12, 12), bool).at[:, :, 3].set(False)],
+    ids=["none", "a blind row"],
+)
 def test_sown_weights_change_nothing(mask: jax.Array | None) -> None:
     """Not the rows that see no key either; and the module's own output is captured once."""
     layer = jaxdrop.linen.MultiHeadAttention(num_heads=4, dropout_rate=0.2, deterministic=False)
@@ -74,7 +99,13 @@ def test_sown_weights_change_nothing(mask: jax.Array | None) -> None:
     variables = layer.init(rngs, X)
     expected = layer.apply(variables, X, mask=mask, rngs=rngs)
     result, sown = layer.apply(
-        variables, X, mask=mask, sow_weights=True, rngs=rngs, mutable=["intermediates"], capture_intermediates=True
+        variables,
+        X,
+        mask=mask,
+        sow_weights=True,
+        rngs=rngs,
+        mutable=["intermediates"],
+        capture_intermediates=True,
     )
     np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
     assert len(sown["intermediates"]["__call__"]) == 1
@@ -94,14 +125,22 @@ def test_rate_in_the_call_and_traced() -> None:
     )
     for result in (*traced(0.2), other.apply(variables, X, rngs=rngs, rate=jnp.float32(0.2))):
         np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
-    np.testing.assert_array_equal(layer.apply(variables, X, rate=0), layer.clone(deterministic=True).apply(variables, X))
+    np.testing.assert_array_equal(
+        layer.apply(variables, X, rate=0), layer.clone(deterministic=True).apply(variables, X)
+    )
     with pytest.raises(TypeError, match=r"rate=0.3 .* takes no dropout_rate"):
-        layer.clone(attention_fn=lambda query, key, value: value).apply(variables, X, rngs=rngs, rate=0.3)
+        layer.clone(attention_fn=lambda query, key, value: value).apply(
+            variables, X, rngs=rngs, rate=0.3
+        )
 
 
 def test_options_are_those_of_flax() -> None:
-    """By name, place and default; products of the caller's own, the dtype of the result, complex numbers."""
-    theirs, ours = (inspect.signature(module.dot_product_attention).parameters for module in (nn, jaxdrop.linen))
+    """By name, place and default; products of the caller's own, the dtype of the result, complex
+    numbers.
+    """
+    theirs, ours = (
+        inspect.signature(module.dot_product_attention).parameters for module in (nn, jaxdrop.linen)
+    )
     assert [*ours][: len(theirs)] == [*theirs]
     assert all(ours[name].default == parameter.default for name, parameter in theirs.items())
     q = X.reshape(2, 12, 4, 4)
@@ -116,9 +155,13 @@ def test_options_are_those_of_flax() -> None:
         {"force_fp32_for_softmax": True, "dtype": jnp.bfloat16},
         {"dtype": jnp.complex64},
     ):
-        result, expected = (module.dot_product_attention(q, q, q, **options) for module in (jaxdrop.linen, nn))
+        result, expected = (
+            module.dot_product_attention(q, q, q, **options) for module in (jaxdrop.linen, nn)
+        )
         assert result.dtype == expected.dtype
-        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-2 if "force_fp32_for_softmax" in options else 1e-6)
+        np.testing.assert_allclose(
+            result, expected, rtol=0, atol=2e-2 if "force_fp32_for_softmax" in options else 1e-6
+        )
     assert len(called) == 4
     with pytest.raises(TypeError, match="query is complex"):
         jaxdrop.linen.dot_product_attention(q.astype(jnp.complex64), q, q, dtype=jnp.float32)
@@ -130,7 +173,10 @@ def test_options_are_those_of_flax() -> None:
 def test_multi_head_attention(name: str) -> None:
     """Flax's own, but for the function inside and a mask for each example and head."""
     options: dict[str, Any] = {"num_heads": 4, "dropout_rate": 0.2, "deterministic": False}
-    ours, stock = getattr(jaxdrop.linen, name)(**options), getattr(nn, name)(**options, broadcast_dropout=False)
+    ours, stock = (
+        getattr(jaxdrop.linen, name)(**options),
+        getattr(nn, name)(**options, broadcast_dropout=False),
+    )
     variables = stock.init({"params": jax.random.key(0), "dropout": THREEFRY}, X)
     results = [layer.apply(variables, X, rngs={"dropout": THREEFRY}) for layer in (ours, stock)]
     np.testing.assert_allclose(*results, rtol=1e-5, atol=2e-6)
@@ -141,7 +187,9 @@ def test_multi_head_attention(name: str) -> None:
 def test_a_part_of_the_batch() -> None:
     """With `spec`, each device draws its part of the masks."""
     whole, part = (
-        jaxdrop.linen.MultiHeadAttention(num_heads=4, dropout_rate=0.2, deterministic=False, spec=spec)
+        jaxdrop.linen.MultiHeadAttention(
+            num_heads=4, dropout_rate=0.2, deterministic=False, spec=spec
+        )
         for spec in (None, P("data"))
     )
     assert part == part.clone()
@@ -152,5 +200,7 @@ def test_a_part_of_the_batch() -> None:
     def apply(layer: nn.Module, x: jax.Array) -> jax.Array:
         return layer.apply(variables, x, rngs={"dropout": THREEFRY})
 
-    local = jax.shard_map(functools.partial(apply, part), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    local = jax.shard_map(
+        functools.partial(apply, part), mesh=mesh, in_specs=P("data"), out_specs=P("data")
+    )
     np.testing.assert_allclose(jax.jit(local)(X), apply(whole, X), rtol=1e-5, atol=2e-6)

@@ -49,14 +49,20 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize("method", ["__init__", "__call__"])
 def test_signature_is_that_of_flax(method: str) -> None:
-    """Flax's parameters come first, in its order and with its defaults; those of a call besides are keyword-only."""
-    ours, flax = (inspect.signature(getattr(cls, method)).parameters for cls in (Dropout, nn.Dropout))
+    """Flax's parameters come first, in its order and with its defaults; those of a call besides are
+    keyword-only.
+    """
+    ours, flax = (
+        inspect.signature(getattr(cls, method)).parameters for cls in (Dropout, nn.Dropout)
+    )
     own = [name for name in flax if name not in ("parent", "name")]
     assert list(ours)[: len(own)] == own
     for name in flax:
         assert (ours[name].kind, ours[name].default) == (flax[name].kind, flax[name].default), name
     if method == "__call__":
-        assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours.keys() - flax.keys())
+        assert all(
+            ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours.keys() - flax.keys()
+        )
 
 
 def test_models_draw_the_masks_of_flax() -> None:
@@ -66,14 +72,22 @@ def test_models_draw_the_masks_of_flax() -> None:
     flax_variables = Model(nn.Dropout).init(jax.random.key(1), x, train=False)
     assert jax.tree.structure(variables) == jax.tree.structure(flax_variables)
     for key in (*RNGS.values(), jax.random.PRNGKey(2), jaxdrop.key(3)):
-        ours, flax = (Model(layer).apply(variables, x, rngs={"dropout": key}) for layer in (Dropout, nn.Dropout))
+        ours, flax = (
+            Model(layer).apply(variables, x, rngs={"dropout": key})
+            for layer in (Dropout, nn.Dropout)
+        )
         np.testing.assert_allclose(ours, flax, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("options", [{"rng_collection": "noise"}, {"broadcast_dims": (0,)}, {"name": "site"}])
+@pytest.mark.parametrize(
+    "options", [{"rng_collection": "noise"}, {"broadcast_dims": (0,)}, {"name": "site"}]
+)
 def test_options_draw_the_masks_of_flax(options: dict[str, Any]) -> None:
     x, rngs = DROPOUT.example(), RNGS | {"noise": jax.random.key(8)}
-    ours, flax = (layer(RATE, deterministic=False, **options).apply({}, x, rngs=rngs) for layer in (Dropout, nn.Dropout))
+    ours, flax = (
+        layer(RATE, deterministic=False, **options).apply({}, x, rngs=rngs)
+        for layer in (Dropout, nn.Dropout)
+    )
     np.testing.assert_array_max_ulp(ours, flax, maxulp=1)
 
 
@@ -85,7 +99,9 @@ def test_a_key_can_come_with_the_call(key: jax.Array) -> None:
     x = DROPOUT.example()
     expected = jaxdrop.dropout(key, x, RATE)
     np.testing.assert_array_equal(Dropout(RATE).apply({}, x, False, key), expected)
-    np.testing.assert_array_equal(Dropout(RATE).apply({}, x, deterministic=False, rng=key, rngs=RNGS), expected)
+    np.testing.assert_array_equal(
+        Dropout(RATE).apply({}, x, deterministic=False, rng=key, rngs=RNGS), expected
+    )
 
 
 @pytest.mark.parametrize("rate", [0, 0.0, np.float32(0), jnp.float32(0), np.asarray(0)])
@@ -156,7 +172,9 @@ def scan(layer: Callable[..., nn.Module]) -> nn.Module:
         def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
             return Block(layer)(x), None
 
-    return nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=3)()
+    return nn.scan(
+        Step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=3
+    )()
 
 
 def scanned(layer: Callable[..., nn.Module], x: jax.Array, variables: Any) -> jax.Array:
@@ -168,7 +186,9 @@ def rematerialized(layer: Callable[..., nn.Module], x: jax.Array, variables: Any
 
 
 def vmapped(layer: Callable[..., nn.Module], x: jax.Array, variables: Any) -> jax.Array:
-    rows = nn.vmap(Block, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True})
+    rows = nn.vmap(
+        Block, variable_axes={"params": None}, split_rngs={"params": False, "dropout": True}
+    )
     return rows(layer).apply(variables, x, rngs=RNGS)
 
 
@@ -180,7 +200,9 @@ def jitted(layer: Callable[..., nn.Module], x: jax.Array, variables: Any) -> jax
 def test_transformed_models_draw_the_masks_of_flax(run: Callable[..., jax.Array]) -> None:
     """In value and gradient."""
     x = DROPOUT.example()
-    variables = (scan(Dropout).init if run is scanned else Block(Dropout).init)({"params": KEY, **RNGS}, x, None)
+    variables = (scan(Dropout).init if run is scanned else Block(Dropout).init)(
+        {"params": KEY, **RNGS}, x, None
+    )
     ours, flax = (
         jax.jit(jax.value_and_grad(lambda x, layer=layer: (run(layer, x, variables) ** 2).sum()))(x)
         for layer in (Dropout, nn.Dropout)

@@ -15,10 +15,16 @@ from jaxdrop.functional.noise import gaussian_noise, neftune, uniform_dropout
 from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from tests.catalogue import KEY
 
-LAYERS = [(GaussianNoise, gaussian_noise, "stddev"), (UniformDropout, uniform_dropout, "beta"), (NEFTune, neftune, "alpha")]
+LAYERS = [
+    (GaussianNoise, gaussian_noise, "stddev"),
+    (UniformDropout, uniform_dropout, "beta"),
+    (NEFTune, neftune, "alpha"),
+]
 X = jnp.linspace(0.5, 2, 24).reshape(2, 3, 4)
 
-each_layer = pytest.mark.parametrize(("layer", "function", "name"), LAYERS, ids=[layer.__name__ for layer, *_ in LAYERS])
+each_layer = pytest.mark.parametrize(
+    ("layer", "function", "name"), LAYERS, ids=[layer.__name__ for layer, *_ in LAYERS]
+)
 
 
 def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
@@ -27,7 +33,9 @@ def call(layer: Any, x: jax.Array, **options: Any) -> jax.Array:
 
 @each_layer
 @pytest.mark.parametrize("amount", [0.5, 1, 5.0])
-def test_amounts_are_no_rates(layer: Any, function: Callable[..., jax.Array], name: str, amount: float) -> None:
+def test_amounts_are_no_rates(
+    layer: Any, function: Callable[..., jax.Array], name: str, amount: float
+) -> None:
     """At 1 there is something to draw, and beyond 1 too; a call's amount takes precedence."""
     expected = function(KEY, X, amount)
     np.testing.assert_array_equal(call(layer(**{name: amount}), X), expected)
@@ -47,7 +55,9 @@ def test_no_amount_draws_nothing(layer: Any, function: Callable[..., jax.Array],
 
 @each_layer
 @pytest.mark.parametrize("amount", [-1, np.nan, np.inf])
-def test_bad_amounts(layer: Any, function: Callable[..., jax.Array], name: str, amount: float) -> None:
+def test_bad_amounts(
+    layer: Any, function: Callable[..., jax.Array], name: str, amount: float
+) -> None:
     with pytest.raises(ValueError, match=rf"{name} must lie in \[0, infinity\), got {amount}"):
         call(layer(amount), X)
 

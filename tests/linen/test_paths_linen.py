@@ -54,7 +54,9 @@ def test_layer_drop_carries_the_variables_of_the_layer(variables: Any) -> None:
     patterns = set()
     for key in jax.random.split(KEY, 8):
         found, expected = compiled(variables, key), apply(variables, key)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
+        )
         ran = [bool(jnp.any(found[1][f"Block_{i}"]["BatchNorm_0"]["mean"] != 0)) for i in range(2)]
         assert bool(jnp.all(found[0] == X)) == (not any(ran))
         patterns.add(tuple(ran))
@@ -85,20 +87,40 @@ def test_evaluation_runs_all_layers(variables: Any) -> None:
 
 def test_layer_drop_takes_modules() -> None:
     with pytest.raises(
-        TypeError, match=r"layer must be a Linen module, got function .*. For functions there is jaxdrop.layer_drop"
+        TypeError,
+        match=(
+            r"layer must be a Linen module, got function .*. For functions there is"
+            r" jaxdrop.layer_drop"
+        ),
     ):
         LayerDrop(0.5, deterministic=False).apply({}, X, lambda x: x, rng=KEY)
 
 
 def test_hyperparameters_reach_the_functions() -> None:
-    layer: Any = DropPath(RATE, mode="batch", batch_axis=1, scale_by_keep=False, deterministic=False)
+    layer: Any = DropPath(
+        RATE, mode="batch", batch_axis=1, scale_by_keep=False, deterministic=False
+    )
     expected = paths.drop_path(KEY, X, RATE, mode="batch", batch_axis=1, scale_by_keep=False)
     np.testing.assert_array_equal(layer.apply({}, X, rng=KEY), expected)
-    options: Any = {"alpha": (0.0, 1.0), "beta": (0.5, 2.0), "level": "channel", "batch_axis": 1, "channel_axis": 0}
+    options: Any = {
+        "alpha": (0.0, 1.0),
+        "beta": (0.5, 2.0),
+        "level": "channel",
+        "batch_axis": 1,
+        "channel_axis": 0,
+    }
     layer = ShakeDrop(1.0, **options)  # at rate 1 a key is needed too
     for f, g in (
-        (lambda x: layer.apply({}, x, False, rng=KEY), lambda x: paths.shake_drop(KEY, x, 1.0, **options)),
-        (lambda x: layer.apply({}, x, True), lambda x: paths.shake_drop(None, x, 1.0, deterministic=True, **options)),
+        (
+            lambda x: layer.apply({}, x, False, rng=KEY),
+            lambda x: paths.shake_drop(KEY, x, 1.0, **options),
+        ),
+        (
+            lambda x: layer.apply({}, x, True),
+            lambda x: paths.shake_drop(None, x, 1.0, deterministic=True, **options),
+        ),
     ):
         np.testing.assert_array_equal(f(X), g(X))
-        np.testing.assert_array_equal(jax.grad(lambda x, f=f: f(x).sum())(X), jax.grad(lambda x, g=g: g(x).sum())(X))
+        np.testing.assert_array_equal(
+            jax.grad(lambda x, f=f: f(x).sum())(X), jax.grad(lambda x, g=g: g(x).sum())(X)
+        )

@@ -50,7 +50,9 @@ def params_of(cell: Any) -> dict[str, Any]:
 
 
 def all_rates(name: str) -> dict[str, float]:
-    rates = dict.fromkeys(("input_rate", "recurrent_rate", "output_rate", "hidden_zoneout", "weight_rate"), RATE)
+    rates = dict.fromkeys(
+        ("input_rate", "recurrent_rate", "output_rate", "hidden_zoneout", "weight_rate"), RATE
+    )
     rates |= {"candidate_rate": RATE} if name != "SimpleCell" else {}
     return rates | ({"cell_zoneout": 0.5} if "LSTM" in name else {})
 
@@ -60,7 +62,8 @@ def close(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in CELLS), ("OptimizedLSTMCell", {"per_gate": True, "per_step": True})]
+    ("name", "options"),
+    [*((name, {}) for name in CELLS), ("OptimizedLSTMCell", {"per_gate": True, "per_step": True})],
 )
 def test_the_same_key_gives_what_nnx_gives(name: str, options: dict[str, bool]) -> None:
     """Outputs, states and gradients."""
@@ -71,7 +74,10 @@ def test_the_same_key_gives_what_nnx_gives(name: str, options: dict[str, bool]) 
     params = {"params": {"cell": params_of(cell)}}
 
     def value(y: Any) -> jax.Array:
-        return sum((leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)).sum() for leaf in jax.tree.leaves(y))
+        return sum(
+            (leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)).sum()
+            for leaf in jax.tree.leaves(y)
+        )
 
     @jax.jit
     def both(params: Any, x: jax.Array) -> Any:
@@ -110,25 +116,42 @@ def test_the_same_key_gives_the_same_stack() -> None:
 @pytest.mark.parametrize(
     ("cell", "shape", "options"),
     [
-        (nn.LSTMCell(UNITS), X.shape, {"reverse": True, "keep_order": True, "seq_lengths": LENGTHS}),
-        (nn.OptimizedLSTMCell(UNITS), X.shape, {"time_major": True, "seq_lengths": jnp.array([2, 1, 3, 3, 1])}),
+        (
+            nn.LSTMCell(UNITS),
+            X.shape,
+            {"reverse": True, "keep_order": True, "seq_lengths": LENGTHS},
+        ),
+        (
+            nn.OptimizedLSTMCell(UNITS),
+            X.shape,
+            {"time_major": True, "seq_lengths": jnp.array([2, 1, 3, 3, 1])},
+        ),
         (nn.GRUCell(UNITS), (2, *X.shape), {"reverse": True}),
         (nn.MGUCell(UNITS), X.shape, {}),
         (nn.ConvLSTMCell(2, (2,)), (3, 5, 4, 2), {"seq_lengths": LENGTHS}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_without_dropout_it_is_flax(cell: nn.RNNCellBase, shape: tuple[int, ...], options: dict[str, Any]) -> None:
+def test_without_dropout_it_is_flax(
+    cell: nn.RNNCellBase, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
     """Parameters, outputs and states, without a word on `deterministic`."""
     x = jax.random.normal(jax.random.key(1), shape)
     layer = RNN(cell, input_rate=RATE, output_rate=RATE, return_carry=True)
 
     @quick
     def run(x: jax.Array) -> Any:
-        made = [kind(cell, return_carry=True, unroll=2).init_with_output(KEY, x, **options) for kind in (RNN, nn.RNN)]
+        made = [
+            kind(cell, return_carry=True, unroll=2).init_with_output(KEY, x, **options)
+            for kind in (RNN, nn.RNN)
+        ]
         variables = made[0][1]
         evaluated = layer.apply(variables, x, **options, deterministic=True)
-        return made, evaluated, layer.apply(variables, x, deterministic=False, rngs={"dropout": KEY}, **options)
+        return (
+            made,
+            evaluated,
+            layer.apply(variables, x, deterministic=False, rngs={"dropout": KEY}, **options),
+        )
 
     (ours, theirs), evaluated, (_, dropped) = run(x)
     jax.tree.map(close, ours, theirs)
@@ -143,7 +166,10 @@ def test_a_cell_with_variables_is_that_of_flax() -> None:
             self.variable("noise", "scale", jnp.ones, ())
             return super().__call__(carry, linen.Dropout(RATE, deterministic=False)(inputs))
 
-    lifted = {"variable_broadcast": ["params", "noise"], "split_rngs": {"params": False, "dropout": True}}
+    lifted = {
+        "variable_broadcast": ["params", "noise"],
+        "split_rngs": {"params": False, "dropout": True},
+    }
     ours, theirs = (kind(Noisy(UNITS), **lifted) for kind in (RNN, nn.RNN))
     keys = {"params": KEY, "dropout": KEY}
     variables = theirs.init(keys, X)
@@ -153,14 +179,25 @@ def test_a_cell_with_variables_is_that_of_flax() -> None:
         return quick(lambda: layer.apply(variables, X, rngs={"dropout": KEY}))()
 
     close(run(ours), run(theirs))
-    dropping = RNN(Noisy(UNITS), **lifted, recurrent_rate=RATE, candidate_rate=RATE, weight_rate=RATE, deterministic=False)
+    dropping = RNN(
+        Noisy(UNITS),
+        **lifted,
+        recurrent_rate=RATE,
+        candidate_rate=RATE,
+        weight_rate=RATE,
+        deterministic=False,
+    )
     assert not np.allclose(run(dropping), run(theirs))
 
 
 def test_layers_of_flax_that_share_a_cell() -> None:
     cell = nn.GRUCell(UNITS)
-    ours, theirs = (nn.Bidirectional(kind(cell), kind(cell), return_carry=True) for kind in (RNN, nn.RNN))
-    run = quick(lambda: [both.init_with_output(KEY, X, seq_lengths=LENGTHS) for both in (ours, theirs)])
+    ours, theirs = (
+        nn.Bidirectional(kind(cell), kind(cell), return_carry=True) for kind in (RNN, nn.RNN)
+    )
+    run = quick(
+        lambda: [both.init_with_output(KEY, X, seq_lengths=LENGTHS) for both in (ours, theirs)]
+    )
     jax.tree.map(close, *run())
 
 
@@ -171,9 +208,13 @@ def test_masks_of_a_minimal_gated_unit() -> None:
     plan = Plan(MGU, Rates(weight_rate=RATE), KEY, False, False, False)
     cell = variables["params"]["cell"]
     dropped = {
-        f"h{gate}": {**cell[f"h{gate}"], "kernel": plan.weight(cell[f"h{gate}"]["kernel"], at)} for at, gate in enumerate("fn")
+        f"h{gate}": {**cell[f"h{gate}"], "kernel": plan.weight(cell[f"h{gate}"]["kernel"], at)}
+        for at, gate in enumerate("fn")
     }
-    close(layer.apply(variables, X, rng=KEY), nn.RNN(nn.MGUCell(UNITS)).apply({"params": {"cell": {**cell, **dropped}}}, X))
+    close(
+        layer.apply(variables, X, rng=KEY),
+        nn.RNN(nn.MGUCell(UNITS)).apply({"params": {"cell": {**cell, **dropped}}}, X),
+    )
     every = RNN(nn.MGUCell(UNITS), **all_rates("MGUCell"), per_gate=True, deterministic=False)
     assert jnp.isfinite(every.apply(variables, X, rng=KEY)).all()
 
@@ -184,16 +225,28 @@ def test_keys_come_from_the_collection() -> None:
     run = jax.jit(lambda key: layer.apply(variables, X, deterministic=False, rngs={"noise": key}))
     np.testing.assert_array_equal(run(KEY), run(KEY))
     assert not np.array_equal(run(KEY), run(jax.random.fold_in(KEY, 1)))
-    scheduled = layer.apply(variables, X, deterministic=False, rngs={"noise": KEY}, rates={"recurrent_rate": 0.0})
+    scheduled = layer.apply(
+        variables, X, deterministic=False, rngs={"noise": KEY}, rates={"recurrent_rate": 0.0}
+    )
     np.testing.assert_array_equal(scheduled, nn.RNN(nn.GRUCell(UNITS)).apply(variables, X))
 
 
 def test_shard_map_with_spec_draws_the_whole_masks() -> None:
-    stack = StackedRNN(nn.GRUCell, UNITS, num_layers=2, dropout=RATE, **all_rates("GRUCell"), deterministic=False)
+    stack = StackedRNN(
+        nn.GRUCell, UNITS, num_layers=2, dropout=RATE, **all_rates("GRUCell"), deterministic=False
+    )
     x = jnp.resize(X, (8, TIME, FEATURES))
     variables = stack.init(jax.random.key(0), x)
-    mesh, spec = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,)), PartitionSpec("batch")
-    local = jax.shard_map(lambda x: stack.apply(variables, x, rng=KEY, spec=spec), mesh=mesh, in_specs=spec, out_specs=spec)
+    mesh, spec = (
+        jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,)),
+        PartitionSpec("batch"),
+    )
+    local = jax.shard_map(
+        lambda x: stack.apply(variables, x, rng=KEY, spec=spec),
+        mesh=mesh,
+        in_specs=spec,
+        out_specs=spec,
+    )
     close(jax.jit(local)(x), jax.jit(lambda x: stack.apply(variables, x, rng=KEY))(x))
 
 
@@ -216,8 +269,13 @@ def test_zoneout_in_evaluation_needs_no_key() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match=r"^recurrent_rate=0.5 acts inside the cell, and how a ConvLSTMCell is made"):
-        RNN(nn.ConvLSTMCell(UNITS, (2,)), recurrent_rate=0.5, deterministic=False).init(KEY, X[..., None])
+    with pytest.raises(
+        ValueError,
+        match=r"^recurrent_rate=0.5 acts inside the cell, and how a ConvLSTMCell is made",
+    ):
+        RNN(nn.ConvLSTMCell(UNITS, (2,)), recurrent_rate=0.5, deterministic=False).init(
+            KEY, X[..., None]
+        )
     with pytest.raises(ValueError, match="deterministic"):
         RNN(nn.GRUCell(UNITS), recurrent_rate=0.5).init(KEY, X)
     with pytest.raises(ValueError, match="recurrent_rate must lie in"):

@@ -16,11 +16,17 @@ IDS = jnp.arange(32).reshape(4, 8) % 5
 
 
 def test_evaluation() -> None:
-    """No key is needed, and zoneout takes the expectation. The flag comes to the module or with the call."""
+    """No key is needed, and zoneout takes the expectation. The flag comes to the module or with the
+    call.
+    """
     expected = (1 - RATE) * X
     zeros = jnp.zeros_like(X)
-    np.testing.assert_allclose(Zoneout(RATE, deterministic=True).apply({}, X, previous=zeros), expected, rtol=1e-6)
-    np.testing.assert_allclose(Zoneout(RATE).apply({}, X, True, previous=zeros), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        Zoneout(RATE, deterministic=True).apply({}, X, previous=zeros), expected, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        Zoneout(RATE).apply({}, X, True, previous=zeros), expected, rtol=1e-6
+    )
     assert TokenDropout(RATE, num_prefix_tokens=1).apply({}, X, True)[0] is X
     assert ModalityDropout(RATE).apply({}, (X, X), True)[0] is X
     assert WordDropout(RATE, replacement=0).apply({}, IDS, True) is IDS
@@ -28,8 +34,13 @@ def test_evaluation() -> None:
 
 def test_forced_labels_take_no_key() -> None:
     force = IDS > 2
-    for layer in (LabelDropout(0.1, null_id=10), LabelDropout(0.1, null_id=10, deterministic=False)):
-        np.testing.assert_array_equal(layer.apply({}, IDS, force_drop=force), jnp.where(force, 10, IDS))
+    for layer in (
+        LabelDropout(0.1, null_id=10),
+        LabelDropout(0.1, null_id=10, deterministic=False),
+    ):
+        np.testing.assert_array_equal(
+            layer.apply({}, IDS, force_drop=force), jnp.where(force, 10, IDS)
+        )
 
 
 def test_modality_dropout_draws_at_rate_one() -> None:
@@ -41,12 +52,24 @@ def test_modality_dropout_draws_at_rate_one() -> None:
 
 
 def test_calls_may_override_rates() -> None:
-    assert TokenDropout(RATE, num_prefix_tokens=0).apply({}, X, False, KEY, rate=0.5)[0].shape == (4, 4, 3)
-    np.testing.assert_array_equal(EmbeddingDropout(RATE).apply({}, X, False, ids=IDS, rate=1), jnp.zeros_like(X))
-    np.testing.assert_array_equal(WordDropout(RATE, replacement=7).apply({}, IDS, False, rate=1), jnp.full_like(IDS, 7))
+    assert TokenDropout(RATE, num_prefix_tokens=0).apply({}, X, False, KEY, rate=0.5)[0].shape == (
+        4,
+        4,
+        3,
+    )
+    np.testing.assert_array_equal(
+        EmbeddingDropout(RATE).apply({}, X, False, ids=IDS, rate=1), jnp.zeros_like(X)
+    )
+    np.testing.assert_array_equal(
+        WordDropout(RATE, replacement=7).apply({}, IDS, False, rate=1), jnp.full_like(IDS, 7)
+    )
 
 
 def test_what_has_no_default_is_asked_for() -> None:
-    for layer, missing in ((LockedDropout, "time_axis"), (TokenDropout, "num_prefix_tokens"), (LabelDropout, "null_id")):
+    for layer, missing in (
+        (LockedDropout, "time_axis"),
+        (TokenDropout, "num_prefix_tokens"),
+        (LabelDropout, "null_id"),
+    ):
         with pytest.raises(TypeError, match=missing):
             layer(RATE)

@@ -28,7 +28,9 @@ class Net(nn.Module):
         return nn.Dropout(0.5, deterministic=False)(nn.BatchNorm(use_running_average=False)(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"per_example": True}, {"inverted": False}, {"gaussian": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"per_example": True}, {"inverted": False}, {"gaussian": True}], ids=str
+)
 def test_drop_connect(options: dict[str, Any]) -> None:
     layer = DropConnect(6, RATE, **options)
     variables = layer.init(jax.random.key(0), X, deterministic=True)
@@ -38,16 +40,25 @@ def test_drop_connect(options: dict[str, Any]) -> None:
     fn = weights.drop_connect_gaussian if names.pop("gaussian", False) else weights.drop_connect
     shift = jnp.broadcast_to(bias, (3, 5, 6))
     expected = fn(KEY, X, kernel, 0.1, **names) + shift
-    np.testing.assert_array_equal(layer.apply(variables, X, deterministic=False, rng=KEY, rate=0.1), expected)
+    np.testing.assert_array_equal(
+        layer.apply(variables, X, deterministic=False, rng=KEY, rate=0.1), expected
+    )
     expected = fn(None, X, kernel, RATE, deterministic=True, **names) + shift
     np.testing.assert_array_equal(layer.apply(variables, X, deterministic=True), expected)
-    assert not np.array_equal(layer.apply(variables, X, deterministic=False, rngs={"dropout": KEY}), expected)
+    assert not np.array_equal(
+        layer.apply(variables, X, deterministic=False, rngs={"dropout": KEY}), expected
+    )
 
 
 def test_drop_connect_has_the_parameters_of_dense() -> None:
-    layer, dense = (module.init(jax.random.key(0), X) for module in (DropConnect(6, deterministic=True), nn.Dense(6)))
+    layer, dense = (
+        module.init(jax.random.key(0), X)
+        for module in (DropConnect(6, deterministic=True), nn.Dense(6))
+    )
     chex.assert_trees_all_equal(layer, dense)
-    assert set(DropConnect(6, use_bias=False, deterministic=True).init(jax.random.key(0), X)["params"]) == {"kernel"}
+    assert set(
+        DropConnect(6, use_bias=False, deterministic=True).init(jax.random.key(0), X)["params"]
+    ) == {"kernel"}
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -59,14 +70,20 @@ def test_weight_drop_keeps_the_other_collections() -> None:
     @jax.jit
     def step(params: Any) -> tuple[Any, Any]:
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            y, updates = net.apply({**variables, "params": params}, X, rngs=rngs, mutable=["batch_stats"])
+            y, updates = net.apply(
+                {**variables, "params": params}, X, rngs=rngs, mutable=["batch_stats"]
+            )
             return (y**2).sum(), updates
 
         return jax.grad(loss, has_aux=True)(params)
 
     grads, updates = step(variables["params"])
     flat = jax.tree_util.tree_flatten_with_path(grads)[0]
-    zeros = {jax.tree_util.keystr(path[-2:], simple=True, separator="/") for path, leaf in flat if (leaf == 0).any()}
+    zeros = {
+        jax.tree_util.keystr(path[-2:], simple=True, separator="/")
+        for path, leaf in flat
+        if (leaf == 0).any()
+    }
     assert zeros == {"hi/kernel", "hf/kernel", "hg/kernel", "ho/kernel"}
     assert jax.tree.leaves(updates)[0].any()
 
@@ -80,7 +97,9 @@ def test_weight_drop_is_the_module_with_dropped_weights() -> None:
     dropped = weights.weight_drop(KEY, inner, RATE, match=RECURRENT)
     result = net.apply(variables, X, deterministic=False, rng=KEY)
     np.testing.assert_array_equal(result, rnn.apply({"params": dropped}, X))
-    np.testing.assert_array_equal(net.apply(variables, X, deterministic=True), rnn.apply({"params": inner}, X))
+    np.testing.assert_array_equal(
+        net.apply(variables, X, deterministic=True), rnn.apply({"params": inner}, X)
+    )
     with pytest.raises(ValueError, match="chooses no leaf"):
         WeightDrop(rnn, RATE, match="dense_h").apply(variables, X, deterministic=True)
 
@@ -90,5 +109,7 @@ def test_quant_noise() -> None:
     variables = noisy.init(jax.random.key(0), X)
     kernel = np.asarray(noisy.apply(variables, jnp.eye(4), deterministic=False, rng=KEY))
     blocks = (kernel.reshape(2, 2, 6) == 0).all(1)
-    np.testing.assert_array_equal((kernel == 0).reshape(2, 2, 6), np.broadcast_to(blocks[:, None], (2, 2, 6)))
+    np.testing.assert_array_equal(
+        (kernel == 0).reshape(2, 2, 6), np.broadcast_to(blocks[:, None], (2, 2, 6))
+    )
     assert 0 < blocks.sum() < blocks.size

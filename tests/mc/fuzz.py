@@ -32,7 +32,9 @@ WRAPPERS: dict[str, Callable[[Piece], Piece]] = {
     "jit": jax.jit,
     "checkpoint": jax.checkpoint,
     "jit of checkpoint": lambda fn: jax.jit(jax.checkpoint(fn)),
-    "scan": lambda fn: lambda key, x: jax.lax.scan(lambda x, k: (fn(k, x), None), x, jnp.stack([key, key]))[0],
+    "scan": lambda fn: (
+        lambda key, x: jax.lax.scan(lambda x, k: (fn(k, x), None), x, jnp.stack([key, key]))[0]
+    ),
     "cond": lambda fn: lambda key, x: jax.lax.cond(V[0, 0] > -9, fn, lambda key, x: x, key, x),
 }
 _ALONE = {"references", "calls_the_host_with_effects", *EAGER}
@@ -66,11 +68,17 @@ def programs(seed: int, pieces: dict[str, Piece] = PIECES, *, longest: int) -> I
         if rng.random() < 0.3:
             chosen.append(("dropout", "plain"))
         output = rng.choice([*OUTPUTS])
-        text = f"{seed}/{number}: " + ", ".join(f"{name} ({wrapper})" for name, wrapper in chosen) + f" -> {output}"
+        text = (
+            f"{seed}/{number}: "
+            + ", ".join(f"{name} ({wrapper})" for name, wrapper in chosen)
+            + f" -> {output}"
+        )
         yield Program(text, _compose(chosen, output, pieces))
 
 
-def _compose(chosen: list[tuple[str, str]], output: str, pieces: dict[str, Piece]) -> Callable[[Array], Any]:
+def _compose(
+    chosen: list[tuple[str, str]], output: str, pieces: dict[str, Piece]
+) -> Callable[[Array], Any]:
     steps = [WRAPPERS[wrapper]((PIECES | pieces)[name]) for name, wrapper in chosen]
 
     def run(key: Array) -> Any:
@@ -84,12 +92,16 @@ def _compose(chosen: list[tuple[str, str]], output: str, pieces: dict[str, Piece
 
 
 def assert_close(found: Any, expected: Any) -> None:
-    """Up to rounding: XLA fuses the loop over chunks otherwise than one batch, and contracts products and sums otherwise."""
+    """Up to rounding: XLA fuses the loop over chunks otherwise than one batch, and contracts
+    products and sums otherwise.
+    """
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert x.dtype == y.dtype
         tolerance = 2e-2 if x.dtype == jnp.bfloat16 else 2e-5
-        np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tolerance, atol=tolerance
+        )
 
 
 def _by_chunks(fn: Callable[[Array], Any]) -> Any:
@@ -97,7 +109,9 @@ def _by_chunks(fn: Callable[[Array], Any]) -> Any:
 
 
 def check_compiled(group: list[Program]) -> None:
-    """Several programs in one compilation, and without any, that `moments` and `until` can be traced."""
+    """Several programs in one compilation, and without any, that `moments` and `until` can be
+    traced.
+    """
 
     def both() -> Any:
         return [(_by_chunks(program.run), jax.vmap(program.run)(KEYS)) for program in group]
@@ -112,7 +126,9 @@ def check_compiled(group: list[Program]) -> None:
 
 def check_summaries(program: Program) -> None:
     """`moments` and `until` accept it. Nothing is compiled."""
-    jax.eval_shape(lambda: mc.moments(program.run, KEYS, batch_size=BATCH, allow_deterministic=True))
+    jax.eval_shape(
+        lambda: mc.moments(program.run, KEYS, batch_size=BATCH, allow_deterministic=True)
+    )
     until = {"tolerance": 0.1, "max_samples": 10, "batch_size": BATCH, "allow_deterministic": True}
     jax.eval_shape(lambda: mc.until(program.run, jaxdrop.key(0), **until))
 
@@ -125,9 +141,21 @@ def check_eager(program: Program) -> None:
 
 def check_eager_loops(program: Program) -> None:
     """`until` and `predict_dataset`, outside `jax.jit`."""
-    mc.until(program.run, jaxdrop.key(0), tolerance=0.1, max_samples=9, batch_size=BATCH, allow_deterministic=True)
-    fn = lambda key, x: jax.tree.map(lambda y: jnp.zeros((len(x), 1)) + jnp.sum(y), program.run(key))  # noqa: E731
-    results = mc.predict_dataset(fn, [V, V[:2]], KEYS, batch_size=BATCH, progress=False, allow_deterministic=True)
+    mc.until(
+        program.run,
+        jaxdrop.key(0),
+        tolerance=0.1,
+        max_samples=9,
+        batch_size=BATCH,
+        allow_deterministic=True,
+    )
+
+    def fn(key, x):
+        return jax.tree.map(lambda y: jnp.zeros((len(x), 1)) + jnp.sum(y), program.run(key))
+
+    results = mc.predict_dataset(
+        fn, [V, V[:2]], KEYS, batch_size=BATCH, progress=False, allow_deterministic=True
+    )
     assert len(results.concatenate()[0]) == len(V) + 2
 
 

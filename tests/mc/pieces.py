@@ -1,6 +1,8 @@
-"""Pieces of programs, `piece(key, x)` from (4, 6) to (4, 6), each with primitives of a kind of its own.
+"""Pieces of programs, `piece(key, x)` from (4, 6) to (4, 6), each with primitives of a kind of its
+own.
 
-Together they use what JAX's own tests of control flow, transformations and effects use. No branch hangs on a rounded number.
+Together they use what JAX's own tests of control flow, transformations and effects use. No branch
+hangs on a rounded number.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def _keys(key: Array, num: int) -> Array:
 
 
 def _mesh() -> jax.sharding.Mesh:
-    return jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    return jax.make_mesh(
+        (2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+    )
 
 
 # -- the key, and layers
@@ -85,7 +89,11 @@ def permuted(key, x):
 @piece
 def generators(key, x):
     other = jax.random.key_data(jax.random.fold_in(jax.random.key(9), 3)).sum() % 7
-    return x * jax.random.uniform(key, (1, 6)) + other.astype(jnp.float32) + jaxdrop.dropout(jax.random.key(5), V, 0.5)
+    return (
+        x * jax.random.uniform(key, (1, 6))
+        + other.astype(jnp.float32)
+        + jaxdrop.dropout(jax.random.key(5), V, 0.5)
+    )
 
 
 # -- calls
@@ -129,7 +137,9 @@ def jit_with_layouts(key, x):
 
 @piece
 def nested(key, x):
-    return jax.jit(jax.checkpoint(jax.jit(lambda k, x: jaxdrop.dropout(k, jnp.sin(V @ W), 0.5) + x)))(key, x)
+    return jax.jit(
+        jax.checkpoint(jax.jit(lambda k, x: jaxdrop.dropout(k, jnp.sin(V @ W), 0.5) + x))
+    )(key, x)
 
 
 @piece
@@ -141,7 +151,9 @@ def checkpoints(key, x):
 
 @piece
 def checkpoint_that_hands_through(key, x):
-    k, y, z = jax.checkpoint(lambda k, x, v: (k, x, jnp.broadcast_to(v, (3, *SHAPE)) + 1))(key, x, V)
+    k, y, z = jax.checkpoint(lambda k, x, v: (k, x, jnp.broadcast_to(v, (3, *SHAPE)) + 1))(
+        key, x, V
+    )
     return y + jax.random.uniform(k, (6,)) + z.sum(0)
 
 
@@ -174,7 +186,9 @@ def cond_on_the_key(key, x):
 
 @piece
 def cond_on_what_is_known(key, x):
-    return lax.cond((V > 0).sum() > 3, lambda k, x: x + jax.random.uniform(k), lambda k, x: x * 2, key, x)
+    return lax.cond(
+        (V > 0).sum() > 3, lambda k, x: x + jax.random.uniform(k), lambda k, x: x * 2, key, x
+    )
 
 
 @piece
@@ -197,7 +211,9 @@ def scan_with_an_idle_key(key, x):
 
 @piece
 def scan_backwards(key, x):
-    total, rows = lax.scan(lambda c, row: (c + row, c * row), jnp.zeros(6), x, reverse=True, unroll=2)
+    total, rows = lax.scan(
+        lambda c, row: (c + row, c * row), jnp.zeros(6), x, reverse=True, unroll=2
+    )
     return rows + total
 
 
@@ -216,7 +232,9 @@ def fori(key, x):
 @piece
 def while_on_the_key(key, x):
     most = jax.random.bits(key, (), "uint32") % 4
-    return lax.while_loop(lambda s: s[0] < most, lambda s: (s[0] + 1, jnp.sin(s[1])), (jnp.uint32(0), x))[1]
+    return lax.while_loop(
+        lambda s: s[0] < most, lambda s: (s[0] + 1, jnp.sin(s[1])), (jnp.uint32(0), x)
+    )[1]
 
 
 @piece
@@ -265,7 +283,9 @@ def custom_derivatives(key, x):
 
 @piece
 def activations(key, x):
-    return jax.nn.relu(x) + jax.nn.gelu(V) + jax.nn.softmax(x) + jax.nn.silu(x) + jax.nn.logsumexp(V)
+    return (
+        jax.nn.relu(x) + jax.nn.gelu(V) + jax.nn.softmax(x) + jax.nn.silu(x) + jax.nn.logsumexp(V)
+    )
 
 
 @jax.custom_gradient
@@ -309,7 +329,9 @@ def custom_vmap(key, x):
 
 @piece
 def custom_solves(key, x):
-    solved = lax.custom_linear_solve(lambda v: SPD @ v, V[0], lambda _, b: jnp.linalg.solve(SPD, b), symmetric=True)
+    solved = lax.custom_linear_solve(
+        lambda v: SPD @ v, V[0], lambda _, b: jnp.linalg.solve(SPD, b), symmetric=True
+    )
 
     def solve(g, y):
         return y / g(jnp.ones_like(y))
@@ -339,7 +361,9 @@ def indexing(key, x):
     place = (jax.random.bits(key, (), "uint32") % 4).astype(jnp.int32)
     x = x.at[place].add(1.0).at[:, 0].set(V[:, 1])
     row = lax.dynamic_slice(x, (place, 0), (1, 6)) + lax.dynamic_index_in_dim(V, place, 0)
-    return lax.dynamic_update_slice(x, row, (0, 0)) + jax.ops.segment_sum(x, jnp.array([0, 1, 1, 3]), 4)
+    return lax.dynamic_update_slice(x, row, (0, 0)) + jax.ops.segment_sum(
+        x, jnp.array([0, 1, 1, 3]), 4
+    )
 
 
 @piece
@@ -347,13 +371,23 @@ def signals(key, x):
     spectrum = jnp.fft.rfft(x, axis=1)
     kernel = V[:1, :3][None]
     conv = lax.conv_general_dilated(x[:, None], kernel, (1,), "SAME")[:, 0]
-    return jnp.fft.irfft(spectrum * 2, 6, axis=1) + conv + lax.reduce_window(V, 0.0, lax.add, (1, 3), (1, 1), "SAME")
+    return (
+        jnp.fft.irfft(spectrum * 2, 6, axis=1)
+        + conv
+        + lax.reduce_window(V, 0.0, lax.add, (1, 3), (1, 1), "SAME")
+    )
 
 
 @piece
 def reductions(key, x):
     total = lax.reduce(x, jnp.float32(0), lambda a, b: a + b, (0,))
-    return x / 8 + jnp.cumsum(V, axis=1) + total + jnp.einsum("ij,kj->ik", x, V)[:, :1] + lax.reduce_precision(x, 8, 20)
+    return (
+        x / 8
+        + jnp.cumsum(V, axis=1)
+        + total
+        + jnp.einsum("ij,kj->ik", x, V)[:, :1]
+        + lax.reduce_precision(x, 8, 20)
+    )
 
 
 @piece
@@ -361,7 +395,11 @@ def words(key, x):
     bits = lax.bitcast_convert_type(V, jnp.uint32)
     mask = jax.random.bits(key, SHAPE, "uint32") & bits
     empty = jnp.zeros((0, 6)).sum(0) + jnp.zeros((4, 0)).sum(1, keepdims=True)
-    return jnp.where(lax.population_count(mask) % 2 == 0, x, -x) + empty + jnp.asarray(True).astype(jnp.float32)
+    return (
+        jnp.where(lax.population_count(mask) % 2 == 0, x, -x)
+        + empty
+        + jnp.asarray(True).astype(jnp.float32)
+    )
 
 
 @piece
@@ -399,7 +437,9 @@ def calls_the_host(key, x):
 @piece
 def calls_the_host_with_effects(key, x):
     shape = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
-    return io_callback(lambda v: np.asarray(v), shape, x) + io_callback(lambda: np.ones(SHAPE, np.float32), shape)
+    return io_callback(lambda v: np.asarray(v), shape, x) + io_callback(
+        lambda: np.ones(SHAPE, np.float32), shape
+    )
 
 
 @piece
@@ -412,13 +452,18 @@ def debug_checks(key, x):
 def sharded(key, x):
     rows = PartitionSpec("a")
     shard = functools.partial(jax.shard_map, mesh=_mesh(), in_specs=(rows, rows), out_specs=rows)
-    return shard(lambda x, v: jnp.sin(x) + lax.psum(v.sum(0), "a"))(x, V) + shard(lambda x, v: x * v)(V, V)
+    return shard(lambda x, v: jnp.sin(x) + lax.psum(v.sum(0), "a"))(x, V) + shard(
+        lambda x, v: x * v
+    )(V, V)
 
 
 # -- layers of others
 
 _NNX = nnx.Sequential(
-    nnx.Linear(6, 6, rngs=nnx.Rngs(0)), nnx.Dropout(0.5), nnx.remat(nnx.Linear(6, 6, rngs=nnx.Rngs(1))), nnx.Dropout(0.2)
+    nnx.Linear(6, 6, rngs=nnx.Rngs(0)),
+    nnx.Dropout(0.5),
+    nnx.remat(nnx.Linear(6, 6, rngs=nnx.Rngs(1))),
+    nnx.Dropout(0.2),
 )
 
 
@@ -441,8 +486,15 @@ class _Block(nn.Module):
 class _Linen(nn.Module):
     @nn.compact
     def __call__(self, x):
-        stack = nn.scan(nn.remat(_Block), variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=2)
-        return nn.BatchNorm(use_running_average=True)(nn.Dropout(0.3, deterministic=False)(stack()(x, None)[0]))
+        stack = nn.scan(
+            nn.remat(_Block),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=2,
+        )
+        return nn.BatchNorm(use_running_average=True)(
+            nn.Dropout(0.3, deterministic=False)(stack()(x, None)[0])
+        )
 
 
 @piece
@@ -455,7 +507,9 @@ def flax_linen_stochastic(key, x):
     return jaxdrop.linen.stochastic(_Linen(), _VARIABLES)(key, x)
 
 
-_EQX = eqx.nn.Sequential([eqx.nn.Linear(6, 6, key=jax.random.key(0)), eqx.nn.Dropout(0.5), eqx.nn.LayerNorm(6)])
+_EQX = eqx.nn.Sequential(
+    [eqx.nn.Linear(6, 6, key=jax.random.key(0)), eqx.nn.Dropout(0.5), eqx.nn.LayerNorm(6)]
+)
 
 
 @piece

@@ -27,7 +27,11 @@ SUMMARY = mc.classification(probs=PROBS)
 
 def _information(indices: tuple[int, ...]) -> float:
     """`I(y_1, ..., y_n; w)` over all configurations of labels."""
-    joint = functools.reduce(lambda left, i: (left[:, :, None] * PROBS[:, i][:, None]).reshape(6, -1), indices, np.ones((6, 1)))
+    joint = functools.reduce(
+        lambda left, i: (left[:, :, None] * PROBS[:, i][:, None]).reshape(6, -1),
+        indices,
+        np.ones((6, 1)),
+    )
     return special.entr(joint.mean(0)).sum() - special.entr(joint).sum(-1).mean()
 
 
@@ -41,12 +45,18 @@ def _greedy(num: int) -> list[int]:
 def test_scores() -> None:
     expected = [_information((i,)) for i in range(5)]
     np.testing.assert_allclose(acquisition.bald(SUMMARY), expected, rtol=1e-5)
-    np.testing.assert_allclose(acquisition.entropy(SUMMARY), special.entr(PROBS.mean(0)).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        acquisition.entropy(SUMMARY), special.entr(PROBS.mean(0)).sum(-1), rtol=1e-5
+    )
     second, first = np.sort(PROBS.mean(0), axis=-1)[:, -2:].T
     np.testing.assert_allclose(acquisition.margin(SUMMARY), second - first, atol=1e-6)
     votes = np.eye(3)[PROBS.argmax(-1)].sum(0)
-    np.testing.assert_allclose(acquisition.variation_ratio(SUMMARY), 1 - votes.max(-1) / 6, rtol=1e-6)
-    np.testing.assert_array_equal(acquisition.top(acquisition.bald(SUMMARY), 3), np.argsort(expected)[::-1][:3])
+    np.testing.assert_allclose(
+        acquisition.variation_ratio(SUMMARY), 1 - votes.max(-1) / 6, rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        acquisition.top(acquisition.bald(SUMMARY), 3), np.argsort(expected)[::-1][:3]
+    )
 
 
 # -- EPIG
@@ -54,9 +64,16 @@ def test_scores() -> None:
 
 def test_epig_is_the_mutual_information_of_two_labels() -> None:
     targets = np.random.default_rng(1).dirichlet(np.ones(4), (6, 3))
-    counts = np.rint(1e8 * np.einsum("snc,smd->nmcd", PROBS, targets)).astype(int)  # scikit-learn takes integers
-    expected = [np.mean([mutual_info_score(None, None, contingency=pair) for pair in pairs]) for pairs in counts]
-    np.testing.assert_allclose(acquisition.epig(probs=PROBS, target_probs=targets), expected, rtol=1e-4)
+    counts = np.rint(1e8 * np.einsum("snc,smd->nmcd", PROBS, targets)).astype(
+        int
+    )  # scikit-learn takes integers
+    expected = [
+        np.mean([mutual_info_score(None, None, contingency=pair) for pair in pairs])
+        for pairs in counts
+    ]
+    np.testing.assert_allclose(
+        acquisition.epig(probs=PROBS, target_probs=targets), expected, rtol=1e-4
+    )
     with np.errstate(divide="ignore"):
         found = acquisition.epig(logits=np.log(PROBS) + 3, target_logits=np.log(targets) - 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -64,7 +81,9 @@ def test_epig_is_the_mutual_information_of_two_labels() -> None:
 
 def test_epig_of_certain_and_of_unrelated_labels() -> None:
     certain = np.eye(2, dtype=np.float32)[[[0], [1]]]  # two samples, which disagree for sure
-    np.testing.assert_allclose(acquisition.epig(probs=certain, target_probs=certain), [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(
+        acquisition.epig(probs=certain, target_probs=certain), [np.log(2)], rtol=1e-6
+    )
     same = np.full((2, 1, 2), 0.5, np.float32)
     np.testing.assert_allclose(acquisition.epig(probs=certain, target_probs=same), [0], atol=1e-7)
 
@@ -83,32 +102,45 @@ def test_exact_batches_are_those_of_brute_force() -> None:
 
 
 def test_a_batch_avoids_what_it_knows_already() -> None:
-    """Four weights: the first two inputs tell which half they are of, the third one, less surely, whether they are odd."""
+    """Four weights: the first two inputs tell which half they are of, the third one, less surely,
+    whether they are odd.
+    """
     half, odd = np.array([0.01, 0.01, 0.99, 0.99]), np.array([0.05, 0.95, 0.05, 0.95])
     ones = np.stack([half, half, odd], axis=-1)
     probs = np.stack([1 - ones, ones], axis=-1)
-    np.testing.assert_array_equal(acquisition.top(acquisition.bald(mc.classification(probs=probs)), 2), [0, 1])
+    np.testing.assert_array_equal(
+        acquisition.top(acquisition.bald(mc.classification(probs=probs)), 2), [0, 1]
+    )
     np.testing.assert_array_equal(acquisition.batch_bald(None, 2, probs=probs).indices, [0, 2])
 
 
 def test_drawn_configurations_estimate_the_exact_scores() -> None:
-    """Of three labels out of 40: for the third, 1000 of the 1600 configurations are drawn, with each of 20 keys.
+    """Of three labels out of 40: for the third, 1000 of the 1600 configurations are drawn, with
+    each of 20 keys.
 
-    A score is a mean of entropies of a standard deviation of at most log(40)/2; 5 standard errors of the mean over the keys.
+    A score is a mean of entropies of a standard deviation of at most log(40)/2; 5 standard errors
+    of the mean over the keys.
     """
     probs = jnp.asarray(np.random.default_rng(3).dirichlet(0.2 * np.ones(40), (4, 5)), jnp.float32)
     exact = acquisition.batch_bald(None, 3, probs=probs)
-    draw = jax.vmap(lambda key, probs: acquisition.batch_bald(key, 5, probs=probs, max_configurations=1000), in_axes=(0, None))
+    draw = jax.vmap(
+        lambda key, probs: acquisition.batch_bald(key, 5, probs=probs, max_configurations=1000),
+        in_axes=(0, None),
+    )
     drawn = draw(jax.random.split(KEY, 20), probs)
     np.testing.assert_array_equal(np.sort(drawn.indices), np.tile(range(5), (20, 1)))
     np.testing.assert_array_equal(drawn.indices[:, :2], np.tile(exact.indices[:2], (20, 1)))
     np.testing.assert_allclose(drawn.scores[:, :2], np.tile(exact.scores[:2], (20, 1)), rtol=1e-5)
-    np.testing.assert_allclose(drawn.scores[:, 2].mean(), exact.scores[2], atol=5 * np.log(40) / 2 / np.sqrt(20 * 1000))
+    np.testing.assert_allclose(
+        drawn.scores[:, 2].mean(), exact.scores[2], atol=5 * np.log(40) / 2 / np.sqrt(20 * 1000)
+    )
     assert drawn.scores.sum(-1).mean() < np.log(4) + 0.01  # four samples tell no more
 
 
 def test_batches_are_jittable() -> None:
-    batch = jax.jit(lambda key, probs: acquisition.batch_bald(key, 4, probs=probs))(KEY, jnp.asarray(PROBS, jnp.float32))
+    batch = jax.jit(lambda key, probs: acquisition.batch_bald(key, 4, probs=probs))(
+        KEY, jnp.asarray(PROBS, jnp.float32)
+    )
     np.testing.assert_array_equal(batch.indices, _greedy(4))
 
 
@@ -117,7 +149,13 @@ def test_batches_are_jittable() -> None:
 
 def _draws(scores: np.ndarray, num: int, **options: object) -> np.ndarray:
     keys = jax.random.split(KEY, 4000)
-    draw = jax.jit(jax.vmap(lambda key: acquisition.power_sampling(key, jnp.asarray(scores, jnp.float32), num, **options)))
+    draw = jax.jit(
+        jax.vmap(
+            lambda key: acquisition.power_sampling(
+                key, jnp.asarray(scores, jnp.float32), num, **options
+            )
+        )
+    )
     return np.asarray(draw(keys))
 
 
@@ -125,46 +163,76 @@ def _draws(scores: np.ndarray, num: int, **options: object) -> np.ndarray:
 def test_draws_are_in_proportion_and_without_replacement(kind: str) -> None:
     """Two-sided chi-square tests at 1e-6."""
     scores = np.array([1.0, 2.0, 0.5, 3.0])
-    weights = {"power": scores**1.5, "softmax": np.exp(1.5 * scores), "softrank": np.array([3.0, 2.0, 4.0, 1.0]) ** -1.5}[kind]
+    weights = {
+        "power": scores**1.5,
+        "softmax": np.exp(1.5 * scores),
+        "softrank": np.array([3.0, 2.0, 4.0, 1.0]) ** -1.5,
+    }[kind]
     law = weights / weights.sum()
     pairs = _draws(scores, 2, coldness=1.5, kind=kind)
     assert statistics.chi_square(np.bincount(pairs[:, 0], minlength=4), 4000 * law) > 1e-6
     counts = np.zeros((4, 4))
     np.add.at(counts, tuple(pairs.T), 1)
     expected = law[:, None] * law / (1 - law)[:, None] * (1 - np.eye(4))
-    assert statistics.chi_square(counts[counts + expected > 0], 4000 * expected[counts + expected > 0]) > 1e-6
+    assert (
+        statistics.chi_square(counts[counts + expected > 0], 4000 * expected[counts + expected > 0])
+        > 1e-6
+    )
 
 
 def test_coldness() -> None:
     scores = np.array([0.1, 0.4, 0.2, 0.3])
     assert (_draws(scores, 4, coldness=1e4) == [1, 3, 2, 0]).all()
-    assert statistics.chi_square(np.bincount(_draws(scores, 1, coldness=0.0)[:, 0], minlength=4), 1000) > 1e-6
+    assert (
+        statistics.chi_square(np.bincount(_draws(scores, 1, coldness=0.0)[:, 0], minlength=4), 1000)
+        > 1e-6
+    )
     with_zeros = np.array([0.0, 1.0, 0.0, 2.0])
     assert (_draws(with_zeros, 3)[:, 2] == 0).all()  # those that score 0 come last
-    assert statistics.chi_square(np.bincount(_draws(with_zeros, 1, coldness=0.0)[:, 0], minlength=4), 1000) > 1e-6
-    assert (_draws(1e30 * scores, 4, coldness=1e30, kind="softmax")[:, 0] == 1).all()  # no infinity is the first of equals
+    assert (
+        statistics.chi_square(
+            np.bincount(_draws(with_zeros, 1, coldness=0.0)[:, 0], minlength=4), 1000
+        )
+        > 1e-6
+    )
+    assert (
+        _draws(1e30 * scores, 4, coldness=1e30, kind="softmax")[:, 0] == 1
+    ).all()  # no infinity is the first of equals
 
 
 def test_the_first_of_equals() -> None:
-    np.testing.assert_array_equal(acquisition.top(jnp.array([-0.0, 0.0, -1.0, -0.0]), 4), [0, 1, 3, 2])
+    np.testing.assert_array_equal(
+        acquisition.top(jnp.array([-0.0, 0.0, -1.0, -0.0]), 4), [0, 1, 3, 2]
+    )
 
 
 # -- bad input
 
 
-@pytest.mark.parametrize("score", [acquisition.bald, acquisition.entropy, acquisition.margin, acquisition.variation_ratio])
+@pytest.mark.parametrize(
+    "score",
+    [acquisition.bald, acquisition.entropy, acquisition.margin, acquisition.variation_ratio],
+)
 def test_scores_are_those_of_a_summary(score: Callable[..., jax.Array]) -> None:
-    with pytest.raises(TypeError, match=rf"{score.__name__} takes a Classification summary, such as mc.classification\("):
+    with pytest.raises(
+        TypeError,
+        match=rf"{score.__name__} takes a Classification summary, such as mc.classification\(",
+    ):
         score(PROBS)
 
 
 def test_scores_that_are_not_finite() -> None:
     scores = np.array([0.0, np.nan, np.inf])
-    with pytest.raises(ValueError, match="scores must be finite, but 2 of 3 are not, the first at index 1"):
+    with pytest.raises(
+        ValueError, match="scores must be finite, but 2 of 3 are not, the first at index 1"
+    ):
         acquisition.top(scores, 1)
     with pytest.raises(ValueError, match="scores must be finite"):
         acquisition.power_sampling(KEY, scores, 1)
-    np.testing.assert_array_equal(jax.jit(lambda scores: acquisition.top(scores, 3))(jnp.array([0.0, jnp.nan, 1.0])), [2, 0, 1])
+    np.testing.assert_array_equal(
+        jax.jit(lambda scores: acquisition.top(scores, 3))(jnp.array([0.0, jnp.nan, 1.0])),
+        [2, 0, 1],
+    )
 
 
 def test_bad_batches() -> None:
@@ -172,9 +240,15 @@ def test_bad_batches() -> None:
         acquisition.batch_bald(KEY, 6, probs=PROBS)
     with pytest.raises(ValueError, match=r"num must lie in \[1, 3\], the number of inputs, got 0"):
         acquisition.top(np.ones(3), 0)
-    with pytest.raises(ValueError, match=r"3\^4 configurations of labels, more than max_configurations=80. Pass a key"):
+    with pytest.raises(
+        ValueError,
+        match=r"3\^4 configurations of labels, more than max_configurations=80. Pass a key",
+    ):
         acquisition.batch_bald(None, 5, probs=PROBS, max_configurations=80)
-    with pytest.raises(ValueError, match=r"batch_bald takes probs of shape \(S, N, C\), with at least one input, got \(6, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch_bald takes probs of shape \(S, N, C\), with at least one input, got \(6, 3\)",
+    ):
         acquisition.batch_bald(KEY, 2, probs=PROBS[:, 0])
     with pytest.raises(TypeError, match="batch_bald takes either"):
         acquisition.batch_bald(KEY, 2)
@@ -193,10 +267,16 @@ def test_bad_targets() -> None:
 
 def test_bad_power() -> None:
     with pytest.raises(
-        ValueError, match=r"scores must lie in \[0, infinity\), got -1 to 1. kind='softrank' takes scores of any sign"
+        ValueError,
+        match=(
+            r"scores must lie in \[0, infinity\), got -1 to 1. kind='softrank' takes scores of any"
+            r" sign"
+        ),
     ):
         acquisition.power_sampling(KEY, np.array([1.0, -1.0]), 1)
-    with pytest.raises(ValueError, match="kind must be one of 'power', 'softmax', 'softrank', got 'gibbs'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of 'power', 'softmax', 'softrank', got 'gibbs'"
+    ):
         acquisition.power_sampling(KEY, np.ones(2), 1, kind="gibbs")
     with pytest.raises(ValueError, match="power_sampling is stochastic here and needs a key"):
         acquisition.power_sampling(None, np.ones(2), 1)

@@ -36,20 +36,33 @@ def _float64(logits: np.ndarray) -> dict[str, np.ndarray]:
 
 @quick
 def _summaries(logits: jax.Array, probs: jax.Array) -> list[dict[str, jax.Array]]:
-    half = mc.classification(logits=logits[:3], binary=True).merge(mc.classification(logits=logits[3:], binary=True))
-    summaries = [mc.classification(logits=logits, binary=True), mc.classification(probs=probs, binary=True), half]
-    return [{name: getattr(summary, name) for name in (*_float64(LOGITS), "std")} for summary in summaries]
+    half = mc.classification(logits=logits[:3], binary=True).merge(
+        mc.classification(logits=logits[3:], binary=True)
+    )
+    summaries = [
+        mc.classification(logits=logits, binary=True),
+        mc.classification(probs=probs, binary=True),
+        half,
+    ]
+    return [
+        {name: getattr(summary, name) for name in (*_float64(LOGITS), "std")}
+        for summary in summaries
+    ]
 
 
 @pytest.mark.parametrize("logits", [LOGITS[..., 0], LOGITS, LOGITS[..., None], LOGITS[:, 0, 0]])
 def test_definitions(logits: np.ndarray) -> None:
-    """(S, N), several labels, and a trailing axis of length 1: the arrays have the shape of one sample."""
+    """(S, N), several labels, and a trailing axis of length 1: the arrays have the shape of one
+    sample.
+    """
     for summary in _summaries(logits, special.expit(np.float64(logits)).astype(np.float32)):
         for name, expected in _float64(logits).items():
             found = summary[name]
             assert found.shape == logits.shape[1:]
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(summary["std"][..., 1], special.expit(np.float64(logits)).std(0), rtol=1e-5)
+        np.testing.assert_allclose(
+            summary["std"][..., 1], special.expit(np.float64(logits)).std(0), rtol=1e-5
+        )
 
 
 def test_it_is_a_classification_of_two_classes() -> None:
@@ -60,12 +73,16 @@ def test_it_is_a_classification_of_two_classes() -> None:
     np.testing.assert_array_equal(summary.votes, pair.votes)
     labels = np.array([0, 1, 1, 0, 1])
     expected = np.log(np.where(labels, summary.probability, 1 - summary.probability)).mean()
-    np.testing.assert_allclose(mc.metrics.nll(labels, log_probs=summary.log_mean), -expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        mc.metrics.nll(labels, log_probs=summary.log_mean), -expected, rtol=1e-5
+    )
     np.testing.assert_array_equal(mc.acquisition.bald(summary), summary.mutual_information)
 
 
 def test_certain_outputs() -> None:
-    summary = mc.classification(logits=jnp.array([[jnp.inf, -jnp.inf, jnp.nan, 200.0]] * 2), binary=True)
+    summary = mc.classification(
+        logits=jnp.array([[jnp.inf, -jnp.inf, jnp.nan, 200.0]] * 2), binary=True
+    )
     np.testing.assert_array_equal(summary.probability, [1, 0, np.nan, 1])
     np.testing.assert_array_equal(summary.predictive_entropy, [0, 0, np.nan, 0])
     np.testing.assert_array_equal(summary.variation_ratio, [0, 0, np.nan, 0])
@@ -81,16 +98,27 @@ def test_gradients() -> None:
 
 def test_what_is_ambiguous_is_refused() -> None:
     x = jnp.zeros((5, 3))
-    with pytest.raises(ValueError, match=r"logits of shape \(5, 3\) could be 3 classes of one input, or .*binary=True"):
+    with pytest.raises(
+        ValueError,
+        match=r"logits of shape \(5, 3\) could be 3 classes of one input, or .*binary=True",
+    ):
         mc.classification(logits=x)
-    with pytest.raises(ValueError, match=r"logits of shape \(5, 3, 1\) have one class, .*binary=True"):
+    with pytest.raises(
+        ValueError, match=r"logits of shape \(5, 3, 1\) have one class, .*binary=True"
+    ):
         mc.classification(logits=x[..., None])
-    with pytest.raises(ValueError, match=r"probs of shape \(5, 3, 1\) have one class, .*binary=True"):
+    with pytest.raises(
+        ValueError, match=r"probs of shape \(5, 3, 1\) have one class, .*binary=True"
+    ):
         mc.classification(probs=jnp.ones((5, 3, 1)), binary=False)
-    np.testing.assert_allclose(mc.classification(logits=x, binary=False).mean, np.full(3, 1 / 3), rtol=1e-6)
+    np.testing.assert_allclose(
+        mc.classification(logits=x, binary=False).mean, np.full(3, 1 / 3), rtol=1e-6
+    )
     with pytest.raises(TypeError, match="binary must be True, False or None, got 'no'"):
         mc.classification(logits=x, binary="no")
-    with pytest.raises(ValueError, match=r"probability is that of the second of two classes, but there are 3"):
+    with pytest.raises(
+        ValueError, match=r"probability is that of the second of two classes, but there are 3"
+    ):
         _ = mc.classification(logits=x, binary=False).probability
 
 

@@ -14,7 +14,9 @@ from jaxdrop import mc
 
 RNG = np.random.default_rng(0)
 LOGITS = np.float32(RNG.normal(size=(4, 1, 3)) + RNG.normal(scale=2, size=(4, 60, 3)))
-LOGITS = np.concatenate([LOGITS, np.full((4, 60, 1), -np.inf, np.float32)], axis=-1)  # a class that is ruled out
+LOGITS = np.concatenate(
+    [LOGITS, np.full((4, 60, 1), -np.inf, np.float32)], axis=-1
+)  # a class that is ruled out
 LABELS = np.array([RNG.choice(4, p=special.softmax(row / 3)) for row in LOGITS.mean(0)])
 
 
@@ -44,12 +46,16 @@ def test_it_is_the_minimum(pooled: bool) -> None:
     np.testing.assert_allclose(fitted.nll, _nll(logits, expected), rtol=1e-6)
     if not pooled:
         summary = mc.classification(logits=LOGITS / fitted.temperature)
-        np.testing.assert_allclose(mc.metrics.nll(LABELS, log_probs=summary.log_mean), fitted.nll, rtol=1e-5)
+        np.testing.assert_allclose(
+            mc.metrics.nll(LABELS, log_probs=summary.log_mean), fitted.nll, rtol=1e-5
+        )
 
 
 def test_a_deterministic_model() -> None:
     fitted = mc.fit_temperature(LABELS, LOGITS[0])
-    np.testing.assert_allclose(fitted.temperature, _best(lambda u: _nll(LOGITS[:1], np.exp(u))), rtol=1e-4)
+    np.testing.assert_allclose(
+        fitted.temperature, _best(lambda u: _nll(LOGITS[:1], np.exp(u))), rtol=1e-4
+    )
 
 
 def test_the_bounds() -> None:
@@ -60,14 +66,22 @@ def test_the_bounds() -> None:
 
 
 def test_splits_by_vmap() -> None:
-    splits = jnp.asarray(np.tile(LABELS, (2, 1))), jnp.asarray(np.stack([LOGITS, 3 * LOGITS], axis=1))
+    splits = (
+        jnp.asarray(np.tile(LABELS, (2, 1))),
+        jnp.asarray(np.stack([LOGITS, 3 * LOGITS], axis=1)),
+    )
     fitted = jax.jit(jax.vmap(mc.fit_temperature, in_axes=(0, 1)))(*splits)
     expected = _best(lambda u: _nll(LOGITS, np.exp(u)))
     np.testing.assert_allclose(fitted.temperature, [expected, 3 * expected], rtol=1e-4)
 
 
 def test_bad_input() -> None:
-    with pytest.raises(TypeError, match=r"fit_temperature takes integer labels, and takes them first, got float32\[4, 60, 4\]"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            r"fit_temperature takes integer labels, and takes them first, got float32\[4, 60, 4\]"
+        ),
+    ):
         mc.fit_temperature(LOGITS, LABELS)
     with pytest.raises(ValueError, match=r"got \(60,\) and \(4,\)"):
         mc.fit_temperature(LABELS, LOGITS[0, 0])

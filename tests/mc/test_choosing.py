@@ -1,4 +1,6 @@
-"""The precision of the noise and the rate, chosen on held-out data, against SciPy's minimizer and closed forms."""
+"""The precision of the noise and the rate, chosen on held-out data, against SciPy's minimizer and
+closed forms.
+"""
 
 from __future__ import annotations
 
@@ -37,20 +39,28 @@ def test_the_most_likely_precision(scale: float) -> None:
     fitted = mc.fit_tau(scale * Y, scale * SAMPLES)
     tau = _best(scale * Y, scale * SAMPLES)
     np.testing.assert_allclose(fitted.tau, tau, rtol=1e-4)
-    np.testing.assert_allclose(fitted.log_likelihood, _log_likelihood(scale * Y, scale * SAMPLES, tau), rtol=1e-5)
     np.testing.assert_allclose(
-        mc.log_likelihood(scale * Y, scale * SAMPLES, tau=fitted.tau).mean(), fitted.log_likelihood, rtol=1e-5
+        fitted.log_likelihood, _log_likelihood(scale * Y, scale * SAMPLES, tau), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        mc.log_likelihood(scale * Y, scale * SAMPLES, tau=fitted.tau).mean(),
+        fitted.log_likelihood,
+        rtol=1e-5,
     )
 
 
 def test_several_outputs() -> None:
     fitted = mc.fit_tau(Y.reshape(10, 4), SAMPLES.reshape(8, 10, 4), output_axes=1)
     np.testing.assert_allclose(fitted.tau, _best(Y, SAMPLES, 4), rtol=1e-4)
-    np.testing.assert_allclose(fitted.log_likelihood, _log_likelihood(Y, SAMPLES, float(fitted.tau), 4), rtol=1e-5)
+    np.testing.assert_allclose(
+        fitted.log_likelihood, _log_likelihood(Y, SAMPLES, float(fitted.tau), 4), rtol=1e-5
+    )
 
 
 def test_one_sample_has_the_mean_squared_error() -> None:
-    np.testing.assert_allclose(mc.fit_tau(Y, SAMPLES[:1]).tau, 1 / ((SAMPLES[0] - Y) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        mc.fit_tau(Y, SAMPLES[:1]).tau, 1 / ((SAMPLES[0] - Y) ** 2).mean(), rtol=1e-5
+    )
 
 
 def test_splits_by_vmap() -> None:
@@ -79,18 +89,26 @@ def test_weight_decay() -> None:
     # The regularizer of the authors' code: lengthscale**2 * (1 - dropout) / (2. * N * tau).
     decay = mc.weight_decay_from_tau(tau, **PRIOR, loss="half_mse")
     np.testing.assert_allclose(decay, 1e-2**2 * (1 - 0.05) / (2.0 * 455 * tau), rtol=1e-6)
-    np.testing.assert_allclose(mc.weight_decay_from_tau(tau, **PRIOR, loss="mse"), 2 * decay, rtol=1e-6)
+    np.testing.assert_allclose(
+        mc.weight_decay_from_tau(tau, **PRIOR, loss="mse"), 2 * decay, rtol=1e-6
+    )
     for loss in ("half_mse", "mse"):
         decay = mc.weight_decay_from_tau(tau, **PRIOR, loss=loss)
-        np.testing.assert_allclose(mc.tau_from_weight_decay(decay, **PRIOR, loss=loss), tau, rtol=1e-6)
+        np.testing.assert_allclose(
+            mc.tau_from_weight_decay(decay, **PRIOR, loss=loss), tau, rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize(("loss", "half"), [("half_mse", 0.5), ("mse", 1.0)])
 def test_weight_decay_is_the_maximum_a_posteriori(loss: str, half: float) -> None:
-    """Of a linear model without dropout, with precision tau of the noise and a prior N(0, 1 / l^2) of the weights."""
+    """Of a linear model without dropout, with precision tau of the noise and a prior N(0, 1 / l^2)
+    of the weights.
+    """
     x, tau, length_scale = RNG.normal(size=(40, 3)), 2.5, 0.7
     posterior = np.linalg.solve(tau * x.T @ x + length_scale**2 * np.eye(3), tau * x.T @ Y)
-    decay = mc.weight_decay_from_tau(tau, rate=0.0, length_scale=length_scale, num_examples=40, loss=loss)
+    decay = mc.weight_decay_from_tau(
+        tau, rate=0.0, length_scale=length_scale, num_examples=40, loss=loss
+    )
     trained = np.linalg.solve(half * x.T @ x / 40 + float(decay) * np.eye(3), half * x.T @ Y / 40)
     np.testing.assert_allclose(trained, posterior, rtol=1e-5)
 
@@ -116,7 +134,9 @@ def _dropped(key: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 def _spread(samples: jax.Array, wanted: float) -> jax.Array:
-    """The variance of what dropout at a rate returns, rate / (1 - rate), has a distance to the wanted one."""
+    """The variance of what dropout at a rate returns, rate / (1 - rate), has a distance to the
+    wanted one.
+    """
     return jnp.abs(samples.var() - wanted)
 
 
@@ -129,7 +149,9 @@ def test_the_best_rate(batch_size: int | None) -> None:
         traces.append(rate)
         return _dropped(key, rate)
 
-    fitted = mc.fit_rate(fn, rates, KEYS, functools.partial(_spread, wanted=1.0), batch_size=batch_size)
+    fitted = mc.fit_rate(
+        fn, rates, KEYS, functools.partial(_spread, wanted=1.0), batch_size=batch_size
+    )
     assert fitted.rate == 0.5
     np.testing.assert_allclose(fitted.rates, rates, rtol=1e-6)
     assert fitted.loss == fitted.losses[2] == fitted.losses.min()
@@ -143,7 +165,9 @@ def test_bad_rates() -> None:
     loss = functools.partial(_spread, wanted=1.0)
     with pytest.raises(ValueError, match=r"rates must lie in \[0, 1\], got 1.5"):
         mc.fit_rate(_dropped, np.array([0.5, 1.5]), KEYS, loss)
-    with pytest.raises(ValueError, match=r"rates must have shape \(R,\) with at least one rate, got \(\)"):
+    with pytest.raises(
+        ValueError, match=r"rates must have shape \(R,\) with at least one rate, got \(\)"
+    ):
         mc.fit_rate(_dropped, 0.5, KEYS, loss)
     with pytest.raises(ValueError, match=r"loss must return a number, got shape \(4, 1000\)"):
         mc.fit_rate(_dropped, np.array([0.5]), KEYS, lambda samples: samples)

@@ -42,7 +42,9 @@ def test_samples_are_those_of_each_batch(same_keys: bool) -> None:
     results = _run(same_keys=same_keys)
     sample = jax.jit(jax.vmap(_fn, in_axes=(0, None)))
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    expected = [sample(KEYS if same_keys else fold(KEYS, index), x) for index, x in enumerate(BATCHES)]
+    expected = [
+        sample(KEYS if same_keys else fold(KEYS, index), x) for index, x in enumerate(BATCHES)
+    ]
     assert len(results) == 3
     for part, samples in zip(results, expected, strict=True):
         assert isinstance(part, np.ndarray)
@@ -54,7 +56,11 @@ def test_samples_are_those_of_each_batch(same_keys: bool) -> None:
 
 def test_folding_keeps_strata() -> None:
     """Each unit of each batch is dropped in exactly half of the samples."""
-    results = _run([DATA] * 2, mc.keys(jaxdrop.key(0), 4), fn=lambda key, x: jaxdrop.dropout(key, jnp.ones_like(x), 0.5))
+    results = _run(
+        [DATA] * 2,
+        mc.keys(jaxdrop.key(0), 4),
+        fn=lambda key, x: jaxdrop.dropout(key, jnp.ones_like(x), 0.5),
+    )
     assert all(((part == 0).sum(0) == 2).all() for part in results)
     assert not np.array_equal(*results)
 
@@ -71,7 +77,10 @@ def test_batches_of_several_inputs(kind: type) -> None:
     labels = np.arange(10)
     pairs = [(x, labels[at : at + 4]) for at, x in zip((0, 4, 8), BATCHES, strict=True)]
     if kind is dict:
-        batches, fn = [{"x": x, "y": y} for x, y in pairs], lambda key, batch: (_fn(key, batch["x"]), batch["y"])
+        batches, fn = (
+            [{"x": x, "y": y} for x, y in pairs],
+            lambda key, batch: (_fn(key, batch["x"]), batch["y"]),
+        )
     else:
         batches, fn = map(kind, pairs), lambda key, x, y: (_fn(key, x), y)
     logits, kept = _run(iter(batches), fn=fn).concatenate()
@@ -94,11 +103,17 @@ def test_a_bar_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_files_hold_the_same(tmp_path: Path) -> None:
-    """Short floats, nested results and odd names too; nothing is left over, and each file can be read on its own."""
+    """Short floats, nested results and odd names too; nothing is left over, and each file can be
+    read on its own.
+    """
 
     def fn(key: jax.Array, x: jax.Array) -> dict[str, object]:
         logits = _fn(key, x)
-        return {"file": logits.astype(jnp.bfloat16), "nested": [logits > 0, {"sum": logits.sum(-1)}], "none": None}
+        return {
+            "file": logits.astype(jnp.bfloat16),
+            "nested": [logits > 0, {"sum": logits.sum(-1)}],
+            "none": None,
+        }
 
     written, kept = _run(fn=fn, path=tmp_path / "new" / "results"), _run(fn=fn)
     chex.assert_trees_all_equal(written.concatenate(), kept.concatenate())
@@ -130,7 +145,11 @@ def test_a_torn_file_is_computed_again(tmp_path: Path, counted: list[int], damag
     file = tmp_path / "000001.npz"
     content = file.read_bytes()
     at = len(content) // 3
-    damaged = {"cut": content[:at], "empty": b"", "flipped": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]}
+    damaged = {
+        "cut": content[:at],
+        "empty": b"",
+        "flipped": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
+    }
     file.write_bytes(damaged[damage]) if damage in damaged else file.unlink()
     (tmp_path / "unfinished").write_bytes(b"half a file")
     counted.clear()
@@ -142,7 +161,9 @@ def test_a_torn_file_is_computed_again(tmp_path: Path, counted: list[int], damag
 def test_a_file_that_is_lost_later(tmp_path: Path) -> None:
     results = _run(path=tmp_path)
     (tmp_path / "000001.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"000001.npz is gone or damaged: run predict_dataset again"):
+    with pytest.raises(
+        FileNotFoundError, match=r"000001.npz is gone or damaged: run predict_dataset again"
+    ):
         results.concatenate()
 
 
@@ -154,11 +175,20 @@ def test_a_file_that_is_lost_later(tmp_path: Path) -> None:
             r"other keys: '5 keys, sha256 \w+' there, '5 keys, sha256 \w+' now",
         ),
         ({"keys": KEYS[:4]}, "other keys: '5 keys"),
-        ({"fn": lambda key, x: jaxdrop.dropout(key, x, 0.5) @ OTHER_W}, r"other weights: '1 arrays, checksum \w{8}' there"),
+        (
+            {"fn": lambda key, x: jaxdrop.dropout(key, x, 0.5) @ OTHER_W},
+            r"other weights: '1 arrays, checksum \w{8}' there",
+        ),
         ({"summary": _classified}, "other (results|summary)"),
         ({"same_keys": True}, "other same_keys: False there, True now"),
-        ({"fn": lambda key, x: _fn(key, x)[:, :2]}, r"other results: .*float32\(5, batch, 3\).*float32\(5, batch, 2\)"),
-        ({"batches": [DATA[4:8], DATA[:4]]}, r"batch 0 is not the one whose results are in .*000000.npz: its inputs differ"),
+        (
+            {"fn": lambda key, x: _fn(key, x)[:, :2]},
+            r"other results: .*float32\(5, batch, 3\).*float32\(5, batch, 2\)",
+        ),
+        (
+            {"batches": [DATA[4:8], DATA[:4]]},
+            r"batch 0 is not the one whose results are in .*000000.npz: its inputs differ",
+        ),
         ({"batches": [DATA[:4], DATA[4:7]]}, "batch 1 is not the one"),
     ],
 )
@@ -194,11 +224,18 @@ print("done", flush=True)
 
 def _start(path: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
-    return subprocess.Popen([sys.executable, "-c", _PROGRAM, str(path)], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
 
 def test_killed_and_resumed(tmp_path: Path) -> None:
-    """Killed while it computes the fifth batch: the next run computes that one and those after it, and no other."""
+    """Killed while it computes the fifth batch: the next run computes that one and those after it,
+    and no other.
+    """
     with _start(tmp_path) as process:
         for _ in range(5):
             assert process.stdout.readline() == "computed\n"
@@ -213,11 +250,17 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     def fn(key: jax.Array, x: jax.Array) -> jax.Array:
         return jaxdrop.dropout(key, x, 0.5)
 
-    expected = _run(list(np.arange(120, dtype=np.float32).reshape(12, 5, 2)), mc.keys(jaxdrop.key(0), 3, "independent"), fn=fn)
+    expected = _run(
+        list(np.arange(120, dtype=np.float32).reshape(12, 5, 2)),
+        mc.keys(jaxdrop.key(0), 3, "independent"),
+        fn=fn,
+    )
     for index, part in enumerate(expected):
         with np.load(tmp_path / f"{index:06}.npz") as arrays:
             np.testing.assert_array_equal(arrays["samples"], part)
-    assert json.loads((tmp_path / "manifest.json").read_text())["results"] == {"samples": "float32(3, batch, 2)"}
+    assert json.loads((tmp_path / "manifest.json").read_text())["results"] == {
+        "samples": "float32(3, batch, 2)"
+    }
 
 
 # -- bad input
@@ -233,8 +276,14 @@ def test_no_batches() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fn": lambda key, x: _fn(key, x).T}, r"fn must return arrays with the batch on their first axis.*\(4, 6\).*\(3, 4\)"),
-        ({"summary": lambda x: x}, r"summary must return arrays with the batch on their first axis"),
+        (
+            {"fn": lambda key, x: _fn(key, x).T},
+            r"fn must return arrays with the batch on their first axis.*\(4, 6\).*\(3, 4\)",
+        ),
+        (
+            {"summary": lambda x: x},
+            r"summary must return arrays with the batch on their first axis",
+        ),
         ({"keys": KEYS[0]}, "keys must be a key array"),
     ],
 )

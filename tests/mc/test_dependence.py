@@ -1,4 +1,6 @@
-"""Samples that are all the same are an error, unless they are meant; and no error is a false one."""
+"""Samples that are all the same are an error, unless they are meant; and no error is a false
+one.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,14 @@ RUNNERS: dict[str, Callable[..., Any]] = {
     "mc.predict in chunks": lambda fn, **options: mc.predict(fn, KEYS, batch_size=2, **options),
     "mc.predict with a bar": lambda fn, **options: mc.predict(fn, KEYS, progress=True, **options),
     "mc.moments": lambda fn, **options: mc.moments(fn, KEYS, **options),
-    "mc.until": lambda fn, **options: mc.until(fn, jaxdrop.key(0), tolerance=0.1, max_samples=8, batch_size=2, **options),
-    "mc.predict_dataset": lambda fn, **options: mc.predict_dataset(
-        lambda key, x: fn(key), [X], KEYS, progress=False, **options
-    ).concatenate(),
+    "mc.until": lambda fn, **options: mc.until(
+        fn, jaxdrop.key(0), tolerance=0.1, max_samples=8, batch_size=2, **options
+    ),
+    "mc.predict_dataset": (
+        lambda fn, **options: mc.predict_dataset(
+            lambda key, x: fn(key), [X], KEYS, progress=False, **options
+        ).concatenate()
+    ),
     "mc.fit_rate": lambda fn, **options: mc.fit_rate(
         lambda key, rate: fn(key) * rate, [0.0, 0.1], KEYS, lambda x: x.sum(), **options
     ),
@@ -46,7 +52,12 @@ def _evaluation(key: jax.Array) -> jax.Array:
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_evaluation_is_an_error(runner: str) -> None:
     name = runner.split()[0].replace(".", r"\.")
-    with pytest.raises(ValueError, match=rf"(?s)nothing that fn returns depends on its key, so {name} would.*4\. .*allow_determ"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            rf"(?s)nothing that fn returns depends on its key, so {name} would.*4\. .*allow_determ"
+        ),
+    ):
         RUNNERS[runner](_evaluation)
 
 
@@ -63,7 +74,9 @@ IGNORED = {
     "another key": lambda key: jaxdrop.dropout(jaxdrop.key(1), X, 0.5),
     "several": lambda key: {"x": X, "labels": jnp.arange(4), "nothing": None},
     "drawn and not used": lambda key: (jaxdrop.dropout(key, X, 0.5), X)[1],
-    "an idle state": lambda key: lax.scan(lambda s, k: ((s[0] + 1, k), s[0]), (0.0, key), jax.random.split(key, 3))[1],
+    "an idle state": lambda key: lax.scan(
+        lambda s, k: ((s[0] + 1, k), s[0]), (0.0, key), jax.random.split(key, 3)
+    )[1],
     "jitted": jax.jit(lambda key: X * 2),
 }
 
@@ -78,11 +91,18 @@ def test_whatever_the_reason(fn: Callable[..., Any], batch_size: int | None) -> 
 USED = {
     "one of several": lambda key: (X, jaxdrop.dropout(key, X, 0.5)),
     "by a branch": lambda key: lax.cond(jax.random.bits(key) % 2 == 0, lambda: X, lambda: 2 * X),
-    "by the number of turns": lambda key: lax.fori_loop(0, (jax.random.bits(key) % 3).astype(jnp.int32), lambda _, x: x + 1, X),
-    "by a loop": lambda key: lax.scan(lambda x, k: (jaxdrop.dropout(k, x, 0.1), None), X, jax.random.split(key, 2))[0],
+    "by the number of turns": lambda key: lax.fori_loop(
+        0, (jax.random.bits(key) % 3).astype(jnp.int32), lambda _, x: x + 1, X
+    ),
+    "by a loop": lambda key: lax.scan(
+        lambda x, k: (jaxdrop.dropout(k, x, 0.1), None), X, jax.random.split(key, 2)
+    )[0],
     "a traced rate of 0": lambda key: jaxdrop.dropout(key, X, jnp.zeros(())),
     "by the host": lambda key: jax.pure_callback(
-        lambda k: np.float32(k[1]), jax.ShapeDtypeStruct((), jnp.float32), jax.random.key_data(key), vmap_method="sequential"
+        lambda k: np.float32(k[1]),
+        jax.ShapeDtypeStruct((), jnp.float32),
+        jax.random.key_data(key),
+        vmap_method="sequential",
     ),
     "itself": lambda key: key,
 }
@@ -113,12 +133,34 @@ def _two(key: jax.Array, x: jax.Array) -> jax.Array:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((_Net(), KEYS), TypeError, r"mc.predict calls fn\(key\), but fn is a model, a _Net. Close over the inputs: mc.predict"),
+        (
+            (_Net(), KEYS),
+            TypeError,
+            (
+                r"mc.predict calls fn\(key\), but fn is a model, a _Net. Close over the inputs:"
+                r" mc.predict"
+            ),
+        ),
         ((nn.Dense(3), KEYS), TypeError, r"mc.predict calls fn\(key\), but fn is a model, a Dense"),
-        ((_two, KEYS), TypeError, r"calls fn\(key\), but fn is _two\(key.*missing a required argument: 'x'. Close over"),
+        (
+            (_two, KEYS),
+            TypeError,
+            r"calls fn\(key\), but fn is _two\(key.*missing a required argument: 'x'. Close over",
+        ),
         ((lambda: X, KEYS), TypeError, "too many positional arguments"),
-        ((KEYS, _two), TypeError, r"fn must be a function of a key, got keys of shape.* The order .* is mc.predict\(fn, keys\)"),
-        ((_two, jaxdrop.key(0)), ValueError, r"got a key, which is one key: pass mc.keys\(key, 100\)"),
+        (
+            (KEYS, _two),
+            TypeError,
+            (
+                r"fn must be a function of a key, got keys of shape.* The order .* is"
+                r" mc.predict\(fn, keys\)"
+            ),
+        ),
+        (
+            (_two, jaxdrop.key(0)),
+            ValueError,
+            r"got a key, which is one key: pass mc.keys\(key, 100\)",
+        ),
         ((_two, 100), ValueError, "keys must be a key array.*got 100"),
         ((_two, _two), ValueError, "keys must be a key array.*got .*_two"),
     ],
@@ -132,17 +174,27 @@ def test_messages_name_the_function(
 
 
 def test_each_names_itself() -> None:
-    for call in (lambda: mc.moments(_two, KEYS), lambda: mc.until(_two, jaxdrop.key(0), tolerance=0.1, max_samples=200)):
+    for call in (
+        lambda: mc.moments(_two, KEYS),
+        lambda: mc.until(_two, jaxdrop.key(0), tolerance=0.1, max_samples=200),
+    ):
         with pytest.raises(TypeError, match=r"mc.(moments|until) calls fn\(key\), but fn is _two"):
             call()
 
 
 def test_data_sets_call_with_the_inputs() -> None:
-    with pytest.raises(TypeError, match=r"mc.predict_dataset calls fn\(key, input, input\), but fn is _two.*too many"):
+    with pytest.raises(
+        TypeError,
+        match=r"mc.predict_dataset calls fn\(key, input, input\), but fn is _two.*too many",
+    ):
         mc.predict_dataset(_two, [(X, X)], KEYS, progress=False)
-    with pytest.raises(TypeError, match=r"fn must be a function.*mc.predict_dataset\(fn, batches, keys\)"):
+    with pytest.raises(
+        TypeError, match=r"fn must be a function.*mc.predict_dataset\(fn, batches, keys\)"
+    ):
         mc.predict_dataset([X], _two, KEYS, progress=False)
-    with pytest.raises(TypeError, match=r"batch 1 of batches must be an array of numbers.*holds <U1 'a'"):
+    with pytest.raises(
+        TypeError, match=r"batch 1 of batches must be an array of numbers.*holds <U1 'a'"
+    ):
         mc.predict_dataset(_two, [X, "a"], KEYS, progress=False)
     with pytest.raises(TypeError, match=r"batch 0 of batches holds keys.*the same in all samples"):
         mc.predict_dataset(_two, [(X, KEYS)], KEYS, progress=False)

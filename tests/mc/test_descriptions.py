@@ -13,17 +13,26 @@ from jaxdrop import mc
 LOGITS = np.float32(np.random.default_rng(0).normal(size=(10, 450, 5)))
 CLASSIFICATION = mc.classification(logits=LOGITS)
 REGRESSION = mc.regression(LOGITS[..., 0], tau=4.0, groups=5)
-MOMENTS = mc.moments(lambda key: jaxdrop.dropout(key, jnp.ones((450, 3)), 0.5), mc.keys(jaxdrop.key(0), 10))
+MOMENTS = mc.moments(
+    lambda key: jaxdrop.dropout(key, jnp.ones((450, 3)), 0.5), mc.keys(jaxdrop.key(0), 10)
+)
 
 
 def test_a_line_says_of_what_and_how_uncertain() -> None:
-    entropy, information = CLASSIFICATION.predictive_entropy.mean(), CLASSIFICATION.mutual_information.mean()
-    assert repr(CLASSIFICATION) == (
-        f"Classification(10 samples, batch (450,), 5 classes; mean entropy {entropy:.2g}, mutual information {information:.2g})"
+    entropy, information = (
+        CLASSIFICATION.predictive_entropy.mean(),
+        CLASSIFICATION.mutual_information.mean(),
+    )
+    assert (
+        repr(CLASSIFICATION)
+        == f"Classification(10 samples, batch (450,), 5 classes; mean entropy {entropy:.2g}, mutual"
+        f" information {information:.2g})"
     )
     std = np.sqrt(REGRESSION.epistemic_variance).mean()
-    assert repr(REGRESSION) == (
-        f"Regression(10 samples in 5 groups, shape (450,); mean epistemic std {std:.2g}, aleatoric std 0.5)"
+    assert (
+        repr(REGRESSION)
+        == f"Regression(10 samples in 5 groups, shape (450,); mean epistemic std {std:.2g},"
+        " aleatoric std 0.5)"
     )
     assert str(MOMENTS) == "Moments(10 samples, shape (450, 3); mean std 1)"
     one = mc.classification(logits=LOGITS[:1, 0], binary=False)
@@ -31,11 +40,16 @@ def test_a_line_says_of_what_and_how_uncertain() -> None:
 
 
 def test_several_outputs() -> None:
-    found = mc.moments(lambda key: {"a": jax.random.uniform(key), "b": jax.random.uniform(key, (2,))}, mc.keys(jaxdrop.key(0), 4))
+    found = mc.moments(
+        lambda key: {"a": jax.random.uniform(key), "b": jax.random.uniform(key, (2,))},
+        mc.keys(jaxdrop.key(0), 4),
+    )
     assert repr(found) == "Moments(4 samples, 2 arrays)"
 
 
-@pytest.mark.parametrize("summary", [CLASSIFICATION, REGRESSION, MOMENTS], ids=lambda summary: type(summary).__name__)
+@pytest.mark.parametrize(
+    "summary", [CLASSIFICATION, REGRESSION, MOMENTS], ids=lambda summary: type(summary).__name__
+)
 def test_fields_of_any_kind(summary: object) -> None:
     """Traced, abstract, deleted, empty, NaN, from NumPy, of no values: no error, and no warning."""
     known = repr(summary)
@@ -45,13 +59,17 @@ def test_fields_of_any_kind(summary: object) -> None:
     jax.jit(lambda summary: said.append(repr(summary)))(summary)
     assert set(said) == {f"{type(summary).__name__}({shape})"}
     mapped: list[str] = []
-    jax.vmap(lambda summary: mapped.append(repr(summary)))(jax.tree.map(lambda x: jnp.stack([x, x]), summary))
+    jax.vmap(lambda summary: mapped.append(repr(summary)))(
+        jax.tree.map(lambda x: jnp.stack([x, x]), summary)
+    )
     assert mapped == said[:1]
     assert repr(jax.tree.map(np.asarray, summary)) == known
     copied = jax.tree.map(jnp.copy, summary)
     jax.tree.map(lambda x: x.delete(), copied)
     assert repr(copied) == said[0]
-    assert "nan" in repr(jax.tree.map(lambda x: x if x.dtype == jnp.int32 else x * jnp.nan, summary))
+    assert "nan" in repr(
+        jax.tree.map(lambda x: x if x.dtype == jnp.int32 else x * jnp.nan, summary)
+    )
     for other in (None, "text", 3.0, object(), jnp.float32):
         text = repr(jax.tree.map(lambda x, other=other: other, summary))
         assert "\n" not in text
@@ -59,4 +77,7 @@ def test_fields_of_any_kind(summary: object) -> None:
 
 
 def test_no_inputs() -> None:
-    assert repr(mc.classification(logits=LOGITS[:, :0])) == "Classification(10 samples, batch (0,), 5 classes)"
+    assert (
+        repr(mc.classification(logits=LOGITS[:, :0]))
+        == "Classification(10 samples, batch (0,), 5 classes)"
+    )

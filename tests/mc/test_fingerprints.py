@@ -12,20 +12,40 @@ import jaxdrop
 from jaxdrop.mc import _fingerprints
 
 X = np.arange(1, 25).reshape(8, 3)
-TYPES = ("bool", "int4", "int8", "float8_e4m3fn", "bfloat16", "float16", "int32", "float32", "complex64")
+TYPES = (
+    "bool",
+    "int4",
+    "int8",
+    "float8_e4m3fn",
+    "bfloat16",
+    "float16",
+    "int32",
+    "float32",
+    "complex64",
+)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_one_entry_makes_a_difference(dtype: str) -> None:
     x = jnp.asarray(X % 2, dtype)
     assert _fingerprints.of_arrays([x]) == _fingerprints.of_arrays([np.asarray(x)])
-    assert _fingerprints.of_arrays([x]) != _fingerprints.of_arrays([x.at[7, 2].set(jnp.asarray(1 - X[7, 2] % 2, dtype))])
+    assert _fingerprints.of_arrays([x]) != _fingerprints.of_arrays(
+        [x.at[7, 2].set(jnp.asarray(1 - X[7, 2] % 2, dtype))]
+    )
 
 
 def test_order_and_keys() -> None:
     a, b = jnp.asarray(X, jnp.float32), jaxdrop.key(0)
     assert _fingerprints.of_arrays([]) == "0 arrays, checksum 00000000"
-    assert len({_fingerprints.of_arrays(arrays) for arrays in ([a, b], [b, a], [a], [a, jaxdrop.key(1)], [a, a])}) == 5
+    assert (
+        len(
+            {
+                _fingerprints.of_arrays(arrays)
+                for arrays in ([a, b], [b, a], [a], [a, jaxdrop.key(1)], [a, a])
+            }
+        )
+        == 5
+    )
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])

@@ -1,6 +1,8 @@
-"""Whatever `jax.vmap` runs, `mc.predict` runs by chunks, with the same results; `moments` and the others run it too.
+"""Whatever `jax.vmap` runs, `mc.predict` runs by chunks, with the same results; `moments` and the
+others run it too.
 
-Here every piece once, under one wrapper or another. `python -m tests.mc.fuzz --programs 200` runs more of them, and longer ones.
+Here every piece once, under one wrapper or another. `python -m tests.mc.fuzz --programs 200` runs
+more of them, and longer ones.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import pytest
 
 from tests.mc import fuzz, pieces
 
-pytestmark = pytest.mark.usefixtures("relaxed", "uncached")  # the layers of others promote, and some pieces call back
+pytestmark = pytest.mark.usefixtures(
+    "relaxed", "uncached"
+)  # the layers of others promote, and some pieces call back
 
 _GROUP = 20
 _PROGRAMS = [*itertools.islice(fuzz.programs(0, longest=1), 60)]
@@ -19,7 +23,9 @@ _LONG = [*itertools.islice(fuzz.programs(1, longest=4), 12)]
 
 
 def test_every_piece_is_among_them() -> None:
-    assert all(any(f": {name} (" in program.name for program in _PROGRAMS) for name in pieces.PIECES)
+    assert all(
+        any(f": {name} (" in program.name for program in _PROGRAMS) for name in pieces.PIECES
+    )
 
 
 @pytest.mark.parametrize("start", range(0, len(_PROGRAMS), _GROUP))

@@ -17,12 +17,17 @@ from jaxdrop import mc
 from tests.compilation import quick
 
 X = jax.random.normal(jax.random.key(0), (4, 6))
-WEIGHTS = [jax.random.normal(jax.random.key(seed), shape) for seed, shape in enumerate([(6, 16), (16, 16), (16, 3)])]
+WEIGHTS = [
+    jax.random.normal(jax.random.key(seed), shape)
+    for seed, shape in enumerate([(6, 16), (16, 16), (16, 3)])
+]
 SAMPLES = np.float32(np.random.default_rng(0).normal(2, 1, (12, 4, 3)))
 
 SUMMARIES: dict[str, Callable[..., Any]] = {
     "classification": lambda samples, **groups: mc.classification(logits=samples, **groups),
-    "probabilities": lambda samples, **groups: mc.classification(probs=jax.nn.softmax(samples), **groups),
+    "probabilities": lambda samples, **groups: mc.classification(
+        probs=jax.nn.softmax(samples), **groups
+    ),
     "binary": lambda samples, **groups: mc.classification(logits=samples, binary=True, **groups),
     "regression": lambda samples, **groups: mc.regression(samples, tau=1.0, **groups),
 }
@@ -61,10 +66,15 @@ def test_the_error_of_a_mean_of_groups_is_that_of_their_means(name: str, groups:
     @quick
     def both(samples: jax.Array) -> list[Any]:
         parts = [SUMMARIES[name](part).as_one_group() for part in jnp.split(samples, groups)]
-        return [SUMMARIES[name](samples, groups=groups), functools.reduce(lambda one, other: one.merge(other), parts)]
+        return [
+            SUMMARIES[name](samples, groups=groups),
+            functools.reduce(lambda one, other: one.merge(other), parts),
+        ]
 
     for summary in both(SAMPLES):
-        np.testing.assert_allclose(summary.standard_error.reshape(expected.shape), expected, rtol=1e-4)
+        np.testing.assert_allclose(
+            summary.standard_error.reshape(expected.shape), expected, rtol=1e-4
+        )
         assert summary.num_groups == groups
 
 
@@ -72,10 +82,17 @@ def test_groups_of_different_sizes() -> None:
     """`sum_r n_r (m_r - m)^2 / (S (R - 1))`; what has no groups merges as single samples."""
     summarize = SUMMARIES["regression"]
     parts = [SAMPLES[:6], SAMPLES[6:9], *SAMPLES[9:, None]]
-    merged = functools.reduce(mc.Regression.merge, [summarize(part).as_one_group() for part in parts[:2]])
+    merged = functools.reduce(
+        mc.Regression.merge, [summarize(part).as_one_group() for part in parts[:2]]
+    )
     merged = merged.merge(summarize(SAMPLES[9:]))
-    sizes, means = (np.array([f(part) for part in map(np.float64, parts)]) for f in (len, functools.partial(np.mean, axis=0)))
-    expected = np.sqrt(np.tensordot(sizes, (means - np.float64(SAMPLES).mean(0)) ** 2, 1) / (12 * 4))
+    sizes, means = (
+        np.array([f(part) for part in map(np.float64, parts)])
+        for f in (len, functools.partial(np.mean, axis=0))
+    )
+    expected = np.sqrt(
+        np.tensordot(sizes, (means - np.float64(SAMPLES).mean(0)) ** 2, 1) / (12 * 4)
+    )
     np.testing.assert_allclose(merged.standard_error, expected, rtol=1e-5)
     assert merged.num_groups == 5
 
@@ -86,34 +103,50 @@ def test_one_group_says_nothing_of_its_error() -> None:
     np.testing.assert_allclose(summary.epistemic_variance, np.float64(SAMPLES).var(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("batch_size", "summary"), [(3, None), (99, None), (3, functools.partial(mc.regression, tau=1.0))])
+@pytest.mark.parametrize(
+    ("batch_size", "summary"),
+    [(3, None), (99, None), (3, functools.partial(mc.regression, tau=1.0))],
+)
 def test_moments_of_groups(batch_size: int, summary: Callable[[jax.Array], Any] | None) -> None:
     keys = mc.keys(jaxdrop.key(0), 12, groups=3)
-    expected = stats.sem(np.float64(quick(jax.vmap(_network))(keys)).reshape(3, 4, 4, 3).mean(1), axis=0)
+    expected = stats.sem(
+        np.float64(quick(jax.vmap(_network))(keys)).reshape(3, 4, 4, 3).mean(1), axis=0
+    )
     found = mc.moments(_network, keys, groups=3, batch_size=batch_size, summary=summary)
     np.testing.assert_allclose(found.standard_error, expected, rtol=1e-3)
 
 
 @jax.jit
 def _errors(keys: jax.Array) -> dict[str, jax.Array]:
-    """Mean of the samples, and the squared standard error with and without groups, for each row of keys."""
+    """Mean of the samples, and the squared standard error with and without groups, for each row of
+    keys.
+    """
 
     def one(keys: jax.Array) -> dict[str, jax.Array]:
         probs = jax.nn.softmax(jax.vmap(_network)(keys))
         found = {groups: mc.classification(probs=probs, groups=groups) for groups in (5, None)}
-        return {"mean": found[None].mean, "groups": found[5].standard_error ** 2, "none": found[None].standard_error ** 2}
+        return {
+            "mean": found[None].mean,
+            "groups": found[5].standard_error ** 2,
+            "none": found[None].standard_error ** 2,
+        }
 
     return jax.lax.map(one, keys)
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("strategy", "least"), [("stratified", 2.0), ("antithetic", 1.3), ("independent", 0.9)])
+@pytest.mark.parametrize(
+    ("strategy", "least"), [("stratified", 2.0), ("antithetic", 1.3), ("independent", 0.9)]
+)
 def test_the_reported_error_is_the_true_one(strategy: mc.sampling.Strategy, least: float) -> None:
     """Over 300 sets of 5 groups of 20 samples of a network with two dropout layers.
 
-    Squares, averaged over 12 outputs and all sets: the ratio is known to some 5 %. Without groups it is `least` at least.
+    Squares, averaged over 12 outputs and all sets: the ratio is known to some 5 %. Without groups
+    it is `least` at least.
     """
-    keys = jax.vmap(lambda key: mc.keys(key, 100, strategy, groups=5))(jax.random.split(jaxdrop.key(7), 300))
+    keys = jax.vmap(lambda key: mc.keys(key, 100, strategy, groups=5))(
+        jax.random.split(jaxdrop.key(7), 300)
+    )
     found = _errors(keys)
     true = found["mean"].var(0, ddof=1).mean()
     assert 0.85 < found["groups"].mean() / true < 1.2
@@ -123,14 +156,34 @@ def test_the_reported_error_is_the_true_one(strategy: mc.sampling.Strategy, leas
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: mc.keys(jaxdrop.key(0), 10, groups=3), ValueError, "groups=3 must divide the number of samples, 10"),
-        (lambda: mc.keys(jaxdrop.key(0), 10, groups=0), ValueError, "groups must be at least 1, got 0"),
-        (lambda: mc.keys(jaxdrop.key(0), 10, groups=2.0), TypeError, r"groups must be an integer, got 2\.0"),
+        (
+            lambda: mc.keys(jaxdrop.key(0), 10, groups=3),
+            ValueError,
+            "groups=3 must divide the number of samples, 10",
+        ),
+        (
+            lambda: mc.keys(jaxdrop.key(0), 10, groups=0),
+            ValueError,
+            "groups must be at least 1, got 0",
+        ),
+        (
+            lambda: mc.keys(jaxdrop.key(0), 10, groups=2.0),
+            TypeError,
+            r"groups must be an integer, got 2\.0",
+        ),
         (lambda: mc.regression(SAMPLES, tau=1.0, groups=5), ValueError, "groups=5 must divide"),
         (lambda: mc.classification(logits=SAMPLES, groups=5), ValueError, "groups=5 must divide"),
-        (lambda: mc.moments(_network, mc.keys(jaxdrop.key(0), 4), groups=3), ValueError, "groups=3 must divide"),
+        (
+            lambda: mc.moments(_network, mc.keys(jaxdrop.key(0), 4), groups=3),
+            ValueError,
+            "groups=3 must divide",
+        ),
         (lambda: mc.plots.standard_error(SAMPLES, groups=5), ValueError, "groups=5 must divide"),
-        (lambda: mc.plots.standard_error(SAMPLES, groups=1), ValueError, "groups must be at least 2, got 1"),
+        (
+            lambda: mc.plots.standard_error(SAMPLES, groups=1),
+            ValueError,
+            "groups must be at least 2, got 1",
+        ),
     ],
 )
 def test_bad_groups(call: Callable[[], object], error: type[Exception], message: str) -> None:

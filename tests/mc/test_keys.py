@@ -1,7 +1,9 @@
-"""Keys for Monte Carlo samples: each sample is an ordinary draw, and together they divide the unit interval.
+"""Keys for Monte Carlo samples: each sample is an ordinary draw, and together they divide the unit
+interval.
 
-Statistics with fixed keys: a deviate of 5 sigma is met once in 1.7 million draws of ideal bits, a p-value below 1e-6 once in a
-million; all of this file's would fail together once in about ten thousand choices of keys.
+Statistics with fixed keys: a deviate of 5 sigma is met once in 1.7 million draws of ideal bits, a
+p-value below 1e-6 once in a million; all of this file's would fail together once in about ten
+thousand choices of keys.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def test_every_unit_is_dropped_in_its_share_of_the_samples(num: int) -> None:
 
 @pytest.mark.parametrize("num", [*COUNTS, 9, 27, 60_000, 65_535])
 def test_one_value_in_each_stratum(num: int) -> None:
-    """Over the samples: of the bits, of uniform values on their grids, and of normal ones through their distribution function.
+    """Over the samples: of the bits, of uniform values on their grids, and of normal ones through
+    their distribution function.
 
     Of one stratum more, one is empty, if the number of samples is odd and no prime.
     """
@@ -81,18 +84,31 @@ def test_one_value_in_each_stratum(num: int) -> None:
             lambda key, shape: jax.random.uniform(key, shape, jnp.bfloat16).astype(jnp.float32),
             jax.random.normal,
         )
-        return [jnp.sort(jax.vmap(lambda key, draw=draw: draw(key, (units,)))(keys), axis=0) for draw in draws]
+        return [
+            jnp.sort(jax.vmap(lambda key, draw=draw: draw(key, (units,)))(keys), axis=0)
+            for draw in draws
+        ]
 
-    bits, uniform, short, normal = (np.asarray(values, np.float64) for values in draw(_keys(jaxdrop.key(num), num)))
+    bits, uniform, short, normal = (
+        np.asarray(values, np.float64) for values in draw(_keys(jaxdrop.key(num), num))
+    )
     edges = np.arange(strata + 1)[:, None] / strata
-    for values, error in ((bits / 2**32, 2.0**-31), (uniform, GRID), (short, 2.0**-7), (stats.norm.cdf(normal), 3 * GRID)):
+    for values, error in (
+        (bits / 2**32, 2.0**-31),
+        (uniform, GRID),
+        (short, 2.0**-7),
+        (stats.norm.cdf(normal), 3 * GRID),
+    ):
         assert (values >= edges[:num] - error).all()
         assert (values < edges[-num:] + error).all()
     if num < 100:  # the edges of more strata are not right to the last bit
         assert (np.diff(np.floor(bits / 2**32 * strata), axis=0) > 0).all()
 
 
-@pytest.mark.parametrize(("num", "strategy"), [*((num, "stratified") for num in COUNTS), (9, "antithetic"), (9, "independent")])
+@pytest.mark.parametrize(
+    ("num", "strategy"),
+    [*((num, "stratified") for num in COUNTS), (9, "antithetic"), (9, "independent")],
+)
 def test_each_sample_is_an_ordinary_draw(num: int, strategy: mc.sampling.Strategy) -> None:
     """One p-value for each of at most 40 samples."""
     keys = _keys(jaxdrop.key(num + 1), num, strategy)
@@ -117,7 +133,14 @@ def test_lattices() -> None:
         parts = _lattices.sizes(num)
         assert sum(parts) == num or (sum(parts) == num + 1 and num % 2 == 1)
         assert len(set(parts)) == len(parts) or num == 2
-    assert [_lattices.sizes(num) for num in (1, 2, 7, 8, 9, 100)] == [(1,), (1, 1), (7,), (7, 1), (7, 3), (53, 47)]
+    assert [_lattices.sizes(num) for num in (1, 2, 7, 8, 9, 100)] == [
+        (1,),
+        (1, 1),
+        (7,),
+        (7, 1),
+        (7, 3),
+        (53, 47),
+    ]
     largest = _lattices.points(2**16 - 1)
     assert len(largest) == 2**16 - 1
     assert (largest[:, 0] * largest[:, 1] == 1).all()
@@ -125,9 +148,11 @@ def test_lattices() -> None:
 
 @pytest.mark.parametrize("num", [3, 8, 12, 16, 30, 31, 64, 100])
 def test_pairs_of_units_are_independent(num: int) -> None:
-    """Two units that are dropped in a and b of a lattice's samples are dropped together in a hypergeometric number of them.
+    """Two units that are dropped in a and b of a lattice's samples are dropped together in a
+    hypergeometric number of them.
 
-    That is, its mean and variance are those of samples in random order: to 5 standard errors, and to 5 %, over 300,000 pairs.
+    That is, its mean and variance are those of samples in random order: to 5 standard errors, and
+    to 5 %, over 300,000 pairs.
     """
     first, *_ = sizes = _lattices.sizes(num)
 
@@ -147,7 +172,8 @@ def test_pairs_of_units_are_independent(num: int) -> None:
 
     for rate in (0.5, 0.1):
         parts = jax.lax.map(
-            functools.partial(deviation, threshold=masks.law(rate).threshold), jax.random.split(jaxdrop.key(num), 30)
+            functools.partial(deviation, threshold=masks.law(rate).threshold),
+            jax.random.split(jaxdrop.key(num), 30),
         )
         for shift, square, variance in np.asarray(parts, np.float64).sum(0):
             assert abs(shift) < 5 * np.sqrt(variance)
@@ -156,7 +182,8 @@ def test_pairs_of_units_are_independent(num: int) -> None:
 
 @pytest.mark.parametrize("num", [3, 5, 8, 10, 31, 32])
 def test_pairs_of_samples_are_alike(num: int) -> None:
-    """At rate 0.5, every two samples of a lattice are dropped together equally often, and so are every two of different lattices.
+    """At rate 0.5, every two samples of a lattice are dropped together equally often, and so are
+    every two of different lattices.
 
     To 6 standard errors over 200,000 positions.
     """
@@ -168,12 +195,18 @@ def test_pairs_of_samples_are_alike(num: int) -> None:
         return dropped @ dropped.T / units
 
     first, *_ = sizes = _lattices.sizes(num)
-    counts = np.array([[first // 2, first // 2 + 1], [num // 2 - first // 2, num // 2 - first // 2 - 1]])  # either is as likely
+    counts = np.array(
+        [[first // 2, first // 2 + 1], [num // 2 - first // 2, num // 2 - first // 2 - 1]]
+    )  # either is as likely
     expected = np.empty((num, num))
     for row, size in enumerate(sizes):
         block = slice(0, first) if row == 0 else slice(first, None)
-        expected[block, block] = np.mean(counts[row] * (counts[row] - 1)) / max(size * (size - 1), 1)
-        expected[:first, first:] = expected[first:, :first] = np.mean(counts[0] * counts[1]) / (first * (num - first or 1))
+        expected[block, block] = np.mean(counts[row] * (counts[row] - 1)) / max(
+            size * (size - 1), 1
+        )
+        expected[:first, first:] = expected[first:, :first] = np.mean(counts[0] * counts[1]) / (
+            first * (num - first or 1)
+        )
     off = np.asarray(together(jaxdrop.key(num)) - expected)[np.triu_indices(num, 1)]
     assert np.abs(off).max() < 6 * np.sqrt(0.25 * 0.75 / units)
 
@@ -202,7 +235,9 @@ def test_independent_keys_are_fold_ins(make: object) -> None:
     typed = jax.random.wrap_key_data(key) if key.dtype == jnp.uint32 else key
     assert keys.dtype == typed.dtype
     for t in range(5):
-        np.testing.assert_array_equal(jax.random.key_data(keys[t]), jax.random.key_data(jax.random.fold_in(typed, t)))
+        np.testing.assert_array_equal(
+            jax.random.key_data(keys[t]), jax.random.key_data(jax.random.fold_in(typed, t))
+        )
 
 
 # -- all strategies
@@ -221,7 +256,9 @@ def test_vmap_is_a_loop(strategy: mc.sampling.Strategy) -> None:
     np.testing.assert_array_equal(inside(jaxdrop.key(0)), loop)
 
 
-@pytest.mark.parametrize("derive", [lambda key: jax.random.fold_in(key, 7), lambda key: jax.random.split(key, 3)[1]])
+@pytest.mark.parametrize(
+    "derive", [lambda key: jax.random.fold_in(key, 7), lambda key: jax.random.split(key, 3)[1]]
+)
 @pytest.mark.parametrize("strategy", ["stratified", "antithetic"])
 def test_derived_keys_keep_their_place(strategy: mc.sampling.Strategy, derive: object) -> None:
     """What a model does with its key, as often as it likes."""
@@ -239,7 +276,12 @@ def test_derived_keys_keep_their_place(strategy: mc.sampling.Strategy, derive: o
 def test_every_kind_of_key_will_do(strategy: mc.sampling.Strategy) -> None:
     made = [
         _keys(key, 4, strategy)
-        for key in (jaxdrop.key(0), jax.random.key(0), jax.random.PRNGKey(0), jax.random.key(0, impl="rbg"))
+        for key in (
+            jaxdrop.key(0),
+            jax.random.key(0),
+            jax.random.PRNGKey(0),
+            jax.random.key(0, impl="rbg"),
+        )
     ]
     assert all(keys.shape == (4,) for keys in made)
     rbg = np.asarray(jax.vmap(lambda key: jaxdrop.dropout(key, jnp.ones(1000), 0.25))(made[3]) == 0)
@@ -294,11 +336,14 @@ def test_the_compiler_does_not_complain(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_stratified_means_have_a_smaller_error() -> None:
-    """The mean over 10 passes of a network with two dropout layers, 200 times: the mean squared error of stratified means is 0.2
-    of that of independent ones, with a standard error of 0.03.
+    """The mean over 10 passes of a network with two dropout layers, 200 times: the mean squared
+    error of stratified means is 0.2 of that of independent ones, with a standard error of 0.03.
     """
     parts = jax.random.split(jax.random.key(0), 4)
-    x, *weights = (jax.random.normal(key, shape) for key, shape in zip(parts, [(16,), (16, 32), (32, 32), (32,)], strict=True))
+    x, *weights = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(parts, [(16,), (16, 32), (32, 32), (32,)], strict=True)
+    )
 
     def network(key: jax.Array) -> jax.Array:
         h = jax.nn.relu(x @ weights[0] / 4)
@@ -332,7 +377,9 @@ def test_a_number_of_samples_that_is_none(num: object) -> None:
 
 
 def test_too_many_strata() -> None:
-    with pytest.raises(ValueError, match=r"at most 65535 samples, got 70000.*groups.*independently"):
+    with pytest.raises(
+        ValueError, match=r"at most 65535 samples, got 70000.*groups.*independently"
+    ):
         mc.keys(jaxdrop.key(0), 70_000)
     assert mc.keys(jaxdrop.key(0), 70_000, "antithetic").shape == (70_000,)
 

@@ -1,4 +1,6 @@
-"""Samples and examples divided among devices and processes: the masks of one device, and its numbers to float32 rounding."""
+"""Samples and examples divided among devices and processes: the masks of one device, and its
+numbers to float32 rounding.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,14 @@ EXPECTED = jax.jit(_samples)(KEYS, X)
 
 def _place(mesh: Mesh, layout: str) -> tuple[jax.Array, jax.Array]:
     keys, x = LAYOUTS[layout]
-    return jax.device_put(KEYS, NamedSharding(mesh, keys)), jax.device_put(X, NamedSharding(mesh, x))
+    return jax.device_put(KEYS, NamedSharding(mesh, keys)), jax.device_put(
+        X, NamedSharding(mesh, x)
+    )
 
 
-@pytest.mark.parametrize(("mesh", "layout"), [*(("auto", layout) for layout in LAYOUTS), ("explicit", "both")])
+@pytest.mark.parametrize(
+    ("mesh", "layout"), [*(("auto", layout) for layout in LAYOUTS), ("explicit", "both")]
+)
 def test_samples_are_those_of_one_device(mesh: str, layout: str) -> None:
     """Each device does its share of every chunk, and no more goes between devices than the keys."""
     placed = _place(MESHES[mesh], layout)
@@ -61,7 +67,9 @@ def test_samples_are_those_of_one_device(mesh: str, layout: str) -> None:
     np.testing.assert_array_equal(masked, EXPECTED[1])
     np.testing.assert_allclose(outputs, EXPECTED[0], rtol=1e-5, atol=1e-5)
     keys, x = LAYOUTS[layout]
-    assert outputs.sharding.is_equivalent_to(NamedSharding(MESHES[mesh], P(*(keys or (None,)), *x)), 3)
+    assert outputs.sharding.is_equivalent_to(
+        NamedSharding(MESHES[mesh], P(*(keys or (None,)), *x)), 3
+    )
     samples, examples = 16 // (4 if keys else 1), 6 // (2 if x else 1)
     products = set(re.findall(r"= f32\[([\d,]+)\]\S* dot\(", compiled.as_text()))
     assert products == {f"{samples * examples},3", f"{examples},7"}
@@ -86,7 +94,11 @@ def _statistics(keys: jax.Array, x: jax.Array) -> dict[str, object]:
         "classes": mc.classification(logits=samples, groups=8),
         "moments": mc.moments(lambda key: _model(key, x), keys, groups=2, batch_size=8),
         "interval": [mc.interval(samples, tau=2.0), summary.interval()],
-        "cdf": [mc.cdf(y, samples, tau=np.inf), mc.cdf(y, samples, variance=1 + samples**2), summary.cdf(y)],
+        "cdf": [
+            mc.cdf(y, samples, tau=np.inf),
+            mc.cdf(y, samples, variance=1 + samples**2),
+            summary.cdf(y),
+        ],
     }
 
 
@@ -96,7 +108,9 @@ def test_statistics_are_those_of_one_device(mesh: str, layout: str) -> None:
     expected = jax.jit(_statistics)(KEYS, X)
     with jax.set_mesh(MESHES[mesh]):
         found = jax.jit(_statistics)(*_place(MESHES[mesh], layout))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-5), found, expected)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-5), found, expected
+    )
 
 
 def test_inside_shard_map() -> None:
@@ -128,8 +142,13 @@ from tests.mc import test_mc_sharding as here
 
 assert jax.process_count() == 2 and jax.device_count() == 8 and len(jax.local_devices()) == 4
 mesh = here.MESHES["auto"]
-keys = jax.jit(lambda: here.mc.keys(here.jaxdrop.key(0), 32), out_shardings=NamedSharding(mesh, P("s")))()
-x = jax.make_array_from_callback(here.X.shape, NamedSharding(mesh, P("b")), lambda index: here.X[index])
+sample_keys = jax.jit(
+    lambda: here.mc.keys(here.jaxdrop.key(0), 32), out_shardings=NamedSharding(mesh, P("s"))
+)
+keys = sample_keys()
+x = jax.make_array_from_callback(
+    here.X.shape, NamedSharding(mesh, P("b")), lambda index: here.X[index]
+)
 outputs, masked = jax.jit(here._samples)(keys, x)
 moments = jax.jit(here._moments)(keys, x)
 samples, masks = map(np.asarray, here.EXPECTED)
@@ -159,7 +178,13 @@ def test_two_processes() -> None:
     }
     command = [sys.executable, "-c", _PROGRAM, address]
     both = [
-        subprocess.Popen([*command, str(at)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        subprocess.Popen(
+            [*command, str(at)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
         for at in range(2)
     ]
     try:

@@ -1,4 +1,6 @@
-"""What holds of every metric: what `where` leaves out, what is impossible, meshes, and labels with two values."""
+"""What holds of every metric: what `where` leaves out, what is impossible, meshes, and labels with
+two values.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,23 @@ RNG = np.random.default_rng(0)
 LABELS, PROBS = RNG.integers(0, 4, 48), np.float32(RNG.dirichlet(np.ones(4), 48))
 ONES, CHANCES = RNG.integers(0, 2, (48, 3)), np.float32(np.round(RNG.random((48, 3)), 1))
 CHANCES[0], ONES[0] = 0.25, 0
-Y, MEAN, SAMPLES = np.float32(RNG.normal(size=48)), np.float32(RNG.normal(size=48)), np.float32(RNG.normal(size=(5, 48)))
-STD, CDF, ERRORS = np.float32(RNG.uniform(0.5, 2, 48)), np.float32(RNG.random(48)), np.float32(RNG.integers(0, 3, 48))
+Y, MEAN, SAMPLES = (
+    np.float32(RNG.normal(size=48)),
+    np.float32(RNG.normal(size=48)),
+    np.float32(RNG.normal(size=(5, 48))),
+)
+STD, CDF, ERRORS = (
+    np.float32(RNG.uniform(0.5, 2, 48)),
+    np.float32(RNG.random(48)),
+    np.float32(RNG.integers(0, 3, 48)),
+)
 LOGITS = np.float32(RNG.normal(size=(3, 48, 4)))
 
 
 class Judge(NamedTuple):
-    """A metric, its arrays, of which the examples lie along the first axis, and the first entries that are impossible."""
+    """A metric, its arrays, of which the examples lie along the first axis, and the first entries
+    that are impossible.
+    """
 
     metric: Callable[..., Any]
     arrays: tuple[np.ndarray, ...]
@@ -38,10 +50,18 @@ class Judge(NamedTuple):
 def _classes(metric: Callable[..., Any], binary: bool = True) -> dict[str, Judge]:
     probs: Any = [np.nan, 0.5, 0.5, 0.5], [1, -1, 1, 0], [9, 9, 9, 9]
     name = metric.__name__
-    judges = {name: Judge(metric, (LABELS, PROBS), (*((-1, row) for row in probs), (4, PROBS[0]), (2**31 - 1, PROBS[0])))}
+    judges = {
+        name: Judge(
+            metric,
+            (LABELS, PROBS),
+            (*((-1, row) for row in probs), (4, PROBS[0]), (2**31 - 1, PROBS[0])),
+        )
+    }
     if binary:
         impossible = (-1, 0.5), (0, np.nan), (0, -0.5), (1, 1.5), (2, 0.5)
-        judges[f"{name}, binary"] = Judge(functools.partial(metric, binary=True), (ONES, CHANCES), impossible)
+        judges[f"{name}, binary"] = Judge(
+            functools.partial(metric, binary=True), (ONES, CHANCES), impossible
+        )
     return judges
 
 
@@ -50,14 +70,20 @@ def _samples(metric: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _observed(metric: Callable[..., Any], *arrays: np.ndarray, bad: Any = ()) -> dict[str, Judge]:
-    nan = tuple(tuple(np.nan if here == at else x[0] for here, x in enumerate(arrays)) for at in range(len(arrays)))
+    nan = tuple(
+        tuple(np.nan if here == at else x[0] for here, x in enumerate(arrays))
+        for at in range(len(arrays))
+    )
     return {metric.__name__: Judge(metric, arrays, (*nan, *bad))}
 
 
 JUDGES = {
     name: judge
     for each in (
-        *map(_classes, (metrics.nll, metrics.brier, metrics.accuracy, metrics.ece, metrics.classwise_ece)),
+        *map(
+            _classes,
+            (metrics.nll, metrics.brier, metrics.accuracy, metrics.ece, metrics.classwise_ece),
+        ),
         _classes(metrics.adaptive_ece, binary=False),
         {
             "nll, log_probs": Judge(
@@ -65,8 +91,14 @@ JUDGES = {
                 (LABELS, np.log(PROBS)),
                 ((-1, np.log(PROBS[0])), (0, PROBS[0]), (0, np.full(4, np.nan))),
             ),
-            "fit_temperature": Judge(_samples(mc.fit_temperature), (LABELS, LOGITS.swapaxes(0, 1)), ((-1, LOGITS[:, 0]),)),
-            "crps_samples": Judge(_samples(metrics.crps_samples), (Y, SAMPLES.T), ((np.nan, SAMPLES[:, 0]), (0, np.nan))),
+            "fit_temperature": Judge(
+                _samples(mc.fit_temperature), (LABELS, LOGITS.swapaxes(0, 1)), ((-1, LOGITS[:, 0]),)
+            ),
+            "crps_samples": Judge(
+                _samples(metrics.crps_samples),
+                (Y, SAMPLES.T),
+                ((np.nan, SAMPLES[:, 0]), (0, np.nan)),
+            ),
         },
         _observed(metrics.rmse, Y, MEAN),
         _observed(metrics.gaussian_nll, Y, MEAN, STD, bad=[(0, 0, 0), (0, 0, -1)]),
@@ -97,7 +129,9 @@ def _with(judge: Judge, bad: tuple[Any, ...]) -> list[np.ndarray]:
 
 @every
 def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> None:
-    """What is impossible does not matter there; elsewhere it is an error, or NaN if it is not known."""
+    """What is impossible does not matter there; elsewhere it is an error, or NaN if it is not
+    known.
+    """
     where = np.arange(48) % 3 != 0
     expected = quick(functools.partial(_value, judge))(*(array[where] for array in judge.arrays))
     if judge.arrays[0].ndim == 2:
@@ -108,9 +142,14 @@ def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> Non
         arrays = _with(judge, bad)
         np.testing.assert_allclose(traced(where, *arrays), expected, rtol=2e-5, atol=1e-7)
         assert np.isnan(traced(everywhere, *arrays)), bad
-        with pytest.raises(ValueError, match=r"labels must lie|without NaN|must lie in|must not be negative|lower <= upper"):
+        with pytest.raises(
+            ValueError,
+            match=r"labels must lie|without NaN|must lie in|must not be negative|lower <= upper",
+        ):
             _value(judge, *arrays)
-    np.testing.assert_allclose(traced(everywhere, *judge.arrays), _value(judge, *judge.arrays), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        traced(everywhere, *judge.arrays), _value(judge, *judge.arrays), rtol=2e-5, atol=1e-7
+    )
     assert np.isnan(traced(~everywhere, *judge.arrays))
     with pytest.raises(ValueError, match="where must leave at least one entry"):
         _value(judge, *judge.arrays, where=~everywhere)
@@ -119,8 +158,12 @@ def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> Non
 @every
 def test_examples_divided_among_devices(judge: Judge) -> None:
     mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Explicit,))
-    placed = [jax.device_put(array, NamedSharding(mesh, PartitionSpec("a"))) for array in judge.arrays]
-    np.testing.assert_allclose(_value(judge, *placed), _value(judge, *judge.arrays), rtol=2e-5, atol=1e-7)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, PartitionSpec("a"))) for array in judge.arrays
+    ]
+    np.testing.assert_allclose(
+        _value(judge, *placed), _value(judge, *judge.arrays), rtol=2e-5, atol=1e-7
+    )
 
 
 def test_curves_divided_among_devices_under_jit() -> None:
@@ -139,24 +182,42 @@ def test_curves_divided_among_devices_under_jit() -> None:
 def test_two_values_of_sklearn() -> None:
     y, p = ONES.ravel(), CHANCES.ravel().astype(float)
     inner = np.clip(CHANCES, 0.05, 0.95)
-    found = metrics.nll(ONES, inner, binary=True), metrics.nll(ONES, log_probs=np.log(inner), binary=True)
-    np.testing.assert_allclose(found, [sklearn_metrics.log_loss(y, inner.ravel().astype(float))] * 2, rtol=1e-6)
-    np.testing.assert_allclose(metrics.brier(ONES, CHANCES, binary=True), sklearn_metrics.brier_score_loss(y, p), rtol=1e-6)
-    np.testing.assert_allclose(metrics.accuracy(ONES, CHANCES, binary=True), sklearn_metrics.accuracy_score(y, p > 0.5))
-    inner = 0.9 * CHANCES + np.float32(0.03)  # off the edges of bins, of which scikit-learn's hold the upper one
+    found = (
+        metrics.nll(ONES, inner, binary=True),
+        metrics.nll(ONES, log_probs=np.log(inner), binary=True),
+    )
+    np.testing.assert_allclose(
+        found, [sklearn_metrics.log_loss(y, inner.ravel().astype(float))] * 2, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        metrics.brier(ONES, CHANCES, binary=True), sklearn_metrics.brier_score_loss(y, p), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        metrics.accuracy(ONES, CHANCES, binary=True), sklearn_metrics.accuracy_score(y, p > 0.5)
+    )
+    inner = 0.9 * CHANCES + np.float32(
+        0.03
+    )  # off the edges of bins, of which scikit-learn's hold the upper one
     bins = metrics.reliability(ONES == 1, inner, binary=True, num_bins=7)
     accuracy, confidence = sklearn_calibration.calibration_curve(y, inner.ravel(), n_bins=7)
     filled = np.asarray(bins.count) > 0
     np.testing.assert_allclose(bins.accuracy[filled], accuracy, rtol=1e-6)
     np.testing.assert_allclose(bins.confidence[filled], confidence, rtol=1e-6)
     each = [metrics.ece(ONES[:, label], CHANCES[:, label], binary=True) for label in range(3)]
-    np.testing.assert_allclose(metrics.classwise_ece(ONES, CHANCES, binary=True), np.mean(each), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.classwise_ece(ONES, CHANCES, binary=True), np.mean(each), rtol=1e-6
+    )
 
 
 def test_two_values_far_from_a_half() -> None:
-    """Both logarithms keep their digits, and a probability that rounding made larger than 1 is 1."""
+    """Both logarithms keep their digits, and a probability that rounding made larger than 1 is
+    1.
+    """
     assert metrics.nll([0], np.float32([1e-9]), binary=True) == np.float32(1e-9)
-    np.testing.assert_allclose(metrics.nll([0, 1], log_probs=np.float32([-1e-9, -200]), binary=True), (np.log(1e9) + 200) / 2)
+    np.testing.assert_allclose(
+        metrics.nll([0, 1], log_probs=np.float32([-1e-9, -200]), binary=True),
+        (np.log(1e9) + 200) / 2,
+    )
     assert metrics.nll([1], np.float32([1 + 2e-7]), binary=True) == 0
 
 
@@ -177,14 +238,24 @@ def test_temperature_of_two_values_is_that_of_two_classes(pooled: bool) -> None:
 def test_what_could_be_either_is_refused() -> None:
     for labels, probs, options, hint in (
         (ONES, CHANCES, {}, r"One-hot labels: pass labels.argmax\(-1\). .* pass binary=True"),
-        (ONES[:, 0], CHANCES[:, :1], {}, r"two classes at least, .* pass probs\[..., 0\] and binary=True"),
+        (
+            ONES[:, 0],
+            CHANCES[:, :1],
+            {},
+            r"two classes at least, .* pass probs\[..., 0\] and binary=True",
+        ),
         (
             ONES[:, 0],
             CHANCES[:, :1],
             {"binary": True},
             r"got labels of shape \(48,\) for probs of shape \(48, 1\). Pass probs\[..., 0\]",
         ),
-        (ONES[:, 0], CHANCES[:, :2], {"binary": True}, r"Pass probs\[..., 1\], or leave binary=True out"),
+        (
+            ONES[:, 0],
+            CHANCES[:, :2],
+            {"binary": True},
+            r"Pass probs\[..., 1\], or leave binary=True out",
+        ),
         (ONES, 9 * CHANCES, {"binary": True}, r"probs must lie in \[0, 1\], .* Are they logits\?"),
     ):
         for metric in (metrics.brier, metrics.ece):
@@ -199,7 +270,9 @@ def test_what_could_be_either_is_refused() -> None:
 # -- integers of any width, and wrong containers
 
 
-@pytest.mark.parametrize("labels", [np.array([2**40]), np.array([2**63], np.uint64), [2**31], np.array([255], np.uint8)])
+@pytest.mark.parametrize(
+    "labels", [np.array([2**40]), np.array([2**63], np.uint64), [2**31], np.array([255], np.uint8)]
+)
 def test_labels_are_checked_before_they_are_cut(labels: Any) -> None:
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 4\), got"):
         metrics.brier(labels, PROBS[:1])
@@ -209,7 +282,10 @@ def test_numbers_of_integers_are_not_cut() -> None:
     assert metrics.rmse([2**40, 0], np.array([2.0**40, 0])) == 0
 
 
-@pytest.mark.parametrize("wrong", [{"a": 1}, None, "abc", np.array([None, 1]), np.array(["a"]), [2**70], [[1], [1, 2]], object()])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"a": 1}, None, "abc", np.array([None, 1]), np.array(["a"]), [2**70], [[1], [1, 2]], object()],
+)
 def test_what_holds_no_numbers(wrong: Any) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: metrics.brier(wrong, PROBS),
@@ -221,7 +297,9 @@ def test_what_holds_no_numbers(wrong: Any) -> None:
         lambda: mc.fit_temperature(wrong, LOGITS),
         lambda: mc.acquisition.top(wrong, 1),
         lambda: mc.acquisition.bald(wrong),
-        lambda: mc.acquisition.power_sampling(jax.random.key(0), Y, 1, coldness=wrong, kind="softmax"),
+        lambda: mc.acquisition.power_sampling(
+            jax.random.key(0), Y, 1, coldness=wrong, kind="softmax"
+        ),
     ]
     for call in calls:
         with pytest.raises(TypeError, match=r"takes (an array|a Classification)"):
@@ -229,10 +307,15 @@ def test_what_holds_no_numbers(wrong: Any) -> None:
 
 
 def test_flags_and_masks() -> None:
-    for call in (lambda: metrics.ece(LABELS, PROBS, binary="False"), lambda: metrics.crps_samples(Y, SAMPLES, fair=1)):
+    for call in (
+        lambda: metrics.ece(LABELS, PROBS, binary="False"),
+        lambda: metrics.crps_samples(Y, SAMPLES, fair=1),
+    ):
         with pytest.raises(TypeError, match="must be True or False"):
             call()
-    with pytest.raises(TypeError, match="where must be boolean, true for the entries that count, got int"):
+    with pytest.raises(
+        TypeError, match="where must be boolean, true for the entries that count, got int"
+    ):
         metrics.ece(LABELS, PROBS, where=LABELS)
     with pytest.raises(ValueError, match=r"where of shape \(47,\) does not broadcast"):
         metrics.ece(LABELS, PROBS, where=np.ones(47, bool))
@@ -253,14 +336,21 @@ def test_equal_confidences_in_any_order() -> None:
     """Of four predictions at .5, cut into two bins, each counts as half right."""
     right = np.array([0, 0, 1, 1])
     for order in (right, right[::-1], np.array([0, 1, 1, 0])):
-        found = metrics.reliability(order, np.full((4, 2), 0.5, np.float32), num_bins=2, equal_mass=True)
+        found = metrics.reliability(
+            order, np.full((4, 2), 0.5, np.float32), num_bins=2, equal_mass=True
+        )
         np.testing.assert_array_equal(found.total_correct, [1, 1])
         np.testing.assert_array_equal(found.total_confidence, [1, 1])
 
 
 def test_double_precision_and_a_batch_of_data_sets() -> None:
     with jax.enable_x64(True):
-        assert metrics.ece(LABELS, PROBS.astype(float) / PROBS.astype(float).sum(-1, keepdims=True)).dtype == np.float64
+        assert (
+            metrics.ece(
+                LABELS, PROBS.astype(float) / PROBS.astype(float).sum(-1, keepdims=True)
+            ).dtype
+            == np.float64
+        )
         assert metrics.aurc(ERRORS, CDF.astype(float)).dtype == np.float64
     sets = [x.reshape(2, 24, *x.shape[1:]) for x in (LABELS, PROBS, ERRORS, CDF)]
 
@@ -269,7 +359,9 @@ def test_double_precision_and_a_batch_of_data_sets() -> None:
 
     found = quick(jax.vmap(both))(*sets)
     each = quick(both)
-    np.testing.assert_allclose(np.transpose(found), [each(*(x[at] for x in sets)) for at in range(2)], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.transpose(found), [each(*(x[at] for x in sets)) for at in range(2)], rtol=1e-5
+    )
 
 
 def test_derivatives_where_nothing_counts() -> None:
@@ -277,4 +369,6 @@ def test_derivatives_where_nothing_counts() -> None:
     where = np.arange(48) % 3 != 0
     mean = np.where(where, MEAN, np.nan)
     slope = jax.grad(lambda mean: metrics.gaussian_nll(Y, mean, STD, where=where))(mean)
-    np.testing.assert_allclose(slope, np.where(where, (MEAN - Y) / STD**2 / where.sum(), 0), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        slope, np.where(where, (MEAN - Y) / STD**2 / where.sum(), 0), rtol=1e-4, atol=1e-7
+    )

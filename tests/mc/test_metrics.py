@@ -1,4 +1,6 @@
-"""Metrics, against values computed in float64 elsewhere, and against NumPy, SciPy and scikit-learn."""
+"""Metrics, against values computed in float64 elsewhere, and against NumPy, SciPy and
+scikit-learn.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ from jaxdrop.mc import metrics
 from scripts import check_metrics
 
 # Values in float64 by numpy and scipy, for these predictions and labels.
-MEAN = np.array([[0.475, 0.45, 0.075], [0.975, 0.01375, 0.01125], [0.5, 0.25, 0.25], [0.2725, 0.245, 0.4825]])
+MEAN = np.array(
+    [[0.475, 0.45, 0.075], [0.975, 0.01375, 0.01125], [0.5, 0.25, 0.25], [0.2725, 0.245, 0.4825]]
+)
 LABELS = np.array([0, 0, 2, 1])
 
 RNG = np.random.default_rng(0)
 EXACT = RNG.dirichlet(np.ones(4), 500)
 PROBS = np.float32(EXACT)
 CLASSES = (PROBS.cumsum(-1) < RNG.random((500, 1))).sum(-1)
-CLASSES = np.where(RNG.random(500) < 0.3, RNG.integers(0, 4, 500), np.minimum(CLASSES, 3))  # not calibrated
+CLASSES = np.where(
+    RNG.random(500) < 0.3, RNG.integers(0, 4, 500), np.minimum(CLASSES, 3)
+)  # not calibrated
 
 MANY = check_metrics.cases(2**18)
 
@@ -37,26 +43,36 @@ MANY = check_metrics.cases(2**18)
 
 def test_known_values() -> None:
     np.testing.assert_allclose(metrics.nll(LABELS, MEAN), 0.8906374281222715, rtol=1e-6)
-    np.testing.assert_allclose(metrics.nll(LABELS, log_probs=np.log(MEAN)), 0.8906374281222715, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.nll(LABELS, log_probs=np.log(MEAN)), 0.8906374281222715, rtol=1e-6
+    )
     np.testing.assert_allclose(metrics.brier(LABELS, MEAN), 0.55919453125, rtol=1e-6)
     np.testing.assert_allclose(metrics.ece(LABELS, MEAN, num_bins=10), 0.141875, rtol=1e-6)
     np.testing.assert_allclose(metrics.ece(LABELS, MEAN, num_bins=15), 0.120625, rtol=1e-6)
-    np.testing.assert_allclose(metrics.mce(LABELS, MEAN, num_bins=15), (0.475 + 0.5 + 0.4825) / 3 - 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.mce(LABELS, MEAN, num_bins=15), (0.475 + 0.5 + 0.4825) / 3 - 1 / 3, rtol=1e-6
+    )
 
 
 def test_likelihood_and_brier_score_of_sklearn() -> None:
-    np.testing.assert_allclose(metrics.nll(CLASSES, PROBS), sklearn_metrics.log_loss(CLASSES, EXACT), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics.nll(CLASSES, PROBS), sklearn_metrics.log_loss(CLASSES, EXACT), rtol=1e-5
+    )
     expected = 4 * sklearn_metrics.mean_squared_error(np.eye(4)[CLASSES], EXACT)
     np.testing.assert_allclose(metrics.brier(CLASSES, PROBS), expected, rtol=1e-5)
 
 
 def test_a_probability_too_small_for_a_float() -> None:
     summary = mc.classification(logits=np.float32([[[0.0, -200.0]], [[0.0, -300.0]]]))
-    np.testing.assert_allclose(metrics.nll([1], log_probs=summary.log_mean), 200 + np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.nll([1], log_probs=summary.log_mean), 200 + np.log(2), rtol=1e-6
+    )
     assert metrics.nll([1], summary.mean) == np.inf
 
 
-def _reference_bins(confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, ...]:
+def _reference_bins(
+    confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """By np.histogram, whose bins are [lower, upper), the last one closed."""
     count, _ = np.histogram(confidence, edges)
     sums, _ = np.histogram(confidence, edges, weights=np.float64(confidence))
@@ -74,13 +90,17 @@ def test_bins_are_those_of_a_histogram(num_bins: int) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     count, confidence, accuracy = expected
     gap = np.nan_to_num(np.abs(confidence - accuracy))
-    np.testing.assert_allclose(metrics.ece(CLASSES, PROBS, num_bins=num_bins), gap @ count / 500, rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics.ece(CLASSES, PROBS, num_bins=num_bins), gap @ count / 500, rtol=1e-4
+    )
     np.testing.assert_allclose(metrics.mce(CLASSES, PROBS, num_bins=num_bins), gap.max(), rtol=1e-5)
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_above_and_one_to_the_last() -> None:
     confidence = np.float32([0.5, 0.6, 0.7, 0.9, 1.0])
-    found = metrics.reliability([0] * 5, np.stack([confidence, 1 - confidence], axis=-1), num_bins=10)
+    found = metrics.reliability(
+        [0] * 5, np.stack([confidence, 1 - confidence], axis=-1), num_bins=10
+    )
     np.testing.assert_array_equal(found.count, [0, 0, 0, 0, 0, 1, 1, 1, 0, 2])
     np.testing.assert_array_equal(np.isnan(found.confidence), found.count == 0)
     assert metrics.ece([0], [[1.0, 0.0]]) == metrics.mce([0], [[1.0, 0.0]]) == 0
@@ -91,29 +111,52 @@ def test_bins_of_equal_mass(num_bins: int) -> None:
     order = PROBS.max(-1).argsort(kind="stable")
     parts = np.array_split(order, num_bins)
     correct = PROBS.argmax(-1) == CLASSES
-    gaps = [abs(PROBS.max(-1)[part].mean(dtype=float) - correct[part].mean()) * len(part) for part in parts if len(part)]
-    np.testing.assert_allclose(metrics.adaptive_ece(CLASSES, PROBS, num_bins=num_bins), sum(gaps) / 500, rtol=1e-4)
+    gaps = [
+        abs(PROBS.max(-1)[part].mean(dtype=float) - correct[part].mean()) * len(part)
+        for part in parts
+        if len(part)
+    ]
+    np.testing.assert_allclose(
+        metrics.adaptive_ece(CLASSES, PROBS, num_bins=num_bins), sum(gaps) / 500, rtol=1e-4
+    )
 
 
 def test_classwise() -> None:
     gaps = []
     for label in range(4):
-        count, confidence, frequency = _reference_bins(PROBS[:, label], label == CLASSES, np.linspace(0, 1, 11))
+        count, confidence, frequency = _reference_bins(
+            PROBS[:, label], label == CLASSES, np.linspace(0, 1, 11)
+        )
         gaps.append(np.nansum(np.abs(confidence - frequency) * count) / 500)
-    np.testing.assert_allclose(metrics.classwise_ece(CLASSES, PROBS, num_bins=10), np.mean(gaps), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics.classwise_ece(CLASSES, PROBS, num_bins=10), np.mean(gaps), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["ece", "mce", "classwise_ece", "adaptive_ece", "aurc, all equal"])
 def test_sums_over_many_predictions(name: str) -> None:
-    """The error does not grow with their number: `scripts/check_metrics.py` has all metrics, and 2^24."""
+    """The error does not grow with their number: `scripts/check_metrics.py` has all metrics, and
+    2^24.
+    """
     ours, exact = MANY[name]
     np.testing.assert_allclose(ours(), exact(), rtol=0, atol=check_metrics.TOLERANCE)
 
 
 def test_any_shape_and_under_jit() -> None:
-    functions = metrics.nll, metrics.brier, metrics.ece, metrics.adaptive_ece, metrics.mce, metrics.classwise_ece
-    found = jax.jit(lambda *data: [function(*data) for function in functions])(CLASSES.reshape(25, 20), PROBS.reshape(25, 20, 4))
-    np.testing.assert_allclose(found, [function(CLASSES, PROBS) for function in functions], rtol=1e-5)
+    functions = (
+        metrics.nll,
+        metrics.brier,
+        metrics.ece,
+        metrics.adaptive_ece,
+        metrics.mce,
+        metrics.classwise_ece,
+    )
+    found = jax.jit(lambda *data: [function(*data) for function in functions])(
+        CLASSES.reshape(25, 20), PROBS.reshape(25, 20, 4)
+    )
+    np.testing.assert_allclose(
+        found, [function(CLASSES, PROBS) for function in functions], rtol=1e-5
+    )
 
 
 def test_a_label_out_of_range_under_jit() -> None:
@@ -125,7 +168,9 @@ def test_a_label_out_of_range_under_jit() -> None:
 def test_bad_predictions(metric: Callable[..., jax.Array]) -> None:
     with pytest.raises(TypeError, match="takes integer labels, and takes them first, got float"):
         metric(MEAN, LABELS.astype(float))
-    with pytest.raises(ValueError, match=r"a label for each prediction: shape \(4,\), got labels of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"a label for each prediction: shape \(4,\), got labels of shape \(3,\)"
+    ):
         metric(LABELS[:3], MEAN)
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got 0 to 3"):
         metric([0, 1, 2, 3], MEAN)
@@ -152,7 +197,9 @@ def test_known_risks() -> None:
     curve = metrics.risk_coverage(errors, 1 - MEAN.max(-1))
     np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(curve.risk, [0.0, 0.5, 2 / 3, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(metrics.aurc(errors, 1 - MEAN.max(-1)), 0.41666666666666663, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.aurc(errors, 1 - MEAN.max(-1)), 0.41666666666666663, rtol=1e-6
+    )
 
 
 @given(
@@ -162,12 +209,18 @@ def test_known_risks() -> None:
 )
 def test_ties_count_as_their_mean(errors: np.ndarray, uncertainty: np.ndarray, seed: int) -> None:
     """The mean over many orders of the data of the curve that breaks ties by order."""
-    orders = [np.lexsort((np.random.default_rng(each).random(6), uncertainty)) for each in range(400)]
+    orders = [
+        np.lexsort((np.random.default_rng(each).random(6), uncertainty)) for each in range(400)
+    ]
     expected = np.mean([errors[order].cumsum() / np.arange(1, 7) for order in orders], axis=0)
     shuffled = np.random.default_rng(seed).permutation(6)
     curve = metrics.risk_coverage(errors[shuffled], uncertainty[shuffled])
-    np.testing.assert_allclose(curve.risk, metrics.risk_coverage(errors, uncertainty).risk, atol=1e-6)
-    np.testing.assert_allclose(curve.risk, expected, atol=5 * 0.5 / np.sqrt(400))  # 5 standard errors at most
+    np.testing.assert_allclose(
+        curve.risk, metrics.risk_coverage(errors, uncertainty).risk, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        curve.risk, expected, atol=5 * 0.5 / np.sqrt(400)
+    )  # 5 standard errors at most
 
 
 def test_sparsification() -> None:
@@ -177,16 +230,23 @@ def test_sparsification() -> None:
         kept = uncertainty.argsort()[: 50 - number]
         np.testing.assert_allclose(curves.removed[number], number / 50, atol=1e-6)
         np.testing.assert_allclose(curves.error[number], errors[kept].mean(), rtol=1e-5)
-        np.testing.assert_allclose(curves.oracle[number], np.sort(errors)[: 50 - number].mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            curves.oracle[number], np.sort(errors)[: 50 - number].mean(), rtol=1e-5
+        )
     area = np.mean(curves.error - curves.oracle)
     np.testing.assert_allclose(metrics.ause(errors, uncertainty), area, rtol=1e-5)
-    np.testing.assert_allclose(metrics.ause(errors, uncertainty, normalize=True), area / errors.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics.ause(errors, uncertainty, normalize=True), area / errors.mean(), rtol=1e-5
+    )
     assert metrics.ause(errors, errors**2) == 0
     assert metrics.ause(errors, -errors) > area
 
 
 def test_bad_errors() -> None:
-    with pytest.raises(ValueError, match=r"takes arrays of one shape, .* errors of shape \(3,\), uncertainty of shape \(2,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"takes arrays of one shape, .* errors of shape \(3,\), uncertainty of shape \(2,\)",
+    ):
         metrics.aurc(np.ones(3), np.ones(2))
     with pytest.raises(ValueError, match="takes uncertainty without NaN, got 1 in 2 entries"):
         metrics.aurc(np.ones(2), np.array([0.0, np.nan]))
@@ -196,16 +256,26 @@ def test_bad_errors() -> None:
 
 
 def test_out_of_distribution() -> None:
-    inside, outside = np.round(RNG.normal(0, 1, 300), 1), np.round(RNG.normal(1, 1, 200), 1)  # with ties
+    inside, outside = (
+        np.round(RNG.normal(0, 1, 300), 1),
+        np.round(RNG.normal(1, 1, 200), 1),
+    )  # with ties
     wins = (outside[:, None] > inside).mean() + 0.5 * (outside[:, None] == inside).mean()
     np.testing.assert_allclose(metrics.auroc(inside, outside), wins)
     thresholds = np.unique(np.r_[inside, outside])[::-1]
     recall = np.array([(outside >= value).mean() for value in thresholds])
     precision = np.array(
-        [(outside >= value).sum() / ((outside >= value).sum() + (inside >= value).sum()) for value in thresholds]
+        [
+            (outside >= value).sum() / ((outside >= value).sum() + (inside >= value).sum())
+            for value in thresholds
+        ]
     )
-    np.testing.assert_allclose(metrics.aupr(inside, outside), np.diff(recall, prepend=0) @ precision)
-    np.testing.assert_allclose(metrics.fpr95(inside, outside), (inside >= thresholds[np.argmax(recall >= 0.95)]).mean())
+    np.testing.assert_allclose(
+        metrics.aupr(inside, outside), np.diff(recall, prepend=0) @ precision
+    )
+    np.testing.assert_allclose(
+        metrics.fpr95(inside, outside), (inside >= thresholds[np.argmax(recall >= 0.95)]).mean()
+    )
 
 
 @pytest.mark.parametrize("metric", [metrics.auroc, metrics.aupr, metrics.fpr95])
@@ -225,7 +295,11 @@ def test_bad_scores(metric: Callable[..., float], monkeypatch: pytest.MonkeyPatc
 
 # -- regression
 
-Y, CENTER, STD = RNG.normal(size=200), RNG.normal(scale=0.5, size=200), RNG.uniform(0.3, 1.5, size=200)
+Y, CENTER, STD = (
+    RNG.normal(size=200),
+    RNG.normal(scale=0.5, size=200),
+    RNG.uniform(0.3, 1.5, size=200),
+)
 
 
 def test_known_values_of_regression() -> None:
@@ -233,25 +307,45 @@ def test_known_values_of_regression() -> None:
     y = np.array([0.05, 2.0, -1.2, -1.0, 10.5])
     summary = mc.regression(samples, tau=4.0)
     np.testing.assert_allclose(metrics.rmse(y, summary.mean), 1.8446897559469435, rtol=1e-6)
-    np.testing.assert_allclose(metrics.gaussian_nll(y, summary.mean, summary.std), 1.3182259035062507, rtol=1e-6)
-    np.testing.assert_allclose(metrics.crps_gaussian(y, summary.mean, summary.std), 0.8025661556006682, rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.gaussian_nll(y, summary.mean, summary.std), 1.3182259035062507, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        metrics.crps_gaussian(y, summary.mean, summary.std), 0.8025661556006682, rtol=1e-6
+    )
     interval = summary.interval(0.95)
     assert metrics.picp(y, *interval) == 1
     np.testing.assert_allclose(metrics.mpiw(*interval), 3.9661649676529445, rtol=1e-6)
 
 
 def test_scores_of_scipy() -> None:
-    np.testing.assert_allclose(metrics.gaussian_nll(Y, CENTER, STD), -stats.norm.logpdf(Y, CENTER, STD).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics.gaussian_nll(Y, CENTER, STD), -stats.norm.logpdf(Y, CENTER, STD).mean(), rtol=1e-5
+    )
     np.testing.assert_allclose(metrics.sharpness(STD), np.sqrt((STD**2).mean()), rtol=1e-6)
     lower, upper = stats.norm.interval(0.5, CENTER, STD)
-    np.testing.assert_allclose(metrics.picp(Y, lower, upper), ((lower <= Y) & (upper >= Y)).mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.picp(Y, lower, upper), ((lower <= Y) & (upper >= Y)).mean(), rtol=1e-6
+    )
 
     def integral(y: float, law: stats.rv_continuous) -> float:
-        """Of the squared distance between the distribution functions of forecast and observation."""
-        return integrate.quad(lambda x: law.cdf(x) ** 2, -20, y)[0] + integrate.quad(lambda x: law.sf(x) ** 2, y, 20)[0]
+        """Of the squared distance between the distribution functions of forecast and
+        observation.
+        """
+        return (
+            integrate.quad(lambda x: law.cdf(x) ** 2, -20, y)[0]
+            + integrate.quad(lambda x: law.sf(x) ** 2, y, 20)[0]
+        )
 
-    expected = np.mean([integral(y, stats.norm(mean, sd)) for y, mean, sd in zip(Y[:10], CENTER, STD, strict=False)])
-    np.testing.assert_allclose(metrics.crps_gaussian(Y[:10], CENTER[:10], STD[:10]), expected, rtol=1e-5)
+    expected = np.mean(
+        [
+            integral(y, stats.norm(mean, sd))
+            for y, mean, sd in zip(Y[:10], CENTER, STD, strict=False)
+        ]
+    )
+    np.testing.assert_allclose(
+        metrics.crps_gaussian(Y[:10], CENTER[:10], STD[:10]), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("fair", [False, True])
@@ -274,7 +368,11 @@ def test_fair_scores_do_not_depend_on_the_number_of_samples() -> None:
 @pytest.mark.parametrize("proportion", ["interval", "quantile"])
 def test_calibration_of_regression(proportion: str) -> None:
     expected = np.linspace(0, 1, 100)
-    low, high = ((1 - expected) / 2, (1 + expected) / 2) if proportion == "interval" else (0 * expected, expected)
+    low, high = (
+        ((1 - expected) / 2, (1 + expected) / 2)
+        if proportion == "interval"
+        else (0 * expected, expected)
+    )
     z = ((Y - CENTER) / STD)[:, None]
     observed = ((z >= stats.norm.ppf(low)) & (z <= stats.norm.ppf(high))).mean(0)
     cdf = stats.norm.cdf(Y, CENTER, STD)
@@ -282,11 +380,17 @@ def test_calibration_of_regression(proportion: str) -> None:
     np.testing.assert_allclose(curve.expected, expected, rtol=1e-6)
     np.testing.assert_allclose(curve.observed, observed, atol=1e-6)
     gap = observed - expected
-    np.testing.assert_allclose(metrics.rmsce(cdf, proportion=proportion), np.sqrt((gap**2).mean()), rtol=1e-5)
-    np.testing.assert_allclose(metrics.mace(cdf, proportion=proportion), np.abs(gap).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics.rmsce(cdf, proportion=proportion), np.sqrt((gap**2).mean()), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        metrics.mace(cdf, proportion=proportion), np.abs(gap).mean(), rtol=1e-5
+    )
     fine = np.linspace(0, 1, 99 * 1000 + 1)
     area = integrate.trapezoid(np.abs(np.interp(fine, expected, observed) - fine), fine)
-    np.testing.assert_allclose(metrics.miscalibration_area(cdf, proportion=proportion), area, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics.miscalibration_area(cdf, proportion=proportion), area, rtol=1e-5
+    )
 
 
 def test_a_calibrated_model() -> None:
@@ -298,13 +402,18 @@ def test_a_calibrated_model() -> None:
 
 
 def test_bad_regressions() -> None:
-    with pytest.raises(ValueError, match=r"rmse takes arrays of one shape, .* y of shape \(200,\), mean of shape \(200, 1\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"rmse takes arrays of one shape, .* y of shape \(200,\), mean of shape \(200, 1\)",
+    ):
         metrics.rmse(Y, CENTER[:, None])
     with pytest.raises(ValueError, match=r"std must lie in \(0, infinity\), got 0 to 0"):
         metrics.crps_gaussian(Y, CENTER, 0 * STD)
     with pytest.raises(ValueError, match=r"cdf must lie in \[0, 1\], got -"):
         metrics.rmsce(Y)
-    with pytest.raises(ValueError, match="proportion must be one of 'interval', 'quantile', got 'half'"):
+    with pytest.raises(
+        ValueError, match="proportion must be one of 'interval', 'quantile', got 'half'"
+    ):
         metrics.rmsce(np.array([0.5]), proportion="half")
     with pytest.raises(ValueError, match="num_points must be at least 2, got 1"):
         metrics.rmsce(np.array([0.5]), num_points=1)

@@ -1,4 +1,6 @@
-"""The pictures show the numbers of `mc.metrics`. How they look is for the eye: `examples/mc_classification.py` draws them."""
+"""The pictures show the numbers of `mc.metrics`. How they look is for the eye:
+`examples/mc_classification.py` draws them.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def test_novelty() -> None:
     ax = plots.novelty(INSIDE, {"a": OUTSIDE, "b": 2 * OUTSIDE}, num_bins=5)
     assert legend(ax) == [
         "inside",
-        *(f"{name}, AUROC {metrics.auroc(INSIDE, factor * OUTSIDE):.3f}" for name, factor in (("a", 1), ("b", 2))),
+        *(
+            f"{name}, AUROC {metrics.auroc(INSIDE, factor * OUTSIDE):.3f}"
+            for name, factor in (("a", 1), ("b", 2))
+        ),
     ]
     bars = np.array([(bar.get_x(), bar.get_height()) for bar in ax.patches[:5]])
     edges = np.histogram_bin_edges([*INSIDE, *OUTSIDE, *(2 * OUTSIDE)], 5)
@@ -88,7 +93,9 @@ def test_sparsification() -> None:
     close(drawn["uncertainty"], np.stack([curve.removed, curve.error]))
     close(drawn["oracle"], np.stack([curve.removed, curve.oracle]))
     close(drawn["random"][1], [ERRORS.mean()] * 2)
-    assert legend(ax)[0] == f"uncertainty, AUSE {metrics.ause(ERRORS, SUMMARY.predictive_entropy):.4g}"
+    assert (
+        legend(ax)[0] == f"uncertainty, AUSE {metrics.ause(ERRORS, SUMMARY.predictive_entropy):.4g}"
+    )
 
 
 def test_band() -> None:
@@ -124,7 +131,10 @@ def test_standard_error_of_groups() -> None:
     assert points[0].tolist() == [4, 6]
     means = np.asarray(LOGITS, np.float64).reshape(3, 2, -1).mean(1)
     close(points[1], [np.sqrt(means[:count].var(0, ddof=1).mean() / count) for count in (2, 3)])
-    close(line[1, -1], jnp.sqrt((mc.regression(LOGITS, tau=jnp.inf, groups=3).standard_error ** 2).mean()))
+    close(
+        line[1, -1],
+        jnp.sqrt((mc.regression(LOGITS, tau=jnp.inf, groups=3).standard_error ** 2).mean()),
+    )
 
 
 def test_certainty() -> None:
@@ -137,18 +147,31 @@ def test_certainty() -> None:
         wrong = predicted[index] != LABELS[index]
         assert cell.get_title() == f"{LABELS[index]} → {predicted[index]}{' ✗' * bool(wrong)}"
         assert cell.get_xlabel() == f"{SUMMARY.predictive_entropy[index]:.2f}"
-    assert [cell.get_ylabel() for cell in ax.child_axes] == ["most certain", "", "", "least certain", "", ""]
+    assert [cell.get_ylabel() for cell in ax.child_axes] == [
+        "most certain",
+        "",
+        "",
+        "least certain",
+        "",
+        "",
+    ]
 
 
 def test_what_counts_and_two_values() -> None:
     where = np.arange(40) % 2 == 0
     bins = metrics.reliability(LABELS == 1, SUMMARY.mean[:, 1], binary=True, where=where)
-    ax = plots.reliability(np.where(where, LABELS == 1, 7), SUMMARY.mean[:, 1], binary=True, where=where)
+    ax = plots.reliability(
+        np.where(where, LABELS == 1, 7), SUMMARY.mean[:, 1], binary=True, where=where
+    )
     filled = np.asarray(bins.count) > 0
     close(lines(ax)["bins"], np.stack([bins.confidence, bins.accuracy])[:, filled])
     assert ax.get_ylabel() == "share of 1"
     curve = metrics.risk_coverage(ERRORS, SUMMARY.predictive_entropy, where=where)
-    drawn = lines(plots.risk_coverage(np.where(where, ERRORS, np.nan), SUMMARY.predictive_entropy, where=where))
+    drawn = lines(
+        plots.risk_coverage(
+            np.where(where, ERRORS, np.nan), SUMMARY.predictive_entropy, where=where
+        )
+    )
     close(drawn["uncertainty"], np.stack([curve.coverage, curve.risk]))
     close(drawn["random"][1], [ERRORS[where].mean()] * 2)
 
@@ -163,15 +186,24 @@ def test_draws_into_given_axes() -> None:
 
 def test_bad_input() -> None:
     figure = pyplot.figure()
-    with pytest.raises(TypeError, match=r"ax must be matplotlib's Axes, such as plt.subplots\(\)\[1\], or None, got Figure"):
+    with pytest.raises(
+        TypeError,
+        match=r"ax must be matplotlib's Axes, such as plt.subplots\(\)\[1\], or None, got Figure",
+    ):
         plots.standard_error(LOGITS, ax=figure)
     with pytest.raises(ValueError, match="at least two samples, got \\(1, 40, 3\\)"):
         plots.standard_error(LOGITS[:1])
     with pytest.raises(
-        ValueError, match="inside must hold finite numbers, and one at least, got shape \\(2,\\) with 1 NaN and 1 inf"
+        ValueError,
+        match=(
+            "inside must hold finite numbers, and one at least, got shape \\(2,\\) with 1 NaN and"
+            " 1 inf"
+        ),
     ):
         plots.novelty(np.array([np.nan, np.inf]), OUTSIDE)
-    with pytest.raises(ValueError, match=r"outside must hold finite numbers, and one at least, got shape \(0,\)"):
+    with pytest.raises(
+        ValueError, match=r"outside must hold finite numbers, and one at least, got shape \(0,\)"
+    ):
         plots.novelty(INSIDE, {"nothing": []})
     summary = mc.regression(jnp.ones((2, 3)), tau=1.0)
     for x in (np.ones(4), np.ones((3, 1))):
@@ -182,12 +214,16 @@ def test_bad_input() -> None:
     images, entropy = np.ones((40, 2, 5)), SUMMARY.predictive_entropy
     with pytest.raises(ValueError, match=r"got shapes \(40, 10\), \(40,\), \(40, 3\) and \(40,\)"):
         plots.certainty(images.reshape(40, 10), LABELS, SUMMARY.mean, entropy)
-    with pytest.raises(ValueError, match="columns must lie in \\[1, 40\\], the number of images, got 41"):
+    with pytest.raises(
+        ValueError, match="columns must lie in \\[1, 40\\], the number of images, got 41"
+    ):
         plots.certainty(images, LABELS, SUMMARY.mean, entropy, columns=41)
     with pytest.raises(TypeError, match="reliability takes"):
         plots.reliability(SUMMARY.mean, LABELS)
     for wrong in (["a", "b"], np.array([None, 1]), {"a": 1}, np.array([1j])):
-        with pytest.raises(TypeError, match=r"jaxdrop.mc.plots takes (an array samples|real samples)"):
+        with pytest.raises(
+            TypeError, match=r"jaxdrop.mc.plots takes (an array samples|real samples)"
+        ):
             plots.standard_error(wrong)
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got 1 to 3. Leave out"):
         plots.certainty(images, LABELS + 1, SUMMARY.mean, entropy)
@@ -204,4 +240,8 @@ def test_matplotlib_is_an_extra() -> None:
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or pip install matplotlib"
+    assert (
+        done.stdout.strip()
+        == "jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or pip install"
+        " matplotlib"
+    )

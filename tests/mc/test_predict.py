@@ -21,7 +21,12 @@ KEYS = mc.keys(jaxdrop.key(0), 7)
 def _outputs(key: jax.Array) -> dict[str, object]:
     """Elementwise, so that a batch has the very numbers of a single run."""
     dropped = jaxdrop.dropout(key, X, 0.3)
-    return {"dropped": dropped, "parts": (dropped[0], (dropped > 0).sum()), "nothing": None, "constant": 2.0}
+    return {
+        "dropped": dropped,
+        "parts": (dropped[0], (dropped > 0).sum()),
+        "nothing": None,
+        "constant": 2.0,
+    }
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 7, 100, np.int64(2)])
@@ -34,20 +39,29 @@ def test_the_batch_size_does_not_matter(batch_size: int | None) -> None:
 
 
 def test_compiled_or_not() -> None:
-    chex.assert_trees_all_equal(mc.predict(one := jax.jit(_outputs), KEYS), jax.jit(lambda keys: mc.predict(one, keys))(KEYS))
+    chex.assert_trees_all_equal(
+        mc.predict(one := jax.jit(_outputs), KEYS),
+        jax.jit(lambda keys: mc.predict(one, keys))(KEYS),
+    )
 
 
-@pytest.mark.parametrize("keys", [jax.random.split(jax.random.key(0), 5), mc.keys(jax.random.key(0), 5, "independent")])
+@pytest.mark.parametrize(
+    "keys", [jax.random.split(jax.random.key(0), 5), mc.keys(jax.random.key(0), 5, "independent")]
+)
 def test_keys_of_any_kind(keys: jax.Array) -> None:
     expected = np.stack([jax.random.uniform(key, (2,)) for key in keys])
-    drawn = jax.jit(lambda keys: mc.predict(lambda key: jax.random.uniform(key, (2,)), keys, batch_size=2))(keys)
+    drawn = jax.jit(
+        lambda keys: mc.predict(lambda key: jax.random.uniform(key, (2,)), keys, batch_size=2)
+    )(keys)
     np.testing.assert_array_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_gradients_pass(batch_size: int | None) -> None:
     def loss(x: jax.Array) -> jax.Array:
-        return mc.predict(lambda key: jaxdrop.dropout(key, x, 0.5), KEYS, batch_size=batch_size).sum()
+        return mc.predict(
+            lambda key: jaxdrop.dropout(key, x, 0.5), KEYS, batch_size=batch_size
+        ).sum()
 
     kept = jax.vmap(lambda key: jaxdrop.dropout(key, jnp.ones_like(X), 0.5))(KEYS).sum(0)
     np.testing.assert_array_equal(jax.jit(jax.grad(loss))(X), kept)
@@ -56,19 +70,39 @@ def test_gradients_pass(batch_size: int | None) -> None:
 def test_fewer_at_once_need_less_memory() -> None:
     def run(batch_size: int | None) -> int:
         f = jax.jit(
-            lambda keys, x: mc.predict(lambda key: jnp.sort(jaxdrop.dropout(key, x, 0.5))[0], keys, batch_size=batch_size)
+            lambda keys, x: mc.predict(
+                lambda key: jnp.sort(jaxdrop.dropout(key, x, 0.5))[0], keys, batch_size=batch_size
+            )
         )
-        return f.lower(mc.keys(jaxdrop.key(0), 64), jnp.ones(10_000)).compile().memory_analysis().temp_size_in_bytes
+        return (
+            f.lower(mc.keys(jaxdrop.key(0), 64), jnp.ones(10_000))
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     assert run(4) < run(None) / 4
 
 
 @pytest.mark.parametrize(
     "keys",
-    [jaxdrop.key(0), KEYS[:6].reshape(2, 3), jax.random.split(jax.random.PRNGKey(0), 3), jnp.ones(3), [jaxdrop.key(0)], None, 3],
+    [
+        jaxdrop.key(0),
+        KEYS[:6].reshape(2, 3),
+        jax.random.split(jax.random.PRNGKey(0), 3),
+        jnp.ones(3),
+        [jaxdrop.key(0)],
+        None,
+        3,
+    ],
 )
 def test_not_one_axis_of_keys(keys: object) -> None:
-    with pytest.raises(ValueError, match=r"keys must be a key array of shape \(S,\), as jaxdrop.mc.keys\(key, S\) returns, got"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"keys must be a key array of shape \(S,\), as jaxdrop.mc.keys\(key, S\) returns, got"
+        ),
+    ):
         mc.predict(jax.random.uniform, keys)
 
 
@@ -103,10 +137,16 @@ def test_no_bar_inside_transformations() -> None:
     with pytest.raises(ValueError, match=r"cannot be part of jax.jit, jax.vmap or jax.grad"):
         jax.jit(run)(KEYS)
     with pytest.raises(ValueError, match=r"cannot be part of jax.jit, jax.vmap or jax.grad"):
-        jax.grad(lambda x: mc.predict(lambda key: jaxdrop.dropout(key, x, 0.5), KEYS, progress=True).sum())(X)
+        jax.grad(
+            lambda x: mc.predict(
+                lambda key: jaxdrop.dropout(key, x, 0.5), KEYS, progress=True
+            ).sum()
+        )(X)
 
 
-def test_lines_where_rich_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_where_rich_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     mc.predict(_outputs, KEYS, batch_size=3, progress=True)
     shown = capsys.readouterr()

@@ -46,11 +46,16 @@ def _everywhere(jaxpr: object) -> list[str]:
     return names
 
 
-def _parts(fn: Callable[[jax.Array], object]) -> tuple[list[str], list[str], list[jax.ShapeDtypeStruct]]:
+def _parts(
+    fn: Callable[[jax.Array], object],
+) -> tuple[list[str], list[str], list[jax.ShapeDtypeStruct]]:
     """The operations before the key and after it, and what passes between them."""
     parts = prefix.split(prefix.trace(fn, KEYS))
     known = jax.eval_shape(parts.prefix, parts.constants)
-    before, after = jax.make_jaxpr(parts.prefix)(parts.constants), jax.make_jaxpr(parts.rest)(known, KEYS[0])
+    before, after = (
+        jax.make_jaxpr(parts.prefix)(parts.constants),
+        jax.make_jaxpr(parts.rest)(known, KEYS[0]),
+    )
     return _everywhere(before.jaxpr), _everywhere(after.jaxpr), known
 
 
@@ -80,14 +85,19 @@ def test_forward_mode() -> None:
     def outputs(x: jax.Array, batch_size: int | None) -> jax.Array:
         return mc.predict(lambda key: _body(key, x), KEYS, batch_size=batch_size)
 
-    tangents = [jax.jit(lambda x, size=size: jax.jvp(lambda x: outputs(x, size), (x,), (X,))[1])(X) for size in (None, 4)]
+    tangents = [
+        jax.jit(lambda x, size=size: jax.jvp(lambda x: outputs(x, size), (x,), (X,))[1])(X)
+        for size in (None, 4)
+    ]
     np.testing.assert_allclose(*tangents, rtol=1e-4, atol=1e-5)
 
 
 def test_the_rest_of_a_checkpoint_saves_no_mask() -> None:
     parts = prefix.split(prefix.trace(lambda key: jax.checkpoint(_body)(key, X), KEYS))
     known = jax.eval_shape(parts.prefix, parts.constants)
-    _, pull = jax.eval_shape(lambda known: jax.vjp(lambda known: parts.rest(known, KEYS[0]), known), known)
+    _, pull = jax.eval_shape(
+        lambda known: jax.vjp(lambda known: parts.rest(known, KEYS[0]), known), known
+    )
     assert all(x.dtype != jnp.bool_ for x in jax.tree.leaves(pull))
 
 
@@ -108,7 +118,9 @@ def test_loops_and_functions_with_their_own_derivative_stay_whole() -> None:
     def fn(key: jax.Array) -> tuple[jax.Array, ...]:
         known = jax.lax.fori_loop(0, 3, lambda _, x: jnp.sin(x), jax.nn.relu(X))
         drawn = jaxdrop.dropout(key, known, 0.5)
-        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.cos(x), jax.nn.relu(drawn)), jax.nn.gelu(known)
+        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.cos(x), jax.nn.relu(drawn)), jax.nn.gelu(
+            known
+        )
 
     before, after, _ = _parts(fn)
     assert {"sin", "tanh", "custom_jvp_call"} <= set(before)
@@ -120,7 +132,14 @@ def test_loops_and_functions_with_their_own_derivative_stay_whole() -> None:
 
 def test_results_that_do_not_depend_on_the_key() -> None:
     def fn(key: jax.Array) -> dict[str, object]:
-        return {"known": jnp.sin(X), "constant": 2.0, "given": X, "nothing": None, "key": key, "again": jnp.ones((3, 3))}
+        return {
+            "known": jnp.sin(X),
+            "constant": 2.0,
+            "given": X,
+            "nothing": None,
+            "key": key,
+            "again": jnp.ones((3, 3)),
+        }
 
     drawn = mc.predict(fn, KEYS, batch_size=4)
     expected = jax.vmap(fn)(KEYS)
@@ -153,12 +172,16 @@ def test_what_is_not_split_keeps_the_batch_size(caplog: pytest.LogCaptureFixture
     def fn(key: jax.Array) -> jax.Array:
         jax.debug.callback(lambda: None)
         x = jaxdrop.dropout(key, X, 0.5)
-        return jax.pure_callback(on_host, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims")
+        return jax.pure_callback(
+            on_host, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims"
+        )
 
     with caplog.at_level("DEBUG", logger="jaxdrop"):
         jax.block_until_ready(mc.predict(fn, KEYS, batch_size=4))
     assert sorted(sizes) == [2, 4]
-    assert [(record.levelname, "side effects" in record.getMessage()) for record in caplog.records] == [("DEBUG", True)]
+    assert [
+        (record.levelname, "side effects" in record.getMessage()) for record in caplog.records
+    ] == [("DEBUG", True)]
 
 
 def test_a_fault_of_the_split_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +200,9 @@ def test_a_fault_of_the_split_is_no_fault_of_the_program(monkeypatch: pytest.Mon
 
 def test_stated_layouts_are_kept() -> None:
     """What a `jax.jit` inside says of layouts is said again."""
-    mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    mesh = jax.make_mesh(
+        (2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+    )
     layout = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
     stated = jax.jit(lambda key, x: jaxdrop.dropout(key, x, 0.5), out_shardings=layout)
     _, after, _ = _parts(lambda key: stated(key, X))
@@ -190,7 +215,10 @@ def test_stated_layouts_are_kept() -> None:
 @pytest.mark.usefixtures("relaxed")
 def test_a_flax_model() -> None:
     model = nnx.Sequential(
-        nnx.Linear(6, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Dropout(0.5), nnx.remat(nnx.Linear(8, 3, rngs=nnx.Rngs(1)))
+        nnx.Linear(6, 8, rngs=nnx.Rngs(0)),
+        nnx.relu,
+        nnx.Dropout(0.5),
+        nnx.remat(nnx.Linear(8, 3, rngs=nnx.Rngs(1))),
     )
 
     def fn(key: jax.Array) -> jax.Array:

@@ -31,7 +31,9 @@ def _fn(key: jax.Array, x: jax.Array) -> jax.Array:
     return jaxdrop.dropout(key, x, 0.5)
 
 
-def _run(path: Path | None, fn: Any = _fn, batches: Any = BATCHES, **options: Any) -> mc.DatasetResults:
+def _run(
+    path: Path | None, fn: Any = _fn, batches: Any = BATCHES, **options: Any
+) -> mc.DatasetResults:
     return mc.predict_dataset(fn, batches, KEYS, path=path, progress=False, **options)
 
 
@@ -55,9 +57,14 @@ def test_the_same_structure_and_bits(tmp_path: Path, fn: Any) -> None:
     chex.assert_trees_all_equal_dtypes(opened.concatenate(), _run(None, fn).concatenate())
 
 
-@pytest.mark.parametrize("summary", [lambda x: mc.classification(logits=x), lambda x: mc.regression(x, tau=2.0)])
+@pytest.mark.parametrize(
+    "summary", [lambda x: mc.classification(logits=x), lambda x: mc.regression(x, tau=2.0)]
+)
 def test_summaries_are_what_they_were(tmp_path: Path, summary: Any) -> None:
-    written, opened = _run(tmp_path, summary=summary).concatenate(), mc.open_results(tmp_path).concatenate()
+    written, opened = (
+        _run(tmp_path, summary=summary).concatenate(),
+        mc.open_results(tmp_path).concatenate(),
+    )
     assert type(opened) is type(written)
     chex.assert_trees_all_equal(opened, written)
 
@@ -82,7 +89,11 @@ def test_in_another_process(tmp_path: Path) -> None:
     results = _run(tmp_path, summary=lambda x: mc.classification(logits=x))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", _OPEN, str(tmp_path)], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-c", _OPEN, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
     )
     shown, total = done.stdout.splitlines()
     assert shown == repr(results)
@@ -97,7 +108,9 @@ def _stop_after(number: int) -> Any:
 def test_a_run_that_has_not_finished(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, batches=_stop_after(1))
-    with pytest.raises(ValueError, match=r"has not finished: 1 batches are there.*allow_incomplete=True"):
+    with pytest.raises(
+        ValueError, match=r"has not finished: 1 batches are there.*allow_incomplete=True"
+    ):
         mc.open_results(tmp_path)
     found = mc.open_results(tmp_path, allow_incomplete=True)
     assert len(found) == 1
@@ -119,13 +132,41 @@ def _manifest(path: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (lambda path: (path / "manifest.json").unlink(), ValueError, "holds no results of predict_dataset: it has no manifest"),
-        (lambda path: (path / "manifest.json").write_text("{"), ValueError, "manifest.json is damaged"),
-        (lambda path: (path / "manifest.json").write_text("[]"), ValueError, "manifest.json is damaged"),
-        (lambda path: (path / "manifest.json").write_bytes(b"\xff"), ValueError, "manifest.json is damaged"),
-        (lambda path: _manifest(path, {"structure": ["odd", 1]}), ValueError, "manifest.json is damaged"),
-        (lambda path: _manifest(path, {"format": 99}), ValueError, "another version of jaxdrop: its files have format 99"),
-        (lambda path: (path / "000001.npz").unlink(), FileNotFoundError, "batch 1 of 2 is gone from"),
+        (
+            lambda path: (path / "manifest.json").unlink(),
+            ValueError,
+            "holds no results of predict_dataset: it has no manifest",
+        ),
+        (
+            lambda path: (path / "manifest.json").write_text("{"),
+            ValueError,
+            "manifest.json is damaged",
+        ),
+        (
+            lambda path: (path / "manifest.json").write_text("[]"),
+            ValueError,
+            "manifest.json is damaged",
+        ),
+        (
+            lambda path: (path / "manifest.json").write_bytes(b"\xff"),
+            ValueError,
+            "manifest.json is damaged",
+        ),
+        (
+            lambda path: _manifest(path, {"structure": ["odd", 1]}),
+            ValueError,
+            "manifest.json is damaged",
+        ),
+        (
+            lambda path: _manifest(path, {"format": 99}),
+            ValueError,
+            "another version of jaxdrop: its files have format 99",
+        ),
+        (
+            lambda path: (path / "000001.npz").unlink(),
+            FileNotFoundError,
+            "batch 1 of 2 is gone from",
+        ),
     ],
 )
 def test_damage(tmp_path: Path, damage: Any, error: type[Exception], message: str) -> None:

@@ -81,7 +81,9 @@ class Framework:
     def batch_norm(self, features: int, **options: Any) -> Any:
         return self.flax.BatchNorm(*(features,) * len(self.width), **options, **self.rngs)
 
-    def stochastic(self, parts: dict[str, Any], run: Function = taps, x: Any = ONES, **options: Any) -> Function:
+    def stochastic(
+        self, parts: dict[str, Any], run: Function = taps, x: Any = ONES, **options: Any
+    ) -> Function:
         model = self.model(parts, run)
         if self.flax is nnx:
             return jaxdrop.nnx.stochastic(model, **options)
@@ -91,7 +93,9 @@ class Framework:
 def filled(model: nn.Module, x: Any) -> Any:
     """Variables of the right shapes, for less than `init` takes."""
     rngs = {"params": KEY, "dropout": OTHER}
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3, leaf.dtype), jax.eval_shape(model.init, rngs, x))
+    return jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, 0.3, leaf.dtype), jax.eval_shape(model.init, rngs, x)
+    )
 
 
 LINEN = Framework(jaxdrop.linen, nn, LinenModel, ())
@@ -124,7 +128,11 @@ class Row(NamedTuple):
 
 def catalogued(variant: Variant) -> Row:
     def make(flax: Framework) -> Any:
-        return variant.nnx(0.5, rngs=nnx.Rngs(0)) if flax is NNX else variant.linen(0.5, deterministic=True)
+        return (
+            variant.nnx(0.5, rngs=nnx.Rngs(0))
+            if flax is NNX
+            else variant.linen(0.5, deterministic=True)
+        )
 
     return Row(variant.name, make, variant.example())
 
@@ -143,7 +151,11 @@ def to_itself(layers: dict[str, Any], x: jax.Array) -> Any:
     return layers["layer"](x, x)
 
 
-ROWS = [catalogued(variant) for variant in VARIANTS if "test_nnx_module_makes_the_same_call" not in variant.exempt] + [
+ROWS = [
+    catalogued(variant)
+    for variant in VARIANTS
+    if "test_nnx_module_makes_the_same_call" not in variant.exempt
+] + [
     Row("flax_dropout", lambda flax: flax.flax.Dropout(0.5, deterministic=True, **flax.rngs)),
     Row("flax_attention", lambda flax: attention(flax, flax.flax)),
     Row("attention", lambda flax: attention(flax, flax.jaxdrop)),
@@ -151,14 +163,31 @@ ROWS = [catalogued(variant) for variant in VARIANTS if "test_nnx_module_makes_th
     Row("dropout_2d", lambda flax: flax.layer("Dropout2d", 0.5), FEATURES.reshape(2, 3, 2, 8)),
     Row("dropout_3d", lambda flax: flax.layer("Dropout3d", 0.5), FEATURES.reshape(2, 3, 2, 1, 8)),
     Row("drop_connect", lambda flax: flax.layer("DropConnect", *flax.width, 8)),
-    Row("drop_connect_per_example", lambda flax: flax.layer("DropConnect", *flax.width, 8, per_example=True)),
-    Row("drop_connect_gaussian", lambda flax: flax.layer("DropConnect", *flax.width, 8, gaussian=True)),
+    Row(
+        "drop_connect_per_example",
+        lambda flax: flax.layer("DropConnect", *flax.width, 8, per_example=True),
+    ),
+    Row(
+        "drop_connect_gaussian",
+        lambda flax: flax.layer("DropConnect", *flax.width, 8, gaussian=True),
+    ),
     Row("variational_dense", lambda flax: flax.layer("VariationalDense", *flax.width, 8)),
-    Row("sparse_variational_dense", lambda flax: flax.layer("SparseVariationalDense", *flax.width, 8)),
+    Row(
+        "sparse_variational_dense",
+        lambda flax: flax.layer("SparseVariationalDense", *flax.width, 8),
+    ),
     Row("weight_drop", lambda flax: flax.layer("WeightDrop", dense(flax), 0.5, match="kernel")),
     Row("quant_noise", lambda flax: flax.layer("QuantNoise", dense(flax), 0.5)),
-    Row("bias_dropout_add", lambda flax: flax.layer("BiasDropoutAdd", *flax.width, 0.5), run=to_itself),
-    Row("dropout_add_layer_norm", lambda flax: flax.layer("DropoutAddLayerNorm", *flax.width, 0.5), run=to_itself),
+    Row(
+        "bias_dropout_add",
+        lambda flax: flax.layer("BiasDropoutAdd", *flax.width, 0.5),
+        run=to_itself,
+    ),
+    Row(
+        "dropout_add_layer_norm",
+        lambda flax: flax.layer("DropoutAddLayerNorm", *flax.width, 0.5),
+        run=to_itself,
+    ),
 ]
 
 
@@ -166,7 +195,11 @@ ROWS = [catalogued(variant) for variant in VARIANTS if "test_nnx_module_makes_th
 def test_every_layer_is_here(flax: Framework) -> None:
     """Those that the package exports: another one belongs into the catalogue, or into this list."""
     kind = nn.Module if flax is LINEN else nnx.Module
-    exported = {layer for layer in vars(flax.jaxdrop).values() if isinstance(layer, type) and issubclass(layer, kind)}
+    exported = {
+        layer
+        for layer in vars(flax.jaxdrop).values()
+        if isinstance(layer, type) and issubclass(layer, kind)
+    }
     made = {type(module) for row in ROWS for module in parts(row.make(flax))}
     assert {layer for layer in exported if not any(issubclass(one, layer) for one in made)} == set()
 
@@ -179,7 +212,9 @@ def parts(layer: Any) -> list[Any]:
 @both
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_layer_is_on(flax: Framework, row: Row) -> None:
-    """Only traced, for there are many. That its output depends on the key is what `stochastic` itself looks at."""
+    """Only traced, for there are many. That its output depends on the key is what `stochastic`
+    itself looks at.
+    """
     fn = flax.stochastic({"layer": row.make(flax)}, row.run, row.x)
     first, second = (jax.make_jaxpr(fn)(KEY, row.x) for _ in range(2))
     assert str(first) == str(second)
@@ -189,7 +224,9 @@ def test_every_layer_is_on(flax: Framework, row: Row) -> None:
 
 def without_keys(flax: Framework, row: Row) -> Function:
     """The same layer, whose output is not used."""
-    unused = flax.stochastic({"layer": row.make(flax)}, lambda layers, x: (row.run(layers, x), x)[1], row.x)
+    unused = flax.stochastic(
+        {"layer": row.make(flax)}, lambda layers, x: (row.run(layers, x), x)[1], row.x
+    )
     return lambda key, x: jax.eval_shape(unused, key, x)
 
 
@@ -199,29 +236,40 @@ def without_keys(flax: Framework, row: Row) -> Function:
 @both
 def test_layers_have_masks_of_their_own(flax: Framework) -> None:
     """5 sigma: wrong once in 2e6. In NNX the streams of both layers are equal before."""
-    seen = flax.stochastic({"a": flax.dropout(), "b": flax.dropout()}, lambda layers, x: (layers["a"](x), layers["b"](x)))
+    seen = flax.stochastic(
+        {"a": flax.dropout(), "b": flax.dropout()},
+        lambda layers, x: (layers["a"](x), layers["b"](x)),
+    )
     assert abs(correlation(*seen(KEY, ONES))) < 5
 
 
 @both
 def test_a_layer_that_is_called_twice_draws_two_masks(flax: Framework) -> None:
-    seen = flax.stochastic({"a": flax.dropout()}, lambda layers, x: (layers["a"](x), layers["a"](x)))
+    seen = flax.stochastic(
+        {"a": flax.dropout()}, lambda layers, x: (layers["a"](x), layers["a"](x))
+    )
     assert abs(correlation(*seen(KEY, ONES))) < 5
 
 
 @both
 def test_vmap_over_keys_equals_a_loop(flax: Framework) -> None:
-    fn = flax.stochastic({"a": flax.dropout(), "b": flax.flax.Dropout(0.5, deterministic=True, **flax.rngs)})
+    fn = flax.stochastic(
+        {"a": flax.dropout(), "b": flax.flax.Dropout(0.5, deterministic=True, **flax.rngs)}
+    )
     keys = jaxdrop.mc.keys(KEY, 3)
     samples = jax.jit(jax.vmap(fn, in_axes=(0, None)))(keys, ONES)
-    assert equal(samples, jax.tree.map(lambda *each: jnp.stack(each), *(fn(key, ONES) for key in keys)))
+    assert equal(
+        samples, jax.tree.map(lambda *each: jnp.stack(each), *(fn(key, ONES) for key in keys))
+    )
     dropped = np.asarray(samples["a"] == 0).sum(0)
     assert dropped.min() >= 1  # of three stratified samples at rate 1/2, one or two
     assert dropped.max() <= 2
 
 
 @both
-@pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)], ids=["threefry", "legacy"])
+@pytest.mark.parametrize(
+    "key", [jax.random.key(3), jax.random.PRNGKey(3)], ids=["threefry", "legacy"]
+)
 def test_keys_of_jax(flax: Framework, key: jax.Array) -> None:
     fn = flax.stochastic({"a": flax.dropout()})
     assert equal(fn(key, ONES), fn(jax.random.key(3), ONES))
@@ -235,10 +283,20 @@ def test_the_constructor_and_the_caller_say_otherwise(flax: Framework) -> None:
     def run(layers: dict[str, Any], x: jax.Array) -> list[jax.Array]:
         outputs = [layers["constructor"](x), layers["caller"](x, deterministic=True)]
         # Linen takes one of the two.
-        return outputs if flax is LINEN else [*outputs, layers["constructor"](x, deterministic=True)]
+        return (
+            outputs if flax is LINEN else [*outputs, layers["constructor"](x, deterministic=True)]
+        )
 
-    seen = flax.stochastic({"constructor": flax.dropout(deterministic=True), "caller": flax.dropout(deterministic=None)}, run)
-    assert [abs(float((y == 0).mean()) - 0.5) < 0.1 for y in seen(KEY, ONES)] == [True] * (2 if flax is LINEN else 3)
+    seen = flax.stochastic(
+        {
+            "constructor": flax.dropout(deterministic=True),
+            "caller": flax.dropout(deterministic=None),
+        },
+        run,
+    )
+    assert [abs(float((y == 0).mean()) - 0.5) < 0.1 for y in seen(KEY, ONES)] == [True] * (
+        2 if flax is LINEN else 3
+    )
 
 
 @both
@@ -252,7 +310,11 @@ def test_batch_norm_uses_its_running_statistics(flax: Framework) -> None:
 
     def run(layers: dict[str, Any], x: jax.Array) -> Any:
         return (
-            [layers["constructor"](x), layers["caller"](x, use_running_average=False), layers["caller"](x, False)],
+            [
+                layers["constructor"](x),
+                layers["caller"](x, use_running_average=False),
+                layers["caller"](x, False),
+            ],
             layers["dropout"](x),
         )
 
@@ -268,7 +330,9 @@ def test_spectral_norm_does_not_move(flax: Framework) -> None:
     x = jnp.ones((2, 8))
     inner = nnx.Linear(8, 8, rngs=nnx.Rngs(0)) if flax is NNX else nn.Dense(8)
     layers = {"norm": flax.flax.SpectralNorm(inner, **flax.rngs), "dropout": flax.dropout()}
-    fn = flax.stochastic(layers, lambda layers, x: layers["dropout"](layers["norm"](x, update_stats=True)), x)
+    fn = flax.stochastic(
+        layers, lambda layers, x: layers["dropout"](layers["norm"](x, update_stats=True)), x
+    )
     assert fn(KEY, x).shape == (2, 8)
 
 
@@ -282,7 +346,9 @@ def test_the_dropout_of_flax_attention(flax: Framework) -> None:
 
 
 def three(flax: Framework, **options: Any) -> Function:
-    return flax.stochastic({"a": flax.dropout(), "b": flax.dropout(), "c": flax.dropout(0.0)}, **options)
+    return flax.stochastic(
+        {"a": flax.dropout(), "b": flax.dropout(), "c": flax.dropout(0.0)}, **options
+    )
 
 
 def changing(fn: Function) -> list[str]:
@@ -312,7 +378,9 @@ def test_some_layers(flax: Framework, layers: Any, on: list[str]) -> None:
 def test_the_last_layer_may_have_run_before(flax: Framework) -> None:
     """It is one layer, in both places."""
     fn = flax.stochastic(
-        {"a": flax.dropout(), "b": flax.dropout()}, lambda layers, x: [layers[name](x) for name in "aba"], layers="last"
+        {"a": flax.dropout(), "b": flax.dropout()},
+        lambda layers, x: [layers[name](x) for name in "aba"],
+        layers="last",
     )
     assert [equal(y, ONES) for y in fn(KEY, ONES)] == [False, True, False]
 
@@ -351,10 +419,21 @@ class NNXKeys(nnx.Module):
 
 @both
 def test_each_example_has_its_own_mask_or_all_share_one(flax: Framework) -> None:
-    layers = {"a": flax.dropout(), "path": flax.layer("DropPath", 0.5), "attention": attention(flax, flax.jaxdrop)}
+    layers = {
+        "a": flax.dropout(),
+        "path": flax.layer("DropPath", 0.5),
+        "attention": attention(flax, flax.jaxdrop),
+    }
     x = jnp.broadcast_to(FEATURES[:1], (8, 6, 8))
     own, shared = (
-        jax.jit(flax.stochastic(layers, lambda layers, x: [layer(x) for layer in layers.values()], x, shared_mask=shared))(KEY, x)
+        jax.jit(
+            flax.stochastic(
+                layers,
+                lambda layers, x: [layer(x) for layer in layers.values()],
+                x,
+                shared_mask=shared,
+            )
+        )(KEY, x)
         for shared in (False, True)
     )
     for each, same in zip(own, shared, strict=True):
@@ -365,7 +444,13 @@ def test_each_example_has_its_own_mask_or_all_share_one(flax: Framework) -> None
 
 @both
 def test_inputs_without_a_batch_axis(flax: Framework) -> None:
-    def run(layers: dict[str, Any], x: jax.Array, table: jax.Array = ONES[0], scale: Any = 1.0, bias: Any = 0.0) -> jax.Array:
+    def run(
+        layers: dict[str, Any],
+        x: jax.Array,
+        table: jax.Array = ONES[0],
+        scale: Any = 1.0,
+        bias: Any = 0.0,
+    ) -> jax.Array:
         return layers["a"](x) * table[None, :] * scale + bias
 
     table, x = jnp.arange(1.0, 257), ONES[:3]
@@ -383,9 +468,14 @@ def test_inputs_without_a_batch_axis(flax: Framework) -> None:
 @both
 def test_the_batch_may_be_the_second_axis(flax: Framework) -> None:
     x = jnp.ones((5, 3, 64))
-    y = flax.stochastic({"a": flax.dropout()}, lambda layers, x: layers["a"](x), x, shared_mask=True, in_axes=1, out_axes=1)(
-        KEY, x
-    )
+    y = flax.stochastic(
+        {"a": flax.dropout()},
+        lambda layers, x: layers["a"](x),
+        x,
+        shared_mask=True,
+        in_axes=1,
+        out_axes=1,
+    )(KEY, x)
     assert y.shape == x.shape
     assert equal(y[:, 0], y[:, 2])
     assert not equal(y[0], y[1])
@@ -393,7 +483,9 @@ def test_the_batch_may_be_the_second_axis(flax: Framework) -> None:
 
 @both
 def test_outputs_without_a_batch_axis(flax: Framework) -> None:
-    fn = flax.stochastic({"a": flax.dropout()}, lambda layers, x: layers["a"](x).sum(), shared_mask=True)
+    fn = flax.stochastic(
+        {"a": flax.dropout()}, lambda layers, x: layers["a"](x).sum(), shared_mask=True
+    )
     with pytest.raises(ValueError, match=r"output of shape \(\) has no batch axis"):
         fn(KEY, ONES)
 
@@ -404,26 +496,38 @@ def test_outputs_without_a_batch_axis(flax: Framework) -> None:
 @both
 def test_nothing_is_random(flax: Framework) -> None:
     layers = {"a": flax.dropout(0.0), "b": flax.flax.Dropout(0.0, deterministic=False, **flax.rngs)}
-    with pytest.raises(ValueError, match=r"nothing is random(.|\n)*layers.a: Dropout\(rate=0\)\n.*layers.b: Dropout\(rate=0\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"nothing is random(.|\n)*layers.a: Dropout\(rate=0\)\n.*layers.b: Dropout\(rate=0\)",
+    ):
         flax.stochastic(layers)(KEY, ONES)
 
 
 @both
 def test_there_is_no_layer(flax: Framework) -> None:
-    with pytest.raises(ValueError, match=r"output does not depend on the key\. It has no dropout layer\. Either\n1\. add"):
+    with pytest.raises(
+        ValueError,
+        match=r"output does not depend on the key\. It has no dropout layer\. Either\n1\. add",
+    ):
         flax.stochastic({"a": flax.batch_norm(256, use_running_average=True)})(KEY, ONES)
 
 
 @both
 def test_no_layer_is_chosen(flax: Framework) -> None:
-    message = r"layers='nope/\*' chooses no dropout layer of .*Model.\nIts dropout layers are:\n  layers.a: Dropout\(rate=0.5\)"
+    message = (
+        r"layers='nope/\*' chooses no dropout layer of .*Model.\nIts dropout layers are:\n "
+        r" layers.a: Dropout\(rate=0.5\)"
+    )
     with pytest.raises(ValueError, match=message):
         three(flax, layers="nope/*")(KEY, ONES)
 
 
 @both
 def test_a_chosen_layer_has_rate_0(flax: Framework) -> None:
-    message = r"nothing is random(.|\n)*b: Dropout\(rate=0.5\) \(not chosen\)(.|\n)*1. give a chosen layer a rate"
+    message = (
+        r"nothing is random(.|\n)*b: Dropout\(rate=0.5\) \(not chosen\)(.|\n)*1. give a chosen"
+        r" layer a rate"
+    )
     with pytest.raises(ValueError, match=message):
         three(flax, layers="*c")(KEY, ONES)
 
@@ -438,7 +542,9 @@ def test_layers_of_another_kind(flax: Framework, layers: Any) -> None:
 @both
 def test_keys_of_another_kind(flax: Framework) -> None:
     fn = three(flax)
-    with pytest.raises(ValueError, match=r"takes a single key, but key is an array of keys of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"takes a single key, but key is an array of keys of shape \(3,\)"
+    ):
         fn(jaxdrop.mc.keys(KEY, 3), ONES)
     with pytest.raises(TypeError, match="key must be a JAX PRNG key"):
         fn(0, ONES)

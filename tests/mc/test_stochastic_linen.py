@@ -1,4 +1,6 @@
-"""What is special about `stochastic` in Linen: lifted transformations, collections, and flags in two places."""
+"""What is special about `stochastic` in Linen: lifted transformations, collections, and flags in
+two places.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +69,12 @@ def test_it_is_apply_with_its_dropout_on_and_its_normalization_in_evaluation() -
 
 def test_variables_may_be_arguments_of_the_compiled_function() -> None:
     variables = trained()
-    run = jax.jit(lambda variables, key: stochastic(Classifier(), variables)(key, ONES, train=False))
-    np.testing.assert_allclose(run(variables, KEY), stochastic(Classifier(), variables)(KEY, ONES, train=False), atol=1e-5)
+    run = jax.jit(
+        lambda variables, key: stochastic(Classifier(), variables)(key, ONES, train=False)
+    )
+    np.testing.assert_allclose(
+        run(variables, KEY), stochastic(Classifier(), variables)(KEY, ONES, train=False), atol=1e-5
+    )
 
 
 def test_a_layer_that_updates_its_statistics_by_itself_is_an_error() -> None:
@@ -77,7 +83,9 @@ def test_a_layer_that_updates_its_statistics_by_itself_is_an_error() -> None:
         def __call__(self, x: jax.Array) -> jax.Array:
             mean = self.variable("batch_stats", "mean", jnp.zeros, 64)
             mean.value = x.mean(0)
-            return jaxdrop.linen.Dropout(0.5)(x - jnp.expand_dims(mean.value, 0), deterministic=True)
+            return jaxdrop.linen.Dropout(0.5)(
+                x - jnp.expand_dims(mean.value, 0), deterministic=True
+            )
 
     with pytest.raises(flax.errors.ModifyScopeVariableError, match="batch_stats"):
         stochastic(Model(), Model().init(KEY, ONES))(KEY, ONES)
@@ -97,19 +105,32 @@ class Block(nn.Module):
         )
 
 
-@pytest.mark.parametrize("lift", [nn.jit, nn.remat, lambda block: nn.jit(nn.remat(block))], ids=["jit", "remat", "both"])
+@pytest.mark.parametrize(
+    "lift", [nn.jit, nn.remat, lambda block: nn.jit(nn.remat(block))], ids=["jit", "remat", "both"]
+)
 def test_nothing_that_was_traced_before_is_taken_for_it(lift: Callable[..., Any]) -> None:
     model = lift(Block)()
     assert equal(model.apply({}, ONES, rngs={"dropout": KEY})[0], ONES)
-    functions = {layers: stochastic(model, {}, layers=layers) for layers in ("all", "flax", "own", "last")}
+    functions = {
+        layers: stochastic(model, {}, layers=layers) for layers in ("all", "flax", "own", "last")
+    }
     for _ in range(2):
         outputs = {layers: fn(KEY, ONES) for layers, fn in functions.items()}
-        dropped = {layers: [not equal(y, ONES) for y in output] for layers, output in outputs.items()}
-        assert dropped == {"all": [True, True], "flax": [True, False], "own": [False, True], "last": [False, True]}
+        dropped = {
+            layers: [not equal(y, ONES) for y in output] for layers, output in outputs.items()
+        }
+        assert dropped == {
+            "all": [True, True],
+            "flax": [True, False],
+            "own": [False, True],
+            "last": [False, True],
+        }
     assert equal(model.apply({}, ONES, rngs={"dropout": KEY})[0], ONES)
 
 
-@pytest.mark.parametrize("lift", [lambda block: block, nn.jit, nn.remat], ids=["plain", "jit", "remat"])
+@pytest.mark.parametrize(
+    "lift", [lambda block: block, nn.jit, nn.remat], ids=["plain", "jit", "remat"]
+)
 def test_stacked_layers_have_masks_of_their_own(lift: Callable[..., Any]) -> None:
     class Model(nn.Module):
         @nn.compact
@@ -127,7 +148,9 @@ def test_stacked_layers_have_masks_of_their_own(lift: Callable[..., Any]) -> Non
 
 @pytest.mark.usefixtures("relaxed")
 def test_a_transformer_under_scan() -> None:
-    """A sum of two masks, times 1 and 2, has all four values in 64 places but for a probability of 4 * 0.75**64 = 4e-8."""
+    """A sum of two masks, times 1 and 2, has all four values in 64 places but for a probability of
+    4 * 0.75**64 = 4e-8.
+    """
     model = transformer_linen.Transformer(VOCABULARY, **SHAPE)
     fn = stochastic(model, {"params": marked()}, layers="blocks/*")
     logits = jax.jit(lambda key: fn(key, TOKENS, deterministic=True))(KEY)
@@ -137,7 +160,9 @@ def test_a_transformer_under_scan() -> None:
 def test_layers_in_layers() -> None:
     class Model(nn.Module):
         def setup(self) -> None:
-            self.rnn = jaxdrop.linen.StackedRNN(nn.SimpleCell, 4, num_layers=2, dropout=0.5, deterministic=True)
+            self.rnn = jaxdrop.linen.StackedRNN(
+                nn.SimpleCell, 4, num_layers=2, dropout=0.5, deterministic=True
+            )
             self.layer_drop = jaxdrop.linen.LayerDrop(1e-6, deterministic=True)
             self.block = nn.Sequential([jaxdrop.linen.Dropout(0.5, deterministic=True)])
 
@@ -148,7 +173,12 @@ def test_layers_in_layers() -> None:
     variables = filled(model, x)
     one, other = (stochastic(model, variables)(key, x) for key in (KEY, OTHER))
     assert [equal(a, b) for a, b in zip(one, other, strict=True)] == [False, False]
-    with pytest.raises(ValueError, match=r"are:\n  rnn: StackedRNN\(dropout=0.5\)\n  layer_drop: .*\n  block/layers_0: .*\n Pat"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"are:\n  rnn: StackedRNN\(dropout=0.5\)\n  layer_drop: .*\n  block/layers_0: .*\n Pat"
+        ),
+    ):
         stochastic(model, variables, layers="nothing")(KEY, x)
 
 
@@ -156,13 +186,18 @@ def test_layers_in_layers() -> None:
 
 
 class TwoCollections(nn.Module):
-    """One layer, at one place of the model, in each of two collections; and a function with a third."""
+    """One layer, at one place of the model, in each of two collections; and a function with a
+    third.
+    """
 
     function: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        layers = [jaxdrop.linen.Dropout(0.5, deterministic=True, rng_collection=name) for name in ("dropout", "noise")]
+        layers = [
+            jaxdrop.linen.Dropout(0.5, deterministic=True, rng_collection=name)
+            for name in ("dropout", "noise")
+        ]
         outputs = [layer(x) for layer in layers]
         if self.function:
             outputs.append(jaxdrop.dropout(self.make_rng("other"), x, 0.5))
@@ -180,14 +215,18 @@ def test_collections_are_names() -> None:
     masks = stochastic(TwoCollections(function=True), {}, rng_collections="other")(KEY, ONES)
     assert not equal(masks[2], ONES)
     for name in ("rng_collections", "mutable"):
-        with pytest.raises(TypeError, match=rf"{name} must be names of collections, as in .*, got True"):
+        with pytest.raises(
+            TypeError, match=rf"{name} must be names of collections, as in .*, got True"
+        ):
             stochastic(TwoCollections(), {}, **{name: True})
 
 
 def test_collections_of_functions_are_named() -> None:
     with pytest.raises(flax.errors.InvalidRngError, match="other"):
         stochastic(TwoCollections(function=True), {})(KEY, ONES)
-    masks = stochastic(TwoCollections(function=True), {}, rng_collections=("dropout", "other"))(KEY, ONES)
+    masks = stochastic(TwoCollections(function=True), {}, rng_collections=("dropout", "other"))(
+        KEY, ONES
+    )
     assert len({bytes(np.asarray(mask)) for mask in masks}) == 3
 
 
@@ -203,7 +242,9 @@ def test_collections_have_independent_keys() -> None:
 # -- methods
 
 
-@pytest.mark.parametrize("method", ["encode", lambda model, x: model.encode(x)], ids=["name", "function"])
+@pytest.mark.parametrize(
+    "method", ["encode", lambda model, x: model.encode(x)], ids=["name", "function"]
+)
 def test_methods(method: Any) -> None:
     class Model(nn.Module):
         def setup(self) -> None:

@@ -1,4 +1,6 @@
-"""What is special about `stochastic` in NNX: streams, layers without one, and transformations that take models apart."""
+"""What is special about `stochastic` in NNX: streams, layers without one, and transformations that
+take models apart.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ class Classifier(nnx.Module):
 def snapshot(model: nnx.Module) -> Any:
     graph, state = nnx.split(model)
     return graph, [
-        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in jax.tree.leaves(state)
+        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        for x in jax.tree.leaves(state)
     ]
 
 
@@ -96,7 +99,11 @@ def test_a_layer_that_updates_its_statistics_by_itself_is_an_error() -> None:
                 self.mean[...] = x.mean(0)
             return x - self.mean[...][None]
 
-    model = Model(lambda self, x, train=True: self.drop(self.norm(x, train)), norm=Norm(), drop=jaxdrop.nnx.Dropout(0.5))
+    model = Model(
+        lambda self, x, train=True: self.drop(self.norm(x, train)),
+        norm=Norm(),
+        drop=jaxdrop.nnx.Dropout(0.5),
+    )
     with pytest.raises(ValueError, match="batch statistics of Model change in the call"):
         stochastic(model)(KEY, ONES)
     assert (stochastic(model)(KEY, ONES, train=False) == 0).any()
@@ -154,11 +161,15 @@ def test_a_call_that_takes_rngs_gets_them() -> None:
 
 def test_the_first_state_of_an_rnn_is_not_dropout() -> None:
     class Cell(nnx.SimpleCell):
-        def initialize_carry(self, input_shape: Any, rngs: Any = None, carry_init: Any = None) -> jax.Array:
+        def initialize_carry(
+            self, input_shape: Any, rngs: Any = None, carry_init: Any = None
+        ) -> jax.Array:
             return jax.random.normal(rngs(), (*input_shape[:-1], 4))
 
     rnn = nnx.RNN(Cell(4, 4, rngs=nnx.Rngs(0)))
-    fn = stochastic(Model(lambda self, x: (self.rnn(x), self.drop(x)), rnn=rnn, drop=jaxdrop.nnx.Dropout(0.5)))
+    fn = stochastic(
+        Model(lambda self, x: (self.rnn(x), self.drop(x)), rnn=rnn, drop=jaxdrop.nnx.Dropout(0.5))
+    )
     x = jnp.ones((2, 3, 4))
     (state, dropped), (same, other) = (fn(key, x) for key in (KEY, OTHER))
     assert equal(state, same)
@@ -166,7 +177,9 @@ def test_the_first_state_of_an_rnn_is_not_dropout() -> None:
 
 
 def test_attention_without_a_stream() -> None:
-    layer = nnx.MultiHeadAttention(2, 8, dropout_rate=0.5, decode=False, keep_rngs=False, rngs=nnx.Rngs(0))
+    layer = nnx.MultiHeadAttention(
+        2, 8, dropout_rate=0.5, decode=False, keep_rngs=False, rngs=nnx.Rngs(0)
+    )
     fn = stochastic(Model(lambda self, x: self.layer(x, deterministic=True), layer=layer))
     x = jnp.linspace(-1, 1, 48).reshape(2, 3, 8)
     assert not equal(fn(KEY, x), fn(OTHER, x))
@@ -190,11 +203,20 @@ class Block(nnx.Module):
 def test_nothing_that_was_traced_before_is_taken_for_it(transform: Callable[..., Any]) -> None:
     transformed = transform(lambda block, x: block(x))
     model = Model(lambda self, x: transformed(self.block, x), block=Block(nnx.Rngs(0)))
-    functions = {layers: stochastic(model, layers=layers) for layers in ("all", "*flax", "*own", "last")}
+    functions = {
+        layers: stochastic(model, layers=layers) for layers in ("all", "*flax", "*own", "last")
+    }
     for key in (KEY, OTHER):
         outputs = {layers: fn(key, ONES) for layers, fn in functions.items()}
-        dropped = {layers: [not equal(y, ONES) for y in output] for layers, output in outputs.items()}
-        assert dropped == {"all": [True, True], "*flax": [True, False], "*own": [False, True], "last": [False, True]}
+        dropped = {
+            layers: [not equal(y, ONES) for y in output] for layers, output in outputs.items()
+        }
+        assert dropped == {
+            "all": [True, True],
+            "*flax": [True, False],
+            "*own": [False, True],
+            "last": [False, True],
+        }
     assert not equal(functions["all"](KEY, ONES)[0], functions["all"](OTHER, ONES)[0])
 
 
@@ -207,15 +229,21 @@ def test_stacked_layers_have_masks_of_their_own(distinct: bool) -> None:
         return x, block(x)
 
     keys = jax.random.split(OTHER, 3)
-    blocks = nnx.vmap(lambda key: Block(nnx.Rngs(key)))(keys if distinct else keys[jnp.zeros(3, int)])
-    for masks in stochastic(Model(lambda self, x: run(self.blocks, x)[1], blocks=blocks))(KEY, ONES):
+    blocks = nnx.vmap(lambda key: Block(nnx.Rngs(key)))(
+        keys if distinct else keys[jnp.zeros(3, int)]
+    )
+    for masks in stochastic(Model(lambda self, x: run(self.blocks, x)[1], blocks=blocks))(
+        KEY, ONES
+    ):
         assert masks.shape == (3, *ONES.shape)
         assert len(np.unique(masks.reshape(3, -1), axis=0)) == 3
 
 
 @pytest.mark.usefixtures("relaxed")
 def test_a_transformer_under_scan() -> None:
-    """A sum of two masks, times 1 and 2, has all four values in 64 places but for a probability of 4 * 0.75**64 = 4e-8."""
+    """A sum of two masks, times 1 and 2, has all four values in 64 places but for a probability of
+    4 * 0.75**64 = 4e-8.
+    """
     model = transformer.Transformer(VOCABULARY, **SHAPE, rngs=nnx.Rngs(0))
     state = nnx.state(model)
     nnx.replace_by_pure_dict(state, marked())
@@ -245,7 +273,12 @@ def test_layers_in_layers() -> None:
     x = jnp.ones((2, 3, 4))
     one, other = (stochastic(model)(key, x) for key in (KEY, OTHER))
     assert [equal(a, b) for a, b in zip(one, other, strict=True)] == [False, False]
-    with pytest.raises(ValueError, match=r"are:\n  block/layers/0: .*\n  layer_drop: .*\n  rnn: StackedRNN\(dropout=0.5\)\n Pat"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"are:\n  block/layers/0: .*\n  layer_drop: .*\n  rnn: StackedRNN\(dropout=0.5\)\n Pat"
+        ),
+    ):
         stochastic(model, layers="nothing")
 
 
@@ -259,7 +292,9 @@ def test_errors_come_with_the_construction() -> None:
         stochastic(Classifier(nnx.Rngs(0)), layers="head/*")
 
 
-@pytest.mark.parametrize("method", ["encode", lambda model, x: model.encode(x)], ids=["name", "function"])
+@pytest.mark.parametrize(
+    "method", ["encode", lambda model, x: model.encode(x)], ids=["name", "function"]
+)
 def test_methods(method: Any) -> None:
     class Encoder(Model):
         def encode(self, x: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
-"""What `stochastic` says rather than leaves in silence, and names that are the model's own, in Linen and in NNX alike.
+"""What `stochastic` says rather than leaves in silence, and names that are the model's own, in
+Linen and in NNX alike.
 
-Warnings are errors in the tests, so that a function that is called without `pytest.warns` does not warn.
+Warnings are errors in the tests, so that a function that is called without `pytest.warns` does not
+warn.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
 from jaxdrop import mc
-from tests.mc.test_stochastic import FEATURES, LINEN, NNX, ONES, Framework, LinenKeys, NNXKeys, both, equal
+from tests.mc.test_stochastic import (
+    FEATURES,
+    LINEN,
+    NNX,
+    ONES,
+    Framework,
+    LinenKeys,
+    NNXKeys,
+    both,
+    equal,
+)
 
 KEY, OTHER = jaxdrop.key(0), jaxdrop.key(1)
 KEYS = mc.keys(KEY, 4)
@@ -33,7 +45,19 @@ def keys_of(flax: Framework) -> Any:
 # -- names
 
 
-NAMES = {"key", "rngs", "variables", "model", "method", "mutable", "args", "kwargs", "rate", "plan", "probe"}
+NAMES = {
+    "key",
+    "rngs",
+    "variables",
+    "model",
+    "method",
+    "mutable",
+    "args",
+    "kwargs",
+    "rate",
+    "plan",
+    "probe",
+}
 
 
 @both
@@ -52,7 +76,9 @@ def test_all_names_are_the_model_s(flax: Framework, shared_mask: bool) -> None:
 def test_the_key_comes_first(flax: Framework) -> None:
     fn = flax.stochastic({"a": flax.dropout()})
     for call in (lambda: fn(), lambda: fn(None, ONES), lambda: fn(key=KEY, x=ONES)):
-        with pytest.raises(TypeError, match=r"takes a key first, and without a name: fn\(key, \*inputs\)"):
+        with pytest.raises(
+            TypeError, match=r"takes a key first, and without a name: fn\(key, \*inputs\)"
+        ):
             call()
 
 
@@ -68,13 +94,17 @@ def test_classes_are_no_models() -> None:
 
 def two_masks(layers: dict[str, Any], x: jax.Array, key: jax.Array | None = None) -> Any:
     """Of a layer, and of a function with a key of its own."""
-    return layers["a"](x), jnp.where(jax.random.bernoulli(jax.random.key(3) if key is None else key, 0.5, x.shape), x, 0)
+    return layers["a"](x), jnp.where(
+        jax.random.bernoulli(jax.random.key(3) if key is None else key, 0.5, x.shape), x, 0
+    )
 
 
 @both
 def test_a_key_that_code_makes(flax: Framework) -> None:
     fn = flax.stochastic({"a": flax.dropout()}, two_masks)
-    with pytest.warns(UserWarning, match=r"a key that does not follow the key(.|\n)*made or held by its code"):
+    with pytest.warns(
+        UserWarning, match=r"a key that does not follow the key(.|\n)*made or held by its code"
+    ):
         samples = mc.predict(lambda key: fn(key, ONES), KEYS)
     assert [bool(part.std(0).any()) for part in samples] == [True, False]
 
@@ -122,7 +152,10 @@ def test_keys_that_the_model_holds() -> None:
 @both
 def test_nothing_follows(flax: Framework) -> None:
     layers = {"a": flax.dropout(0.0), "keys": keys_of(flax)}
-    message = r"nothing is random in \w+: .*It draws from a key that does not follow, made or held by its code"
+    message = (
+        r"nothing is random in \w+: .*It draws from a key that does not follow, made or held by its"
+        r" code"
+    )
     with pytest.raises(ValueError, match=message):
         flax.stochastic(layers, lambda layers, x: two_masks(layers, x))(KEY, ONES)
 
@@ -155,10 +188,15 @@ def test_functions_that_are_off_beside_layers_that_are_on(flax: Framework, told:
     flag = told.__name__.removeprefix("told_")
     drops = flag != "deterministic"
     call = types.FunctionType(told.__code__, told.__globals__, "__call__", told.__defaults__)
-    model = type("Told", (flax.model,), {"__call__": call})({"a": flax.dropout(), "keys": keys_of(flax)}, run)
+    model = type("Told", (flax.model,), {"__call__": call})(
+        {"a": flax.dropout(), "keys": keys_of(flax)}, run
+    )
     fn = jaxdrop.nnx.stochastic(model) if flax is NNX else jaxdrop.linen.stochastic(model, {})
     for options in ({}, {flag: not drops}):
-        with pytest.warns(UserWarning, match=rf"is random in part(.|\n)* draws if it is told {flag}={drops}, is off"):
+        with pytest.warns(
+            UserWarning,
+            match=rf"is random in part(.|\n)* draws if it is told {flag}={drops}, is off",
+        ):
             fn(KEY, ONES, **options)
     assert 0.7 < float((fn(KEY, ONES, **{flag: drops}) == 0).mean()) < 0.8
 
@@ -166,9 +204,13 @@ def test_functions_that_are_off_beside_layers_that_are_on(flax: Framework, told:
 @both
 def test_a_method_that_is_told(flax: Framework) -> None:
     def run(model: Any, x: jax.Array, train: bool = False) -> jax.Array:
-        return jaxdrop.dropout(model.layers["keys"](), model.layers["a"](x), 0.5, deterministic=not train)
+        return jaxdrop.dropout(
+            model.layers["keys"](), model.layers["a"](x), 0.5, deterministic=not train
+        )
 
-    fn = flax.stochastic({"a": flax.dropout(), "keys": keys_of(flax)}, lambda layers, x: x, method=run)
+    fn = flax.stochastic(
+        {"a": flax.dropout(), "keys": keys_of(flax)}, lambda layers, x: x, method=run
+    )
     with pytest.warns(UserWarning, match=r"draws if it is told train=True, is off"):
         fn(KEY, ONES)
     assert 0.7 < float((fn(KEY, ONES, True) == 0).mean()) < 0.8
@@ -181,7 +223,11 @@ class OwnDropPath(nnx.Module):
         self.rngs, self.deterministic = rngs, False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x if self.deterministic else jnp.where(jax.random.bernoulli(self.rngs.dropout(), 0.5, (len(x), 1)), x, 0)
+        return (
+            x
+            if self.deterministic
+            else jnp.where(jax.random.bernoulli(self.rngs.dropout(), 0.5, (len(x), 1)), x, 0)
+        )
 
 
 class OwnLinenDropPath(nn.Module):
@@ -191,7 +237,11 @@ class OwnLinenDropPath(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x if self.deterministic else jnp.where(jax.random.bernoulli(self.make_rng("dropout"), 0.5, (len(x), 1)), x, 0)
+        return (
+            x
+            if self.deterministic
+            else jnp.where(jax.random.bernoulli(self.make_rng("dropout"), 0.5, (len(x), 1)), x, 0)
+        )
 
 
 def test_layers_of_others_that_are_off() -> None:
@@ -238,7 +288,9 @@ def test_the_cache_of_an_nnx_decoder() -> None:
 
     model = Decoder(decode=True)
     model.attention.init_cache(FEATURES.shape)
-    with pytest.raises(ValueError, match=r"changes its own variables in the call(.|\n)*nnx.update\(model, cache\)"):
+    with pytest.raises(
+        ValueError, match=r"changes its own variables in the call(.|\n)*nnx.update\(model, cache\)"
+    ):
         jaxdrop.nnx.stochastic(model)(KEY, FEATURES[:, :1])
 
     def step(model: Decoder, cache: Any, x: jax.Array) -> Any:
@@ -251,7 +303,9 @@ def test_the_cache_of_an_nnx_decoder() -> None:
     for token in range(6):
         y, cache = decode(cache, FEATURES[:, token : token + 1])
         outputs.append(y)
-    whole = jaxdrop.nnx.stochastic(Decoder(decode=False))(KEY, FEATURES, nn.make_causal_mask(FEATURES[..., 0]))
+    whole = jaxdrop.nnx.stochastic(Decoder(decode=False))(
+        KEY, FEATURES, nn.make_causal_mask(FEATURES[..., 0])
+    )
     np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -281,7 +335,9 @@ def test_the_cache_of_a_linen_decoder() -> None:
         cache = changed["cache"]
         outputs.append(y)
     mask = nn.make_causal_mask(FEATURES[..., 0])
-    whole = jaxdrop.linen.stochastic(Decoder(decode=False), {"params": variables["params"]})(KEY, FEATURES, mask)
+    whole = jaxdrop.linen.stochastic(Decoder(decode=False), {"params": variables["params"]})(
+        KEY, FEATURES, mask
+    )
     np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -289,7 +345,9 @@ def test_the_cache_of_a_linen_decoder() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [list, tuple, lambda models: dict(zip("ab", models, strict=True))], ids=["list", "tuple", "dict"]
+    "kind",
+    [list, tuple, lambda models: dict(zip("ab", models, strict=True))],
+    ids=["list", "tuple", "dict"],
 )
 def test_several_models(kind: Any) -> None:
     models = kind([nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0))) for _ in range(2)])

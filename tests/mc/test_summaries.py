@@ -18,7 +18,8 @@ from scipy import special
 
 from jaxdrop import mc
 
-# Computed in float64 with numpy and scipy, from these probabilities of shape (inputs, samples, classes).
+# Computed in float64 with numpy and scipy, from these probabilities of shape (inputs, samples,
+# classes).
 PROBABILITIES = np.array(
     [
         [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.5, 0.5, 0.0]],
@@ -28,10 +29,25 @@ PROBABILITIES = np.array(
     ]
 )
 EXPECTED = {
-    "mean": [[0.475, 0.45, 0.075], [0.975, 0.01375, 0.01125], [0.5, 0.25, 0.25], [0.2725, 0.245, 0.4825]],
-    "predictive_entropy": [0.9072077263064947, 0.13411031948037075, 1.0397207708399179, 1.0505072007796428],
+    "mean": [
+        [0.475, 0.45, 0.075],
+        [0.975, 0.01375, 0.01125],
+        [0.5, 0.25, 0.25],
+        [0.2725, 0.245, 0.4825],
+    ],
+    "predictive_entropy": [
+        0.9072077263064947,
+        0.13411031948037075,
+        1.0397207708399179,
+        1.0505072007796428,
+    ],
     "expected_entropy": [0.7579858294025599, 0.1310856728091399, 0.0, 1.0188300234754069],
-    "mutual_information": [0.14922189690393484, 0.0030246466712308406, 1.0397207708399179, 0.031677177304235915],
+    "mutual_information": [
+        0.14922189690393484,
+        0.0030246466712308406,
+        1.0397207708399179,
+        0.031677177304235915,
+    ],
     "variance": [
         [0.051875, 0.0525, 0.001875],
         [0.000125, 4.21875e-05, 2.96875e-05],
@@ -42,7 +58,11 @@ EXPECTED = {
     "disagreement": [0.5, 0.0, 0.8333333333333334, 0.5],
     "least_confidence": [0.525, 0.025, 0.5, 0.5175],
 }
-FIELDS = [field.name for field in dataclasses.fields(mc.Classification) if field.default is dataclasses.MISSING]
+FIELDS = [
+    field.name
+    for field in dataclasses.fields(mc.Classification)
+    if field.default is dataclasses.MISSING
+]
 
 
 def _float64(logits: np.ndarray) -> dict[str, np.ndarray]:
@@ -139,10 +159,14 @@ def test_one_sample_knows_nothing_of_the_weights() -> None:
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
 def test_samples_that_agree_keep_their_digits(spread: float) -> None:
-    """The difference of the two entropies, about spread squared, would lose them: its own rounding error is 1e-7."""
+    """The difference of the two entropies, about spread squared, would lose them: its own rounding
+    error is 1e-7.
+    """
     logits = _logits(1, 200, 10) + _logits(20, 200, 10, scale=spread, seed=1)
     exact = _float64(np.asarray(logits))["mutual_information"]
-    np.testing.assert_allclose(mc.classification(logits=logits).mutual_information, exact, rtol=1e-6 / spread)
+    np.testing.assert_allclose(
+        mc.classification(logits=logits).mutual_information, exact, rtol=1e-6 / spread
+    )
 
 
 @pytest.mark.parametrize("spread", [1e-4, 1e-6, 0.0])
@@ -171,7 +195,9 @@ def test_float64() -> None:
 
 
 def _merged(parts: Iterable[np.ndarray]) -> mc.Classification:
-    return functools.reduce(mc.Classification.merge, (mc.classification(logits=part) for part in parts))
+    return functools.reduce(
+        mc.Classification.merge, (mc.classification(logits=part) for part in parts)
+    )
 
 
 @given(
@@ -191,7 +217,9 @@ def test_groups_merge_to_the_whole(logits: np.ndarray, cuts: list[int], backward
 def test_groups_that_agree_keep_their_digits() -> None:
     logits = _logits(1, 200, 10) + _logits(8, 200, 10, scale=1e-3, seed=1)
     information = _merged(logits[:, None]).mutual_information
-    np.testing.assert_allclose(information, _float64(np.asarray(logits))["mutual_information"], rtol=5e-3)
+    np.testing.assert_allclose(
+        information, _float64(np.asarray(logits))["mutual_information"], rtol=5e-3
+    )
     assert (np.asarray(information) >= 0).all()
 
 
@@ -199,11 +227,15 @@ def test_small_variances_of_large_probabilities() -> None:
     """Of 1e-6 around 1/2, float32 has some 30 values, and a mean to a fiftieth of that."""
     first = 0.5 + 1e-6 * np.random.default_rng(0).normal(size=(40, 300))
     probs = np.stack([first, 1 - first], -1).astype(np.float32)
-    merged = functools.reduce(mc.Classification.merge, (mc.classification(probs=part) for part in np.split(probs, 10)))
+    merged = functools.reduce(
+        mc.Classification.merge, (mc.classification(probs=part) for part in np.split(probs, 10))
+    )
     for summary in (mc.classification(probs=probs), merged):
         np.testing.assert_allclose(summary.variance, np.float64(probs).var(0), rtol=1e-5)
         np.testing.assert_allclose(
-            np.float64(summary.mean) + np.float64(summary.mean_residual), np.float64(probs).mean(0), rtol=1e-12
+            np.float64(summary.mean) + np.float64(summary.mean_residual),
+            np.float64(probs).mean(0),
+            rtol=1e-12,
         )
 
 
@@ -215,7 +247,9 @@ def test_groups_merge_under_scan() -> None:
 
     logits = _logits(4, 2, 2, 3)
     merged, _ = jax.lax.scan(step, mc.classification(logits=logits[0]), logits[1:])
-    _assert_close(_values(merged), _float64(np.asarray(logits.reshape(8, 2, 3))), rtol=1e-5, atol=1e-6)
+    _assert_close(
+        _values(merged), _float64(np.asarray(logits.reshape(8, 2, 3))), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_class_ruled_out_by_all_groups() -> None:
@@ -227,9 +261,14 @@ def test_a_class_ruled_out_by_all_groups() -> None:
 
 def test_other_inputs_do_not_merge() -> None:
     one, two = (mc.classification(logits=_logits(4, size, 3)) for size in (1, 2))
-    with pytest.raises(ValueError, match=r"summaries of the same inputs merge, .*\(1, 3\).*\(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"summaries of the same inputs merge, .*\(1, 3\).*\(2, 3\)"
+    ):
         one.merge(two)
-    with pytest.raises(TypeError, match="other must be a Classification, which merges with one of its kind, got Regression"):
+    with pytest.raises(
+        TypeError,
+        match="other must be a Classification, which merges with one of its kind, got Regression",
+    ):
         one.merge(mc.regression(jnp.ones((2, 3)), tau=1.0))
 
 
@@ -250,7 +289,9 @@ LOGITS = {
 @pytest.mark.parametrize("logits", LOGITS.values(), ids=LOGITS)
 def test_gradients_are_finite(logits: jax.Array) -> None:
     gradients = _gradients(logits)
-    assert {name: bool(np.isfinite(gradient).all()) for name, gradient in gradients.items()} == dict.fromkeys(gradients, True)
+    assert {
+        name: bool(np.isfinite(gradient).all()) for name, gradient in gradients.items()
+    } == dict.fromkeys(gradients, True)
 
 
 @jax.jit
@@ -259,16 +300,33 @@ def _gradients(logits: jax.Array) -> dict[str, jax.Array]:
 
     def loss(logits: jax.Array, name: str) -> jax.Array:
         merged = mc.classification(logits=logits[:1]).merge(mc.classification(logits=logits))
-        return sum((getattr(summary, name) ** 2).sum() for summary in (mc.classification(logits=logits), merged))
+        return sum(
+            (getattr(summary, name) ** 2).sum()
+            for summary in (mc.classification(logits=logits), merged)
+        )
 
-    names = "mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "least_confidence"
+    names = (
+        "mean",
+        "variance",
+        "predictive_entropy",
+        "expected_entropy",
+        "mutual_information",
+        "least_confidence",
+    )
     return {name: jax.grad(loss)(logits, name) for name in names}
 
 
 def test_gradients() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), jnp.float32)
     names = [name for name in FIELDS if name not in ("num_samples", "votes", "mean_residual")]
-    check_grads(lambda logits: [_of(logits)[name] for name in names], (logits,), order=1, modes=("rev",), rtol=2e-2, atol=2e-2)
+    check_grads(
+        lambda logits: [_of(logits)[name] for name in names],
+        (logits,),
+        order=1,
+        modes=("rev",),
+        rtol=2e-2,
+        atol=2e-2,
+    )
 
 
 def test_gradients_of_merged_summaries() -> None:
@@ -276,16 +334,24 @@ def test_gradients_of_merged_summaries() -> None:
 
     @jax.grad
     def gradient(logits: jax.Array, cut: int) -> jax.Array:
-        parts = [mc.classification(logits=part) for part in (logits[:cut], logits[cut:]) if part.size]
+        parts = [
+            mc.classification(logits=part) for part in (logits[:cut], logits[cut:]) if part.size
+        ]
         whole = functools.reduce(mc.Classification.merge, parts)
-        return (whole.variance * jnp.arange(3.0)[None]).sum() + whole.standard_error.sum() + (whole.mean**3).sum()
+        return (
+            (whole.variance * jnp.arange(3.0)[None]).sum()
+            + whole.standard_error.sum()
+            + (whole.mean**3).sum()
+        )
 
     logits = _logits(4, 1, 3)
     np.testing.assert_allclose(gradient(logits, 1), gradient(logits, 4), rtol=1e-4, atol=1e-6)
 
 
 def test_transformations_do_not_change_it() -> None:
-    """A mapped summary has a number of samples for each entry of the mapped axis. All axes are equal, and none is mistaken."""
+    """A mapped summary has a number of samples for each entry of the mapped axis. All axes are
+    equal, and none is mistaken.
+    """
     logits = _logits(5, 2, 2, 2)
     expected = _of(logits)
     mapped = jax.jit(jax.vmap(lambda logits: mc.classification(logits=logits), in_axes=1))
@@ -298,16 +364,23 @@ def test_transformations_do_not_change_it() -> None:
 # -- bad input
 
 
-@pytest.mark.parametrize("logits", [jnp.ones((2, 3), int), jnp.ones((2, 3), bool), jnp.ones((2, 3), jnp.complex64)])
+@pytest.mark.parametrize(
+    "logits", [jnp.ones((2, 3), int), jnp.ones((2, 3), bool), jnp.ones((2, 3), jnp.complex64)]
+)
 def test_not_floating(logits: jax.Array) -> None:
-    with pytest.raises(TypeError, match=f"classification takes floating logits, got {logits.dtype}.*float32"):
+    with pytest.raises(
+        TypeError, match=f"classification takes floating logits, got {logits.dtype}.*float32"
+    ):
         mc.classification(logits=logits)
 
 
 @pytest.mark.parametrize("shape", [(3,), (), (0, 3), (0, 2, 3)])
 @pytest.mark.parametrize("name", ["logits", "probs"])
 def test_no_samples_axis(shape: tuple[int, ...], name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} must have shape \(S, \.\.\., C\) with at least one sample, got \("):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name} must have shape \(S, \.\.\., C\) with at least one sample, got \(",
+    ):
         mc.classification(**{name: jnp.ones(shape)})
 
 
@@ -328,11 +401,22 @@ def test_logits_are_no_probabilities(probs: list[float]) -> None:
     with pytest.raises(ValueError, match="probs must not be negative and must sum to 1"):
         mc.classification(probs=given)
     values = _of_probs(given)
-    assert {name: bool(np.isnan(values[name][1]).all()) for name in PER_INPUT} == dict.fromkeys(PER_INPUT, True)
-    assert {name: bool(np.isfinite(values[name][0]).all()) for name in PER_INPUT} == dict.fromkeys(PER_INPUT, True)
+    assert {name: bool(np.isnan(values[name][1]).all()) for name in PER_INPUT} == dict.fromkeys(
+        PER_INPUT, True
+    )
+    assert {name: bool(np.isfinite(values[name][0]).all()) for name in PER_INPUT} == dict.fromkeys(
+        PER_INPUT, True
+    )
 
 
-PER_INPUT = ["mean", "variance", "expected_entropy", "mutual_information", "predictive_entropy", "least_confidence"]
+PER_INPUT = [
+    "mean",
+    "variance",
+    "expected_entropy",
+    "mutual_information",
+    "predictive_entropy",
+    "least_confidence",
+]
 PER_INPUT += ["variation_ratio", "std"]
 
 
@@ -359,28 +443,40 @@ def test_sequence_scores() -> None:
     log_probs[1, 1] = -np.inf
     mask = np.array([[True, True, False], [True, False, False]])
     np.testing.assert_allclose(mc.sequence_scores(log_probs, mask), np.log([0.125, 0.5]), rtol=1e-6)
-    np.testing.assert_allclose(mc.sequence_scores(log_probs, mask, per_token=True), np.log([0.125**0.5, 0.5]), rtol=1e-6)
+    np.testing.assert_allclose(
+        mc.sequence_scores(log_probs, mask, per_token=True), np.log([0.125**0.5, 0.5]), rtol=1e-6
+    )
     np.testing.assert_allclose(mc.sequence_scores(log_probs[:1]), np.log([0.0125]), rtol=1e-6)
-    np.testing.assert_array_equal(mc.sequence_scores(log_probs, ~mask[0], per_token=True)[1], log_probs[1, 2])
-    assert np.isfinite(jax.grad(lambda x: mc.sequence_scores(x, mask).sum())(jnp.asarray(log_probs))).all()
+    np.testing.assert_array_equal(
+        mc.sequence_scores(log_probs, ~mask[0], per_token=True)[1], log_probs[1, 2]
+    )
+    assert np.isfinite(
+        jax.grad(lambda x: mc.sequence_scores(x, mask).sum())(jnp.asarray(log_probs))
+    ).all()
 
 
 def test_log_mean_exp() -> None:
-    scores = np.float32(np.random.default_rng(0).normal(-500, 20, size=(5, 3)))  # their exponentials are 0 in float32
+    scores = np.float32(
+        np.random.default_rng(0).normal(-500, 20, size=(5, 3))
+    )  # their exponentials are 0 in float32
     expected = special.logsumexp(np.float64(scores), axis=0) - np.log(5)
     np.testing.assert_allclose(mc.log_mean_exp(scores), expected, rtol=1e-6)
     assert (mc.log_mean_exp(scores) >= scores.mean(0)).all()
 
 
 def test_bad_sequences() -> None:
-    with pytest.raises(TypeError, match="mask must be boolean, true for tokens that count, got int32"):
+    with pytest.raises(
+        TypeError, match="mask must be boolean, true for tokens that count, got int32"
+    ):
         mc.sequence_scores(jnp.ones((2, 3)), jnp.ones((2, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"mask of shape \(4,\) does not broadcast"):
         mc.sequence_scores(jnp.ones((2, 3)), jnp.ones(4, bool))
     for mask in (np.array([None, True]), np.array(["a"])):
         with pytest.raises(TypeError, match="mask of booleans"):
             mc.sequence_scores(jnp.ones((2, 3)), mask)
-    with pytest.raises(TypeError, match="sequence_scores takes an array mask of booleans, got 'all'"):
+    with pytest.raises(
+        TypeError, match="sequence_scores takes an array mask of booleans, got 'all'"
+    ):
         mc.sequence_scores(jnp.ones((2, 3)), "all")
     with pytest.raises(ValueError, match="axis of tokens"):
         mc.sequence_scores(jnp.float32(1))
@@ -392,6 +488,8 @@ def test_bad_sequences() -> None:
 
 def test_constants_inside_jit_are_checked() -> None:
     probs, logits = jnp.full((2, 1, 4), 0.25), jnp.ones((2, 1, 4))
-    np.testing.assert_array_equal(jax.jit(lambda: mc.classification(probs=probs).votes)(), [[2, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        jax.jit(lambda: mc.classification(probs=probs).votes)(), [[2, 0, 0, 0]]
+    )
     with pytest.raises(ValueError, match="probs must not be negative"):
         jax.jit(lambda: mc.classification(probs=logits).votes)()

@@ -34,7 +34,9 @@ class Block(nnx.Module):
     """A model that knows nothing of jaxdrop."""
 
     def __init__(self, rngs: nnx.Rngs, **options: Any) -> None:
-        self.attention = nnx.MultiHeadAttention(4, 16, dropout_rate=0.2, decode=False, rngs=rngs, **options)
+        self.attention = nnx.MultiHeadAttention(
+            4, 16, dropout_rate=0.2, decode=False, rngs=rngs, **options
+        )
         self.norm = nnx.LayerNorm(16, rngs=rngs)
 
     def __call__(self, x: jax.Array, **mask: Any) -> jax.Array:
@@ -49,12 +51,18 @@ def pair(**options: Any) -> tuple[Block, Block]:
 
 @each_mask
 def test_swapped_in(mask: dict[str, Any]) -> None:
-    """With a threefry key the masks are Flax's, shared over batch and heads or not; in evaluation so are the outputs."""
+    """With a threefry key the masks are Flax's, shared over batch and heads or not; in evaluation
+    so are the outputs.
+    """
     for broadcast in (True, False):
         stock, ours = pair(broadcast_dropout=broadcast, deterministic=False)
         np.testing.assert_allclose(ours(X, **mask), stock(X, **mask), rtol=1e-5, atol=2e-6)
-        gradients = [nnx.grad(lambda model: (model(X, **mask) ** 2).sum())(model) for model in (ours, stock)]
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *gradients)
+        gradients = [
+            nnx.grad(lambda model: (model(X, **mask) ** 2).sum())(model) for model in (ours, stock)
+        ]
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *gradients
+        )
     stock.eval()
     ours.eval()
     np.testing.assert_allclose(ours(X, **mask), stock(X, **mask), rtol=1e-5, atol=2e-6)
@@ -62,7 +70,9 @@ def test_swapped_in(mask: dict[str, Any]) -> None:
 
 def test_grouped_queries_and_decoding() -> None:
     stock, ours = pair(num_kv_heads=2, deterministic=True)
-    np.testing.assert_allclose(ours(X, is_causal=True), stock(X, is_causal=True), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(
+        ours(X, is_causal=True), stock(X, is_causal=True), rtol=1e-5, atol=2e-6
+    )
     for model in (stock, ours):
         model.attention.init_cache(X.shape)
     for step in range(3):
@@ -73,7 +83,9 @@ def test_grouped_queries_and_decoding() -> None:
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 def test_weights_are_sown() -> None:
-    attention = jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=True)
+    attention = jaxdrop.nnx.MultiHeadAttention(
+        4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=True
+    )
     attention(X, sow_weights=True)
     weights = jax.tree.leaves(nnx.state(attention, nnx.Intermediate))
     assert [leaf.shape for leaf in weights] == [(2, 4, 12, 12)]
@@ -81,15 +93,29 @@ def test_weights_are_sown() -> None:
 
 def test_multi_head_attention() -> None:
     """Flax's own, but for the function inside and a mask for each example and head."""
-    ours = jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False)
+    ours = jaxdrop.nnx.MultiHeadAttention(
+        4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False
+    )
     stock = nnx.MultiHeadAttention(
-        4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False, broadcast_dropout=False
+        4,
+        16,
+        dropout_rate=0.2,
+        decode=False,
+        rngs=nnx.Rngs(0),
+        deterministic=False,
+        broadcast_dropout=False,
     )
     np.testing.assert_allclose(ours(X), stock(X), rtol=1e-5, atol=2e-6)
     lowered = jax.jit(lambda x: ours(x, rngs=nnx.Rngs(KEY))).lower(X)
     assert "jaxdrop.dot_product_attention" in lowered.as_text(debug_info=True)
     shared = jaxdrop.nnx.MultiHeadAttention(
-        4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False, broadcast_dropout=True
+        4,
+        16,
+        dropout_rate=0.2,
+        decode=False,
+        rngs=nnx.Rngs(0),
+        deterministic=False,
+        broadcast_dropout=True,
     )
     assert shared.broadcast_dropout
     ours.eval()
@@ -98,44 +124,72 @@ def test_multi_head_attention() -> None:
 
 @pytest.mark.parametrize("rate", [None, 0.4])
 def test_a_part_of_the_batch(rate: float | None) -> None:
-    """With `spec`, each device draws its part of the masks. The layer may come from outside of the transformation."""
+    """With `spec`, each device draws its part of the masks. The layer may come from outside of the
+    transformation.
+    """
     whole, part = (
         jaxdrop.nnx.MultiHeadAttention(
-            4, 16, dropout_rate=0.2, decode=False, rngs=nnx.Rngs(0), deterministic=False, keep_rngs=False, spec=spec
+            4,
+            16,
+            dropout_rate=0.2,
+            decode=False,
+            rngs=nnx.Rngs(0),
+            deterministic=False,
+            keep_rngs=False,
+            spec=spec,
         )
         for spec in (None, P("data"))
     )
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    local = jax.shard_map(lambda x: part(x, rate=rate, rngs=nnx.Rngs(KEY)), mesh=mesh, in_specs=P("data"), out_specs=P("data"))
-    np.testing.assert_allclose(jax.jit(local)(X), whole(X, rate=rate, rngs=nnx.Rngs(KEY)), rtol=1e-5, atol=2e-6)
+    local = jax.shard_map(
+        lambda x: part(x, rate=rate, rngs=nnx.Rngs(KEY)),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )
+    np.testing.assert_allclose(
+        jax.jit(local)(X), whole(X, rate=rate, rngs=nnx.Rngs(KEY)), rtol=1e-5, atol=2e-6
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 def test_rate_in_the_call() -> None:
-    """Traced or not, and whatever the layer's own rate is; keys, caches and sown weights are those of the layer."""
+    """Traced or not, and whatever the layer's own rate is; keys, caches and sown weights are those
+    of the layer.
+    """
 
     def layer(rate: float) -> nnx.MultiHeadAttention:
-        return jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0), deterministic=False)
+        return jaxdrop.nnx.MultiHeadAttention(
+            4, 16, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0), deterministic=False
+        )
 
     expected = layer(0.2)(X)
     rngs = [nnx.Rngs(dropout=KEY) for _ in range(2)]  # a layer without dropout keeps none
-    np.testing.assert_array_equal(layer(0.0)(X, rate=0.2, rngs=rngs[0]), layer(0.2)(X, rngs=rngs[1]))
+    np.testing.assert_array_equal(
+        layer(0.0)(X, rate=0.2, rngs=rngs[0]), layer(0.2)(X, rngs=rngs[1])
+    )
     traced = nnx.jit(lambda layer, rate: layer(X, rate=rate))
     np.testing.assert_allclose(traced(layer(0.7), 0.2), expected, rtol=1e-5, atol=2e-6)
     attention = layer(0.2)
     np.testing.assert_array_equal(attention(X, rate=0.0), layer(0.0)(X))
     attention(X, rate=0.5, sow_weights=True)
-    assert [leaf.shape for leaf in jax.tree.leaves(nnx.state(attention, nnx.Intermediate))] == [(2, 4, 12, 12)]
+    assert [leaf.shape for leaf in jax.tree.leaves(nnx.state(attention, nnx.Intermediate))] == [
+        (2, 4, 12, 12)
+    ]
     with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\], got 1.5"):
         attention(X, rate=1.5)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 def test_keys_and_traced_rates() -> None:
-    """A bare key, as in all layers; a rate that is traced from the start; sown weights of rows that see no key."""
+    """A bare key, as in all layers; a rate that is traced from the start; sown weights of rows that
+    see no key.
+    """
 
     def layer(rate: Any) -> nnx.MultiHeadAttention:
-        return jaxdrop.nnx.MultiHeadAttention(4, 16, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0), deterministic=False)
+        return jaxdrop.nnx.MultiHeadAttention(
+            4, 16, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0), deterministic=False
+        )
 
     mask = jnp.ones((2, 1, 12, 12), bool).at[:, :, 3].set(False)
     attention = layer(0.4)
@@ -150,17 +204,25 @@ def test_keys_and_traced_rates() -> None:
 
 
 def test_options_are_those_of_flax() -> None:
-    theirs, ours = (inspect.signature(module.dot_product_attention).parameters for module in (nnx, jaxdrop.nnx))
+    theirs, ours = (
+        inspect.signature(module.dot_product_attention).parameters for module in (nnx, jaxdrop.nnx)
+    )
     assert [*ours][: len(theirs)] == [*theirs]
     q = X.reshape(2, 12, 4, 4)
     halved = jaxdrop.nnx.dot_product_attention(
-        q, q, q, dtype=jnp.bfloat16, promote_dtype=lambda arrays, dtype: [x.astype(dtype) for x in arrays]
+        q,
+        q,
+        q,
+        dtype=jnp.bfloat16,
+        promote_dtype=lambda arrays, dtype: [x.astype(dtype) for x in arrays],
     )
     assert halved.dtype == jnp.bfloat16
 
 
 def test_decoding_is_causal_by_itself() -> None:
-    layers = [jaxdrop.nnx.MultiHeadAttention(4, 16, decode=True, rngs=nnx.Rngs(0)) for _ in range(2)]
+    layers = [
+        jaxdrop.nnx.MultiHeadAttention(4, 16, decode=True, rngs=nnx.Rngs(0)) for _ in range(2)
+    ]
     for layer in layers:
         layer.init_cache(X.shape)
     for step in range(2):

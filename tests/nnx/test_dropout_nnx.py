@@ -22,7 +22,10 @@ class Model(nnx.Module):
     """Several sites, of which some draw nothing."""
 
     def __init__(
-        self, layer: Callable[..., nnx.Module], rngs: nnx.Rngs, rates: tuple[float, ...] = (0.2, 0.0, 0.5, 1.0, 0.3)
+        self,
+        layer: Callable[..., nnx.Module],
+        rngs: nnx.Rngs,
+        rates: tuple[float, ...] = (0.2, 0.0, 0.5, 1.0, 0.3),
     ) -> None:
         self.sites = nnx.List([layer(rate, rngs=rngs) for rate in rates])
 
@@ -40,18 +43,28 @@ def counts(module: nnx.Module) -> list[int]:
 
 @pytest.mark.parametrize("method", ["__init__", "__call__", "set_view"])
 def test_signature_is_that_of_flax(method: str) -> None:
-    """Ours has what Flax's has, at the same place with the same default; what it has besides is keyword-only."""
-    ours, flax = (inspect.signature(getattr(cls, method)).parameters for cls in (Dropout, nnx.Dropout))
+    """Ours has what Flax's has, at the same place with the same default; what it has besides is
+    keyword-only.
+    """
+    ours, flax = (
+        inspect.signature(getattr(cls, method)).parameters for cls in (Dropout, nnx.Dropout)
+    )
     for position, (name, parameter) in enumerate(flax.items()):
         assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default), name
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             assert list(ours)[position] == name
-    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours.keys() - flax.keys())
+    assert all(
+        ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours.keys() - flax.keys()
+    )
 
 
-@pytest.mark.parametrize("make", [lambda: nnx.Rngs(7), lambda: nnx.Rngs(0, dropout=3), lambda: nnx.Rngs(dropout=KEY)])
+@pytest.mark.parametrize(
+    "make", [lambda: nnx.Rngs(7), lambda: nnx.Rngs(0, dropout=3), lambda: nnx.Rngs(dropout=KEY)]
+)
 def test_models_draw_the_masks_of_flax(make: Callable[[], nnx.Rngs]) -> None:
-    """Over several layers and calls; the streams stand where those of Flax stand, also where no key was needed."""
+    """Over several layers and calls; the streams stand where those of Flax stand, also where no key
+    was needed.
+    """
     x = DROPOUT.example()
     ours, flax = Model(Dropout, make()), Model(nnx.Dropout, make())
     for _ in range(3):
@@ -69,7 +82,9 @@ def test_streams_of_the_call_advance_as_with_flax() -> None:
     for make in (lambda: nnx.Rngs(7), lambda: nnx.Rngs(7)["dropout"]):
         mine, theirs = make(), make()
         for _ in range(2):
-            np.testing.assert_array_max_ulp(Dropout(RATE)(x, rngs=mine), nnx.Dropout(RATE)(x, rngs=theirs), maxulp=1)
+            np.testing.assert_array_max_ulp(
+                Dropout(RATE)(x, rngs=mine), nnx.Dropout(RATE)(x, rngs=theirs), maxulp=1
+            )
         assert counts(mine) == counts(theirs)
 
 
@@ -83,7 +98,9 @@ def test_other_collections() -> None:
     x, rngs = DROPOUT.example(), nnx.Rngs(dropout=1, noise=2)
     layer = Dropout(RATE, rng_collection="noise", rngs=rngs)
     np.testing.assert_array_max_ulp(
-        layer(x), nnx.Dropout(RATE, rng_collection="noise", rngs=nnx.Rngs(dropout=1, noise=2))(x), maxulp=1
+        layer(x),
+        nnx.Dropout(RATE, rng_collection="noise", rngs=nnx.Rngs(dropout=1, noise=2))(x),
+        maxulp=1,
     )
 
 
@@ -93,12 +110,18 @@ def test_other_collections() -> None:
 def test_call_takes_precedence_over_the_constructor() -> None:
     x, layer = DROPOUT.example(), Dropout(RATE, deterministic=True, rngs=nnx.Rngs(7))
     assert layer(x) is x
-    np.testing.assert_array_equal(layer(x, deterministic=False, rngs=KEY), jaxdrop.dropout(KEY, x, RATE))
-    np.testing.assert_array_equal(layer(x, deterministic=False, rngs=KEY, rate=0.7), jaxdrop.dropout(KEY, x, 0.7))
+    np.testing.assert_array_equal(
+        layer(x, deterministic=False, rngs=KEY), jaxdrop.dropout(KEY, x, RATE)
+    )
+    np.testing.assert_array_equal(
+        layer(x, deterministic=False, rngs=KEY, rate=0.7), jaxdrop.dropout(KEY, x, 0.7)
+    )
     assert counts(layer) == [0]
 
 
-@pytest.mark.parametrize("key", [KEY, jax.random.key(3), jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3))])
+@pytest.mark.parametrize(
+    "key", [KEY, jax.random.key(3), jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3))]
+)
 def test_a_key_of_any_kind_can_come_with_the_call(key: Any) -> None:
     x = DROPOUT.example()
     np.testing.assert_array_equal(Dropout(RATE)(x, rngs=key), jaxdrop.dropout(key, x, RATE))
@@ -135,7 +158,9 @@ def test_traced_rate_does_not_compile_again() -> None:
 
 def test_rates_for_each_feature_come_with_the_call() -> None:
     x, rates = DROPOUT.example(), jnp.linspace(0, 1, 16)
-    np.testing.assert_array_equal(Dropout(RATE)(x, rngs=KEY, rate=rates), jaxdrop.dropout(KEY, x, rates))
+    np.testing.assert_array_equal(
+        Dropout(RATE)(x, rngs=KEY, rate=rates), jaxdrop.dropout(KEY, x, rates)
+    )
 
 
 # -- switching on and off
@@ -243,7 +268,9 @@ def test_split_and_merge() -> None:
 
 def test_sequential() -> None:
     x = DROPOUT.example()
-    model = nnx.Sequential(Dropout(RATE, rngs=nnx.Rngs(dropout=KEY)), Dropout(0.0), Dropout(RATE, deterministic=True))
+    model = nnx.Sequential(
+        Dropout(RATE, rngs=nnx.Rngs(dropout=KEY)), Dropout(0.0), Dropout(RATE, deterministic=True)
+    )
     np.testing.assert_array_equal(model(x), Dropout(RATE, rngs=nnx.Rngs(dropout=KEY))(x))
 
 

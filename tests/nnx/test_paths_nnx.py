@@ -41,7 +41,10 @@ class Net(nnx.Module):
 
 def state(net: Net) -> tuple[Any, ...]:
     """What a skipped layer leaves alone."""
-    return jax.tree.map(np.asarray, (nnx.state(net.block, nnx.BatchStat), nnx.state(net.block.dropout, nnx.RngCount)))
+    return jax.tree.map(
+        np.asarray,
+        (nnx.state(net.block, nnx.BatchStat), nnx.state(net.block.dropout, nnx.RngCount)),
+    )
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -54,7 +57,9 @@ def test_layer_drop_carries_the_state_of_the_layer() -> None:
         before = state(compiled)
         y = step(compiled)
         np.testing.assert_allclose(y, eager(X), rtol=1e-5)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state(compiled), state(eager))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state(compiled), state(eager)
+        )
         skipped.append(bool(jnp.all(y == X)))
         same = jax.tree.all(jax.tree.map(np.array_equal, before, state(compiled)))
         assert same == skipped[-1]
@@ -68,7 +73,9 @@ def test_gradients_of_a_skipped_layer_are_zero() -> None:
     probe = Net()
     for _ in range(6):
         skipped = bool(jnp.all(probe(X) == X))
-        norms = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(net)["block"]["linear"])]
+        norms = [
+            float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient(net)["block"]["linear"])
+        ]
         assert all(norm == 0 for norm in norms) == skipped
 
 
@@ -83,7 +90,11 @@ def test_evaluation_runs_the_layer() -> None:
 
 def test_layer_drop_takes_modules() -> None:
     with pytest.raises(
-        TypeError, match=r"layer must be an nnx.Module, got function .*. For functions there is jaxdrop.layer_drop"
+        TypeError,
+        match=(
+            r"layer must be an nnx.Module, got function .*. For functions there is"
+            r" jaxdrop.layer_drop"
+        ),
     ):
         LayerDrop(0.5, rngs=nnx.Rngs(0))(X, lambda x: x)
 
@@ -92,14 +103,25 @@ def test_hyperparameters_reach_the_functions() -> None:
     layer: Any = DropPath(RATE, mode="batch", batch_axis=1, scale_by_keep=False)
     expected = paths.drop_path(KEY, X, RATE, mode="batch", batch_axis=1, scale_by_keep=False)
     np.testing.assert_array_equal(layer(X, rngs=KEY), expected)
-    options: Any = {"alpha": (0.0, 1.0), "beta": (0.5, 2.0), "level": "channel", "batch_axis": 1, "channel_axis": 0}
+    options: Any = {
+        "alpha": (0.0, 1.0),
+        "beta": (0.5, 2.0),
+        "level": "channel",
+        "batch_axis": 1,
+        "channel_axis": 0,
+    }
     layer = ShakeDrop(1.0, **options)  # at rate 1 a key is needed too
     for f, g in (
         (lambda x: layer(x, rngs=KEY), lambda x: paths.shake_drop(KEY, x, 1.0, **options)),
-        (lambda x: layer(x, deterministic=True), lambda x: paths.shake_drop(None, x, 1.0, deterministic=True, **options)),
+        (
+            lambda x: layer(x, deterministic=True),
+            lambda x: paths.shake_drop(None, x, 1.0, deterministic=True, **options),
+        ),
     ):
         np.testing.assert_array_equal(f(X), g(X))
-        np.testing.assert_array_equal(jax.grad(lambda x, f=f: f(x).sum())(X), jax.grad(lambda x, g=g: g(x).sum())(X))
+        np.testing.assert_array_equal(
+            jax.grad(lambda x, f=f: f(x).sum())(X), jax.grad(lambda x, g=g: g(x).sum())(X)
+        )
 
 
 def test_ranges_are_checked_when_the_module_is_made() -> None:

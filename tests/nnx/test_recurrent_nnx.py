@@ -32,15 +32,21 @@ def cell_of(kind: Callable[..., Any]) -> nnx.RNNCellBase:
     """A cell whose biases are not 0."""
     cell = kind(FEATURES, UNITS, rngs=nnx.Rngs(0))
     params = nnx.state(cell, nnx.Param)
-    nnx.update(cell, jax.tree.map(lambda w: jnp.linspace(-0.5, 0.5, w.size) if w.ndim == 1 else w, params))
+    nnx.update(
+        cell, jax.tree.map(lambda w: jnp.linspace(-0.5, 0.5, w.size) if w.ndim == 1 else w, params)
+    )
     return cell
 
 
 def all_rates(cell: nnx.RNNCellBase) -> dict[str, float]:
-    rates = dict.fromkeys(("input_rate", "recurrent_rate", "output_rate", "hidden_zoneout", "weight_rate"), RATE)
+    rates = dict.fromkeys(
+        ("input_rate", "recurrent_rate", "output_rate", "hidden_zoneout", "weight_rate"), RATE
+    )
     if not isinstance(cell, nnx.SimpleCell):
         rates["candidate_rate"] = RATE
-    return rates | ({"cell_zoneout": 0.5} if isinstance(cell, (nnx.LSTMCell, nnx.OptimizedLSTMCell)) else {})
+    return rates | (
+        {"cell_zoneout": 0.5} if isinstance(cell, (nnx.LSTMCell, nnx.OptimizedLSTMCell)) else {}
+    )
 
 
 def close(found: Any, expected: Any) -> None:
@@ -63,7 +69,11 @@ def mask(site: Site, units: int, gate: int = 0, key: jax.Array = KEY) -> np.ndar
 def test_without_dropout_it_is_flax(kind: Callable[..., Any]) -> None:
     cell = cell_of(kind)
     plain = nnx.RNN(cell, return_carry=True)
-    evaluated = RNN(cell, **(all_rates(cell) | dict.fromkeys(("cell_zoneout", "hidden_zoneout"), 0.0)), return_carry=True)
+    evaluated = RNN(
+        cell,
+        **(all_rates(cell) | dict.fromkeys(("cell_zoneout", "hidden_zoneout"), 0.0)),
+        return_carry=True,
+    )
     evaluated.eval()
     options = {"seq_lengths": LENGTHS, "reverse": True, "keep_order": True}
     expected = plain(X, **options)
@@ -75,10 +85,18 @@ def test_without_dropout_it_is_flax(kind: Callable[..., Any]) -> None:
 def test_own_loop_is_that_of_flax(kind: Callable[..., Any]) -> None:
     """At rates so small that nothing is dropped, time first, and at steps that count."""
     cell = cell_of(kind)
-    options = {"seq_lengths": LENGTHS, "reverse": True, "keep_order": True, "return_carry": True, "time_major": True}
+    options = {
+        "seq_lengths": LENGTHS,
+        "reverse": True,
+        "keep_order": True,
+        "return_carry": True,
+        "time_major": True,
+    }
     x = X.swapaxes(0, 1)
     carry, y = nnx.RNN(cell)(x, **options)
-    ours, outputs = RNN(cell, **dict.fromkeys(all_rates(cell), 1e-9), per_gate=True)(x, **options, rngs=KEY)
+    ours, outputs = RNN(cell, **dict.fromkeys(all_rates(cell), 1e-9), per_gate=True)(
+        x, **options, rngs=KEY
+    )
     jax.tree.map(close, ours, carry)
     valid = np.arange(TIME)[:, None, None] < np.asarray(LENGTHS)[None, :, None]
     close(np.where(valid, outputs, 0), np.where(valid, y, 0))
@@ -101,7 +119,10 @@ def test_weight_drop_is_one_mask_for_all_steps_and_sequences() -> None:
     cell = cell_of(nnx.OptimizedLSTMCell)
     dropped = nnx.clone(cell)
     plan = Plan(LSTM, Rates(weight_rate=RATE), KEY, False, False, False)
-    kernels = [plan.weight(kernel, gate) for gate, kernel in enumerate(jnp.split(cell.dense_h.kernel[...], 4, -1))]
+    kernels = [
+        plan.weight(kernel, gate)
+        for gate, kernel in enumerate(jnp.split(cell.dense_h.kernel[...], 4, -1))
+    ]
     dropped.dense_h.kernel[...] = jnp.concatenate(kernels, -1)
     zeros = np.mean(np.asarray(dropped.dense_h.kernel[...]) == 0)
     assert 0.1 < zeros < 0.6
@@ -127,7 +148,9 @@ def test_bidirectional_of_flax() -> None:
 
 def test_directions_with_the_same_key() -> None:
     rnn = RNN(cell_of(nnx.GRUCell), output_rate=RATE)
-    forward, backward = (np.asarray(rnn(X, rngs=KEY, reverse=reverse)) == 0 for reverse in (False, True))
+    forward, backward = (
+        np.asarray(rnn(X, rngs=KEY, reverse=reverse)) == 0 for reverse in (False, True)
+    )
     assert not np.array_equal(forward, backward)
 
 
@@ -136,16 +159,22 @@ def test_directions_with_the_same_key() -> None:
 
 def flat(cell: Any) -> tuple[list[str], list[Any]]:
     leaves, _ = jax.tree.flatten_with_path(nnx.to_pure_dict(nnx.state(cell, nnx.Param)))
-    return ["/".join(str(key.key) for key in path) for path, _ in leaves], [leaf for _, leaf in leaves]
+    return ["/".join(str(key.key) for key in path) for path, _ in leaves], [
+        leaf for _, leaf in leaves
+    ]
 
 
 def ours(rnn: Callable[..., jax.Array], cell: Any, x: jax.Array) -> tuple[Any, Any, Any]:
-    """The outputs, and the gradients of a sum of them with weights: of the parameters and of the input."""
+    """The outputs, and the gradients of a sum of them with weights: of the parameters and of the
+    input.
+    """
 
     @nnx.jit
     def run(rnn: Any, x: jax.Array) -> Any:
         weigh = jnp.cos(jnp.arange(BATCH * TIME)).reshape(BATCH, TIME, 1)
-        return rnn(x, rngs=KEY), nnx.grad(lambda rnn, x: (rnn(x, rngs=KEY) * weigh).sum(), argnums=(0, 1))(rnn, x)
+        return rnn(x, rngs=KEY), nnx.grad(
+            lambda rnn, x: (rnn(x, rngs=KEY) * weigh).sum(), argnums=(0, 1)
+        )(rnn, x)
 
     y, (grads, grad_x) = run(rnn, x)
     return y, nnx.to_pure_dict(grads)["cell"], grad_x
@@ -160,14 +189,23 @@ def keras(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-@pytest.mark.parametrize("rates", [("input_rate",), ("input_rate", "recurrent_rate")], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    "rates", [("input_rate",), ("input_rate", "recurrent_rate")], ids=["tied", "untied"]
+)
 def test_keras(keras: Any, name: str, rates: tuple[str, ...]) -> None:
-    """Keras has one mask for all gates, but one for each as soon as there is `recurrent_dropout`."""
+    """Keras has one mask for all gates, but one for each as soon as there is
+    `recurrent_dropout`.
+    """
     order = {"LSTM": [0, 1, 2, 3], "GRU": [1, 0, 2]}[name]  # Keras: i, f, c, o and z, r, h
     cell = cell_of({"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell}[name])
     per_gate = len(rates) > 1
     theirs = getattr(keras.layers, name)(
-        UNITS, return_sequences=True, dropout=RATE, recurrent_dropout=RATE * per_gate, seed=0, unroll=True
+        UNITS,
+        return_sequences=True,
+        dropout=RATE,
+        recurrent_dropout=RATE * per_gate,
+        seed=0,
+        unroll=True,
     )
     theirs.build(X.shape)
     count = len(order)
@@ -181,11 +219,14 @@ def test_keras(keras: Any, name: str, rates: tuple[str, ...]) -> None:
     values = [by_gate(cell.dense_i.kernel[...]), by_gate(cell.dense_h.kernel[...]), biases]
     if per_gate:
         inputs, states = (
-            [mask(site, n, gate) for gate in order] for site, n in ((Site.INPUT, FEATURES), (Site.RECURRENT, UNITS))
+            [mask(site, n, gate) for gate in order]
+            for site, n in ((Site.INPUT, FEATURES), (Site.RECURRENT, UNITS))
         )
     else:
         key = recurrent.fold(KEY, Site.INPUT)
-        rows = recurrent.over_time(key, jnp.ones((1, BATCH, FEATURES)), RATE, locked=True, deterministic=False)
+        rows = recurrent.over_time(
+            key, jnp.ones((1, BATCH, FEATURES)), RATE, locked=True, deterministic=False
+        )
         inputs, states = np.asarray(rows[0]), None
     object.__setattr__(theirs.cell, "get_dropout_mask", lambda _: inputs)
     object.__setattr__(theirs.cell, "get_recurrent_dropout_mask", lambda _: states)
@@ -194,9 +235,13 @@ def test_keras(keras: Any, name: str, rates: tuple[str, ...]) -> None:
     @jax.jit
     def run(values: Any, x: jax.Array) -> Any:
         def call(values: Any, x: jax.Array) -> Any:
-            return theirs.stateless_call(values, [v.value for v in theirs.non_trainable_variables], x, training=True)[0]
+            return theirs.stateless_call(
+                values, [v.value for v in theirs.non_trainable_variables], x, training=True
+            )[0]
 
-        return call(values, x), jax.grad(lambda values, x: (call(values, x) * weigh).sum(), argnums=(0, 1))(values, x)
+        return call(values, x), jax.grad(
+            lambda values, x: (call(values, x) * weigh).sum(), argnums=(0, 1)
+        )(values, x)
 
     expected, (grads, grad_x) = run(values, X)
     y, own, own_x = ours(RNN(cell, **dict.fromkeys(rates, RATE), per_gate=per_gate), cell, X)
@@ -204,7 +249,10 @@ def test_keras(keras: Any, name: str, rates: tuple[str, ...]) -> None:
     close(own_x, grad_x)
     close(by_gate(own["dense_i"]["kernel"]), grads[0])
     close(by_gate(own["dense_h"]["kernel"]), grads[1])
-    close(by_gate(own["dense_h" if name == "LSTM" else "dense_i"]["bias"]), grads[2] if name == "LSTM" else grads[2][0])
+    close(
+        by_gate(own["dense_h" if name == "LSTM" else "dense_i"]["bias"]),
+        grads[2] if name == "LSTM" else grads[2][0],
+    )
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -213,15 +261,31 @@ def test_pytorch_stack(bidirectional: bool) -> None:
     torch = require("torch")
     directions = 2 if bidirectional else 1
     stack = StackedRNN(
-        nnx.OptimizedLSTMCell, FEATURES, UNITS, num_layers=2, dropout=RATE, bidirectional=bidirectional, rngs=nnx.Rngs(0)
+        nnx.OptimizedLSTMCell,
+        FEATURES,
+        UNITS,
+        num_layers=2,
+        dropout=RATE,
+        bidirectional=bidirectional,
+        rngs=nnx.Rngs(0),
     )
-    theirs = torch.nn.LSTM(FEATURES, UNITS, num_layers=2, batch_first=True, bidirectional=bidirectional)
+    theirs = torch.nn.LSTM(
+        FEATURES, UNITS, num_layers=2, batch_first=True, bidirectional=bidirectional
+    )
     layers = []
     for number, layer in enumerate(stack.layers):
-        one = torch.nn.LSTM(FEATURES if number == 0 else UNITS * directions, UNITS, batch_first=True, bidirectional=bidirectional)
+        one = torch.nn.LSTM(
+            FEATURES if number == 0 else UNITS * directions,
+            UNITS,
+            batch_first=True,
+            bidirectional=bidirectional,
+        )
         for way, rnn in enumerate(layer):
             end = "_reverse" if way else ""
-            for name, w in (("weight_ih", rnn.cell.dense_i.kernel[...].T), ("weight_hh", rnn.cell.dense_h.kernel[...].T)):
+            for name, w in (
+                ("weight_ih", rnn.cell.dense_i.kernel[...].T),
+                ("weight_hh", rnn.cell.dense_h.kernel[...].T),
+            ):
                 getattr(one, f"{name}_l0{end}").data = torch.tensor(np.asarray(w))
                 getattr(theirs, f"{name}_l{number}{end}").data = torch.tensor(np.asarray(w))
             for lstm, at in ((one, 0), (theirs, number)):
@@ -230,7 +294,9 @@ def test_pytorch_stack(bidirectional: bool) -> None:
         layers.append(one)
     between = recurrent.fold(KEY, 1, Site.BETWEEN)
     shape = jnp.ones((TIME, BATCH, UNITS * directions))
-    kept = np.asarray(recurrent.over_time(between, shape, RATE, locked=False, deterministic=False)).swapaxes(0, 1)
+    kept = np.asarray(
+        recurrent.over_time(between, shape, RATE, locked=False, deterministic=False)
+    ).swapaxes(0, 1)
     assert len({kept[:, t].tobytes() for t in range(TIME)}) == TIME
     x = torch.tensor(np.asarray(X), requires_grad=True)
     y = layers[1](layers[0](x)[0] * torch.tensor(kept))[0]
@@ -240,7 +306,10 @@ def test_pytorch_stack(bidirectional: bool) -> None:
     close(found, y.detach())
     close(grad, x.grad)
     stack.eval()
-    (carry, evaluated), (off, (h, c)) = stack(X, return_carry=True), theirs(torch.tensor(np.asarray(X)))
+    (carry, evaluated), (off, (h, c)) = (
+        stack(X, return_carry=True),
+        theirs(torch.tensor(np.asarray(X))),
+    )
     close(evaluated, off.detach())
     flat_carry = [state for layer in carry for state in layer]
     close(np.stack([state[0] for state in flat_carry]), c.detach())
@@ -298,7 +367,8 @@ def test_vmap_over_keys_and_remat() -> None:
         return (wrap(lambda state: nnx.merge(graph, state)(X, rngs=KEY))(state) ** 2).sum()
 
     plain, again = (
-        jax.jit(jax.grad(lambda state, wrap=wrap: loss(state, wrap)))(state) for wrap in (lambda f: f, jax.checkpoint)
+        jax.jit(jax.grad(lambda state, wrap=wrap: loss(state, wrap)))(state)
+        for wrap in (lambda f: f, jax.checkpoint)
     )
     jax.tree.map(close, again, plain)
 
@@ -339,15 +409,23 @@ def test_shard_map_with_spec_draws_the_whole_masks(time_major: bool) -> None:
 @pytest.mark.parametrize("per_gate", [False, True], ids=["tied", "untied"])
 @pytest.mark.parametrize("per_step", [False, True], ids=["sequence", "step"])
 def test_no_masks_are_stored(per_gate: bool, per_step: bool) -> None:
-    """What the backward pass gets of each step are no more numbers than without dropout, and no masks."""
+    """What the backward pass gets of each step are no more numbers than without dropout, and no
+    masks.
+    """
     cell = cell_of(nnx.OptimizedLSTMCell)
     graph, state = nnx.split(cell)
 
     def stored(**options: Any) -> list[Any]:
         def run(state: Any, x: jax.Array) -> Any:
-            return jax.vjp(lambda state, x: RNN(nnx.merge(graph, state), **options)(x, rngs=KEY), state, x)[1]
+            return jax.vjp(
+                lambda state, x: RNN(nnx.merge(graph, state), **options)(x, rngs=KEY), state, x
+            )[1]
 
-        return [leaf for leaf in jax.tree.leaves(jax.eval_shape(run, state, X)) if leaf.size >= TIME * BATCH * FEATURES]
+        return [
+            leaf
+            for leaf in jax.tree.leaves(jax.eval_shape(run, state, X))
+            if leaf.size >= TIME * BATCH * FEATURES
+        ]
 
     ours, plain = stored(**all_rates(cell), per_gate=per_gate, per_step=per_step), stored()
     assert {leaf.dtype for leaf in ours} == {np.dtype("float32")}
@@ -359,13 +437,28 @@ def test_no_masks_are_stored(per_gate: bool, per_step: bool) -> None:
 
 def test_stack_is_its_layers() -> None:
     rates = {"input_rate": 0.2, "recurrent_rate": RATE, "output_rate": 0.4}
-    stack = StackedRNN(nnx.GRUCell, FEATURES, UNITS, num_layers=2, dropout=RATE, locked=True, **rates, rngs=nnx.Rngs(0))
+    stack = StackedRNN(
+        nnx.GRUCell,
+        FEATURES,
+        UNITS,
+        num_layers=2,
+        dropout=RATE,
+        locked=True,
+        **rates,
+        rngs=nnx.Rngs(0),
+    )
     first, second = (layer[0].cell for layer in stack.layers)
-    y = RNN(first, input_rate=0.2, recurrent_rate=RATE)(X, rngs=jax.random.fold_in(KEY, 0), seq_lengths=LENGTHS)
-    y = recurrent.over_time(recurrent.fold(KEY, 1, Site.BETWEEN), y, RATE, locked=True, deterministic=False, time_axis=1)
+    y = RNN(first, input_rate=0.2, recurrent_rate=RATE)(
+        X, rngs=jax.random.fold_in(KEY, 0), seq_lengths=LENGTHS
+    )
+    y = recurrent.over_time(
+        recurrent.fold(KEY, 1, Site.BETWEEN), y, RATE, locked=True, deterministic=False, time_axis=1
+    )
     dropped = np.asarray(y == 0)
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
-    y = RNN(second, recurrent_rate=RATE, output_rate=0.4)(y, rngs=jax.random.fold_in(KEY, 1), seq_lengths=LENGTHS)
+    y = RNN(second, recurrent_rate=RATE, output_rate=0.4)(
+        y, rngs=jax.random.fold_in(KEY, 1), seq_lengths=LENGTHS
+    )
     close(stack(X, rngs=KEY, seq_lengths=LENGTHS), y)
     first_call = stack(X)
     assert not np.array_equal(first_call, stack(X))
@@ -375,7 +468,14 @@ def test_stack_is_its_layers() -> None:
 
 def test_stack_carries_on_and_takes_time_first() -> None:
     stack = StackedRNN(
-        nnx.LSTMCell, FEATURES, UNITS, num_layers=2, recurrent_rate=RATE, time_major=True, return_carry=True, rngs=nnx.Rngs(0)
+        nnx.LSTMCell,
+        FEATURES,
+        UNITS,
+        num_layers=2,
+        recurrent_rate=RATE,
+        time_major=True,
+        return_carry=True,
+        rngs=nnx.Rngs(0),
     )
     x = X.swapaxes(0, 1)
     whole, y = stack(x, rngs=KEY)

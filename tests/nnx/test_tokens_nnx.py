@@ -17,9 +17,16 @@ IDS = jnp.arange(32).reshape(4, 8) % 5
 
 
 def test_evaluation() -> None:
-    """Of a whole model, by Flax's own switch: no key is needed, and zoneout takes the expectation."""
+    """Of a whole model, by Flax's own switch: no key is needed, and zoneout takes the
+    expectation.
+    """
     model = nnx.List(
-        [Zoneout(RATE), TokenDropout(RATE, num_prefix_tokens=1), ModalityDropout(RATE), WordDropout(RATE, replacement=0)]
+        [
+            Zoneout(RATE),
+            TokenDropout(RATE, num_prefix_tokens=1),
+            ModalityDropout(RATE),
+            WordDropout(RATE, replacement=0),
+        ]
     )
     zoneout, token, modality, word = nnx.view(model, deterministic=True)
     np.testing.assert_allclose(zoneout(X, previous=jnp.zeros_like(X)), (1 - RATE) * X, rtol=1e-6)
@@ -34,7 +41,8 @@ def test_forced_labels_take_no_key() -> None:
     np.testing.assert_array_equal(layer(IDS, force_drop=force), jnp.where(force, 10, IDS))
     assert layer.rngs.count[...] == 0
     np.testing.assert_array_equal(
-        LabelDropout(0.1, null_id=10, deterministic=None)(IDS, force_drop=force), jnp.where(force, 10, IDS)
+        LabelDropout(0.1, null_id=10, deterministic=None)(IDS, force_drop=force),
+        jnp.where(force, 10, IDS),
     )
 
 
@@ -49,10 +57,16 @@ def test_modality_dropout_draws_at_rate_one() -> None:
 def test_calls_may_override_rates() -> None:
     assert TokenDropout(RATE, num_prefix_tokens=0)(X, rate=0.5, rngs=KEY)[0].shape == (4, 4, 3)
     np.testing.assert_array_equal(EmbeddingDropout(RATE)(X, ids=IDS, rate=1), jnp.zeros_like(X))
-    np.testing.assert_array_equal(WordDropout(RATE, replacement=7)(IDS, rate=1), jnp.full_like(IDS, 7))
+    np.testing.assert_array_equal(
+        WordDropout(RATE, replacement=7)(IDS, rate=1), jnp.full_like(IDS, 7)
+    )
 
 
 def test_what_has_no_default_is_asked_for() -> None:
-    for layer, missing in ((LockedDropout, "time_axis"), (TokenDropout, "num_prefix_tokens"), (LabelDropout, "null_id")):
+    for layer, missing in (
+        (LockedDropout, "time_axis"),
+        (TokenDropout, "num_prefix_tokens"),
+        (LabelDropout, "null_id"),
+    ):
         with pytest.raises(TypeError, match=missing):
             layer(RATE)

@@ -31,7 +31,9 @@ class Net(nnx.Module):
         return self.dropout(self.norm(self.rnn(x)))
 
 
-@pytest.mark.parametrize("options", [{}, {"per_example": True}, {"inverted": False}, {"gaussian": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"per_example": True}, {"inverted": False}, {"gaussian": True}], ids=str
+)
 def test_drop_connect(options: dict[str, Any]) -> None:
     layer = DropConnect(4, 6, RATE, rngs=nnx.Rngs(0, dropout=KEY), **options)
     kernel, bias = layer.kernel[...], jnp.full(6, 0.5)
@@ -41,14 +43,21 @@ def test_drop_connect(options: dict[str, Any]) -> None:
     stream = nnx.Rngs(dropout=KEY).dropout.fork()
     shift = jnp.broadcast_to(bias, (3, 5, 6))
     np.testing.assert_array_equal(layer(X), fn(stream(), X, kernel, RATE, **names) + shift)
-    np.testing.assert_array_equal(layer(X, rngs=KEY, rate=0.1), fn(KEY, X, kernel, 0.1, **names) + shift)
+    np.testing.assert_array_equal(
+        layer(X, rngs=KEY, rate=0.1), fn(KEY, X, kernel, 0.1, **names) + shift
+    )
     layer.eval()
-    np.testing.assert_array_equal(layer(X), fn(None, X, kernel, RATE, deterministic=True, **names) + shift)
+    np.testing.assert_array_equal(
+        layer(X), fn(None, X, kernel, RATE, deterministic=True, **names) + shift
+    )
 
 
 def test_drop_connect_has_the_parameters_of_linear() -> None:
     layer, linear = DropConnect(4, 6, rngs=nnx.Rngs(0)), nnx.Linear(4, 6, rngs=nnx.Rngs(0))
-    chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(layer, nnx.Param)), nnx.to_pure_dict(nnx.state(linear, nnx.Param)))
+    chex.assert_trees_all_equal(
+        nnx.to_pure_dict(nnx.state(layer, nnx.Param)),
+        nnx.to_pure_dict(nnx.state(linear, nnx.Param)),
+    )
     assert DropConnect(4, 6, use_bias=False, rngs=nnx.Rngs(0)).bias is None
     assert layer(X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
@@ -64,8 +73,12 @@ def test_weight_drop_drops_once_a_call_and_keeps_the_state() -> None:
 
     grads = step(net, X)
     dropped = [(leaf == 0).any() for leaf in jax.tree.leaves(grads)]
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(grads)[0]]
-    assert [name for name, zero in zip(names, dropped, strict=True) if zero] == [name for name in names if "dense_h']['k" in name]
+    names = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(grads)[0]
+    ]
+    assert [name for name, zero in zip(names, dropped, strict=True) if zero] == [
+        name for name in names if "dense_h']['k" in name
+    ]
     chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(net, nnx.Param)), before)
     assert net.module.norm.mean[...].any()  # what the call changed is kept
     assert net.module.dropout.rngs.count[...] == net.rngs.count[...] == 1
@@ -89,7 +102,9 @@ def test_quant_noise() -> None:
     noisy = QuantNoise(linear, RATE, block_size=2, rngs=nnx.Rngs(1))
     kernel = np.asarray(noisy(jnp.eye(4)))
     blocks = (kernel.reshape(2, 2, 6) == 0).all(1)
-    np.testing.assert_array_equal((kernel == 0).reshape(2, 2, 6), np.broadcast_to(blocks[:, None], (2, 2, 6)))
+    np.testing.assert_array_equal(
+        (kernel == 0).reshape(2, 2, 6), np.broadcast_to(blocks[:, None], (2, 2, 6))
+    )
     assert 0 < blocks.sum() < blocks.size
     noisy.eval()
     np.testing.assert_array_equal(noisy(X), linear(X))

@@ -1,4 +1,6 @@
-"""Makes the modules of `scripts/` and `examples/` importable, as they are for the scripts themselves."""
+"""Makes the modules of `scripts/` and `examples/` importable, as they are for the scripts
+themselves.
+"""
 
 from __future__ import annotations
 

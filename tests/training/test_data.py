@@ -1,4 +1,6 @@
-"""Batches follow from the seed and the step, whoever loads them; files that are not what they should be are named."""
+"""Batches follow from the seed and the step, whoever loads them; files that are not what they
+should be are named.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from training import data
 
 
 def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + np.array(array.shape, ">u4").tobytes()
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 @pytest.fixture
@@ -60,12 +66,28 @@ def test_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train-images-idx3-ubyte.gz", None, "holds no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz"),
+        (
+            "train-images-idx3-ubyte.gz",
+            None,
+            "holds no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz",
+        ),
         ("train-images-idx3-ubyte.gz", b"\x1f\x8b\x08", "broken gzip file"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((4, 2, 3))), mtime=0)[:-9], "broken gzip file"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(idx(np.ones((4, 2, 3))), mtime=0)[:-9],
+            "broken gzip file",
+        ),
         ("train-labels-idx1-ubyte", b"", "begins with nothing"),
-        ("train-labels-idx1-ubyte", idx(np.ones((2, 2))), "not an idx file of bytes with 1 axes: it begins with 00 00 08 02"),
-        ("train-labels-idx1-ubyte", idx(np.ones(4))[:-1], "says that it holds 4 bytes, but holds 3"),
+        (
+            "train-labels-idx1-ubyte",
+            idx(np.ones((2, 2))),
+            "not an idx file of bytes with 1 axes: it begins with 00 00 08 02",
+        ),
+        (
+            "train-labels-idx1-ubyte",
+            idx(np.ones(4))[:-1],
+            "says that it holds 4 bytes, but holds 3",
+        ),
         ("train-labels-idx1-ubyte", idx(np.ones(3)), "train has 4 images, but 3 labels"),
     ],
 )
@@ -94,7 +116,9 @@ def test_malformed_text(tmp_path: Path) -> None:
 SOURCE = data.Images(np.arange(10.0), np.arange(10))
 
 
-def batches(rows: list[int], *, micro_batches: int = 1, start: dict[str, int] | None = None) -> list[np.ndarray]:
+def batches(
+    rows: list[int], *, micro_batches: int = 1, start: dict[str, int] | None = None
+) -> list[np.ndarray]:
     iterator = data.batches(SOURCE, 8, batch=4, micro_batches=micro_batches, rows=rows, seed=1)
     if start is not None:
         iterator.set_state(start)
@@ -120,7 +144,9 @@ def test_batches_go_on_where_they_stopped() -> None:
     iterator = data.batches(SOURCE, 8, batch=4, micro_batches=1, rows=[0, 1, 2, 3], seed=1)
     for _ in range(3):
         next(iterator)
-    np.testing.assert_array_equal(batches([0, 1, 2, 3], start=iterator.get_state()), batches([0, 1, 2, 3])[3:])
+    np.testing.assert_array_equal(
+        batches([0, 1, 2, 3], start=iterator.get_state()), batches([0, 1, 2, 3])[3:]
+    )
 
 
 def test_spread() -> None:

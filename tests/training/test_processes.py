@@ -1,4 +1,6 @@
-"""Runs of `scripts/train.py` in processes of their own. The long form is `scripts/check_training.py`."""
+"""Runs of `scripts/train.py` in processes of their own. The long form is
+`scripts/check_training.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,20 @@ import numpy as np
 
 from training import launch
 
-SHORT = ["--model", "masks", "--steps", 30, "--batch", 16, "--eval-examples", 16, "--eval-every", 5, "--save-every", 5]
+SHORT = [
+    "--model",
+    "masks",
+    "--steps",
+    30,
+    "--batch",
+    16,
+    "--eval-examples",
+    16,
+    "--eval-every",
+    5,
+    "--save-every",
+    5,
+]
 
 
 def wait(process: BaseProcess, out: Path, output: Path) -> None:
@@ -28,7 +43,9 @@ def losses(out: Path) -> list[float]:
 
 
 def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -> None:
-    """`kill -9` of a process in the middle of training, which two processes of four devices each then finish."""
+    """`kill -9` of a process in the middle of training, which two processes of four devices each
+    then finish.
+    """
     whole = launch.launch([*SHORT, "--out", tmp_path / "whole"], tmp_path / "whole.txt")
     killed = launch.launch([*SHORT, "--out", tmp_path / "run"], tmp_path / "run.txt")
     wait(killed, tmp_path / "run", tmp_path / "run.txt")
@@ -37,7 +54,9 @@ def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -
         process.join()
     assert (whole.exitcode, killed.exitcode) == (0, -9)
 
-    both = launch.launch_all(2, [*SHORT, "--out", tmp_path / "run"], tmp_path / "both.txt", devices=4)
+    both = launch.launch_all(
+        2, [*SHORT, "--out", tmp_path / "run"], tmp_path / "both.txt", devices=4
+    )
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0], (tmp_path / "both.txt.0").read_text()
@@ -46,7 +65,9 @@ def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -
 
 
 def test_a_run_that_is_told_to_stop_saves_its_step(tmp_path: Path) -> None:
-    """SIGTERM to one of two processes, then to the one that goes on: no step is lost, and none is taken twice."""
+    """SIGTERM to one of two processes, then to the one that goes on: no step is lost, and none is
+    taken twice.
+    """
     long = [*SHORT, "--steps", 10_000, "--save-every", 5, "--out", tmp_path / "run"]
     both = launch.launch_all(2, long, tmp_path / "run.txt", devices=2)
     wait(both[0], tmp_path / "run", tmp_path / "run.txt.0")
@@ -67,7 +88,8 @@ def test_a_run_that_is_told_to_stop_saves_its_step(tmp_path: Path) -> None:
     assert alone.exitcode == 143
     found = losses(tmp_path / "run")
     whole = launch.launch(
-        [*SHORT, "--steps", 10_000, "--stop-at", len(found), "--out", tmp_path / "whole"], tmp_path / "whole.txt"
+        [*SHORT, "--steps", 10_000, "--stop-at", len(found), "--out", tmp_path / "whole"],
+        tmp_path / "whole.txt",
     )
     whole.join()
     np.testing.assert_array_equal(losses(tmp_path / "whole"), found)

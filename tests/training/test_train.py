@@ -1,4 +1,6 @@
-"""`scripts/train.py`: the same run on every layout and after every stop, and a clear end where it cannot go on."""
+"""`scripts/train.py`: the same run on every layout and after every stop, and a clear end where it
+cannot go on.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,20 @@ from training import checkpoints, data, layouts, models, parallel
 pytestmark = pytest.mark.usefixtures("relaxed")
 
 SHORT = ["--batch", 16, "--eval-examples", 32, "--eval-every", 4]
-CNN = ["--model", "cnn", "--width", 4, "--layers", 1, "--rate", 0.3, "--micro-batches", 2, "--schedule", "linear"]
+CNN = [
+    "--model",
+    "cnn",
+    "--width",
+    4,
+    "--layers",
+    1,
+    "--rate",
+    0.3,
+    "--micro-batches",
+    2,
+    "--schedule",
+    "linear",
+]
 CNN += ["--steps", 8, "--save-every", 2, *SHORT]
 MLP = ["--width", 16, "--layers", 1, "--rate", 0.3, "--steps", 4, *SHORT]
 MASKS = ["--model", "masks", "--steps", 8, "--save-every", 100, *SHORT]
@@ -68,10 +83,14 @@ def test_every_step_is_logged_once(whole: Path) -> None:
     lines = logged(whole)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8]
-    np.testing.assert_allclose([line["strength"] for line in lines if "loss" in line], [0, 0.5, *[1] * 6])
+    np.testing.assert_allclose(
+        [line["strength"] for line in lines if "loss" in line], [0, 0.5, *[1] * 6]
+    )
 
 
-def test_a_resumed_run_is_the_run(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_is_the_run(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path, *CNN, "--stop-at", 4)
     # What a killed run leaves behind: steps after the checkpoint, and half a line.
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -81,14 +100,18 @@ def test_a_resumed_run_is_the_run(whole: Path, tmp_path: Path, capsys: pytest.Ca
     assert_same(tmp_path, whole)
 
 
-def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     damage(next((out / "checkpoints" / "8" / "state" / "ocdbt.process_0" / "d").iterdir()))
     (out / "checkpoints" / "6" / "SHA256SUMS").unlink()
     run(out, *CNN)
     said = capsys.readouterr().out
-    assert re.search("Checkpoint 8 is not used: its file state/.* has changed since it was written", said)
+    assert re.search(
+        "Checkpoint 8 is not used: its file state/.* has changed since it was written", said
+    )
     assert "Checkpoint 6 is not used: the run ended before it was complete" in said
     assert "Going on behind step 4" in said
     assert_same(out, whole)
@@ -106,7 +129,9 @@ def test_training_does_not_start_again_by_itself(whole: Path, tmp_path: Path) ->
 
 def test_a_run_goes_on_as_it_was_begun(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"holds another run: --layers was 1 and is 2; --rate was 0\.3 and is 0\.2"):
+    with pytest.raises(
+        SystemExit, match=r"holds another run: --layers was 1 and is 2; --rate was 0\.3 and is 0\.2"
+    ):
         run(tmp_path / "run", *CNN, "--rate", 0.2, "--layers", 2)
 
 
@@ -126,7 +151,9 @@ def test_masks_do_not_depend_on_the_layout(tmp_path: Path, monkeypatch: pytest.M
 def test_divided_parameters_and_bfloat16(tmp_path: Path) -> None:
     """The same steps up to the rounding of bfloat16; the parameters stay in float32."""
     expected = losses(run(tmp_path / "plain", *MLP))
-    found = run(tmp_path / "divided", *MLP, "--mesh", "data=4,model=2", "--fsdp", "--dtype", "bfloat16")
+    found = run(
+        tmp_path / "divided", *MLP, "--mesh", "data=4,model=2", "--fsdp", "--dtype", "bfloat16"
+    )
     np.testing.assert_allclose(losses(found), expected, rtol=3e-3)
     state = checkpoints.read(tmp_path / "divided" / "checkpoints" / "4")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state["params"])} == {"float32"}
@@ -136,12 +163,18 @@ def test_all_ways_take_the_same_keys(tmp_path: Path) -> None:
     """Though the strength is constant, and drop path has rate 0 in the first block."""
     options = [*CNN, "--schedule", "constant", "--steps", 2, "--mesh", "data=8"]
     expected = losses(run(tmp_path / "jit", *options))
-    np.testing.assert_allclose(losses(run(tmp_path / "shard_map", *options, "--parallel", "shard_map")), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses(run(tmp_path / "shard_map", *options, "--parallel", "shard_map")),
+        expected,
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("model", ["cnn", "transformer", "rnn"])
 def test_a_device_draws_its_part_of_the_masks(model: str) -> None:
-    """Also those of attention, of blocks and of recurrent weights; and BatchNorm sees the whole batch."""
+    """Also those of attention, of blocks and of recurrent weights; and BatchNorm sees the whole
+    batch.
+    """
     options = train.parse(["--model", model, "--width", "8", "--length", "8", "--rate", "0.5"])
     source = data.load(models.MODELS[model].kind, None, length=8, seed=0)
     network = models.build(options, source)
@@ -152,7 +185,9 @@ def test_a_device_draws_its_part_of_the_masks(model: str) -> None:
         return network.apply(params, stats, inputs, key, axis="data")[0]
 
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    divided = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
+    divided = jax.shard_map(
+        local, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
+    )
     whole = jax.jit(lambda inputs: network.apply(params, stats, inputs, key)[0])
     np.testing.assert_allclose(jax.jit(divided)(inputs), whole(inputs), rtol=1e-4, atol=1e-5)
 
@@ -160,7 +195,11 @@ def test_a_device_draws_its_part_of_the_masks(model: str) -> None:
 def test_compare_trains_each_run_as_if_it_were_alone(tmp_path: Path) -> None:
     together, alone = run(tmp_path / "together", *MLP, "--compare"), run(tmp_path / "alone", *MLP)
     for line, full in zip(together, alone, strict=True):
-        for name in ("loss", "gradient_norm") if "loss" in line else ("training_loss", "validation_accuracy"):
+        for name in (
+            ("loss", "gradient_norm")
+            if "loss" in line
+            else ("training_loss", "validation_accuracy")
+        ):
             none, half, found = line[name]
             np.testing.assert_allclose(found, full[name], rtol=1e-5)
             assert len({none, half, found}) == 3 or name == "validation_accuracy"
@@ -169,7 +208,10 @@ def test_compare_trains_each_run_as_if_it_were_alone(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"Step \d: (loss|gradient_norm) is (nan|inf)\. Try a lower --learning-rate"):
+    with pytest.raises(
+        SystemExit,
+        match=r"Step \d: (loss|gradient_norm) is (nan|inf)\. Try a lower --learning-rate",
+    ):
         run(tmp_path, *MLP, "--learning-rate", 1e20, "--clip", 1e30, "--save-every", 1)
     assert all(np.isfinite(loss) for loss in losses(logged(tmp_path)))
     for checkpoint in (tmp_path / "checkpoints").iterdir():
@@ -181,10 +223,19 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     [
         (["--mesh", "data=3"], "--mesh data=3: 3 x 1 is not the number of devices, 8"),
         (["--mesh", "data=4,rows=2"], "'rows=2' is none of data=N and model=N"),
-        (["--batch", 12], "--batch 12: its 1 micro-batches of 12 examples cannot be divided among 8 devices"),
-        (["--batch", 16, "--micro-batches", 3], "--batch 16: is not a multiple of --micro-batches 3"),
+        (
+            ["--batch", 12],
+            "--batch 12: its 1 micro-batches of 12 examples cannot be divided among 8 devices",
+        ),
+        (
+            ["--batch", 16, "--micro-batches", 3],
+            "--batch 16: is not a multiple of --micro-batches 3",
+        ),
         (["--parallel", "pmap", "--mesh", "data=4,model=2"], "--parallel pmap: is for one process"),
-        (["--coordinator", "localhost:1"], "--coordinator, --num-processes and --process-id go together"),
+        (
+            ["--coordinator", "localhost:1"],
+            "--coordinator, --num-processes and --process-id go together",
+        ),
         (["--data", "nowhere"], "--data nowhere: there is no such file"),
     ],
 )
@@ -196,13 +247,21 @@ def test_what_does_not_fit_is_named(arguments: list[Any], message: str, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "resnet"], "--model resnet: there is no such model. There are mlp, cnn, transformer, rnn, masks."),
-        (["--rate", 1.5], "argument --rate: must be in [0, 1], the probability of dropping, got 1.5"),
+        (
+            ["--model", "resnet"],
+            "--model resnet: there is no such model. There are mlp, cnn, transformer, rnn, masks.",
+        ),
+        (
+            ["--rate", 1.5],
+            "argument --rate: must be in [0, 1], the probability of dropping, got 1.5",
+        ),
         (["--steps", 0], "argument --steps: must be at least 1, got 0"),
         (["--compare", "--parallel", "pmap"], "--compare: goes with --parallel jit"),
     ],
 )
-def test_bad_options(arguments: list[Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options(
+    arguments: list[Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as raised:
         run(tmp_path, *arguments)
     assert raised.value.code == 2
@@ -211,10 +270,20 @@ def test_bad_options(arguments: list[Any], message: str, tmp_path: Path, capsys:
 
 def test_parameters_are_divided() -> None:
     mesh = parallel.make_mesh("data=4,model=2", jax.devices())
-    shapes = {"blocks": {"up": {"kernel": np.zeros((2, 8, 32)), "bias": np.zeros((2, 32))}, "norm": {"scale": np.zeros((2, 8))}}}
-    specs = jax.tree.map(lambda sharding: tuple(sharding.spec), layouts.layout(shapes, mesh, fsdp=True))
+    shapes = {
+        "blocks": {
+            "up": {"kernel": np.zeros((2, 8, 32)), "bias": np.zeros((2, 32))},
+            "norm": {"scale": np.zeros((2, 8))},
+        }
+    }
+    specs = jax.tree.map(
+        lambda sharding: tuple(sharding.spec), layouts.layout(shapes, mesh, fsdp=True)
+    )
     assert specs == {
-        "blocks": {"up": {"kernel": (None, "data", "model"), "bias": (None, "model")}, "norm": {"scale": (None, None)}}
+        "blocks": {
+            "up": {"kernel": (None, "data", "model"), "bias": (None, "model")},
+            "norm": {"scale": (None, None)},
+        }
     }
     whole = layouts.layout(shapes, mesh, fsdp=False)["blocks"]["up"]["kernel"].spec
     assert tuple(whole) == (None, None, "model")

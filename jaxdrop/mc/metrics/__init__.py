@@ -1,29 +1,37 @@
-"""How good predictions and their uncertainties are. The truth comes first, as in scikit-learn: `nll(labels, probs)`.
+"""How good predictions and their uncertainties are. The truth comes first, as in scikit-learn:
+`nll(labels, probs)`.
 
     summary = mc.classification(logits=samples)
     mc.metrics.ece(labels, summary.mean)
     mc.metrics.auroc(inside.mutual_information, outside.mutual_information)
 
-Entropies and likelihoods are in nats; each function states which definition of its name it has. Most
-are `jax.numpy`, traceable, run on any mesh, and return scalar arrays. `auroc`, `aupr` and `fpr95` are
-scikit-learn's, and take arrays with values: not under `jit`. Errors of float32 do not grow with the
-number of examples.
+Entropies and likelihoods are in nats; each function states which definition of its name it has.
+Most are `jax.numpy`, traceable, run on any mesh, and return scalar arrays. `auroc`, `aupr` and
+`fpr95` are scikit-learn's, and take arrays with values: not under `jit`. Errors of float32 do not
+grow with the number of examples.
 
 **Labels with two values.** With `binary=True`, probabilities are of the label 1 alone, and of the
 shape of the labels, 0 or 1, or booleans: one label an example, shape (N,), or several that do not
 exclude each other, shape (N, L). Each label is one prediction, and the mean is over all of them.
 
 **What does not count.** `where` is a boolean array that broadcasts to the labels, or to what was
-observed: true for the entries that count, as in `numpy.mean(x, where=...)`. With an index to ignore it
-is `where=labels != 255`. What stands at the others is not looked at: labels out of range, NaN.
+observed: true for the entries that count, as in `numpy.mean(x, where=...)`. With an index to ignore
+it is `where=labels != 255`. What stands at the others is not looked at: labels out of range, NaN.
 
 **What is impossible.** NaN is never an answer, and a label out of range never another class. Where
 values are known, which is outside `jit`, a ValueError says so: NaN, labels out of range,
-probabilities that do not sum to 1, deviations below 0, nothing that counts. Where they are traced, the
-result is NaN.
+probabilities that do not sum to 1, deviations below 0, nothing that counts. Where they are traced,
+the result is NaN.
 """
 
-from jaxdrop.mc.metrics._calibration import Reliability, adaptive_ece, classwise_ece, ece, mce, reliability
+from jaxdrop.mc.metrics._calibration import (
+    Reliability,
+    adaptive_ece,
+    classwise_ece,
+    ece,
+    mce,
+    reliability,
+)
 from jaxdrop.mc.metrics._classification import accuracy, brier, nll
 from jaxdrop.mc.metrics._coverage import (
     CalibrationCurve,
@@ -37,7 +45,14 @@ from jaxdrop.mc.metrics._coverage import (
 )
 from jaxdrop.mc.metrics._novelty import aupr, auroc, fpr95
 from jaxdrop.mc.metrics._regression import crps_gaussian, crps_samples, gaussian_nll, rmse
-from jaxdrop.mc.metrics._selective import RiskCoverage, Sparsification, aurc, ause, risk_coverage, sparsification
+from jaxdrop.mc.metrics._selective import (
+    RiskCoverage,
+    Sparsification,
+    aurc,
+    ause,
+    risk_coverage,
+    sparsification,
+)
 
 __all__ = [
     "CalibrationCurve",

@@ -80,8 +80,8 @@ def reliability(
     Bins are `[0, 1/B), [1/B, 2/B), ..., [1 - 1/B, 1]`: a confidence on an edge belongs to the bin
     above, and one of exactly 1 to the last. (Guo et al. have `(lower, upper]`.) With `equal_mass`,
     the predictions in order of confidence are cut into B parts of equal size, the first ones one
-    larger if they do not divide; of equal confidences each counts as their mean, so that bins do not
-    depend on the order of the data.
+    larger if they do not divide; of equal confidences each counts as their mean, so that bins do
+    not depend on the order of the data.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
@@ -101,14 +101,19 @@ def reliability(
       Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017,
       arXiv:1706.04599.
     """
-    binary, equal_mass = _checks.check_flag(binary, "binary"), _checks.check_flag(equal_mass, "equal_mass")
+    binary, equal_mass = (
+        _checks.check_flag(binary, "binary"),
+        _checks.check_flag(equal_mass, "equal_mass"),
+    )
     judged = predictions("reliability", labels, probs, binary, where)
     count = _checks.check_count(num_bins, "num_bins")
     return _reliability(judged, binary=binary, num_bins=count, equal_mass=equal_mass)
 
 
 @reduction("reliability")
-def _reliability(judged: Predictions, *, binary: bool, num_bins: int, equal_mass: bool) -> Reliability:
+def _reliability(
+    judged: Predictions, *, binary: bool, num_bins: int, equal_mass: bool
+) -> Reliability:
     labels, probs = ready(judged, binary)
     confidence = probs if binary else probs.max(-1)
     correct = labels == 1 if binary else predicted(probs) == labels
@@ -126,7 +131,8 @@ def ece(
     binary: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The expected calibration error `sum_b n_b/N |accuracy_b - confidence_b|` over bins of equal width.
+    """The expected calibration error `sum_b n_b/N |accuracy_b - confidence_b|` over bins of equal
+    width.
 
     Args, bins and Raises are those of `reliability`.
 
@@ -151,8 +157,9 @@ def adaptive_ece(
     Args, bins and Raises are those of `reliability`.
 
     References:
-      Nixon, Dusenberry, Jerfel, Nguyen, Liu, Zhang & Tran, "Measuring calibration in deep learning",
-      2019, arXiv:1904.01685 (whose adaptive calibration error also averages over classes).
+      Nixon, Dusenberry, Jerfel, Nguyen, Liu, Zhang & Tran, "Measuring calibration in deep
+      learning", 2019, arXiv:1904.01685 (whose adaptive calibration error also averages over
+      classes).
     """
     return _errors("adaptive_ece", labels, probs, num_bins, binary, where, equal_mass=True)[0]
 
@@ -166,7 +173,8 @@ def mce(
     binary: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The maximum calibration error `max_b |accuracy_b - confidence_b|` over bins that are not empty.
+    """The maximum calibration error `max_b |accuracy_b - confidence_b|` over bins that are not
+    empty.
 
     Args, bins and Raises are those of `reliability`.
 
@@ -192,7 +200,9 @@ def _errors(
 
 
 @reduction("calibration_errors")
-def _calibration_errors(judged: Predictions, *, binary: bool, num_bins: int, equal_mass: bool) -> tuple[jax.Array, jax.Array]:
+def _calibration_errors(
+    judged: Predictions, *, binary: bool, num_bins: int, equal_mass: bool
+) -> tuple[jax.Array, jax.Array]:
     bins = _reliability(judged, binary=binary, num_bins=num_bins, equal_mass=equal_mass)
     return bins.ece, bins.mce
 
@@ -206,26 +216,27 @@ def classwise_ece(
     binary: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """`1/C sum_c sum_b n_bc/N |frequency_bc - probability_bc|`: the mean over the classes of the error of each.
+    """`1/C sum_c sum_b n_bc/N |frequency_bc - probability_bc|`: the mean over the classes of the
+    error of each.
 
-    For class c, predictions are sorted by `p_c`, whether it is the largest or not, into bins of equal
-    width as those of `reliability`, and the mean of `p_c` is compared with the share of labels that
-    are c. If `binary`, the classes are the labels along the last axis, which do not exclude each
-    other, and N is the number that counts of each.
+    For class c, predictions are sorted by `p_c`, whether it is the largest or not, into bins of
+    equal width as those of `reliability`, and the mean of `p_c` is compared with the share of
+    labels that are c. If `binary`, the classes are the labels along the last axis, which do not
+    exclude each other, and N is the number that counts of each.
 
     Args and Raises are those of `reliability`.
 
     References:
-      Kull, Perello Nieto, Kängsepp, Silva Filho, Song & Flach, "Beyond temperature scaling: obtaining
-      well-calibrated multiclass probabilities with Dirichlet calibration", NeurIPS 2019,
+      Kull, Perello Nieto, Kängsepp, Silva Filho, Song & Flach, "Beyond temperature scaling:
+      obtaining well-calibrated multiclass probabilities with Dirichlet calibration", NeurIPS 2019,
       arXiv:1910.12656.
     """
     binary = _checks.check_flag(binary, "binary")
     judged = predictions("classwise_ece", labels, probs, binary, where)
     if binary and judged.given.ndim < 2:
         raise ValueError(
-            f"classwise_ece takes several labels along the last axis, shape (..., L), if binary, got {judged.given.shape}."
-            " For one label an example there is ece."
+            "classwise_ece takes several labels along the last axis, shape (..., L), if binary,"
+            f" got {judged.given.shape}. For one label an example there is ece."
         )
     return _classwise_ece(judged, binary=binary, num_bins=_checks.check_count(num_bins, "num_bins"))
 
@@ -238,7 +249,9 @@ def _classwise_ece(judged: Predictions, *, binary: bool, num_bins: int) -> jax.A
     where = judged.where
     if where is not None and not binary:
         where = jnp.broadcast_to(where[..., None], probs.shape)
-    columns: list[Any] = [None if x is None else jnp.reshape(x, (-1, classes)) for x in (probs, present, where)]
+    columns: list[Any] = [
+        None if x is None else jnp.reshape(x, (-1, classes)) for x in (probs, present, where)
+    ]
 
     def one(prob: jax.Array, here: jax.Array, where: jax.Array | None) -> jax.Array:
         return _equal_width(prob, here, where, num_bins).ece
@@ -246,23 +259,33 @@ def _classwise_ece(judged: Predictions, *, binary: bool, num_bins: int) -> jax.A
     return _reduction.mean(jax.vmap(one, in_axes=(1, 1, None if where is None else 1))(*columns))
 
 
-def _equal_width(confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int) -> Reliability:
+def _equal_width(
+    confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int
+) -> Reliability:
     edges = jnp.asarray(np.linspace(0, 1, num_bins + 1)[1:-1], confidence.dtype)
     bins = jnp.searchsorted(edges, confidence, side="right").astype(jnp.int32)
     centers = jnp.asarray((np.arange(num_bins) + 0.5) / num_bins, confidence.dtype)
     right = correct.astype(confidence.dtype)
     bins = keep(where, bins, num_bins)
-    return _totals(confidence, right, bins, _reduction.counts(bins, num_bins), centers, jnp.zeros_like(centers))
+    return _totals(
+        confidence, right, bins, _reduction.counts(bins, num_bins), centers, jnp.zeros_like(centers)
+    )
 
 
-def _equal_mass(confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int) -> Reliability:
+def _equal_mass(
+    confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int
+) -> Reliability:
     size = confidence.size
     unknown = keep(where, jnp.isnan(confidence)).any()
     # Those that do not count come last: a probability is below infinity.
-    ordered, right = lax.sort((keep(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False)
+    ordered, right = lax.sort(
+        (keep(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False
+    )
     first, last = _reduction.ties(ordered)
     below = jnp.concatenate([jnp.zeros(1, jnp.int32), right.cumsum()])
-    share = (below[last] - below[first]).astype(ordered.dtype) / (last - first).astype(ordered.dtype)
+    share = (below[last] - below[first]).astype(ordered.dtype) / (last - first).astype(
+        ordered.dtype
+    )
     # The bounds of bins, as numpy.array_split has them.
     # XLA would evaluate all that follows from a constant number of them while it compiles.
     each, more = jnp.divmod(lax.optimization_barrier(_reduction.number(where, size)), num_bins)
@@ -271,7 +294,9 @@ def _equal_mass(confidence: jax.Array, correct: jax.Array, where: jax.Array | No
     bins = jnp.searchsorted(bounds[1:], lax.iota(jnp.int32, size), side="right").astype(jnp.int32)
     middle = jnp.minimum((bounds[1:] + bounds[:-1]) // 2, size - 1)
     found = _totals(ordered, share, bins, bounds[1:] - bounds[:-1], ordered[middle], share[middle])
-    return jax.tree.map(lambda x: jnp.where(unknown, jnp.nan, x) if x.dtype == ordered.dtype else x, found)
+    return jax.tree.map(
+        lambda x: jnp.where(unknown, jnp.nan, x) if x.dtype == ordered.dtype else x, found
+    )
 
 
 def _totals(

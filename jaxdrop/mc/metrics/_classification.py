@@ -26,8 +26,8 @@ def nll(
 ) -> jax.Array:
     """The negative log-likelihood `mean_n -log p_n[y_n]`, in nats.
 
-    If `binary`, `mean_n -y_n log p_n - (1 - y_n) log(1 - p_n)`: the cross-entropy of each label with
-    two values, and over several labels an example their mean.
+    If `binary`, `mean_n -y_n log p_n - (1 - y_n) log(1 - p_n)`: the cross-entropy of each label
+    with two values, and over several labels an example their mean.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
@@ -47,12 +47,16 @@ def nll(
         not sum to 1 (if `binary`: do not lie in [0, 1]).
     """
     if (probs is None) == (log_probs is None):
-        raise TypeError(f"nll takes either probs or log_probs=..., got {'neither' if probs is None else 'both'}")
+        raise TypeError(
+            f"nll takes either probs or log_probs=..., got {'neither' if probs is None else 'both'}"
+        )
     binary = _checks.check_flag(binary, "binary")
     if probs is not None:
         return _nll(predictions("nll", labels, probs, binary, where), binary=binary, logs=False)
     assert log_probs is not None
-    return _nll(predictions("nll", labels, log_probs, binary, where, logs=True), binary=binary, logs=True)
+    return _nll(
+        predictions("nll", labels, log_probs, binary, where, logs=True), binary=binary, logs=True
+    )
 
 
 @reduction("nll")
@@ -61,9 +65,12 @@ def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
     if not binary:
         picked = jnp.take_along_axis(given, labels[..., None], axis=-1)[..., 0]
         return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
-    # Both forms of log(1 - p) keep the digits that p has: close to 1 as a logarithm, and close to 0.
+    # Both forms of log(1 - p) keep the digits that p has: close to 1 as a logarithm, and close to
+    # 0.
     other = jnp.log(-jnp.expm1(given)) if logs else jnp.log1p(-given)
-    return -_reduction.mean(jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where)
+    return -_reduction.mean(
+        jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where
+    )
 
 
 @_checks.hinted
@@ -76,8 +83,8 @@ def brier(
 ) -> jax.Array:
     """The Brier score `mean_n sum_c (p_nc - 1[y_n = c])^2`, in [0, 2].
 
-    It is summed over the classes. If `binary`, it is `mean_n (p_n - y_n)^2`, in [0, 1], as most have
-    it for two classes: half of what the two probabilities score.
+    It is summed over the classes. If `binary`, it is `mean_n (p_n - y_n)^2`, in [0, 1], as most
+    have it for two classes: half of what the two probabilities score.
 
     Args and Raises are those of `nll`.
 
@@ -106,7 +113,8 @@ def accuracy(
     binary: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The share of predictions that are right, `mean_n 1[argmax_c p_nc = y_n]`, the first one of equals.
+    """The share of predictions that are right, `mean_n 1[argmax_c p_nc = y_n]`, the first one of
+    equals.
 
     If `binary`, the share of labels with `p_n > 1/2` where they are 1, and `p_n <= 1/2` where 0.
 
@@ -135,20 +143,30 @@ def predictions(
     """Checked labels and probabilities, or the logarithms of these."""
     name = "log_probs" if logs else "probs"
     checked = _labels.predictions(caller, labels, given, name=name, binary=binary, where=where)
-    if not _inputs.holds(lambda x: _plausible(np.exp(x) if logs else x, binary), checked.given, checked.where):
-        rule = "lie in [0, 1]" if binary else "not be negative and must sum to 1 along the last axis"
+    if not _inputs.holds(
+        lambda x: _plausible(np.exp(x) if logs else x, binary), checked.given, checked.where
+    ):
+        rule = (
+            "lie in [0, 1]" if binary else "not be negative and must sum to 1 along the last axis"
+        )
         function = f"{'log_' if logs else ''}{'sigmoid' if binary else 'softmax'}"
         subject = "the exponentials of log_probs" if logs else "probs"
-        sums = "" if binary or logs else f" and their sums {_inputs.range_of(np.asarray(checked.given).sum(-1))}"
+        sums = (
+            ""
+            if binary or logs
+            else f" and their sums {_inputs.range_of(np.asarray(checked.given).sum(-1))}"
+        )
         raise ValueError(
-            f"{subject} must {rule}, but {name} are {_inputs.range_of(checked.given)}{sums}. Are they logits? Pass"
-            f" {name}=jax.nn.{function}(logits)."
+            f"{subject} must {rule}, but {name} are {_inputs.range_of(checked.given)}{sums}. Are"
+            f" they logits? Pass {name}=jax.nn.{function}(logits)."
         )
     return checked
 
 
 def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Labels in range, and what is predicted: NaN where one of them is impossible, a half where it does not count."""
+    """Labels in range, and what is predicted: NaN where one of them is impossible, a half where it
+    does not count.
+    """
     labels, inside = _labels.valid(judged.labels, 2 if binary else judged.given.shape[-1])
     possible = inside & _plausible(jnp.exp(judged.given) if logs else judged.given, binary)
 

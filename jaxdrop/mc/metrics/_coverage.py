@@ -32,7 +32,8 @@ def calibration_curve(
     num_points: int = 100,
     where: _inputs.ArrayLike | None = None,
 ) -> CalibrationCurve:
-    """How often observations fall into the central interval, or below the quantile, of each probability.
+    """How often observations fall into the central interval, or below the quantile, of each
+    probability.
 
     For p on `linspace(0, 1, num_points)`: the share of observations with `|2 F(y) - 1| <= p`
     (`"interval"`), or with `F(y) <= p` (`"quantile"`), where F is the predicted distribution
@@ -60,15 +61,21 @@ def calibration_curve(
       regression", ICML 2018, arXiv:1807.00263. Chung, Char, Guo, Schneider & Neiswanger,
       "Uncertainty Toolbox", 2021, arXiv:2109.10254.
     """
-    return _calibration_curve(*_levels("calibration_curve", cdf, where), **_curve(proportion, num_points))
+    return _calibration_curve(
+        *_levels("calibration_curve", cdf, where), **_curve(proportion, num_points)
+    )
 
 
 @reduction("calibration_curve")
-def _calibration_curve(cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int) -> CalibrationCurve:
+def _calibration_curve(
+    cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int
+) -> CalibrationCurve:
     valid = keep(where, (cdf >= 0) & (cdf <= 1), fill=True)
     values = jnp.abs(2 * cdf - 1) if central else cdf
     expected = jnp.asarray(np.linspace(0, 1, num_points), values.dtype)
-    reached = jnp.searchsorted(expected, keep(where, values, 2).ravel())  # the first point not below
+    reached = jnp.searchsorted(
+        expected, keep(where, values, 2).ravel()
+    )  # the first point not below
     below = _reduction.counts(reached, num_points).cumsum()
     observed = below.astype(cdf.dtype) / _reduction.number(where, cdf.size).astype(cdf.dtype)
     return CalibrationCurve(expected, jnp.where(valid.all(), observed, jnp.nan))
@@ -82,7 +89,9 @@ def rmsce(
     num_points: int = 100,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The root mean squared calibration error, `sqrt(mean_p (observed(p) - p)^2)`; args as in `calibration_curve`."""
+    """The root mean squared calibration error, `sqrt(mean_p (observed(p) - p)^2)`; args as in
+    `calibration_curve`.
+    """
     return _errors(*_levels("rmsce", cdf, where), **_curve(proportion, num_points))[0]
 
 
@@ -94,7 +103,9 @@ def mace(
     num_points: int = 100,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The mean absolute calibration error, `mean_p |observed(p) - p|`; args as in `calibration_curve`."""
+    """The mean absolute calibration error, `mean_p |observed(p) - p|`; args as in
+    `calibration_curve`.
+    """
     return _errors(*_levels("mace", cdf, where), **_curve(proportion, num_points))[1]
 
 
@@ -106,12 +117,16 @@ def miscalibration_area(
     num_points: int = 100,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The area between the calibration curve, drawn as straight lines, and the diagonal; args as in `calibration_curve`."""
+    """The area between the calibration curve, drawn as straight lines, and the diagonal; args as in
+    `calibration_curve`.
+    """
     return _errors(*_levels("miscalibration_area", cdf, where), **_curve(proportion, num_points))[2]
 
 
 @reduction("calibration_errors")
-def _errors(cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _errors(
+    cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The root mean square, the mean, and the area of the gap between curve and diagonal."""
     curve = _calibration_curve(cdf, where, central=central, num_points=num_points)
     gap = curve.observed - curve.expected
@@ -125,9 +140,14 @@ def _errors(cdf: jax.Array, where: jax.Array | None, *, central: bool, num_point
 
 @_checks.hinted
 def picp(
-    y: _inputs.Number, lower: _inputs.ArrayLike, upper: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+    y: _inputs.Number,
+    lower: _inputs.ArrayLike,
+    upper: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The prediction interval's coverage: the share of observations in [lower, upper], both ends included.
+    """The prediction interval's coverage: the share of observations in [lower, upper], both ends
+    included.
 
     Args:
       y: what was observed.
@@ -153,7 +173,9 @@ def _picp(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
 
 
 @_checks.hinted
-def mpiw(lower: _inputs.ArrayLike, upper: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
+def mpiw(
+    lower: _inputs.ArrayLike, upper: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+) -> jax.Array:
     """The mean width of prediction intervals, `mean_n (upper_n - lower_n)`; args as in `picp`."""
     return _mpiw(*_bounds("mpiw", where, lower=lower, upper=upper))
 
@@ -191,15 +213,23 @@ def _sharpness(std: jax.Array, where: jax.Array | None) -> jax.Array:
     return jnp.sqrt(_reduction.mean(jnp.where(std >= 0, std, jnp.nan) ** 2, where))
 
 
-def _bounds(caller: str, where: _inputs.ArrayLike | None, **arrays: _inputs.Number) -> tuple[list[jax.Array], jax.Array | None]:
+def _bounds(
+    caller: str, where: _inputs.ArrayLike | None, **arrays: _inputs.Number
+) -> tuple[list[jax.Array], jax.Array | None]:
     checked, selected = _inputs.entries(caller, where, **arrays)
     lower, upper = checked[-2:]
-    if (bound := _inputs.known(lower)) is not None and not _inputs.holds(lambda x: bound <= x, upper, selected):
-        raise ValueError(f"{caller} takes bounds with lower <= upper, and some are the other way round")
+    if (bound := _inputs.known(lower)) is not None and not _inputs.holds(
+        lambda x: bound <= x, upper, selected
+    ):
+        raise ValueError(
+            f"{caller} takes bounds with lower <= upper, and some are the other way round"
+        )
     return checked, selected
 
 
-def _levels(caller: str, cdf: _inputs.ArrayLike, where: _inputs.ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
+def _levels(
+    caller: str, cdf: _inputs.ArrayLike, where: _inputs.ArrayLike | None
+) -> tuple[jax.Array, jax.Array | None]:
     (cdf,), selected = _inputs.entries(caller, where, cdf=_inputs.floating(caller, "cdf", cdf))
     if not _inputs.holds(lambda cdf: (cdf >= 0) & (cdf <= 1), cdf, selected):
         raise ValueError(f"cdf must lie in [0, 1], got {np.nanmin(cdf):g} to {np.nanmax(cdf):g}")
@@ -208,4 +238,7 @@ def _levels(caller: str, cdf: _inputs.ArrayLike, where: _inputs.ArrayLike | None
 
 def _curve(proportion: Proportion, num_points: int) -> dict[str, Any]:
     _checks.check_one_of(proportion, "proportion", Proportion)
-    return {"central": proportion == "interval", "num_points": _checks.check_count(num_points, "num_points", least=2)}
+    return {
+        "central": proportion == "interval",
+        "num_points": _checks.check_count(num_points, "num_points", least=2),
+    }

@@ -13,12 +13,15 @@ from jaxdrop.mc import _inputs
 
 @_checks.hinted
 def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
-    """The area under the ROC curve: the probability that an input from outside is less certain than one from inside.
+    """The area under the ROC curve: the probability that an input from outside is less certain than
+    one from inside.
 
-    An input from outside the distribution is a positive, its uncertainty the score; equal scores count a half.
+    An input from outside the distribution is a positive, its uncertainty the score; equal scores
+    count a half.
 
     Args:
-      inside: the uncertainty of known inputs, such as `Classification.mutual_information`; any shape.
+      inside: the uncertainty of known inputs, such as `Classification.mutual_information`; any
+        shape.
       outside: the uncertainty of unknown inputs; any shape.
 
     Returns:
@@ -35,10 +38,12 @@ def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
 
 @_checks.hinted
 def aupr(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
-    """The area under the precision-recall curve of finding inputs from outside, as the average precision.
+    """The area under the precision-recall curve of finding inputs from outside, as the average
+    precision.
 
-    `sum_k (recall_k - recall_{k-1}) precision_k` over thresholds, not a trapezoid, which is too high. It depends on the share of
-    inputs from outside, which is what it has if uncertainty says nothing. Args and Raises are those of `auroc`.
+    `sum_k (recall_k - recall_{k-1}) precision_k` over thresholds, not a trapezoid, which is too
+    high. It depends on the share of inputs from outside, which is what it has if uncertainty says
+    nothing. Args and Raises are those of `auroc`.
     """
     metrics, positive, score = _judged("aupr", inside, outside)
     return float(metrics.average_precision_score(positive, score))
@@ -46,7 +51,8 @@ def aupr(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
 
 @_checks.hinted
 def fpr95(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
-    """The share of inputs from inside that are rejected at the first threshold that rejects 95 % of those from outside.
+    """The share of inputs from inside that are rejected at the first threshold that rejects 95 % of
+    those from outside.
 
     No interpolation between thresholds; less is better. Args and Raises are those of `auroc`.
     """
@@ -55,21 +61,26 @@ def fpr95(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     return float(false[np.argmax(true >= 0.95)])
 
 
-def _judged(caller: str, inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> tuple[Any, np.ndarray, np.ndarray]:
+def _judged(
+    caller: str, inside: _inputs.ArrayLike, outside: _inputs.ArrayLike
+) -> tuple[Any, np.ndarray, np.ndarray]:
     """scikit-learn's metrics, which of all inputs are positives, and their scores."""
     metrics = _optional.load("sklearn.metrics", f"mc.metrics.{caller}", "scikit-learn", "metrics")
     scores = []
     for name, x in (("inside", inside), ("outside", outside)):
         if isinstance(x, jax.core.Tracer):
-            raise TypeError(f"mc.metrics.{caller} needs values, but {name} is traced. Call it outside jax.jit.")
+            raise TypeError(
+                f"mc.metrics.{caller} needs values, but {name} is traced. Call it outside jax.jit."
+            )
         found = _inputs.array(x, f"mc.metrics.{caller}", f"{name} of real numbers")
         if np.issubdtype(found.dtype, np.complexfloating):
             raise TypeError(f"mc.metrics.{caller} takes real {name}, got {found.dtype}")
         known = np.asarray(found, np.float64).ravel()
         if not known.size or np.isnan(known).any():
             raise ValueError(
-                f"{name} must hold at least one number and no NaN, got shape {found.shape} with {np.isnan(known).sum()} NaN."
-                f" Leave out what does not count, as in {name}[~np.isnan({name})]."
+                f"{name} must hold at least one number and no NaN, got shape {found.shape} with"
+                f" {np.isnan(known).sum()} NaN. Leave out what does not count, as in"
+                f" {name}[~np.isnan({name})]."
             )
         # scikit-learn takes finite scores only; only their order counts.
         scores.append(np.clip(known, np.finfo(np.float64).min, np.finfo(np.float64).max))

@@ -13,7 +13,9 @@ from jaxdrop.mc._reduction import keep, reduction
 
 
 @_checks.hinted
-def rmse(y: _inputs.Number, mean: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
+def rmse(
+    y: _inputs.Number, mean: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+) -> jax.Array:
     """The root of the mean squared error, `sqrt(mean_n (y_n - mean_n)^2)`.
 
     Args:
@@ -36,7 +38,11 @@ def _rmse(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
 
 @_checks.hinted
 def gaussian_nll(
-    y: _inputs.Number, mean: _inputs.ArrayLike, std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+    y: _inputs.Number,
+    mean: _inputs.ArrayLike,
+    std: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
     """`mean_n 1/2 z_n^2 + log std_n + 1/2 log(2 pi)`, with `z = (y - mean) / std`, in nats.
 
@@ -66,7 +72,11 @@ def _gaussian_nll(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array
 
 @_checks.hinted
 def crps_gaussian(
-    y: _inputs.Number, mean: _inputs.ArrayLike, std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+    y: _inputs.Number,
+    mean: _inputs.ArrayLike,
+    std: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
     """The continuous ranked probability score of Gaussians, in the units of y; less is better.
 
@@ -89,7 +99,11 @@ def _crps_gaussian(arrays: list[jax.Array], where: jax.Array | None) -> jax.Arra
 
 @_checks.hinted
 def crps_samples(
-    y: _inputs.Number, samples: _inputs.ArrayLike, *, fair: bool = False, where: _inputs.ArrayLike | None = None
+    y: _inputs.Number,
+    samples: _inputs.ArrayLike,
+    *,
+    fair: bool = False,
+    where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
     """The continuous ranked probability score of samples, in the units of y; less is better.
 
@@ -105,23 +119,29 @@ def crps_samples(
 
     Raises:
       TypeError: not real numbers, or `fair` is not a bool.
-      ValueError: shapes do not fit or are empty, an entry that counts is NaN, or there is one sample
-        to be `fair` with.
+      ValueError: shapes do not fit or are empty, an entry that counts is NaN, or there is one
+        sample to be `fair` with.
 
     References:
       Gneiting & Raftery, 2007. Ferro, "Fair scores for ensemble forecasts", QJRMS 140(683), 2014.
     """
     samples = _inputs.samples("crps_samples", "samples", samples)
-    (y,), where = _inputs.entries("crps_samples", where, y=_regression.target("crps_samples", y, samples))
+    (y,), where = _inputs.entries(
+        "crps_samples", where, y=_regression.target("crps_samples", y, samples)
+    )
     fair = _checks.check_flag(fair, "fair")
     if fair and samples.shape[0] < 2:
-        raise ValueError(f"crps_samples needs two samples if fair, got samples of shape {samples.shape}")
+        raise ValueError(
+            f"crps_samples needs two samples if fair, got samples of shape {samples.shape}"
+        )
     _inputs.not_nan("crps_samples", "samples", samples, None if where is None else where[None])
     return _crps_samples(y, samples, where, fair=fair)
 
 
 @reduction("crps_samples")
-def _crps_samples(y: jax.Array, samples: jax.Array, where: jax.Array | None, *, fair: bool) -> jax.Array:
+def _crps_samples(
+    y: jax.Array, samples: jax.Array, where: jax.Array | None, *, fair: bool
+) -> jax.Array:
     where_samples = None if where is None else where[None]
     gaps = keep(where_samples, samples - y[None])
     size = gaps.shape[0]
@@ -132,7 +152,9 @@ def _crps_samples(y: jax.Array, samples: jax.Array, where: jax.Array | None, *, 
     return _reduction.mean(_reduction.mean(jnp.abs(gaps), axis=0) - half, where)
 
 
-def _gaussian(caller: str, where: _inputs.ArrayLike | None, **arrays: _inputs.Number) -> tuple[list[jax.Array], jax.Array | None]:
+def _gaussian(
+    caller: str, where: _inputs.ArrayLike | None, **arrays: _inputs.Number
+) -> tuple[list[jax.Array], jax.Array | None]:
     checked, selected = _inputs.entries(caller, where, **arrays)
     _inputs.positive("std", checked[2], where=selected)
     return checked, selected

@@ -1,4 +1,6 @@
-"""What uncertainty is worth: the error that remains when the least certain predictions are left out."""
+"""What uncertainty is worth: the error that remains when the least certain predictions are left
+out.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,24 @@ class RiskCoverage(NamedTuple):
 
 
 class Sparsification(NamedTuple):
-    """The mean error when the k least certain of n predictions are removed, for k = 0, ..., n - 1."""
+    """The mean error when the k least certain of n predictions are removed, for k = 0, ..., n -
+    1.
+    """
 
     removed: jax.Array
     """`k/n`, shape (n,). If `where` leaves m of the n, 0 for the first n - m, then `k/m`."""
     error: jax.Array
     """The mean error of those kept, shape (n,)."""
     oracle: jax.Array
-    """The same when those with the largest errors are removed: no uncertainty does better. Shape (n,)."""
+    """The same when those with the largest errors are removed: no uncertainty does better. Shape
+    (n,).
+    """
 
     @property
     def ause(self) -> jax.Array:
-        """The area between the two curves, as the mean over k of their difference, in the units of the errors."""
+        """The area between the two curves, as the mean over k of their difference, in the units of
+        the errors.
+        """
         return _area((self.error - self.oracle)[::-1], 1 - self.removed[::-1])
 
 
@@ -49,21 +57,27 @@ def _area(height: jax.Array, coverage: jax.Array) -> jax.Array:
 
     That coverages are rounded cancels in the sum: up to the variation of the heights.
     """
-    return height.size * _reduction.mean(height * jnp.diff(coverage, prepend=jnp.zeros(1, coverage.dtype)))
+    return height.size * _reduction.mean(
+        height * jnp.diff(coverage, prepend=jnp.zeros(1, coverage.dtype))
+    )
 
 
 @_checks.hinted
 def risk_coverage(
-    errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+    errors: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
 ) -> RiskCoverage:
-    """The risk-coverage curve: `risk(k/n)` is the mean error of the k predictions with the least uncertainty.
+    """The risk-coverage curve: `risk(k/n)` is the mean error of the k predictions with the least
+    uncertainty.
 
     Predictions that are equally uncertain are taken in random order, in expectation: the curve does
     not depend on their order in the data.
 
     Args:
-      errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape with n
-        entries.
+      errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape with
+        n entries.
       uncertainty: of the same shape; larger is less certain.
       where: booleans, the predictions that count, as in `mc.metrics`.
 
@@ -79,36 +93,51 @@ def risk_coverage(
       Geifman, Uziel & El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
       ICLR 2019, arXiv:1805.08206.
     """
-    return _risk_coverage(*_inputs.entries("risk_coverage", where, errors=errors, uncertainty=uncertainty))
+    return _risk_coverage(
+        *_inputs.entries("risk_coverage", where, errors=errors, uncertainty=uncertainty)
+    )
 
 
 @_checks.hinted
-def aurc(errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
+def aurc(
+    errors: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
+) -> jax.Array:
     """The area under the risk-coverage curve, `1/n sum_k risk(k/n)`; less is better.
 
     The mean over k = 1, ..., n of Geifman et al., not a trapezoid. Args, Raises and References are
     those of `risk_coverage`.
     """
-    return _risk_coverage(*_inputs.entries("aurc", where, errors=errors, uncertainty=uncertainty)).aurc
+    return _risk_coverage(
+        *_inputs.entries("aurc", where, errors=errors, uncertainty=uncertainty)
+    ).aurc
 
 
 @_checks.hinted
 def sparsification(
-    errors: _inputs.ArrayLike, uncertainty: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
+    errors: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
 ) -> Sparsification:
-    """The sparsification curve: the mean error of what is kept when the most uncertain predictions are removed.
+    """The sparsification curve: the mean error of what is kept when the most uncertain predictions
+    are removed.
 
-    With it goes the best one. Args, ties and Raises are those of `risk_coverage`, whose curve this is
-    from the other end.
+    With it goes the best one. Args, ties and Raises are those of `risk_coverage`, whose curve this
+    is from the other end.
 
     Returns:
       A `Sparsification`.
 
     References:
-      Ilg, Çiçek, Galesso, Klein, Makansi, Hutter & Brox, "Uncertainty estimates and multi-hypotheses
-      networks for optical flow", ECCV 2018, arXiv:1802.07095.
+      Ilg, Çiçek, Galesso, Klein, Makansi, Hutter & Brox, "Uncertainty estimates and
+      multi-hypotheses networks for optical flow", ECCV 2018, arXiv:1802.07095.
     """
-    return _sparsification(*_inputs.entries("sparsification", where, errors=errors, uncertainty=uncertainty))
+    return _sparsification(
+        *_inputs.entries("sparsification", where, errors=errors, uncertainty=uncertainty)
+    )
 
 
 @_checks.hinted
@@ -119,7 +148,8 @@ def ause(
     normalize: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The area between the sparsification curve and the best one, `1/n sum_k (error(k/n) - oracle(k/n))`; 0 is best.
+    """The area between the sparsification curve and the best one, `1/n sum_k (error(k/n) -
+    oracle(k/n))`; 0 is best.
 
     Args:
       errors: as in `risk_coverage`.
@@ -135,7 +165,9 @@ def ause(
       Ilg et al., 2018, arXiv:1802.07095.
     """
     divided = _checks.check_flag(normalize, "normalize")
-    curves = _sparsification(*_inputs.entries("ause", where, errors=errors, uncertainty=uncertainty))
+    curves = _sparsification(
+        *_inputs.entries("ause", where, errors=errors, uncertainty=uncertainty)
+    )
     return curves.ause / curves.error[0] if divided else curves.ause
 
 
@@ -167,4 +199,6 @@ def _curve(errors: jax.Array, uncertainty: jax.Array, where: jax.Array | None) -
     number = _reduction.number(where, size)
     count = jnp.minimum(rank, number).astype(errors.dtype)
     risk = (sums / count)[jnp.minimum(rank, number) - 1]
-    return RiskCoverage(count / number.astype(errors.dtype), jnp.where(unknown | (number == 0), jnp.nan, risk))
+    return RiskCoverage(
+        count / number.astype(errors.dtype), jnp.where(unknown | (number == 0), jnp.nan, risk)
+    )

@@ -4,8 +4,9 @@
     ax = mc.plots.reliability(labels, summary.mean)
     ax.figure.savefig("reliability.png")
 
-Each function takes arrays, draws into `ax` or into a new figure, and returns the axes, on which labels and titles can be changed.
-The numbers are those of `mc.metrics`, and the truth comes first as there. matplotlib is imported on the first call.
+Each function takes arrays, draws into `ax` or into a new figure, and returns the axes, on which
+labels and titles can be changed. The numbers are those of `mc.metrics`, and the truth comes first
+as there. matplotlib is imported on the first call.
 """
 
 from jaxdrop.mc.plots._certainty import certainty
@@ -15,4 +16,12 @@ from jaxdrop.mc.plots._reliability import reliability
 from jaxdrop.mc.plots._sampling import standard_error
 from jaxdrop.mc.plots._selective import risk_coverage, sparsification
 
-__all__ = ["band", "certainty", "novelty", "reliability", "risk_coverage", "sparsification", "standard_error"]
+__all__ = [
+    "band",
+    "certainty",
+    "novelty",
+    "reliability",
+    "risk_coverage",
+    "sparsification",
+    "standard_error",
+]

@@ -46,7 +46,10 @@ def axes(ax: Axes | None) -> Axes:
 def check_axes(ax: Any) -> None:
     """Checks the argument `ax`."""
     if ax is not None and not isinstance(ax, _pyplot().Axes):
-        raise TypeError(f"ax must be matplotlib's Axes, such as plt.subplots()[1], or None, got {_checks.quoted(ax)}")
+        raise TypeError(
+            "ax must be matplotlib's Axes, such as plt.subplots()[1], or None, got"
+            f" {_checks.quoted(ax)}"
+        )
 
 
 def _pyplot() -> Any:
@@ -54,7 +57,9 @@ def _pyplot() -> Any:
 
 
 def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
-    """Adds a legend, which pales what it covers, and more room above what is drawn, in heights of it."""
+    """Adds a legend, which pales what it covers, and more room above what is drawn, in heights of
+    it.
+    """
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + headroom * (high - low))
     ax.legend(loc=place, fontsize="small", frameon=True, framealpha=0.85, edgecolor="none")
@@ -82,7 +87,10 @@ def drawable(**arrays: Any) -> None:
     """Checks that arrays have values, which is not so under `jit`."""
     for name, x in arrays.items():
         if not _inputs.is_known(x):
-            raise TypeError(f"jaxdrop.mc.plots draws values, but those of {name} are traced or on other processes")
+            raise TypeError(
+                f"jaxdrop.mc.plots draws values, but those of {name} are traced or on other"
+                " processes"
+            )
 
 
 def numbers(name: str, x: _inputs.Number) -> np.ndarray[Any, Any]:
@@ -94,5 +102,7 @@ def numbers(name: str, x: _inputs.Number) -> np.ndarray[Any, Any]:
     found = np.asarray(given).astype(np.float64)
     if not found.size or not np.isfinite(found).all():
         bad = f"{np.isnan(found).sum()} NaN and {np.isinf(found).sum()} infinities"
-        raise ValueError(f"{name} must hold finite numbers, and one at least, got shape {found.shape} with {bad}")
+        raise ValueError(
+            f"{name} must hold finite numbers, and one at least, got shape {found.shape} with {bad}"
+        )
     return found

@@ -25,10 +25,11 @@ def certainty(
     name: str = "predictive entropy (nats)",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws the images of which a prediction is the most certain, and below them those of which it is the least certain.
+    """Draws the images of which a prediction is the most certain, and below them those of which it
+    is the least certain.
 
-    Over each stands its label, an arrow, and what is predicted: in orange and with a cross if that is wrong. Below stands the
-    uncertainty.
+    Over each stands its label, an arrow, and what is predicted: in orange and with a cross if that
+    is wrong. Below stands the uncertainty.
 
     Args:
       images: shape (N, height, width), or (N, height, width, channels) as `imshow` takes them.
@@ -40,12 +41,14 @@ def certainty(
       ax: matplotlib axes, which are divided; a new figure by default.
 
     Returns:
-      The axes. Those of the images are its `child_axes`: the most certain first, then the least certain, each from its extreme.
+      The axes. Those of the images are its `child_axes`: the most certain first, then the least
+        certain, each from its extreme.
 
     Raises:
       ImportError: matplotlib is not installed.
       TypeError: labels are not integers, or the rest not real numbers.
-      ValueError: shapes do not fit, a label is out of range, or there are fewer than `columns` images.
+      ValueError: shapes do not fit, a label is out of range, or there are fewer than `columns`
+        images.
     """
     _axes.check_axes(ax)
     name = _axes.text("name", name)
@@ -56,10 +59,15 @@ def certainty(
     labels = np.asarray(_labels.integers("certainty", labels))
     values = _axes.numbers("uncertainty", uncertainty)
     size = len(values) if values.ndim == 1 else -1
-    if images.ndim not in (3, 4) or probs.ndim != 2 or labels.ndim != 1 or {len(images), len(probs), len(labels)} != {size}:
+    if (
+        images.ndim not in (3, 4)
+        or probs.ndim != 2
+        or labels.ndim != 1
+        or {len(images), len(probs), len(labels)} != {size}
+    ):
         raise ValueError(
-            "certainty takes images (N, height, width), labels (N,), probs (N, C) and uncertainty (N,), got shapes"
-            f" {images.shape}, {labels.shape}, {probs.shape} and {values.shape}"
+            "certainty takes images (N, height, width), labels (N,), probs (N, C) and uncertainty"
+            f" (N,), got shapes {images.shape}, {labels.shape}, {probs.shape} and {values.shape}"
         )
     _labels.within(labels, probs.shape[-1], None, advice="Leave out the images without a label.")
     columns = _checks.check_integer(columns, "columns")
@@ -69,12 +77,16 @@ def certainty(
     ax.set_axis_off()
     ax.set_title(f"Label → prediction, and {name} below")
     order, predicted = np.argsort(values, kind="stable"), probs.argmax(-1)
-    for row, (indices, side) in enumerate([(order[:columns], "most certain"), (order[::-1][:columns], "least certain")]):
+    for row, (indices, side) in enumerate(
+        [(order[:columns], "most certain"), (order[::-1][:columns], "least certain")]
+    ):
         for column, index in enumerate(indices):
             cell = ax.inset_axes(((column + 0.08) / columns, 0.55 - 0.5 * row, 0.84 / columns, 0.3))
             cell.imshow(images[index], cmap="gray_r", vmin=images.min(), vmax=images.max())
             cell.spines[:].set(visible=True, linewidth=0.5)
-            cell.set(xticks=[], yticks=[], xlabel=f"{values[index]:.2f}", ylabel="" if column else side)
+            cell.set(
+                xticks=[], yticks=[], xlabel=f"{values[index]:.2f}", ylabel="" if column else side
+            )
             right = predicted[index] == labels[index]
             title = f"{labels[index]} → {predicted[index]}{'' if right else ' ✗'}"
             cell.set_title(title, color=_axes.BLUE if right else _axes.ORANGE, fontsize="medium")

@@ -26,10 +26,11 @@ def band(
     observed: tuple[_inputs.ArrayLike, _inputs.ArrayLike] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws a regression of one input: its mean, and around it the band of what is expected to be observed.
+    """Draws a regression of one input: its mean, and around it the band of what is expected to be
+    observed.
 
-    The inner band is epistemic: the mean plus and minus `z` standard deviations over the samples. The outer one adds the noise:
-    it is `summary.interval(coverage)`.
+    The inner band is epistemic: the mean plus and minus `z` standard deviations over the samples.
+    The outer one adds the noise: it is `summary.interval(coverage)`.
 
     Args:
       x: the inputs, shape (N,), in any order.
@@ -43,13 +44,15 @@ def band(
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: `x` is not of the shape (N,) of the summary, holds NaN or infinities, or `coverage` is not in (0, 1).
+      ValueError: `x` is not of the shape (N,) of the summary, holds NaN or infinities, or
+        `coverage` is not in (0, 1).
     """
     _axes.check_axes(ax)
     x = _axes.numbers("x", x)
     if not isinstance(summary, Regression):
         raise TypeError(
-            f"band takes a Regression summary, such as mc.regression(samples, tau=...), got {_checks.quoted(summary)}"
+            "band takes a Regression summary, such as mc.regression(samples, tau=...), got"
+            f" {_checks.quoted(summary)}"
         )
     _axes.drawable(summary=summary.mean)
     level = _axes.numbers("coverage", coverage)
@@ -57,12 +60,20 @@ def band(
         raise ValueError(f"coverage must be one number, got shape {level.shape}")
     points = None if observed is None else _pair(observed)
     if x.ndim != 1 or x.shape != summary.mean.shape:
-        raise ValueError(f"x must have the shape (N,) of the summary, got {x.shape} and a summary of shape {summary.mean.shape}")
+        raise ValueError(
+            f"x must have the shape (N,) of the summary, got {x.shape} and a summary of shape"
+            f" {summary.mean.shape}"
+        )
     noiseless = dataclasses.replace(summary, aleatoric_variance=jnp.zeros_like(summary.mean))
     order = np.argsort(x)
-    outer, inner = (np.stack(part.interval(float(level)))[:, order] for part in (summary, noiseless))
+    outer, inner = (
+        np.stack(part.interval(float(level)))[:, order] for part in (summary, noiseless)
+    )
     ax = _axes.axes(ax)
-    for bounds, alpha, label in ((outer, 0.2, "epistemic and aleatoric"), (inner, 0.35, "epistemic")):
+    for bounds, alpha, label in (
+        (outer, 0.2, "epistemic and aleatoric"),
+        (inner, 0.35, "epistemic"),
+    ):
         ax.fill_between(x[order], *bounds, color=_axes.BLUE, alpha=alpha, linewidth=0, label=label)
     ax.plot(x[order], np.asarray(summary.mean)[order], color=_axes.BLUE, label="mean")
     if points is not None:
@@ -74,8 +85,13 @@ def band(
 
 def _pair(observed: tuple[_inputs.ArrayLike, _inputs.ArrayLike]) -> list[np.ndarray]:
     if not isinstance(observed, (tuple, list)) or len(observed) != 2:
-        raise TypeError(f"observed must be a pair of inputs and targets, got {_checks.quoted(observed)}")
+        raise TypeError(
+            f"observed must be a pair of inputs and targets, got {_checks.quoted(observed)}"
+        )
     points = [_axes.numbers(f"observed[{at}]", each) for at, each in enumerate(observed)]
     if points[0].shape != points[1].shape or points[0].ndim != 1:
-        raise ValueError(f"observed must hold inputs and targets of one shape (N,), got {[each.shape for each in points]}")
+        raise ValueError(
+            "observed must hold inputs and targets of one shape (N,), got"
+            f" {[each.shape for each in points]}"
+        )
     return points

@@ -25,10 +25,11 @@ def reliability(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws a reliability diagram: accuracy against confidence in each bin, and below it how many predictions each bin holds.
+    """Draws a reliability diagram: accuracy against confidence in each bin, and below it how many
+    predictions each bin holds.
 
-    A bar joins a bin's point to the diagonal, on which a calibrated classifier's points lie: above it the classifier is too
-    modest, below it too sure. The calibration error is in the title.
+    A bar joins a bin's point to the diagonal, on which a calibrated classifier's points lie: above
+    it the classifier is too modest, below it too sure. The calibration error is in the title.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
@@ -52,16 +53,32 @@ def reliability(
     _axes.drawable(labels=labels, probs=probs, where=where)
     bins = metrics.reliability(labels, probs, num_bins=num_bins, binary=binary, where=where)
     ax = _axes.axes(ax)
-    horizontal, vertical = ("probability of 1", "share of 1") if binary else ("confidence", "accuracy")
+    horizontal, vertical = (
+        ("probability of 1", "share of 1") if binary else ("confidence", "accuracy")
+    )
     filled = np.asarray(bins.count) > 0
-    confidence, accuracy, count = (np.asarray(x)[filled] for x in (bins.confidence, bins.accuracy, bins.count))
+    confidence, accuracy, count = (
+        np.asarray(x)[filled] for x in (bins.confidence, bins.accuracy, bins.count)
+    )
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="calibrated")
     ax.vlines(confidence, confidence, accuracy, color=_axes.BLUE, alpha=0.4, linewidth=3)
     ax.plot(confidence, accuracy, "o", color=_axes.BLUE, clip_on=False, label="bins")
-    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel=vertical, title=f"{title}{', ' if title else ''}ECE {bins.ece:.3f}")
+    ax.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        ylabel=vertical,
+        title=f"{title}{', ' if title else ''}ECE {bins.ece:.3f}",
+    )
     ax.tick_params(labelbottom=False)
     below = ax.inset_axes((0, -0.32, 1, 0.26), sharex=ax)
-    below.bar(np.flatnonzero(filled) / num_bins, count, 1 / num_bins, align="edge", color=_axes.BLUE, edgecolor="white")
+    below.bar(
+        np.flatnonzero(filled) / num_bins,
+        count,
+        1 / num_bins,
+        align="edge",
+        color=_axes.BLUE,
+        edgecolor="white",
+    )
     below.set(xlabel=horizontal, ylabel="count", yscale="log", ylim=(0.7, None))
     below.spines[["right", "top"]].set_visible(False)
     return ax

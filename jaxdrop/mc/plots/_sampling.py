@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 
 @_checks.hinted
 def standard_error(
-    samples: _inputs.ArrayLike, *, groups: int | None = None, name: str = "outputs", ax: Axes | None = None
+    samples: _inputs.ArrayLike,
+    *,
+    groups: int | None = None,
+    name: str = "outputs",
+    ax: Axes | None = None,
 ) -> Axes:
     """Draws the standard error of the mean of the first s samples against s, and `1 / sqrt(s)`.
 
-    It is `sqrt(mean_i var_i / r)`, where `var_i` is the variance of the means of output i over the first r groups of samples
-    (divided by r - 1), each sample being a group by default. The line is that of all S samples: where it falls below what is
-    wanted is the number of passes to take, in groups of the same size.
+    It is `sqrt(mean_i var_i / r)`, where `var_i` is the variance of the means of output i over the
+    first r groups of samples (divided by r - 1), each sample being a group by default. The line is
+    that of all S samples: where it falls below what is wanted is the number of passes to take, in
+    groups of the same size.
 
-    Stratified and antithetic samples have a mean that varies less than independent ones. Draw them in groups and say so here,
-    or points and line are up to three times too high, and the number of passes up to nine times.
+    Stratified and antithetic samples have a mean that varies less than independent ones. Draw them
+    in groups and say so here, or points and line are up to three times too high, and the number of
+    passes up to nine times.
 
     Args:
       samples: what `mc.predict` returns, shape (S, ...), with two samples at least.
@@ -38,17 +44,22 @@ def standard_error(
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: there are fewer than two samples or groups, `groups` does not divide the samples, or they hold NaN or
-        infinities.
+      ValueError: there are fewer than two samples or groups, `groups` does not divide the samples,
+        or they hold NaN or infinities.
     """
     _axes.check_axes(ax)
     name = _axes.text("name", name)
     values = _axes.numbers("samples", samples)
     if values.ndim == 0 or len(values) < 2:
-        raise ValueError(f"samples must have shape (S, ...) with at least two samples, got {values.shape}")
+        raise ValueError(
+            f"samples must have shape (S, ...) with at least two samples, got {values.shape}"
+        )
     num_groups = len(values) if groups is None else _groups.check(groups, len(values))
     if num_groups < 2:
-        raise ValueError(f"groups must be at least 2, got {groups}: how much the mean varies shows in several groups")
+        raise ValueError(
+            f"groups must be at least 2, got {groups}: how much the mean varies shows in several"
+            " groups"
+        )
     size = len(values) // num_groups
     means = values.reshape(num_groups, size, -1).mean(1)
     counts = np.unique(np.geomspace(2, num_groups, 40).round().astype(int))
@@ -57,7 +68,9 @@ def standard_error(
     ax = _axes.axes(ax)
     ax.plot(passes, errors, "o", markersize=4, color=_axes.BLUE, label="of the first s samples")
     line = errors[-1] * np.sqrt(len(values) / passes)
-    ax.plot(passes, line, color="black", linewidth=0.8, linestyle="--", label=r"$\propto 1/\sqrt{s}$")
+    ax.plot(
+        passes, line, color="black", linewidth=0.8, linestyle="--", label=r"$\propto 1/\sqrt{s}$"
+    )
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(yscale="log", xlabel="number of passes s", ylabel=f"standard error of the mean {name}")

@@ -25,8 +25,8 @@ def risk_coverage(
 ) -> Axes:
     """Draws the mean error of the most certain predictions against the share that they are.
 
-    With it go the best curve, of an oracle that knows the errors, and that of random order. The legend has the area under each,
-    as `mc.metrics.aurc`; less is better.
+    With it go the best curve, of an oracle that knows the errors, and that of random order. The
+    legend has the area under each, as `mc.metrics.aurc`; less is better.
 
     Args:
       errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape.
@@ -46,14 +46,28 @@ def risk_coverage(
     name = _axes.text("name", name)
     _axes.drawable(errors=errors, where=where)
     several = _axes.curves(uncertainty, "uncertainty")
-    curves = [(curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in several]
+    curves = [
+        (curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in several
+    ]
     oracle = metrics.risk_coverage(errors, errors, where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
-        ax.plot(found.coverage, found.risk, label=f"{curve.name}, AURC {found.aurc:.4g}", **curve.style)
-    ax.plot(oracle.coverage, oracle.risk, color="black", linewidth=0.8, label=f"oracle, AURC {oracle.aurc:.4g}")
+        ax.plot(
+            found.coverage, found.risk, label=f"{curve.name}, AURC {found.aurc:.4g}", **curve.style
+        )
+    ax.plot(
+        oracle.coverage,
+        oracle.risk,
+        color="black",
+        linewidth=0.8,
+        label=f"oracle, AURC {oracle.aurc:.4g}",
+    )
     _random(ax, oracle.risk[-1], f"random, AURC {oracle.risk[-1]:.4g}")
-    ax.set(xlim=(0, 1), xlabel="coverage: share of predictions kept", ylabel=f"risk: mean {name} of those kept")
+    ax.set(
+        xlim=(0, 1),
+        xlabel="coverage: share of predictions kept",
+        ylabel=f"risk: mean {name} of those kept",
+    )
     ax.set(ylim=(0, None), title="Risk and coverage")
     _axes.legend(ax, "upper left")
     return ax
@@ -70,8 +84,9 @@ def sparsification(
 ) -> Axes:
     """Draws the mean error of what is left when the least certain predictions are removed.
 
-    With it go the best curve, of an oracle that removes the largest errors, and that of random order. The legend has the area
-    between a curve and the best one, as `mc.metrics.ause`; less is better.
+    With it go the best curve, of an oracle that removes the largest errors, and that of random
+    order. The legend has the area between a curve and the best one, as `mc.metrics.ause`; less is
+    better.
 
     Args:
       errors: as in `risk_coverage`.
@@ -91,18 +106,28 @@ def sparsification(
     name = _axes.text("name", name)
     _axes.drawable(errors=errors, where=where)
     several = _axes.curves(uncertainty, "uncertainty")
-    curves = [(curve, metrics.sparsification(errors, curve.values, where=where)) for curve in several]
+    curves = [
+        (curve, metrics.sparsification(errors, curve.values, where=where)) for curve in several
+    ]
     best = metrics.sparsification(errors, errors, where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
-        ax.plot(found.removed, found.error, label=f"{curve.name}, AUSE {found.ause:.4g}", **curve.style)
+        ax.plot(
+            found.removed, found.error, label=f"{curve.name}, AUSE {found.ause:.4g}", **curve.style
+        )
     ax.plot(best.removed, best.oracle, color="black", linewidth=0.8, label="oracle")
     _random(ax, best.error[0], "random")
-    ax.set(xlim=(0, 1), xlabel="share of predictions removed, the least certain first", ylabel=f"mean {name} of those left")
+    ax.set(
+        xlim=(0, 1),
+        xlabel="share of predictions removed, the least certain first",
+        ylabel=f"mean {name} of those left",
+    )
     ax.set(ylim=(0, None), title="Sparsification")
     _axes.legend(ax, "upper right")
     return ax
 
 
 def _random(ax: Axes, level: _inputs.Number, label: str) -> None:
-    ax.axhline(float(np.asarray(level)), color=_axes.GRAY, linewidth=0.8, linestyle=":", label=label)
+    ax.axhline(
+        float(np.asarray(level)), color=_axes.GRAY, linewidth=0.8, linestyle=":", label=label
+    )

@@ -1,4 +1,6 @@
-"""The plain dropout: what a call costs, what it keeps, what it takes to compile, and how exact it is."""
+"""The plain dropout: what a call costs, what it keeps, what it takes to compile, and how exact it
+is.
+"""
 
 from benchmarks.core.compilation import compilation
 from benchmarks.core.exactness import bias, masks

@@ -39,7 +39,9 @@ class Model(linen.Module):
 
 
 def compilation(quick: bool) -> Iterator[Table | Bar]:
-    """A model of 24 layers and 72 sites, forward + backward, with all caches cleared before each run."""
+    """A model of 24 layers and 72 sites, forward + backward, with all caches cleared before each
+    run.
+    """
     layers, runs = (1, 1) if quick else (24, 5)
     contestants: dict[str, tuple[Any, jax.Array]] = {
         _NONE: (None, jax.random.key(0)),
@@ -56,14 +58,26 @@ def compilation(quick: bool) -> Iterator[Table | Bar]:
             dropout, key = contestants[name]
             spent[name].append(_compile(Model(layers, dropout), params, x, key))
     figures = {
-        clock: {name: statistics.median(pair[index] for pair in pairs) for name, pairs in spent.items()}
+        clock: {
+            name: statistics.median(pair[index] for pair in pairs) for name, pairs in spent.items()
+        }
         for index, clock in enumerate(("wall clock", "processor"))
     }
     times = figures["wall clock"]
     case = f"{layers} layers, {layers * _SITES_PER_LAYER} sites"
     yield Table(f"compile time of {case}, forward + backward", "s", figures, limit=FLAX)
-    yield Bar(f"compile time, {case}: jaxdrop (jaxdrop.key) / Flax", times[OWN_KEY] / times[FLAX], "<=", 1.1)
-    yield Bar(f"compile time, {case}: jaxdrop (the same threefry key) / Flax", times[SAME_KEY] / times[FLAX], "<=", 1.5)
+    yield Bar(
+        f"compile time, {case}: jaxdrop (jaxdrop.key) / Flax",
+        times[OWN_KEY] / times[FLAX],
+        "<=",
+        1.1,
+    )
+    yield Bar(
+        f"compile time, {case}: jaxdrop (the same threefry key) / Flax",
+        times[SAME_KEY] / times[FLAX],
+        "<=",
+        1.5,
+    )
 
 
 def _compile(model: Model, params: Any, x: jax.Array, key: jax.Array) -> tuple[float, float]:

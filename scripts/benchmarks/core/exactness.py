@@ -40,11 +40,15 @@ def bias(quick: bool) -> Iterator[Table | Bar]:
     yield Table(f"bias of the scale, bfloat16, {size:,} values", "", figures)
     for name in (_peers.OWN_KEY, _peers.SAME_KEY):
         worst = max(abs(errors[name]) for errors in figures.values())
-        yield Bar(f"bias of the scale in bfloat16, largest over the rates: {name}", worst, "<=", 1e-4, "")
+        yield Bar(
+            f"bias of the scale in bfloat16, largest over the rates: {name}", worst, "<=", 1e-4, ""
+        )
 
 
 def masks(quick: bool) -> Iterator[Table | Bar]:
-    """Entries whose mask differs from that of Flax for the same threefry key, and the largest difference of the kept values."""
+    """Entries whose mask differs from that of Flax for the same threefry key, and the largest
+    difference of the kept values.
+    """
     shapes = [(256, 1024)] if quick else [(4096, 4096), (3, 5, 7), (1000,)]
     figures: dict[str, dict[str, float]] = {}
     for family, draw in (("flax.linen", _linen), ("flax.nnx", _nnx)):
@@ -55,11 +59,26 @@ def masks(quick: bool) -> Iterator[Table | Bar]:
                 theirs, ours = draw(x, rate)
                 differing += int(((theirs == 0) != (ours == 0)).sum())
                 ulps = max(ulps, _ulps(theirs, ours))
-        figures[family] = {"entries with another mask": differing, "largest difference in ulp": ulps}
+        figures[family] = {
+            "entries with another mask": differing,
+            "largest difference in ulp": ulps,
+        }
     yield Table("jaxdrop and Flax, the same threefry key, float32, rates 0.1 to 0.9", "", figures)
     for family, counts in figures.items():
-        yield Bar(f"masks: entries that differ from {family}", counts["entries with another mask"], "<=", 0, "")
-        yield Bar(f"masks: ulp between the values and those of {family}", counts["largest difference in ulp"], "<=", 1, "")
+        yield Bar(
+            f"masks: entries that differ from {family}",
+            counts["entries with another mask"],
+            "<=",
+            0,
+            "",
+        )
+        yield Bar(
+            f"masks: ulp between the values and those of {family}",
+            counts["largest difference in ulp"],
+            "<=",
+            1,
+            "",
+        )
 
 
 def _relative_error(x: Any, y: Any, rate: float) -> float:
@@ -69,15 +88,21 @@ def _relative_error(x: Any, y: Any, rate: float) -> float:
 
 def _linen(x: jax.Array, rate: float) -> tuple[np.ndarray, np.ndarray]:
     rngs = {"dropout": jax.random.key(5)}
-    theirs, ours = (layer(rate, deterministic=False).apply({}, x, rngs=rngs) for layer in (linen.Dropout, jaxdrop.linen.Dropout))
+    theirs, ours = (
+        layer(rate, deterministic=False).apply({}, x, rngs=rngs)
+        for layer in (linen.Dropout, jaxdrop.linen.Dropout)
+    )
     return np.asarray(theirs), np.asarray(ours)
 
 
 def _nnx(x: jax.Array, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    theirs, ours = (layer(rate, rngs=nnx.Rngs(5))(x) for layer in (nnx.Dropout, jaxdrop.nnx.Dropout))
+    theirs, ours = (
+        layer(rate, rngs=nnx.Rngs(5))(x) for layer in (nnx.Dropout, jaxdrop.nnx.Dropout)
+    )
     return np.asarray(theirs), np.asarray(ours)
 
 
 def _ulps(a: np.ndarray, b: np.ndarray) -> float:
-    # Both have the same sign, so the distance of the bit patterns is the number of floats between them.
+    # Both have the same sign, so the distance of the bit patterns is the number of floats between
+    # them.
     return float(np.abs(a.view(np.int32).astype(np.int64) - b.view(np.int32)).max())

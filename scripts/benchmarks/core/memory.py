@@ -31,7 +31,9 @@ def temporaries(quick: bool) -> Iterator[Table | Bar]:
     case = f"float32 {shape[0]} x {shape[1]}"
     yield Table(f"temporaries, {case}", "B", figures)
     for name in (OWN_KEY, SAME_KEY):
-        yield Bar(f"temporaries, forward, {case}: {name}", figures["forward"][name], "<=", 2**16, "B")
+        yield Bar(
+            f"temporaries, forward, {case}: {name}", figures["forward"][name], "<=", 2**16, "B"
+        )
 
 
 def residuals(quick: bool) -> Iterator[Table | Bar]:
@@ -57,10 +59,18 @@ def residuals(quick: bool) -> Iterator[Table | Bar]:
     yield Table(case, "s", {"time": interleaved(calls, seconds=0 if quick else 15)}, limit=_NONE)
     for name in (OWN_KEY, SAME_KEY):
         size = contestants[name].keys(1).dtype.itemsize
-        yield Bar(f"residuals of a site across scan: {name} (the key has {size} B)", sites[name], "<=", size, "B")
+        yield Bar(
+            f"residuals of a site across scan: {name} (the key has {size} B)",
+            sites[name],
+            "<=",
+            size,
+            "B",
+        )
 
 
-def _layers(drop: Callable[..., Any], weights: jax.Array, x: jax.Array, keys: jax.Array) -> jax.Array:
+def _layers(
+    drop: Callable[..., Any], weights: jax.Array, x: jax.Array, keys: jax.Array
+) -> jax.Array:
     def layer(x: jax.Array, leaf: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         weight, key = leaf
         return drop(key, jax.nn.gelu(x @ weight)), None
@@ -74,4 +84,7 @@ def _kept(loss: Callable[..., Any], weights: jax.Array, x: jax.Array, keys: jax.
     def pull(weights: jax.Array, x: jax.Array, keys: jax.Array) -> Any:
         return jax.vjp(lambda weights, x: loss(weights, x, keys), weights, x)[1]
 
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(pull, weights, x, keys)))
+    return sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(jax.eval_shape(pull, weights, x, keys))
+    )

@@ -28,8 +28,18 @@ def forward(quick: bool) -> Iterator[Table | Bar]:
     table = _by_shape("one call, forward", 1, lambda drop: drop, _torch_forward, quick)
     yield table
     case, times = _largest(table)
-    yield Bar(f"forward, {case}: jaxdrop (jaxdrop.key) / multiply", times[OWN_KEY] / times[MULTIPLY], "<=", 1.6)
-    yield Bar(f"forward, {case}: unchanged flax.linen.Dropout, its key / jaxdrop.key", times[FLAX] / times[FLAX_SWAPPED], ">=", 5)
+    yield Bar(
+        f"forward, {case}: jaxdrop (jaxdrop.key) / multiply",
+        times[OWN_KEY] / times[MULTIPLY],
+        "<=",
+        1.6,
+    )
+    yield Bar(
+        f"forward, {case}: unchanged flax.linen.Dropout, its key / jaxdrop.key",
+        times[FLAX] / times[FLAX_SWAPPED],
+        ">=",
+        5,
+    )
 
 
 def backward(quick: bool) -> Iterator[Table | Bar]:
@@ -40,26 +50,39 @@ def backward(quick: bool) -> Iterator[Table | Bar]:
 def chain(quick: bool) -> Iterator[Table | Bar]:
     """Twenty sites in one program, each with its own key.
 
-    Unrolled, XLA fuses the twenty operations into one pass over memory where it can, for the multiplication too. Under scan each
-    site is a pass of its own, as it is between the layers of a model.
+    Unrolled, XLA fuses the twenty operations into one pass over memory where it can, for the
+    multiplication too. Under scan each site is a pass of its own, as it is between the layers of a
+    model.
     """
     shapes: list[tuple[Any, Shape]] = [(jnp.float32, (256, 1024) if quick else (4096, 4096))]
     if not quick:
         shapes.append((jnp.bfloat16, (1024, 1024)))
     figures = {}
-    contestants = {name: _peers.peers()[name] for name in (MULTIPLY, FLAX, FLAX_SWAPPED, SAME_KEY, OWN_KEY)}
+    contestants = {
+        name: _peers.peers()[name] for name in (MULTIPLY, FLAX, FLAX_SWAPPED, SAME_KEY, OWN_KEY)
+    }
     for dtype, shape in shapes:
         x = jnp.ones(shape, dtype)
         for layout, build in (("unrolled", _unrolled), ("under scan", _scanned)):
             calls = {
-                name: functools.partial(jax.jit(build(peer.drop)), peer.keys(_SITES), x) for name, peer in contestants.items()
+                name: functools.partial(jax.jit(build(peer.drop)), peer.keys(_SITES), x)
+                for name, peer in contestants.items()
             }
             times = interleaved(calls, seconds=0 if quick else 45)
-            figures[f"{layout}, {_case(dtype, shape)}"] = {name: time / _SITES for name, time in times.items()}
+            figures[f"{layout}, {_case(dtype, shape)}"] = {
+                name: time / _SITES for name, time in times.items()
+            }
     yield Table(f"chain of {_SITES} in one program, time a site", "s", figures, limit=MULTIPLY)
     for layout, times in list(figures.items())[:2]:
-        yield Bar(f"chain, {layout}: Flax / jaxdrop (jaxdrop.key)", times[FLAX] / times[OWN_KEY], ">=", 9)
-        yield Bar(f"chain, {layout}: Flax / jaxdrop (the same threefry key)", times[FLAX] / times[SAME_KEY], ">=", 3.5)
+        yield Bar(
+            f"chain, {layout}: Flax / jaxdrop (jaxdrop.key)", times[FLAX] / times[OWN_KEY], ">=", 9
+        )
+        yield Bar(
+            f"chain, {layout}: Flax / jaxdrop (the same threefry key)",
+            times[FLAX] / times[SAME_KEY],
+            ">=",
+            3.5,
+        )
 
 
 def eager(quick: bool) -> Iterator[Table | Bar]:
@@ -77,15 +100,26 @@ def eager(quick: bool) -> Iterator[Table | Bar]:
         calls[suffix.format("linen")] = functools.partial(layer.apply, {}, x, rngs={"dropout": key})
     for name, peer in _peers.peers().items():
         if name in ("equinox", "haiku", SAME_KEY, OWN_KEY):
-            calls[name.replace("jaxdrop,", "jaxdrop.dropout,")] = functools.partial(peer.drop, peer.keys(1)[0], x)
+            calls[name.replace("jaxdrop,", "jaxdrop.dropout,")] = functools.partial(
+                peer.drop, peer.keys(1)[0], x
+            )
     if torch := _peers.find("torch"):
         calls["torch"] = functools.partial(torch.nn.functional.dropout, torch.ones(256, 1024), RATE)
     times = interleaved(calls, seconds=1 if quick else 20)
     case = _case(x.dtype, (256, 1024))
     yield Table("one eager call", "s", {case: times}, limit=MULTIPLY)
     for kind in ("threefry", "jaxdrop.key"):
-        for ours, theirs in (("jaxdrop.nnx", "flax.nnx"), ("jaxdrop.linen", FLAX), ("jaxdrop.dropout", FLAX)):
-            yield Bar(f"eager, {case}: {ours} ({kind}) / {theirs}", times[f"{ours}, {kind}"] / times[theirs], "<=", 1)
+        for ours, theirs in (
+            ("jaxdrop.nnx", "flax.nnx"),
+            ("jaxdrop.linen", FLAX),
+            ("jaxdrop.dropout", FLAX),
+        ):
+            yield Bar(
+                f"eager, {case}: {ours} ({kind}) / {theirs}",
+                times[f"{ours}, {kind}"] / times[theirs],
+                "<=",
+                1,
+            )
 
 
 def _by_shape(
@@ -95,13 +129,18 @@ def _by_shape(
     torch_call: Callable[..., Any],
     quick: bool,
 ) -> Table:
-    """Times of `build(drop)(key, *arrays)` for all peers and of `torch_call(torch, *arrays)`, by dtype and shape."""
+    """Times of `build(drop)(key, *arrays)` for all peers and of `torch_call(torch, *arrays)`, by
+    dtype and shape.
+    """
     shapes = [(256, 1024)] if quick else [(256, 1024), (1024, 1024), (4096, 4096)]
     torch = _peers.find("torch")
     figures = {}
     for dtype in (jnp.float32,) if quick else (jnp.float32, jnp.bfloat16):
         for shape in shapes:
-            values = [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(1), arrays)]
+            values = [
+                jax.random.normal(key, shape, dtype)
+                for key in jax.random.split(jax.random.key(1), arrays)
+            ]
             calls: dict[str, Callable[[], Any]] = {
                 name: functools.partial(jax.jit(build(peer.drop)), peer.keys(2)[1], *values)
                 for name, peer in _peers.peers().items()
@@ -113,7 +152,9 @@ def _by_shape(
 
 
 def _largest(table: Table) -> tuple[str, Any]:
-    return [(case, times) for case, times in table.figures.items() if case.startswith("float32")][-1]
+    return [(case, times) for case, times in table.figures.items() if case.startswith("float32")][
+        -1
+    ]
 
 
 def _case(dtype: Any, shape: Shape) -> str:

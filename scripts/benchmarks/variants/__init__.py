@@ -1,4 +1,6 @@
-"""Every variant against what is usually written in its place, and against Keras and PyTorch where they have it."""
+"""Every variant against what is usually written in its place, and against Keras and PyTorch where
+they have it.
+"""
 
 from benchmarks.variants.elements import elements
 from benchmarks.variants.graphs import graphs
@@ -12,4 +14,16 @@ from benchmarks.variants.sequences import sequences
 from benchmarks.variants.tokens import tokens
 from benchmarks.variants.weights import weights
 
-MEASUREMENTS = (elements, noise, regions, paths, weights, sequences, tokens, learned, graphs, losses, libraries)
+MEASUREMENTS = (
+    elements,
+    noise,
+    regions,
+    paths,
+    weights,
+    sequences,
+    tokens,
+    learned,
+    graphs,
+    losses,
+    libraries,
+)

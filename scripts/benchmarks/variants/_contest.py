@@ -31,7 +31,9 @@ _SEED = 1
 
 
 class Contest(NamedTuple):
-    """Two functions of a key, of arrays `given`, and of `arrays` that get gradients. Without those, they run forward only."""
+    """Two functions of a key, of arrays `given`, and of `arrays` that get gradients. Without those,
+    they run forward only.
+    """
 
     name: str
     ours: Callable[..., Any]
@@ -59,7 +61,9 @@ class Program:
 
 
 def compare(family: str, contests: Sequence[Contest], quick: bool) -> Iterator[Table | Bar]:
-    """All contests of a family: times, temporaries, and the least gain, which is how many times as fast jaxdrop is."""
+    """All contests of a family: times, temporaries, and the least gain, which is how many times as
+    fast jaxdrop is.
+    """
     times: dict[str, dict[str, dict[str, float]]] = {FORWARD: {}, BOTH: {}}
     scratch: dict[str, dict[str, float]] = {}
     gains: dict[str, dict[str, float]] = {SAME_KEY: {}, OWN_KEY: {}}
@@ -76,7 +80,9 @@ def compare(family: str, contests: Sequence[Contest], quick: bool) -> Iterator[T
     units: dict[str, Unit] = dict.fromkeys(gains, "x")
     for step, figures in times.items():
         if figures:
-            yield Table(f"{family}, {step}: time by hand, gain of jaxdrop", "s", figures, units=units)
+            yield Table(
+                f"{family}, {step}: time by hand, gain of jaxdrop", "s", figures, units=units
+            )
     yield Table(f"{family}: temporaries", "B", scratch)
     for name, row in gains.items():
         worst = min(row, key=lambda case: row[case])
@@ -94,7 +100,9 @@ def program(contest: Contest, candidate: str, step: str) -> Program:
     operands = (key, *contest.given), *contest.arrays
     if step == FORWARD:
         return _compiled(forward, *operands)
-    cotangent = jax.tree.map(lambda result: normal(*result.shape), jax.eval_shape(forward, *operands))
+    cotangent = jax.tree.map(
+        lambda result: normal(*result.shape), jax.eval_shape(forward, *operands)
+    )
     return _compiled(_peers.with_gradient(forward), *operands, cotangent)
 
 

@@ -21,9 +21,21 @@ def elements(quick: bool) -> Iterator[Table | Bar]:
     maps = (normal(2 if quick else 32, 28, 28, 64),)
     contests = [
         Contest("dropout", lambda key, x: jaxdrop.dropout(key, x, RATE), dropped, x),
-        Contest("classic_dropout", lambda key, x: jaxdrop.classic_dropout(key, x, RATE), classic_by_hand, x),
-        Contest("alpha_dropout", lambda key, x: jaxdrop.alpha_dropout(key, x, RATE), alpha_by_hand, x),
-        Contest("feature_alpha_dropout", lambda key, x: jaxdrop.feature_alpha_dropout(key, x, RATE), feature_alpha_by_hand, maps),
+        Contest(
+            "classic_dropout",
+            lambda key, x: jaxdrop.classic_dropout(key, x, RATE),
+            classic_by_hand,
+            x,
+        ),
+        Contest(
+            "alpha_dropout", lambda key, x: jaxdrop.alpha_dropout(key, x, RATE), alpha_by_hand, x
+        ),
+        Contest(
+            "feature_alpha_dropout",
+            lambda key, x: jaxdrop.feature_alpha_dropout(key, x, RATE),
+            feature_alpha_by_hand,
+            maps,
+        ),
     ]
     yield from compare("elements", contests, quick)
 

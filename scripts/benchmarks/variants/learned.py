@@ -22,15 +22,26 @@ def learned(quick: bool) -> Iterator[Table | Bar]:
     contests = [
         Contest("concrete_dropout", jaxdrop.concrete_dropout, concrete_by_hand, [x, logit]),
         Contest("concrete_dropout, spatial", spatial, spatial_by_hand, [maps, logit]),
-        Contest("variational_dropout", jaxdrop.variational_dropout, variational_by_hand, [x, logit]),
+        Contest(
+            "variational_dropout", jaxdrop.variational_dropout, variational_by_hand, [x, logit]
+        ),
         Contest("variational_dense", jaxdrop.variational_dense, local_by_hand, [inputs, w, logit]),
-        Contest("sparse_variational_dense", jaxdrop.sparse_variational_dense, sparse_by_hand, [inputs, w, 0 * w - 10]),
+        Contest(
+            "sparse_variational_dense",
+            jaxdrop.sparse_variational_dense,
+            sparse_by_hand,
+            [inputs, w, 0 * w - 10],
+        ),
     ]
     yield from compare("learned", contests, quick)
 
 
 def concrete_by_hand(
-    key: jax.Array, x: jax.Array, logit: jax.Array, shape: tuple[int, ...] | None = None, temperature: float = 0.1
+    key: jax.Array,
+    x: jax.Array,
+    logit: jax.Array,
+    shape: tuple[int, ...] | None = None,
+    temperature: float = 0.1,
 ) -> jax.Array:
     """Gal's code."""
     eps, p = 1e-7, jax.nn.sigmoid(logit)

@@ -1,4 +1,6 @@
-"""The variants that Keras (on JAX) and PyTorch have: forward and backward, with what each library's users call."""
+"""The variants that Keras (on JAX) and PyTorch have: forward and backward, with what each library's
+users call.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from benchmarks import _peers
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import RATE
 from benchmarks._timing import interleaved
-from benchmarks.variants._contest import BOTH, BY_HAND, OWN_KEY, QUANTILE, SAME_KEY, Contest, normal, program
+from benchmarks.variants._contest import (
+    BOTH,
+    BY_HAND,
+    OWN_KEY,
+    QUANTILE,
+    SAME_KEY,
+    Contest,
+    normal,
+    program,
+)
 from benchmarks.variants.elements import alpha_by_hand
 from benchmarks.variants.noise import gaussian_by_hand
 from benchmarks.variants.paths import path_by_hand
@@ -22,11 +33,15 @@ from benchmarks.variants.weights import connect_by_hand
 
 
 def libraries(quick: bool) -> Iterator[Table | Bar]:
-    """Alpha, Gaussian and spatial dropout, drop path, DropBlock, DropConnect; the time of jaxdrop.key is the limit."""
+    """Alpha, Gaussian and spatial dropout, drop path, DropBlock, DropConnect; the time of
+    jaxdrop.key is the limit.
+    """
     figures: dict[str, dict[str, float]] = {}
     keras, torch = _keras(), _torch()
     for contest in _contests(quick):
-        calls: dict[str, Callable[[], Any]] = {name: program(contest, name, BOTH) for name in (BY_HAND, SAME_KEY, OWN_KEY)}
+        calls: dict[str, Callable[[], Any]] = {
+            name: program(contest, name, BOTH) for name in (BY_HAND, SAME_KEY, OWN_KEY)
+        }
         if contest.name in keras:
             calls["keras"] = program(contest._replace(by_hand=keras[contest.name]), BY_HAND, BOTH)
         if contest.name in torch:
@@ -34,19 +49,47 @@ def libraries(quick: bool) -> Iterator[Table | Bar]:
         for name, time in interleaved(calls, seconds=0 if quick else 4, quantile=QUANTILE).items():
             figures.setdefault(name, {})[contest.name] = time
     order = (BY_HAND, "keras", "torch", SAME_KEY, OWN_KEY)
-    yield Table(f"other libraries, {BOTH}", "s", {name: figures[name] for name in order if name in figures})
+    yield Table(
+        f"other libraries, {BOTH}", "s", {name: figures[name] for name in order if name in figures}
+    )
 
 
 def _contests(quick: bool) -> list[Contest]:
     batch, width = (2, 128) if quick else (16, 1024)
-    x, maps, layer = [normal(width, 2 * width)], [normal(batch, 28, 28, 128)], [normal(256, width), normal(width, width)]
+    x, maps, layer = (
+        [normal(width, 2 * width)],
+        [normal(batch, 28, 28, 128)],
+        [normal(256, width), normal(width, width)],
+    )
     return [
-        Contest("alpha_dropout", lambda key, x: jaxdrop.alpha_dropout(key, x, RATE), alpha_by_hand, x),
-        Contest("gaussian_dropout", lambda key, x: jaxdrop.gaussian_dropout(key, x, RATE), gaussian_by_hand, x),
-        Contest("spatial_dropout", lambda key, x: jaxdrop.spatial_dropout(key, x, RATE), spatial_by_hand, maps),
+        Contest(
+            "alpha_dropout", lambda key, x: jaxdrop.alpha_dropout(key, x, RATE), alpha_by_hand, x
+        ),
+        Contest(
+            "gaussian_dropout",
+            lambda key, x: jaxdrop.gaussian_dropout(key, x, RATE),
+            gaussian_by_hand,
+            x,
+        ),
+        Contest(
+            "spatial_dropout",
+            lambda key, x: jaxdrop.spatial_dropout(key, x, RATE),
+            spatial_by_hand,
+            maps,
+        ),
         Contest("drop_path", lambda key, x: jaxdrop.drop_path(key, x, RATE), path_by_hand, maps),
-        Contest("drop_block", functools.partial(jaxdrop.drop_block, rate=RATE), torchvision_by_hand, maps),
-        Contest("drop_connect", lambda key, x, w: jaxdrop.drop_connect(key, x, w, RATE), connect_by_hand, layer),
+        Contest(
+            "drop_block",
+            functools.partial(jaxdrop.drop_block, rate=RATE),
+            torchvision_by_hand,
+            maps,
+        ),
+        Contest(
+            "drop_connect",
+            lambda key, x, w: jaxdrop.drop_connect(key, x, w, RATE),
+            connect_by_hand,
+            layer,
+        ),
     ]
 
 
@@ -68,7 +111,9 @@ def _keras() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
 
 
 def _torch() -> dict[str, Callable[..., Any]]:
-    """What PyTorch has, and where it has nothing, the code of torchvision. Images have their channels first."""
+    """What PyTorch has, and where it has nothing, the code of torchvision. Images have their
+    channels first.
+    """
     torch = _peers.find("torch")
     if torch is None:
         return {}
@@ -83,7 +128,9 @@ def _torch() -> dict[str, Callable[..., Any]]:
         gamma = RATE * height * width / (size**2 * inside[0] * inside[1])
         seeds = torch.empty([count, channels, *inside]).bernoulli_(gamma)
         seeds = functional.pad(seeds, [size // 2] * 4)
-        mask = 1 - functional.max_pool2d(seeds, stride=(1, 1), kernel_size=(size, size), padding=size // 2)
+        mask = 1 - functional.max_pool2d(
+            seeds, stride=(1, 1), kernel_size=(size, size), padding=size // 2
+        )
         return x * mask * (mask.numel() / (1e-6 + mask.sum()))
 
     def images(drop: Callable[[Any], Any]) -> Callable[[Any], Any]:

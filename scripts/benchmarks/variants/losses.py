@@ -18,11 +18,19 @@ _SAMPLES = 8
 def losses(quick: bool) -> Iterator[Table | Bar]:
     """R-Drop, multi-sample dropout."""
     batch, classes = (32, 100) if quick else (512, 1000)
-    logits, features, head = normal(batch, classes), normal(batch, 512), normal(512, classes) / 512**0.5
+    logits, features, head = (
+        normal(batch, classes),
+        normal(batch, 512),
+        normal(512, classes) / 512**0.5,
+    )
     labels = jax.random.randint(jax.random.key(2), (batch,), 0, classes)
     contests = [
-        Contest("r_drop", _r_drop, r_drop_by_hand, [logits, logits + normal(1, classes)], given=[labels]),
-        Contest("multi_sample_dropout", _samples, samples_by_hand, [features, head], given=[labels]),
+        Contest(
+            "r_drop", _r_drop, r_drop_by_hand, [logits, logits + normal(1, classes)], given=[labels]
+        ),
+        Contest(
+            "multi_sample_dropout", _samples, samples_by_hand, [features, head], given=[labels]
+        ),
     ]
     yield from compare("losses", contests, quick)
 
@@ -44,7 +52,9 @@ def r_drop_by_hand(key: jax.Array, labels: jax.Array, one: jax.Array, two: jax.A
 
 def _samples(key: jax.Array, labels: jax.Array, x: jax.Array, head: jax.Array) -> jax.Array:
     keys = jax.random.split(key, _SAMPLES)
-    return jaxdrop.multi_sample_dropout(keys, x, RATE, lambda x: _cross_entropy(x @ head, labels).mean())
+    return jaxdrop.multi_sample_dropout(
+        keys, x, RATE, lambda x: _cross_entropy(x @ head, labels).mean()
+    )
 
 
 def samples_by_hand(key: jax.Array, labels: jax.Array, x: jax.Array, head: jax.Array) -> jax.Array:

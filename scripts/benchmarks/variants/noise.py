@@ -18,9 +18,21 @@ def noise(quick: bool) -> Iterator[Table | Bar]:
     x = (normal(64 if quick else 1024, 2048),)
     words = (normal(2 if quick else 32, 128, 512),)
     contests = [
-        Contest("gaussian_dropout", lambda key, x: jaxdrop.gaussian_dropout(key, x, RATE), gaussian_by_hand, x),
-        Contest("gaussian_noise", lambda key, x: jaxdrop.gaussian_noise(key, x, RATE), added_by_hand, x),
-        Contest("uniform_dropout", lambda key, x: jaxdrop.uniform_dropout(key, x, RATE), uniform_by_hand, x),
+        Contest(
+            "gaussian_dropout",
+            lambda key, x: jaxdrop.gaussian_dropout(key, x, RATE),
+            gaussian_by_hand,
+            x,
+        ),
+        Contest(
+            "gaussian_noise", lambda key, x: jaxdrop.gaussian_noise(key, x, RATE), added_by_hand, x
+        ),
+        Contest(
+            "uniform_dropout",
+            lambda key, x: jaxdrop.uniform_dropout(key, x, RATE),
+            uniform_by_hand,
+            x,
+        ),
         Contest("neftune", lambda key, x: jaxdrop.neftune(key, x, 5.0), neftune_by_hand, words),
     ]
     yield from compare("noise", contests, quick)

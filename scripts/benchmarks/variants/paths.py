@@ -24,11 +24,20 @@ def paths(quick: bool) -> Iterator[Table | Bar]:
     layer = [normal(8 * batch, 512), normal(512, 512) / 512**0.5]
     whole = functools.partial(jaxdrop.drop_path, rate=RATE, mode="batch")
     contests = [
-        Contest("drop_path", lambda key, x: jaxdrop.drop_path(key, x, RATE), path_by_hand, [tokens]),
-        Contest("drop_path of maps", lambda key, x: jaxdrop.drop_path(key, x, RATE), path_by_hand, [maps]),
+        Contest(
+            "drop_path", lambda key, x: jaxdrop.drop_path(key, x, RATE), path_by_hand, [tokens]
+        ),
+        Contest(
+            "drop_path of maps",
+            lambda key, x: jaxdrop.drop_path(key, x, RATE),
+            path_by_hand,
+            [maps],
+        ),
         Contest("drop_path, whole batch", whole, lambda key, x: dropped(key, x, ()), [tokens]),
         Contest("layer_drop", _layer_drop, layer_by_hand, layer),
-        Contest("shake_drop", lambda key, x: jaxdrop.shake_drop(key, x, RATE), shake_by_hand, [maps]),
+        Contest(
+            "shake_drop", lambda key, x: jaxdrop.shake_drop(key, x, RATE), shake_by_hand, [maps]
+        ),
     ]
     yield from compare("paths", contests, quick)
 
@@ -48,7 +57,9 @@ def _layer_drop(key: jax.Array, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def layer_by_hand(key: jax.Array, x: jax.Array, w: jax.Array) -> jax.Array:
     """A coin and a `cond`."""
-    return jax.lax.cond(jax.random.bernoulli(key, 1 - _SELDOM), lambda x: _residual(x, w), lambda x: x, x)
+    return jax.lax.cond(
+        jax.random.bernoulli(key, 1 - _SELDOM), lambda x: _residual(x, w), lambda x: x, x
+    )
 
 
 def shake_by_hand(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -68,5 +79,9 @@ def _shaken(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
 
 _shaken.defvjp(
     lambda x, forward, backward: (forward * x, backward),
-    lambda backward, cotangent: (backward * cotangent, jnp.zeros_like(backward), jnp.zeros_like(backward)),
+    lambda backward, cotangent: (
+        backward * cotangent,
+        jnp.zeros_like(backward),
+        jnp.zeros_like(backward),
+    ),
 )

@@ -19,14 +19,28 @@ from benchmarks.variants._contest import Contest, compare, dropped, normal
 def regions(quick: bool) -> Iterator[Table | Bar]:
     """Spatial dropout, and DropBlock over large and small maps, in two and three dimensions."""
     batch = 1 if quick else 16
-    large, narrow, small = normal(batch, 28, 28, 128), normal(batch, 56, 56, 32), normal(batch, 14, 14, 256)
+    large, narrow, small = (
+        normal(batch, 28, 28, 128),
+        normal(batch, 56, 56, 32),
+        normal(batch, 14, 14, 256),
+    )
     solid = normal(1 if quick else 4, 16, 28, 28, 32)
     block = functools.partial(jaxdrop.drop_block, rate=RATE)
     whole = functools.partial(block, normalize="batch")
     timm = functools.partial(whole, preset="timm")
     contests = [
-        Contest("spatial_dropout", lambda key, x: jaxdrop.spatial_dropout(key, x, RATE), spatial_by_hand, [large]),
-        Contest("spatial_dropout, 32 channels", lambda key, x: jaxdrop.spatial_dropout(key, x, RATE), spatial_by_hand, [narrow]),
+        Contest(
+            "spatial_dropout",
+            lambda key, x: jaxdrop.spatial_dropout(key, x, RATE),
+            spatial_by_hand,
+            [large],
+        ),
+        Contest(
+            "spatial_dropout, 32 channels",
+            lambda key, x: jaxdrop.spatial_dropout(key, x, RATE),
+            spatial_by_hand,
+            [narrow],
+        ),
         Contest("drop_block", block, torchvision_by_hand, [narrow]),
         Contest("drop_block by batch", whole, torchvision_by_hand, [narrow]),
         Contest("drop_block by batch, 14 x 14", whole, torchvision_by_hand, [small]),

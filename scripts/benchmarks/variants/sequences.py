@@ -22,11 +22,23 @@ def sequences(quick: bool) -> Iterator[Table | Bar]:
     x, table = normal(batch, 128, 512), normal(vocabulary, 256)
     ids = jax.random.randint(jax.random.key(2), (batch, 128), 0, vocabulary)
     text = jax.random.randint(jax.random.key(2), (64 * batch, 1024), 0, vocabulary)
-    words = functools.partial(jaxdrop.word_dropout, rate=RATE, replacement=_UNKNOWN, protected=(_PADDING,))
+    words = functools.partial(
+        jaxdrop.word_dropout, rate=RATE, replacement=_UNKNOWN, protected=(_PADDING,)
+    )
     contests = [
-        Contest("locked_dropout", lambda key, x: jaxdrop.locked_dropout(key, x, RATE, time_axis=1), locked_by_hand, [x]),
+        Contest(
+            "locked_dropout",
+            lambda key, x: jaxdrop.locked_dropout(key, x, RATE, time_axis=1),
+            locked_by_hand,
+            [x],
+        ),
         Contest("recurrent_dropout, 128 steps", _cell(_recurrent), _cell(dropped), [x]),
-        Contest("zoneout", lambda key, new, old: jaxdrop.zoneout(key, new, RATE, previous=old), zoneout_by_hand, [x, 2 * x]),
+        Contest(
+            "zoneout",
+            lambda key, new, old: jaxdrop.zoneout(key, new, RATE, previous=old),
+            zoneout_by_hand,
+            [x, 2 * x],
+        ),
         Contest("word_dropout", words, words_by_hand, given=[text]),
         Contest("embedding_dropout", _embedding, embedding_by_hand, [table], given=[ids]),
     ]
@@ -42,7 +54,9 @@ def _recurrent(key: jax.Array, x: jax.Array) -> jax.Array:
     return jaxdrop.recurrent_dropout(key, x, RATE)
 
 
-def _cell(drop: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _cell(
+    drop: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """A memory to which each step adds what is left of an update, under a mask of its own."""
 
     def run(key: jax.Array, updates: jax.Array) -> jax.Array:

@@ -20,10 +20,20 @@ def tokens(quick: bool) -> Iterator[Table | Bar]:
     image, modalities = normal(batch, 197, 192), (normal(batch, 128, 128), normal(batch, 32, 512))
     labels = jax.random.randint(jax.random.key(2), (batch * 16384,), 0, 1000)
     contests = [
-        Contest("token_dropout", functools.partial(_kept_tokens, ordered=False), tokens_by_hand, [image]),
-        Contest("token_dropout, ordered", functools.partial(_kept_tokens, ordered=True), ordered_by_hand, [image]),
         Contest(
-            "label_dropout", lambda key, y: jaxdrop.label_dropout(key, y, RATE, null_id=1000), labels_by_hand, given=[labels]
+            "token_dropout", functools.partial(_kept_tokens, ordered=False), tokens_by_hand, [image]
+        ),
+        Contest(
+            "token_dropout, ordered",
+            functools.partial(_kept_tokens, ordered=True),
+            ordered_by_hand,
+            [image],
+        ),
+        Contest(
+            "label_dropout",
+            lambda key, y: jaxdrop.label_dropout(key, y, RATE, null_id=1000),
+            labels_by_hand,
+            given=[labels],
         ),
         Contest("modality_dropout", _modalities, modalities_by_hand, [modalities]),
     ]
@@ -57,7 +67,9 @@ def _modalities(key: jax.Array, arrays: tuple[jax.Array, jax.Array]) -> tuple[ja
     return jaxdrop.modality_dropout(key, arrays, RATE, rule="one")
 
 
-def modalities_by_hand(key: jax.Array, arrays: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def modalities_by_hand(
+    key: jax.Array, arrays: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """AV-HuBERT's rule for each example: sometimes one of two is dropped."""
     first, second = jax.random.split(key)
     batch = (arrays[0].shape[0], 1, 1)

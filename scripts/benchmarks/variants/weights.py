@@ -18,15 +18,41 @@ from benchmarks.variants._contest import Contest, compare, dropped, normal
 def weights(quick: bool) -> Iterator[Table | Bar]:
     """DropConnect and its moment-matched form, weight drop, quantization noise."""
     width = 128 if quick else 1024
-    layer, examples = [normal(256, width), normal(width, width)], [normal(16, width // 4), normal(width // 4, width // 4)]
-    cell = {name: {"kernel": normal(width // 2, width // 2)} for name in ("if", "ig", "hf", "hg", "hi", "ho")}
+    layer, examples = (
+        [normal(256, width), normal(width, width)],
+        [normal(16, width // 4), normal(width // 4, width // 4)],
+    )
+    cell = {
+        name: {"kernel": normal(width // 2, width // 2)}
+        for name in ("if", "ig", "hf", "hg", "hi", "ho")
+    }
     each = functools.partial(jaxdrop.drop_connect, rate=RATE, per_example=True)
     contests = [
-        Contest("drop_connect", lambda key, x, w: jaxdrop.drop_connect(key, x, w, RATE), connect_by_hand, layer),
+        Contest(
+            "drop_connect",
+            lambda key, x, w: jaxdrop.drop_connect(key, x, w, RATE),
+            connect_by_hand,
+            layer,
+        ),
         Contest("drop_connect, each example", each, examples_by_hand, examples),
-        Contest("drop_connect_gaussian", functools.partial(jaxdrop.drop_connect_gaussian, rate=RATE), gaussian_by_hand, layer),
-        Contest("weight_drop", functools.partial(jaxdrop.weight_drop, rate=RATE, match="^h"), recurrent_by_hand, [cell]),
-        Contest("quant_noise", lambda key, w: jaxdrop.quant_noise(key, w, RATE), blocks_by_hand, layer[1:]),
+        Contest(
+            "drop_connect_gaussian",
+            functools.partial(jaxdrop.drop_connect_gaussian, rate=RATE),
+            gaussian_by_hand,
+            layer,
+        ),
+        Contest(
+            "weight_drop",
+            functools.partial(jaxdrop.weight_drop, rate=RATE, match="^h"),
+            recurrent_by_hand,
+            [cell],
+        ),
+        Contest(
+            "quant_noise",
+            lambda key, w: jaxdrop.quant_noise(key, w, RATE),
+            blocks_by_hand,
+            layer[1:],
+        ),
     ]
     yield from compare("weights", contests, quick)
 
@@ -51,7 +77,10 @@ def recurrent_by_hand(key: jax.Array, params: Any) -> Any:
     """The kernels by which a cell multiplies its state."""
     chosen = [name for name in params if name.startswith("h")]
     keys = jax.random.split(key, len(chosen))
-    return params | {name: {"kernel": dropped(key, params[name]["kernel"])} for name, key in zip(chosen, keys, strict=True)}
+    return params | {
+        name: {"kernel": dropped(key, params[name]["kernel"])}
+        for name, key in zip(chosen, keys, strict=True)
+    }
 
 
 def blocks_by_hand(key: jax.Array, w: jax.Array, block: int = 8) -> jax.Array:
