@@ -257,7 +257,7 @@ def _drop_connect_per_example(
 ) -> jax.Array:
     """Each entry of x is an example of its own, of one feature."""
     y = weights.drop_connect(
-        key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per_example=True, **options
+        key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per="example", **options
     )
     return y.squeeze(-1)
 
@@ -613,7 +613,7 @@ def _of_edges(layer: Layer, x: jax.Array) -> jax.Array:
 
 def _of_nodes(layer: Layer, x: jax.Array) -> jax.Array:
     ids = jnp.zeros(1, jnp.int32)
-    return _rows(layer(len(x), ids, ids).nodes, x)
+    return _rows(layer(ids, ids, len(x)).nodes, x)
 
 
 def _drop_edge(
@@ -1296,16 +1296,16 @@ VARIANTS += [
     dataclasses.replace(
         DROP_HEAD,
         name="drop_head_by_rate",
-        call=functools.partial(jaxdrop.drop_head, normalization="rate"),
-        nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="rate"),
-        linen=functools.partial(jaxdrop.linen.DropHead, normalization="rate"),
+        call=functools.partial(jaxdrop.drop_head, normalize="expected"),
+        nnx=functools.partial(jaxdrop.nnx.DropHead, normalize="expected"),
+        linen=functools.partial(jaxdrop.linen.DropHead, normalize="expected"),
     ),
     dataclasses.replace(
         DROP_HEAD,
         name="drop_head_fixed",
-        call=functools.partial(jaxdrop.drop_head, normalization="fixed"),
-        nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="fixed"),
-        linen=functools.partial(jaxdrop.linen.DropHead, normalization="fixed"),
+        call=functools.partial(jaxdrop.drop_head, normalize="fixed"),
+        nnx=functools.partial(jaxdrop.nnx.DropHead, normalize="fixed"),
+        linen=functools.partial(jaxdrop.linen.DropHead, normalize="fixed"),
         exempt={
             "test_law": (
                 "a fixed number of heads is dropped: they depend on each other; see test_heads.py"

@@ -123,9 +123,9 @@ def _drop_edge(
 @_checks.hinted
 def drop_node(
     key: jax.Array | None,
-    num_nodes: int,
     senders: jax.Array,
     receivers: jax.Array,
+    num_nodes: int,
     rate: masks.Rate,
     *,
     deterministic: bool = False,
@@ -140,10 +140,10 @@ def drop_node(
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
-      num_nodes: N (of this device's part under `spec`), nodes of padding included.
       senders: integers of shape (E,), in [0, N); node numbers of the whole graph, also under
         `spec`.
       receivers: integers of shape (E,), in [0, N).
+      num_nodes: N (of this device's part under `spec`), nodes of padding included.
       rate: the probability of dropping, in [0, 1]: a number or a traced scalar.
       deterministic: if True, or if `rate` is the number 0, everything is kept.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole

@@ -15,7 +15,7 @@ from jaxdrop import _checks, masks, random
 from jaxdrop.functional import _layouts, elements
 from jaxdrop.functional._kernel import kernel
 
-HeadNormalization = Literal["kept", "rate", "fixed"]
+Normalize = Literal["example", "expected", "fixed"]
 
 
 @_checks.hinted
@@ -156,7 +156,7 @@ def drop_head(
     x: jax.Array,
     rate: masks.Rate,
     *,
-    normalization: HeadNormalization = "kept",
+    normalize: Normalize = "example",
     head_axis: int = -2,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
@@ -170,13 +170,13 @@ def drop_head(
       rate: the probability of dropping a head, in [0, 1]: a number or a traced scalar. The paper
         lets 0.2 fall to 0 and rise again over the training: `jaxdrop.schedules.cyclic(0.2, 0.0,
         steps)`.
-      normalization: of `H` heads, `'kept'` multiplies by `c = H / (number kept in the example)`, as
-        the paper does; where none is kept, `y` is 0. `'rate'` multiplies by `c = 1 / (1 - rate)`,
-        so that `E[y] = x`. `'fixed'` drops `n = round(rate H)` heads of each example, no more and
-        no less, and multiplies by `c = H / (H - n)`: also `E[y] = x`.
+      normalize: which share of the `H` heads divides the kept ones. `'example'`: the share that is
+        kept in the example, `c = H / (number kept)`, as in the paper; where none is kept, `y` is 0.
+        `'expected'`: the expected share, `c = 1 / (1 - rate)`, so that `E[y] = x`. `'fixed'` drops
+        exactly `n = round(rate H)` heads of each example, and `c = H / (H - n)`: also `E[y] = x`.
       head_axis: the axis of the heads, among the last three.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
-      spec: as in `jaxdrop.dropout`; the heads may be divided with `'rate'` only.
+      spec: as in `jaxdrop.dropout`; the heads may be divided with `'expected'` only.
 
     Returns:
       An array like `x`.
@@ -184,7 +184,7 @@ def drop_head(
     Raises:
       TypeError: as `jaxdrop.dropout`.
       ValueError: `x` has fewer than three axes, `head_axis` is none of the two places, `rate` has
-        axes, `normalization` is unknown, `spec` divides the heads; otherwise as `jaxdrop.dropout`.
+        axes, `normalize` is unknown, `spec` divides the heads; otherwise as `jaxdrop.dropout`.
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
@@ -192,7 +192,7 @@ def drop_head(
       models", 2020, arXiv:2004.13342.
     """
     x, rate, _, spec = _checks.check_site("drop_head", x, rate, (), spec)
-    _checks.check_one_of(normalization, "normalization", HeadNormalization)
+    _checks.check_one_of(normalize, "normalize", Normalize)
     heads = _checks.check_axis(head_axis, "head_axis", max(x.ndim, 3))
     if x.ndim < 3 or heads not in (x.ndim - 2, x.ndim - 3):
         raise ValueError(
@@ -201,15 +201,14 @@ def drop_head(
             f" head_axis={head_axis}."
         )
     masks.check_one_rate(rate, "drop_head takes one rate for all heads")
-    if normalization != "rate" and masks.mapped_axes(spec, [heads])[0]:
+    if normalize != "expected" and masks.mapped_axes(spec, [heads])[0]:
         raise ValueError(
-            f"spec={spec} divides the heads, axis {heads}, which normalization={normalization!r}"
-            " counts."
+            f"spec={spec} divides the heads, axis {heads}, which normalize={normalize!r} counts."
         )
     shared = tuple(axis for axis in range(x.ndim - 3, x.ndim) if axis != heads)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
-    if normalization == "rate":
+    if normalize == "expected":
         with jax.named_scope("jaxdrop.drop_head"):
             return elements.dropout(key, x, rate, broadcast_dims=shared, spec=spec)
     single, x = random.single(key, "drop_head"), masks.possible(x, rate)
@@ -219,7 +218,7 @@ def drop_head(
         x,
         masks.law(rate).threshold,
         dropped,
-        fixed=normalization == "fixed",
+        fixed=normalize == "fixed",
         heads=heads,
         shared=shared,
         spec=spec,

@@ -16,7 +16,7 @@ from jaxdrop.functional import _layouts
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
-Scaling = Literal["fairseq", "readme", "vit"]
+Rule = Literal["fairseq", "readme", "vit"]
 
 # What the two cross-entropies are multiplied by, and what the two divergences times alpha are.
 _FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
@@ -29,7 +29,7 @@ def r_drop(
     labels: jax.Array,
     *,
     alpha: float | jax.Array,
-    scaling: Scaling = "fairseq",
+    rule: Rule = "fairseq",
 ) -> jax.Array:
     """R-Drop: cross-entropy of two passes under different masks, and their symmetric divergence,
     for each example.
@@ -56,14 +56,14 @@ def r_drop(
       labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C)
         gives NaN.
       alpha: the weight of the divergence, at least 0; a number or a scalar array.
-      scaling: one of the three names.
+      rule: one of the three names.
 
     Returns:
       Shape (...), of the dtype of `logits`, float32 at least.
 
     Raises:
       TypeError: logits are not floating.
-      ValueError: shapes do not fit, `alpha` is negative or `scaling` unknown.
+      ValueError: shapes do not fit, `alpha` is negative or `rule` unknown.
 
     References:
       Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural
@@ -99,13 +99,13 @@ def r_drop(
     alpha = _checks.check_number(alpha, "alpha")
     if np.ndim(alpha):
         raise ValueError(f"alpha must be one number, got {_checks.quoted(alpha)}")
-    _checks.check_one_of(scaling, "scaling", Scaling)
-    return _r_drop(logits, other, labels, alpha, scaling=scaling)
+    _checks.check_one_of(rule, "rule", Rule)
+    return _r_drop(logits, other, labels, alpha, rule=rule)
 
 
 @kernel("r_drop")
 def _r_drop(
-    logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, scaling: Scaling
+    logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, rule: Rule
 ) -> jax.Array:
     logits, other, labels = _alike(logits, other, labels)
     dtype = masks.wide(logits.dtype)
@@ -114,7 +114,7 @@ def _r_drop(
     gap = jnp.where(impossible, jnp.zeros_like(one), one - two)
     divergence = ((jnp.exp(one) - jnp.exp(two)) * gap).sum(-1)
     cross_entropy = _cross_entropy(one + two, labels)
-    weight, share = _FACTORS[scaling]
+    weight, share = _FACTORS[rule]
     return weight * cross_entropy + share * jnp.asarray(alpha, dtype) * divergence
 
 

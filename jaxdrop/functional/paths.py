@@ -16,7 +16,7 @@ from jaxdrop import _checks, masks, random
 from jaxdrop.functional._kernel import kernel
 
 Mode = Literal["row", "batch"]
-Level = Literal["batch", "image", "channel", "pixel"]
+Per = Literal["batch", "image", "channel", "pixel"]
 DepthRule = Literal["timm", "torchvision", "efficientnet", "paper"]
 Range = tuple[float, float]
 T = TypeVar("T")
@@ -223,7 +223,7 @@ def shake_drop(
     *,
     alpha: Range = (-1.0, 1.0),
     beta: Range = (0.0, 1.0),
-    level: Level = "image",
+    per: Per = "image",
     batch_axis: int = 0,
     channel_axis: int = -1,
     deterministic: bool = False,
@@ -237,10 +237,10 @@ def shake_drop(
     the coefficient. (The usual code takes `1 - rate`, right only where that middle is 0.)
 
     `x` is the output of a residual branch, which should end in a normalization layer: `h +
-    shake_drop(key, f(h), rate)`. Nothing is stored but the key, at any level: the paper chooses
-    `'image'` over `'pixel'` for the memory that the latter takes. Forward-mode derivatives are the
-    transpose of the backward pass: they multiply a tangent by the coefficient with `c`. Where a
-    coefficient is 0, as with `alpha=(0, 0)`, the result is 0 whatever `x` holds.
+    shake_drop(key, f(h), rate)`. Nothing is stored but the key, whatever `per` is: the paper
+    chooses `'image'` over `'pixel'` for the memory that the latter takes. Forward-mode derivatives
+    are the transpose of the backward pass: they multiply a tangent by the coefficient with `c`.
+    Where a coefficient is 0, as with `alpha=(0, 0)`, the result is 0 whatever `x` holds.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -250,7 +250,7 @@ def shake_drop(
         rule="paper")`.
       alpha: least and greatest forward coefficient.
       beta: least and greatest backward coefficient.
-      level: who gets coefficients of their own: the whole `'batch'` one pair; each `'image'`; each
+      per: who gets coefficients of their own: the whole `'batch'` one pair; each `'image'`; each
         `'channel'` of each image; each entry (`'pixel'`).
       batch_axis: where the images are.
       channel_axis: where the channels are.
@@ -263,19 +263,19 @@ def shake_drop(
 
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dropout`.
-      ValueError: `level` is unknown, `alpha` or `beta` is not a range, or `x` has no such axis.
+      ValueError: `per` is unknown, `alpha` or `beta` is not a range, or `x` has no such axis.
 
     References:
       Yamada, Iwamura, Akiba & Kise, "ShakeDrop regularization for deep residual learning", 2018,
       arXiv:1802.02375.
     """
-    _checks.check_one_of(level, "level", Level)
+    _checks.check_one_of(per, "per", Per)
     x = _checks.check_inexact(x, "shake_drop")
     axes = {"batch_axis": batch_axis, "channel_axis": channel_axis}
     for name, axis in axes.items():
         _checks.check_integer(axis, name, "the number of an axis")
     own = {"batch": (), "image": ("batch_axis",), "channel": ("batch_axis", "channel_axis")}
-    shared = () if level == "pixel" else _all_but(x, **{name: axes[name] for name in own[level]})
+    shared = () if per == "pixel" else _all_but(x, **{name: axes[name] for name in own[per]})
     alpha, beta = check_range("alpha", alpha), check_range("beta", beta)
     x, rate, _, spec = _checks.check_site("shake_drop", x, rate, _all_but(x), spec)
     if masks.is_number(rate, 0):

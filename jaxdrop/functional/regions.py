@@ -18,7 +18,7 @@ from jaxdrop.functional import _axes
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
-Preset = Literal["paper", "torchvision", "timm"]
+Rule = Literal["paper", "torchvision", "timm"]
 Normalize = Literal["example", "batch", "expected"]
 
 _BELOW_ONE = np.float32(1 - 2.0**-24)
@@ -152,7 +152,7 @@ def drop_block(
     rate: masks.Rate,
     *,
     block_size: int | Sequence[int] = 7,
-    preset: Preset = "paper",
+    rule: Rule = "paper",
     normalize: Normalize = "example",
     channel_axis: int = -1,
     spatial_rank: int | None = None,
@@ -171,7 +171,7 @@ def drop_block(
     What the implementations do:
 
     ==============  ======================================  ==================  ====================
-    preset          seeds                                   channels            a block longer than
+    rule            seeds                                   channels            a block longer than
                                                                                 the map is cut to
     ==============  ======================================  ==================  ====================
     `paper`         where the whole block fits              each its own mask   each axis by itself
@@ -193,7 +193,7 @@ def drop_block(
         broadcasts to the mask's shape, with length 1 along the spatial axes. The paper raises it
         linearly from 0 in the course of training.
       block_size: the length of a block, at least 1, or one length for each spatial axis.
-      preset: see the table.
+      rule: see the table.
       normalize: over what `mean(m)` goes. `'example'`: over each example, so that an example does
         not depend on its batch, and `vmap`, `pmap` and a batch agree. `'batch'`: over the whole of
         `x`. `'expected'`: the expectation of `mean(m)`, a constant: no device waits for another
@@ -209,7 +209,7 @@ def drop_block(
 
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dropout`.
-      ValueError: `block_size`, `preset` or `normalize` is not one of those above; `x` has too few
+      ValueError: `block_size`, `rule` or `normalize` is not one of those above; `x` has too few
         axes, or its channels would stand among its spatial axes; `spec` divides a spatial axis.
 
     References:
@@ -218,14 +218,16 @@ def drop_block(
     """
     x = _checks.check_inexact(x, "drop_block")
     axes = _axes.split(x.ndim, channel_axis, spatial_rank)
-    _checks.check_one_of(preset, "preset", Preset)
+    _checks.check_one_of(rule, "rule", Rule)
     _checks.check_one_of(normalize, "normalize", Normalize)
-    rule = _RULES[preset]
+    settings = _RULES[rule]
     lengths = tuple(x.shape[axis] for axis in axes.space)
     geometry = _Geometry(
-        lengths, _blocks(block_size, lengths, rule.clipped_to_shortest), rule.seeds_everywhere
+        lengths,
+        _blocks(block_size, lengths, settings.clipped_to_shortest),
+        settings.seeds_everywhere,
     )
-    shared = (*axes.space, axes.channel) if rule.shared_by_channels else axes.space
+    shared = (*axes.space, axes.channel) if settings.shared_by_channels else axes.space
     x, rate, shared, spec = _checks.check_site("drop_block", x, rate, shared, spec)
     if masks.mapped_axes(spec, axes.space)[1] > 1:
         raise ValueError(

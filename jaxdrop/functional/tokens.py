@@ -18,7 +18,7 @@ from jaxdrop import _checks, masks, random
 from jaxdrop.functional import _ids
 from jaxdrop.functional._kernel import kernel
 
-Rounding = Literal["timm", "floor", "round"]
+TokenRule = Literal["timm", "floor", "round"]
 ModalityRule = Literal["independent", "one"]
 Per = Literal["example", "batch"]
 Arrays = TypeVar("Arrays")
@@ -41,7 +41,7 @@ def token_dropout(
     rate: masks.Rate,
     *,
     num_prefix_tokens: int,
-    rounding: Rounding = "timm",
+    rule: TokenRule = "timm",
     ordered: bool = False,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
@@ -61,7 +61,7 @@ def token_dropout(
       num_prefix_tokens: how many tokens at the start (class, registers) are always kept, and not
         counted in `n`. It has no default, for there is no telling by the shape whether there is a
         class token.
-      rounding: k, by whose rule. `'timm'`: `max(1, int(n (1 - rate)))`. `'floor'`: `int(n keep)`,
+      rule: k, by whose rule. `'timm'`: `max(1, int(n (1 - rate)))`. `'floor'`: `int(n keep)`,
         the code of the PatchDropout paper. `'round'`: to the nearest, half to even (axlearn).
       ordered: if True, tokens stay in their order. Otherwise the prefix is followed by the others
         in random order, which is the same to attention.
@@ -78,7 +78,7 @@ def token_dropout(
       TypeError: `rate` is traced or not a number; `key`, `deterministic` or `spec` is of a wrong
         type.
       ValueError: `rate` is outside [0, 1), no token would be left, `x` has no such axes or fewer
-        tokens than the prefix, `rounding` is unknown, `key` is missing or an array of keys, or
+        tokens than the prefix, `rule` is unknown, `key` is missing or an array of keys, or
         `spec` divides the tokens.
       NotImplementedError: as `jaxdrop.dropout`.
 
@@ -93,7 +93,7 @@ def token_dropout(
         _checks.check_count(num_prefix_tokens, "num_prefix_tokens", least=0),
     )
     ordered = _checks.check_flag(ordered, "ordered")
-    kept = prefix + _kept(x, known, prefix, rounding)
+    kept = prefix + _kept(x, known, prefix, rule)
     spec = _checks.check_spec(spec, x.ndim)
     if spec is not None and len(spec) >= x.ndim - 1 and spec[x.ndim - 2]:
         raise ValueError(
@@ -115,9 +115,9 @@ def _known(rate: masks.Rate) -> float:
     return _checks.check_known_rate(rate, "rate", reason)
 
 
-def _kept(x: jax.Array, rate: float, prefix: int, rounding: Rounding) -> int:
+def _kept(x: jax.Array, rate: float, prefix: int, rule: TokenRule) -> int:
     """How many of the tokens behind the prefix stay."""
-    _checks.check_one_of(rounding, "rounding", Rounding)
+    _checks.check_one_of(rule, "rule", TokenRule)
     if x.ndim < 2 or prefix > x.shape[-2]:
         name = _checks.shown("x")
         raise ValueError(
@@ -127,11 +127,11 @@ def _kept(x: jax.Array, rate: float, prefix: int, rounding: Rounding) -> int:
     if rate == 1:
         raise ValueError("rate must be below 1 in token_dropout: some token must stay.")
     others = x.shape[-2] - prefix
-    kept = min(others, _ROUNDINGS[rounding](others, rate))
+    kept = min(others, _ROUNDINGS[rule](others, rate))
     if prefix + kept == 0:
         raise ValueError(
-            f"rounding={rounding!r} leaves none of {others} tokens at rate {rate:g};"
-            " rounding='timm' leaves one."
+            f"rule={rule!r} leaves none of {others} tokens at rate {rate:g};"
+            " rule='timm' leaves one."
         )
     return kept
 

@@ -19,7 +19,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
 KeyPath: TypeAlias = tuple[Any, ...]
+Per = Literal["example", "batch"]
 Match: TypeAlias = str | Callable[[KeyPath], bool]
 
 
@@ -44,8 +45,8 @@ def drop_connect(
     w: jax.Array,
     rate: masks.Rate,
     *,
-    per_example: bool = False,
-    inverted: bool = True,
+    per: Per = "batch",
+    scale_by_keep: bool = True,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
@@ -53,7 +54,7 @@ def drop_connect(
     that `E[y] = x w`.
 
     Not the "drop connect" of EfficientNet, which drops whole paths. The paper draws a mask for each
-    example and does not divide: `per_example=True, inverted=False`. What it does in evaluation is
+    example and does not divide: `per="example", scale_by_keep=False`. What it does in evaluation is
     `drop_connect_gaussian`; in practice the mean weights are used, as `deterministic=True` does. To
     drop the weights of other layers, see `weight_drop`.
 
@@ -63,13 +64,14 @@ def drop_connect(
       w: shape (in, out). A dropped weight counts as 0 whatever it holds, NaN included.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the mask. It gets no gradient.
-      per_example: whether each row of `x` has a mask of its own, of shape (..., in, out) over all
-        rows. The products are formed and summed one by one, not as matrices: slow for large layers.
-        XLA for TPU keeps the masked copies of `w` nowhere, XLA for CPU writes them to memory.
-      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it:
-        `y = x (1 - rate) w`.
-      deterministic: if True, or if `rate` is the number 0, `x w` is returned (times `1 - rate` if
-        not inverted).
+      per: `'batch'`: all rows of `x` share one mask, of shape (in, out). `'example'`: each row has
+        a mask of its own, and the masks of all rows have shape (..., in, out). The products are
+        then formed and summed one by one, not as matrices: slow for large layers. XLA for TPU does
+        not store the masked copies of `w`, XLA for CPU writes them to memory.
+      scale_by_keep: if False, training does not divide by `1 - rate`, and evaluation multiplies by
+        it: `y = x (1 - rate) w`.
+      deterministic: if True, or if `rate` is the number 0, `x w` is returned (times `1 - rate`
+        without `scale_by_keep`).
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         mask, of shape (in, out) or (..., in, out). The product is this device's: the contracted
         axis is for the caller to sum over.
@@ -86,27 +88,25 @@ def drop_connect(
       ICML 2013.
     """
     x, w = operands("drop_connect", x, w, real=False)
-    per_example, inverted = (
-        _checks.check_flag(per_example, "per_example"),
-        _checks.check_flag(inverted, "inverted"),
-    )
-    shape = (*x.shape[:-1], *w.shape) if per_example else w.shape
+    _checks.check_one_of(per, "per", Per)
+    scale_by_keep = _checks.check_flag(scale_by_keep, "scale_by_keep")
+    shape = (*x.shape[:-1], *w.shape) if per == "example" else w.shape
     rate = _checks.check_rate(rate)
     _checks.check_rate_shape(rate, shape, ())
     spec = _checks.check_spec(spec, len(shape))
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
-        return x @ (w if inverted else _expected(w, rate))
+        return x @ (w if scale_by_keep else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
     threshold, scale = masks.law(rate, w.dtype)
-    scale = scale if inverted else np.ones_like(scale, shape=())
+    scale = scale if scale_by_keep else np.ones_like(scale, shape=())
     return _drop_connect(
         random.single(key, "drop_connect"),
         x,
         w,
         threshold,
         scale,
-        per_example=per_example,
+        per=per,
         spec=spec,
     )
 
@@ -119,10 +119,10 @@ def _drop_connect(
     threshold: jax.Array,
     scale: jax.Array,
     *,
-    per_example: bool,
+    per: Per,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    if not per_example:
+    if per == "batch":
         return x @ masks.scaled(masks.keep(key, w, threshold, spec=spec), w, scale)
     rows, weights = lax.expand_dims(x, [x.ndim]), masks.expand(w, x.ndim + 1)
     kept = masks.scaled(masks.keep(key, rows * weights, threshold, spec=spec), weights, scale)
@@ -138,7 +138,7 @@ def drop_connect_gaussian(
     w: jax.Array,
     rate: masks.Rate,
     *,
-    inverted: bool = True,
+    scale_by_keep: bool = True,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
@@ -146,8 +146,8 @@ def drop_connect_gaussian(
     normal value for each output.
 
     Mean and variance are those of `drop_connect` with one mask for each example. With
-    `inverted=False` they are Wan's, `N((1 - rate) x w, rate (1 - rate) (x * x) (w * w))`. His
-    inference averages the activation over draws:
+    `scale_by_keep=False` they are Wan's, `N((1 - rate) x w, rate (1 - rate) (x * x) (w * w))`. The
+    inference of that paper averages the activation over draws:
 
         keys = jaxdrop.mc.keys(key, 100)
         y = jax.vmap(lambda key: jax.nn.relu(drop_connect_gaussian(key, x, w, 0.5) +
@@ -159,7 +159,8 @@ def drop_connect_gaussian(
       w: shape (in, out).
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to `w`. It gets no gradient. At 1 the output is 0.
-      inverted: which of the two laws.
+      scale_by_keep: whether weights are divided by `1 - rate`: True for the first of the two
+        normal distributions above, False for Wan's.
       deterministic: if True, or if `rate` is the number 0, the mean is returned.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         output.
@@ -175,16 +176,16 @@ def drop_connect_gaussian(
       ICML 2013. For training: Wang & Manning, "Fast dropout training", ICML 2013.
     """
     x, w = operands("drop_connect_gaussian", x, w, real=True)
-    inverted = _checks.check_flag(inverted, "inverted")
+    scale_by_keep = _checks.check_flag(scale_by_keep, "scale_by_keep")
     rate = _checks.check_rate(rate)
     _checks.check_rate_shape(rate, w.shape, ())
     spec = _checks.check_spec(spec, x.ndim)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
-        return x @ (w if inverted else _expected(w, rate))
+        return x @ (w if scale_by_keep else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
     real = masks.wide(w.dtype)
-    scale = masks.law(rate, w.dtype).scale if inverted else jnp.ones((), real)
+    scale = masks.law(rate, w.dtype).scale if scale_by_keep else jnp.ones((), real)
     drop = jnp.asarray(rate, real)
     return _drop_connect_gaussian(
         random.single(key, "drop_connect_gaussian"), x, w, drop, scale, spec=spec
