@@ -13,7 +13,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional._recurrent_rates import Rates
+from jaxdrop.functional.recurrent import Rates
 
 Spec: TypeAlias = PartitionSpec | Mapping[str, PartitionSpec] | None
 Source: TypeAlias = tuple[str, str | None]

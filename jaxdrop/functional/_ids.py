@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 
 
 def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:

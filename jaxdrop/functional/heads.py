@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
+from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts, elements
-from jaxdrop.functional._kernel import kernel
 
 Normalize = Literal["example", "expected", "fixed"]
 

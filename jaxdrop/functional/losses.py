@@ -12,8 +12,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts
-from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
 Rule = Literal["fairseq", "readme", "vit"]

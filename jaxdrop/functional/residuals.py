@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 
 
 @_checks.hinted

@@ -14,9 +14,8 @@ from flax import errors
 from flax import linen as nn
 
 from jaxdrop import _checks, masks, random
-from jaxdrop.functional import _recurrent_rates, recurrent
-from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
-from jaxdrop.functional.recurrent import Carry, Hooks, Plan
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import GRU, LSTM, MGU, SIMPLE, Carry, Family, Hooks, Plan, Rates
 
 _FAMILIES = {
     nn.LSTMCell: LSTM,
@@ -29,7 +28,7 @@ _FAMILIES = {
 
 def family_of(cell: Any) -> Family:
     """The family of a cell."""
-    return _recurrent_rates.family_of(cell, _FAMILIES)
+    return recurrent.family_of(cell, _FAMILIES)
 
 
 def settle(
@@ -45,7 +44,7 @@ def settle(
         deterministic = nn.merge_param("deterministic", layer.deterministic, deterministic)
     off = _checks.check_flag(deterministic, "deterministic") or layer.is_initializing()
     collection = _checks.check_text(layer.rng_collection, "rng_collection")
-    if not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
+    if not off and not recurrent.is_zero(rates.first_drawn(*others)):
         rng = (
             layer.make_rng(collection)
             if rng is None

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
-from jaxdrop.functional._attention_weights import Products
+from jaxdrop.functional.attention import Products
 from jaxdrop.linen._base import Hinted
 
 

@@ -10,16 +10,17 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks, random
-from jaxdrop.functional import _time, recurrent
-from jaxdrop.functional._recurrent_checks import (
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import (
+    Carry,
+    Plan,
+    Rates,
     check_settings,
     checked_carry,
     checked_inputs,
     either,
     flag,
 )
-from jaxdrop.functional._recurrent_rates import Rates
-from jaxdrop.functional.recurrent import Carry, Plan
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
 
@@ -91,7 +92,7 @@ class RNN(Hinted, nn.RNN):
         settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
         off, rng = _cells.settle(self, deterministic, rng, settled)
         feature_axes = self.cell.num_feature_axes
-        time_axis = _time.time_axis_of(
+        time_axis = recurrent.time_axis_of(
             inputs, flag(time_major, self.time_major, "time_major"), feature_axes
         )
         if initial_carry is None:
@@ -104,7 +105,9 @@ class RNN(Hinted, nn.RNN):
             initial_carry = checked_carry(
                 initial_carry, family, (*batch, getattr(self.cell, "features", 0))
             )
-        layout = _time.spec_of_steps(either(spec, self.spec), inputs.ndim, time_axis, feature_axes)
+        layout = recurrent.spec_of_steps(
+            either(spec, self.spec), inputs.ndim, time_axis, feature_axes
+        )
         plan = Plan(
             family,
             settled,

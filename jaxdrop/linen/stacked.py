@@ -10,11 +10,19 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional import _time
-from jaxdrop.functional._recurrent_checks import check_settings, checked_inputs, either, flag
-from jaxdrop.functional._recurrent_rates import Rates, check_between, in_call
-from jaxdrop.functional._stacks import Layer, stack
-from jaxdrop.functional.recurrent import Carry
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import (
+    Carry,
+    Layer,
+    Rates,
+    check_between,
+    check_settings,
+    checked_inputs,
+    either,
+    flag,
+    in_call,
+    stack,
+)
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
 from jaxdrop.linen.recurrent import RNN
@@ -136,7 +144,7 @@ class StackedRNN(Hinted):
             between,
             inputs,
             initial_carry=initial_carry,
-            time_axis=_time.time_axis_of(inputs, time_major, cell.num_feature_axes),
+            time_axis=recurrent.time_axis_of(inputs, time_major, cell.num_feature_axes),
             feature_axes=cell.num_feature_axes,
             locked=self.locked,
             deterministic=off,

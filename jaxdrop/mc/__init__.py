@@ -11,23 +11,24 @@ learning", ICML 2016, arXiv:1506.02142.
 
 from jaxdrop.mc import acquisition, metrics, plots
 from jaxdrop.mc._classification import Classification, classification
+from jaxdrop.mc._datasets import predict_dataset
+from jaxdrop.mc._fitting import (
+    FittedRate,
+    FittedTau,
+    FittedTemperature,
+    fit_rate,
+    fit_tau,
+    fit_temperature,
+    tau_from_weight_decay,
+    weight_decay_from_tau,
+)
 from jaxdrop.mc._moments import Moments
 from jaxdrop.mc._observations import Regression, regression
 from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
 from jaxdrop.mc._results import DatasetResults, open_results
+from jaxdrop.mc._running import Reached, moments, until
+from jaxdrop.mc._sampling import keys, predict
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
-from jaxdrop.mc.calibration import FittedTemperature, fit_temperature
-from jaxdrop.mc.choosing import (
-    FittedRate,
-    FittedTau,
-    fit_rate,
-    fit_tau,
-    tau_from_weight_decay,
-    weight_decay_from_tau,
-)
-from jaxdrop.mc.datasets import predict_dataset
-from jaxdrop.mc.running import Reached, moments, until
-from jaxdrop.mc.sampling import keys, predict
 
 __all__ = [
     "Classification",

@@ -12,7 +12,7 @@ from jax import lax
 from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _inputs, _merging
 
 

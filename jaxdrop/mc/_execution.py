@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdrop import _checks
-from jaxdrop.mc import _calls, prefix
+from jaxdrop.mc import _calls, _prefix
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Function(NamedTuple):
         """
         for parts in self._ways():
 
-            def compiled(constants: Any, *arguments: Any, parts: prefix.Split = parts) -> Any:
+            def compiled(constants: Any, *arguments: Any, parts: _prefix.Split = parts) -> Any:
                 rest = functools.partial(parts.rest, parts.prefix(constants))
                 return program(jax.vmap(rest), *arguments)
 
@@ -84,16 +84,16 @@ class Function(NamedTuple):
         if not self.allow_deterministic and ignores_key(self.fn, self.keys):
             raise nothing_random(self.caller)
 
-    def _ways(self) -> Iterator[prefix.Split]:
+    def _ways(self) -> Iterator[_prefix.Split]:
         try:
-            traced = prefix.trace(self.fn, self.keys)
+            traced = _prefix.trace(self.fn, self.keys)
         except Exception as error:
             _log.debug("%s: fn is not traced, and runs outside jax.jit: %r", self.caller, error)
             return
-        whole = prefix.whole(traced)
+        whole = _prefix.whole(traced)
         self._replace(fn=functools.partial(whole.rest, whole.constants)).check()
         try:
-            yield prefix.split(traced)
+            yield _prefix.split(traced)
         except Exception as error:
             _log.debug("%s: all of fn runs for each sample: %r", self.caller, error)
         yield whole

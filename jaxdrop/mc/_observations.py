@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _inputs, _merging, _regression
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxdrop.functional._kernel import Kernel, kernel
+from jaxdrop._kernel import Kernel, kernel
 
 
 def reduction(name: str) -> Callable[[Kernel], Kernel]:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _inputs
 
 

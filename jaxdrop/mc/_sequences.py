@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _inputs
 
 

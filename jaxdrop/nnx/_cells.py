@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxdrop.functional import _recurrent_rates, recurrent
-from jaxdrop.functional._recurrent_rates import GRU, LSTM, SIMPLE, Family
-from jaxdrop.functional.recurrent import Carry, Drop, Hooks, Plan
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import GRU, LSTM, SIMPLE, Carry, Drop, Family, Hooks, Plan
 
 _Dropping: TypeAlias = Callable[[Drop, jax.Array], jax.Array]
 _Layers: TypeAlias = tuple[dict[str, _Dropping], dict[str, _Dropping]]
@@ -29,7 +28,7 @@ _FAMILIES = {
 
 def family_of(cell: Any) -> Family:
     """The family of a cell."""
-    return _recurrent_rates.family_of(cell, _FAMILIES)
+    return recurrent.family_of(cell, _FAMILIES)
 
 
 def first_state(cell: Any, inputs: jax.Array, time_axis: int, rngs: Any) -> Carry:

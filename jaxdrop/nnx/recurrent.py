@@ -10,10 +10,16 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _time, recurrent
-from jaxdrop.functional._recurrent_checks import check_settings, checked_carry, checked_inputs, flag
-from jaxdrop.functional._recurrent_rates import Rates
-from jaxdrop.functional.recurrent import Carry, Plan
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import (
+    Carry,
+    Plan,
+    Rates,
+    check_settings,
+    checked_carry,
+    checked_inputs,
+    flag,
+)
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 
@@ -185,7 +191,7 @@ class RNN(Stochastic, nnx.RNN):
             deterministic, None if is_carry else rngs, settled.first_drawn(), spec
         )
         feature_axes = self.cell.num_feature_axes
-        time_axis = _time.time_axis_of(
+        time_axis = recurrent.time_axis_of(
             inputs, flag(time_major, self.time_major, "time_major"), feature_axes
         )
         if initial_carry is None:
@@ -195,7 +201,7 @@ class RNN(Stochastic, nnx.RNN):
             initial_carry = checked_carry(
                 initial_carry, family, (*batch, getattr(self.cell, "hidden_features", 0))
             )
-        layout = _time.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes)
+        layout = recurrent.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes)
         plan = Plan(
             family,
             settled,

@@ -10,11 +10,17 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional import _time
-from jaxdrop.functional._recurrent_checks import checked_inputs, flag
-from jaxdrop.functional._recurrent_rates import Rates, check_between, in_call
-from jaxdrop.functional._stacks import Layer, stack
-from jaxdrop.functional.recurrent import Carry
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import (
+    Carry,
+    Layer,
+    Rates,
+    check_between,
+    checked_inputs,
+    flag,
+    in_call,
+    stack,
+)
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.recurrent import RNN
@@ -163,7 +169,7 @@ class StackedRNN(Stochastic):
         time_major = flag(time_major, self.time_major, "time_major")
         return_carry = flag(return_carry, self.return_carry, "return_carry")
         inputs = checked_inputs(inputs, cell)
-        time_axis = _time.time_axis_of(inputs, time_major, cell.num_feature_axes)
+        time_axis = recurrent.time_axis_of(inputs, time_major, cell.num_feature_axes)
 
         def direction(rnn: RNN) -> Layer:
             def run(

@@ -1,0 +1,17 @@
+"""Dropout inside attention."""
+
+from jaxdrop.functional.attention._function import (
+    Implementation,
+    dot_product_attention,
+    for_flax,
+    with_rate,
+)
+from jaxdrop.functional.attention._weights import Products
+
+__all__ = [
+    "Implementation",
+    "Products",
+    "dot_product_attention",
+    "for_flax",
+    "with_rate",
+]
