@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _axes, regions
+from jaxdrop.functional import regions
 from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen.elements import Channelwise
 
@@ -56,7 +56,7 @@ class DropoutOfRank(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """Drops channels of `inputs`. Args and Returns: as `jaxdrop.linen.Dropout`."""
-        _axes.check_rank(type(self).__name__, inputs, self._rank)
+        regions.check_rank(type(self).__name__, inputs, self._rank)
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         layout = {"channel_axis": self.channel_axis, "spatial_rank": self._rank}
         return regions.spatial_dropout(key, inputs, rate, **layout, deterministic=off, spec=spec)

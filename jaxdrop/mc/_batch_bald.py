@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.special import entr, logsumexp
 
 from jaxdrop import _checks, random
-from jaxdrop.mc import _classification, _inputs, _pool
+from jaxdrop.mc import _classification, _inputs, _pool, _probabilities
 from jaxdrop.mc._reduction import reduction
 
 # The least log-probability: its exponential is 0, and sums of it over a batch stay finite.
@@ -84,7 +84,7 @@ def _batch_bald(
     given: jax.Array, key: jax.Array | None, *, num: int, are_logits: bool, most: int
 ) -> Batch:
     summary = _classification.summarize(given, are_logits=are_logits)
-    log_probs = jnp.maximum(_classification.log_probabilities(given, are_logits), _LEAST)
+    log_probs = jnp.maximum(_probabilities.log_probabilities(given, are_logits), _LEAST)
     num_samples, num_inputs, num_classes = given.shape
     by_input = jnp.moveaxis(jnp.exp(log_probs), 1, 0)
     free = jnp.zeros(num_inputs, given.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxdrop import _checks
-from jaxdrop.mc import _classification, _inputs
+from jaxdrop.mc import _inputs, _probabilities
 
 # Numbers that are formed at a time for candidates that are scored together.
 _AT_ONCE = 2**22
@@ -28,7 +28,7 @@ def checked(
                 )
             if kind == "probs":
                 _inputs.probabilities(name, samples)
-    return _classification.checked(caller, logits, probs)
+    return _probabilities.checked(caller, logits, probs)
 
 
 def number(name: str, num: int, available: int) -> int:

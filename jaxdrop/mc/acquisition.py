@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks, random
-from jaxdrop.mc import _classification, _inputs, _pool, _reduction
+from jaxdrop.mc import _inputs, _pool, _probabilities, _reduction
 from jaxdrop.mc._batch_bald import Batch as Batch
 from jaxdrop.mc._batch_bald import batch_bald as batch_bald
 from jaxdrop.mc._classification import Classification
@@ -120,7 +120,7 @@ def epig(
             f" got shapes {given.shape} and {target.shape}"
         )
     pool, targets = (
-        jnp.exp(_classification.log_probabilities(x, are_logits)) for x in (given, target)
+        jnp.exp(_probabilities.log_probabilities(x, are_logits)) for x in (given, target)
     )
     return _epig(pool, targets.astype(pool.dtype))
 
@@ -136,7 +136,7 @@ def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
         possible = (joint > 0) & (apart > 0)
         ratio = jnp.log(jnp.where(possible, joint, 1)) - jnp.log(jnp.where(possible, apart, 1))
         return _reduction.mean(
-            (apart * _classification.divergence_terms(ratio, possible)).sum((0, 2))
+            (apart * _probabilities.divergence_terms(ratio, possible)).sum((0, 2))
         )
 
     return lax.map(

@@ -17,18 +17,14 @@ exactly, whatever XLA makes of the arithmetic (`optax.linear_schedule(0.5, 0.0, 
 under `jit`), and take integer counts under strict dtype promotion.
 """
 
+from jaxdrop.schedules._counts import Count, Schedule
+from jaxdrop.schedules._ramps import constant, cosine, cyclic, linear
 from jaxdrop.schedules._recipes import (
-    Count,
-    Schedule,
     annealed,
-    constant,
-    cosine,
     curriculum,
-    cyclic,
     dropblock,
     early,
     late,
-    linear,
     scheduled_drop_path,
 )
 

@@ -2,103 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
-
-Count = int | float | jax.Array | np.ndarray
-Schedule = Callable[[Count], float | jax.Array]
-
-
-@_checks.hinted
-def constant(rate: float) -> Schedule:
-    """`rate` at every step: `optax.constant_schedule`, with the rate checked.
-
-    It stays a Python number: at 0 and 1 nothing is drawn.
-
-    Args:
-      rate: a number in [0, 1].
-
-    Raises:
-      TypeError, ValueError: `rate` is not a number in [0, 1].
-    """
-    rate = _rate("rate", rate)
-    return lambda count: rate
-
-
-@_checks.hinted
-def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
-    """`start + (end - start) f`, with `f = (count - begin) / steps` held within [0, 1].
-
-    Args:
-      start: the rate up to step `begin`.
-      end: the rate from step `begin + steps` on.
-      steps: how many steps the change takes, at least 1.
-      begin: when it begins.
-
-    Raises:
-      TypeError, ValueError: a rate is not a number in [0, 1]; a step is not an integer, or too
-        small.
-    """
-    start, end = _rate("start", start), _rate("end", end)
-    fraction = _fraction(steps, begin)
-    return lambda count: _between(start, end, fraction(count))
-
-
-@_checks.hinted
-def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
-    """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: slow at both ends, up
-    or down.
-
-    Downward and from step 0 it is `optax.cosine_decay_schedule(start, steps, alpha=end / start)`.
-
-    Args and Raises: as `linear`.
-
-    References:
-      Loshchilov & Hutter, "SGDR: stochastic gradient descent with warm restarts", 2016,
-      arXiv:1608.03983, for the shape.
-    """
-    start, end = _rate("start", start), _rate("end", end)
-    fraction = _fraction(steps, begin)
-    return lambda count: _between(
-        start, end, 0.5 - 0.5 * jnp.cos(np.float32(math.pi) * fraction(count))
-    )
-
-
-@_checks.hinted
-def cyclic(start: float, turn: float, period: int) -> Schedule:
-    """From `start` linearly to `turn` in half a period, back in the other half, and so on.
-
-    `cyclic(rate, 0, steps)` over a training of `steps` steps is the V of scheduled DropHead.
-
-    Args:
-      start: the rate at 0, `period`, `2 period`, ...
-      turn: the rate in the middle between them.
-      period: in steps, at least 2.
-
-    Raises:
-      TypeError, ValueError: a rate is not a number in [0, 1]; `period` is not an integer, or too
-        small.
-
-    References:
-      Smith, "Cyclical learning rates for training neural networks", 2015, arXiv:1506.01186, for the
-      shape. Zhou et al., "Scheduled DropHead: a regularization method for transformer models",
-      2020, arXiv:2004.13342, for the V.
-    """
-    start, turn = _rate("start", start), _rate("turn", turn)
-    period = _steps("period", period, least=2)
-
-    def schedule(count: Count) -> jax.Array:
-        phase = (_count(count) % period).astype(jnp.float32) / np.float32(period)
-        return _between(start, turn, 1 - jnp.abs(2 * phase - 1))
-
-    return schedule
+from jaxdrop.schedules._counts import (
+    Schedule,
+    known_rate,
+    speed_of,
+    step_of,
+    steps_taken,
+    switch,
+)
+from jaxdrop.schedules._ramps import linear
 
 
 @_checks.hinted
@@ -122,8 +38,8 @@ def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
       (0.5 for stochastic depth), for 50 of 300 epochs.
     """
     if _checks.check_flag(decay, "decay"):
-        return linear(rate, 0.0, _steps("cutoff", cutoff, least=2) - 1)
-    return _switch(_rate("rate", rate), 0.0, _steps("cutoff", cutoff))
+        return linear(rate, 0.0, step_of("cutoff", cutoff, least=2) - 1)
+    return switch(known_rate("rate", rate), 0.0, step_of("cutoff", cutoff))
 
 
 @_checks.hinted
@@ -136,7 +52,7 @@ def late(rate: float, cutoff: int) -> Schedule:
 
     Raises and References: as `early`; 0.4 for the stochastic depth of ViT-B, from epoch 50 of 300.
     """
-    return _switch(0.0, _rate("rate", rate), _steps("cutoff", cutoff))
+    return switch(0.0, known_rate("rate", rate), step_of("cutoff", cutoff))
 
 
 @_checks.hinted
@@ -158,7 +74,7 @@ def curriculum(rate: float, gamma: float) -> Schedule:
       Morerio, Cavazza, Volpi, Vidal & Murino, "Curriculum dropout", 2017, arXiv:1703.06229.
     """
     remaining = annealed(1.0, gamma)
-    rate = _rate("rate", rate)
+    rate = known_rate("rate", rate)
     return lambda count: rate * (1 - remaining(count))
 
 
@@ -180,9 +96,11 @@ def annealed(rate: float, gamma: float) -> Schedule:
       Rennie, Goel & Thomas, "Annealed dropout training of deep networks", 2014; in the form that
       Morerio et al., "Curriculum dropout", 2017, arXiv:1703.06229, compare with.
     """
-    rate = _rate("rate", rate)
-    speed = np.float32(_gamma(gamma))
-    return lambda count: rate * jnp.exp(-speed * jnp.maximum(_count(count), 0).astype(jnp.float32))
+    rate = known_rate("rate", rate)
+    speed = np.float32(speed_of(gamma))
+    return lambda count: (
+        rate * jnp.exp(-speed * jnp.maximum(steps_taken(count), 0).astype(jnp.float32))
+    )
 
 
 @_checks.hinted
@@ -212,7 +130,7 @@ def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
             f"group must be 1, 2, 3 or 4, got {got}: the groups of residual blocks of a ResNet,"
             " first to last."
         )
-    return linear(0.0, _rate("rate", rate) / 4 ** (4 - group), steps)
+    return linear(0.0, known_rate("rate", rate) / 4 ** (4 - group), steps)
 
 
 @_checks.hinted
@@ -235,58 +153,4 @@ def scheduled_drop_path(rate: float, steps: int) -> Schedule:
       Zoph, Vasudevan, Shlens & Le, "Learning transferable architectures for scalable image
       recognition", 2017, arXiv:1707.07012.
     """
-    return linear(0.0, _rate("rate", rate), steps)
-
-
-def _switch(before: float, after: float, step: int) -> Schedule:
-    return lambda count: jnp.where(_count(count) < step, np.float32(before), np.float32(after))
-
-
-def _fraction(steps: int, begin: int) -> Callable[[Count], jax.Array]:
-    """How much of a change is done: exactly 0 up to `begin`, exactly 1 from `begin + steps` on."""
-    steps, begin = _steps("steps", steps), _steps("begin", begin, least=0)
-
-    def fraction(count: Count) -> jax.Array:
-        done = jnp.clip(_count(count), begin, begin + steps) - begin
-        # XLA may multiply by the inverse of `steps` instead, and not get 1.
-        return jnp.where(done < steps, done.astype(jnp.float32) / np.float32(steps), np.float32(1))
-
-    return fraction
-
-
-def _count(count: Count) -> jax.Array:
-    """The number of steps taken so far, as an array."""
-    array = jnp.asarray(_checks.check_array(count, "count"))
-    if not (jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)):
-        raise TypeError(
-            f"count must be the number of steps taken so far, got {_checks.quoted(count)}"
-        )
-    return array
-
-
-def _between(start: float, end: float, fraction: jax.Array) -> jax.Array:
-    """A weighted mean, which rounding does not take beyond its ends."""
-    low, high = sorted((np.float32(start), np.float32(end)))
-    return jnp.clip((1 - fraction) * start + fraction * end, low, high)
-
-
-def _rate(name: str, rate: Any) -> float:
-    """A rate that is known now."""
-    return _checks.check_known_rate(
-        rate, name, "multiply the schedule's value by an array, or by a traced number, instead."
-    )
-
-
-def _gamma(gamma: Any) -> float:
-    _checks.check_not_traced(gamma, "gamma")
-    meaning = " It is how fast the rate changes per step, 10 / steps for example."
-    known = _checks.check_number(gamma, "gamma", meaning=meaning, above=True)
-    if not isinstance(known, float):
-        raise TypeError(f"gamma must be one number, got {_checks.quoted(gamma)}")
-    return known
-
-
-def _steps(name: str, steps: Any, *, least: int = 1) -> int:
-    return _checks.check_count(
-        steps, name, least=least, most=2**31 - 1, kind="an integer number of steps"
-    )
+    return linear(0.0, known_rate("rate", rate), steps)

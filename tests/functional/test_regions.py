@@ -18,8 +18,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import random
-from jaxdrop.functional import _axes, regions
-from jaxdrop.functional.regions import drop_block, spatial_dropout
+from jaxdrop.functional import _axes
+from jaxdrop.functional.regions import _drop_block, drop_block, spatial_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
 from tests.oracles import assert_close, require, torch_value_and_pull, value_and_pull
@@ -475,7 +475,7 @@ def test_counts_beyond_32_bits() -> None:
     """
     keep = jnp.arange(128).reshape(2, 4, 4, 4) % 4 != 0
     for parts in (1, 2**20, 2**27):
-        kept = regions._kept(keep, _axes.Axes((0,), (1, 2), 3), (), parts)
+        kept = _drop_block._kept(keep, _axes.Axes((0,), (1, 2), 3), (), parts)
         np.testing.assert_array_equal(kept, np.full((1, 1, 1, 1), 0.75 / parts, np.float32))
 
 

@@ -1,11 +1,8 @@
 """Dropout inside attention."""
 
-from jaxdrop.functional.attention._function import (
-    Implementation,
-    dot_product_attention,
-    for_flax,
-    with_rate,
-)
+from jaxdrop.functional.attention._compute import Implementation
+from jaxdrop.functional.attention._flax import for_flax, with_rate
+from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._weights import Products
 
 __all__ = [

@@ -1,25 +1,20 @@
-"""Dropout inside attention."""
+"""Attention with dropout on its weights: the public function, and the checks of its arguments."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
-from jaxdrop._kernel import kernel
-from jaxdrop.functional.attention import _blocked, _shapes, _weights
-from jaxdrop.functional.attention._block import Operands, Plan
-from jaxdrop.functional.attention._layout import Arrays, by_device
-from jaxdrop.functional.attention._shapes import Shapes
-from jaxdrop.functional.attention._weights import Products
-
-Implementation = Literal["xla", "pallas"]
+from jaxdrop.functional.attention import _block_sizes
+from jaxdrop.functional.attention._compute import Implementation, Settings, compute
+from jaxdrop.functional.attention._layout import Arrays
+from jaxdrop.functional.attention._shapes import Shapes, check_spec
 
 
 @_checks.hinted
@@ -129,11 +124,11 @@ def dot_product_attention(
     checked = masks.check_rate(rate)
     masks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
     layout = check_spec(spec, shapes)
-    before, after = _shapes.window(local_window_size, is_causal)
+    before, after = _block_sizes.window(local_window_size, is_causal)
     if implementation is not None:
         _checks.check_one_of(implementation, "implementation", Implementation)
-    settings = _Settings(
-        block_sizes=_shapes.check_block_sizes(block_sizes),
+    settings = Settings(
+        block_sizes=_block_sizes.check_block_sizes(block_sizes),
         implementation=implementation,
         scale=shapes.depth**-0.5 if scale is None else _number("scale", scale),
         before=before,
@@ -172,31 +167,7 @@ def dot_product_attention(
     )
     if nothing:
         return jnp.broadcast_to(jnp.zeros_like(q.sum(-1, keepdims=True)), shapes.output)
-    return _dot_product_attention(arrays, settings=settings)
-
-
-class _Settings(NamedTuple):
-    """What is known when the function is traced."""
-
-    block_sizes: tuple[int, int] | None
-    implementation: Implementation | None
-    scale: float
-    before: int | None
-    after: int | None
-    shared: tuple[int, ...]
-    precision: Any
-    spec: PartitionSpec | None
-
-
-def check_spec(spec: PartitionSpec | None, shapes: Shapes) -> PartitionSpec | None:
-    """The layout of the whole `q`, if it does not divide the depth."""
-    layout = masks.check_spec(spec, len(shapes.output))
-    if layout is not None and len(layout) == len(shapes.output) and layout[-1]:
-        raise ValueError(
-            f"spec={spec} divides the depth, over which attention sums. Batch, queries and heads"
-            " may be divided."
-        )
-    return layout
+    return compute(arrays, settings=settings)
 
 
 def _number(name: str, value: Any) -> float:
@@ -205,254 +176,3 @@ def _number(name: str, value: Any) -> float:
     if not isinstance(number, float):
         raise TypeError(f"{name} must be a single number, got {_checks.quoted(value)}")
     return number
-
-
-def _only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
-    """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding.
-
-    Padding may hold anything, and in a product 0 times NaN is NaN: in the output for a value, in
-    gradients for all.
-    """
-    return (
-        x
-        if inside is None
-        else jnp.where(jnp.expand_dims(inside, (-2, -1)), x, jnp.zeros((), x.dtype))
-    )
-
-
-@kernel("dot_product_attention", checkpoint=False)
-def _dot_product_attention(arrays: Arrays, *, settings: _Settings) -> jax.Array:
-    return by_device(
-        functools.partial(_by_blocks, settings), arrays, settings.spec, lambda layout: layout.like_q
-    )
-
-
-def _by_blocks(settings: _Settings, arrays: Arrays, spec: PartitionSpec | None) -> jax.Array:
-    special = (
-        arrays.key,
-        arrays.bias,
-        *arrays.inside,
-        arrays.segments,
-        arrays.offset,
-        settings.before,
-        settings.implementation,
-    )
-    plain = all(x is None for x in special) and not arrays.allowed
-    blocked = functools.partial(_blocked_attention, settings, arrays, spec)
-    if plain and settings.after in (None, 0) and arrays.q.ndim == 4:
-        return _fused(
-            blocked,
-            arrays.q,
-            arrays.k,
-            arrays.v,
-            scale=settings.scale,
-            is_causal=settings.after == 0,
-        )
-    of_queries, of_keys = arrays.inside
-    return blocked(_only(of_queries, arrays.q), _only(of_keys, arrays.k), _only(of_keys, arrays.v))
-
-
-def _fused(
-    blocked: Callable[..., jax.Array], *operands: jax.Array, scale: float, is_causal: bool
-) -> jax.Array:
-    """Attention without dropout by cuDNN, where JAX has it for these operands, and otherwise
-    `blocked`.
-    """
-    if jax.default_backend() != "gpu" or operands[0].dtype.itemsize != 2:
-        return blocked(*operands)
-    cudnn = functools.partial(
-        jax.nn.dot_product_attention, scale=scale, is_causal=is_causal, implementation="cudnn"
-    )
-    try:
-        jax.eval_shape(cudnn, *operands)
-    except (
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ):  # a depth, a dtype or a version that it does not have
-        return blocked(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=cudnn, default=blocked)
-
-
-def _blocked_attention(
-    settings: _Settings,
-    arrays: Arrays,
-    spec: PartitionSpec | None,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-) -> jax.Array:
-    """Heads stand in groups, in front of the length: `(batch..., groups, heads of a group, length,
-    depth)`.
-    """
-    *batch, queries, heads, depth = q.shape
-    groups, head = k.shape[-2], len(batch)
-    blocks = _shapes.block_sizes(settings.block_sizes, (queries, k.shape[-3]), (*batch, heads))
-
-    def grouped(x: jax.Array) -> jax.Array:
-        lead = (1, 1) if x.shape[head] == 1 else (groups, heads // groups)
-        return x.reshape(*x.shape[:head], *lead, *x.shape[head + 1 :])
-
-    shared = {axis + (axis > head) for axis in settings.shared} | {
-        head + 1 for axis in settings.shared if axis == head
-    }
-    entries = [*(spec or ()), *[None] * q.ndim]
-    plan = Plan(
-        lengths=(queries, k.shape[-3]),
-        blocks=blocks,
-        scale=settings.scale,
-        before=settings.before,
-        after=settings.after,
-        shared=tuple(sorted(shared)),
-        spec=(
-            None
-            if spec is None
-            else PartitionSpec(*entries[:head], entries[head + 1], None, entries[head], None)
-        ),
-        precision=settings.precision,
-        kernels={None: None, "xla": False, "pallas": True}[settings.implementation],
-    )
-    segments, offset, (of_queries, of_keys) = arrays.segments, arrays.offset, arrays.inside
-    allowed = list(arrays.allowed)
-    if of_queries is not None:
-        allowed.append(jnp.expand_dims(of_queries, (-3, -1)))
-    if of_keys is not None:
-        allowed.append(jnp.expand_dims(of_keys, (-3, -2)))
-    if segments is not None:
-        segments = (
-            jnp.expand_dims(segments[0], (head, head + 1, -1)),
-            jnp.expand_dims(segments[1], (head, head + 1, -2)),
-        )
-    if offset is not None and offset.ndim:
-        offset = jnp.expand_dims(offset, range(-4, 0))
-    out = _blocked.attend(
-        plan,
-        Operands(
-            key=arrays.key,
-            threshold=arrays.threshold,
-            scale=arrays.scale,
-            q=jnp.moveaxis(q.reshape(*batch, queries, groups, heads // groups, depth), -4, -2),
-            k=jnp.moveaxis(k, -3, -2),
-            v=jnp.moveaxis(v, -3, -2),
-            bias=None if arrays.bias is None else grouped(arrays.bias),
-            allowed=tuple(map(grouped, allowed)),
-            segments=segments,
-            offset=offset,
-        ),
-    )
-    out = jnp.moveaxis(out, -2, -4)
-    return out.reshape(*out.shape[:-3], heads, out.shape[-1])
-
-
-def for_flax(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | None,
-    mask: jax.Array | None,
-    *,
-    broadcast_dropout: bool,
-    dropout_rng: jax.Array | None,
-    dropout_rate: masks.Rate,
-    deterministic: bool,
-    dtype: Any,
-    precision: Any,
-    is_causal: bool,
-    spec: PartitionSpec | None,
-    sow: Callable[[jax.Array], Any] | None,
-    force_fp32_for_softmax: bool = False,
-    products: Products | None = None,
-    dot_general: Callable[..., jax.Array] | None = None,
-) -> jax.Array:
-    """`dot_product_attention` with the arguments of Flax's: `key` are the keys of attention, and a
-    mask may be of numbers.
-    """
-    dtype = _common(query, key, value) if dtype is None else jnp.dtype(dtype)
-    names = "query", "key", "value"
-    for name, x in zip(names, (query, key, value), strict=True):
-        if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(
-                f"{name} is complex, of dtype {x.dtype}, and dtype={dtype} is not: its imaginary"
-                " part would be lost."
-            )
-    query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
-    with _checks.renamed(rate="dropout_rate"):
-        rate = _checks.check_rate(dropout_rate)
-    mask = None if mask is None else jnp.asarray(mask, bool)
-    shared = (
-        tuple(range(query.ndim - 2))
-        if _checks.check_flag(broadcast_dropout, "broadcast_dropout")
-        else ()
-    )
-    wide = jnp.promote_types(dtype, jnp.float32) if force_fp32_for_softmax else dtype
-    if all(x is None for x in (sow, products, dot_general)) and not jnp.issubdtype(
-        dtype, jnp.complexfloating
-    ):
-        Shapes.of("dot_product_attention", query, key, value, names)
-        return dot_product_attention(
-            dropout_rng,
-            query,
-            key,
-            value,
-            rate,
-            bias=bias,
-            mask=mask,
-            is_causal=is_causal,
-            broadcast_dims=shared,
-            deterministic=deterministic,
-            precision=precision,
-            spec=spec,
-        ).astype(wide)
-
-    shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
-    masks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
-    draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
-    law = masks.law(rate if draws else 0.0, dtype)
-    arrays = Arrays(
-        key=random.single(dropout_rng, "dot_product_attention") if draws else None,
-        threshold=law.threshold,
-        scale=law.scale,
-        q=query,
-        k=key,
-        v=value,
-        bias=None if bias is None else shapes.like_weights("bias", bias, jnp.inexact),
-        allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
-        inside=(None, None),
-        segments=None,
-        offset=None,
-    )
-    weights, output = _weights.attend(
-        arrays,
-        products or Products.of(precision, dtype, dot_general),
-        is_causal=is_causal,
-        broadcast_dims=shared,
-        dtype=wide,
-        spec=check_spec(spec, shapes),
-    )
-    if sow is not None:
-        sow(weights)
-    return output if products else output.astype(wide)
-
-
-def _common(*arrays: jax.Array) -> Any:
-    dtype = jnp.result_type(*arrays)
-    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
-
-
-def with_rate(
-    attention_fn: Callable[..., jax.Array], rate: masks.Rate, spec: PartitionSpec | None
-) -> Callable[..., jax.Array]:
-    """`attention_fn` as one of Flax's layers calls it, with this rate in place of the layer's, if
-    it takes one, and a layout.
-    """
-
-    @functools.wraps(attention_fn)  # Linen passes what the signature names, and nothing else
-    def attend(*operands: jax.Array, **options: Any) -> jax.Array:
-        if "dropout_rate" in options:
-            options["dropout_rate"] = rate
-        if spec is not None:
-            options["spec"] = spec
-        return attention_fn(*operands, **options)
-
-    return attend

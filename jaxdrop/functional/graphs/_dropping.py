@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts
+from jaxdrop.functional.graphs._edges import checked_edges
 
 
 class Kept(NamedTuple):
@@ -22,15 +21,6 @@ class Kept(NamedTuple):
     """bool, shape (N,)."""
     edges: jax.Array
     """bool, shape (E,): edges of which both ends are kept."""
-
-
-class Normalized(NamedTuple):
-    """The entries of a symmetric-normalized adjacency matrix."""
-
-    edges: jax.Array
-    """Shape (E,): of the edges, 0 for those that are dropped."""
-    loops: jax.Array
-    """Shape (N,): of the diagonal."""
 
 
 @_checks.hinted
@@ -78,7 +68,7 @@ def drop_edge(
       Rong, Huang, Xu & Huang, "DropEdge: towards deep graph convolutional networks on node
       classification", 2019, arXiv:1907.10903.
     """
-    senders, receivers = _edges("drop_edge", senders, receivers)
+    senders, receivers = checked_edges("drop_edge", senders, receivers)
     undirected = _checks.check_flag(undirected, "undirected")
     rate = _checks.check_rate(rate)
     _checks.check_rate_shape(rate, senders.shape, ())
@@ -161,7 +151,9 @@ def drop_node(
     """
     nodes = _checks.check_count(num_nodes, "num_nodes", least=0)
     # Under a layout `num_nodes` are this device's, and the ends may be anybody's.
-    senders, receivers = _edges("drop_node", senders, receivers, nodes if spec is None else None)
+    senders, receivers = checked_edges(
+        "drop_node", senders, receivers, nodes if spec is None else None
+    )
     rate = _checks.check_rate(rate)
     _checks.check_one_rate(rate, "drop_node takes one rate for all nodes")
     spec = _checks.check_spec(spec, 1, "the list of nodes")
@@ -200,145 +192,6 @@ def _drop_node(
         for ends in (senders, receivers)
     )
     return masks.keep(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
-
-
-@_checks.hinted
-def symmetric_normalization(
-    senders: jax.Array,
-    receivers: jax.Array,
-    num_nodes: int,
-    *,
-    keep: jax.Array | None = None,
-    weights: jax.Array | None = None,
-    self_loops: bool = True,
-) -> Normalized:
-    """The weights of a graph convolution, `w_ij / sqrt(d_i d_j)`, with the degrees `d` of the edges
-    that are kept.
-
-    `d_i` is the sum of the kept weights of the edges that node `i` receives, and 1 more with
-    self-loops, as in PyTorch Geometric's `gcn_norm`. A node without edges gets weights of 0.
-    Dropping edges and normalizing anew is what DropEdge does:
-
-        keep = drop_edge(key, senders, receivers, 0.3)
-        weights, loops = symmetric_normalization(senders, receivers, num_nodes, keep=keep)
-        h = jax.ops.segment_sum(weights[:, None] * h[senders], receivers, num_nodes) + loops[:,
-        None] * h
-
-    Args:
-      senders: integers of shape (E,), in [0, N).
-      receivers: integers of shape (E,), in [0, N).
-      num_nodes: N, nodes of padding included.
-      keep: bool, shape (E,), from `drop_edge` or `drop_node`; all edges by default.
-      weights: shape (E,), not negative; 1 for each edge by default.
-      self_loops: whether each node has an edge of weight 1 to itself besides.
-
-    Returns:
-      `Normalized(edges, loops)`, of the dtype of `weights`; without self-loops the second is 0.
-
-    Raises:
-      TypeError: senders, receivers or `num_nodes` are not integers, or `weights` are.
-      ValueError: senders, receivers, `keep` and `weights` are not lists of one length.
-
-    References:
-      Kipf & Welling, "Semi-supervised classification with graph convolutional networks", 2016,
-      arXiv:1609.02907.
-    """
-    caller = "symmetric_normalization"
-    nodes, loops = (
-        _checks.check_count(num_nodes, "num_nodes", least=0),
-        int(_checks.check_flag(self_loops, "self_loops")),
-    )
-    senders, receivers = _edges(caller, senders, receivers, nodes)
-    one_each = "one entry for each edge, shape"
-    kept = jnp.ones_like(senders, jnp.float32)
-    if weights is not None:
-        kept = jnp.asarray(
-            _checks.check_shape(
-                _checks.check_real(weights, caller, "weights"), "weights", senders.shape, one_each
-            )
-        )
-        if _checks.known(kept) and not (np.asarray(kept, np.float64) >= 0).all():
-            raise ValueError(
-                "weights must not be negative, nor NaN: the degrees are their sums, of which roots"
-                " are taken"
-            )
-    if keep is not None:
-        keep = _checks.check_shape(
-            _checks.check_array(keep, "keep", "booleans"), "keep", senders.shape, one_each
-        )
-        if keep.dtype != bool:
-            raise TypeError(
-                f"keep must hold booleans, got {keep.dtype}. Compare first, as in keep == 1."
-            )
-    return Normalized(*_normalized(senders, receivers, keep, kept, nodes=nodes, loops=loops))
-
-
-@kernel("symmetric_normalization", checkpoint=False)
-def _normalized(
-    senders: jax.Array,
-    receivers: jax.Array,
-    keep: jax.Array | None,
-    weights: jax.Array,
-    *,
-    nodes: int,
-    loops: int,
-) -> tuple[jax.Array, jax.Array]:
-    if keep is not None:
-        keep, weights = _layouts.alike(jnp.asarray(keep), weights)
-        weights = jnp.where(keep, weights, jnp.zeros_like(weights))
-    senders, receivers, weights = _layouts.alike(senders, receivers, weights)
-    # Edges may be divided over the devices. Nodes are not: each device gets the sums of all.
-    mesh = _layouts.mesh_of(weights)
-    whole = like_edges = None
-    if mesh is not None:
-        whole, like_edges = (
-            NamedSharding(mesh, PartitionSpec(None)),
-            NamedSharding(mesh, jax.typeof(weights).sharding.spec),
-        )
-    degrees = jnp.zeros(nodes, weights.dtype, out_sharding=whole)
-    degrees = (
-        degrees.at[receivers].add(weights, wrap_negative_indices=False, out_sharding=whole) + loops
-    )
-    some = degrees > 0
-    inverse = jnp.where(
-        some, lax.rsqrt(jnp.where(some, degrees, jnp.ones_like(degrees))), jnp.zeros_like(degrees)
-    )
-    sent, received = (
-        inverse.at[ends].get(out_sharding=like_edges) for ends in (senders, receivers)
-    )
-    return weights * sent * received, inverse * inverse * loops
-
-
-def _edges(
-    caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """The ends of the edges, where they are known in [0, `num_nodes`)."""
-    senders, receivers = (
-        _checks.check_ids(senders, caller, "senders"),
-        _checks.check_ids(receivers, caller, "receivers"),
-    )
-    if senders.ndim != 1 or senders.shape != receivers.shape:
-        raise ValueError(
-            f"{caller} takes senders and receivers of one shape (E,), got {senders.shape} and"
-            f" {receivers.shape}. For a batch of graphs use jax.vmap."
-        )
-    for name, ends in (("senders", senders), ("receivers", receivers)):
-        if not _checks.known(ends) or not ends.size:
-            continue
-        least, most = np.asarray(ends).min(), np.asarray(ends).max()
-        if least < 0 or most >= (2**32 if num_nodes is None else num_nodes):
-            allowed = "[0, 2**32)" if num_nodes is None else f"[0, num_nodes) = [0, {num_nodes})"
-            way = (
-                " num_nodes counts all nodes, those of padding too, one of which edges of padding"
-                " name."
-                if num_nodes
-                else ""
-            )
-            raise ValueError(
-                f"{name} must be numbers of nodes, in {allowed}, got"
-                f" {least if least < 0 else most}.{way}"
-            )
-    return senders, receivers
 
 
 def _node(ids: jax.Array) -> jax.Array:

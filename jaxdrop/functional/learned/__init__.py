@@ -14,15 +14,10 @@ squared error is `2 / tau` times one (`tau` is the precision of the noise), so b
 / (tau N)` of Gal's code are of that kind, and half as large beside a cross-entropy.
 """
 
+from jaxdrop.functional.learned._concrete import concrete_dropout, concrete_kl
+from jaxdrop.functional.learned._parameters import Learned, starting_log_variance, starting_logit
+from jaxdrop.functional.learned._sparse import sparse_kl, sparse_log_alpha, sparse_variational_dense
 from jaxdrop.functional.learned._variational import (
-    Learned,
-    concrete_dropout,
-    concrete_kl,
-    sparse_kl,
-    sparse_log_alpha,
-    sparse_variational_dense,
-    starting_log_variance,
-    starting_logit,
     variational_dense,
     variational_dropout,
     variational_kl,

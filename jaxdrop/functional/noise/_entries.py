@@ -1,20 +1,17 @@
-"""Noise in place of a mask: nothing is dropped, and what is NaN stays NaN."""
+"""Noise for each entry, multiplied or added."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
-from jaxdrop._words import is_known
+from jaxdrop.functional._amounts import added, check_real_input, multiplied, site, symmetric
 
 # A traced rate of 1 asks for infinite noise; it gets that of the last rate on the grid of masks.
 _LEAST_KEEP = 2.0**-23
@@ -119,8 +116,13 @@ def gaussian_noise(
       Bishop, "Training with noise is equivalent to Tikhonov regularization", Neural Computation 7,
       1995.
     """
-    x, stddev, shared, spec = _site(
-        "gaussian_noise", _real(x, "gaussian_noise"), stddev, "stddev", broadcast_dims, spec
+    x, stddev, shared, spec = site(
+        "gaussian_noise",
+        check_real_input(x, "gaussian_noise"),
+        stddev,
+        "stddev",
+        broadcast_dims,
+        spec,
     )
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(stddev, 0):
         return x
@@ -138,7 +140,7 @@ def _gaussian_noise(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return _added(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    return added(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
 @_checks.hinted
@@ -177,7 +179,7 @@ def uniform_dropout(
       Li, Chen, Hu & Yang, "Understanding the disharmony between dropout and batch normalization by
       variance shift", 2018, arXiv:1801.05134.
     """
-    x, beta, shared, spec = _site("uniform_dropout", x, beta, "beta", broadcast_dims, spec)
+    x, beta, shared, spec = site("uniform_dropout", x, beta, "beta", broadcast_dims, spec)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(beta, 0):
         return x
     return _uniform_dropout(
@@ -194,146 +196,4 @@ def _uniform_dropout(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return multiplied(x, beta, _symmetric(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
-
-
-@_checks.hinted
-def neftune(
-    key: jax.Array | None,
-    x: jax.Array,
-    alpha: masks.Rate,
-    *,
-    mask: jax.Array | None = None,
-    deterministic: bool = False,
-    spec: PartitionSpec | None = None,
-) -> jax.Array:
-    """NEFTune: `y = x + alpha / sqrt(L d) n` with `n ~ U(-1, 1)` for each entry of embeddings of
-    length `L` and width `d`.
-
-    The published code counts padding into `L`, and adds noise to padding too; without a mask so
-    does this. With one, `L` is the number of tokens of each sequence, and padding stays as it is:
-    the noise of a sequence does not depend on how it is batched.
-
-    Args:
-      key: a single PRNG key. May be None if nothing is drawn.
-      x: embeddings of shape `(..., L, d)`, any floating dtype. The sum is formed in float32 at
-        least.
-      alpha: any finite number from 0 on (the paper uses 5, 10 and 15), a traced scalar, or an array
-        that broadcasts to `x`. Traced, it gets its gradient.
-      mask: booleans, or integers 0 and 1, of shape `(..., L)`: which positions hold a token.
-      deterministic: if True, or if `alpha` is the number 0, `x` itself is returned.
-      spec: as in `jaxdrop.dropout`; `L` and `d` are those of the whole array.
-
-    Returns:
-      An array like `x`, of its shape and dtype.
-
-    Raises:
-      TypeError, ValueError, NotImplementedError: as `jaxdrop.dropout`, with `alpha` for `rate`.
-      TypeError: `x` is complex, or `mask` is of another dtype.
-      ValueError: `x` has less than two axes, or `mask` is of another shape.
-
-    References:
-      Jain et al., "NEFTune: noisy embeddings improve instruction finetuning", 2023,
-      arXiv:2310.05914.
-    """
-    x, alpha, _, spec = _site("neftune", _real(x, "neftune"), alpha, "alpha", (), spec)
-    if x.ndim < 2:
-        raise ValueError(
-            f"{_checks.shown('x')} must be embeddings of shape (..., length, width), got shape"
-            f" {x.shape}"
-        )
-    mask = _tokens(mask, x.shape[:-1])
-    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(alpha, 0):
-        return x
-    return _neftune(random.single(key, "neftune"), x, alpha, mask, spec=spec)
-
-
-@kernel("neftune")
-def _neftune(
-    key: jax.Array,
-    x: jax.Array,
-    alpha: jax.Array,
-    mask: jax.Array | None,
-    *,
-    spec: PartitionSpec | None,
-) -> jax.Array:
-    names, parts = masks.mapped_axes(spec, (x.ndim - 2,))
-    width = x.shape[-1] * masks.mapped_axes(spec, (x.ndim - 1,))[1]
-    noise = _symmetric(masks.draw(key, x, spec=spec))
-    if mask is None:
-        size = parts * x.shape[-2] * width
-        unit = (
-            np.float32(1 / math.sqrt(size))
-            if is_known(size)
-            else lax.rsqrt(jnp.asarray(size).astype(jnp.float32))
-        )
-        return _added(x, alpha, noise * unit)
-    tokens = mask.astype(bool)[..., None]
-    length = tokens.sum(-2, keepdims=True, dtype=jnp.int32)
-    length = lax.psum(length, names) if names else length
-    noise = noise * lax.rsqrt((jnp.maximum(length, 1) * width).astype(jnp.float32))
-    return _added(x, alpha, jnp.where(tokens, noise, jnp.zeros_like(noise)))
-
-
-def _symmetric(bits: jax.Array) -> jax.Array:
-    """Uniform values in [-1, 1), in float32."""
-    return 2 * random.uniform(bits) - 1
-
-
-def multiplied(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
-    """`x (1 + amount noise)`, formed in float32 at least; of the dtype of `x`."""
-    wide = masks.wide(x.dtype)
-    return (x.astype(wide) * (1 + times(amount, noise)).astype(wide)).astype(x.dtype)
-
-
-def _added(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
-    """`x + amount noise`, likewise."""
-    wide = masks.wide(x.dtype)
-    return (x.astype(wide) + times(amount, noise).astype(wide)).astype(x.dtype)
-
-
-def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
-    """The product in float32, rounded as such."""
-    return masks.rounded(
-        masks.expand(amount, noise.ndim).astype(jnp.float32) * masks.rounded(noise)
-    )
-
-
-def _site(
-    caller: str,
-    x: jax.Array,
-    amount: masks.Rate,
-    name: str,
-    broadcast_dims: Sequence[int],
-    spec: PartitionSpec | None,
-) -> _checks.Site:
-    """`_checks.check_site`, of an amount that is no rate."""
-    x, _, shared, spec = _checks.check_site(caller, x, 0.0, broadcast_dims, spec)
-    known = _checks.check_number(amount, name)
-    _checks.check_rate_shape(known, x.shape, shared, name)
-    return _checks.Site(x, known, shared, spec)
-
-
-def _real(x: jax.Array, caller: str) -> jax.Array:
-    return _checks.check_real(
-        x,
-        caller,
-        why=(
-            ", for it adds real noise. Add noise to its real and imaginary parts, with a key for"
-            " each."
-        ),
-    )
-
-
-def _tokens(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
-    """Which positions hold a token."""
-    if mask is None:
-        return None
-    mask = _checks.check_array(mask, "mask", "booleans, or integers 0 and 1")
-    if not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
-        raise TypeError(f"mask must hold booleans, or integers 0 and 1, got dtype {mask.dtype}")
-    if mask.dtype != bool and _checks.known(mask) and not np.isin(mask, (0, 1)).all():
-        raise ValueError("mask must hold booleans, or integers 0 and 1, but it holds others")
-    return _checks.check_shape(
-        mask, "mask", shape, f"the shape of {_checks.shown('x')} without its last axis,"
-    )
+    return multiplied(x, beta, symmetric(masks.draw(key, x, broadcast_dims=shared, spec=spec)))

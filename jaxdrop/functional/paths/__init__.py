@@ -1,19 +1,9 @@
 """Dropping residual branches and whole layers."""
 
-from jaxdrop.functional.paths._layer_drop import (
-    DepthRule,
-    Mode,
-    Per,
-    Range,
-    check_range,
-    depth_rates,
-    drop_path,
-    either,
-    layer_drop,
-    layer_runs,
-    like,
-    shake_drop,
-)
+from jaxdrop.functional.paths._depth import DepthRule, depth_rates
+from jaxdrop.functional.paths._drop_path import Mode, drop_path
+from jaxdrop.functional.paths._layer_drop import either, layer_drop, layer_runs, like
+from jaxdrop.functional.paths._shake_drop import Per, Range, check_range, shake_drop
 
 __all__ = [
     "DepthRule",

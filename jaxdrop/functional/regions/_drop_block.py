@@ -1,11 +1,10 @@
-"""Dropping whole channels, and blocks of neighbors."""
+"""Dropping blocks of neighbors."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,133 +15,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _axes
-from jaxdrop.functional.elements import dropout
+from jaxdrop.functional.regions._geometry import IMPLEMENTATIONS, Geometry, block_lengths
 
 Rule = Literal["paper", "torchvision", "timm"]
 Normalize = Literal["example", "batch", "expected"]
-
-_BELOW_ONE = np.float32(1 - 2.0**-24)
-
-
-@_checks.hinted
-def spatial_dropout(
-    key: jax.Array | None,
-    x: jax.Array,
-    rate: masks.Rate,
-    *,
-    channel_axis: int = -1,
-    spatial_rank: int | None = None,
-    deterministic: bool = False,
-    spec: PartitionSpec | None = None,
-) -> jax.Array:
-    """Dropout of whole channels: `y = m x / (1 - rate)` with one `m ~ Bernoulli(1 - rate)` for each
-    channel of each example.
-
-    This is `jaxdrop.dropout` with the spatial axes as `broadcast_dims`.
-
-    Args:
-      key: a single PRNG key. May be None if nothing is drawn.
-      x: `(batch..., space..., channels)`, or `(batch..., channels, space...)`; any floating or
-        complex dtype.
-      rate: the probability of dropping a channel, in [0, 1]: a number, a traced scalar, or an array
-        that broadcasts to the mask's shape, which is 1 along the spatial axes.
-      channel_axis: where the channels are. -1: last, as Flax has it. Before `n` spatial axes, as
-        PyTorch has it: `-1 - n`.
-      spatial_rank: the number of spatial axes. None: all but the channels and one axis of examples
-        in front. Given, any number of axes in front, none included, are axes of examples: `(H, W,
-        C)` with 2 is a single image, `(N, T, H, W, C)` with 2 are videos in which each frame has a
-        mask of its own.
-      deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
-      spec: as in `jaxdrop.dropout`.
-
-    Returns:
-      An array like `x`, of its shape and dtype.
-
-    Raises:
-      TypeError, ValueError, NotImplementedError: as `jaxdrop.dropout`.
-      ValueError: `x` has too few axes, or its channels would stand among its spatial axes.
-
-    References:
-      Tompson, Goroshin, Jain, LeCun & Bregler, "Efficient object localization using convolutional
-      networks", 2014, arXiv:1411.4280.
-    """
-    x = _checks.check_inexact(x, "spatial_dropout")
-    space = _axes.split(x.ndim, channel_axis, spatial_rank).space
-    with jax.named_scope("jaxdrop.spatial_dropout"):
-        return dropout(key, x, rate, broadcast_dims=space, deterministic=deterministic, spec=spec)
-
-
-class _Rule(NamedTuple):
-    """In what the implementations of DropBlock differ."""
-
-    seeds_everywhere: bool = False
-    """Whether a block may reach over the edge, or has to lie inside of the map."""
-    shared_by_channels: bool = False
-    clipped_to_shortest: bool = False
-    """Whether a block that is longer than one axis is cut to that length along all of them."""
-
-
-_RULES = {
-    "paper": _Rule(),
-    "torchvision": _Rule(clipped_to_shortest=True),
-    "timm": _Rule(seeds_everywhere=True, shared_by_channels=True),
-}
-
-
-class _Geometry(NamedTuple):
-    """Along each spatial axis: the length of the map and of a block, and whether seeds lie
-    everywhere.
-    """
-
-    lengths: tuple[int, ...]
-    blocks: tuple[int, ...]
-    everywhere: bool
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """How many seeds there are along each axis."""
-        if self.everywhere:
-            return self.lengths
-        return tuple(
-            length - block + 1 for length, block in zip(self.lengths, self.blocks, strict=True)
-        )
-
-    @property
-    def padding(self) -> tuple[tuple[int, int], ...]:
-        """What to put around the seeds so that entry `i` falls if there is a seed among `i, ..., i
-        + block - 1`.
-        """
-        if self.everywhere:
-            return tuple(((block - 1) // 2, block // 2) for block in self.blocks)
-        return tuple((block - 1, block - 1) for block in self.blocks)
-
-    @property
-    def seeds_per_rate(self) -> float:
-        """The paper's gamma, the probability of a seed, is this times the rate."""
-        inside = (
-            length - block + 1 for length, block in zip(self.lengths, self.blocks, strict=True)
-        )
-        return math.prod(self.lengths) / math.prod(self.blocks) / math.prod(inside)
-
-    def kept(self, gamma: Any) -> Any:
-        """The expectation of the fraction that is kept: the mean over the map of `(1 - gamma) **
-        seeds within reach`.
-        """
-        xp = jnp if isinstance(gamma, jax.Array) else np
-        ones = (
-            np.pad(np.ones(seeds), pad) for seeds, pad in zip(self.seeds, self.padding, strict=True)
-        )
-        reach = [
-            np.convolve(line, np.ones(block), "valid")
-            for line, block in zip(ones, self.blocks, strict=True)
-        ]
-        counts, times = np.unique(functools.reduce(np.multiply.outer, reach), return_counts=True)
-        line = (1,) * gamma.ndim + (-1,)
-        survive = xp.exp(
-            xp.log1p(-xp.minimum(gamma, _BELOW_ONE))[..., None]
-            * counts.astype(np.float32).reshape(line)
-        )
-        return (survive * (times / times.sum()).astype(np.float32).reshape(line)).sum(-1)
 
 
 @_checks.hinted
@@ -220,11 +96,11 @@ def drop_block(
     axes = _axes.split(x.ndim, channel_axis, spatial_rank)
     _checks.check_one_of(rule, "rule", Rule)
     _checks.check_one_of(normalize, "normalize", Normalize)
-    settings = _RULES[rule]
+    settings = IMPLEMENTATIONS[rule]
     lengths = tuple(x.shape[axis] for axis in axes.space)
-    geometry = _Geometry(
+    geometry = Geometry(
         lengths,
-        _blocks(block_size, lengths, settings.clipped_to_shortest),
+        block_lengths(block_size, lengths, settings.clipped_to_shortest),
         settings.seeds_everywhere,
     )
     shared = (*axes.space, axes.channel) if settings.shared_by_channels else axes.space
@@ -267,7 +143,7 @@ def _drop_block(
     kept: jax.Array | None,
     *,
     axes: _axes.Axes,
-    geometry: _Geometry,
+    geometry: Geometry,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
@@ -329,31 +205,3 @@ def _laid_out(keep: jax.Array, x: jax.Array) -> jax.Array:
         for axis, entry in enumerate(layout.spec)
     )
     return jax.sharding.reshard(keep, NamedSharding(layout.mesh, PartitionSpec(*names)))
-
-
-def _blocks(
-    block_size: int | Sequence[int], lengths: tuple[int, ...], to_shortest: bool
-) -> tuple[int, ...]:
-    """The length of a block along each axis, cut to the map."""
-    kind = "an integer, or one for each spatial axis"
-    several = (
-        block_size.ndim > 0
-        if isinstance(block_size, np.ndarray)
-        else isinstance(block_size, Sequence)
-    )
-    several = several and not isinstance(block_size, str)
-    if several:
-        sizes = _checks.check_integers(block_size, "block_size", kind)
-    else:
-        sizes = (_checks.check_integer(block_size, "block_size", kind),)
-    if len(sizes) not in (1, len(lengths)) or min(sizes) < 1:
-        shown = _checks.quoted(block_size)
-        raise ValueError(
-            f"block_size must be at least 1, or that for each of {len(lengths)} spatial axes, got"
-            f" {shown}"
-        )
-    limits = [min(lengths)] * len(lengths) if to_shortest else lengths
-    return tuple(
-        min(size, limit)
-        for size, limit in zip(sizes * (len(lengths) // len(sizes)), limits, strict=True)
-    )

@@ -1,12 +1,9 @@
-"""Dropping inputs of a model: tokens, labels, modalities."""
+"""Dropping tokens: the sequence becomes shorter."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +13,8 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
-from jaxdrop.functional import _ids
 
 TokenRule = Literal["timm", "floor", "round"]
-ModalityRule = Literal["independent", "one"]
-Per = Literal["example", "batch"]
-Arrays = TypeVar("Arrays")
-
 # How many of n tokens stay at a rate. `floor` is given as a share to keep: 12 digits undo what 1 -
 # rate did to 0.1.
 _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
@@ -30,8 +22,6 @@ _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
     "floor": lambda n, rate: int(n * round(1.0 - rate, 12)),
     "round": lambda n, rate: round((1.0 - rate) * n),
 }
-
-_replace_labels = _ids.replacing("label_dropout", "null_id", "labels")
 
 
 @_checks.hinted
@@ -161,205 +151,3 @@ def _token_dropout(
     # divided keys gives the indices.
     x = jnp.where(indices[..., :1, None] >= 0, x, lax.stop_gradient(x))
     return jnp.take_along_axis(x, indices[..., None], axis=-2, mode="promise_in_bounds"), indices
-
-
-@_checks.hinted
-def label_dropout(
-    key: jax.Array | None,
-    labels: jax.Array,
-    rate: masks.Rate,
-    *,
-    null_id: int,
-    force_drop: jax.Array | None = None,
-    deterministic: bool = False,
-    spec: PartitionSpec | None = None,
-) -> jax.Array:
-    """Label dropout for classifier-free guidance: `y = null_id` with probability `rate`, else the
-    label. Nothing is scaled.
-
-    The embedding table needs a row for the null label: with `null_id=num_classes`, one more than
-    there are classes, also at rate 0 if guidance is to be used. The result is integer: no gradient
-    passes through it.
-
-    Args:
-      key: a single PRNG key. May be None if nothing is drawn.
-      labels: any shape, any integer dtype.
-      rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
-        broadcasts to the shape of `labels`. Usual are 0.1 to 0.2.
-      null_id: the label that stands for none.
-      force_drop: booleans that broadcast to the shape of `labels`. If given they decide alone, also
-        if `deterministic` is True: guided sampling asks for labels and null labels by it.
-      deterministic: if True, or if `rate` is the number 0, `labels` itself is returned.
-      spec: as in `jaxdrop.dropout`.
-
-    Returns:
-      An array like `labels`, of its shape and dtype.
-
-    Raises:
-      TypeError: `labels` does not hold integers, or `force_drop` not booleans; an argument is of a
-        wrong type.
-      ValueError, NotImplementedError: as `jaxdrop.dropout`; also if the dtype of `labels` cannot
-        hold `null_id`, or if `force_drop` does not fit `labels`.
-
-    References:
-      Ho & Salimans, "Classifier-free diffusion guidance", 2022, arXiv:2207.12598.
-    """
-    if force_drop is None:
-        return _replace_labels(
-            key,
-            labels,
-            rate,
-            replacement=null_id,
-            protected=(),
-            deterministic=deterministic,
-            spec=spec,
-        )
-    labels = _checks.check_ids(labels, "label_dropout", "labels")
-    _checks.check_rate_shape(_checks.check_rate(rate), labels.shape, ())
-    _checks.check_flag(deterministic, "deterministic")
-    _checks.check_spec(spec, labels.ndim, "labels")
-    force_drop = _checks.check_array(force_drop, "force_drop", "booleans")
-    if force_drop.dtype != bool:
-        raise TypeError(
-            f"force_drop must hold booleans, got {force_drop.dtype}. Compare first, as in"
-            " force_drop == 1."
-        )
-    _checks.check_rate_shape(force_drop, labels.shape, (), "force_drop")
-    return jnp.where(
-        force_drop,
-        jnp.asarray(_ids.fitting("null_id", null_id, labels.dtype), labels.dtype),
-        labels,
-    )
-
-
-@_checks.hinted
-def modality_dropout(
-    key: jax.Array | None,
-    arrays: Arrays,
-    rate: masks.Rate,
-    *,
-    rule: ModalityRule = "independent",
-    weights: Sequence[float] | None = None,
-    per: Per = "example",
-    deterministic: bool = False,
-    spec: PartitionSpec | None = None,
-) -> Arrays:
-    """Modality dropout: whole inputs (sound, image, text) of an example become 0, never all of
-    them. Nothing is scaled.
-
-    Dropped values are 0 whatever they were, NaN included.
-
-    Args:
-      key: a single PRNG key. May be None if nothing is drawn.
-      arrays: two or more, in a tuple, a dict or another pytree, of any floating or complex dtypes.
-        Axis 0 of each is the batch.
-      rate: the probability of dropping, in [0, 1]: a number or a traced scalar. It gets no
-        gradient.
-      rule: `'independent'`: each modality is dropped with probability `rate` by itself; where that
-        would drop all M, one of them, with equal chances, stays. So one modality is dropped with
-        probability `rate - rate**M / M`, and at rate 1 one is left. `'one'`: with probability
-        `rate` exactly one modality is dropped (AV-HuBERT, with rate 0.5).
-      weights: of rule `'one'`: which modality it is, as probabilities in the order of
-        `jax.tree.leaves(arrays)` (a dict is sorted by its keys); equal ones by default. AV-HuBERT's
-        `audio_dropout` is the weight of the sound.
-      per: `'example'`: each example is decided on by itself. `'batch'`: all together, as in
-        AV-HuBERT; then the arrays need no batch axis.
-      deterministic: if True, or if `rate` is the number 0, `arrays` itself is returned.
-      spec: as in `jaxdrop.dropout`: how the batch axis is laid out, and perhaps others, for all
-        arrays.
-
-    Returns:
-      What is like `arrays`.
-
-    Raises:
-      TypeError, ValueError, NotImplementedError: as `jaxdrop.dropout`; also if there are fewer than
-        two arrays, if their batch axes differ, or if `rule`, `weights` or `per` does not fit.
-
-    References:
-      Neverova, Wolf, Taylor & Nebout, "ModDrop: adaptive multi-modal gesture recognition", 2014,
-      arXiv:1501.00102. Shi, Hsu, Lakhotia & Mohamed, "Learning audio-visual speech representation
-      by masked multimodal cluster prediction", 2022, arXiv:2201.02184.
-    """
-    _checks.check_one_of(rule, "rule", ModalityRule)
-    _checks.check_one_of(per, "per", Per)
-    leaves, structure = jax.tree.flatten(arrays)
-    first = 1 if per == "example" else 0
-    leaves = [_checks.check_inexact(leaf, "modality_dropout", "arrays") for leaf in leaves]
-    if len(leaves) < 2:
-        raise ValueError(
-            f"arrays must be two or more, for modality_dropout never drops all, got {len(leaves)}."
-        )
-    if per == "example" and (
-        0 in map(jnp.ndim, leaves) or len({leaf.shape[0] for leaf in leaves}) > 1
-    ):
-        shapes = [tuple(leaf.shape) for leaf in leaves]
-        raise ValueError(
-            f"arrays must have one batch axis, axis 0, in common, but their shapes are {shapes}."
-        )
-    sites = [
-        _checks.check_site(
-            "modality_dropout", leaf, rate, range(min(first, leaf.ndim), leaf.ndim), spec, "arrays"
-        )
-        for leaf in leaves
-    ]
-    shares = _shares(weights, rule, len(sites))
-    rate, layout = sites[0].rate, sites[0].spec
-    _checks.check_one_rate(rate, "modality_dropout takes one rate for all examples")
-    if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
-        return arrays
-    kept = _modality_dropout(
-        random.single(key, "modality_dropout"),
-        masks.possible([site.x for site in sites], rate),
-        masks.law(rate).threshold,
-        shares=shares,
-        shared=tuple(site.shared for site in sites),
-        spec=layout,
-    )
-    return jax.tree.unflatten(structure, kept)
-
-
-def _shares(
-    weights: Sequence[float] | None, rule: ModalityRule, count: int
-) -> tuple[float, ...] | None:
-    """Of rule `'one'`: how likely it is that a modality is the one."""
-    if rule != "one":
-        if weights is not None:
-            raise ValueError(f"weights belong to rule='one', not to rule={rule!r}.")
-        return None
-    if weights is None:
-        return (1 / count,) * count
-    what = f"{count} probabilities that sum to 1"
-    shares = _checks.check_numbers(weights, "weights", count, what)
-    if not (shares.min() >= 0 and math.isclose(shares.sum(), 1, rel_tol=1e-6)):
-        raise ValueError(f"weights must be {what}, got {_checks.quoted(weights)}")
-    return tuple(shares.tolist())
-
-
-@kernel("modality_dropout")
-def _modality_dropout(
-    key: jax.Array,
-    arrays: list[jax.Array],
-    threshold: jax.Array,
-    *,
-    shares: tuple[float, ...] | None,
-    shared: tuple[tuple[int, ...], ...],
-    spec: PartitionSpec | None,
-) -> list[jax.Array]:
-    def draw(stream: int, place: int) -> jax.Array:
-        bits = masks.draw(
-            jax.random.fold_in(key, stream), arrays[place], broadcast_dims=shared[place], spec=spec
-        )
-        return lax.squeeze(bits, shared[place])
-
-    if shares is None:
-        words = [draw(place, place) for place in range(len(arrays))]
-        least = functools.reduce(jnp.minimum, words)
-        keep = [masks.below(word, threshold) | (word == least) for word in words]
-    else:
-        none, choice = masks.below(draw(0, 0), threshold), random.uniform(draw(1, 0))
-        edges = np.cumsum((0.0, *shares[:-1], 2.0)).astype(np.float32)
-        keep = [none | (choice < low) | (choice >= high) for low, high in itertools.pairwise(edges)]
-    return [
-        jnp.where(lax.expand_dims(kept, axes), x, jnp.zeros((), x.dtype))
-        for kept, x, axes in zip(keep, arrays, shared, strict=True)
-    ]

@@ -2,10 +2,9 @@
 the dropout rate, and the temperature of logits.
 """
 
-from jaxdrop.mc._fitting._rate import (
-    FittedRate,
+from jaxdrop.mc._fitting._rate import FittedRate, fit_rate
+from jaxdrop.mc._fitting._tau import (
     FittedTau,
-    fit_rate,
     fit_tau,
     tau_from_weight_decay,
     weight_decay_from_tau,

@@ -24,8 +24,8 @@ probabilities that do not sum to 1, deviations below 0, nothing that counts. Whe
 the result is NaN.
 """
 
+from jaxdrop.mc.metrics._bins import Reliability
 from jaxdrop.mc.metrics._calibration import (
-    Reliability,
     adaptive_ece,
     classwise_ece,
     ece,
