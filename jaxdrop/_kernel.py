@@ -1,4 +1,4 @@
-"""How every variant is compiled."""
+"""The transformations around the arithmetic of every variant."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def kernel(name: str, *, checkpoint: bool = True) -> Callable[[Kernel], Kernel]:
     """Turns the arithmetic of a variant into one compiled operation, whose keyword-only arguments
     are static.
 
-    Under `jit`, so that an eager call is one dispatch and a model with many sites traces each shape
-    once; under `jax.named_scope`, so that profiles and jaxprs show the variant's name; under
-    `jax.checkpoint`, so that the backward pass gets the arguments, of which it needs the key and a
-    few numbers, and draws the mask again. No barrier is put in (`prevent_cse`): whether the mask is
-    shared or drawn twice inside one program is for XLA to choose. Without `checkpoint`, for
-    arithmetic that itself says what its backward pass gets.
+    - `jit`: an eager call is one dispatch, and a model with many sites traces each shape once.
+    - `jax.named_scope`: profiles and jaxprs show the variant's name.
+    - `jax.checkpoint`: the residuals of the backward pass are the arguments, such as the key and
+      the rate, and the backward pass draws the mask again. `prevent_cse=False` puts in no barrier:
+      inside one program XLA may share the mask or draw it twice. `checkpoint=False` is for
+      arithmetic that chooses its own residuals, or has no backward pass.
     """
 
     def decorate(fn: Kernel) -> Kernel:

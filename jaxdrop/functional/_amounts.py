@@ -23,13 +23,15 @@ def multiplied(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def added(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
-    """`x + amount noise`, likewise."""
+    """`x + amount noise`, formed in float32 at least; of the dtype of `x`."""
     wide = masks.wide(x.dtype)
     return (x.astype(wide) + times(amount, noise).astype(wide)).astype(x.dtype)
 
 
 def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
-    """The product in float32, rounded as such."""
+    """`amount noise` in float32, rounded before it is used: a compiler may otherwise fuse it with
+    the sum that follows, and round only once.
+    """
     return masks.rounded(
         masks.expand(amount, noise.ndim).astype(jnp.float32) * masks.rounded(noise)
     )
@@ -43,7 +45,7 @@ def site(
     broadcast_dims: Sequence[int],
     spec: PartitionSpec | None,
 ) -> _checks.Site:
-    """`_checks.check_site`, of an amount that is no rate."""
+    """`_checks.check_site` with an amount from 0 on in place of the rate."""
     x, _, shared, spec = _checks.check_site(caller, x, 0.0, broadcast_dims, spec)
     known = _checks.check_number(amount, name)
     _checks.check_rate_shape(known, x.shape, shared, name)

@@ -54,7 +54,7 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
 
 
 def all_but(x: jax.Array, **own: int) -> tuple[int, ...]:
-    """The axes of `x` other than those given by name: those that share a mask."""
+    """The axes of `x` without those of `own`, which maps names of arguments to axis numbers."""
     return tuple(
         sorted(
             set(range(x.ndim))

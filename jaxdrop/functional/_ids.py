@@ -1,6 +1,4 @@
-"""Dropping integers: an id is replaced by another one. There is nothing to scale, and nothing to
-differentiate.
-"""
+"""Dropping integers: an id is replaced by another one, without a scale and without a gradient."""
 
 from __future__ import annotations
 
@@ -73,6 +71,6 @@ def _replaced(
     keep = jnp.zeros_like(ids, bool) if key is None else masks.keep(key, ids, threshold, spec=spec)
     limits = jnp.iinfo(ids.dtype)
     for number in protected:
-        if limits.min <= number <= limits.max:  # no id is beyond
+        if limits.min <= number <= limits.max:  # others are no value of this dtype
             keep |= ids == jnp.asarray(number, ids.dtype)
     return jnp.where(keep, ids, jnp.asarray(replacement, ids.dtype))

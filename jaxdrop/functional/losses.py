@@ -18,7 +18,7 @@ from jaxdrop.functional.elements import dropout
 
 Rule = Literal["fairseq", "readme", "vit"]
 
-# What the two cross-entropies are multiplied by, and what the two divergences times alpha are.
+# The factors of the sum of the cross-entropies, and of alpha times the sum of the divergences.
 _FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
 
 
@@ -34,8 +34,8 @@ def r_drop(
     """R-Drop: cross-entropy of two passes under different masks, and their symmetric divergence,
     for each example.
 
-    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, in the
-    scalings that are in use:
+    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, the rules
+    in use are:
 
     ==========  =============================  =============================================
     `fairseq`   `CE1 + CE2 + alpha/2 J`        the paper; its code for translation (alpha 5)
@@ -50,13 +50,13 @@ def r_drop(
     The two passes need two keys: `first, second = jax.vmap(apply)(jax.random.split(key))`.
 
     Args:
-      logits: shape (..., C), of the first pass. A class that both rule out with -inf adds nothing;
-        one that only one of them rules out makes J infinite.
+      logits: shape (..., C), of the first pass. A class with a logit of -inf in both passes adds 0
+        to J; with -inf in one pass only it makes J infinite.
       other: of the second pass, like `logits`.
       labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C)
         gives NaN.
       alpha: the weight of the divergence, at least 0; a number or a scalar array.
-      rule: one of the three names.
+      rule: a name of the table.
 
     Returns:
       Shape (...), of the dtype of `logits`, float32 at least.
@@ -119,7 +119,7 @@ def _r_drop(
 
 
 def _alike(logits: jax.Array, other: jax.Array, labels: jax.Array) -> list[jax.Array]:
-    """All divided in one way on a mesh with explicit axes."""
+    """The three arrays, with the same layout on a mesh with explicit axes."""
     mesh = _layouts.mesh_of(logits, other, labels)
     layout = _layouts.joined(_layouts.axes(logits), _layouts.axes(other), _layouts.axes(labels))
     return [_layouts.placed(x, mesh, layout[: x.ndim]) for x in (logits, other, labels)]

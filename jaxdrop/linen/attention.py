@@ -95,7 +95,7 @@ def dot_product_attention(
             "precision/einsum_dot_general and qk_attn_weights_einsum/attn_weights_value_einsum are"
             " mutually exclusive. Please specify only one of them."
         )
-    return attention.for_flax(
+    return attention.flax_dot_product_attention(
         query,
         key,
         value,

@@ -114,7 +114,7 @@ class LayerDrop(Stochastic):
             return paths.like(layer(x, *args), x, rate)
 
         runs = self.is_initializing() or paths.layer_runs(key, rate, deterministic=off)
-        return paths.either(nn.cond, runs, run, lambda layer, x: x, layer, inputs)
+        return paths.cond(nn.cond, runs, run, lambda layer, x: x, layer, inputs)
 
 
 class ShakeDrop(Stochastic):

@@ -18,8 +18,8 @@ from jaxdrop.functional.recurrent import (
     check_settings,
     checked_carry,
     checked_inputs,
-    either,
     flag,
+    given_or,
 )
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
@@ -106,7 +106,7 @@ class RNN(Hinted, nn.RNN):
                 initial_carry, family, (*batch, getattr(self.cell, "features", 0))
             )
         layout = recurrent.spec_of_steps(
-            either(spec, self.spec), inputs.ndim, time_axis, feature_axes
+            given_or(spec, self.spec), inputs.ndim, time_axis, feature_axes
         )
         plan = Plan(
             family,

@@ -18,8 +18,8 @@ from jaxdrop.functional.recurrent import (
     check_between,
     check_settings,
     checked_inputs,
-    either,
     flag,
+    given_or,
     in_call,
     stack,
 )
@@ -105,7 +105,7 @@ class StackedRNN(Hinted):
         """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a
         key.
         """
-        others, spec = in_call(rates), either(spec, self.spec)
+        others, spec = in_call(rates), given_or(spec, self.spec)
         between = check_between(others.pop("dropout", self.dropout), self.num_layers)
         cell = self.layers[0][0].cell
         settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.per_gate)

@@ -37,7 +37,7 @@ def reduction(name: str) -> Callable[[Kernel], Kernel]:
     return decorate
 
 
-def keep(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
+def masked(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
     """`x`, and `fill` outside `where`, so that no NaN of an entry left out meets a derivative."""
     return x if where is None else jnp.where(where, x, jnp.asarray(fill, x.dtype))
 
@@ -53,11 +53,11 @@ def mean(x: jax.Array, where: jax.Array | None = None, *, axis: int | None = Non
     One sum gives the mean up to an error that may grow with the number of terms, and a second one,
     over the deviations from it, the rest. Derivatives are those of the first.
     """
-    x = keep(where, x)
+    x = masked(where, x)
     count = x.size if axis is None else x.shape[axis]
     total = jnp.asarray(count, x.dtype) if where is None else number(where, count).astype(x.dtype)
     level = x.sum(axis) / total
-    deviations = keep(where, x - (level if axis is None else jnp.expand_dims(level, axis)))
+    deviations = masked(where, x - (level if axis is None else jnp.expand_dims(level, axis)))
     rest = lax.stop_gradient(deviations.sum(axis) / total)
     return jnp.where(jnp.isfinite(level), level + rest, level)
 

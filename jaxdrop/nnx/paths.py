@@ -132,7 +132,7 @@ class LayerDrop(Stochastic):
             return paths.like(layer(x, *args), x, rate)
 
         runs = paths.layer_runs(key, rate, deterministic=off)
-        return paths.either(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
+        return paths.cond(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
 
 
 class ShakeDrop(Stochastic):

@@ -1,7 +1,7 @@
 """Dropout inside attention."""
 
 from jaxdrop.functional.attention._compute import Implementation
-from jaxdrop.functional.attention._flax import for_flax, with_rate
+from jaxdrop.functional.attention._flax import flax_dot_product_attention, with_rate
 from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._weights import Products
 
@@ -9,6 +9,6 @@ __all__ = [
     "Implementation",
     "Products",
     "dot_product_attention",
-    "for_flax",
+    "flax_dot_product_attention",
     "with_rate",
 ]

@@ -1,5 +1,5 @@
-"""One block of attention: what the queries of block `i` see of the keys of block `j`, and which
-weights are kept.
+"""One block of attention: the logits of the queries of block `i` and the keys of block `j`, and
+which of their weights are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Plan(NamedTuple):
-    """What is known when the function is traced."""
+    """The static part of a call: lengths, block sizes and options."""
 
     lengths: tuple[int, int]
     """Of the queries and of the keys."""
@@ -60,7 +60,7 @@ class Operands(NamedTuple):
     key: jax.Array | None
     """None if nothing is dropped."""
     threshold: Any
-    """With `scale`, the law of the mask."""
+    """With `scale`, the distribution of the mask: `masks.law`."""
     scale: Any
     q: jax.Array
     k: jax.Array
@@ -78,8 +78,8 @@ class Operands(NamedTuple):
     """
 
 
-class Sight:
-    """What the queries of block `i` see of the keys of block `j`."""
+class Scores:
+    """Scores of the queries of block `i` against the keys of block `j`: logits, masks, products."""
 
     def __init__(self, plan: Plan, operands: Operands) -> None:
         self.plan, self.operands = plan, operands
@@ -97,16 +97,16 @@ class Sight:
         if operands.key is not None:
             shared = tuple(axis for axis in plan.shared if axis < lead.ndim - 1)
             spec = None if plan.spec is None else PartitionSpec(*plan.spec[: lead.ndim - 1])
-            coordinates, extent = masks.coordinates(lead, broadcast_dims=shared, spec=spec)
+            coordinates, lead_shape = masks.coordinates(lead, broadcast_dims=shared, spec=spec)
             self.lead = jax.tree.map(lambda coordinate: coordinate[..., None], coordinates[:-1])
             queries = plan.lengths[0] * parts if operands.offset is None else plan.lengths[1]
-            whole = (*extent[:-1], queries, plan.lengths[1])
-            self.mask_extent = tuple(
+            whole = (*lead_shape[:-1], queries, plan.lengths[1])
+            self.mask_shape = tuple(
                 1 if axis in plan.shared else length for axis, length in enumerate(whole)
             )
 
-    def scores(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
-        """The logits, minus infinity where a key is out of sight."""
+    def logits(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
+        """The logits, minus infinity where the query may not see the key."""
         s = self.product(q, at(self.operands.k, j, self.plan.blocks[1], -2))
         if self.operands.bias is not None:
             s += self._part(self.operands.bias, i, j).astype(s.dtype)
@@ -133,37 +133,37 @@ class Sight:
         return jnp.einsum("...kgqs,...ksd->...kgqd", kept.astype(v.dtype), v, **self.products)
 
     def start(self, q: jax.Array, tree: Any) -> tuple[jax.Array, jax.Array]:
-        """Zeros to which numbers of each query of `q` are added, and outputs; `tree` is what these
-        come from.
+        """Where a sum over blocks of keys starts: zeros, one for each query of `q`, and one for
+        each entry of its output. They vary over the devices over which the arrays of `tree` vary.
         """
         wide, depth = masks.wide(self.operands.v.dtype), self.operands.v.shape[-1]
-        none = jnp.zeros_like(q[..., 0], wide) + anchor(tree).astype(wide)
-        return none, jnp.broadcast_to(none[..., None], (*none.shape, depth))
+        zeros = jnp.zeros_like(q[..., 0], wide) + anchor(tree).astype(wide)
+        return zeros, jnp.broadcast_to(zeros[..., None], (*zeros.shape, depth))
 
     def mask(self, i: jax.Array, j: jax.Array) -> jax.Array | None:
         """Which weights are kept, or None for all."""
         if self.operands.key is None:
             return None
         row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
-        axes, extent = len(self.lead), self.mask_extent
+        axes, shape = len(self.lead), self.mask_shape
         place = [
-            x if extent[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1])
+            x if shape[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1])
             for last, x in enumerate((row, column))
         ]
         return masks.below(
-            random.bits_at(self.operands.key, (*self.lead, *place), extent), self.operands.threshold
+            random.bits_at(self.operands.key, (*self.lead, *place), shape), self.operands.threshold
         )
 
     def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
-        """`block` for each block of keys, but for those of which no query of block `i` sees any.
+        """Runs `block` for each block of keys with a key that a query of block `i` may see.
 
-        What it computes is not stored for a backward pass, nor is what a branch would hand out of a
-        condition.
+        Each turn is under `jax.checkpoint`: the backward pass gets the carry of the turn and
+        computes the rest again. This keeps out also the residuals that `lax.cond` would return.
         """
-        forgetful = functools.partial(jax.checkpoint, prevent_cse=False)
+        rematerialized = functools.partial(jax.checkpoint, prevent_cse=False)
         seen = self._seen(i)
 
-        @forgetful
+        @rematerialized
         def step(carry: T, x: Any) -> tuple[T, None]:
             here, x = x
             if here is None:
@@ -171,11 +171,11 @@ class Sight:
             return lax.cond(here, lambda carry: block(carry, x), lambda carry: carry, carry), None
 
         if self.plan.counts[1] == 1:
-            return forgetful(block)(carry, jax.tree.map(lambda x: x[0], xs))
+            return rematerialized(block)(carry, jax.tree.map(lambda x: x[0], xs))
         return lax.scan(step, carry, (seen, xs))[0]
 
     def _seen(self, i: jax.Array) -> jax.Array | None:
-        """Of which blocks of keys the queries of block `i` may see any; None for all."""
+        """Which blocks of keys have a key that a query of block `i` may see, or None for all."""
         rows, columns = self.plan.blocks
         segments = self.operands.segments
         if not self.plan.is_banded and segments is None:
@@ -187,8 +187,8 @@ class Sight:
         if self.plan.after is not None:
             seen &= near <= self.row.max() + i * rows + (rows - 1 + self.plan.after)
         if segments is not None:
-            # Blocks may share a segment if the ranges of their numbers meet: in packed sequences
-            # numbers rise.
+            # Two blocks may share a segment if the ranges of their segment numbers overlap. In
+            # packed sequences the numbers rise, so that few ranges do.
             queries, keys = at(segments[0], i, rows, -2), segments[1]
             keys = keys.reshape(*keys.shape[:-1], self.plan.counts[1], columns)
             meet = (keys.min(-1) <= queries.max(-2, keepdims=True)) & (
@@ -213,7 +213,9 @@ class Sight:
 
 
 def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
-    """Block `index` along `axis`; all of `x` where there is one block, or one entry for all."""
+    """Block `index` of `x` along `axis`. All of `x` if it is one block, or has one entry that all
+    blocks share.
+    """
     return (
         x
         if x.shape[axis] in (1, length)
@@ -222,8 +224,11 @@ def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
 
 
 def anchor(tree: Any) -> jax.Array:
-    """A zero that varies over the devices wherever one of the arrays does: where a sum of their
-    products starts.
+    """A zero that, inside `shard_map`, varies over every mesh axis over which an array of `tree`
+    varies.
+
+    The carry of a `lax.scan` must have one type in all turns. A sum of products of these arrays
+    varies over all of their axes, so it must start from a zero that does.
     """
     leaves = [
         jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -1,4 +1,4 @@
-"""Which keys a query sees by its place, and how many queries and keys make a block."""
+"""The window of keys around a query, and the number of queries and keys in a block."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
     return before, 0 if is_causal else after
 
 
-# Beyond every sequence, and far enough from 2**31 to be added to a place.
+# Longer than every sequence, and small enough that its sum with a position stays below 2**31.
 _FAR = 2**30
-# Bytes of scores in a block: what stays near the processor, or is work enough for a device of many
-# cores.
-_NEAR, _LARGE = 2**21, 2**27
-# So many queries are one block, whatever they take. On devices of many cores none is smaller: each
-# holds a share of the batch.
+# Bytes of scores in a block. On CPU they fit into a cache; elsewhere a block is enough work for all
+# cores of the device.
+_CACHE, _LARGE = 2**21, 2**27
+# Up to so many queries make one block, whatever memory their scores take, and off the CPU no block
+# is smaller: there each core computes a part of the batch.
 _SHORT, _LEAST = 256, 64
 
 
@@ -61,13 +61,13 @@ def block_sizes(
             for size, of in zip(given, lengths, strict=True)
         )
         return queries, keys
-    near = jax.default_backend() == "cpu"
-    most_queries, most_keys = (1024, 512) if near else (2048, 1024)
+    on_cpu = jax.default_backend() == "cpu"
+    most_queries, most_keys = (1024, 512) if on_cpu else (2048, 1024)
     keys = _even(lengths[1], most_keys)
-    rows = (_NEAR if near else _LARGE) // max(
+    rows = (_CACHE if on_cpu else _LARGE) // max(
         1, 4 * math.prod(filter(_known, batch_and_heads)) * keys
     )
-    least = _SHORT if not near or (_known(lengths[0]) and lengths[0] <= _SHORT) else _LEAST
+    least = _SHORT if not on_cpu or (_known(lengths[0]) and lengths[0] <= _SHORT) else _LEAST
     return _even(lengths[0], min(max(rows, least), most_queries)), keys
 
 

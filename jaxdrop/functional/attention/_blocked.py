@@ -30,7 +30,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxdrop import masks
 from jaxdrop.functional.attention import _gpu
-from jaxdrop.functional.attention._block import Operands, Plan, Sight, anchor, at
+from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor, at
 from jaxdrop.functional.attention._linear import linear_call
 
 T = TypeVar("T")
@@ -56,7 +56,9 @@ def attend(plan: Plan, operands: Operands) -> jax.Array:
 
 
 def _pad(x: jax.Array, axis: int, length: int) -> jax.Array:
-    """`x` with zeros at the end of `axis`, unless all entries along it are the same one."""
+    """`x` with zeros at the end of `axis` up to `length`; itself if `axis` has length 1, and
+    broadcasts.
+    """
     missing = length - x.shape[axis]
     if x.shape[axis] in (1, length):
         return x
@@ -67,20 +69,20 @@ def _pad(x: jax.Array, axis: int, length: int) -> jax.Array:
 
 
 class _Softmax(NamedTuple):
-    """What has been seen so far."""
+    """The online softmax of each query over the blocks of keys so far."""
 
     top: jax.Array
     """The highest score."""
     total: jax.Array
     """The sum of `exp(score - top)`."""
     out: jax.Array
-    """The sum of `exp(score - top)` times value, over what is kept."""
+    """The sum of `exp(score - top)` times value, over the weights that are kept."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a
-    query that sees no key.
+    """The attention, and for each query its highest score and its sum of exponentials (0 and 1 for
+    a query that sees no key).
     """
     return _on_gpu(plan, operands, _gpu.forward, _forward, operands)
 
@@ -105,21 +107,21 @@ def _on_gpu(
 
 def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
     wide, v = masks.wide(operands.v.dtype), operands.v
-    see = Sight(plan, operands)
+    scores = Scores(plan, operands)
 
     def rows(i: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         def block(carry: _Softmax, j: jax.Array) -> _Softmax:
             top, total, out = carry
-            s = see.scores(i, j, q)
+            s = scores.logits(i, j, q)
             higher = jnp.maximum(top, s.max(-1))
             base = jnp.where(jnp.isneginf(higher), 0, higher)
-            p, fade = jnp.exp(s - base[..., None]), jnp.exp(top - base)
-            more = see.values(see.mask(i, j), p, at(v, j, plan.blocks[1], -2))
-            return _Softmax(higher, total * fade + p.sum(-1), out * fade[..., None] + more)
+            p, rescale = jnp.exp(s - base[..., None]), jnp.exp(top - base)
+            more = scores.values(scores.mask(i, j), p, at(v, j, plan.blocks[1], -2))
+            return _Softmax(higher, total * rescale + p.sum(-1), out * rescale[..., None] + more)
 
-        none, nothing = see.start(q, operands)
-        carry = _Softmax(none - jnp.inf, none, nothing)
-        top, total, out = see.over_columns(
+        zeros, initial = scores.start(q, operands)
+        carry = _Softmax(zeros - jnp.inf, zeros, initial)
+        top, total, out = scores.over_columns(
             i, block, carry, jnp.arange(plan.counts[1], dtype=jnp.int32)
         )
         sees = total > 0
@@ -139,21 +141,23 @@ def _attend_jvp(
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     (operands,), (given,) = primals, tangents
     moving = _Tangents(*(_known(tangent) for tangent in (given.q, given.k, given.v, given.bias)))
-    # What is the same on all devices gets a sum over them as its cotangent: here, once, and not in
-    # the loops, block by block.
+    # Inside `shard_map`, an operand that is the same on all devices gets a cotangent that is summed
+    # over them: a `psum`. Its tangent is made to vary here, so that the transpose has one `psum`
+    # at this point, and not one in each turn of the loops.
     here = anchor((operands, moving)) == 0
     moving = jax.tree.map(lambda tangent: lax.select_n(here, tangent, tangent), moving)
     out, top, total = _attend(plan, operands)
     moved, spread = _transposable(plan, operands, top, total, moving)
     moved = moved - spread[..., None] * out.astype(moved.dtype)
-    # Of top and total only log(total) + top is of use, and all of its tangent is given to top.
+    # Only log(total) + top is ever used: the tangent of this sum is returned as that of `top`, and
+    # that of `total` is 0.
     return (out, top, total), (moved.astype(out.dtype), spread, jnp.zeros_like(total))
 
 
 def _transposable(
     plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: _Tangents
 ) -> tuple[jax.Array, jax.Array]:
-    """`_derivative`, whose transpose is that of the kernels where these are chosen."""
+    """`_derivative`, with the transpose computed by the kernels if they are chosen."""
     derivative = jax.checkpoint(functools.partial(_derivative, plan), prevent_cse=False)
     if not _gpu.are_chosen(plan, operands):
         return derivative(operands, top, total, moving)
@@ -199,7 +203,7 @@ def _transposed(
 
 
 class _Tangents(NamedTuple):
-    """Those of the inputs, None where there is none."""
+    """The tangents of the inputs, None for an input that has none."""
 
     q: jax.Array | None
     k: jax.Array | None
@@ -216,9 +220,9 @@ def _derivative(
 ) -> tuple[jax.Array, jax.Array]:
     """`(D W) v + (D P) dv` and `dL` of the module's formula."""
     (rows, columns), (wide, v) = plan.blocks, (masks.wide(operands.v.dtype), operands.v)
-    see = Sight(plan, operands)
-    # What is divided along the queries comes block by block from the outer loop, along the keys
-    # from the inner one.
+    scores = Scores(plan, operands)
+    # Tangents with an axis of queries are split for the outer loop, those with an axis of keys for
+    # the inner loop.
     outer = _Tangents(
         *(_split(x, -2, plan.counts[0], rows) for x in (moving.q, None, None, moving.bias))
     )
@@ -227,20 +231,20 @@ def _derivative(
     def one(i: jax.Array, j: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
         q, value = at(operands.q, i, rows, -2), at(v, j, columns, -2)
         p = (
-            jnp.exp(see.scores(i, j, q) - at(top, i, rows, -1)[..., None])
+            jnp.exp(scores.logits(i, j, q) - at(top, i, rows, -1)[..., None])
             / at(total, i, rows, -1)[..., None]
         )
         ds = jnp.zeros((), wide)
         if d.q is not None:
-            ds += see.product(d.q, at(operands.k, j, columns, -2))
+            ds += scores.product(d.q, at(operands.k, j, columns, -2))
         if d.k is not None:
-            ds += see.product(q, d.k)
+            ds += scores.product(q, d.k)
         if d.bias is not None:
             ds += d.bias.astype(wide)
-        w, mask = p * ds, see.mask(i, j)
-        out = see.values(mask, w, value)
+        w, mask = p * ds, scores.mask(i, j)
+        out = scores.values(mask, w, value)
         if d.v is not None:
-            out += see.values(mask, p, d.v)
+            out += scores.values(mask, p, d.v)
         return out * operands.scale.astype(wide), w.sum(-1)
 
     def row(i: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
@@ -254,9 +258,9 @@ def _derivative(
             found = one(i, j, part._replace(q=d.q, bias=bias if part.bias is None else part.bias))
             return carry[0] + found[0], carry[1] + found[1]
 
-        none, nothing = see.start(at(operands.q, i, rows, -2), (operands, moving))
+        zeros, initial = scores.start(at(operands.q, i, rows, -2), (operands, moving))
         xs = jnp.arange(plan.counts[1], dtype=jnp.int32), _Tangents(None, keys, values, biases)
-        return see.over_columns(i, block, (nothing, none), xs)
+        return scores.over_columns(i, block, (initial, zeros), xs)
 
     found = _over(plan.counts[0], row, outer)
     return _join(found[0], -2), _join(found[1], -1)
@@ -266,8 +270,8 @@ def _derivative(
 
 
 def _split(x: jax.Array | None, axis: int, count: int, length: int) -> jax.Array | None:
-    """The `count` blocks of `length`, along a new first axis; None if there is one entry for all of
-    them.
+    """The `count` blocks of `length` of `x`, along a new first axis; None if `x` is None, or if its
+    one entry along `axis` is shared by several blocks.
     """
     if x is None or (x.shape[axis] == 1 and count != 1):
         return None
@@ -277,7 +281,7 @@ def _split(x: jax.Array | None, axis: int, count: int, length: int) -> jax.Array
 
 
 def _join(blocks: jax.Array, axis: int) -> jax.Array:
-    """The array of which these are the blocks."""
+    """The inverse of `_split`: the blocks one after the other along `axis`."""
     axis %= blocks.ndim - 1
     x = jnp.moveaxis(blocks, 0, axis)
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])

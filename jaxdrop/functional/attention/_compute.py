@@ -19,7 +19,7 @@ Implementation = Literal["xla", "pallas"]
 
 
 class Settings(NamedTuple):
-    """What is known when the function is traced."""
+    """The static arguments of `compute`."""
 
     block_sizes: tuple[int, int] | None
     implementation: Implementation | None

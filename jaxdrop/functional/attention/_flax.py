@@ -18,7 +18,7 @@ from jaxdrop.functional.attention._shapes import Shapes, check_spec
 from jaxdrop.functional.attention._weights import Products
 
 
-def for_flax(
+def flax_dot_product_attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
@@ -38,8 +38,9 @@ def for_flax(
     products: Products | None = None,
     dot_general: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """`dot_product_attention` with the arguments of Flax's: `key` are the keys of attention, and a
-    mask may be of numbers.
+    """`jaxdrop.dot_product_attention` with the arguments of Flax's function of that name.
+
+    `key` holds the keys of attention, and a mask may hold numbers, of which 0 masks.
     """
     dtype = _common(query, key, value) if dtype is None else jnp.dtype(dtype)
     names = "query", "key", "value"
@@ -81,11 +82,11 @@ def for_flax(
     shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
     masks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
-    law = masks.law(rate if draws else 0.0, dtype)
+    distribution = masks.law(rate if draws else 0.0, dtype)
     arrays = Arrays(
         key=random.single(dropout_rng, "dot_product_attention") if draws else None,
-        threshold=law.threshold,
-        scale=law.scale,
+        threshold=distribution.threshold,
+        scale=distribution.scale,
         q=query,
         k=key,
         v=value,
@@ -116,11 +117,11 @@ def _common(*arrays: jax.Array) -> Any:
 def with_rate(
     attention_fn: Callable[..., jax.Array], rate: masks.Rate, spec: PartitionSpec | None
 ) -> Callable[..., jax.Array]:
-    """`attention_fn` as one of Flax's layers calls it, with this rate in place of the layer's, if
-    it takes one, and a layout.
+    """An `attention_fn` for Flax's layers that calls the given one with `rate` in place of the
+    layer's `dropout_rate`, if the layer passes one, and with the layout `spec`.
     """
 
-    @functools.wraps(attention_fn)  # Linen passes what the signature names, and nothing else
+    @functools.wraps(attention_fn)  # Linen passes only the arguments that the signature names
     def attend(*operands: jax.Array, **options: Any) -> jax.Array:
         if "dropout_rate" in options:
             options["dropout_rate"] = rate

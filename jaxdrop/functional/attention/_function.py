@@ -42,12 +42,12 @@ def dot_product_attention(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Attention with dropout on its weights: `y = (m P / (1 - rate)) v` with `P = softmax(scale q k
-    + bias)` and Bernoulli `m`.
+    + bias)` and `m ~ Bernoulli(1 - rate)` for each weight.
 
     Computed by blocks, forward and backward, in memory that grows with the length and not with its
     square. The mask is the one of `dropout(key, P, rate)`, whatever the blocks and the layout: each
-    block asks for its own part. For the backward pass `q`, `k`, `v`, the output, two numbers a
-    query, and the key are kept. Products of 16-bit inputs are summed in float32.
+    block draws its own part. The residuals of the backward pass are `q`, `k`, `v`, the output, two
+    numbers for each query, and the key. Products of 16-bit inputs are summed in float32.
 
     A query that sees no key gets 0, not NaN, and so do its gradients. What `q`, `k` and `v` hold
     beyond `query_seq_lengths` and `key_value_seq_lengths` has no influence, even if it is NaN.
@@ -67,43 +67,43 @@ def dot_product_attention(
       rate: the probability of dropping a weight, in [0, 1]: a number or a traced scalar. At 1 the
         output is 0.
       bias: added to the logits; broadcasts to `(batch..., heads, queries, keys)`. It gets a
-        gradient. Minus infinity masks. Axes in front may be of length 1. Left out may be both batch
-        and heads, as in `(queries, keys)`, but not one of them, for `(n, queries, keys)` could mean
-        either.
-      mask: boolean, True where a query may see a key; of a shape as that of `bias`.
-      is_causal: query `i` sees keys `0` to `i` only. Blocks that nobody sees are skipped.
-      local_window_size: query `i` sees keys `i - before` to `i + after`, of `(before, after)` or
-        one number for both.
-      query_seq_lengths: integers `(batch...)`: queries from there on are padding, and get 0.
-      key_value_seq_lengths: integers `(batch...)`: keys from there on are padding, and are not
-        seen.
+        gradient. Minus infinity masks. Any axis may have length 1. A shape without batch and heads,
+        `(queries, keys)`, is fine; one with either of them left out is an error, since `(n,
+        queries, keys)` could be batch or heads.
+      mask: boolean, True where a query may see a key; its shape is as that of `bias`.
+      is_causal: query `i` sees keys `0` to `i` only. Blocks of keys that no query sees are skipped.
+      local_window_size: `(before, after)`, or one number for both: query `i` sees keys `i - before`
+        to `i + after`.
+      query_seq_lengths: integers `(batch...)`: queries from this position on are padding, and their
+        output is 0.
+      key_value_seq_lengths: integers `(batch...)`: keys from this position on are padding, which no
+        query sees.
       segment_ids: for packed sequences: a query sees the keys of its own segment only. Integers
-        `(batch..., length)` for queries and keys alike, or `(of queries, of keys)`, as the
-        `SegmentIds` of JAX's kernels. Blocks of keys that have no segment in common with the block
-        of queries are skipped, where segments are numbered in rising order. Padding is a segment
-        too.
+        `(batch..., length)` for queries and keys alike, or a pair `(of queries, of keys)`, as the
+        `SegmentIds` of JAX's kernels. If segments are numbered in rising order, blocks of keys that
+        share no segment with a block of queries are skipped. Padding is a segment too.
       query_offset: the position of the first query among the keys, for `is_causal` and
         `local_window_size`: a number or an integer array, of shape () or `(batch...)`, traced or
-        not. `q` is then a part, from there on, of as many queries as there are keys, and draws the
-        mask of that part: decoding with a cache of all keys drops what one pass over all queries
-        does.
-      scale: of the logits, a number; `1 / sqrt(depth)` by default.
+        not. `q` then stands for a part, from this position on, of as many queries as there are
+        keys, and gets the mask of that part: decoding step by step with a cache of all keys drops
+        the same weights as one pass over all queries.
+      scale: the factor of the logits, a number; `1 / sqrt(depth)` by default.
       broadcast_dims: axes of the weights `(batch..., heads, queries, keys)` along which the mask is
         shared. None by default; Flax's `broadcast_dropout=True` is `range(q.ndim - 2)`.
       deterministic: if True, or if `rate` is the number 0, nothing is dropped. In half precision on
-        a GPU this is `jax.nn.dot_product_attention` by cuDNN, where that takes the arguments.
-      precision: of the matrix products, as in `jax.numpy.einsum`.
-      block_sizes: how many queries and keys make a block; chosen by the lengths by default. It
-        changes rounding, and no mask.
+        a GPU, cuDNN then computes it (`jax.nn.dot_product_attention`), if it takes the arguments.
+      precision: the precision of the matrix products, as in `jax.numpy.einsum`.
+      block_sizes: the numbers of queries and of keys in a block; chosen by the lengths by default.
+        They change the rounding, but no mask.
       implementation: `'xla'` computes block by block in XLA, everywhere. `'pallas'` is a kernel for
         GPUs, with the same masks. It takes bfloat16 and float16, depths up to 128, `is_causal`,
         `local_window_size` and `query_offset`, but no `bias`, `mask`, lengths and segments. The
         compiler cannot divide it: with several devices call it inside `shard_map`. By default the
-        kernel, on a machine with one GPU, where it takes the arguments, and XLA elsewhere.
-      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
-        `q`, of which `q` is this device's part. Batch, queries and heads may be divided; `k` and
-        `v` hold all keys for these queries. Without a device's place, devices that hold the same
-        key draw the same mask.
+        kernel is used on a machine with one GPU if it takes the arguments, and XLA otherwise.
+      spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the global
+        array whose part on this device is `q`. Batch, queries and heads may be divided; `k` and `v`
+        hold all keys for these queries. Without `spec`, devices that hold the same key draw the
+        same mask.
 
     Returns:
       `(batch..., queries, heads, depth of values)`, of the dtype of `v`.
@@ -146,12 +146,12 @@ def dot_product_attention(
     if key_value_seq_lengths is not None:
         of_keys = shapes.within("key_value_seq_lengths", key_value_seq_lengths, shapes.keys)
 
-    nothing = 0 in (*shapes.weights, *shapes.output) or (draws and masks.is_number(checked, 1))
-    law = masks.law(checked if draws else 0.0, v.dtype)
+    all_zero = 0 in (*shapes.weights, *shapes.output) or (draws and masks.is_number(checked, 1))
+    distribution = masks.law(checked if draws else 0.0, v.dtype)
     arrays = Arrays(
-        key=random.single(key, "dot_product_attention") if draws and not nothing else None,
-        threshold=law.threshold,
-        scale=law.scale,
+        key=random.single(key, "dot_product_attention") if draws and not all_zero else None,
+        threshold=distribution.threshold,
+        scale=distribution.scale,
         q=q,
         k=k,
         v=v,
@@ -165,7 +165,7 @@ def dot_product_attention(
             else shapes.offset(query_offset, shapes.queries * parts if draws else None)
         ),
     )
-    if nothing:
+    if all_zero:
         return jnp.broadcast_to(jnp.zeros_like(q.sum(-1, keepdims=True)), shapes.output)
     return compute(arrays, settings=settings)
 

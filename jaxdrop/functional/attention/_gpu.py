@@ -1,5 +1,5 @@
-"""Attention on a GPU: when the kernels of `_triton` compute what `_blocked` does, and how its
-arrays reach them.
+"""Attention on a GPU: when the kernels of `_triton` take the place of the blocks of `_blocked`, and
+how the arrays are laid out for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxdrop import masks, random
 from jaxdrop._positions import linear
-from jaxdrop.functional.attention._block import Operands, Plan, Sight
+from jaxdrop.functional.attention._block import Operands, Plan, Scores
 
 if TYPE_CHECKING:
     from jaxdrop.functional.attention import _triton
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INTERPRET = False
 """Whether the kernels run in Pallas' interpreter, which computes anywhere: for tests."""
 _SHORT = 256
-"""Of fewer queries or keys than this there is little to gain."""
+"""With fewer queries or keys than this the kernels gain little."""
 
 
 @functools.cache
@@ -67,7 +67,9 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
 
 
 def are_chosen(plan: Plan, operands: Operands) -> bool:
-    """Whether the kernels compute this: where the plan says so, or leaves it open and they pay."""
+    """Whether the kernels compute this call: if the plan asks for them, or leaves the choice open
+    and they are faster.
+    """
     if plan.kernels is None:
         return pays(plan, operands)
     if plan.kernels and (reason := refusal(plan, operands)):
@@ -79,9 +81,9 @@ def are_chosen(plan: Plan, operands: Operands) -> bool:
 
 
 def pays(plan: Plan, operands: Operands) -> bool:
-    """Whether the kernels are the better choice here, as far as it has been measured.
+    """Whether the kernels are faster here, as far as it has been measured.
 
-    With several devices the compiler may have to divide the operands, which it cannot do with a
+    Never with several devices: the compiler may have to divide the operands, and it cannot divide a
     kernel.
     """
     return (
@@ -128,15 +130,15 @@ def transposed(
 
 
 def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
-    """The problem, and what its mask is drawn from."""
-    triton, q, mask, extent = _loaded(), operands.q, None, 0
+    """The static description of the problem, and the arrays from which its mask is drawn."""
+    triton, q, mask, mask_size = _loaded(), operands.q, None, 0
     draw: Any = None
     if operands.key is not None:
-        see = Sight(plan, operands)
+        scores = Scores(plan, operands)
         words, draw = random.words_and_draw(operands.key)
-        extent = math.prod(see.mask_extent)
+        mask_size = math.prod(scores.mask_shape)
         zero = jnp.zeros((1,) * (q.ndim), jnp.uint32)
-        start = linear((*see.lead, zero, zero), see.mask_extent)
+        start = linear((*scores.lead, zero, zero), scores.mask_shape)
         first = [
             jnp.broadcast_to(
                 jnp.zeros((), jnp.uint32) if x is None else x, (*q.shape[:-2], 1, 1)
@@ -150,7 +152,7 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
         scale=plan.scale,
         before=plan.before,
         after=plan.after,
-        extent=extent,
+        mask_size=mask_size,
         draw=draw,
         tiles=triton.TILES[_depth(q)],
         interpret=INTERPRET,
@@ -159,11 +161,11 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
 
 
 def _flat(plan: Plan, operands: Operands) -> _triton.Inputs:
-    """The first row, the scale of kept weights, and `q`, `k` and `v` with all leading axes merged,
-    padded.
+    """The position of the first query, the scale of kept weights, and `q`, `k` and `v`, padded,
+    with all leading axes merged.
     """
     triton = _loaded()
-    row = jnp.reshape(Sight(plan, operands).row, 1).astype(jnp.int32)
+    row = jnp.reshape(Scores(plan, operands).row, 1).astype(jnp.int32)
     scale = jnp.reshape(jnp.asarray(operands.scale, jnp.float32), 1)
     depth = _depth(operands.q)
     arrays = (_merged(x, 2) for x in (operands.q, operands.k, operands.v))

@@ -1,10 +1,10 @@
 """Attention on a mesh with explicit axes: each device computes its own part, from all keys and
 values of its queries.
 
-An explicit mesh says how every array is divided, and JAX refuses operations of which it cannot tell
-how the result is. Attention sums over keys and depth, so these are gathered. Examples, heads and
-queries stay divided as those of `q` are, and the output is divided like `q`. (Where axes are
-automatic the compiler decides, and nothing is done here.)
+On an explicit mesh the type of an array says how it is divided, and JAX raises an error for an
+operation whose result could be divided in several ways. Attention sums over keys and depth, so
+these are gathered. Examples, heads and queries stay divided as those of `q` are, and the output is
+divided like `q`. (On automatic axes the compiler decides, and this module does nothing.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Arrays(NamedTuple):
     key: jax.Array | None
     """None if nothing is dropped."""
     threshold: Any
-    """With `scale`, the law of the mask."""
+    """With `scale`, the distribution of the mask: `masks.law`."""
     scale: Any
     q: jax.Array
     k: jax.Array
@@ -41,7 +41,9 @@ class Arrays(NamedTuple):
     allowed: tuple[jax.Array, ...]
     """Boolean masks that must all be true, with axes as those of a bias."""
     inside: tuple[jax.Array | None, jax.Array | None]
-    """Which queries and which keys are no padding, `(batch..., length)`; None for all."""
+    """Masks of the queries and of the keys, `(batch..., length)`, False at padding; None without
+    padding.
+    """
     segments: tuple[jax.Array, jax.Array] | None
     """Of the queries and of the keys, `(batch..., length)`."""
     offset: jax.Array | None
@@ -57,22 +59,22 @@ class Layout(NamedTuple):
 
     @property
     def names(self) -> Names:
-        """All of them."""
+        """All mesh axes that divide `q`."""
         return sum((*self.batch, self.queries, self.heads), ())
 
     @property
     def like_q(self) -> PartitionSpec:
-        """Of `(batch..., queries, heads, depth)`."""
+        """The layout of `(batch..., queries, heads, depth)`."""
         return _layouts.spec(*self.batch, self.queries, self.heads, ())
 
     @property
     def like_weights(self) -> PartitionSpec:
-        """Of `(batch..., heads, queries, keys)`."""
+        """The layout of `(batch..., heads, queries, keys)`."""
         return _layouts.spec(*self.batch, self.heads, self.queries, ())
 
     def within(self, spec: PartitionSpec | None) -> PartitionSpec | None:
-        """Of the whole `q`, if an array that is laid out so is itself a part of one laid out as
-        `spec`.
+        """The layout of the whole `q` inside a `shard_map` whose layout of `q` is `spec`: an axis
+        is divided by the outer mesh axes first, then by these.
         """
         if not self.names:
             return spec
@@ -139,8 +141,8 @@ def by_device(
         return compute(arrays, spec)
     layout = _layout(arrays)
 
-    # eager operations do not bring arrays of one device to the mesh, and know no mesh with some
-    # axes by hand
+    # Under `jit`, since eager operations neither move an array of one device to the mesh nor know
+    # a mesh on which only some axes are manual.
     @jax.jit
     def divided(arrays: Arrays) -> T:
         parts = math.prod(mesh.shape[name] for name in layout.heads)
@@ -163,7 +165,9 @@ def by_device(
 
 
 def _layout(arrays: Arrays) -> Layout:
-    """As `q` is divided; its examples and heads, where they are not, as those of `k` or `v`."""
+    """The layout of `q`. Examples and heads that are not divided in `q` get the layout of `k` or
+    `v`.
+    """
     own, *others = map(_layouts.axes, (arrays.q, arrays.k, arrays.v))
     for other in others:
         other[-3] = other[-1] = ()
@@ -172,8 +176,8 @@ def _layout(arrays: Arrays) -> Layout:
 
 
 def _shared(mesh: AbstractMesh, layout: Layout, x: jax.Array, parts: int) -> jax.Array:
-    """Keys or values in as many groups as `parts` devices can share: each repeated, if there are
-    too few.
+    """Keys or values whose number of groups `parts` divides, so that the groups can be divided over
+    as many devices: with too few groups each is repeated.
     """
     groups = x.shape[-2]
     times = math.lcm(groups, parts) // groups

@@ -55,7 +55,7 @@ class Problem(NamedTuple):
     scale: float
     before: int | None
     after: int | None
-    extent: int
+    mask_size: int
     """How many weights there are in the whole array."""
     draw: Callable[..., jax.Array]
     """The generator: words and positions -> bits."""
@@ -184,7 +184,7 @@ def _keep(problem: Problem, mask: Any, row: jax.Array, column: jax.Array) -> jax
         return None
     words, last, low, high = mask
     row, column, keys = row.astype(jnp.uint32), column.astype(jnp.uint32), problem.lengths[1]
-    if problem.extent <= WORD:
+    if problem.mask_size <= WORD:
         positions = Positions(None, low[0] + row * np.uint32(keys) + column)
     else:
         start = add_wide((high[0], low[0]), multiply_wide(row, keys))

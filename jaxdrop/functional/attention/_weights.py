@@ -1,7 +1,7 @@
-"""Attention with an array of weights, for whoever wants to see them or to multiply by functions of
-their own.
+"""Attention that forms the array of weights, for callers who read the weights or bring their own
+matrix products.
 
-The same masks, and the same zeros for a query that sees no key, as by blocks.
+The masks are those of attention by blocks, and a query that sees no key gets zeros here too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Products(NamedTuple):
 
     @classmethod
     def of(cls, precision: Any, dtype: Any, dot_general: Einsum | None) -> Products:
-        """Those of JAX, or by a `dot_general` that is given. 16-bit numbers are summed in
-        float32.
+        """The products of `jnp.einsum`, or of a `dot_general` that is given. Products of 16-bit
+        numbers are summed in float32.
         """
         options = {"precision": precision, "preferred_element_type": masks.wide(dtype)}
         if dot_general is None:
@@ -66,7 +66,7 @@ def attend(
     dtype: Any,
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The weights, of `dtype`, before any is dropped, and the output. Logits and softmax are in
+    """The weights before dropout, of `dtype`, and the output. Logits and softmax are computed in
     float32 at least.
     """
 

@@ -14,7 +14,7 @@ from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _axes
 
-# What a SELU tends to for very negative arguments: -lambda alpha.
+# The limit of the SELU at minus infinity: -lambda alpha.
 _SELU_FLOOR = -1.7580993408473766
 
 
@@ -31,9 +31,9 @@ def alpha_dropout(
     """Dropout for SELU networks: `y = a (m x + (1 - m) f) + b` with `m ~ Bernoulli(1 - rate)` and
     the SELU's floor `f = -1.7581`.
 
-    `a = ((1 - rate) (1 + rate f**2))**-0.5` and `b = -a rate f` keep mean 0 and variance 1, of `x`
-    that has them. A dropped entry is not 0 but `a f + b`, at rate 0.1 -1.4577; NaN and infinities
-    there are gone, and its gradient is 0. At rate 1 all of `y` is 0, which is the limit.
+    `a = ((1 - rate) (1 + rate f**2))**-0.5` and `b = -a rate f`: if `x` has mean 0 and variance 1,
+    so has `y`. A dropped entry becomes `a f + b` (-1.4577 at rate 0.1), whatever `x` holds there,
+    NaN and infinities included, and its gradient is 0. At rate 1 all of `y` is 0, the limit.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -86,13 +86,13 @@ def _alpha_dropout(
         masks.expand(number, x.ndim).astype(wide) for number in (mean, scale, dropped)
     )
     keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
-    # A sum and then a product: a product and then a sum may be rounded once or twice, as the
-    # compiler likes.
+    # First the sum, then the product. A product followed by a sum may become one fused operation,
+    # rounded once, in one program, and two operations, rounded twice, in another.
     return jnp.where(keep, (x.astype(wide) - mean) * scale, dropped).astype(x.dtype)
 
 
 def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
-    """`rate f`, which is the mean of `m x + (1 - m) f`; `a`, and 0 at rate 1; and what becomes of a
+    """`rate f`, the mean of `m x + (1 - m) f`; the factor `a`, 0 at rate 1; and the value of a
     dropped entry, `a f + b`.
     """
     xp = np if isinstance(rate, float) else jnp
@@ -126,10 +126,10 @@ def feature_alpha_dropout(
       x: `(batch..., space..., channels)`, or `(batch..., channels, space...)`; any floating dtype.
       rate: the probability of dropping a channel; its shape broadcasts to the mask's, which is 1
         along the spatial axes.
-      channel_axis: as in `jaxdrop.spatial_dropout`; the last one by default, where PyTorch has it
-        before the spatial axes.
-      spatial_rank: as in `jaxdrop.spatial_dropout`; with it single examples are fine, which
-        PyTorch's layer does not take.
+      channel_axis: as in `jaxdrop.spatial_dropout`; the last axis by default. (PyTorch's layer has
+        the channels before the spatial axes.)
+      spatial_rank: as in `jaxdrop.spatial_dropout`. If given, `x` may be a single example, without
+        a batch axis.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `dropout`.
 

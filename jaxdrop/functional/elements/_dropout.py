@@ -35,15 +35,15 @@ def dropout(
       x: any shape, any floating or complex dtype. The product is formed in float32 at least.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the mask's shape, such as one rate for each feature. It gets no gradient. At 1
-        the output is 0. A traced rate outside [0, 1] cannot raise (but under `checkify`): the
-        output and its gradients are NaN.
+        the output is 0. A traced rate outside [0, 1] raises an error under `checkify` only;
+        otherwise the output and its gradients are NaN.
       broadcast_dims: axes along which all entries share one mask value; negative axes count from
         the end.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned, and no operation
         is traced.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
-        array, of which `x` is this device's part. The mask is then the one that the whole array
-        would get, bit for bit. Without it, devices that hold the same key draw the same mask.
+        array, `x` being this device's part. The mask is then this device's part of the mask of the
+        whole array, bit for bit. Without `spec`, devices that hold the same key draw the same mask.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -99,9 +99,9 @@ def classic_dropout(
     """Dropout as first published: `y = m x` with `m ~ Bernoulli(1 - rate)` in training, `y = (1 -
     rate) x` in evaluation.
 
-    The same expectations as those of `dropout`, times `1 - rate`. For replicating work of 2012 to
-    2016; elsewhere `dropout` is to be preferred, which leaves evaluation alone. With the same key
-    it draws the same mask.
+    The expectation is `1 - rate` times that of `dropout`, in training and evaluation. Use it to
+    replicate work of 2012 to 2016, and otherwise `dropout`, which does nothing in evaluation. Both
+    draw the same mask from the same key.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -109,8 +109,8 @@ def classic_dropout(
       rate: the probability of dropping, as in `dropout`. Srivastava et al. state the probability of
         keeping: 0.5 for hidden units, 0.8 for inputs.
       broadcast_dims: axes along which all entries share one mask value.
-      deterministic: if True, `(1 - rate) x` is returned: this is the one dropout that does
-        something in evaluation. If `rate` is the number 0, `x` itself is returned.
+      deterministic: if True, `(1 - rate) x` is returned. If `rate` is the number 0, `x` itself is
+        returned.
       spec: as in `dropout`.
 
     Returns:

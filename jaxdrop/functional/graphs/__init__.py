@@ -1,8 +1,9 @@
-"""Dropping edges and nodes of a graph. Shapes are static: what is returned are masks over the edges
-and nodes that are given.
+"""Dropping edges and nodes of a graph. Shapes are static, so the results are masks over the given
+edges and nodes, not shorter lists.
 
-A graph is a list of edges, `senders` and `receivers`, integers of shape (E,). Padding edges are
-edges like others: mask them too. For many graphs of one shape use `jax.vmap`, with a key each.
+A graph is a list of edges, `senders` and `receivers`, integers of shape (E,). Edges that pad the
+list are drawn like the others: mask them too. For many graphs of one shape use `jax.vmap`, with a
+key for each.
 """
 
 from jaxdrop.functional.graphs._dropping import Kept, drop_edge, drop_node

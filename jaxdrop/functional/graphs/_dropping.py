@@ -15,12 +15,12 @@ from jaxdrop.functional.graphs._edges import checked_edges
 
 
 class Kept(NamedTuple):
-    """What `drop_node` leaves of a graph."""
+    """The nodes and edges that `drop_node` keeps."""
 
     nodes: jax.Array
     """bool, shape (N,)."""
     edges: jax.Array
-    """bool, shape (E,): edges of which both ends are kept."""
+    """bool, shape (E,): True for the edges whose ends are both kept."""
 
 
 @_checks.hinted
@@ -37,9 +37,9 @@ def drop_edge(
     """DropEdge: which edges are kept, `Bernoulli(1 - rate)` for each edge. Kept edges are not
     scaled.
 
-    This is the law of PyTorch Geometric's `dropout_edge`. The paper's own code instead keeps
-    exactly `int(E * (1 - rate))` of the directed edges, once an epoch, and then normalizes the
-    adjacency matrix anew (see `symmetric_normalization`). For edge weights with the same
+    The distribution is that of PyTorch Geometric's `dropout_edge`. The paper's own code instead
+    keeps exactly `int(E * (1 - rate))` of the directed edges, once an epoch, and then normalizes
+    the adjacency matrix anew (see `symmetric_normalization`). To drop edge weights and keep their
     expectation, use `jaxdrop.dropout` on the weights.
 
     Args:
@@ -47,12 +47,12 @@ def drop_edge(
       senders: integers of shape (E,).
       receivers: integers of shape (E,).
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or one for each edge.
-      undirected: if True, the edges `i -> j` and `j -> i` are kept or dropped together, wherever
-        they stand in the list: their bits are those of the position `(min(i, j), max(i, j))`. So
-        are parallel edges. If False, the bits are those of the edge's place in the list.
+      undirected: if True, the edges `i -> j` and `j -> i`, and parallel edges, are kept or dropped
+        together, wherever they stand in the list: bits are drawn at the position `(min(i, j),
+        max(i, j))`. If False, bits are drawn at the edge's place in the list.
       deterministic: if True, or if `rate` is the number 0, all edges are kept.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
-        list of edges. Undirected edges need none.
+        list of edges. With `undirected` it has no effect.
 
     Returns:
       bool, shape (E,): True for the edges that are kept.
@@ -116,12 +116,12 @@ def drop_node(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> Kept:
-    """DropNode: which nodes are kept, `Bernoulli(1 - rate)` for each node, and which edges still
-    have both ends.
+    """DropNode: which nodes are kept, `Bernoulli(1 - rate)` for each node, and which edges keep
+    both of their ends.
 
-    This is the law of PyTorch Geometric's `dropout_node`. GRAND means another thing by the same
-    name: feature rows are zeroed and the others scaled, while all edges stay. That is
-    `jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))`.
+    The distribution is that of PyTorch Geometric's `dropout_node`. In GRAND, DropNode sets rows of
+    features to 0 and scales the others, and all edges stay: that is `jaxdrop.dropout(key, x, rate,
+    broadcast_dims=(-1,))`.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -150,7 +150,8 @@ def drop_node(
       graphs", 2020, arXiv:2005.11079 (GRAND).
     """
     nodes = _checks.check_count(num_nodes, "num_nodes", least=0)
-    # Under a layout `num_nodes` are this device's, and the ends may be anybody's.
+    # Under `spec`, `num_nodes` counts this device's nodes, and an edge may end in a node of another
+    # device.
     senders, receivers = checked_edges(
         "drop_node", senders, receivers, nodes if spec is None else None
     )
@@ -185,8 +186,8 @@ def _drop_node(
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     senders, receivers = _layouts.alike(senders, receivers)
-    # The ends ask for the bits of their node anew: no table of nodes to look up, and none to send
-    # between devices.
+    # Each end of an edge draws the bits of its node again. A lookup in a table of all nodes would
+    # have to gather the table on every device.
     sent, received = (
         masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold)
         for ends in (senders, receivers)

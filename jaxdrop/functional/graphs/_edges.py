@@ -11,7 +11,9 @@ from jaxdrop import _checks
 def checked_edges(
     caller: str, senders: jax.Array, receivers: jax.Array, num_nodes: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The ends of the edges, where they are known in [0, `num_nodes`)."""
+    """`senders` and `receivers` of a list of edges. If their values are known, they must lie in
+    [0, `num_nodes`).
+    """
     senders, receivers = (
         _checks.check_ids(senders, caller, "senders"),
         _checks.check_ids(receivers, caller, "receivers"),

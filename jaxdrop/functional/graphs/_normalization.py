@@ -17,12 +17,12 @@ from jaxdrop.functional.graphs._edges import checked_edges
 
 
 class Normalized(NamedTuple):
-    """The entries of a symmetric-normalized adjacency matrix."""
+    """The entries of a symmetrically normalized adjacency matrix."""
 
     edges: jax.Array
-    """Shape (E,): of the edges, 0 for those that are dropped."""
+    """Shape (E,): the entry of each edge, 0 if it is dropped."""
     loops: jax.Array
-    """Shape (N,): of the diagonal."""
+    """Shape (N,): the diagonal, the entry of each node's self-loop."""
 
 
 @_checks.hinted
@@ -53,10 +53,10 @@ def symmetric_normalization(
       num_nodes: N, nodes of padding included.
       keep: bool, shape (E,), from `drop_edge` or `drop_node`; all edges by default.
       weights: shape (E,), not negative; 1 for each edge by default.
-      self_loops: whether each node has an edge of weight 1 to itself besides.
+      self_loops: whether to add an edge of weight 1 from each node to itself.
 
     Returns:
-      `Normalized(edges, loops)`, of the dtype of `weights`; without self-loops the second is 0.
+      `Normalized(edges, loops)`, of the dtype of `weights`; without self-loops `loops` is 0.
 
     Raises:
       TypeError: senders, receivers or `num_nodes` are not integers, or `weights` are.
@@ -82,8 +82,8 @@ def symmetric_normalization(
         )
         if _checks.known(kept) and not (np.asarray(kept, np.float64) >= 0).all():
             raise ValueError(
-                "weights must not be negative, nor NaN: the degrees are their sums, of which roots"
-                " are taken"
+                "weights must not be negative, nor NaN: the square roots of their sums, the"
+                " degrees, are taken"
             )
     if keep is not None:
         keep = _checks.check_shape(
@@ -110,7 +110,7 @@ def _normalized(
         keep, weights = _layouts.alike(jnp.asarray(keep), weights)
         weights = jnp.where(keep, weights, jnp.zeros_like(weights))
     senders, receivers, weights = _layouts.alike(senders, receivers, weights)
-    # Edges may be divided over the devices. Nodes are not: each device gets the sums of all.
+    # The edges may be divided over the devices. The nodes are not: every device gets all degrees.
     mesh = _layouts.mesh_of(weights)
     whole = like_edges = None
     if mesh is not None:

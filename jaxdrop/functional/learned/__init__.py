@@ -1,8 +1,8 @@
 """Dropout whose rate is learned. The noise is a differentiable function of the rate, which here
 gets its gradient.
 
-One convention for all objectives of this file: a `..._kl` is the Kullback-Leibler divergence of a
-layer in nats, and the loss is
+One convention for all objectives of this package: a `..._kl` is the Kullback-Leibler divergence of
+a layer in nats, and the loss is
 
     mean of the negative log-likelihood over the batch + sum of the divergences over the layers /
     number of training examples

@@ -30,9 +30,10 @@ def concrete_dropout(
     temperature)`.
 
     Here `p = sigmoid(logit)` is the learned rate and `u ~ U(0, 1)` for each entry. `z` is a relaxed
-    Bernoulli(p) value: nothing becomes exactly 0. Relaxation costs a little of the mean: `E[1 - z]
-    / (1 - p)` is 0.9986 for p = 0.1 at temperature 0.1, but 0.9496 at temperature 2/3, which is
-    that of the spatial form. For the loss see `concrete_kl` and the head of this module.
+    Bernoulli(p) value: no entry becomes exactly 0. The relaxation lowers the mean a little: `E[1 -
+    z] / (1 - p)` is 0.9986 for p = 0.1 at temperature 0.1, and 0.9496 at temperature 2/3, that of
+    the spatial form. For the loss see `concrete_kl` and the docstring of
+    `jaxdrop.functional.learned`.
 
     The spatial form, for convolutions, drops whole channels: `broadcast_dims=(1, 2),
     temperature=2/3` for (batch, height, width, channels).
@@ -40,7 +41,7 @@ def concrete_dropout(
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       x: any shape, any floating or complex dtype. The product is formed in float32 at least.
-      logit: of the rate, `log p - log(1 - p)`: a number, a scalar array, or an array that
+      logit: the logit of the rate, `log p - log(1 - p)`: a number, a scalar array, or an array that
         broadcasts to the noise's shape, such as one for each feature. It gets its gradient.
       temperature: above 0.
       broadcast_dims: axes along which all entries share one `z`.
@@ -82,29 +83,30 @@ def _concrete_dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     bits = masks.draw(key, x, broadcast_dims=shared, spec=spec)
-    u = random.uniform(bits) + np.float32(2**-24)  # the middles of 2**23 intervals: neither 0 nor 1
+    # In the middles of 2**23 intervals, so that neither 0 nor 1 meets a logarithm.
+    u = random.uniform(bits) + np.float32(2**-24)
     logit = masks.expand(logit, x.ndim).astype(jnp.float32)
-    keep = jax.nn.sigmoid(-(logit + jnp.log(u) - jnp.log1p(-u)) * sharpness.astype(jnp.float32))
+    kept = jax.nn.sigmoid(-(logit + jnp.log(u) - jnp.log1p(-u)) * sharpness.astype(jnp.float32))
     kind = masks.wide(x.dtype)
-    return (x.astype(kind) * times(scale, keep).astype(kind)).astype(x.dtype)
+    return (x.astype(kind) * times(scale, kept).astype(kind)).astype(x.dtype)
 
 
 @_checks.hinted
 def concrete_kl(
     logit: Learned, w: jax.Array, *, lengthscale: float | jax.Array = 1e-2
 ) -> jax.Array:
-    """The divergence of a layer behind `concrete_dropout`: `l^2 sum(w^2) / (2 (1 - p)) - K H(p)`, a
-    scalar in nats.
+    """The divergence of a layer that follows `concrete_dropout`: `l^2 sum(w^2) / (2 (1 - p)) - K
+    H(p)`, a scalar in nats.
 
     `p = sigmoid(logit)`, `H(p) = -p log p - (1 - p) log(1 - p)`, and `K` is the number of input
     features of `w`, or of input channels of a convolution. It is finite for every finite logit.
     Gal's regularizers are `2 / (tau N)` times this.
 
     Args:
-      logit: of the rate, a scalar, or one for each input feature, shape (K,).
+      logit: the logit of the rate, a scalar, or one for each input feature, shape (K,).
       w: a kernel as Flax has it: shape (..., K, out). Biases have no dropout before them and do not
         belong here (Gal's Keras code leaves them out, his PyTorch code does not).
-      lengthscale: l, of the prior `N(0, 1 / l^2)` of the weights.
+      lengthscale: the l of the prior `N(0, 1 / l^2)` of the weights.
 
     Raises:
       TypeError: `logit` or `lengthscale` is not a real number, or `w` is not floating or complex.

@@ -16,8 +16,8 @@ Learned = float | jax.Array | np.ndarray
 
 
 def starting_logit(rate: float) -> float:
-    """The logit of a rate to start learning from; also the log alpha of the normal noise with the
-    same variance.
+    """The logit of the rate from which learning starts. It is also the log alpha of the normal
+    noise with the variance of dropout at that rate.
     """
     known = _checks.check_known_rate(rate, "rate", "the parameter starts from it.")
     if not 0 < known < 1:
@@ -29,7 +29,7 @@ def starting_logit(rate: float) -> float:
 
 
 def starting_log_variance(log_sigma2: float) -> float:
-    """Log sigma^2 to start learning from, as a finite number."""
+    """The log sigma^2 from which learning starts, as a finite Python number."""
     _checks.check_not_traced(log_sigma2, "log_sigma2")
     checked = _checks.check_number(log_sigma2, "log_sigma2", least=-math.inf)
     if not isinstance(checked, float):

@@ -26,8 +26,8 @@ def sparse_variational_dense(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Sparse variational dropout: a dense layer with weights `N(w, sigma^2)`, all independent, of
-    which most learn to be noise.
+    """Sparse variational dropout: a dense layer with weights `N(w, sigma^2)`, all independent. Most
+    weights learn to be noise, and can be pruned.
 
     Training draws pre-activations, as `variational_dense` does, with `alpha = sigma^2 / w^2` from
     `sparse_log_alpha`. Evaluation uses the mean weights, and sets to 0 those with `log alpha >=
@@ -40,9 +40,9 @@ def sparse_variational_dense(
       w: shape (in, out), the mean weights.
       log_sigma2: log variance of the weights: a number, a scalar array, or an array that broadcasts
         to `w`. It gets its gradient. The authors start at -10.
-      threshold: of log alpha, from which on a weight is pruned in evaluation. 3 is the alpha of a
-        dropout rate of 0.95.
-      deterministic: if True, `x w` of the pruned weights is returned.
+      threshold: evaluation prunes the weights whose log alpha is at least this. A log alpha of 3 is
+        that of a dropout rate of 0.95.
+      deterministic: if True, `x w` is returned, with 0 in place of the pruned weights.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         output.
 
@@ -77,7 +77,7 @@ def _sparse_variational_dense(
 
 @_checks.hinted
 def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
-    """`log sigma^2 - log(w^2 + 1e-8)`, cut off at -8 and 8: how noisy each weight of
+    """`log sigma^2 - log(w^2 + 1e-8)`, clipped to [-8, 8]: how noisy each weight of
     `sparse_variational_dense` is.
 
     Args:
@@ -86,7 +86,7 @@ def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
         to `w`.
 
     Returns:
-      log alpha, of the shape of `w`, in float32 at least. Where it is cut off it has no gradient.
+      log alpha, of the shape of `w`, in float32 at least. Clipped entries have no gradient.
 
     Raises:
       TypeError: `w` is not floating, or `log_sigma2` not a real number.
@@ -109,11 +109,11 @@ def sparse_kl(log_alpha: Learned) -> jax.Array:
     """KL(N(w, alpha w^2) || log-uniform), for each entry: `k1 - k1 sigmoid(k2 + k3 log alpha) +
     log(1 + 1 / alpha) / 2`.
 
-    Right to 0.0094 nats for every alpha; 0 at infinite alpha. The last term is formed as
-    `softplus(-log alpha) / 2`, which is finite where `1 / alpha` is not.
+    Right to 0.0094 nats for every alpha; 0 at infinite alpha. The last term is computed as
+    `softplus(-log alpha) / 2`, which stays finite if `1 / alpha` overflows.
 
     Args:
-      log_alpha: any shape, such as of `sparse_log_alpha`.
+      log_alpha: any shape; usually the result of `sparse_log_alpha`.
 
     Raises:
       TypeError, ValueError: `log_alpha` is not a finite number, nor an array of floating numbers.
@@ -129,9 +129,7 @@ def sparse_kl(log_alpha: Learned) -> jax.Array:
 
 
 def _check_threshold(threshold: float) -> float:
-    """The threshold of log alpha as a number that is known now. Infinity prunes nothing, minus
-    infinity everything.
-    """
+    """The argument `threshold` as a Python number. Infinity prunes no weight, minus infinity all."""
     _checks.check_not_traced(threshold, "threshold")
     infinite = isinstance(threshold, (float, np.floating)) and math.isinf(threshold)
     checked = (

@@ -27,9 +27,10 @@ def variational_dropout(
 ) -> jax.Array:
     """Gaussian variational dropout, type A: `y = x n` with `n ~ N(1, alpha)` for each entry.
 
-    Behind it, all weights of an input feature have one noise (correlated weight noise). `alpha = p
-    / (1 - p)` has the variance of dropout at rate p: `log_alpha` is the logit of that rate. For the
-    loss see `variational_kl`, once for each feature of `x`.
+    For a dense layer that follows, this multiplies all weights of an input feature by the same
+    noise (correlated weight noise). `alpha = p / (1 - p)` has the variance of dropout at rate p:
+    `log_alpha` is the logit of that rate. For the loss see `variational_kl`, once for each feature
+    of `x`.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -88,8 +89,8 @@ def variational_dense(
     """Gaussian variational dropout, type B: a dense layer with weights `N(w, alpha w^2)`, all
     independent.
 
-    Pre-activations are drawn in place of the weights, for each example (local reparameterization):
-    `N(x w, (x * x) (alpha w^2))`. For the loss see `variational_kl`, once for each weight.
+    For each example the pre-activations are drawn, `N(x w, (x * x) (alpha w^2))`, and not the
+    weights (local reparameterization). For the loss see `variational_kl`, once for each weight.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -131,10 +132,11 @@ def variational_kl(log_alpha: Learned) -> jax.Array:
     """KL(N(w, alpha w^2) || log-uniform), for each entry of `log_alpha`: `0.6695 - log(alpha) / 2 -
     c1 a - c2 a^2 - c3 a^3`.
 
-    Kingma's cubic, right to 0.035 nats for `alpha <= 1`, and so far off beyond (0.9 at 2, 42 at 5)
-    that here `alpha` counts as at most 1: there the divergence has no gradient, and the likelihood
-    alone pulls alpha back. For rates above one half take `sparse_kl`, which is right for every
-    alpha. The constant makes the divergence vanish at infinite alpha; it moves no optimum.
+    Kingma's cubic approximation, right to 0.035 nats for `alpha <= 1`. Beyond 1 its error is large
+    (0.9 at 2, 42 at 5), so an alpha above 1 counts as 1: the divergence then has no gradient, and
+    only the likelihood lowers alpha again. For rates above one half take `sparse_kl`, which is
+    right for every alpha. The constant makes the exact divergence 0 at infinite alpha, and changes
+    no optimum.
 
     Args:
       log_alpha: any shape. An alpha that several weights share counts once for each of them.

@@ -30,9 +30,9 @@ def neftune(
     """NEFTune: `y = x + alpha / sqrt(L d) n` with `n ~ U(-1, 1)` for each entry of embeddings of
     length `L` and width `d`.
 
-    The published code counts padding into `L`, and adds noise to padding too; without a mask so
-    does this. With one, `L` is the number of tokens of each sequence, and padding stays as it is:
-    the noise of a sequence does not depend on how it is batched.
+    Without `mask`, padding counts in `L` and gets noise too, as in the published code. With `mask`,
+    `L` is the number of tokens of each sequence, and padding stays as it is: the scale of the noise
+    does not depend on the other sequences of the batch.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -96,7 +96,7 @@ def _neftune(
 
 
 def _tokens(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
-    """Which positions hold a token."""
+    """The argument `mask`: which positions hold a token."""
     if mask is None:
         return None
     mask = _checks.check_array(mask, "mask", "booleans, or integers 0 and 1")

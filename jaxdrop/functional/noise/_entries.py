@@ -13,7 +13,8 @@ from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._amounts import added, check_real_input, multiplied, site, symmetric
 
-# A traced rate of 1 asks for infinite noise; it gets that of the last rate on the grid of masks.
+# The noise of a rate of 1 has infinite variance. A traced rate of 1 counts as the last rate below 1
+# on the grid of masks.
 _LEAST_KEEP = 2.0**-23
 
 
@@ -155,9 +156,9 @@ def uniform_dropout(
 ) -> jax.Array:
     """Uniform dropout ("Uout"): `y = x (1 + r)` with `r ~ U(-beta, beta)` for each entry.
 
-    A batch norm behind it sees nearly the same variance in training as in evaluation, which is off
-    by the factor `v / ((1 + beta**2 / 3) (c**2 + v) - c**2)` for `x` of mean `c` and variance `v`;
-    dropout's is up to `1 - rate`.
+    A batch normalization after it sees nearly the same variance in evaluation as in training: their
+    ratio is `v / ((1 + beta**2 / 3) (c**2 + v) - c**2)` for `x` of mean `c` and variance `v`. For
+    dropout the ratio is `1 - rate` at most.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.

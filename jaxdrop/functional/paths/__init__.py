@@ -2,7 +2,7 @@
 
 from jaxdrop.functional.paths._depth import DepthRule, depth_rates
 from jaxdrop.functional.paths._drop_path import Mode, drop_path
-from jaxdrop.functional.paths._layer_drop import either, layer_drop, layer_runs, like
+from jaxdrop.functional.paths._layer_drop import cond, layer_drop, layer_runs, like
 from jaxdrop.functional.paths._shake_drop import Per, Range, check_range, shake_drop
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "Per",
     "Range",
     "check_range",
+    "cond",
     "depth_rates",
     "drop_path",
-    "either",
     "layer_drop",
     "layer_runs",
     "like",

@@ -1,4 +1,4 @@
-"""How the rates of a network's layers grow with their depth."""
+"""Rates that grow with the depth of a layer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _DEPTH_RULES: dict[str, Callable[[int, int], float]] = {
 def depth_rates(
     rate: masks.Rate, num_layers: int, rule: DepthRule = "timm"
 ) -> tuple[float | jax.Array, ...]:
-    """The rate of each layer, first to last, where a network drops its deep layers more often:
-    `rate` times
+    """A rate for each layer, first to last, that grows with the depth: `rate` times
 
     ==============  =====================  =========================================================
     rule            layer i = 0 ... n - 1  as in

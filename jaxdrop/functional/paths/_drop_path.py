@@ -28,11 +28,11 @@ def drop_path(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Stochastic depth: `y = m x / (1 - rate)` with one `m ~ Bernoulli(1 - rate)` for each example
-    of a batch, or for all of it.
+    of a batch, or for the whole batch.
 
-    `x` is the output of a residual branch: `h + drop_path(key, f(h), rate)`. It is computed also
-    where it is dropped; to save the work, see `layer_drop`. A dropped example is 0 whatever `x`
-    holds there, and so are its gradients.
+    `x` is the output of a residual branch: `h + drop_path(key, f(h), rate)`. The branch is computed
+    even if it is dropped; `layer_drop` saves this work. A dropped example is 0 whatever `x` holds
+    there, and so are its gradients.
 
     timm calls this `drop_path`, torchvision `stochastic_depth`, and TensorFlow's EfficientNet
     `drop_connect`. The paper does not divide, and multiplies by the probability of keeping at
@@ -42,12 +42,12 @@ def drop_path(
       key: a single PRNG key. May be None if nothing is drawn.
       x: any shape, any floating or complex dtype.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
-        broadcasts to the mask's shape, which is 1 but along the batch axis. At 1 the output is 0.
-        For one rate a layer, see `depth_rates`.
+        broadcasts to the mask's shape, which has length 1 along all axes but the batch. At 1 the
+        output is 0. For a rate that depends on the layer, see `depth_rates`.
       mode: `'row'`: each example is kept or dropped by itself. `'batch'`: all of them together.
       batch_axis: where the examples are; a negative axis counts from the end.
-      scale_by_keep: if False, what is kept is not divided by `1 - rate`, and `E[y] = (1 - rate) x`,
-        where evaluation returns `x`.
+      scale_by_keep: if False, kept examples are not divided by `1 - rate`: `E[y] = (1 - rate) x`,
+        but evaluation still returns `x`.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
 

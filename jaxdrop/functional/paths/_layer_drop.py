@@ -24,18 +24,19 @@ def layer_drop(
     *,
     deterministic: bool = False,
 ) -> T:
-    """LayerDrop: `layer(x)` with probability `1 - rate`, otherwise `x`, and then the layer's work
-    is not done.
+    """LayerDrop: `layer(x)` with probability `1 - rate`, otherwise `x`, and then the layer is not
+    computed.
 
     One coin decides for the whole of `x`, on all devices that hold the same key. Under `jit` and
-    `lax.scan` the layer stands in one branch of a `lax.cond`, forward and backward; outside of them
-    the coin is looked at, and a Python `if` decides. Under `vmap` over keys a `cond` becomes a
-    `select`, which computes both branches: the values are the same, the saving is gone (and JAX
-    refuses it where `x` is divided over explicit mesh axes). `jax.lax.map` over keys keeps it.
+    `lax.scan` the layer stands in one branch of a `lax.cond`, forward and backward. Outside of them
+    the coin is known, and a Python `if` decides. Under `vmap` over keys a `cond` becomes a
+    `select`, which computes both branches: the values are the same, but no work is saved (and JAX
+    raises an error if `x` is divided over explicit mesh axes). Under `jax.lax.map` over keys it
+    stays a `cond`.
 
-    What the backward pass needs leaves the `cond` as an output of it, and that makes copies, of
-    parameters too. `jax.checkpoint` around the whole call stores the key and `x` instead, and
-    computes the layer again if it has run.
+    The residuals of the backward pass are outputs of the `cond`, which copies them, parameters
+    included. `jax.checkpoint` around the whole call stores the key and `x` instead, and computes
+    the layer again if it has run.
 
     Nothing is rescaled, and evaluation runs every layer, so `layer` should be a residual block:
     `lambda x: x + f(x)`. A pass may happen to skip all layers.
@@ -45,17 +46,17 @@ def layer_drop(
       x: an array, or a pytree of arrays.
       rate: the probability of skipping the layer, in [0, 1]: a number or a traced scalar. At 1 the
         layer is not traced.
-      layer: returns what is like its argument, in structure, shapes and dtypes. It may close over
-        traced values, parameters for example, which then get gradients.
+      layer: a function whose result has the structure, shapes and dtypes of its argument. It may
+        close over traced values, such as parameters, which then get gradients.
       deterministic: if True, or if `rate` is the number 0, this is `layer(x)`, with no other
         operation.
 
     Returns:
-      What is like `x`.
+      The structure, shapes and dtypes of `x`.
 
     Raises:
-      TypeError: `layer` returns what is not like `x`; `rate`, `key` or `deterministic` is of a
-        wrong type.
+      TypeError: the result of `layer` has not the structure, shapes and dtypes of `x`; `rate`,
+        `key` or `deterministic` is of a wrong type.
       ValueError: `rate` is outside [0, 1] or has axes; `key` is missing or an array of keys.
 
     References:
@@ -64,11 +65,11 @@ def layer_drop(
     """
     _checks.check_callable(layer, "layer", "x")
     runs = layer_runs(key, rate, deterministic=deterministic)
-    return either(lax.cond, runs, lambda x: like(layer(x), x, rate), lambda x: x, x)
+    return cond(lax.cond, runs, lambda x: like(layer(x), x, rate), lambda x: x, x)
 
 
 def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) -> bool | jax.Array:
-    """The coin of `layer_drop`: a bool where it is known now, otherwise a traced one."""
+    """Whether the layer runs: the coin of `layer_drop`, a Python bool if its value is known."""
     checked = _checks.check_rate(rate)
     _checks.check_one_rate(checked, "layer_drop throws one coin and takes one rate")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0):
@@ -84,24 +85,26 @@ def _runs(key: jax.Array, threshold: jax.Array) -> jax.Array:
     return masks.keep(key, threshold, threshold)
 
 
-def either(
-    cond: Callable[..., T],
+def cond(
+    traced: Callable[..., T],
     runs: bool | jax.Array,
     run: Callable[..., T],
     skip: Callable[..., T],
     *operands: Any,
 ) -> T:
-    """`run(*operands)` or `skip(*operands)`: by Python where the coin is known, otherwise by
-    `cond`, Flax's or that of JAX.
+    """`run(*operands)` if `runs` is true, otherwise `skip(*operands)`.
+
+    Python decides on a Python bool, and only one branch is traced. `traced` decides on a traced
+    bool: `jax.lax.cond`, or the `cond` of a framework whose modules the branches call.
     """
     if isinstance(runs, bool):
         return run(*operands) if runs else skip(*operands)
-    return cond(runs, run, skip, *operands)
+    return traced(runs, run, skip, *operands)
 
 
 def like(y: T, x: T, rate: masks.Rate) -> T:
-    """`y`, the result of a layer that runs, if it is like `x`, so that the layer may be skipped at
-    this rate.
+    """Checks that `y`, the result of a layer, has the structure, shapes and dtypes of its argument
+    `x`, so that the layer may be skipped. Returns `y`, or NaN if `rate` is impossible.
     """
 
     def described(tree: Any) -> tuple[Any, list[jax.ShapeDtypeStruct], Any]:

@@ -1,4 +1,6 @@
-"""Shaking residual branches: random coefficients, others forward than backward."""
+"""Shaking residual branches: one random coefficient in the forward pass, another in the backward
+pass.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,11 @@ def shake_drop(
 ) -> jax.Array:
     """ShakeDrop: `y = (b + a - b a) x` forward, and `dx = (b + c - b c) dy` backward.
 
-    `b ~ Bernoulli(1 - rate)` is one coin for the whole batch: at 1 the branch is left alone; at 0
-    it is multiplied by `a ~ U(alpha)`, and its gradient by another number, `c ~ U(beta)`. At
-    evaluation `y = (1 - rate + rate E[a]) x`, with `E[a]` the middle of `alpha`: the expectation of
-    the coefficient. (The usual code takes `1 - rate`, right only where that middle is 0.)
+    `b ~ Bernoulli(1 - rate)` is one coin for the whole batch. If it is 1, the branch is left alone;
+    if it is 0, the branch is multiplied by `a ~ U(alpha)`, and its gradient by another number, `c ~
+    U(beta)`. Evaluation multiplies by the expected coefficient, `y = (1 - rate + rate E[a]) x`,
+    with `E[a]` the middle of `alpha`. (The usual code takes `1 - rate`, which is right if that
+    middle is 0.)
 
     `x` is the output of a residual branch, which should end in a normalization layer: `h +
     shake_drop(key, f(h), rate)`. Nothing is stored but the key, whatever `per` is: the paper
@@ -53,10 +56,10 @@ def shake_drop(
         rule="paper")`.
       alpha: least and greatest forward coefficient.
       beta: least and greatest backward coefficient.
-      per: who gets coefficients of their own: the whole `'batch'` one pair; each `'image'`; each
-        `'channel'` of each image; each entry (`'pixel'`).
-      batch_axis: where the images are.
-      channel_axis: where the channels are.
+      per: what draws its own coefficients `a` and `c`: the whole `'batch'` one pair, each
+        `'image'`, each `'channel'` of each image, or each entry (`'pixel'`).
+      batch_axis: the axis of the images.
+      channel_axis: the axis of the channels.
       deterministic: if True, `x` times the expected coefficient is returned. If `rate` is the
         number 0, `x` itself.
       spec: as in `jaxdrop.dropout`.
@@ -116,7 +119,7 @@ def _shake_drop(
 
 @jax.custom_jvp
 def _two_way(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
-    """`x` times one coefficient, with the derivative another."""
+    """`forward x`, with the derivative `backward` in place of `forward`."""
     return masks.scaled(forward != 0, x, forward)
 
 

@@ -1,17 +1,17 @@
-"""Dropout around a recurrent cell, whatever framework the cell is of.
+"""Dropout around a recurrent cell of any framework.
 
-A framework gives `run` its loop over time, with its own cell, and does inside the cell what the
-hooks say. This file decides on rates, keys, time and padding. A mask is a function of (key, site,
-gate, step) and of the position in an array whose first axis is not time: it depends neither on the
-length of the sequence nor on what is padded.
+A framework gives `run` its loop over time and its cell, and calls the hooks inside the cell. This
+package decides on rates, keys, time and padding. A mask is a function of (key, site, gate, step)
+and of the position in an array without the time axis: it depends neither on the length of a
+sequence nor on its padding.
 """
 
 from jaxdrop.functional.recurrent._arguments import (
     check_settings,
     checked_carry,
     checked_inputs,
-    either,
     flag,
+    given_or,
 )
 from jaxdrop.functional.recurrent._rates import (
     GRU,
@@ -66,10 +66,10 @@ __all__ = [
     "checked_carry",
     "checked_inputs",
     "directed",
-    "either",
     "family_of",
     "flag",
     "fold",
+    "given_or",
     "in_call",
     "is_zero",
     "on_candidate",

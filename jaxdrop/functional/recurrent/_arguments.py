@@ -1,4 +1,4 @@
-"""Checks of what the recurrent layers of both frameworks take."""
+"""Checks of the arguments of the recurrent layers of both frameworks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jaxdrop.functional.recurrent._rates import Family
 T = TypeVar("T")
 
 
-def either(call: T | None, module: T) -> T:
-    """The argument of a call, if there is one, or else the module's."""
+def given_or(call: T | None, module: T) -> T:
+    """The argument of a call, or the module's if the call leaves it out (None)."""
     return module if call is None else call
 
 
 def flag(call: bool | None, module: bool, name: str) -> bool:
-    """The same of a flag. That of the module is checked in any case."""
+    """`given_or` of a flag. The module's flag is checked also if the call gives one."""
     module = _checks.check_flag(module, name)
     return module if call is None else _checks.check_flag(call, name)
 

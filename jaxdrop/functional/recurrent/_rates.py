@@ -9,12 +9,12 @@ from jaxdrop import _checks, masks
 
 
 class Family(NamedTuple):
-    """What cells have in common that compute the same function."""
+    """Cells that compute the same function, whatever class they are of."""
 
     name: str
     gates: tuple[str, ...]
-    """In the order of the masks' keys, named as in Flax's parameters. Without any, the parts of the
-    cell are not known.
+    """Named as in Flax's parameters, in the order in which they are folded into the key. Empty for
+    a cell of an unknown class.
     """
     has_cell: bool
     """Whether the state is a pair: a cell, and a hidden state."""
@@ -27,7 +27,9 @@ SIMPLE = Family("simple", ("",), has_cell=False)
 
 
 def family_of(cell: Any, kinds: Mapping[type, Family]) -> Family:
-    """The family of a framework's cell. One of its own has a cell of no class in `kinds`."""
+    """The family of a framework's cell. A cell of no class in `kinds` gets a family of its own,
+    without gates.
+    """
     if isinstance(cell, type) or not (callable(cell) and hasattr(cell, "initialize_carry")):
         got = (
             f"the class {cell.__name__}: make one"
@@ -56,11 +58,11 @@ class Rates(NamedTuple):
 
     @classmethod
     def of(cls, layer: Any) -> Rates:
-        """Those of a module that has them as attributes."""
+        """The rates of a module that has them as attributes."""
         return cls(*(_one_rate(getattr(layer, name), name) for name in cls._fields))
 
     def replaced(self, by: Mapping[str, masks.Rate] | None) -> Rates:
-        """These rates, with others in a call. A name that is none is an error."""
+        """These rates, with those of a call in place of some. An unknown name is an error."""
         given = in_call(by)
         unknown = sorted(map(str, set(given) - set(self._fields)))
         if unknown:
@@ -72,7 +74,7 @@ class Rates(NamedTuple):
         )
 
     def checked(self, family: Family, per_gate: bool = False) -> Rates:
-        """The rates, if a cell of this family has what they drop."""
+        """These rates, if a cell of this family has the parts that they drop from."""
         if not family.gates:
             around = {"output_rate"} if per_gate else {"output_rate", "input_rate"}
             for name, rate in self._asdict().items():
@@ -107,8 +109,8 @@ class Rates(NamedTuple):
         )
 
     def of_layer(self, layer: int, num_layers: int) -> Rates:
-        """Of one layer of a stack: only the first has an input and only the last an output that are
-        the stack's.
+        """The rates of one layer of a stack. `input_rate` drops from the input of the stack, which
+        the first layer takes, and `output_rate` from its output, which the last layer returns.
         """
         return self._replace(
             input_rate=self.input_rate if layer == 0 else 0.0,

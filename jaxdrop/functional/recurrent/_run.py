@@ -1,4 +1,4 @@
-"""One run of a recurrent layer: what is dropped in each step, and with which key."""
+"""One run of a recurrent layer: its steps, the masks of each, and the keys of the masks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Site(enum.IntEnum):
 
 
 class Hooks(NamedTuple):
-    """What a framework does inside its cell. None: nothing."""
+    """The functions that a framework's cell calls inside a step; None where it calls none."""
 
     input: Drop | None
     """`drop(x, gate)`, before each product of the input with a kernel."""
@@ -49,7 +49,7 @@ class Hooks(NamedTuple):
 Cell: TypeAlias = Callable[[Carry, Any, Hooks], tuple[Carry, Any]]
 """`cell(carry, x, hooks) -> (carry, y)`: one step."""
 Body: TypeAlias = Callable[[Cell, Carry, Any], tuple[Carry, Any]]
-"""`body(cell, carry, x) -> (carry, y)`: one step, and what is dropped around its cell."""
+"""`body(cell, carry, x) -> (carry, y)`: one step, with the dropout around its cell."""
 Policy: TypeAlias = Callable[..., bool]
 Loop: TypeAlias = Callable[[Body, Carry, Any, Policy | None], tuple[Carry, Any]]
 """`loop(body, carry, xs, policy) -> (carry, ys)`: a scan with a framework's cell, under
@@ -59,7 +59,7 @@ Loop: TypeAlias = Callable[[Body, Carry, Any, Policy | None], tuple[Carry, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one run of one layer drops."""
+    """The rates, key and options of one run of one recurrent layer."""
 
     family: Family
     rates: Rates
@@ -68,7 +68,7 @@ class Plan:
     per_step: bool
     deterministic: bool
     spec: PartitionSpec | None = None
-    """The layout of what a step has of all sequences, as `spec_of_steps` returns it."""
+    """The layout of one step of all sequences, from `spec_of_steps`."""
 
     def weight(self, kernel: jax.Array, gate: int) -> jax.Array:
         """A gate's recurrent kernel, with weights dropped."""
@@ -95,8 +95,8 @@ class Plan:
         )
 
     def acts_in_steps(self) -> bool:
-        """Whether a step differs from the cell's own: in evaluation it is zoneout that does
-        something.
+        """Whether a step does more than to call the cell. In evaluation only zoneout does: it
+        returns an expectation.
         """
         states, rates = (self.rates.cell_zoneout, self.rates.hidden_zoneout), self.rates
         inside = (
@@ -116,7 +116,7 @@ class Plan:
         )
 
     def hooks(self, t: jax.Array | int) -> Hooks:
-        """What the cell drops inside itself in step `t`."""
+        """The hooks of the cell in step `t`."""
         input_rate = self.rates.input_rate if self.per_gate else 0.0
         candidate = self._drop(Site.CANDIDATE, self.rates.candidate_rate, t)
         return Hooks(
@@ -180,14 +180,14 @@ def run(
       plan: what to drop.
       loop: a framework's loop over time, with its cell.
       carry: the state before the first step.
-      inputs: the sequences.
+      inputs: the sequences, with time along `time_axis`.
       time_axis: the axis of `inputs` that is time.
       feature_axes: how many of its last axes are features.
       lengths: how many steps of each sequence count. The outputs of later ones are not to be used.
-      return_carry: whether the state is used.
+      return_carry: whether the caller uses the returned state.
       reverse: whether to begin with the last step that counts.
       keep_order: whether outputs of a reversed run are put into the order of the inputs.
-      variables: what the cell reads, of any structure.
+      variables: the parameters of the cell, a pytree.
 
     Returns:
       The state after the last step that counts, which is the first state where none does; and all
@@ -208,7 +208,8 @@ def run(
         x, t = at if counts else (at, 0)
         seen, hooks = carry, plan.hooks(t)
         if hooks.recurrent is not None and plan.family.has_cell and not plan.per_gate:
-            # The products are all that an LSTM needs its hidden state for.
+            # An LSTM uses its hidden state in matrix products only: dropping from it once here is
+            # the same as in front of each product.
             seen, hooks = (carry[0], hooks.recurrent(carry[1], 0)), hooks._replace(recurrent=None)
         new, y = cell(seen, x, hooks)
         if plan.zones():
@@ -238,8 +239,8 @@ def directed(key: jax.Array | None, reverse: bool) -> jax.Array | None:
 
 
 def _costly(operation: Any, *_: Any, **__: Any) -> bool:
-    """What is stored of a step: products and activations. The rest, and what is dropped, is formed
-    again in the backward pass.
+    """Whether the backward pass keeps the result of an operation of a step: those of matrix
+    products and activations. It computes the others, masks included, again.
     """
     return operation.name in ("dot_general", "logistic", "tanh")
 
@@ -254,8 +255,8 @@ def over_time(
     time_axis: int = 0,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Dropout of sequences, with one mask for all steps or one for each, which do not depend on how
-    many steps there are.
+    """Dropout of sequences: one mask for all steps if `locked`, otherwise one for each step. The
+    masks do not depend on the number of steps.
     """
     if _checks.check_flag(deterministic, "deterministic") or is_zero(rate):
         return xs
@@ -267,8 +268,11 @@ def over_time(
 def on_candidate(
     activation: Callable[[jax.Array], jax.Array], drop: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], jax.Array]:
-    """An activation for one step of a cell. The first call is the candidate's: the state that
-    another is of depends on it.
+    """`activation`, whose first result in a step of a cell is dropped from, by `drop`.
+
+    Flax's LSTM and GRU cells call their `activation_fn` once or twice a step. The first call
+    computes the candidate. The second, of an LSTM, takes the new cell state, which depends on the
+    candidate: so it cannot come earlier. Make a new function for each step.
     """
     pending = [drop]
 
@@ -280,7 +284,7 @@ def on_candidate(
 
 
 def fold(key: jax.Array | None, *data: int | jax.Array) -> jax.Array | None:
-    """`jax.random.fold_in` one after the other; of no key, no key."""
+    """`jax.random.fold_in` of each number in turn; None stays None."""
     for number in data:
         key = None if key is None else jax.random.fold_in(key, number)
     return key

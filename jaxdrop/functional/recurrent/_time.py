@@ -1,5 +1,5 @@
-"""Sequences of steps: which axis is time, how many steps count, in which order they run, and where
-their state is.
+"""Sequences: the time axis, their lengths, their order, and the states before the first and after
+the last step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def spec_of_steps(
 
 
 def checked_lengths(lengths: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The lengths of sequences, of which `shape` is that of all steps: (time, *batch)."""
+    """The lengths of sequences as int32, one for each. `shape` is (time, *batch)."""
     lengths = _checks.check_array(lengths, "seq_lengths", "integers", "RNN")
     if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != shape[1:]:
         raise ValueError(
@@ -76,17 +76,17 @@ def flipped(xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 def first_state(carry: Carry, xs: jax.Array, feature_axes: int, others: Any) -> Carry:
-    """The state before the first step, with the type of all later ones, which is what a loop asks
-    for.
+    """The state before the first step, with the type of the later states: a scan needs one type for
+    all.
 
-    Inside `shard_map` they vary over the devices over which the sequences, the keys or the weights
-    do. On a mesh with explicit axes they are divided as the sequences are.
+    Inside `shard_map` a later state varies over the devices over which the sequences, the keys or
+    the weights vary. On a mesh with explicit axes it is divided as the sequences are.
     """
     sharding, batch = jax.typeof(xs).sharding, xs.shape[1 : xs.ndim - feature_axes]
     varying = [xs, *jax.tree.leaves(others)] if jax.sharding.get_abstract_mesh().manual_axes else []
 
     def typed(state: jax.Array) -> jax.Array:
-        for other in varying:  # a zero like an array varies as it does
+        for other in varying:  # a sum with a zero of `other` varies over the devices of `other` too
             data = (
                 jax.random.key_data(other)
                 if jnp.issubdtype(jnp.result_type(other), jax.dtypes.prng_key)
@@ -109,7 +109,7 @@ def first_state(carry: Carry, xs: jax.Array, feature_axes: int, others: Any) -> 
 
 
 def last_state(states: Carry, first: Carry, lengths: jax.Array) -> Carry:
-    """The state after the last step that counts, of those after all steps."""
+    """The state after the last step that counts, picked from the states after all steps."""
 
     def of(all_steps: jax.Array, start: jax.Array) -> jax.Array:
         if not all_steps.shape[0]:

@@ -40,11 +40,11 @@ def drop_block(
 
     In two dimensions, over a map of `H x W` and blocks of `h x w`, each place is a seed with
     probability `gamma = rate H W / (h w (H - h + 1) (W - w + 1))`. Blocks overlap, so that a little
-    less than `rate` is dropped: a position within reach of `n` seeds falls with probability `1 - (1
-    - gamma)**n`. Even at rate 1 something is kept, unless a block is as large as the map, or a
-    single entry. Blocks of even length are fine; longer ones than the map are cut.
+    less than `rate` is dropped: a position that `n` places could drop with a seed is dropped with
+    probability `1 - (1 - gamma)**n`. Even at rate 1 some entries are kept, unless a block is as
+    large as the map, or a single entry. Blocks may have even lengths, and are cut to the map.
 
-    What the implementations do:
+    The implementations differ:
 
     ==============  ======================================  ==================  ====================
     rule            seeds                                   channels            a block longer than
@@ -56,10 +56,10 @@ def drop_block(
     `timm`          everywhere, and the edge cuts blocks    one mask for all    each axis by itself
     ==============  ======================================  ==================  ====================
 
-    `paper` is what the code of its authors does. `timm` (from 1.0.23 on) uses the same gamma for
-    more seeds, and so drops far more than `rate` on small maps: at rate 0.1 with blocks of 7, 21 %
-    of a 14 x 14 map and 93 % of a 7 x 7 map. Its `gamma_scale` is a factor of the rate. All three
-    normalize over the batch, which is `normalize='batch'` here.
+    `paper` is the code of the paper's authors. `timm` (from 1.0.23 on) has the same gamma but more
+    places for seeds, and so drops far more than `rate` on small maps: at rate 0.1 with blocks of 7,
+    21 % of a 14 x 14 map and 93 % of a 7 x 7 map. Its `gamma_scale` is a factor of the rate. All
+    three implementations normalize over the batch: `normalize='batch'`.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -70,10 +70,10 @@ def drop_block(
         linearly from 0 in the course of training.
       block_size: the length of a block, at least 1, or one length for each spatial axis.
       rule: see the table.
-      normalize: over what `mean(m)` goes. `'example'`: over each example, so that an example does
-        not depend on its batch, and `vmap`, `pmap` and a batch agree. `'batch'`: over the whole of
-        `x`. `'expected'`: the expectation of `mean(m)`, a constant: no device waits for another
-        one, and no example is blown up for having lost a lot.
+      normalize: the mean that divides. `'example'`: `mean(m)` over each example, so that the result
+        for an example does not depend on its batch. `'batch'`: `mean(m)` over the whole of `x`.
+        `'expected'`: the expectation of `mean(m)`, a constant. It needs no sum over devices, and an
+        example that lost many entries is not scaled up more than others.
       channel_axis: as in `spatial_dropout`.
       spatial_rank: as in `spatial_dropout`.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
@@ -162,7 +162,9 @@ def _drop_block(
 
 
 def _of_lengths(x: jax.Array, lengths: dict[int, int]) -> jax.ShapeDtypeStruct:
-    """What is like `x` but for some axes, which have lengths of their own and are not divided."""
+    """The shape, dtype and layout of `x`, with other lengths along some axes, which are not divided
+    there.
+    """
     shape = tuple(lengths.get(axis, length) for axis, length in enumerate(x.shape))
     layout = jax.typeof(x).sharding
     names = (None if axis in lengths else entry for axis, entry in enumerate(layout.spec))
@@ -172,8 +174,8 @@ def _of_lengths(x: jax.Array, lengths: dict[int, int]) -> jax.ShapeDtypeStruct:
 
 
 def _erode(keep: jax.Array, axis: int, block: int, padding: tuple[int, int]) -> jax.Array:
-    """Where all of a window along one axis is kept. One axis after the other: a window over several
-    is slow on CPU.
+    """True where all entries of a window along `axis` are True. One axis at a time, since a window
+    over several axes is slow on CPU.
     """
     window = tuple(block if i == axis else 1 for i in range(keep.ndim))
     pads = tuple(padding if i == axis else (0, 0) for i in range(keep.ndim))
@@ -181,9 +183,9 @@ def _erode(keep: jax.Array, axis: int, block: int, padding: tuple[int, int]) -> 
 
 
 def _kept(keep: jax.Array, axes: _axes.Axes, names: tuple[str, ...], parts: int) -> jax.Array:
-    """The kept fraction of the whole mask along `axes`, which stay, with length 1.
+    """The fraction of True entries of the whole mask over `axes`, which keep length 1.
 
-    Counted in integers, which add up to the same under every layout.
+    Counted in integers, whose sum is the same under every layout.
     """
     example = (*axes.space, axes.channel)
     size = parts * math.prod(keep.shape[axis] for axis in (*example, *axes.batch))
@@ -196,7 +198,7 @@ def _kept(keep: jax.Array, axes: _axes.Axes, names: tuple[str, ...], parts: int)
 
 
 def _laid_out(keep: jax.Array, x: jax.Array) -> jax.Array:
-    """The mask in the layout of `x`, where the mesh wants it said."""
+    """The mask in the layout of `x`, on a mesh with explicit axes."""
     layout = jax.typeof(x).sharding
     if AxisType.Explicit not in layout.mesh.axis_types:
         return keep

@@ -1,4 +1,4 @@
-"""Where the seeds of DropBlock may lie, and how far a block reaches."""
+"""The geometry of DropBlock: the places of seeds, and the blocks around them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _BELOW_ONE = np.float32(1 - 2.0**-24)
 
 
 class Implementation(NamedTuple):
-    """In what the implementations of DropBlock differ."""
+    """The differences between implementations of DropBlock."""
 
     seeds_everywhere: bool = False
-    """Whether a block may reach over the edge, or has to lie inside of the map."""
+    """Whether every entry of the map may be a seed, or only those whose block lies inside the
+    map.
+    """
     shared_by_channels: bool = False
     clipped_to_shortest: bool = False
     """Whether a block that is longer than one axis is cut to that length along all of them."""
@@ -34,8 +36,8 @@ IMPLEMENTATIONS = {
 
 
 class Geometry(NamedTuple):
-    """Along each spatial axis: the length of the map and of a block, and whether seeds lie
-    everywhere.
+    """The lengths of the map and of a block along each spatial axis, and whether every entry of the
+    map may be a seed.
     """
 
     lengths: tuple[int, ...]
@@ -53,8 +55,8 @@ class Geometry(NamedTuple):
 
     @property
     def padding(self) -> tuple[tuple[int, int], ...]:
-        """What to put around the seeds so that entry `i` falls if there is a seed among `i, ..., i
-        + block - 1`.
+        """The padding of the array of seeds along each axis with which entry `i` is dropped if
+        there is a seed among the padded entries `i, ..., i + block - 1`.
         """
         if self.everywhere:
             return tuple(((block - 1) // 2, block // 2) for block in self.blocks)
@@ -62,15 +64,15 @@ class Geometry(NamedTuple):
 
     @property
     def seeds_per_rate(self) -> float:
-        """The paper's gamma, the probability of a seed, is this times the rate."""
+        """The probability of a seed, the paper's gamma, divided by the rate."""
         inside = (
             length - block + 1 for length, block in zip(self.lengths, self.blocks, strict=True)
         )
         return math.prod(self.lengths) / math.prod(self.blocks) / math.prod(inside)
 
     def kept(self, gamma: Any) -> Any:
-        """The expectation of the fraction that is kept: the mean over the map of `(1 - gamma) **
-        seeds within reach`.
+        """The expected fraction of kept entries: the mean over the map of `(1 - gamma)**n`, `n`
+        being the number of places whose seed would drop an entry.
         """
         xp = jnp if isinstance(gamma, jax.Array) else np
         ones = (

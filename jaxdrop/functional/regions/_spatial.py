@@ -32,12 +32,12 @@ def spatial_dropout(
         complex dtype.
       rate: the probability of dropping a channel, in [0, 1]: a number, a traced scalar, or an array
         that broadcasts to the mask's shape, which is 1 along the spatial axes.
-      channel_axis: where the channels are. -1: last, as Flax has it. Before `n` spatial axes, as
-        PyTorch has it: `-1 - n`.
-      spatial_rank: the number of spatial axes. None: all but the channels and one axis of examples
-        in front. Given, any number of axes in front, none included, are axes of examples: `(H, W,
-        C)` with 2 is a single image, `(N, T, H, W, C)` with 2 are videos in which each frame has a
-        mask of its own.
+      channel_axis: the axis of the channels: the last one, -1, as in Flax, or the one before `n`
+        spatial axes, `-1 - n`, as in PyTorch.
+      spatial_rank: the number of spatial axes. None: all axes but the channels and one axis of
+        examples in front. If it is given, there may be any number of axes of examples in front, or
+        no such axis: with 2, `(H, W, C)` is a single image, and `(N, T, H, W, C)` are videos in
+        which each frame has a mask of its own.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
 

@@ -1,8 +1,8 @@
 """Dropping along time: whole features, words, and steps of a recurrent state.
 
-Dropout inside a recurrent cell is a matter of which key meets which step. A function draws the same
-mask whenever it gets the same key, so a key made outside the loop holds for the whole sequence, and
-`jax.random.fold_in(key, t)` differs from step to step.
+A function draws the same mask whenever it gets the same key. So inside a recurrent cell a key that
+is made outside the loop gives one mask for the whole sequence, and `jax.random.fold_in(key, t)`
+another mask in each step.
 """
 
 from jaxdrop.functional.sequences._states import locked_dropout, recurrent_dropout, zoneout

@@ -34,9 +34,9 @@ def locked_dropout(
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the mask's shape, which is that of `x` with length 1 along the time axis. It
         gets no gradient.
-      time_axis: the axis of `x` that is time; negative axes count from the end. It has no default,
-        for time stands first in one half of all code and second in the other, and the wrong axis is
-        dropout of another kind, with no error.
+      time_axis: the axis of `x` that is time; negative axes count from the end. It has no default:
+        time is the first axis in some code and the second in other code, and the wrong axis would
+        raise no error, but give another kind of dropout.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
 
@@ -67,16 +67,16 @@ def recurrent_dropout(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Recurrent dropout without memory loss: dropout of what a cell is about to add to its memory,
-    never of the memory.
+    """Recurrent dropout without memory loss: dropout of the update that a cell adds to its memory,
+    and not of the memory.
 
-    It is `jaxdrop.dropout`, and what matters is where it stands in the cell:
+    It is `jaxdrop.dropout` of the candidate of a cell:
 
         LSTM    c = f * c + i * recurrent_dropout(key, g, rate);    h = o * tanh(c)
         GRU     h = (1 - z) * h + z * recurrent_dropout(key, candidate, rate)
 
     With one key for all steps each sequence has one mask; with `jax.random.fold_in(key, t)` each
-    step has its own. The paper has both. It multiplies by `1 - rate` at evaluation instead of
+    step has its own. The paper has both, and multiplies by `1 - rate` in evaluation instead of
     dividing in training.
 
     Args:
@@ -119,8 +119,8 @@ def zoneout(
         c = zoneout(cell_key, new_c, 0.5, previous=c)
         h = zoneout(hidden_key, new_h, 0.05, previous=h)
 
-    with keys that differ from step to step. What the cell gives out is `h` after zoneout. A padded
-    step must carry the state on: `jnp.where(padding, h, zoneout(...))`.
+    with keys that differ from step to step. The output of the cell is `h` after zoneout. A padded
+    step must leave the state as it is: `jnp.where(padding, h, zoneout(...))`.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.

@@ -30,8 +30,8 @@ def word_dropout(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Word dropout: `y = ids` with probability `1 - rate`, else `replacement`, for each word by
-    itself. Nothing is scaled.
+    """Word dropout: `y = ids` with probability `1 - rate`, else `replacement`, for each word on its
+    own. Nothing is scaled.
 
     The result is integer: no gradient passes through it. For dropout of the vectors, by word type,
     see `embedding_dropout`.
@@ -41,8 +41,8 @@ def word_dropout(
       ids: any shape, any integer dtype.
       rate: the probability of replacing, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the shape of `ids`. At 1 all words are replaced that are not protected.
-      replacement: the id to put in place of a dropped one, that of the unknown word for example.
-      protected: ids that stay: padding, the marks of beginning and end.
+      replacement: the id that takes the place of a dropped one, such as that of the unknown word.
+      protected: ids that are never replaced, such as padding and the marks of beginning and end.
       deterministic: if True, or if `rate` is the number 0, `ids` itself is returned.
       spec: as in `jaxdrop.dropout`.
 
@@ -91,13 +91,13 @@ def embedding_dropout(
         embedding_dropout(key, table[ids], rate, ids=ids)
 
     equals the lookup in `jaxdrop.dropout(key, table, rate, broadcast_dims=(1,))`, for a table of
-    any length. The mask of the table is never made: bits are asked for at the ids alone. Nor is the
-    table touched, so an output layer that shares it sees all of it.
+    any length. The mask of the table is never formed: bits are drawn at the ids only. The table
+    itself does not change, so an output layer that shares it uses all of its rows.
 
     Args:
       key: a single PRNG key of a generator with random access (this library's, or threefry). May be
         None if nothing is drawn.
-      embedded: the vectors of the words: the shape of `ids`, and behind it axes of features; any
+      embedded: the vectors of the words: the shape of `ids`, followed by axes of features; any
         floating or complex dtype.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the shape of `ids` with a 1 for each axis of features. It gets no gradient. At
@@ -106,8 +106,8 @@ def embedding_dropout(
       time_axis: None: the whole batch shares one mask, as in AWD-LSTM and in the code of the paper.
         An axis of `ids`: each sequence along it has a mask of its own, as in the paper's text.
       deterministic: if True, or if `rate` is the number 0, `embedded` itself is returned.
-      spec: as in `jaxdrop.dropout`: the layout of the whole of `embedded`. It matters only where
-        sequences have masks of their own.
+      spec: as in `jaxdrop.dropout`: the layout of the whole of `embedded`. It has an effect only if
+        each sequence has a mask of its own.
 
     Returns:
       An array like `embedded`, of its shape and dtype.
@@ -139,9 +139,9 @@ def embedding_dropout(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    key, law = random.single(key, "embedding_dropout"), masks.law(rate, x.dtype)
+    key, distribution = random.single(key, "embedding_dropout"), masks.law(rate, x.dtype)
     layout = None if spec is None else PartitionSpec(*spec[: ids.ndim])
-    return _embedding_dropout(key, x, ids, *law, time_axis=axis, spec=layout)
+    return _embedding_dropout(key, x, ids, *distribution, time_axis=axis, spec=layout)
 
 
 @kernel("embedding_dropout")
@@ -159,8 +159,8 @@ def _embedding_dropout(
     if time_axis is None:
         bits = random.bits_at(key, (words,), (WORD,))
     else:
-        # One row of the mask for each sequence, with room for every id, so that no row depends on
-        # the size of the vocabulary.
+        # The mask has a row for each sequence, with an entry for each of the 2**32 possible ids: so
+        # it does not depend on the size of the vocabulary.
         block = masks.block(ids, broadcast_dims=(time_axis,), spec=spec)
         high, low = grid(**block._asdict())
         bits = random.bits_at(

@@ -26,18 +26,19 @@ def label_dropout(
     """Label dropout for classifier-free guidance: `y = null_id` with probability `rate`, else the
     label. Nothing is scaled.
 
-    The embedding table needs a row for the null label: with `null_id=num_classes`, one more than
-    there are classes, also at rate 0 if guidance is to be used. The result is integer: no gradient
-    passes through it.
+    The embedding table needs a row for the null label: with `null_id=num_classes` it has one row
+    more than there are classes, also at rate 0 if guidance is used. The result is integer: no
+    gradient passes through it.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       labels: any shape, any integer dtype.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the shape of `labels`. Usual are 0.1 to 0.2.
-      null_id: the label that stands for none.
-      force_drop: booleans that broadcast to the shape of `labels`. If given they decide alone, also
-        if `deterministic` is True: guided sampling asks for labels and null labels by it.
+      null_id: the null label, "no class".
+      force_drop: booleans that broadcast to the shape of `labels`. If they are given, they alone
+        decide which labels are dropped, also if `deterministic` is True: guided sampling needs a
+        batch of labels and null labels.
       deterministic: if True, or if `rate` is the number 0, `labels` itself is returned.
       spec: as in `jaxdrop.dropout`.
 

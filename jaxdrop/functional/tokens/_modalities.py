@@ -34,10 +34,10 @@ def modality_dropout(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> Arrays:
-    """Modality dropout: whole inputs (sound, image, text) of an example become 0, never all of
-    them. Nothing is scaled.
+    """Modality dropout: whole inputs (sound, image, text) of an example become 0, but never all of
+    its inputs. Nothing is scaled.
 
-    Dropped values are 0 whatever they were, NaN included.
+    Dropped values are 0 whatever the input holds, NaN included.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -45,21 +45,21 @@ def modality_dropout(
         Axis 0 of each is the batch.
       rate: the probability of dropping, in [0, 1]: a number or a traced scalar. It gets no
         gradient.
-      rule: `'independent'`: each modality is dropped with probability `rate` by itself; where that
-        would drop all M, one of them, with equal chances, stays. So one modality is dropped with
-        probability `rate - rate**M / M`, and at rate 1 one is left. `'one'`: with probability
-        `rate` exactly one modality is dropped (AV-HuBERT, with rate 0.5).
-      weights: of rule `'one'`: which modality it is, as probabilities in the order of
-        `jax.tree.leaves(arrays)` (a dict is sorted by its keys); equal ones by default. AV-HuBERT's
+      rule: `'independent'`: each of the M modalities is dropped with probability `rate`, but if
+        this would drop all of them, one stays, each with the same probability. So a modality is
+        dropped with probability `rate - rate**M / M`, and at rate 1 one modality is left. `'one'`:
+        with probability `rate` exactly one modality is dropped (AV-HuBERT, with rate 0.5).
+      weights: for rule `'one'`: the probabilities that it is this modality, in the order of
+        `jax.tree.leaves(arrays)` (a dict is sorted by its keys); equal by default. AV-HuBERT's
         `audio_dropout` is the weight of the sound.
-      per: `'example'`: each example is decided on by itself. `'batch'`: all together, as in
+      per: `'example'`: each example has a draw of its own. `'batch'`: all examples share one, as in
         AV-HuBERT; then the arrays need no batch axis.
       deterministic: if True, or if `rate` is the number 0, `arrays` itself is returned.
       spec: as in `jaxdrop.dropout`: how the batch axis is laid out, and perhaps others, for all
         arrays.
 
     Returns:
-      What is like `arrays`.
+      A pytree like `arrays`.
 
     Raises:
       TypeError, ValueError, NotImplementedError: as `jaxdrop.dropout`; also if there are fewer than
@@ -111,7 +111,7 @@ def modality_dropout(
 def _shares(
     weights: Sequence[float] | None, rule: ModalityRule, count: int
 ) -> tuple[float, ...] | None:
-    """Of rule `'one'`: how likely it is that a modality is the one."""
+    """For rule `'one'`: the probability that the dropped modality is this one, for each modality."""
     if rule != "one":
         if weights is not None:
             raise ValueError(f"weights belong to rule='one', not to rule={rule!r}.")
@@ -146,9 +146,11 @@ def _modality_dropout(
         least = functools.reduce(jnp.minimum, words)
         keep = [masks.below(word, threshold) | (word == least) for word in words]
     else:
-        none, choice = masks.below(draw(0, 0), threshold), random.uniform(draw(1, 0))
+        all_kept, choice = masks.below(draw(0, 0), threshold), random.uniform(draw(1, 0))
         edges = np.cumsum((0.0, *shares[:-1], 2.0)).astype(np.float32)
-        keep = [none | (choice < low) | (choice >= high) for low, high in itertools.pairwise(edges)]
+        keep = [
+            all_kept | (choice < low) | (choice >= high) for low, high in itertools.pairwise(edges)
+        ]
     return [
         jnp.where(lax.expand_dims(kept, axes), x, jnp.zeros((), x.dtype))
         for kept, x, axes in zip(keep, arrays, shared, strict=True)

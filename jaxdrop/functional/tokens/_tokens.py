@@ -15,8 +15,8 @@ from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 
 TokenRule = Literal["timm", "floor", "round"]
-# How many of n tokens stay at a rate. `floor` is given as a share to keep: 12 digits undo what 1 -
-# rate did to 0.1.
+# How many of n tokens stay at a rate. The code of `floor` takes the share to keep: 1 - rate,
+# rounded to 12 digits, is the number that a user would have written, 0.9 and not 0.8999...
 _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
     "timm": lambda n, rate: max(1, int(n * (1.0 - rate))),
     "floor": lambda n, rate: int(n * round(1.0 - rate, 12)),
@@ -39,9 +39,9 @@ def token_dropout(
     """Token (patch) dropout: of the `n` tokens of each example, `k = (1 - rate) n` stay, chosen at
     random. Nothing is scaled.
 
-    The sequence becomes shorter, and with it all that a model does behind this point. So it stands
-    behind the position embedding, and the rate sets a shape: it is a Python number, and every rate
-    is a program of its own.
+    The sequence becomes shorter, and the rest of the model does less work. Call it after the
+    position embedding, since tokens change their places. The rate sets a shape, so it is a Python
+    number, and each rate compiles a program of its own.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -49,12 +49,13 @@ def token_dropout(
         of its own.
       rate: the probability of dropping, in [0, 1): a number, not a traced value.
       num_prefix_tokens: how many tokens at the start (class, registers) are always kept, and not
-        counted in `n`. It has no default, for there is no telling by the shape whether there is a
-        class token.
-      rule: k, by whose rule. `'timm'`: `max(1, int(n (1 - rate)))`. `'floor'`: `int(n keep)`,
-        the code of the PatchDropout paper. `'round'`: to the nearest, half to even (axlearn).
-      ordered: if True, tokens stay in their order. Otherwise the prefix is followed by the others
-        in random order, which is the same to attention.
+        counted in `n`. It has no default, since the shape does not say whether there is a class
+        token.
+      rule: whose rule gives k. `'timm'`: `max(1, int(n (1 - rate)))`. `'floor'`: `int(n (1 -
+        rate))`, the code of the PatchDropout paper. `'round'`: to the nearest integer, half to even
+        (axlearn).
+      ordered: if True, kept tokens stay in their order. Otherwise they follow the prefix in random
+        order, on which attention does not depend.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned, with the indices
         of all tokens.
       spec: as in `jaxdrop.dropout`, but the axis of tokens may not be divided, neither here nor by
@@ -106,7 +107,7 @@ def _known(rate: masks.Rate) -> float:
 
 
 def _kept(x: jax.Array, rate: float, prefix: int, rule: TokenRule) -> int:
-    """How many of the tokens behind the prefix stay."""
+    """How many of the tokens after the prefix stay."""
     _checks.check_one_of(rule, "rule", TokenRule)
     if x.ndim < 2 or prefix > x.shape[-2]:
         name = _checks.shown("x")
@@ -137,8 +138,8 @@ def _token_dropout(
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     bits = masks.draw(key, x, broadcast_dims=(x.ndim - 1,), spec=spec)[..., 0]
-    # Tokens are ranked by their bits. The sort is stable: the prefix comes first as it stands, and
-    # ties go by position.
+    # Tokens are ranked by their bits, those of the prefix by 0. The sort is stable, so the prefix
+    # comes first and in its order, and of equal bits the first position wins.
     protected = (
         lax.broadcasted_iota(jnp.uint32, (1,) * (bits.ndim - 1) + bits.shape[-1:], bits.ndim - 1)
         < prefix
@@ -147,7 +148,8 @@ def _token_dropout(
     indices = jnp.argsort(rank, axis=-1)[..., :kept].astype(jnp.int32)
     if ordered:
         indices = jnp.sort(indices, axis=-1)
-    # Always x, and no operation to XLA. Under explicit meshes it gives x the axes that vmap over
-    # divided keys gives the indices.
+    # Both branches have the values of x, and XLA removes the select. Its purpose is a type: under
+    # `vmap` over keys that are divided over an explicit mesh, the indices are divided over the
+    # mapped axis, and so must x be.
     x = jnp.where(indices[..., :1, None] >= 0, x, lax.stop_gradient(x))
     return jnp.take_along_axis(x, indices[..., None], axis=-2, mode="promise_in_bounds"), indices

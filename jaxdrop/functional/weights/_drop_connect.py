@@ -32,10 +32,10 @@ def drop_connect(
     """DropConnect: `y = x (m * w) / (1 - rate)` with `m ~ Bernoulli(1 - rate)` for each weight, so
     that `E[y] = x w`.
 
-    Not the "drop connect" of EfficientNet, which drops whole paths. The paper draws a mask for each
-    example and does not divide: `per="example", scale_by_keep=False`. What it does in evaluation is
-    `drop_connect_gaussian`; in practice the mean weights are used, as `deterministic=True` does. To
-    drop the weights of other layers, see `weight_drop`.
+    Not the "drop connect" of EfficientNet, which drops whole paths: that is `drop_path`. The paper
+    draws a mask for each example and does not divide: `per="example", scale_by_keep=False`. Its
+    evaluation is `drop_connect_gaussian`; usual is evaluation with the mean weights,
+    `deterministic=True`. To drop the weights of other layers, see `weight_drop`.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -52,8 +52,8 @@ def drop_connect(
       deterministic: if True, or if `rate` is the number 0, `x w` is returned (times `1 - rate`
         without `scale_by_keep`).
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
-        mask, of shape (in, out) or (..., in, out). The product is this device's: the contracted
-        axis is for the caller to sum over.
+        mask, of shape (in, out) or (..., in, out). The result is the product of this device's
+        parts: if the input features are divided, sum it over the devices, with `jax.lax.psum`.
 
     Returns:
       Shape (..., out), of the dtype of `x @ w`.

@@ -29,18 +29,18 @@ def weight_drop(
     deterministic: bool = False,
     spec: Any = None,
 ) -> Any:
-    """Drops weights of the chosen leaves of a parameter tree: `w <- m * w / (1 - rate)`; the others
-    stay as they are.
+    """Drops weights of the chosen leaves of a parameter tree: `w <- m * w / (1 - rate)`. The other
+    leaves stay as they are.
 
-    Done once before a recurrent network runs, this is AWD-LSTM's weight drop, one mask for all time
-    steps and examples:
+    Called once before a recurrent network runs, this is AWD-LSTM's weight drop, with one mask for
+    all time steps and examples:
 
         # The recurrent weights of Flax's LSTM cells.
         params = weight_drop(key, params, 0.5, match=r"/(h[ifgo]|dense_h)/kernel$")
 
-    Each leaf has a mask of its own, from `fold_in(key, crc32(name))`, which does not change when
-    other leaves come or go. Nothing is dropped in evaluation (in AWD-LSTM's own code the
-    `variational` branch is active there too).
+    Each leaf has a mask of its own, from `fold_in(key, crc32(name))`, which does not depend on the
+    other leaves. Nothing is dropped in evaluation (in AWD-LSTM's own code the `variational` branch
+    drops there too).
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -48,7 +48,7 @@ def weight_drop(
       rate: the probability of dropping, in [0, 1]: a number or a traced scalar.
       match: which leaves: a regular expression that is searched for in the leaf's name, such as
         `encoder/0/kernel`, or a function of its path of `jax.tree_util` keys.
-      drop: what is done to a leaf, `drop(key, w, rate, spec=...)`: `dropout`;
+      drop: the function that drops from a leaf, `drop(key, w, rate, spec=...)`: `dropout`;
         `functools.partial(dropout, broadcast_dims=(0,))` for one mask along the inputs of a kernel
         (AWD-LSTM's `variational`); `functools.partial(quant_noise, block_size=8)`.
       deterministic: if True, or if `rate` is the number 0, `params` itself is returned.
@@ -95,8 +95,8 @@ def weight_drop(
 
 
 def _name(path: KeyPath) -> str:
-    """`encoder/0/kernel`. An NNX variable holds its array as an attribute, which is not part of the
-    name.
+    """The name of a leaf, such as `encoder/0/kernel`. The array of an NNX variable is an attribute
+    of it, `value`, which is no part of the name.
     """
     if path and path[-1] == GetAttrKey("value"):
         path = path[:-1]

@@ -25,9 +25,10 @@ def quant_noise(
     """Quantization noise of product quantizers: whole blocks of weights are dropped, `w <- m * w /
     (1 - rate)`.
 
-    A block is `block_size` weights in a row along `axis`, the input features of a Flax kernel. In a
-    convolution kernel of more than one point it is all points of a pair of channels. Nothing is
-    overwritten (fairseq's own code stores the noisy weights, so that zeros and scale pile up).
+    A block is `block_size` neighboring weights along `axis`, the input features of a Flax kernel.
+    In a convolution kernel of more than one point, a block is all points of one pair of channels.
+    `w` itself does not change. (fairseq's own code stores the noisy weights, so that zeros and
+    scales accumulate from step to step.)
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -37,7 +38,7 @@ def quant_noise(
         0.1.
       block_size: the number of weights in a block. It must divide the length of `axis`, or the
         number of points.
-      axis: along which blocks lie, where the kernel has one point.
+      axis: the axis along which blocks lie, in a kernel of one point.
       deterministic: if True, or if `rate` is the number 0, `w` itself is returned.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         `w`.

@@ -12,7 +12,7 @@ from jax.scipy.special import logsumexp
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._fitting._minimum import minimum
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 _RANGE = 100.0
 # Stands for a logit of -inf, whose product with a slope would be NaN; times the range it is still a
@@ -110,7 +110,7 @@ def _fit_temperature(
     if binary:  # as two classes, of which one has a logit of 0
         logits = jnp.stack([jnp.minimum(-logits, 0), jnp.minimum(logits, 0)], axis=-1)
     labels, inside = _labels.valid(labels, logits.shape[-1])
-    logits = keep(None if where is None else where[None, ..., None], logits)
+    logits = masked(None if where is None else where[None, ..., None], logits)
     if pooled:
         logits = _log_mean(jax.nn.log_softmax(logits, axis=-1))[None]
 
@@ -123,7 +123,7 @@ def _fit_temperature(
     most = jnp.asarray(np.log(_RANGE), logits.dtype)
     best = minimum(lambda log_temperature: loss(log_temperature, finite), -most, most)
     least = loss(best, logits)
-    known = keep(where, inside, fill=True).all() & jnp.isfinite(least)
+    known = masked(where, inside, fill=True).all() & jnp.isfinite(least)
     return FittedTemperature(
         jnp.where(known, jnp.exp(best), jnp.nan), jnp.where(known, least, jnp.nan)
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop.mc import _reduction
-from jaxdrop.mc._reduction import keep
+from jaxdrop.mc._reduction import masked
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +65,7 @@ def equal_width_bins(
     bins = jnp.searchsorted(edges, confidence, side="right").astype(jnp.int32)
     centers = jnp.asarray((np.arange(num_bins) + 0.5) / num_bins, confidence.dtype)
     right = correct.astype(confidence.dtype)
-    bins = keep(where, bins, num_bins)
+    bins = masked(where, bins, num_bins)
     return _totals(
         confidence, right, bins, _reduction.counts(bins, num_bins), centers, jnp.zeros_like(centers)
     )
@@ -76,10 +76,10 @@ def equal_mass_bins(
 ) -> Reliability:
     """Bins that hold equally many predictions."""
     size = confidence.size
-    unknown = keep(where, jnp.isnan(confidence)).any()
+    unknown = masked(where, jnp.isnan(confidence)).any()
     # Those that do not count come last: a probability is below infinity.
     ordered, right = lax.sort(
-        (keep(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False
+        (masked(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False
     )
     first, last = _reduction.ties(ordered)
     below = jnp.concatenate([jnp.zeros(1, jnp.int32), right.cumsum()])

@@ -12,7 +12,7 @@ from jax import lax
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._labels import Predictions
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 
 @_checks.hinted
@@ -177,7 +177,7 @@ def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Ar
     if binary:  # what rounding adds
         given = jnp.minimum(given, 0) if logs else jnp.clip(given, 0, 1)
     where = None if judged.where is None else along(judged.where)
-    return labels, keep(where, given, np.log(0.5) if logs else 0.5)
+    return labels, masked(where, given, np.log(0.5) if logs else 0.5)
 
 
 def predicted(probs: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 Proportion = Literal["interval", "quantile"]
 
@@ -70,11 +70,11 @@ def calibration_curve(
 def _calibration_curve(
     cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int
 ) -> CalibrationCurve:
-    valid = keep(where, (cdf >= 0) & (cdf <= 1), fill=True)
+    valid = masked(where, (cdf >= 0) & (cdf <= 1), fill=True)
     values = jnp.abs(2 * cdf - 1) if central else cdf
     expected = jnp.asarray(np.linspace(0, 1, num_points), values.dtype)
     reached = jnp.searchsorted(
-        expected, keep(where, values, 2).ravel()
+        expected, masked(where, values, 2).ravel()
     )  # the first point not below
     below = _reduction.counts(reached, num_points).cumsum()
     observed = below.astype(cdf.dtype) / _reduction.number(where, cdf.size).astype(cdf.dtype)
@@ -182,7 +182,7 @@ def mpiw(
 
 @reduction("mpiw")
 def _mpiw(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
-    lower, upper = (keep(where, x) for x in arrays)
+    lower, upper = (masked(where, x) for x in arrays)
     return _reduction.mean(jnp.where(lower <= upper, upper - lower, jnp.nan), where)
 
 
@@ -209,7 +209,7 @@ def sharpness(std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None)
 
 @reduction("sharpness")
 def _sharpness(std: jax.Array, where: jax.Array | None) -> jax.Array:
-    std = keep(where, std)
+    std = masked(where, std)
     return jnp.sqrt(_reduction.mean(jnp.where(std >= 0, std, jnp.nan) ** 2, where))
 
 

@@ -9,7 +9,7 @@ from jax.scipy.stats import norm
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction, _regression
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 
 @_checks.hinted
@@ -32,7 +32,7 @@ def rmse(
 
 @reduction("rmse")
 def _rmse(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
-    y, mean = (keep(where, x) for x in arrays)
+    y, mean = (masked(where, x) for x in arrays)
     return jnp.sqrt(_reduction.mean((y - mean) ** 2, where))
 
 
@@ -143,7 +143,7 @@ def _crps_samples(
     y: jax.Array, samples: jax.Array, where: jax.Array | None, *, fair: bool
 ) -> jax.Array:
     where_samples = None if where is None else where[None]
-    gaps = keep(where_samples, samples - y[None])
+    gaps = masked(where_samples, samples - y[None])
     size = gaps.shape[0]
     ordered = jnp.sort(gaps - _reduction.mean(gaps, axis=0)[None], axis=0)
     ranks = (2.0 * np.arange(size) - size + 1) / (size - 1 if fair else size)
@@ -162,6 +162,6 @@ def _gaussian(
 
 def _standardized(arrays: list[jax.Array], where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """`z`, and the standard deviations, NaN where they are not above 0."""
-    y, mean, std = (keep(where, x, fill) for x, fill in zip(arrays, (0, 0, 1), strict=True))
+    y, mean, std = (masked(where, x, fill) for x, fill in zip(arrays, (0, 0, 1), strict=True))
     std = jnp.where(std > 0, std, jnp.nan)
     return (y - mean) / std, std

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 
 class RiskCoverage(NamedTuple):
@@ -183,8 +183,8 @@ def _sparsification(arrays: list[jax.Array], where: jax.Array | None) -> Sparsif
 
 
 def _curve(errors: jax.Array, uncertainty: jax.Array, where: jax.Array | None) -> RiskCoverage:
-    unknown = keep(where, jnp.isnan(errors) | jnp.isnan(uncertainty)).any()
-    errors, uncertainty = (keep(where, x).ravel() for x in (errors, uncertainty))
+    unknown = masked(where, jnp.isnan(errors) | jnp.isnan(uncertainty)).any()
+    errors, uncertainty = (masked(where, x).ravel() for x in (errors, uncertainty))
     size = errors.size
     # Those that do not count come last.
     keys = [uncertainty] if where is None else [~where.ravel(), uncertainty]
