@@ -15,6 +15,13 @@ from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts, elements
 
+__all__ = [
+    "Normalize",
+    "attention_dropout",
+    "drop_head",
+    "drop_key",
+]
+
 Normalize = Literal["example", "expected", "fixed"]
 
 

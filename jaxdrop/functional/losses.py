@@ -16,6 +16,12 @@ from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts
 from jaxdrop.functional.elements import dropout
 
+__all__ = [
+    "Rule",
+    "multi_sample_dropout",
+    "r_drop",
+]
+
 Rule = Literal["fairseq", "readme", "vit"]
 
 # The factors of the sum of the cross-entropies, and of alpha times the sum of the divergences.

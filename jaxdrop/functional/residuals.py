@@ -13,6 +13,11 @@ from jax.sharding import PartitionSpec
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
 
+__all__ = [
+    "bias_dropout_add",
+    "dropout_add_layer_norm",
+]
+
 
 @_checks.hinted
 def bias_dropout_add(

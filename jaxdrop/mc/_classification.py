@@ -1,4 +1,4 @@
-"""What the samples of a classifier's prediction say."""
+"""The summary of a classifier's samples: predictive probabilities and their uncertainty."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Classification(_groups.Grouped):
     is, in nats.
 
     `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch. A binary output
-    is one of two classes, "no" and "yes": C = 2, and `probability` is that of the second one. An
-    input with a sample that is NaN has NaN in all.
+    has two classes, "no" and "yes": C = 2, and `probability` is that of "yes". If a sample of an
+    input is NaN, all fields are NaN for this input.
     """
 
     num_samples: jax.Array
@@ -46,14 +46,14 @@ class Classification(_groups.Grouped):
     integers, shape (..., C).
     """
     expected_entropy: jax.Array
-    """`1/S sum_s H[p_s]`: what remains when the weights are known (aleatoric), shape (...)."""
+    """`1/S sum_s H[p_s]`: the uncertainty under known weights (aleatoric), shape (...)."""
     mutual_information: jax.Array
-    """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...);
+    """`H[p] - 1/S sum_s H[p_s]`: the uncertainty about the weights (epistemic; BALD), shape (...);
     at least 0.
     """
     mean_residual: jax.Array
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
-    without loss.
+    """The rounding error of `mean`: the sum of the two has twice the digits, so that summaries
+    merge without loss.
     """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
@@ -131,7 +131,7 @@ class Classification(_groups.Grouped):
         return self.variance
 
     def _counted(self, share: jax.Array) -> jax.Array:
-        """What was counted in votes; NaN, which votes for nothing, stays NaN."""
+        """A share of votes, with NaN for inputs whose samples hold NaN: these have no vote."""
         return jnp.where(jnp.isnan(self.log_mean).any(-1), jnp.nan, share)
 
     def _count(self, like: jax.Array) -> jax.Array:
@@ -212,7 +212,7 @@ def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) 
     log_probs = log_probabilities(given, are_logits)
     log_mean = logsumexp(finite(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
     probs = jnp.exp(log_probs) if are_logits else _inputs.probable(given)
-    # Derivatives are those of `log_mean`, and none of what its rounding took.
+    # Derivatives pass through `log_mean` only, not through its rounding error.
     apart = probs - lax.stop_gradient(jnp.exp(with_infinities(log_mean)))[None]
     residual = apart.mean(0)
     apart = apart - residual[None]

@@ -52,34 +52,34 @@ def predict_dataset(
         results = mc.predict_dataset(run, batches, keys, summary=summary, path="results")
         whole = results.concatenate()
 
-    With a `path`, each batch's results are written as they come, and none are kept in memory. A run
-    that was killed, at any moment, is resumed by the same call: what is finished is not computed
-    again, and the output is the same. Finished batches are still taken from `batches`, to see that
-    they are the same ones, and so are the arrays that `fn` closes over: the weights. Whether `fn`
-    does the same with them is not seen. (Nor are the weights if JAX cannot trace `fn`, as where it
-    reads the values of its arrays.) `mc.open_results(path)` opens the results later, without the
-    model.
+    With a `path`, the results of each batch are written as soon as they are computed, and are not
+    kept in memory. If a run is killed, at any moment, the same call resumes it: finished batches
+    are not computed again, and the results are the same. Checksums tell whether finished batches,
+    which are still taken from `batches`, and the arrays that `fn` closes over, the weights, are the
+    same as before. A change of the code of `fn` is not noticed. (Nor is one of the weights if JAX
+    cannot trace `fn`, as when it reads the values of its arrays.) `mc.open_results(path)` opens the
+    results later, without the model.
 
     Args:
       fn: a function of a key and inputs, such as `jaxdrop.nnx.stochastic(model)`.
-      batches: an iterable of tuples or lists of `inputs`, or of single ones. An input is an array,
-        or a pytree of arrays such as a dictionary; the first axis is that of the examples. A batch
-        of another size, such as the last, is compiled once more.
+      batches: an iterable of tuples or lists of `inputs`, or of single inputs. An input is an
+        array, or a pytree of arrays such as a dictionary; the first axis is that of the examples. A
+        batch of another size, such as the last, is compiled once more.
       keys: a key array of shape (S,).
-      summary: what to make of a batch's samples, of shape (S, batch, ...): arrays with the batch
-        first, and numbers that are the same in all batches, as `mc.classification` and
-        `mc.regression` return. By default the samples are kept.
+      summary: a function of the samples of a batch, of shape (S, batch, ...). It returns arrays
+        whose first axis is the batch, and numbers that are the same in all batches, as
+        `mc.classification` and `mc.regression` do. By default the samples are kept.
       batch_size: how many samples to run at once; all by default.
       path: a directory for the results, one `.npz` file a batch; they are kept in memory if None.
-      progress: whether to show a bar. Its end is known if `batches` has a length. Without rich
-        (`pip install 'jaxdrop[progress]'`) it is lines of text.
+      progress: whether to show a bar, with its end if `batches` has a length. Without rich (`pip
+        install 'jaxdrop[progress]'`) it shows lines of text.
       same_keys: by default batch i has the keys `fold_in(key, i)`, so that masks differ from batch
-        to batch. If True, all have `keys`: with one mask for all examples, sample s is then one
-        function, drawn once, over the whole data set.
+        to batch. If True, all batches have `keys`: if all examples share a mask, sample s is then
+        the same function over the whole data set.
       allow_deterministic: whether all samples of a batch may be the same, as in `predict`.
 
     Returns:
-      The results by batch; `concatenate()` makes them one.
+      The results by batch; `concatenate()` joins them.
 
     Raises:
       TypeError: `fn` does not take a key and the inputs of a batch, `batch_size` is not an integer,
@@ -160,7 +160,7 @@ def _check_values(x: Any, name: str) -> None:
 
 
 def _is_iterable(batches: Any) -> bool:
-    """Without a try, which may start what it loads from."""
+    """Whether `batches` has the methods of an iterable. Calling `iter` might start a loader."""
     if isinstance(batches, (str, bytes)) or getattr(batches, "ndim", 1) == 0:
         return False
     return hasattr(type(batches), "__iter__") or hasattr(type(batches), "__getitem__")
@@ -180,19 +180,18 @@ class _Program(NamedTuple):
     run: Callable[..., list[jax.Array]]
     """Returns the leaves of the results."""
     weights: str
-    """A fingerprint of the arrays that it closes over."""
+    """A fingerprint of the arrays that the function closes over."""
     results: Any
-    """The results' shapes and dtypes."""
+    """The shapes and dtypes of the results."""
 
     def ignores_keys(self, keys: jax.Array, *args: Any) -> bool:
-        """Whether nothing in the results depends on the keys."""
+        """Whether no result depends on the keys."""
         return _execution.ignores_key(lambda keys: self.run(keys, *args), keys[None])
 
 
 def _trace(fn: Callable[..., Any], *args: Any) -> _Program:
-    """`fn` compiled, with the arrays that it closes over as arguments.
-
-    As constants, the weights would be part of the program.
+    """`fn` compiled, with the arrays that it closes over, the weights, as arguments: as constants
+    they would be part of the compiled program.
     """
     try:
         closed, results = jax.make_jaxpr(fn, return_shape=True)(*args)

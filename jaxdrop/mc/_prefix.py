@@ -1,8 +1,8 @@
-"""The part of a function of a key that does not depend on the key, told from the rest, so that it
-is computed once.
+"""Splits a function of a key into the part that does not depend on the key, the prefix, and the
+rest, so that the prefix is computed once for all keys.
 
-`jax.vmap` over keys leaves that part unbatched by itself. A loop over chunks of keys would repeat
-it in every turn.
+`jax.vmap` over keys does not batch operations that do not depend on a key. But a loop over chunks
+of keys would repeat them in every turn.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, primitives
 
 _CHECKPOINTS = ("checkpoint", "remat", "remat2")
-# Where the result is larger than all that is stored and goes in, these are done again: cheaper than
-# to store it and read it.
+# Operations of one cycle an entry. If the result of one in the prefix is larger than its inputs, it
+# is not stored for the rest: the rest computes it again, which takes less time than to read it.
 _CHEAP = {
     *("broadcast_in_dim", "convert_element_type", "iota", "reshape", "squeeze"),
     *(
@@ -40,12 +40,12 @@ _CHEAP = {
 
 
 class Traced(NamedTuple):
-    """A function of a key as JAX sees it."""
+    """A traced function of a key."""
 
     program: Any
-    """A closed jaxpr of one key."""
+    """A closed jaxpr, whose argument is a key."""
     structure: Any
-    """The pytree that its results make."""
+    """The pytree structure of its results."""
 
     def run(self, constants: Sequence[jax.Array], key: jax.Array) -> Any:
         """What the function returns, for the arrays that it closes over and a key."""
@@ -70,20 +70,19 @@ def trace(fn: Callable[[jax.Array], Any], keys: jax.Array) -> Traced:
 
 
 def whole(traced: Traced) -> Split:
-    """All of the function as the rest: correct for every program, and slower."""
+    """A split with the whole function in the rest, for programs that `split` refuses."""
     return Split(traced.program.consts, lambda constants: constants, traced.run)
 
 
 def split(traced: Traced) -> Split:
     """The function in two pure parts.
 
-    What stands under `jax.jit` and `jax.checkpoint` is split as well, and the rest of the latter
-    still saves nothing for the backward pass. A loop, or a function with a derivative of its own,
-    depends on the key as a whole or not at all.
+    The bodies of `jax.jit` and `jax.checkpoint` are split too, and the rest of a `jax.checkpoint`
+    stays under it. A loop, and a function with a custom derivative, are not split: they belong to
+    the rest if any of their inputs depends on the key.
 
     Raises:
-      ValueError: the function has side effects, which would be lost or done another number of
-        times.
+      ValueError: the function has side effects, which would happen another number of times.
     """
     closed = traced.program
     if closed.effects:
@@ -102,8 +101,8 @@ def split(traced: Traced) -> Split:
 
 
 def _one_of(keys: jax.Array) -> jax.ShapeDtypeStruct:
-    """The type of one key, which says along which mapped axes it varies. (To index `keys`, its
-    layout would have to be said.)
+    """The type of one key, with the mesh axes over which it varies. (`keys[0]` would need an output
+    layout on a mesh with explicit axes.)
     """
     found = []
     jax.eval_shape(jax.vmap(lambda key: found.append(jax.eval_shape(lambda key: key, key))), keys)
@@ -119,9 +118,9 @@ class _Value:
     known: bool = True
     """Whether it does not depend on the key."""
     again: bool = False
-    """Whether it is known and yet formed again in the rest."""
+    """Whether it is known, and still the rest computes it again."""
     literal: Any = None
-    """Itself, if it stands in the program as a number."""
+    """The number, if it is a literal of the program."""
 
 
 class _Step(NamedTuple):
@@ -131,8 +130,8 @@ class _Step(NamedTuple):
 
 
 class _Program:
-    """The operations that can be done without the key, and those that are left. Some cheap ones are
-    in both.
+    """The operations that do not depend on the key, and the others. Some cheap ones of the former
+    are in both lists.
     """
 
     def __init__(self) -> None:
@@ -189,7 +188,7 @@ class _Program:
 
 
 def _is_plain_jit(equation: JaxprEqn) -> bool:
-    """Whether it is a `jax.jit` that says nothing but what to compute: no layouts, no options."""
+    """Whether an operation is a `jax.jit` without layouts and without options for the compiler."""
     if equation.primitive is not primitives.jit_p:
         return False
     params = equation.params
@@ -203,7 +202,7 @@ def _is_plain_jit(equation: JaxprEqn) -> bool:
 def _alone(
     jaxpr: Jaxpr, equation: JaxprEqn
 ) -> tuple[list[Any], Callable[..., Sequence[jax.Array]]]:
-    """One equation as a function of its variables."""
+    """The variables of one equation, and the equation as a function of them."""
     variables = list(
         dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal))
     )
@@ -214,7 +213,9 @@ def _alone(
 def _function(
     steps: Sequence[_Step], outputs: Sequence[_Value]
 ) -> tuple[list[_Value], Callable[[Sequence[jax.Array]], list[jax.Array]]]:
-    """The steps that the outputs need, as a function, and the values that it takes."""
+    """The values that a function of the outputs takes, and this function: it runs those of the
+    steps that the outputs need.
+    """
     wanted, needed = dict.fromkeys(outputs), []
     for step in reversed(steps):
         if not wanted.keys().isdisjoint(step.outputs):

@@ -26,7 +26,7 @@ def checked(
         raise TypeError(f"binary must be True, False or None, got {binary!r}")
     if logits is not None:
         x = _inputs.samples(caller, "logits", logits, "(S, ...)" if binary else "(S, ..., C)")
-        if binary:  # not (0, x), of which +inf would make NaN
+        if binary:  # not the logits (0, x), whose log-softmax is NaN if x is infinite
             return -jnp.maximum(jnp.stack([x, -x], axis=-1), 0), True
         _check_classes("logits", x.shape, binary)
         return x, True

@@ -1,5 +1,5 @@
-"""Statistics of more samples than there is memory for: one pass over chunks, each summarised, the
-summaries merged.
+"""Statistics of more samples than fit into memory: each chunk of samples is summarized, and the
+summaries are merged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxdrop import _checks, masks
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _moments, _sampling
 from jaxdrop.mc._moments import Moments
 
-# From the spread of fewer chunks their mean's error cannot be told.
+# With fewer chunks, their spread says too little of the error of their mean.
 _LEAST_CHUNKS = 4
 
 Summary = Callable[[Any], Any]
@@ -27,16 +27,16 @@ Summary = Callable[[Any], Any]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """What `until` came to."""
+    """The result of `until`."""
 
     summary: Any
-    """Of all samples: `Moments`, or what the caller's `summary` returns."""
+    """The summary of all samples: `Moments`, or the result of the caller's `summary`."""
     num_samples: jax.Array
-    """How many there were, an integer scalar."""
+    """The number of samples, an integer scalar."""
     standard_error: jax.Array
     """The estimated standard error of `summary.mean`, reduced to a scalar."""
     converged: jax.Array
-    """Whether it is within the tolerance; if not, all samples that were allowed were used."""
+    """Whether the standard error is within the tolerance. If not, `max_samples` have been drawn."""
 
 
 @_checks.hinted
@@ -51,10 +51,10 @@ def moments(
 ) -> Any:
     """Statistics of `fn(key)` over all keys, in memory that does not grow with their number.
 
-    The samples are formed in chunks and never kept. Means and variances are merged (Chan, Golub &
-    LeVeque, 1983) and never formed as a difference of large sums, so that the chunk size changes
-    them by rounding only. What in `fn` does not depend on its key is computed once. On a mesh,
-    layouts and batch size are as in `predict`.
+    The samples are computed in chunks and not kept. Means and variances are merged (Chan, Golub &
+    LeVeque, 1983) and never computed as a difference of large sums, so that the chunk size changes
+    them by rounding only. The part of `fn` that does not depend on its key is computed once. On a
+    mesh, layouts and batch size are as in `predict`.
 
         moments = mc.moments(lambda key: fn(key, x), keys)
         summary = mc.moments(lambda key: fn(key, x), keys, summary=lambda logits:
@@ -63,9 +63,9 @@ def moments(
     Args:
       fn: a function of one key that returns a real array or a pytree of them.
       keys: a key array of shape (S,).
-      summary: what to make of the samples of a chunk, arrays of shape (batch_size, ...): a function
-        that returns a pytree with a method `merge`, such as `mc.classification` and `mc.regression`
-        return; `Moments` by default.
+      summary: a function of the samples of a chunk, arrays of shape (batch_size, ...), that returns
+        a pytree with a method `merge`, as `mc.classification` and `mc.regression` do; `Moments` by
+        default.
       batch_size: how many samples to run at once.
       groups: how many groups of samples, equal in size and one after the other, are independent of
         each other: that of `mc.keys(key, num_samples, groups=groups)`. The standard error is then
@@ -120,13 +120,14 @@ def until(
     """Samples `fn(key)` in chunks until the standard error of the predictive mean is within a
     tolerance.
 
-    The error is that of `summary.mean`, the largest over all its entries. With independent keys it
-    is estimated from all samples. Otherwise the samples of a chunk depend on each other, but chunks
-    do not: each has strata of its own, and C chunk means `m_c` give the error `sqrt(sum_c (m_c -
-    mean)^2 / (C (C - 1)))`. More is gained from large strata, so let the chunks be as large as
-    memory allows. There are at least four chunks before it stops. The error is an estimate, and
-    stopping when it is small favors small ones: of a single output, it is low by a few percent
-    after many chunks, and by more after four; the largest of many is not.
+    The error is that of `summary.mean`, by default the largest over its entries. With independent
+    keys it is estimated from all samples. Otherwise the samples of a chunk depend on each other,
+    but the chunks do not, since each has strata of its own: the means `m_c` of C chunks give the
+    error `sqrt(sum_c (m_c - mean)^2 / (C (C - 1)))`. Large strata lower the error more, so let the
+    chunks be as large as memory allows. At least four chunks are drawn. The error is an estimate,
+    and stopping as soon as it is small enough favors estimates that are too small: that of a single
+    output is too small by a few percent after many chunks, and by more after four. The largest of
+    many is not too small.
 
     Under `jit` this is one loop on the device, through which derivatives pass in forward mode only.
 
@@ -134,14 +135,13 @@ def until(
       fn: as in `moments`.
       key: a single key.
       tolerance: at least 0; may be traced.
-      max_samples: where to stop in any case, at least four times `batch_size`.
+      max_samples: the largest number of samples, at least four times `batch_size`.
       batch_size: the samples of a chunk.
       strategy: of `mc.keys`. Chunk c has the keys `mc.keys(jax.random.fold_in(key, c), batch_size,
         strategy)`; independent keys are `mc.keys(key, n, "independent")`, whatever the batch size.
-      summary: as in `moments`; what it returns has `mean`, and `standard_error` if keys are
-        independent.
-      reduce: makes one number of the standard errors of all entries, which it gets as one vector,
-        such as `jnp.mean`.
+      summary: as in `moments`; its result has `mean`, and `standard_error` if keys are independent.
+      reduce: a function from the standard errors of all entries, one vector, to a number, such as
+        `jnp.mean`.
       allow_deterministic: as in `predict`.
 
     Returns:
@@ -227,7 +227,7 @@ def _check_summary(summary: Any) -> None:
 
 
 def _summarized(sample: _execution.Sample, summary: Summary | None) -> Summary:
-    """Keys of a chunk to the summary of their samples."""
+    """A function from the keys of a chunk to the summary of their samples."""
 
     def chunk(keys: jax.Array) -> Any:
         found = (summary or _moments.of)(sample(keys))

@@ -27,9 +27,9 @@ def keys(
 ) -> jax.Array:
     """Keys for `num_samples` Monte Carlo samples, to `jax.vmap` over.
 
-    Each key goes wherever a JAX key goes: into `rngs`, `split`, `fold_in`, `jax.random.uniform`,
-    any layer's dropout. Sample `t` does not depend on how the samples are grouped, on the device
-    count, or on whether they run under `vmap` or in a loop.
+    The keys are ordinary JAX keys: for `rngs`, `split`, `fold_in`, `jax.random.uniform`, the
+    dropout of any layer. Sample `t` does not depend on the batch size, on the number of devices, or
+    on whether the samples run under `vmap` or in a loop.
 
     ==============  ================================================================================
     strategy        over the S samples, at any one position of any one array drawn
@@ -44,27 +44,27 @@ def keys(
     `independent`   nothing is shared; the keys are `fold_in(key, t)`, of the generator of `key`.
     ==============  ================================================================================
 
-    Every single sample is an ordinary draw under each strategy, so means over samples are unbiased;
-    under the first two the samples depend on each other, so that their mean varies less, and the
-    standard deviation over samples divided by sqrt(S) overstates the error of that mean. Stratified
-    bits take some two and a half times as long as independent ones.
+    Under each strategy every single sample is an ordinary draw, so means over samples are unbiased.
+    Under the first two strategies the samples depend on each other so that their mean varies less:
+    the standard deviation over samples, divided by sqrt(S), is larger than the error of the mean.
+    Stratified bits take some two and a half times as long as independent ones.
 
-    That error shows in several sets, drawn independently: `groups` of them, which the summaries are
-    told of too.
+    To estimate the error of the mean, draw several sets independently, with `groups`, and pass the
+    same `groups` to the summary:
 
         keys = mc.keys(key, 100, groups=5)
         summary = mc.classification(logits=mc.predict(lambda key: fn(key, x), keys), groups=5)
         summary.standard_error
 
-    Without `groups`, a summary takes the samples for independent ones, and reports a standard error
-    1.7 to 2.4 times too large for stratified samples of networks with one to three dropout layers.
-    With `groups`, its square is right on average. Smaller sets gain less from their strata: of 100
+    Without `groups`, a summary treats the samples as independent, and its standard error is 1.7 to
+    2.4 times too large for stratified samples of networks with one to three dropout layers. With
+    `groups`, its square is right on average. Smaller sets gain less from their strata: of 100
     samples, 5 sets of 20 have a squared error up to 4 % above that of one set, and 10 sets of 10 up
-    to 9 %. Let S / R be even, and its product with the rate a whole number: 4 sets of 25 lose up to
-    34 %.
+    to 9 %. Choose R so that S / R is even, and its product with the rate a whole number: 4 sets of
+    25 have a squared error up to 34 % larger.
 
-    Divide the samples over the devices of a mesh, of one process or many, where the keys are made;
-    each process then holds the keys of its own samples:
+    To divide the samples over the devices of a mesh, of one process or many, divide the keys when
+    they are made. Each process then holds the keys of its own samples:
 
         divided = NamedSharding(mesh, PartitionSpec("samples"))
         keys = jax.jit(lambda: mc.keys(key, 128), out_shardings=divided)()
@@ -110,31 +110,31 @@ def predict(
 ) -> Any:
     """Runs `fn(key)` for every key.
 
-    What in `fn` does not depend on its key is computed once, whatever the batch size: with dropout
-    only before the last layer, that layer alone runs S times. A function with side effects, or one
-    that JAX cannot trace, runs whole in every batch.
+    The part of `fn` that does not depend on its key is computed once, whatever the batch size: with
+    dropout only before the last layer, only that layer runs S times. A function with side effects,
+    or one that JAX cannot trace, runs as a whole in every batch.
 
-    On a mesh, the layouts of the arrays say what is done where: divide `keys` among the devices and
-    each runs its samples, divide the inputs that `fn` closes over and each runs its examples, or
-    both. The masks are the same under every layout. Let the batch size divide S and be a multiple
-    of the devices that share the keys.
+    On a mesh, the layouts of the arrays decide on the work of each device: if `keys` are divided
+    over the devices, each runs its samples; if the inputs that `fn` closes over are divided, each
+    runs its examples; or both. The masks are the same under every layout. Choose a batch size that
+    divides S and is a multiple of the number of devices that share the keys.
 
     Args:
       fn: a function of one key that returns an array or a pytree of arrays, such as
         `lambda key: model.apply(variables, x, deterministic=False, rngs={"dropout": key})`.
       keys: a key array of shape (S,).
       batch_size: how many samples to run at once; all by default. Fewer need less memory, stay in
-        the caches, and are often faster; the results are the same. One batch is smaller where the
-        number does not divide S.
-      progress: whether to show a bar, for which the batches, of 32 samples by default, are run one
-        by one from Python. Without rich (`pip install 'jaxdrop[progress]'`) it is lines of text.
-      allow_deterministic: whether all samples may be the same. By default it is an error if nothing
-        that `fn` returns depends on its key, which is what a model in evaluation does. If some
-        outputs do, the others (labels, say) are repeated for each sample.
+        the caches, and are often faster; the results are the same. If it does not divide S, one
+        batch is smaller.
+      progress: whether to show a bar. Batches, of 32 samples by default, then run one by one from
+        Python. Without rich (`pip install 'jaxdrop[progress]'`) it shows lines of text.
+      allow_deterministic: whether all samples may be the same. By default it is an error if no
+        output of `fn` depends on its key, as for a model in evaluation. If only some outputs depend
+        on it, the others (labels, say) are repeated for each sample.
 
     Returns:
-      What `fn` returns, with a leading axis of length S on every array. Wrap the call in `jax.jit`
-      to run it more than once.
+      The outputs of `fn`, with a leading axis of length S on every array. Wrap the call in
+      `jax.jit` to run it more than once.
 
     Raises:
       TypeError: `fn` does not take one key, or `batch_size` is not an integer.

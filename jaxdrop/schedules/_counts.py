@@ -21,12 +21,14 @@ def switch(before: float, after: float, step: int) -> Schedule:
 
 
 def fraction_of(steps: int, begin: int) -> Callable[[Count], jax.Array]:
-    """How much of a change is done: exactly 0 up to `begin`, exactly 1 from `begin + steps` on."""
+    """A function from a count to the fraction of a change that is done: exactly 0 up to `begin`,
+    exactly 1 from `begin + steps` on.
+    """
     steps, begin = step_of("steps", steps), step_of("begin", begin, least=0)
 
     def fraction(count: Count) -> jax.Array:
         done = jnp.clip(steps_taken(count), begin, begin + steps) - begin
-        # XLA may multiply by the inverse of `steps` instead, and not get 1.
+        # XLA may replace the division by a product with 1 / steps, which would not give exactly 1.
         return jnp.where(done < steps, done.astype(jnp.float32) / np.float32(steps), np.float32(1))
 
     return fraction
@@ -43,13 +45,13 @@ def steps_taken(count: Count) -> jax.Array:
 
 
 def between(start: float, end: float, fraction: jax.Array) -> jax.Array:
-    """A weighted mean, which rounding does not take beyond its ends."""
+    """The weighted mean of `start` and `end`, kept between them in spite of rounding."""
     low, high = sorted((np.float32(start), np.float32(end)))
     return jnp.clip((1 - fraction) * start + fraction * end, low, high)
 
 
 def known_rate(name: str, rate: Any) -> float:
-    """A rate that is known now."""
+    """The argument `name`, a rate, as a Python number."""
     return _checks.check_known_rate(
         rate, name, "multiply the schedule's value by an array, or by a traced number, instead."
     )

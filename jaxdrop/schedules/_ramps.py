@@ -24,7 +24,7 @@ from jaxdrop.schedules._counts import (
 def constant(rate: float) -> Schedule:
     """`rate` at every step: `optax.constant_schedule`, with the rate checked.
 
-    It stays a Python number: at 0 and 1 nothing is drawn.
+    The rate stays a Python number, so that a rate of 0 or 1 draws no mask.
 
     Args:
       rate: a number in [0, 1].
@@ -44,7 +44,7 @@ def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
       start: the rate up to step `begin`.
       end: the rate from step `begin + steps` on.
       steps: how many steps the change takes, at least 1.
-      begin: when it begins.
+      begin: the step at which the change begins, at least 0.
 
     Raises:
       TypeError, ValueError: a rate is not a number in [0, 1]; a step is not an integer, or too
@@ -57,10 +57,11 @@ def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
 
 @_checks.hinted
 def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
-    """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: slow at both ends, up
-    or down.
+    """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: half a period of a
+    cosine.
 
-    Downward and from step 0 it is `optax.cosine_decay_schedule(start, steps, alpha=end / start)`.
+    If it falls from step 0 on, it is `optax.cosine_decay_schedule(start, steps, alpha=end /
+    start)`.
 
     Args and Raises: as `linear`.
 
@@ -79,7 +80,7 @@ def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
 def cyclic(start: float, turn: float, period: int) -> Schedule:
     """From `start` linearly to `turn` in half a period, back in the other half, and so on.
 
-    `cyclic(rate, 0, steps)` over a training of `steps` steps is the V of scheduled DropHead.
+    `cyclic(rate, 0, steps)`, for a training of `steps` steps, is the V-shaped schedule of DropHead.
 
     Args:
       start: the rate at 0, `period`, `2 period`, ...

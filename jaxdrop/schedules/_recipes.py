@@ -1,4 +1,4 @@
-"""Schedules that papers publish."""
+"""Schedules from papers, by their names there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxdrop.schedules._ramps import linear
 def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
     """Early dropout: `rate` for the first `cutoff` steps, and 0 from then on.
 
-    From `cutoff` on a mask keeps everything and its scale is 1: the values are those of a model
+    From `cutoff` on a mask keeps all entries and the scale is 1: the outputs are those of a model
     without dropout, bit for bit.
 
     Args:
@@ -59,13 +59,13 @@ def late(rate: float, cutoff: int) -> Schedule:
 def curriculum(rate: float, gamma: float) -> Schedule:
     """Curriculum dropout: `rate (1 - exp(-gamma count))`, from 0 towards `rate`.
 
-    In terms of keeping, as the paper has it: `(1 - k) exp(-gamma count) + k` with `k = 1 - rate`.
+    The paper has the probability of keeping: `(1 - k) exp(-gamma count) + k` with `k = 1 - rate`.
 
     Args:
       rate: a number in [0, 1], the limit. The authors have 0.1 for the input, 0.25 after
         convolutions, 0.5 in dense layers.
-      gamma: per step, above 0. The authors' code takes 1e-3 and 1e-4; `10 / steps` gets to within
-        5e-5 of the limit in `steps`.
+      gamma: the speed, per step, above 0. The authors' code has 1e-3 and 1e-4. With `10 / steps`
+        the rate is within 5e-5 of the limit after `steps` steps.
 
     Raises:
       TypeError, ValueError: `rate` is not a number in [0, 1], or `gamma` not a positive one.
@@ -82,12 +82,12 @@ def curriculum(rate: float, gamma: float) -> Schedule:
 def annealed(rate: float, gamma: float) -> Schedule:
     """Annealed dropout: `rate exp(-gamma count)`, from `rate` towards 0.
 
-    It is `optax.exponential_decay(rate, 1, exp(-gamma))`. For a fall that ends, `linear(rate, 0,
-    steps)`.
+    It is `optax.exponential_decay(rate, 1, exp(-gamma))`. A schedule that reaches 0 is
+    `linear(rate, 0, steps)`.
 
     Args:
       rate: a number in [0, 1], at step 0.
-      gamma: per step, above 0.
+      gamma: the speed, per step, above 0.
 
     Raises:
       TypeError, ValueError: `rate` is not a number in [0, 1], or `gamma` not a positive one.
@@ -107,14 +107,14 @@ def annealed(rate: float, gamma: float) -> Schedule:
 def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
     """DropBlock's schedule: linear from 0 to `rate / 4**(4 - group)` within `steps` steps.
 
-    In terms of keeping, as its code has it: `k(t) = 1 - (1 - k) t / T`, and `1 - (1 - k(t)) / 4**(4
-    - group)` for a group of blocks.
+    The authors' code has the probability of keeping: `k(t) = 1 - (1 - k) t / T`, and `1 - (1 -
+    k(t)) / 4**(4 - group)` for a group of blocks.
 
     Args:
       rate: a number in [0, 1]; 0.1 in the paper's ResNet-50.
-      steps: of the whole training, at least 1.
-      group: of the four groups of residual blocks of a ResNet, 1 to 4. The paper drops in groups 3
-        and 4.
+      steps: the number of steps of the whole training, at least 1.
+      group: the number, 1 to 4, of a group of residual blocks of a ResNet. The paper drops in
+        groups 3 and 4.
 
     Raises:
       TypeError, ValueError: `rate` is not a number in [0, 1]; `steps` is not a positive integer;
@@ -144,7 +144,7 @@ def scheduled_drop_path(rate: float, steps: int) -> Schedule:
 
     Args:
       rate: a number in [0, 1].
-      steps: of the whole training, at least 1.
+      steps: the number of steps of the whole training, at least 1.
 
     Raises:
       TypeError, ValueError: `rate` is not a number in [0, 1], or `steps` not a positive integer.

@@ -129,7 +129,7 @@ def sparse_kl(log_alpha: Learned) -> jax.Array:
 
 
 def _check_threshold(threshold: float) -> float:
-    """The argument `threshold` as a Python number. Infinity prunes no weight, minus infinity all."""
+    """The argument `threshold` as a Python number. Infinity prunes no weight, -infinity all."""
     _checks.check_not_traced(threshold, "threshold")
     infinite = isinstance(threshold, (float, np.floating)) and math.isinf(threshold)
     checked = (

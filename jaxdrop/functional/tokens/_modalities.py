@@ -111,7 +111,7 @@ def modality_dropout(
 def _shares(
     weights: Sequence[float] | None, rule: ModalityRule, count: int
 ) -> tuple[float, ...] | None:
-    """For rule `'one'`: the probability that the dropped modality is this one, for each modality."""
+    """For rule `'one'`: for each modality, the probability that it is the dropped one."""
     if rule != "one":
         if weights is not None:
             raise ValueError(f"weights belong to rule='one', not to rule={rule!r}.")

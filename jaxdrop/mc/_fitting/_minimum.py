@@ -12,12 +12,11 @@ _POINTS = 24
 
 
 def minimum(fn: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:
-    """Where a smooth `fn` is least in [low, high]: the best point of a grid, then bisection on the
-    sign of the slope around it.
+    """The minimizer of a smooth `fn` in [low, high]: the best point of a grid, then bisection on
+    the sign of the slope around it.
 
-    The slope finds it to all digits, where values of `fn` would only give half of them; the grid,
-    of which a local method knows nothing, keeps it out of lesser minima that are wider than a grid
-    step.
+    The sign of the slope gives all digits of the minimizer, and comparing values of `fn` only half
+    of them. The grid finds the lowest of several minima, if they are wider than a step of the grid.
     """
     grid = jnp.linspace(low, high, _POINTS)
     best = lax.map(fn, grid).argmin()
@@ -25,7 +24,7 @@ def minimum(fn: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Arra
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         middle = (bounds[0] + bounds[1]) / 2
-        rising = slope(middle) >= 0  # where it is flat, to the left
+        rising = slope(middle) >= 0  # if the slope is 0, the left half
         return jnp.where(rising, bounds[0], middle), jnp.where(rising, middle, bounds[1])
 
     around = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, _POINTS - 1)]

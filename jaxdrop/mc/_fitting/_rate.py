@@ -16,7 +16,7 @@ from jaxdrop.mc import _calls, _execution, _inputs
 
 
 class FittedRate(NamedTuple):
-    """The rate with the least held-out loss, and the losses of all that were tried."""
+    """The rate with the least held-out loss, and the losses of all rates."""
 
     rate: jax.Array
     loss: jax.Array
@@ -36,10 +36,10 @@ def fit_rate(
     batch_size: int | None = None,
     allow_deterministic: bool = False,
 ) -> FittedRate:
-    """The one of some rates at which the samples of `fn(key, rate)` have the least held-out loss,
-    in one compilation.
+    """The one of several rates at which the samples of `fn(key, rate)` have the least held-out
+    loss, in one compilation.
 
-    All rates are judged by the same keys, so that they differ by little chance.
+    All rates have the same keys, so that their losses differ by the rate more than by chance.
 
         def fn(key, rate):
             return jaxdrop.nnx.stochastic(model, rate=rate)(key, x_held_out)  # logits
@@ -49,17 +49,17 @@ def fit_rate(
 
         fitted = mc.fit_rate(fn, np.linspace(0, 0.5, 11), mc.keys(key, 50), loss)
 
-    `fn` gets the rate as a traced number, which `stochastic` gives to the layers of any model (with
-    `rates={"encoder/*": rate}` to some of them), and which every function and module of this
-    library takes. A model that was trained at one rate is asked at others; a model that is to be
-    trained at each is trained in `fn`.
+    `fn` gets the rate as a traced number, which every function and module of this library takes,
+    and which `stochastic` gives to the layers of any model (with `rates={"encoder/*": rate}` to
+    some of them). As above, the model is trained at one rate and evaluated at others. To train it
+    at each rate, train it in `fn`.
 
     Args:
       fn: a function of a key and a rate; returns an array or a pytree of arrays.
       rates: probabilities of dropping, shape (R,).
       keys: the keys of S samples, from `mc.keys`.
-      loss: from what `mc.predict` returns for one rate, samples first, to a number.
-      batch_size: how many rates to run at once, in the memory of as many; all by default.
+      loss: a function from the result of `mc.predict` for one rate, samples first, to a number.
+      batch_size: how many rates to run at once; all by default. Memory grows with it.
       allow_deterministic: whether `fn` may ignore its key, as in `mc.predict`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The precision of the noise: by held-out data, or as a weight decay has it."""
+"""The precision of the noise: fitted to held-out data, or computed from a weight decay."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def fit_tau(y: _inputs.Number, samples: _inputs.ArrayLike, *, output_axes: int =
     """The `tau` that maximizes the mean of `log_likelihood(y, samples, tau=tau)` over held-out
     examples.
 
-    It lies between one over the mean squared error of the worst sample of each example and that of
-    the best, and is found there by a grid and bisection, in one compilation. Traceable: `jax.vmap`
-    runs over splits or models.
+    It lies between the inverses of two mean squared errors, that of the worst sample of each
+    example and that of the best. There it is found by a grid and bisection, in one compilation.
+    Traceable: `jax.vmap` runs over splits or models.
 
     Args:
-      y: held-out targets, as in `mc.log_likelihood`; not those of training, on which the errors are
-        smaller.
+      y: held-out targets, as in `mc.log_likelihood`. Do not take those of training, on which errors
+        are smaller.
       samples: predictions for them, shape (S, ...).
       output_axes: as in `mc.log_likelihood`.
 
@@ -74,7 +74,7 @@ def _fit_tau(y: jax.Array, samples: jax.Array, *, output_axes: int) -> FittedTau
         ).mean()
 
     errors = ((samples - y[None]) ** 2).mean(range(y.ndim + 1 - output_axes, y.ndim + 1))
-    # Where the slope is 0, 1 / tau is a mean over examples of a weighted mean over samples of these
+    # At the maximum, 1 / tau is the mean over examples of a weighted mean over samples of these
     # errors.
     low, high = -jnp.log(errors.max(0).mean()), -jnp.log(errors.min(0).mean())
     log_tau = minimum(loss, low, high)
@@ -90,8 +90,8 @@ def tau_from_weight_decay(
     num_examples: int,
     loss: Loss,
 ) -> jax.Array:
-    """`tau = (1 - rate) l^2 / (2 N lambda)`: the precision of the noise that a weight decay stands
-    for.
+    """`tau = (1 - rate) l^2 / (2 N lambda)`: the precision of the noise that a weight decay
+    implies.
 
     The factor of 2 depends on the loss that is minimized together with `lambda sum W^2`:
 
@@ -101,17 +101,17 @@ def tau_from_weight_decay(
     `mse`        `1/N sum_n (y_n - f(x_n))^2`                `tau = (1 - rate) l^2 / (N lambda)`
     ===========  ==========================================  ===================================
 
-    The squares are summed over outputs, not averaged. The authors' code puts the first formula
-    beside the second loss, and so decays half as much as the paper has it: `loss="half_mse"` gives
-    its numbers. An optimizer's decay `c`, as in `optax.add_decayed_weights(c)`, is the gradient of
-    `c/2 sum W^2`: pass `weight_decay=c / 2`.
+    The squares are summed over outputs, not averaged. The authors' code has the first formula with
+    the second loss, and so decays half as much as in the paper: `loss="half_mse"` gives the numbers
+    of the code. The decay `c` of an optimizer, as in `optax.add_decayed_weights(c)`, is the
+    gradient of `c/2 sum W^2`: pass `weight_decay=c / 2`.
 
     Args:
       weight_decay: `lambda`, the factor of the sum of squared weights, above 0.
       rate: the probability of dropping, below 1 (the paper's p is that of keeping).
       length_scale: `l`, the prior length scale, above 0.
       num_examples: N, the number of training examples.
-      loss: which of the two is minimized.
+      loss: which of the two losses is minimized.
 
     Returns:
       `tau`, in the units in which the loss was formed: for standardized targets divide it by their
@@ -138,8 +138,8 @@ def weight_decay_from_tau(
     num_examples: int,
     loss: Loss,
 ) -> jax.Array:
-    """`lambda = (1 - rate) l^2 / (2 N tau)`: the weight decay that a precision of the noise asks
-    for.
+    """`lambda = (1 - rate) l^2 / (2 N tau)`: the weight decay that a precision of the noise
+    implies.
 
     The inverse of `tau_from_weight_decay`, which says what the factor of 2 depends on.
 

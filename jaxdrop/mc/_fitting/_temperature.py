@@ -1,4 +1,4 @@
-"""Making a classifier's probabilities match how often it is right, on held-out data."""
+"""Temperature scaling: a classifier's probabilities are fitted to held-out labels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jaxdrop.mc._fitting._minimum import minimum
 from jaxdrop.mc._reduction import masked, reduction
 
 _RANGE = 100.0
-# Stands for a logit of -inf, whose product with a slope would be NaN; times the range it is still a
-# float.
+# Takes the place of a logit of -inf, whose product with a slope of 0 would be NaN. Its product with
+# the inverse temperature is still finite.
 _RULED_OUT = -1e30
 
 
@@ -24,7 +24,7 @@ class FittedTemperature(NamedTuple):
     """The temperature that makes held-out labels most likely."""
 
     temperature: jax.Array
-    """What logits are divided by: above 1 where the classifier is too sure."""
+    """The divisor of the logits: above 1 if the classifier is too certain."""
     nll: jax.Array
     """The mean negative log-likelihood of the held-out labels at this temperature, in nats."""
 
@@ -38,21 +38,21 @@ def fit_temperature(
     binary: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> FittedTemperature:
-    """The T that minimizes the negative log-likelihood of held-out labels, where logits are divided
-    by T.
+    """The temperature T, by which logits are divided, that minimizes the negative log-likelihood of
+    held-out labels.
 
-    With samples, each one's logits are divided and the predictive mean is judged,
-    `-log 1/S sum_s softmax(logits_s / T)[y]`:
+    With samples, the logits of each sample are divided, and the likelihood is that of the
+    predictive mean, `-log 1/S sum_s softmax(logits_s / T)[y]`:
 
         fitted = mc.fit_temperature(held_out_labels, held_out_logits)
         summary = mc.classification(logits=logits / fitted.temperature)
 
-    If `pooled`, the mean is formed first, and its logarithm divided: `-log softmax(log p / T)[y]`,
-    which sharpens a mean that is not sure enough by itself. Then
-    `jax.nn.softmax(summary.log_mean / fitted.temperature)` is the prediction.
+    If `pooled`, the logarithm of the mean is divided, `-log softmax(log p / T)[y]`: this can
+    sharpen a predictive mean that is not certain enough. Then `jax.nn.softmax(summary.log_mean /
+    fitted.temperature)` is the prediction.
 
-    T is sought in [0.01, 100], by a grid and bisection, in one compilation. Where every label is
-    right with certainty, less is always better, and T is near the lower bound. Traceable:
+    T is found in [0.01, 100], by a grid and bisection, in one compilation. If the classifier is
+    right on every label, a lower T is always better, and T is near the lower bound. Traceable:
     `jax.vmap` runs over splits or models.
 
     Args:
@@ -60,9 +60,9 @@ def fit_temperature(
         integers 0 and 1.
       logits: shape (S, ..., C) of samples, or (..., C) of a deterministic model. If `binary`, those
         of the label 1, whose sigmoid is its probability: shape (S, ...) or (...).
-      pooled: divide the logarithm of the mean, not the logits of each sample; if `binary`, the
-        log-odds of the mean.
-      binary: labels with two values, one or several an example.
+      pooled: whether to divide the logarithm of the mean (if `binary`, the log-odds of the mean)
+        and not the logits of each sample.
+      binary: whether labels have two values, one or several for each example.
       where: booleans, the labels that count, as in `mc.metrics`: `where=labels != 255`.
 
     Returns:
@@ -107,7 +107,7 @@ def fit_temperature(
 def _fit_temperature(
     labels: jax.Array, logits: jax.Array, where: jax.Array | None, *, pooled: bool, binary: bool
 ) -> FittedTemperature:
-    if binary:  # as two classes, of which one has a logit of 0
+    if binary:  # two classes with the logits 0 and that of the label 1, less their maximum
         logits = jnp.stack([jnp.minimum(-logits, 0), jnp.minimum(logits, 0)], axis=-1)
     labels, inside = _labels.valid(labels, logits.shape[-1])
     logits = masked(None if where is None else where[None, ..., None], logits)

@@ -23,7 +23,7 @@ class Reliability:
     total_confidence: jax.Array
     """The sum of the confidences, shape (B,)."""
     total_correct: jax.Array
-    """How many are right, shape (B,); a fraction where equals are cut by a bin's bound."""
+    """How many are right, shape (B,); not an integer if equal confidences fall into two bins."""
 
     @property
     def confidence(self) -> jax.Array:
@@ -77,7 +77,7 @@ def equal_mass_bins(
     """Bins that hold equally many predictions."""
     size = confidence.size
     unknown = masked(where, jnp.isnan(confidence)).any()
-    # Those that do not count come last: a probability is below infinity.
+    # Entries that do not count are infinity, and come last.
     ordered, right = lax.sort(
         (masked(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False
     )
@@ -86,8 +86,8 @@ def equal_mass_bins(
     share = (below[last] - below[first]).astype(ordered.dtype) / (last - first).astype(
         ordered.dtype
     )
-    # The bounds of bins, as numpy.array_split has them.
-    # XLA would evaluate all that follows from a constant number of them while it compiles.
+    # The bounds of the bins, as in numpy.array_split. The barrier keeps XLA from evaluating them,
+    # and all that depends on them, while it compiles.
     each, more = jnp.divmod(lax.optimization_barrier(_reduction.number(where, size)), num_bins)
     number = jnp.arange(num_bins + 1, dtype=jnp.int32)
     bounds = number * each + jnp.minimum(number, more)
@@ -107,7 +107,9 @@ def _totals(
     confidences: jax.Array,
     shares: jax.Array,
 ) -> Reliability:
-    """The sums in each bin, of deviations from what is typical there, which are small."""
+    """The sums in each bin. They are formed from deviations from a typical value of the bin, which
+    are small, so that rounding errors are.
+    """
     num_bins = count.size
 
     def total(x: jax.Array, typical: jax.Array) -> jax.Array:

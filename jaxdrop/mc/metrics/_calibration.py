@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it says."""
+"""Calibration of a classifier: its confidence against its accuracy."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def reliability(
     """Sorts predictions into bins by confidence, to be compared with the accuracy of each bin.
 
     The confidence is `max_c p_c`, and the predicted class the first one of equals. If `binary`, the
-    confidence is the probability of the label 1, and the accuracy the share of labels that are 1:
-    how often the event happens that was given this probability.
+    confidence is the probability of the label 1, and the accuracy is the share of labels that are
+    1.
 
     Bins are `[0, 1/B), [1/B, 2/B), ..., [1 - 1/B, 1]`: a confidence on an edge belongs to the bin
     above, and one of exactly 1 to the last. (Guo et al. have `(lower, upper]`.) With `equal_mass`,
-    the predictions in order of confidence are cut into B parts of equal size, the first ones one
-    larger if they do not divide; of equal confidences each counts as their mean, so that bins do
-    not depend on the order of the data.
+    the predictions in order of confidence are cut into B parts of equal size; if B does not divide
+    their number, the first parts are larger by one. Predictions of equal confidence count with
+    their mean accuracy, so that the bins do not depend on the order of the data.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
       probs: predictive probabilities, shape (..., C). If `binary`, of the shape of the labels.
       num_bins: B, at least 1.
-      equal_mass: bins of equal size in place of equal width.
-      binary: labels with two values; several of one example along the last axis.
+      equal_mass: whether bins have equal sizes, in place of equal widths.
+      binary: whether labels have two values. Several labels of one example are along the last axis.
       where: booleans, the labels that count, as in `mc.metrics`.
 
     Returns:
@@ -174,9 +174,9 @@ def classwise_ece(
     error of each.
 
     For class c, predictions are sorted by `p_c`, whether it is the largest or not, into bins of
-    equal width as those of `reliability`, and the mean of `p_c` is compared with the share of
-    labels that are c. If `binary`, the classes are the labels along the last axis, which do not
-    exclude each other, and N is the number that counts of each.
+    equal width as those of `reliability`, and in each bin the mean of `p_c` is compared with the
+    share of labels that are c. If `binary`, the classes are the labels along the last axis, which
+    do not exclude each other, and N is the number of labels of a class that count.
 
     Args and Raises are those of `reliability`.
 

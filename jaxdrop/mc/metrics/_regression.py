@@ -1,4 +1,4 @@
-"""How good predictions of numbers are, by what is observed."""
+"""Scores of a regression's predictions for observations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def rmse(
     """The root of the mean squared error, `sqrt(mean_n (y_n - mean_n)^2)`.
 
     Args:
-      y: what was observed.
-      mean: what was predicted, of the same shape.
+      y: the observations.
+      mean: the predictions, of the same shape.
       where: booleans, the entries that count, as in `mc.metrics`.
 
     Raises:
@@ -46,12 +46,12 @@ def gaussian_nll(
 ) -> jax.Array:
     """`mean_n 1/2 z_n^2 + log std_n + 1/2 log(2 pi)`, with `z = (y - mean) / std`, in nats.
 
-    This is the likelihood under Gaussians. That of the mixture of all samples is
-    `-mc.log_likelihood(...)`, another number.
+    The negative log-likelihood under a Gaussian for each observation. `-mc.log_likelihood(...)` is
+    another number, that under the mixture of all samples.
 
     Args:
-      y: what was observed.
-      mean: what was predicted, of the same shape.
+      y: the observations.
+      mean: the predictions, of the same shape.
       std: the standard deviation of an observation (not of the mean), such as `Regression.std`;
         of the same shape, above 0.
       where: booleans, the entries that count, as in `mc.metrics`.
@@ -107,14 +107,14 @@ def crps_samples(
 ) -> jax.Array:
     """The continuous ranked probability score of samples, in the units of y; less is better.
 
-    `mean_n E|X - y_n| - 1/2 E|X - X'|`. The samples are of what will be observed: a model's
-    predictions without the noise score as a forecast without noise.
+    `mean_n E|X - y_n| - 1/2 E|X - X'|`. The samples should be samples of an observation: add the
+    noise to a model's predictions, or they score as a forecast without noise.
 
     Args:
-      y: what was observed, of the shape of `samples` without its first axis.
+      y: the observations, of the shape of `samples` without its first axis.
       samples: shape (S, ...).
-      fair: take `X'` from the S - 1 other samples in place of all S: what an infinite number of
-        samples would score, in expectation.
+      fair: whether to take `X'` from the S - 1 other samples in place of all S. The expectation is
+        then the score of an infinite number of samples.
       where: booleans, the observations that count, as in `mc.metrics`.
 
     Raises:
