@@ -14,8 +14,8 @@ from jaxdrop._kernel import kernel
 
 
 def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
-    """The function behind `caller`: each id gives way to `replacement` with probability `rate`,
-    unless its value is protected.
+    """The implementation of the public function `caller`: each id is replaced by `replacement` with
+    probability `rate`, unless its value is protected.
 
     `name` and `of` are those of `caller`'s arguments, the replacement and the ids, for messages.
     """

@@ -58,7 +58,7 @@ def r_drop(
     Args:
       logits: shape (..., C), of the first pass. A class with a logit of -inf in both passes adds 0
         to J; with -inf in one pass only it makes J infinite.
-      other: of the second pass, like `logits`.
+      other: the logits of the second pass, of the shape and dtype of `logits`.
       labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C)
         gives NaN.
       alpha: the weight of the divergence, at least 0; a number or a scalar array.
@@ -135,7 +135,7 @@ def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
         labels = (
             labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
-        )  # a short integer may not count the classes
+        )  # an int8 may be too short for the number of classes
         sharding = masks.block(log_probs).sharding
         classes = lax.broadcasted_iota(
             labels.dtype, log_probs.shape, log_probs.ndim - 1, out_sharding=sharding
@@ -167,8 +167,8 @@ def multi_sample_dropout(
     """Multi-sample dropout: `1/M sum_m loss(dropout(keys[m], x, rate))`, the mean of the losses
     (not of the logits) over M masks.
 
-    All samples share the features `x`, so that what comes before is computed once. They run one
-    after the other (`jax.lax.map`), each in the memory of one:
+    All samples share the features `x`, so that the layers before are computed once. The samples run
+    one after the other (`jax.lax.map`), in the memory of one sample:
 
         def loss(h):
             return optax.softmax_cross_entropy_with_integer_labels(head(h), labels).mean()
@@ -188,7 +188,7 @@ def multi_sample_dropout(
         `x`.
 
     Returns:
-      What `loss` returns, averaged over the samples.
+      The results of `loss`, averaged over the samples.
 
     Raises:
       ValueError: `keys` is not one axis of keys; otherwise as `jaxdrop.dropout`.

@@ -29,7 +29,7 @@ class Arrays(NamedTuple):
     key: jax.Array | None
     """None if nothing is dropped."""
     threshold: Any
-    """With `scale`, the distribution of the mask: `masks.law`."""
+    """With `scale`, the distribution of the mask."""
     scale: Any
     q: jax.Array
     k: jax.Array

@@ -1,4 +1,4 @@
-"""A linear function whose transpose is given, and not derived."""
+"""A linear function with a transpose of the caller's, in place of the one that JAX derives."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: An
 
     Args:
       forward: linear in its second argument.
-      transpose: linear in its second argument, which is like the result of `forward`; its result is
-        like `tangents`.
+      transpose: linear in its second argument, which has the structure of the result of `forward`;
+        its result has the structure of `tangents`.
       constants: a tree of arrays.
       tangents: a tree of arrays.
     """
@@ -93,7 +93,8 @@ def _batch(
     size = next(np.shape(arg)[dim] for arg, dim in zip(args, dims, strict=True) if dim is not None)
     mapped = list(args[:split])
     for arg, dim in zip(args[split:], dims[split:], strict=True):
-        # Each cotangent is then one of the batch's own, and no sum over the batch is needed.
+        # Every tangent gets the batch axis, so that a cotangent never has to be summed over the
+        # batch.
         mapped.append(
             jnp.broadcast_to(arg, (size, *jnp.shape(arg)))
             if dim is None

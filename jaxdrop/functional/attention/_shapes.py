@@ -16,7 +16,7 @@ from jaxdrop import _checks, masks
 
 
 class Shapes(NamedTuple):
-    """Lengths.
+    """The lengths of the axes of attention.
 
     The weights are `(batch..., heads, queries, keys)`, and grouped `(batch..., groups, heads /
     groups, queries, keys)`.
@@ -40,8 +40,8 @@ class Shapes(NamedTuple):
         names: Sequence[str] = ("q", "k", "v"),
         kind: Any = jnp.floating,
     ) -> Shapes:
-        """Those of these arrays, of dtypes of `kind`, if they fit each other. `names` are what
-        `caller` calls them.
+        """The shapes of `q`, `k` and `v`, if they fit each other and have dtypes of `kind`. `names`
+        are the names of these arguments in `caller`, for messages.
         """
         one, two, three = names
         every = f"{one}, {two} and {three}"
@@ -100,9 +100,7 @@ class Shapes(NamedTuple):
         return *self.batch, self.queries, self.heads, self.value_depth
 
     def like_weights(self, name: str, x: jax.Array, kind: Any = jnp.floating) -> jax.Array:
-        """A mask or a bias with all axes of the weights, each of its length there or of length
-        1.
-        """
+        """A mask or a bias with as many axes as the weights: axes of length 1 are put in front."""
         x = jnp.asarray(_checks.check_array(x, name))
         if kind is jnp.bool_ and x.dtype != bool:
             raise TypeError(
@@ -132,8 +130,8 @@ class Shapes(NamedTuple):
     def within(
         self, name: str, lengths: jax.Array, length: int, origin: jax.Array | int = 0
     ) -> jax.Array:
-        """Which of `length` places, from `origin` on, are within each example's length: boolean,
-        `(batch..., length)`.
+        """Booleans `(batch..., length)`: which of the positions from `origin` on lie within the
+        length of each example.
         """
         lengths = jnp.asarray(_checks.check_array(lengths, name, "integers"))
         if not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -173,10 +171,10 @@ class Shapes(NamedTuple):
         return jnp.asarray(pair[0]).astype(dtype), jnp.asarray(pair[1]).astype(dtype)
 
     def offset(self, query_offset: Any, queries: int | None) -> jax.Array:
-        """The position of the first query, int32, one for all examples or one each.
+        """The argument `query_offset` as int32, one number for all examples or one for each.
 
-        `queries` is how many there are in the whole, if each needs a place of its own among the
-        weights: None if not.
+        `queries` is the number of queries of the whole array if masks are drawn, for each query
+        must then have a row among the weights; otherwise None.
         """
         dtype = getattr(query_offset, "dtype", None)
         if dtype is None:

@@ -20,7 +20,7 @@ from jaxdrop.functional.attention import _triton_kernels
 from jaxdrop.functional.attention._block import anchor
 from jaxdrop.functional.attention._triton_kernels import Problem, Tile, Tiles
 
-# By depth. Measured on an H200 in bfloat16.
+# The fastest tiles for each depth of the heads, measured on an H200 in bfloat16.
 TILES = {
     64: Tiles(Tile(128, 64, 4, 3), Tile(32, 128, 4, 3), Tile(64, 64, 4, 3)),
     128: Tiles(Tile(128, 64, 8, 2), Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
@@ -30,25 +30,25 @@ PADDED = 128
 
 
 class Mask(NamedTuple):
-    """What a mask is drawn from."""
+    """The numbers from which a mask is drawn."""
 
     words: jax.Array
-    """Of the key."""
+    """The words of the key."""
     last: jax.Array
-    """The largest word that keeps its entry, of shape (1,)."""
+    """The largest drawn word whose weight is kept, shape (1,)."""
     low: jax.Array
-    """For each head the position of its first weight, modulo 2**32, of shape (heads, 1)."""
+    """For each head the position of its first weight, modulo 2**32, shape (heads, 1)."""
     high: jax.Array
-    """The same, divided by 2**32."""
+    """The position of the first weight divided by 2**32, shape (heads, 1)."""
 
 
 class Inputs(NamedTuple):
     """The operands, padded to whole blocks."""
 
     row: jax.Array
-    """The place of the first query among the queries of the whole array, of shape (1,)."""
+    """The position of the first query among the queries of the whole array, shape (1,)."""
     scale: jax.Array
-    """Of kept weights, of shape (1,)."""
+    """The factor of kept weights, shape (1,)."""
     q: jax.Array
     """`(heads, queries, depth)`."""
     k: jax.Array
@@ -60,8 +60,8 @@ class Inputs(NamedTuple):
 def forward(
     problem: Problem, mask: Mask | None, inputs: Inputs
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The attention; the highest score and the sum of exponentials of each query, 0 and 1 for a
-    query that sees no key.
+    """The attention, and for each query its highest score and its sum of exponentials (0 and 1 for
+    a query that sees no key).
     """
     _, _, q, k, v = inputs
     heads, queries, _ = q.shape
@@ -92,16 +92,18 @@ def forward(
 
 
 class Cotangents(NamedTuple):
-    """Of the derivative's two results, and the numbers of the forward pass that it takes."""
+    """The cotangents of the two results of the derivative, and the numbers of the forward pass that
+    their transposes take.
+    """
 
     top: jax.Array
     total: jax.Array
     out: jax.Array
-    """Of `(D W) v + (D P) dv`, before its scale: `(heads, queries, depth)`, of the dtype of the
-    values.
+    """The cotangent of `(D W) v + (D P) dv`, before it is scaled: `(heads, queries, depth)`, of the
+    dtype of the values.
     """
     spread: jax.Array
-    """Of `sum W`: `(heads, queries)`."""
+    """The cotangent of `sum W`: `(heads, queries)`."""
 
 
 def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents) -> jax.Array:
@@ -132,7 +134,9 @@ def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotan
 def of_keys(
     problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents
 ) -> tuple[jax.Array, jax.Array]:
-    """The cotangents of `k` and `v`, float32, from each head of `q` by itself."""
+    """The cotangents of `k` and `v`, float32, one for each head of `q`: not yet summed over the
+    heads that share keys.
+    """
     _, _, q, k, v = inputs
     heads = q.shape[0]
     operands, moved = _aligned((*(mask or ()), *inputs, *given))
@@ -160,7 +164,7 @@ def of_keys(
 
 
 def _with_mask(kernel: Callable[..., None], mask: Mask | None) -> Callable[..., None]:
-    """The kernel with the mask's references as one argument."""
+    """A kernel whose references of the mask are gathered into one argument."""
     count = 0 if mask is None else len(mask)
     return lambda *refs: kernel(refs[:count] or None, *refs[count:])
 
@@ -175,7 +179,7 @@ def _numbers(mask: Mask | None) -> list[pl.BlockSpec]:
 
 
 def _whole(x: Any, share: int = 1) -> pl.BlockSpec:
-    """All of a head, or of the keys or values that it shares."""
+    """A block with all queries of a head, or all of the keys or values that it shares."""
     return pl.BlockSpec(
         (None, *x.shape[1:]), lambda i, head: (lax.div(head, share), *(0,) * (x.ndim - 1))
     )
@@ -190,7 +194,7 @@ def _in_order(length: int, x: Any, share: int = 1) -> pl.BlockSpec:
 
 
 def _last_first(length: int, x: Any) -> pl.BlockSpec:
-    """Block `i` from the end: of causal attention the last ones take longest, and are to start
+    """Block `i` from the end: in causal attention the last blocks take longest, so they start
     first.
     """
     count = x.shape[1] // length
@@ -203,8 +207,8 @@ def _last_first(length: int, x: Any) -> pl.BlockSpec:
 def _aligned(
     operands: tuple[jax.Array, ...],
 ) -> tuple[tuple[jax.Array, ...], Callable[..., jax.ShapeDtypeStruct]]:
-    """Operands that all vary over the devices of a `shard_map` as any of them does, and what makes
-    results of that kind.
+    """Operands that all vary over the mesh axes of a `shard_map` over which any of them varies, and
+    the constructor of output types that vary so.
     """
     zero = anchor(operands)
     name = next(

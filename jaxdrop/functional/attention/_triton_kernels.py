@@ -27,8 +27,8 @@ _LOG2_E = math.log2(math.e)
 
 
 class Tile(NamedTuple):
-    """How a kernel divides its work: queries and keys in a block, warps a program, and loads under
-    way.
+    """How a kernel divides its work: queries and keys in a block, warps in a program, and stages of
+    the software pipeline.
     """
 
     queries: int
@@ -46,17 +46,17 @@ class Tiles(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is known when the function is traced."""
+    """The static description of a call."""
 
     lengths: tuple[int, int]
-    """Of the queries and of the keys, before they are padded."""
+    """The numbers of queries and of keys, before padding."""
     share: int
-    """How many heads have the same keys."""
+    """The number of heads that share keys and values."""
     scale: float
     before: int | None
     after: int | None
     mask_size: int
-    """How many weights there are in the whole array."""
+    """The number of weights in the whole array."""
     draw: Callable[..., jax.Array]
     """The generator: words and positions -> bits."""
     tiles: Tiles
@@ -164,8 +164,8 @@ def _places(first: jax.Array, length: int) -> jax.Array:
 def _scores(
     problem: Problem, a: jax.Array, b: jax.Array, row: jax.Array, column: jax.Array, partly: bool
 ) -> jax.Array:
-    """Scores to base 2, of queries and keys or of keys and queries; if `partly`, some may be out of
-    sight.
+    """Scores to base 2, of queries and keys or of keys and queries. If `partly`, some queries may
+    not see some keys, and their scores are minus infinity.
     """
     s = triton.dot(a, b, trans_b=True) * np.float32(problem.scale * _LOG2_E)
     if not partly:
@@ -188,7 +188,7 @@ def _keep(problem: Problem, mask: Any, row: jax.Array, column: jax.Array) -> jax
         positions = Positions(None, low[0] + row * np.uint32(keys) + column)
     else:
         start = add_wide((high[0], low[0]), multiply_wide(row, keys))
-        if WORD % keys == 0:  # no row of weights goes on behind a multiple of 2**32
+        if WORD % keys == 0:  # a row of weights never crosses a multiple of 2**32
             positions = Positions(start[0], start[1] + column)
         else:
             positions = Positions(*add_wide(start, (jnp.zeros_like(column), column)))
@@ -202,7 +202,9 @@ def _drop(keep: jax.Array | None, x: jax.Array) -> jax.Array:
 def _over_keys(
     problem: Problem, tile: Tile, first: jax.Array, block: Callable[..., Any], carry: Any
 ) -> Any:
-    """`block` for each block of keys that the queries of a block from place `first` on see."""
+    """Runs `block` for each block of keys that a query sees, of the block of queries that starts at
+    position `first`.
+    """
     length, last = np.int32(tile.keys), first + (tile.queries - 1)
     begin, end = jnp.int32(0), jnp.int32(-(-problem.lengths[1] // tile.keys))
     whole_from, whole_to = begin, jnp.int32(problem.lengths[1] // tile.keys)
@@ -225,8 +227,8 @@ def _over_queries(
     block: Callable[..., Any],
     carry: Any,
 ) -> Any:
-    """`block` for each block of queries that see keys of a block; `first` is the place of its first
-    key among the queries.
+    """Runs `block` for each block of queries that see a key of a block of keys. `first` is the
+    position of the first key among the queries.
     """
     length, last = np.int32(tile.queries), first + (tile.keys - 1)
     begin, end = jnp.int32(0), jnp.int32(queries // tile.queries)
@@ -239,7 +241,7 @@ def _over_queries(
         whole_to = jnp.minimum(
             whole_to, lax.div(jnp.maximum(first + problem.before + 1, 0), length)
         )
-    if problem.lengths[1] % tile.keys:  # of the last block of keys some are padding
+    if problem.lengths[1] % tile.keys:  # the last block of keys may hold padding
         padded = pl.program_id(0) == problem.lengths[1] // tile.keys
         whole_to = jnp.where(padded, jnp.int32(0), whole_to)
     return _stretches(
@@ -257,8 +259,8 @@ def _stretches(
     *,
     head: bool,
 ) -> Any:
-    """`block` from `begin` to `end`. Between `whole_from` and `whole_to` every key is seen; without
-    `head`, from the start.
+    """Runs `block` from `begin` to `end`. From `whole_from` to `whole_to` every query sees every
+    key, and no scores are masked. Without `head`, `whole_from` is `begin`.
     """
     end = jnp.maximum(begin, end)
     whole_from = jnp.clip(whole_from, begin, end) if head else begin

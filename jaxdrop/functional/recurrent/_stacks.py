@@ -1,6 +1,4 @@
-"""Recurrent layers one above the other, with dropout between them, whatever framework the layers
-are of.
-"""
+"""A stack of recurrent layers of any framework, with dropout between them."""
 
 from __future__ import annotations
 
