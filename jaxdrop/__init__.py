@@ -49,7 +49,7 @@ from jaxdrop.functional.sequences import (
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
 from jaxdrop.random import key
-from jaxdrop.training_keys import step_key
+from jaxdrop.random._steps import step_key
 
 if TYPE_CHECKING:
     from jaxdrop import linen, nnx

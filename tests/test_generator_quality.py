@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop import _generators, random
-from jaxdrop._positions import Positions
+from jaxdrop import random
+from jaxdrop.random import _generators
+from jaxdrop.random._positions import Positions
 from scripts.check_random import ORDERS
 from tests import statistics
 

@@ -24,7 +24,7 @@ from scipy import stats
 
 import jaxdrop
 from jaxdrop import random
-from jaxdrop._positions import Coordinate
+from jaxdrop.random._positions import Coordinate
 
 WORD = 2**32
 

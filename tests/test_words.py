@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import export
 
-from jaxdrop import _positions, _words
+from jaxdrop.random import _positions, _words
 
 WORD = _words.WORD
 EDGES = [0, 1, 2, 0xFFFF, 0x10000, 0x10001, 2**31 - 1, 2**31, WORD - 2, WORD - 1]

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import masks, random
-from jaxdrop._positions import linear
 from jaxdrop.functional._sight import Operands, Plan, Sight
+from jaxdrop.random._positions import linear
 
 if TYPE_CHECKING:
     from jaxdrop.functional import _triton

@@ -13,8 +13,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
-from jaxdrop._words import is_known
 from jaxdrop.functional._kernel import kernel
+from jaxdrop.random._words import is_known
 
 # A traced rate of 1 asks for infinite noise; it gets that of the last rate on the grid of masks.
 _LEAST_KEEP = 2.0**-23

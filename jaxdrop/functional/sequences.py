@@ -16,11 +16,11 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
-from jaxdrop._positions import grid
-from jaxdrop._words import WORD
 from jaxdrop.functional import _ids
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
+from jaxdrop.random._positions import grid
+from jaxdrop.random._words import WORD
 
 _replace_words = _ids.replacing("word_dropout", "replacement", "ids")
 

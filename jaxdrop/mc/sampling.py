@@ -88,7 +88,7 @@ def keys(
     References:
       McKay, Beckman & Conover, "A comparison of three methods for selecting values of input
       variables in the analysis of output from a computer code", Technometrics 21 (1979):
-      stratification along each coordinate. The orders: `jaxdrop/_lattices.py`.
+      stratification along each coordinate. The orders: `jaxdrop/random/_lattices.py`.
     """
     _checks.check_one_of(strategy, "strategy", Strategy)
     num = _checks.check_count(num_samples, "num_samples")

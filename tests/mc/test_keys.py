@@ -20,7 +20,8 @@ from flax import nnx
 from scipy import stats
 
 import jaxdrop
-from jaxdrop import _lattices, masks, mc, random
+from jaxdrop import masks, mc, random
+from jaxdrop.random import _lattices
 from tests import statistics
 
 LEVEL = 1e-6

@@ -29,8 +29,8 @@ from jaxdrop._checks import check_one_rate as check_one_rate
 from jaxdrop._checks import check_rate as check_rate
 from jaxdrop._checks import check_rate_shape as check_rate_shape
 from jaxdrop._checks import check_spec as check_spec
-from jaxdrop._positions import Coordinate, coordinate
-from jaxdrop._words import at_most
+from jaxdrop.random._positions import Coordinate, coordinate
+from jaxdrop.random._words import at_most
 
 T = TypeVar("T")
 

@@ -44,10 +44,11 @@ from jax import export, lax
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxdrop import _checks, _generators, _key_types, _lattices
-from jaxdrop._positions import Coordinate, Positions, grid, linear
-from jaxdrop._saved_keys import unwrap_keys as unwrap_keys
-from jaxdrop._saved_keys import wrap_keys as wrap_keys
+from jaxdrop import _checks
+from jaxdrop.random import _generators, _key_types, _lattices
+from jaxdrop.random._positions import Coordinate, Positions, grid, linear
+from jaxdrop.random._saved_keys import unwrap_keys as unwrap_keys
+from jaxdrop.random._saved_keys import wrap_keys as wrap_keys
 
 # -- making and checking keys
 

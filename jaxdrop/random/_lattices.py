@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from jaxdrop._words import WORD
+from jaxdrop.random._words import WORD
 
 MOST = 2**16 - 1
 
@@ -42,7 +42,7 @@ def sizes(num: int) -> tuple[int, ...]:
 
 
 def points(num: int) -> npt.NDArray[np.uint32]:
-    """A row for each of `num` samples: the fields of a `jaxdrop._generators.LatticePoint`."""
+    """A row for each of `num` samples: the fields of a `LatticePoint` of `_generators.py`."""
     lattices = []
     for mirror, prime in zip((0, WORD - 1), sizes(num), strict=False):
         # The fraction index / prime with 48 bits, as a word of 32 and one of 16.

@@ -18,7 +18,16 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from jaxdrop._words import WORD, Wide, add_wide, at_most, is_known, multiply_wide, times, words_of
+from jaxdrop.random._words import (
+    WORD,
+    Wide,
+    add_wide,
+    at_most,
+    is_known,
+    multiply_wide,
+    times,
+    words_of,
+)
 
 Coordinate = jax.Array | Wide
 

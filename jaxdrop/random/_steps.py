@@ -36,7 +36,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxdrop import _checks, random
-from jaxdrop._words import WORD
+from jaxdrop.random._words import WORD
 
 # Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
 _DOMAINS = {
