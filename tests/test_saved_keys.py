@@ -20,6 +20,7 @@ from flax import nnx, serialization
 import jaxdrop
 import jaxdrop.nnx
 from jaxdrop import random
+from jaxdrop.random import _samples
 
 ROOT = Path(jaxdrop.__file__).parent.parent
 X = jnp.ones((4, 8))
@@ -40,8 +41,8 @@ def keys(seed: int) -> dict[str, jax.Array]:
     return {
         "one": key,
         "several": jax.random.split(key, 3),
-        "stratified": random.stratified_keys(key, 5),
-        "antithetic": random.antithetic_keys(key, 4),
+        "stratified": _samples.stratified_keys(key, 5),
+        "antithetic": _samples.antithetic_keys(key, 4),
         "threefry": jax.random.key(seed),
     }
 
@@ -247,7 +248,7 @@ def test_words_take_the_type_and_the_shape_of_the_keys_they_stand_for() -> None:
         ({"a": 1}, {"a": jaxdrop.key(0)}, r"\['a'\] must hold .*, got int 1"),
         (
             {"a": jnp.zeros(2, jnp.uint32)},
-            {"a": random.stratified_keys(jaxdrop.key(0), 3)},
+            {"a": _samples.stratified_keys(jaxdrop.key(0), 3)},
             r"uint32\[3, 7\], got uint32\[2\]",
         ),
         ({"a": 1}, {"b": 1}, "structure"),

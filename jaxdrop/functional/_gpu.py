@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import masks, random
+from jaxdrop import masks
 from jaxdrop.functional._sight import Operands, Plan, Sight
+from jaxdrop.random import _drawing
 from jaxdrop.random._positions import linear
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
     draw: Any = None
     if operands.key is not None:
         see = Sight(plan, operands)
-        words, draw = random.words_and_draw(operands.key)
+        words, draw = _drawing.words_and_draw(operands.key)
         extent = math.prod(see.mask_extent)
         zero = jnp.zeros((1,) * (q.ndim), jnp.uint32)
         start = linear((*see.lead, zero, zero), see.mask_extent)

@@ -128,7 +128,7 @@ def in_call(rates: Any) -> dict[str, masks.Rate]:
 
 def _one_rate(rate: Any, name: str) -> masks.Rate:
     """A rate as `masks.check_number` returns it, if it has no axes."""
-    rate = masks.check_number(rate, name, 1)
+    rate = _checks.check_number(rate, name, 1)
     _checks.check_one_rate(rate, f"a recurrent layer takes one {name}", name)
     return rate
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _mapped_axes, masks
 from jaxdrop.functional import _attention_shapes, _attention_weights, _blocked
 from jaxdrop.functional._attention_layout import Arrays, by_device
 from jaxdrop.functional._attention_shapes import Shapes
@@ -126,8 +126,8 @@ def dot_product_attention(
       "FlashAttention", 2022, arXiv:2205.14135.
     """
     shapes = Shapes.of("dot_product_attention", q, k, v)
-    checked = masks.check_rate(rate)
-    masks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
+    checked = _checks.check_rate(rate)
+    _checks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
     layout = check_spec(spec, shapes)
     before, after = _attention_shapes.window(local_window_size, is_causal)
     if implementation is not None:
@@ -138,23 +138,23 @@ def dot_product_attention(
         scale=shapes.depth**-0.5 if scale is None else _number("scale", scale),
         before=before,
         after=after,
-        shared=masks.check_broadcast_dims(broadcast_dims, len(shapes.weights)),
+        shared=_checks.check_broadcast_dims(broadcast_dims, len(shapes.weights)),
         precision=precision,
         spec=layout,
     )
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0))
-    names, parts = masks.mapped_axes(layout, [len(shapes.batch)])
+    names, parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])
     of_queries = of_keys = None
     if query_seq_lengths is not None:
-        first = random.axis_place(names)[0] * shapes.queries if names else 0
+        first = _mapped_axes.index_and_size(names)[0] * shapes.queries if names else 0
         of_queries = shapes.within("query_seq_lengths", query_seq_lengths, shapes.queries, first)
     if key_value_seq_lengths is not None:
         of_keys = shapes.within("key_value_seq_lengths", key_value_seq_lengths, shapes.keys)
 
     nothing = 0 in (*shapes.weights, *shapes.output) or (draws and masks.is_number(checked, 1))
-    law = masks.law(checked if draws else 0.0, v.dtype)
+    law = masks.distribution(checked if draws else 0.0, v.dtype)
     arrays = Arrays(
-        key=random.single(key, "dot_product_attention") if draws and not nothing else None,
+        key=_checks.consume_key(key, "dot_product_attention") if draws and not nothing else None,
         threshold=law.threshold,
         scale=law.scale,
         q=q,
@@ -190,7 +190,7 @@ class _Settings(NamedTuple):
 
 def check_spec(spec: PartitionSpec | None, shapes: Shapes) -> PartitionSpec | None:
     """The layout of the whole `q`, if it does not divide the depth."""
-    layout = masks.check_spec(spec, len(shapes.output))
+    layout = _checks.check_spec(spec, len(shapes.output))
     if layout is not None and len(layout) == len(shapes.output) and layout[-1]:
         raise ValueError(
             f"spec={spec} divides the depth, over which attention sums. Batch, queries and heads"
@@ -408,11 +408,11 @@ def for_flax(
         ).astype(wide)
 
     shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
-    masks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
+    _checks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
-    law = masks.law(rate if draws else 0.0, dtype)
+    law = masks.distribution(rate if draws else 0.0, dtype)
     arrays = Arrays(
-        key=random.single(dropout_rng, "dot_product_attention") if draws else None,
+        key=_checks.consume_key(dropout_rng, "dot_product_attention") if draws else None,
         threshold=law.threshold,
         scale=law.scale,
         q=query,

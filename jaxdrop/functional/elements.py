@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, masks
 from jaxdrop.functional import _axes
 from jaxdrop.functional._kernel import kernel
 
@@ -71,7 +71,11 @@ def dropout(
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
     return _dropout(
-        random.single(key, "dropout"), x, *masks.law(rate, x.dtype), shared=shared, spec=spec
+        _checks.consume_key(key, "dropout"),
+        x,
+        *masks.distribution(rate, x.dtype),
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -85,7 +89,7 @@ def _dropout(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec)
     return masks.scaled(keep, x, scale)
 
 
@@ -136,9 +140,9 @@ def classic_dropout(
     if evaluation:
         return _weighted(x, 1 - rate)
     return _classic_dropout(
-        random.single(key, "classic_dropout"),
-        masks.possible(x, rate),
-        masks.law(rate, x.dtype).threshold,
+        _checks.consume_key(key, "classic_dropout"),
+        masks.nan_if_impossible(x, rate),
+        masks.distribution(rate, x.dtype).threshold,
         shared=shared,
         spec=spec,
     )
@@ -154,14 +158,16 @@ def _classic_dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     return jnp.where(
-        masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec), x, jnp.zeros((), x.dtype)
+        masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec),
+        x,
+        jnp.zeros((), x.dtype),
     )
 
 
 @kernel("classic_dropout")
 def _weighted(x: jax.Array, weight: jax.Array) -> jax.Array:
-    wide = masks.wide(x.dtype)
-    return (x.astype(wide) * masks.expand(weight, x.ndim).astype(wide)).astype(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
+    return (x.astype(wide) * _numerics.expand(weight, x.ndim).astype(wide)).astype(x.dtype)
 
 
 # What a SELU tends to for very negative arguments: -lambda alpha.
@@ -208,9 +214,9 @@ def alpha_dropout(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    threshold = masks.law(rate, x.dtype).threshold
+    threshold = masks.distribution(rate, x.dtype).threshold
     return _alpha_dropout(
-        random.single(key, "alpha_dropout"),
+        _checks.consume_key(key, "alpha_dropout"),
         x,
         threshold,
         *_affine(rate, x.dtype),
@@ -231,11 +237,11 @@ def _alpha_dropout(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    wide = masks.wide(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
     mean, scale, dropped = (
-        masks.expand(number, x.ndim).astype(wide) for number in (mean, scale, dropped)
+        _numerics.expand(number, x.ndim).astype(wide) for number in (mean, scale, dropped)
     )
-    keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec)
     # A sum and then a product: a product and then a sum may be rounded once or twice, as the
     # compiler likes.
     return jnp.where(keep, (x.astype(wide) - mean) * scale, dropped).astype(x.dtype)
@@ -246,7 +252,7 @@ def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
     dropped entry, `a f + b`.
     """
     xp = np if isinstance(rate, float) else jnp
-    rate = xp.asarray(rate, jnp.finfo(masks.wide(dtype)).dtype)
+    rate = xp.asarray(rate, jnp.finfo(_numerics.compute_dtype(dtype)).dtype)
     spread = xp.sqrt(1 + rate * _SELU_FLOOR**2)
     none = rate == 1
     scale = xp.where(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, _variates, masks
 from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.noise import multiplied, times
@@ -81,7 +81,7 @@ def concrete_dropout(
         raise ValueError(f"temperature must be one number, got {_checks.quoted(temperature)}")
     if _checks.check_flag(deterministic, "deterministic"):
         return x
-    key = random.single(key, "concrete_dropout")
+    key = _checks.consume_key(key, "concrete_dropout")
     return _concrete_dropout(
         key, x, logit, 1 + _exp(logit), 1 / temperature, shared=shared, spec=spec
     )
@@ -99,10 +99,12 @@ def _concrete_dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     bits = masks.draw(key, x, broadcast_dims=shared, spec=spec)
-    u = random.uniform(bits) + np.float32(2**-24)  # the middles of 2**23 intervals: neither 0 nor 1
-    logit = masks.expand(logit, x.ndim).astype(jnp.float32)
+    u = _variates.uniform(bits) + np.float32(
+        2**-24
+    )  # the middles of 2**23 intervals: neither 0 nor 1
+    logit = _numerics.expand(logit, x.ndim).astype(jnp.float32)
     keep = jax.nn.sigmoid(-(logit + jnp.log(u) - jnp.log1p(-u)) * sharpness.astype(jnp.float32))
-    kind = masks.wide(x.dtype)
+    kind = _numerics.compute_dtype(x.dtype)
     return (x.astype(kind) * times(scale, keep).astype(kind)).astype(x.dtype)
 
 
@@ -140,7 +142,7 @@ def concrete_kl(
         )
     if np.ndim(lengthscale):
         raise ValueError(f"lengthscale must be one number, got {_checks.quoted(lengthscale)}")
-    w = w.astype(masks.wide(w.dtype))
+    w = w.astype(_numerics.compute_dtype(w.dtype))
     squares = (w * w.conj()).real.sum([axis for axis in range(w.ndim) if axis != w.ndim - 2])
     logits = jnp.broadcast_to(
         jnp.asarray(_checks.check_parameter(logit, "logit", squares.shape), squares.dtype),
@@ -193,7 +195,11 @@ def variational_dropout(
     if _checks.check_flag(deterministic, "deterministic"):
         return x
     return _variational_dropout(
-        random.single(key, "variational_dropout"), x, _exp(log_alpha / 2), shared=shared, spec=spec
+        _checks.consume_key(key, "variational_dropout"),
+        x,
+        _exp(log_alpha / 2),
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -207,7 +213,7 @@ def _variational_dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     return multiplied(
-        x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
+        x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
     )
 
 
@@ -252,7 +258,9 @@ def variational_dense(
     spec = _checks.check_spec(spec, x.ndim)
     if _checks.check_flag(deterministic, "deterministic"):
         return x @ w
-    return _variational_dense(random.single(key, "variational_dense"), x, w, log_alpha, spec=spec)
+    return _variational_dense(
+        _checks.consume_key(key, "variational_dense"), x, w, log_alpha, spec=spec
+    )
 
 
 @kernel("variational_dense")
@@ -338,7 +346,7 @@ def sparse_variational_dense(
     if _checks.check_flag(deterministic, "deterministic"):
         return x @ jnp.where(sparse_log_alpha(w, log_sigma2) < threshold, w, jnp.zeros_like(w))
     return _sparse_variational_dense(
-        random.single(key, "sparse_variational_dense"), x, w, log_sigma2, spec=spec
+        _checks.consume_key(key, "sparse_variational_dense"), x, w, log_sigma2, spec=spec
     )
 
 
@@ -371,8 +379,8 @@ def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
       arXiv:1701.05369.
     """
     w = _checks.check_real(w, "sparse_log_alpha", "w")
-    kind = masks.wide(w.dtype)
-    log_sigma2 = masks.expand(
+    kind = _numerics.compute_dtype(w.dtype)
+    log_sigma2 = _numerics.expand(
         jnp.asarray(_checks.check_parameter(log_sigma2, "log_sigma2", w.shape), kind), w.ndim
     )
     return jnp.clip(log_sigma2 - jnp.log(w.astype(kind) ** 2 + 1e-8), -8, 8)
@@ -440,8 +448,8 @@ def check_threshold(threshold: float) -> float:
 
 def _variance(w: jax.Array, log_alpha: jax.Array) -> jax.Array:
     """`alpha w^2`."""
-    kind = masks.wide(w.dtype)
-    return masks.expand(jnp.exp(log_alpha.astype(kind)), w.ndim) * w.astype(kind) ** 2
+    kind = _numerics.compute_dtype(w.dtype)
+    return _numerics.expand(jnp.exp(log_alpha.astype(kind)), w.ndim) * w.astype(kind) ** 2
 
 
 def _site(

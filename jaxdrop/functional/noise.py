@@ -12,9 +12,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _compiler, _lengths, _mapped_axes, _numerics, _variates, masks
 from jaxdrop.functional._kernel import kernel
-from jaxdrop.random._words import is_known
 
 # A traced rate of 1 asks for infinite noise; it gets that of the last rate on the grid of masks.
 _LEAST_KEEP = 2.0**-23
@@ -65,7 +64,7 @@ def gaussian_dropout(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     return _gaussian_dropout(
-        random.single(key, "gaussian_dropout"), x, rate, shared=shared, spec=spec
+        _checks.consume_key(key, "gaussian_dropout"), x, rate, shared=shared, spec=spec
     )
 
 
@@ -81,7 +80,7 @@ def _gaussian_dropout(
     rate = rate.astype(jnp.float32)
     stddev = jnp.sqrt(rate / jnp.maximum(1 - rate, np.float32(_LEAST_KEEP)))
     return multiplied(
-        x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
+        x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
     )
 
 
@@ -125,7 +124,7 @@ def gaussian_noise(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(stddev, 0):
         return x
     return _gaussian_noise(
-        random.single(key, "gaussian_noise"), x, stddev, shared=shared, spec=spec
+        _checks.consume_key(key, "gaussian_noise"), x, stddev, shared=shared, spec=spec
     )
 
 
@@ -138,7 +137,7 @@ def _gaussian_noise(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return _added(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    return _added(x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
 @_checks.hinted
@@ -181,7 +180,7 @@ def uniform_dropout(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(beta, 0):
         return x
     return _uniform_dropout(
-        random.single(key, "uniform_dropout"), x, beta, shared=shared, spec=spec
+        _checks.consume_key(key, "uniform_dropout"), x, beta, shared=shared, spec=spec
     )
 
 
@@ -245,7 +244,7 @@ def neftune(
     mask = _tokens(mask, x.shape[:-1])
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(alpha, 0):
         return x
-    return _neftune(random.single(key, "neftune"), x, alpha, mask, spec=spec)
+    return _neftune(_checks.consume_key(key, "neftune"), x, alpha, mask, spec=spec)
 
 
 @kernel("neftune")
@@ -257,14 +256,14 @@ def _neftune(
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    names, parts = masks.mapped_axes(spec, (x.ndim - 2,))
-    width = x.shape[-1] * masks.mapped_axes(spec, (x.ndim - 1,))[1]
+    names, parts = _mapped_axes.names_and_size(spec, (x.ndim - 2,))
+    width = x.shape[-1] * _mapped_axes.names_and_size(spec, (x.ndim - 1,))[1]
     noise = _symmetric(masks.draw(key, x, spec=spec))
     if mask is None:
         size = parts * x.shape[-2] * width
         unit = (
             np.float32(1 / math.sqrt(size))
-            if is_known(size)
+            if _lengths.is_known(size)
             else lax.rsqrt(jnp.asarray(size).astype(jnp.float32))
         )
         return _added(x, alpha, noise * unit)
@@ -277,25 +276,25 @@ def _neftune(
 
 def _symmetric(bits: jax.Array) -> jax.Array:
     """Uniform values in [-1, 1), in float32."""
-    return 2 * random.uniform(bits) - 1
+    return 2 * _variates.uniform(bits) - 1
 
 
 def multiplied(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
     """`x (1 + amount noise)`, formed in float32 at least; of the dtype of `x`."""
-    wide = masks.wide(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
     return (x.astype(wide) * (1 + times(amount, noise)).astype(wide)).astype(x.dtype)
 
 
 def _added(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
     """`x + amount noise`, likewise."""
-    wide = masks.wide(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
     return (x.astype(wide) + times(amount, noise).astype(wide)).astype(x.dtype)
 
 
 def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
     """The product in float32, rounded as such."""
-    return masks.rounded(
-        masks.expand(amount, noise.ndim).astype(jnp.float32) * masks.rounded(noise)
+    return _compiler.rounding_barrier(
+        _numerics.expand(amount, noise.ndim).astype(jnp.float32) * _compiler.rounding_barrier(noise)
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, _variates, masks
 from jaxdrop.functional._kernel import kernel
 
 Mode = Literal["row", "batch"]
@@ -88,11 +88,11 @@ def drop_path(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    threshold, scale = masks.law(rate, x.dtype)
+    threshold, scale = masks.distribution(rate, x.dtype)
     if not scale_by_keep:
-        scale = masks.unit(rate, x.dtype)
+        scale = masks.unit_scale(rate, x.dtype)
     return _drop_path(
-        random.single(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec
+        _checks.consume_key(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec
     )
 
 
@@ -106,7 +106,9 @@ def _drop_path(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return masks.scaled(masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec), x, scale)
+    return masks.scaled(
+        masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec), x, scale
+    )
 
 
 @_checks.hinted
@@ -169,13 +171,13 @@ def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) 
         return True
     if masks.is_number(checked, 1):
         return False
-    runs = _runs(random.single(key, "layer_drop"), masks.law(checked).threshold)
+    runs = _runs(_checks.consume_key(key, "layer_drop"), masks.distribution(checked).threshold)
     return runs if isinstance(runs, jax.core.Tracer) else bool(runs)
 
 
 @kernel("layer_drop")
 def _runs(key: jax.Array, threshold: jax.Array) -> jax.Array:
-    return masks.keep(key, threshold, threshold)
+    return masks.keep_mask(key, threshold, threshold)
 
 
 def either(
@@ -212,7 +214,7 @@ def like(y: T, x: T, rate: masks.Rate) -> T:
             "a layer that may be skipped must return what is like its argument, which takes the"
             f" place of its result: it was given {argument} and returned {result}."
         )
-    return masks.possible(y, _checks.check_rate(rate))
+    return masks.nan_if_impossible(y, _checks.check_rate(rate))
 
 
 @_checks.hinted
@@ -283,9 +285,15 @@ def shake_drop(
     if _checks.check_flag(deterministic, "deterministic"):
         middle = (alpha[0] + alpha[1]) / 2
         return x if middle == 1 else _expected(x, rate, middle=middle)
-    key, (threshold, _) = random.single(key, "shake_drop"), masks.law(rate)
+    key, (threshold, _) = _checks.consume_key(key, "shake_drop"), masks.distribution(rate)
     return _shake_drop(
-        key, masks.possible(x, rate), threshold, alpha=alpha, beta=beta, shared=shared, spec=spec
+        key,
+        masks.nan_if_impossible(x, rate),
+        threshold,
+        alpha=alpha,
+        beta=beta,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -301,11 +309,11 @@ def _shake_drop(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     coin, forward, backward = jax.random.split(key, 3)
-    alone = masks.keep(coin, x, threshold, broadcast_dims=_all_but(x), spec=spec)
+    alone = masks.keep_mask(coin, x, threshold, broadcast_dims=_all_but(x), spec=spec)
 
     def coefficient(key: jax.Array, bounds: Range) -> jax.Array:
         low, high = np.float32(bounds[0]), np.float32(bounds[1])
-        drawn = random.uniform(masks.draw(key, x, broadcast_dims=shared, spec=spec))
+        drawn = _variates.uniform(masks.draw(key, x, broadcast_dims=shared, spec=spec))
         return jnp.where(alone, np.float32(1), low + (high - low) * drawn)
 
     return _two_way(x, coefficient(forward, alpha), coefficient(backward, beta))
@@ -327,8 +335,8 @@ def _two_way_jvp(
 
 @kernel("shake_drop")
 def _expected(x: jax.Array, rate: jax.Array, *, middle: float) -> jax.Array:
-    real = jnp.finfo(masks.wide(x.dtype)).dtype
-    factor = 1 - masks.expand(jnp.asarray(rate), x.ndim).astype(real) * (1 - middle)
+    real = jnp.finfo(_numerics.compute_dtype(x.dtype)).dtype
+    factor = 1 - _numerics.expand(jnp.asarray(rate), x.ndim).astype(real) * (1 - middle)
     return masks.scaled(factor != 0, x, factor)
 
 

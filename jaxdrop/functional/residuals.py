@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _mapped_axes, _numerics, masks
 from jaxdrop.functional._kernel import kernel
 
 
@@ -54,7 +54,7 @@ def bias_dropout_add(
     if bias is not None:
         bias = _broadcast("bias", bias, x.shape, "bias_dropout_add")
     law = _law(rate, x, deterministic)
-    single = None if law is None else random.single(key, "bias_dropout_add")
+    single = None if law is None else _checks.consume_key(key, "bias_dropout_add")
     return _bias_dropout_add(single, x, bias, residual, law, spec=spec)
 
 
@@ -64,13 +64,17 @@ def _bias_dropout_add(
     x: jax.Array,
     bias: jax.Array | None,
     residual: jax.Array,
-    law: masks.Law | None,
+    law: masks.Distribution | None,
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    kind = np.promote_types(masks.wide(x.dtype), masks.wide(residual.dtype))
+    kind = np.promote_types(
+        _numerics.compute_dtype(x.dtype), _numerics.compute_dtype(residual.dtype)
+    )
     branch = (
-        x.astype(kind) if bias is None else x.astype(kind) + masks.expand(bias, x.ndim).astype(kind)
+        x.astype(kind)
+        if bias is None
+        else x.astype(kind) + _numerics.expand(bias, x.ndim).astype(kind)
     )
     return (residual.astype(kind) + _dropped(key, branch, law, spec)).astype(residual.dtype)
 
@@ -135,7 +139,7 @@ def dropout_add_layer_norm(
     eps = _checks.check_number(epsilon, "epsilon", meaning=" It is added to the variance.")
     if not isinstance(eps, float):
         raise TypeError(f"epsilon must be one number, got {_checks.quoted(epsilon)}")
-    if masks.mapped_axes(spec, [x.ndim - 1])[0]:
+    if _mapped_axes.names_and_size(spec, [x.ndim - 1])[0]:
         raise ValueError(
             f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are"
             " taken."
@@ -158,7 +162,7 @@ def dropout_add_layer_norm(
             _broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale"
         )
     law = _law(rate, x, deterministic)
-    single = None if law is None else random.single(key, caller)
+    single = None if law is None else _checks.consume_key(key, caller)
     y, z = _dropout_add_layer_norm(
         single, x, residual, scale, bias, row_scale, law, epsilon=eps, spec=spec
     )
@@ -173,42 +177,44 @@ def _dropout_add_layer_norm(
     scale: jax.Array | None,
     bias: jax.Array | None,
     row_scale: jax.Array | None,
-    law: masks.Law | None,
+    law: masks.Distribution | None,
     *,
     epsilon: float,
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     kind = np.promote_types(
-        masks.wide(x.dtype), masks.wide(x.dtype if residual is None else residual.dtype)
+        _numerics.compute_dtype(x.dtype),
+        _numerics.compute_dtype(x.dtype if residual is None else residual.dtype),
     )
     branch = (
         x.astype(kind)
         if row_scale is None
-        else x.astype(kind) * jnp.expand_dims(masks.expand(row_scale, x.ndim - 1), -1).astype(kind)
+        else x.astype(kind)
+        * jnp.expand_dims(_numerics.expand(row_scale, x.ndim - 1), -1).astype(kind)
     )
     z = _dropped(key, branch, law, spec)
     if residual is not None:
         z = residual.astype(kind) + z
     centered = z - z.mean(-1, keepdims=True)
     y = centered * lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
-    y = y if scale is None else y * masks.expand(scale, x.ndim).astype(kind)
-    y = y if bias is None else y + masks.expand(bias, x.ndim).astype(kind)
+    y = y if scale is None else y * _numerics.expand(scale, x.ndim).astype(kind)
+    y = y if bias is None else y + _numerics.expand(bias, x.ndim).astype(kind)
     return y.astype(x.dtype), z.astype(x.dtype if residual is None else residual.dtype)
 
 
-def _law(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.Law | None:
+def _law(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.Distribution | None:
     """What is dropped, or None for nothing."""
     off = _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0)
-    return None if off else masks.law(rate, x.dtype)
+    return None if off else masks.distribution(rate, x.dtype)
 
 
 def _dropped(
-    key: jax.Array | None, x: jax.Array, law: masks.Law | None, spec: PartitionSpec | None
+    key: jax.Array | None, x: jax.Array, law: masks.Distribution | None, spec: PartitionSpec | None
 ) -> jax.Array:
     if key is None or law is None:
         return x
     threshold, scale = map(jnp.asarray, law)
-    return masks.scaled(masks.keep(key, x, threshold, spec=spec), x, scale)
+    return masks.scaled(masks.keep_mask(key, x, threshold, spec=spec), x, scale)
 
 
 def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:

@@ -7,7 +7,6 @@ mask whenever it gets the same key, so a key made outside the loop holds for the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -15,12 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, masks, random
 from jaxdrop.functional import _ids
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
-from jaxdrop.random._positions import grid
-from jaxdrop.random._words import WORD
 
 _replace_words = _ids.replacing("word_dropout", "replacement", "ids")
 
@@ -172,8 +169,8 @@ def zoneout(
         return previous
     if expected:
         return _expected_state(new, previous, rate)
-    key, new = random.single(key, "zoneout"), masks.possible(new, rate)
-    return _zoneout(key, new, previous, masks.law(rate).threshold, spec=spec)
+    key, new = _checks.consume_key(key, "zoneout"), masks.nan_if_impossible(new, rate)
+    return _zoneout(key, new, previous, masks.distribution(rate).threshold, spec=spec)
 
 
 @kernel("zoneout")
@@ -185,13 +182,13 @@ def _zoneout(
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return jnp.where(masks.keep(key, new, threshold, spec=spec), new, previous)
+    return jnp.where(masks.keep_mask(key, new, threshold, spec=spec), new, previous)
 
 
 @kernel("zoneout")
 def _expected_state(new: jax.Array, previous: jax.Array, rate: jax.Array) -> jax.Array:
-    wide = masks.wide(new.dtype)
-    share = masks.expand(jnp.asarray(rate, wide), new.ndim)
+    wide = _numerics.compute_dtype(new.dtype)
+    share = _numerics.expand(jnp.asarray(rate, wide), new.ndim)
     return (share * previous.astype(wide) + (1 - share) * new.astype(wide)).astype(new.dtype)
 
 
@@ -315,7 +312,7 @@ def embedding_dropout(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    key, law = random.single(key, "embedding_dropout"), masks.law(rate, x.dtype)
+    key, law = _checks.consume_key(key, "embedding_dropout"), masks.distribution(rate, x.dtype)
     layout = None if spec is None else PartitionSpec(*spec[: ids.ndim])
     return _embedding_dropout(key, x, ids, *law, time_axis=axis, spec=layout)
 
@@ -333,14 +330,11 @@ def _embedding_dropout(
 ) -> jax.Array:
     words = ids.astype(jnp.uint32)
     if time_axis is None:
-        bits = random.bits_at(key, (words,), (WORD,))
+        bits = random.bits_at(key, (words,), (2**32,))
     else:
         # One row of the mask for each sequence, with room for every id, so that no row depends on
         # the size of the vocabulary.
-        block = masks.block(ids, broadcast_dims=(time_axis,), spec=spec)
-        high, low = grid(**block._asdict())
-        bits = random.bits_at(
-            key, (low if high is None else (high, low), words), (math.prod(block.extent), WORD)
-        )
+        sequence, count = masks.positions(ids, broadcast_dims=(time_axis,), spec=spec)
+        bits = random.bits_at(key, (sequence, words), (count, 2**32))
     bits = lax.expand_dims(bits, range(ids.ndim, x.ndim))
     return masks.scaled(masks.below(bits, threshold), x, scale)

@@ -13,7 +13,7 @@ import jax
 from flax import errors
 from flax import linen as nn
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop.functional import _recurrent_rates, recurrent
 from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
 from jaxdrop.functional.recurrent import Carry, Hooks, Plan
@@ -49,7 +49,7 @@ def settle(
         rng = (
             layer.make_rng(collection)
             if rng is None
-            else random.checked(rng, type(layer).__name__, "rng")
+            else _checks.check_key(rng, type(layer).__name__, "rng")
         )
     return off, rng
 

@@ -47,8 +47,8 @@ class KeyType:
     rest: tuple[int, ...] = ()
 
     def bits(self, data: jax.Array, positions: Positions, bit_width: int) -> jax.Array:
-        """Bits of any width. Narrow ones are the top bits: those are the ones that stratification
-        orders.
+        """Bits of any width. Narrow words are the top bits of 32, because stratification orders
+        samples by the top bits.
         """
         bits = self.bits32(data, positions)
         if bit_width == 64:
@@ -102,7 +102,7 @@ class KeyType:
         return made
 
     def __reduce__(self) -> tuple[Callable[[str], KeyType], tuple[str]]:
-        return _by_name, (self.name,)  # so that a key that was pickled has the type of all others
+        return _by_name, (self.name,)  # an unpickled key has the one instance of its type
 
 
 def _by_name(name: str) -> KeyType:

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxdrop import _checks, random
+from jaxdrop import _checks
 from jaxdrop.random._words import WORD
 
 # Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
@@ -79,7 +79,7 @@ def step_key(
       ValueError: no key, an array of keys, or an index outside [0, 2**32). A traced index is
         checked under `checkify` only: a negative one counts modulo 2**32.
     """
-    key = random.checked(key, "step_key", always=True)
+    key = _checks.check_key(key, "step_key", always=True)
     for name, index in (("step", step), ("micro_batch", micro_batch), ("replica", replica)):
         if index is not None or name == "step":
             key = jax.random.fold_in(jax.random.fold_in(key, _DOMAINS[name]), _index(name, index))
