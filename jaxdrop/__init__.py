@@ -48,8 +48,7 @@ from jaxdrop.functional.sequences import (
 )
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
-from jaxdrop.random import key
-from jaxdrop.random._steps import step_key
+from jaxdrop.random import key, step_key
 
 if TYPE_CHECKING:
     from jaxdrop import linen, nnx
@@ -119,7 +118,7 @@ _ON_FIRST_USE = ("linen", "nnx")
 def __getattr__(name: str) -> Any:
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"jaxdrop.{name}")
-    message = f"module 'jaxdrop' has no attribute {name!r}{_elsewhere.hint(name)}"
+    message = f"module 'jaxdrop' has no attribute {name!r}{_elsewhere.hint(name, __all__)}"
     if _elsewhere.is_import(name):
         raise ImportError(message, name="jaxdrop")
     raise AttributeError(message)

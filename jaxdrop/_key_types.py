@@ -1,4 +1,6 @@
-"""Where pickled keys look up their type: files hold this module's name, so it must stay."""
+"""The function by which unpickling finds the type of a key. Files hold its name and this module's:
+neither may change.
+"""
 
 from __future__ import annotations
 

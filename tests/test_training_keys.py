@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxdrop.random._steps import step_key
+from jaxdrop import step_key
 from tests.catalogue import KEY, KEYS
 
 each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())

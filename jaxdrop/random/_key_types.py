@@ -109,6 +109,10 @@ def _by_name(name: str) -> KeyType:
     return _TYPES[name]
 
 
+# Pickled keys name the function by the module that first held it. Files hold that name.
+_by_name.__module__ = "jaxdrop._key_types"
+
+
 _TYPES = {
     kind.name: kind
     for kind in (

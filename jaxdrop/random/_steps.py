@@ -1,8 +1,8 @@
-"""The key of a training step, as a function of the step: there is no generator whose state has to
-be carried or saved.
+"""The key of a training step, as a function of the step. No generator has a state that a training
+loop would carry and save.
 
-A run that is stopped and resumed draws the masks that it would have drawn, and so does one that is
-resumed on another mesh:
+A run that is stopped and resumed draws the masks of a run that was not stopped, on the same mesh or
+on another one:
 
     key = jaxdrop.step_key(jaxdrop.key(seed), step)
 
@@ -20,8 +20,8 @@ gradient accumulation          `step_key(key, step, micro_batch=i)` within the l
                                devices: the masks of `jit`
 masks that differ from one     `step_key(key, step, replica=i)`, such as
 replica to the next            `replica=jax.lax.axis_index("data")`
-remat, scan over layers        nothing for remat: what is computed again comes from the same key.
-                               `jax.random.split` for layers
+remat                          nothing: the backward pass computes masks again from the same key
+scan over layers               `jax.random.split(key, layers)`, and scan over the keys
 =============================  =====================================================================
 """
 
@@ -56,20 +56,20 @@ def step_key(
     given, in this order.
 
     The names keep the parts apart: micro-batch 1 of a step has nothing in common with replica 1 of
-    it, nor with the step itself, nor with what Flax derives from `key`. Keys that differ in any
-    part coincide as often as random ones of 64 bits do.
+    that step, nor with the step itself, nor with the keys that Flax derives from `key`. Keys that
+    differ in any part coincide as often as random ones of 64 bits do.
 
-    Accumulating the gradients of micro-batches is to draw other masks than one large batch does:
-    those of each micro-batch by itself.
+    Micro-batches whose gradients are accumulated draw other masks than one large batch would: each
+    micro-batch has a key of its own.
 
     Args:
       key: a single key of any kind, such as `jaxdrop.key(seed)`.
       step: the number of steps taken so far, from 0 on; may be traced, as may the others.
       micro_batch: which part of the step's batch, from 0 on.
-      replica: which copy of the model, where copies are to draw masks of their own. It makes masks
-        depend on how many devices there are. Where arrays are merely divided among devices, as in
-        data-parallel training, leave it out: under `jit` the masks differ by themselves, and in
-        `shard_map` and `pmap` `spec` makes them those of `jit`.
+      replica: which copy of the model, for copies that are to draw masks of their own. The masks
+        then depend on the number of devices. Leave it out if arrays are merely divided among
+        devices, as in data-parallel training: under `jit` each device computes its part of the
+        mask, and in `shard_map` and `pmap` the functions do so if they are given `spec`.
 
     Returns:
       A key of the same kind.
