@@ -45,7 +45,7 @@ def exact(rate: float, *, traced: bool) -> tuple[Fraction, Fraction]:
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
-def test_law_is_right_for_every_rate(traced: bool) -> None:
+def test_distribution_is_right_for_every_rate(traced: bool) -> None:
     """The keep probability is the next larger one of the grid, and what is kept makes up for what
     is dropped.
     """
@@ -58,19 +58,19 @@ def test_law_is_right_for_every_rate(traced: bool) -> None:
         assert abs(keep * scale - (keep > 0)) <= 2e-6, rate
 
 
-def test_law_keeps_nothing_at_rate_one_only() -> None:
+def test_distribution_keeps_nothing_at_rate_one_only() -> None:
     assert masks.distribution(1.0) == (0, 0)
     assert all(exact(rate, traced=False)[0] > 0 for rate in RATES if rate < 1)
 
 
-def test_law_of_a_known_rate_cannot_be_changed_for_others() -> None:
+def test_distribution_of_a_known_rate_cannot_be_changed_for_others() -> None:
     """It is formed once for all callers."""
     for number in masks.distribution(0.25):
         with pytest.raises(ValueError, match="read-only"):
             np.asarray(number)[...] = 0
 
 
-def test_law_takes_arrays_of_rates() -> None:
+def test_distribution_takes_arrays_of_rates() -> None:
     rates = np.asarray([[0, 0.1, 0.5], [0.97, 0.999999, 1]], np.float32)
     found = masks.distribution(jnp.asarray(rates))
     for index, rate in np.ndenumerate(rates):
@@ -82,9 +82,9 @@ def test_a_traced_rate_that_is_impossible_is_nan_and_the_others_stay() -> None:
     rates = jnp.asarray([-1e-7, 0, 0.5, 1, 1.0000001, np.inf, np.nan])
     found = jax.jit(_checks.check_rate)(rates)
     np.testing.assert_array_equal(found, [np.nan, 0, 0.5, 1, np.nan, np.nan, np.nan])
-    law = masks.distribution(found)
-    np.testing.assert_array_equal(np.isnan(law.scale), np.isnan(found))
-    np.testing.assert_array_equal(law.threshold, [GRID, GRID, GRID // 2, 0, GRID, GRID, GRID])
+    mask = masks.distribution(found)
+    np.testing.assert_array_equal(np.isnan(mask.scale), np.isnan(found))
+    np.testing.assert_array_equal(mask.threshold, [GRID, GRID, GRID // 2, 0, GRID, GRID, GRID])
     np.testing.assert_array_equal(masks.threshold(found), [0, GRID, GRID // 2, 0, 0, 0, 0])
     assert np.isnan(jax.jit(_checks.check_rate)(3))
 

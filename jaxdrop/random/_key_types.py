@@ -1,7 +1,7 @@
 """The key types of this library: JAX PRNG implementations around the generators.
 
-A type's name is what a checkpoint holds, and what `jax.random.key(0, impl=name)` takes: it must
-never change.
+Checkpoints hold the name of a type, and `jax.random.key(0, impl=name)` takes it: a name must never
+change.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _antithetic32(data: jax.Array, positions: Positions) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class KeyType:
-    """A PRNG implementation: keys are two words, derived from each other as threefry's are, and
-    constants that children keep.
+    """A PRNG implementation. A key is two words, from which `split` and `fold_in` derive those of
+    other keys as threefry does, and constants, which derived keys inherit.
     """
 
     name: str
@@ -96,7 +96,7 @@ class KeyType:
             random_bits=self.random_bits,
             fold_in=self.fold_in,
             name=self.name,
-            tag=self.name,  # what Orbax writes for a generator that is not registered
+            tag=self.name,  # Orbax writes the tag of a generator that is not registered
         )
         _registration.register(made)
         return made

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdrop import _checks, _mapped_axes
 from jaxdrop.random import _generators, _key_types
@@ -42,22 +41,15 @@ def key(seed: int | jax.Array) -> jax.Array:
     return jax.random.key(_seed(seed), impl=_key_types.HASH)
 
 
-def _seed(seed: Any) -> Any:
+def _seed(seed: Any) -> int | jax.Array:
     """A seed as `jax.random.key` takes it."""
-    seed = _checks.unwrapped(seed)
     if _checks.is_key(seed):
         raise TypeError(
             "seed must be an integer, got a key. jaxdrop.random.fast(key) makes a key of this"
             " library from it."
         )
-    if isinstance(seed, (jax.Array, np.ndarray, np.generic)):
-        if not (jnp.issubdtype(seed.dtype, jnp.integer) and seed.ndim == 0):
-            raise TypeError(
-                f"seed must be an integer, or an array of one integer, got {_checks.quoted(seed)}"
-            )
-        return seed
-    number = _checks.check_integer(seed, "seed", "an integer, or an array of one integer")
-    if not -(2**63) <= number < 2**63:
+    number = _checks.check_integer_or_array(seed, "seed")
+    if isinstance(number, int) and not -(2**63) <= number < 2**63:
         raise ValueError(f"seed must lie in [-2**63, 2**63), got {_checks.quoted(number)}")
     return number
 

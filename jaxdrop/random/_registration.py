@@ -1,9 +1,10 @@
 """Makes a PRNG implementation known to JAX by its name.
 
-The one place that reaches into JAX. `jax.extend.random.define_prng_impl` is public, but what it
-defines has no name: `impl="..."` does not find it, and Orbax, which writes down the name, cannot
-restore a key. JAX's own generators register themselves by the line below. Where a JAX has no such
-line, keys work as before, but for their names; see `jaxdrop.key` for what to save then.
+The one place that uses a private function of JAX. `jax.extend.random.define_prng_impl` is public,
+but it gives an implementation no name: `impl="..."` does not find the implementation, and Orbax,
+which writes down names, cannot restore a key. JAX registers its own generators by the function that
+is called below. With a JAX that has no such function, keys work but for their names;
+`jaxdrop.key` says what to save then.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from collections.abc import Hashable
 
 
 def register(implementation: Hashable) -> bool:
-    """Registers what `define_prng_impl` returned, and says whether JAX let it."""
+    """Registers an implementation of `define_prng_impl`.
+
+    Returns:
+      Whether JAX has a function that registers it.
+    """
     for module in ("jax._src.random.prng", "jax._src.prng"):
         try:
             prng = importlib.import_module(module)
             prng.register_prng(implementation._impl)  # type: ignore[attr-defined]
-        except Exception:  # whatever a JAX to come makes of its own business
+        except Exception:  # the private function of another JAX may be missing, or differ
             continue
         return True
     return False

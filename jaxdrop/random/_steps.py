@@ -27,12 +27,10 @@ scan over layers               `jax.random.split(key, layers)`, and scan over th
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import checkify
 
 from jaxdrop import _checks
@@ -87,22 +85,12 @@ def step_key(
 
 
 def _index(name: str, value: Any) -> jax.Array:
-    value = _checks.unwrapped(value)
-    dtype = value.dtype if isinstance(value, (jax.Array, np.ndarray, np.generic)) else None
-    integer = (
-        isinstance(value, numbers.Integral)
-        if dtype is None
-        else jnp.issubdtype(dtype, jnp.integer) and not value.shape
-    )
-    if not integer or isinstance(value, bool):
-        raise TypeError(
-            f"{name} must be an integer, or an array of one integer, counted from 0; got"
-            f" {_checks.quoted(value)}"
-        )
-    if isinstance(value, jax.core.Tracer):
-        inside = (value >= 0) & (value.astype(jnp.uint32).astype(dtype) == value)
-        checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=value)
-        return value.astype(jnp.uint32)
-    if not 0 <= int(value) < WORD:
-        raise ValueError(f"{name} must be in [0, 2**32), got {int(value)}")
-    return jnp.uint32(int(value))
+    """An index as the uint32 that `fold_in` takes."""
+    index = _checks.check_integer_or_array(value, name, " counted from 0")
+    if isinstance(index, jax.core.Tracer):
+        inside = (index >= 0) & (index.astype(jnp.uint32).astype(index.dtype) == index)
+        checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=index)
+        return index.astype(jnp.uint32)
+    if not 0 <= int(index) < WORD:
+        raise ValueError(f"{name} must be in [0, 2**32), got {int(index)}")
+    return jnp.uint32(int(index))

@@ -1,8 +1,8 @@
 """Arithmetic on 32-bit words, for numbers that need two of them.
 
 JAX has no 64-bit integers unless a global flag is set, so a position in an array of more than 2**32
-entries is a pair (high word, low word), and products are formed from 16-bit halves: shifts,
-additions and 32-bit products are what every backend vectorizes.
+entries is a pair (high word, low word), and products are formed from 16-bit halves by shifts,
+additions and 32-bit products, which every backend vectorizes.
 """
 
 from __future__ import annotations
