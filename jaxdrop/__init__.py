@@ -62,8 +62,7 @@ from jaxdrop.functional import (
     word_dropout,
     zoneout,
 )
-from jaxdrop.random import key
-from jaxdrop.training_keys import step_key
+from jaxdrop.random import key, step_key
 
 if TYPE_CHECKING:
     from jaxdrop import linen, nnx
@@ -133,7 +132,7 @@ _ON_FIRST_USE = ("linen", "nnx")
 def __getattr__(name: str) -> Any:
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"jaxdrop.{name}")
-    message = f"module 'jaxdrop' has no attribute {name!r}{_elsewhere.hint(name)}"
+    message = f"module 'jaxdrop' has no attribute {name!r}{_elsewhere.hint(name, __all__)}"
     if _elsewhere.is_import(name):
         raise ImportError(message, name="jaxdrop")
     raise AttributeError(message)

@@ -8,6 +8,7 @@ import difflib
 import importlib.util
 import re
 import sys
+from collections.abc import Sequence
 
 # Layers, which are those of a framework. The names are those of Flax, PyTorch, Keras, timm, Haiku
 # and Equinox.
@@ -58,10 +59,13 @@ _IN_BOTH = (
 )
 
 
-def hint(name: str) -> str:
-    """What to take in place of `jaxdrop.name`; empty if nothing is like it."""
-    from jaxdrop import __all__ as names  # the module is there when it is asked
+def hint(name: str, names: Sequence[str]) -> str:
+    """Where to find `name`, for the message that `jaxdrop` has no such attribute. `names` are those
+    that it has.
 
+    Returns:
+      The end of the message; empty if no name is similar.
+    """
     if name in _FUNCTIONS:
         return f": it is jaxdrop.{_FUNCTIONS[name]}"
     layer = _LAYERS.get(name, name)

@@ -37,7 +37,7 @@ SELECTION = (0, 1, 2, 3, 4, 8, 9, 13, 15, 17, 100, 101, 102, 200, 202, 204, 205,
 def _stream(index: jax.Array) -> jax.Array:
     """One long stream, past 2**32 entries."""
     return random.bits(
-        jaxdrop.key(0), (1, CHUNK), origin=(index * 1021 % 2**20, 0), extent=(2**20, CHUNK)
+        jaxdrop.key(0), (1, CHUNK), origin=(index * 1021 % 2**20, 0), global_shape=(2**20, CHUNK)
     )
 
 
@@ -73,7 +73,7 @@ def _high_bits(index: jax.Array) -> jax.Array:
 def _transposed(index: jax.Array) -> jax.Array:
     """Down the columns of a 65536 x 65536 array."""
     return random.bits(
-        jaxdrop.key(5), (2**16, 64), origin=(0, index % 1024), extent=(2**16, 2**16)
+        jaxdrop.key(5), (2**16, 64), origin=(0, index % 1024), global_shape=(2**16, 2**16)
     ).T
 
 
@@ -93,7 +93,9 @@ def _stratified(index: jax.Array) -> jax.Array:
 
 
 def _block(key: jax.Array, index: jax.Array, length: int) -> jax.Array:
-    return random.bits(key, (1, length), origin=(index, 0), extent=(2**20, length)).reshape(length)
+    return random.bits(key, (1, length), origin=(index, 0), global_shape=(2**20, length)).reshape(
+        length
+    )
 
 
 ORDERS: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop import _generators, random
-from jaxdrop._positions import Positions
+from jaxdrop import random
+from jaxdrop.random import _generators
+from jaxdrop.random._positions import Positions
 from scripts.check_random import ORDERS
 from tests import statistics
 
@@ -106,8 +107,8 @@ def _positions() -> dict[str, float]:
 def _rows(length: int) -> dict[str, float]:
     """The masks of the rows of one array, and of its columns."""
     key = jaxdrop.key(length)
-    along = random.bits(key, (2048, 256), extent=(2048, length))
-    down = random.bits(key, (256, 1024), extent=(2048, max(length, 1024))).T
+    along = random.bits(key, (2048, 256), global_shape=(2048, length))
+    down = random.bits(key, (256, 1024), global_shape=(2048, max(length, 1024))).T
     return {
         name: statistics.rows(_keep(np.asarray(bits)))
         for name, bits in (("rows", along), ("columns", down))
@@ -118,7 +119,9 @@ def _plane(length: int) -> dict[str, float]:
     """A mask against itself, shifted along both axes by any number of entries up to half its
     size.
     """
-    bits = np.asarray(random.bits(jaxdrop.key(length + 1), (512, 512), extent=(2**16, length)))
+    bits = np.asarray(
+        random.bits(jaxdrop.key(length + 1), (512, 512), global_shape=(2**16, length))
+    )
     return {
         str(rate): statistics.shifts((bits >= rate * WORD) - (1 - rate), rate * (1 - rate))
         for rate in (0.1, 0.5)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdrop import drop_path, dropout, gaussian_noise, masks, random
+from jaxdrop import _checks, drop_path, dropout, gaussian_noise, masks, random
 from tests.catalogue import KEY
 
 GRID = 2**23
@@ -36,12 +36,16 @@ RATES = [
 
 def exact(rate: float, *, traced: bool) -> tuple[Fraction, Fraction]:
     """The mask's keep probability and scale."""
-    found = jax.jit(masks.law)(jnp.float32(rate)) if traced else masks.law(float(rate))
+    found = (
+        jax.jit(masks.distribution)(jnp.float32(rate))
+        if traced
+        else masks.distribution(float(rate))
+    )
     return Fraction(int(found.threshold), GRID), Fraction(float(found.scale))
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
-def test_law_is_right_for_every_rate(traced: bool) -> None:
+def test_distribution_is_right_for_every_rate(traced: bool) -> None:
     """The keep probability is the next larger one of the grid, and what is kept makes up for what
     is dropped.
     """
@@ -54,35 +58,35 @@ def test_law_is_right_for_every_rate(traced: bool) -> None:
         assert abs(keep * scale - (keep > 0)) <= 2e-6, rate
 
 
-def test_law_keeps_nothing_at_rate_one_only() -> None:
-    assert masks.law(1.0) == (0, 0)
+def test_distribution_keeps_nothing_at_rate_one_only() -> None:
+    assert masks.distribution(1.0) == (0, 0)
     assert all(exact(rate, traced=False)[0] > 0 for rate in RATES if rate < 1)
 
 
-def test_law_of_a_known_rate_cannot_be_changed_for_others() -> None:
+def test_distribution_of_a_known_rate_cannot_be_changed_for_others() -> None:
     """It is formed once for all callers."""
-    for number in masks.law(0.25):
+    for number in masks.distribution(0.25):
         with pytest.raises(ValueError, match="read-only"):
             np.asarray(number)[...] = 0
 
 
-def test_law_takes_arrays_of_rates() -> None:
+def test_distribution_takes_arrays_of_rates() -> None:
     rates = np.asarray([[0, 0.1, 0.5], [0.97, 0.999999, 1]], np.float32)
-    found = masks.law(jnp.asarray(rates))
+    found = masks.distribution(jnp.asarray(rates))
     for index, rate in np.ndenumerate(rates):
-        single = masks.law(jnp.asarray(rate))
+        single = masks.distribution(jnp.asarray(rate))
         assert (found.threshold[index], found.scale[index]) == single
 
 
 def test_a_traced_rate_that_is_impossible_is_nan_and_the_others_stay() -> None:
     rates = jnp.asarray([-1e-7, 0, 0.5, 1, 1.0000001, np.inf, np.nan])
-    found = jax.jit(masks.check_rate)(rates)
+    found = jax.jit(_checks.check_rate)(rates)
     np.testing.assert_array_equal(found, [np.nan, 0, 0.5, 1, np.nan, np.nan, np.nan])
-    law = masks.law(found)
-    np.testing.assert_array_equal(np.isnan(law.scale), np.isnan(found))
-    np.testing.assert_array_equal(law.threshold, [GRID, GRID, GRID // 2, 0, GRID, GRID, GRID])
+    mask = masks.distribution(found)
+    np.testing.assert_array_equal(np.isnan(mask.scale), np.isnan(found))
+    np.testing.assert_array_equal(mask.threshold, [GRID, GRID, GRID // 2, 0, GRID, GRID, GRID])
     np.testing.assert_array_equal(masks.threshold(found), [0, GRID, GRID // 2, 0, 0, 0, 0])
-    assert np.isnan(jax.jit(masks.check_rate)(3))
+    assert np.isnan(jax.jit(_checks.check_rate)(3))
 
 
 def test_ordinary_rates_make_no_nan() -> None:
@@ -97,21 +101,21 @@ def test_ordinary_rates_make_no_nan() -> None:
 def test_infinities_pass_where_nothing_is_scaled() -> None:
     x = jnp.asarray([complex(np.inf, 1), complex(1, -np.inf)], jnp.complex64)
     np.testing.assert_array_equal(
-        jax.jit(lambda rate: masks.possible(x, masks.check_rate(rate)))(0.5), x
+        jax.jit(lambda rate: masks.nan_if_impossible(x, _checks.check_rate(rate)))(0.5), x
     )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
 def test_scale_is_float32_for_all_that_is_no_wider(dtype: str) -> None:
-    assert masks.law(0.1, jnp.dtype(dtype)).scale.dtype == np.float32
+    assert masks.distribution(0.1, jnp.dtype(dtype)).scale.dtype == np.float32
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_scale_is_exact_in_double_precision(dtype: str) -> None:
-    found = masks.law(0.1, np.dtype(dtype))
+    found = masks.distribution(0.1, np.dtype(dtype))
     assert found.scale.dtype == np.float64
     assert found.scale == 1 / 0.9
-    assert found.threshold == masks.law(0.1).threshold
+    assert found.threshold == masks.distribution(0.1).threshold
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,7 @@ def test_scale_is_exact_in_double_precision(dtype: str) -> None:
     ],
 )
 def test_known_rates_become_floats(rate: Any, expected: float) -> None:
-    found = masks.check_rate(rate)
+    found = _checks.check_rate(rate)
     assert type(found) is float
     assert found == expected
 
@@ -134,13 +138,13 @@ def test_known_rates_become_floats(rate: Any, expected: float) -> None:
 def test_known_arrays_count_as_known() -> None:
     """A scalar array is the number that it holds; so rate 0 is no operation for it too."""
     for rate in (jnp.float32(0.5), jnp.bfloat16(0.5), np.asarray(0.5)):
-        found = masks.check_rate(rate)
+        found = _checks.check_rate(rate)
         assert type(found) is float
         assert found == 0.5
 
 
 def test_is_number_looks_at_known_scalars_only() -> None:
-    assert masks.is_number(masks.check_rate(jnp.float32(0)), 0)
+    assert masks.is_number(_checks.check_rate(jnp.float32(0)), 0)
     assert masks.is_number(1, 1)
     assert not masks.is_number(jnp.zeros(3), 0)
     assert not masks.is_number(0.5, 0)
@@ -159,14 +163,14 @@ def test_is_number_looks_at_known_scalars_only() -> None:
     ],
 )
 def test_broadcast_dims_become_sorted_axes(dims: Any, expected: tuple[int, ...]) -> None:
-    assert masks.check_broadcast_dims(dims, 3) == expected
+    assert _checks.check_broadcast_dims(dims, 3) == expected
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (2, 3), (2, 3, 4), (2, 0, 4)])
 def test_mask_has_length_one_along_shared_axes(shape: tuple[int, ...]) -> None:
     like = jnp.ones(shape)
     for dims in ((), tuple(range(len(shape))), (len(shape) - 1,) if shape else ()):
-        mask = masks.keep(KEY, like, masks.law(0.5).threshold, broadcast_dims=dims)
+        mask = masks.keep_mask(KEY, like, masks.distribution(0.5).threshold, broadcast_dims=dims)
         assert mask.dtype == bool
         assert mask.shape == tuple(
             1 if axis in dims else length for axis, length in enumerate(shape)
@@ -176,13 +180,13 @@ def test_mask_has_length_one_along_shared_axes(shape: tuple[int, ...]) -> None:
 def test_an_entry_is_kept_where_its_bits_are_below_the_threshold() -> None:
     like = jnp.ones((64,))
     value = random.bits(KEY, like.shape) >> np.uint32(9)
-    assert not masks.keep(KEY, like, value).any()
-    assert masks.keep(KEY, like, value + np.uint32(1)).all()
+    assert not masks.keep_mask(KEY, like, value).any()
+    assert masks.keep_mask(KEY, like, value + np.uint32(1)).all()
 
 
 def test_thresholds_with_axes_meet_the_last_axes_of_the_mask() -> None:
     like = jnp.ones((64, 3))
-    mask = masks.keep(KEY, like, masks.law(jnp.asarray([0, 0.5, 1])).threshold)
+    mask = masks.keep_mask(KEY, like, masks.distribution(jnp.asarray([0, 0.5, 1])).threshold)
     fractions = mask.mean(0)
     assert fractions[0] == 1
     assert 0 < fractions[1] < 1

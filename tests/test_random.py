@@ -23,8 +23,8 @@ from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import jaxdrop
-from jaxdrop import random
-from jaxdrop._positions import Coordinate
+from jaxdrop import _variates, random
+from jaxdrop.random._positions import Coordinate
 
 WORD = 2**32
 
@@ -55,23 +55,23 @@ def _other(impl: str, seed: int = 0) -> jax.Array:
         pytest.skip(f"this JAX has no {impl}")
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "bit_width", "extent"))
+@functools.partial(jax.jit, static_argnames=("shape", "bit_width", "global_shape"))
 def _bits(
     key: jax.Array,
     shape: tuple[int, ...],
     bit_width: int = 32,
     origin: tuple[int, ...] | None = None,
-    extent: tuple[int, ...] | None = None,
+    global_shape: tuple[int, ...] | None = None,
 ) -> jax.Array:
     """Compiled: eagerly, each of the many small operations would be compiled on its own."""
-    return random.bits(key, shape, bit_width=bit_width, origin=origin, extent=extent)
+    return random.bits(key, shape, bit_width=bit_width, origin=origin, global_shape=global_shape)
 
 
-@functools.partial(jax.jit, static_argnames="extent")
+@functools.partial(jax.jit, static_argnames="global_shape")
 def _bits_at(
-    key: jax.Array, coordinates: Sequence[Coordinate], extent: tuple[int, ...]
+    key: jax.Array, coordinates: Sequence[Coordinate], global_shape: tuple[int, ...]
 ) -> jax.Array:
-    return random.bits_at(key, coordinates, extent)
+    return random.bits_at(key, coordinates, global_shape)
 
 
 def _equal(a: jax.Array, b: jax.Array) -> None:
@@ -117,7 +117,7 @@ def test_64_bits_are_those_of_jax(key: jax.Array) -> None:
 @pytest.mark.parametrize("impl", OTHERS)
 def test_other_generators_draw_their_own_bits(impl: str) -> None:
     key = _other(impl)
-    _equal(_bits(key, (3, 5), 16, extent=(3, 5)), jax.random.bits(key, (3, 5), jnp.uint16))
+    _equal(_bits(key, (3, 5), 16, global_shape=(3, 5)), jax.random.bits(key, (3, 5), jnp.uint16))
 
 
 @own_key
@@ -143,8 +143,8 @@ def test_the_stream_of_a_key_does_not_change() -> None:
 @any_key
 def test_uniform_and_normal_are_those_of_jax(key: jax.Array) -> None:
     bits = _bits(key, (1000,))
-    _equal(jax.jit(random.uniform)(bits), jax.random.uniform(key, (1000,)))
-    _equal(jax.jit(random.normal)(bits), jax.random.normal(key, (1000,)))
+    _equal(jax.jit(_variates.uniform)(bits), jax.random.uniform(key, (1000,)))
+    _equal(jax.jit(_variates.normal)(bits), jax.random.normal(key, (1000,)))
 
 
 def test_threefry_does_not_loop() -> None:
@@ -172,30 +172,32 @@ BLOCKS = [
 
 
 @any_key
-@pytest.mark.parametrize(("extent", "shape", "origin"), BLOCKS)
+@pytest.mark.parametrize(("global_shape", "shape", "origin"), BLOCKS)
 def test_a_block_is_a_slice_of_the_whole(
-    key: jax.Array, extent: tuple[int, ...], shape: tuple[int, ...], origin: tuple[int, ...]
+    key: jax.Array, global_shape: tuple[int, ...], shape: tuple[int, ...], origin: tuple[int, ...]
 ) -> None:
     block = tuple(slice(o * n, (o + 1) * n) for o, n in zip(origin, shape, strict=True))
-    part = _bits(key, extent)[block]
-    fixed = jax.jit(lambda key: random.bits(key, shape, origin=origin, extent=extent))
+    part = _bits(key, global_shape)[block]
+    fixed = jax.jit(lambda key: random.bits(key, shape, origin=origin, global_shape=global_shape))
     _equal(fixed(key), part)
-    _equal(_bits(key, shape, origin=origin, extent=extent), part)
+    _equal(_bits(key, shape, origin=origin, global_shape=global_shape), part)
 
 
 @any_key
-@pytest.mark.parametrize("extent", [(1001,), (5, 3, 7)])
-def test_any_entries_are_those_of_the_whole(key: jax.Array, extent: tuple[int, ...]) -> None:
-    whole = np.asarray(_bits(key, extent))
+@pytest.mark.parametrize("global_shape", [(1001,), (5, 3, 7)])
+def test_any_entries_are_those_of_the_whole(key: jax.Array, global_shape: tuple[int, ...]) -> None:
+    whole = np.asarray(_bits(key, global_shape))
 
     @given(
         st.lists(
-            st.tuples(*(st.integers(0, length - 1) for length in extent)), min_size=4, max_size=4
+            st.tuples(*(st.integers(0, length - 1) for length in global_shape)),
+            min_size=4,
+            max_size=4,
         )
     )
     def check(places: list[tuple[int, ...]]) -> None:
         axes = tuple(np.array(places, np.uint32).T)
-        _equal(_bits_at(key, axes, extent), whole[axes])
+        _equal(_bits_at(key, axes, global_shape), whole[axes])
 
     check()
 
@@ -230,19 +232,21 @@ FAR = [
 
 
 def _coordinates(
-    places: list[tuple[int, ...]], extent: tuple[int, ...]
+    places: list[tuple[int, ...]], global_shape: tuple[int, ...]
 ) -> list[np.ndarray | tuple[np.ndarray, np.ndarray]]:
     axes = [np.array(axis, np.uint64) for axis in zip(*places, strict=True)]
     words = [((axis >> np.uint64(32)).astype(np.uint32), axis.astype(np.uint32)) for axis in axes]
-    return [pair if length > WORD else pair[1] for pair, length in zip(words, extent, strict=True)]
+    return [
+        pair if length > WORD else pair[1] for pair, length in zip(words, global_shape, strict=True)
+    ]
 
 
-@pytest.mark.parametrize(("extent", "places"), FAR)
+@pytest.mark.parametrize(("global_shape", "places"), FAR)
 def test_threefry_counts_past_one_word(
-    extent: tuple[int, ...], places: list[tuple[int, ...]]
+    global_shape: tuple[int, ...], places: list[tuple[int, ...]]
 ) -> None:
     position = np.zeros(len(places), np.uint64)
-    for axis, length in zip(zip(*places, strict=True), extent, strict=True):
+    for axis, length in zip(zip(*places, strict=True), global_shape, strict=True):
         position = position * np.uint64(length) + np.array(axis, np.uint64)
     data = jax.random.key_data(KEYS["threefry"])
     high, low = threefry2x32_p.bind(
@@ -250,36 +254,38 @@ def test_threefry_counts_past_one_word(
         jnp.asarray((position >> np.uint64(32)).astype(np.uint32)),
         jnp.asarray(position.astype(np.uint32)),
     )
-    _equal(_bits_at(KEYS["threefry"], _coordinates(places, extent), extent), high ^ low)
+    _equal(_bits_at(KEYS["threefry"], _coordinates(places, global_shape), global_shape), high ^ low)
 
 
 @any_key
 @pytest.mark.parametrize(
-    ("extent", "origin"),
+    ("global_shape", "origin"),
     [((3, 2**33), (2, 2**29 - 1)), ((5, 2**30), (3, 77)), ((2**33,), (2**28 + 3,))],
 )
 def test_a_far_block_is_made_of_far_entries(
-    key: jax.Array, extent: tuple[int, ...], origin: tuple[int, ...]
+    key: jax.Array, global_shape: tuple[int, ...], origin: tuple[int, ...]
 ) -> None:
-    shape = (1,) * (len(extent) - 1) + (16,)
+    shape = (1,) * (len(global_shape) - 1) + (16,)
     places = [(*origin[:-1], origin[-1] * 16 + i) for i in range(16)]
-    block = _bits(key, shape, origin=origin, extent=extent)
-    _equal(block.reshape(16), _bits_at(key, _coordinates(places, extent), extent))
+    block = _bits(key, shape, origin=origin, global_shape=global_shape)
+    _equal(block.reshape(16), _bits_at(key, _coordinates(places, global_shape), global_shape))
 
 
 @any_key
-@pytest.mark.parametrize("extent", [(3, 2**31), (2**33,)])
+@pytest.mark.parametrize("global_shape", [(3, 2**31), (2**33,)])
 def test_a_slice_of_a_far_array_is_made_of_far_entries(
-    key: jax.Array, extent: tuple[int, ...]
+    key: jax.Array, global_shape: tuple[int, ...]
 ) -> None:
     last = (
-        jax.jit(lambda key: random.bits(key, extent)[..., -5:].reshape(-1)[-5:])
+        jax.jit(lambda key: random.bits(key, global_shape)[..., -5:].reshape(-1)[-5:])
         .lower(key)
         .compile()
     )
     assert last.memory_analysis().temp_size_in_bytes < 2**16
-    places = [(*(length - 1 for length in extent[:-1]), extent[-1] - 5 + i) for i in range(5)]
-    _equal(last(key), _bits_at(key, _coordinates(places, extent), extent))
+    places = [
+        (*(length - 1 for length in global_shape[:-1]), global_shape[-1] - 5 + i) for i in range(5)
+    ]
+    _equal(last(key), _bits_at(key, _coordinates(places, global_shape), global_shape))
 
 
 @any_key
@@ -664,8 +670,8 @@ def test_fast_of_what_is_not_a_key(key: object) -> None:
 def _asks_for_a_part(key: jax.Array) -> None:
     """A part of an array in three ways; the message names every way out."""
     for draw in (
-        lambda: random.bits(key, (1, 5), origin=(1, 0), extent=(3, 5)),
-        lambda: random.bits(key, (1, 5), extent=(3, 5)),
+        lambda: random.bits(key, (1, 5), origin=(1, 0), global_shape=(3, 5)),
+        lambda: random.bits(key, (1, 5), global_shape=(3, 5)),
         lambda: random.bits_at(key, (jnp.uint32(1), jnp.uint32(2)), (3, 5)),
     ):
         with pytest.raises(
@@ -677,7 +683,7 @@ def _asks_for_a_part(key: jax.Array) -> None:
 @pytest.mark.parametrize("impl", OTHERS)
 def test_no_random_access(impl: str) -> None:
     _asks_for_a_part(_other(impl))
-    random.bits(random.fast(_other(impl)), (1, 5), origin=(1, 0), extent=(3, 5))
+    random.bits(random.fast(_other(impl)), (1, 5), origin=(1, 0), global_shape=(3, 5))
 
 
 def test_threefry_that_is_not_partitionable() -> None:
@@ -710,6 +716,7 @@ def test_64_bits_need_64_bit_integers() -> None:
 
 def test_one_coordinate_for_each_axis() -> None:
     with pytest.raises(
-        ValueError, match=r"coordinates must be one array for each axis of extent=\(3, 4\), got 1"
+        ValueError,
+        match=r"coordinates must be one array for each axis of global_shape=\(3, 4\), got 1",
     ):
         random.bits_at(jaxdrop.key(0), (jnp.uint32(1),), (3, 4))

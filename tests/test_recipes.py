@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 import jaxdrop.linen
 import jaxdrop.nnx
-from jaxdrop.training_keys import step_key
+from jaxdrop import step_key
 
 pytestmark = pytest.mark.usefixtures("relaxed")
 

@@ -19,7 +19,7 @@ from flax import nnx, serialization
 
 import jaxdrop
 import jaxdrop.nnx
-from jaxdrop import random
+from jaxdrop import mc, random
 
 ROOT = Path(jaxdrop.__file__).parent.parent
 X = jnp.ones((4, 8))
@@ -40,8 +40,8 @@ def keys(seed: int) -> dict[str, jax.Array]:
     return {
         "one": key,
         "several": jax.random.split(key, 3),
-        "stratified": random.stratified_keys(key, 5),
-        "antithetic": random.antithetic_keys(key, 4),
+        "stratified": mc.keys(key, 5),
+        "antithetic": mc.keys(key, 4, "antithetic"),
         "threefry": jax.random.key(seed),
     }
 
@@ -68,6 +68,13 @@ def test_jax_knows_the_generators_by_name(name: str) -> None:
     if name == "jaxdrop":
         assert_equal(key, jaxdrop.key(3))
         assert_equal(jax.random.PRNGKey(3, impl=name), jnp.asarray([0, 3], jnp.uint32))
+
+
+def test_pickles_hold_a_name_that_stays() -> None:
+    """Never change it: this is the function by which keys in files find their type."""
+    kind = pickle.loads(b"cjaxdrop._key_types\n_by_name\n(Vjaxdrop-s\ntR.")
+    assert kind.name == "jaxdrop-s"
+    assert b"jaxdrop._key_types" in pickle.dumps(jaxdrop.key(0))
 
 
 # -- in this process
@@ -247,7 +254,7 @@ def test_words_take_the_type_and_the_shape_of_the_keys_they_stand_for() -> None:
         ({"a": 1}, {"a": jaxdrop.key(0)}, r"\['a'\] must hold .*, got int 1"),
         (
             {"a": jnp.zeros(2, jnp.uint32)},
-            {"a": random.stratified_keys(jaxdrop.key(0), 3)},
+            {"a": mc.keys(jaxdrop.key(0), 3)},
             r"uint32\[3, 7\], got uint32\[2\]",
         ),
         ({"a": 1}, {"b": 1}, "structure"),

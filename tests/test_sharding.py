@@ -220,12 +220,12 @@ def test_flax_cannot_do_that() -> None:
 
 def test_masks_have_the_layout_of_their_array() -> None:
     mesh = MESHES["explicit"]
-    x, threshold = place(DROPOUT.example(), mesh, P("a", "b")), masks.law(RATE).threshold
+    x, threshold = place(DROPOUT.example(), mesh, P("a", "b")), masks.distribution(RATE).threshold
     with jax.set_mesh(mesh):
-        assert jax.typeof(masks.keep(KEY, x, threshold)).sharding.spec == P("a", "b")
-        assert jax.typeof(masks.keep(KEY, x, threshold, broadcast_dims=(0,))).sharding.spec == P(
-            None, "b"
-        )
+        assert jax.typeof(masks.keep_mask(KEY, x, threshold)).sharding.spec == P("a", "b")
+        assert jax.typeof(
+            masks.keep_mask(KEY, x, threshold, broadcast_dims=(0,))
+        ).sharding.spec == P(None, "b")
 
 
 @each_mesh

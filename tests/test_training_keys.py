@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from jaxdrop.training_keys import step_key
+from jaxdrop import step_key
 from tests.catalogue import KEY, KEYS
 
 each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
@@ -95,7 +95,7 @@ def test_vmap_over_steps_is_a_loop_over_steps() -> None:
         (
             (KEY, 1.0),
             TypeError,
-            "step must be an integer, or an array of one integer, counted from 0; got 1.0",
+            "step must be an integer, or an array of one integer counted from 0, got 1.0",
         ),
         ((KEY, True), TypeError, "got True"),
         ((KEY, None), TypeError, "got None"),

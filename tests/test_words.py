@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import export
 
-from jaxdrop import _positions, _words
+from jaxdrop import _lengths
+from jaxdrop.random import _positions, _words
 
 WORD = _words.WORD
 EDGES = [0, 1, 2, 0xFFFF, 0x10000, 0x10001, 2**31 - 1, 2**31, WORD - 2, WORD - 1]
@@ -57,40 +58,40 @@ def test_add_wide(a: list[int], b: list[int]) -> None:
 def test_a_symbolic_length_is_long_unless_its_constraints_say_otherwise() -> None:
     (b,) = export.symbolic_shape("b")
     (short,) = export.symbolic_shape("b", constraints=["b <= 1024"])
-    assert not _words.at_most(b, WORD)
-    assert _words.at_most(8 * short, WORD)
-    assert not _words.is_known(short)
+    assert not _lengths.at_most(b, WORD)
+    assert _lengths.at_most(8 * short, WORD)
+    assert not _lengths.is_known(short)
 
 
 @st.composite
 def entries(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """An extent of up to 2**64 entries, and the coordinates of four of them."""
-    extent: list[int] = []
+    """A global shape of up to 2**64 entries, and the coordinates of four of them."""
+    global_shape: list[int] = []
     room = WORD**2
     for _ in range(draw(st.integers(0, 4))):
         most = max(1, 2 ** draw(st.integers(0, room.bit_length() - 1)))
-        extent.append(draw(st.integers(1, most) | st.just(most)))
-        room //= extent[-1]
+        global_shape.append(draw(st.integers(1, most) | st.just(most)))
+        room //= global_shape[-1]
     places = [
-        tuple(draw(st.integers(0, length - 1) | st.just(length - 1)) for length in extent)
+        tuple(draw(st.integers(0, length - 1) | st.just(length - 1)) for length in global_shape)
         for _ in range(4)
     ]
-    return tuple(extent), places
+    return tuple(global_shape), places
 
 
 @given(entries())
 def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ...]]]) -> None:
-    extent, places = case
+    global_shape, places = case
     axes = [list(axis) for axis in zip(*places, strict=True)]
     coordinates = [
         _pair(axis) if length > WORD else _array(axis)
-        for axis, length in zip(axes, extent, strict=True)
+        for axis, length in zip(axes, global_shape, strict=True)
     ]
-    high, low = _positions.linear(coordinates, extent)
-    assert (high is None) == (math.prod(extent) <= WORD)
+    high, low = _positions.linear(coordinates, global_shape)
+    assert (high is None) == (math.prod(global_shape) <= WORD)
     low = jnp.broadcast_to(low, (4,))
     high = jnp.zeros_like(low) if high is None else jnp.broadcast_to(high, (4,))
-    strides = [math.prod(extent[axis + 1 :]) for axis in range(len(extent))]
+    strides = [math.prod(global_shape[axis + 1 :]) for axis in range(len(global_shape))]
     assert _numbers((high, low)) == [
         sum(c * s for c, s in zip(place, strides, strict=True)) for place in places
     ]
@@ -98,4 +99,4 @@ def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ..
 
 def test_too_many_positions() -> None:
     with pytest.raises(ValueError, match=r"more than 2\*\*64 entries"):
-        _positions.grid((1, 1), extent=(2**40, 2**25))
+        _positions.grid((1, 1), global_shape=(2**40, 2**25))

@@ -22,6 +22,7 @@ from jaxdrop._checks._arrays import (
     known,
     unwrapped,
 )
+from jaxdrop._checks._keys import check_key, check_keys, consume_key
 from jaxdrop._checks._messages import check_not_traced, quoted, renamed, shown
 from jaxdrop._checks._numbers import (
     Rate,
@@ -42,6 +43,7 @@ from jaxdrop._checks._settings import (
     check_count,
     check_flag,
     check_integer,
+    check_integer_or_array,
     check_integers,
     check_one_of,
     check_text,
@@ -68,7 +70,10 @@ __all__ = [
     "check_ids",
     "check_inexact",
     "check_integer",
+    "check_integer_or_array",
     "check_integers",
+    "check_key",
+    "check_keys",
     "check_known_rate",
     "check_not_traced",
     "check_number",
@@ -84,6 +89,7 @@ __all__ = [
     "check_spec",
     "check_text",
     "check_unmasked",
+    "consume_key",
     "hint_methods",
     "hinted",
     "is_key",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxdrop._checks._arrays import is_real, unwrapped
 from jaxdrop._checks._messages import check_not_traced, quoted, shown
 
 # The longest axis that XLA takes.
@@ -65,6 +67,19 @@ def check_integer(value: Any, name: str, kind: str = "an integer") -> int:
         except TypeError:
             pass
     raise TypeError(f"{shown(name)} must be {kind}, got {quoted(value)}")
+
+
+def check_integer_or_array(value: Any, name: str, kind: str = "") -> int | jax.Array:
+    """The argument as a Python integer, or as an array of one integer, which may be traced. `kind`
+    says more about it, for the message.
+    """
+    kind = f"an integer, or an array of one integer{kind}"
+    value = unwrapped(value)
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return check_integer(value, name, kind)
+    if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer) or not is_real(value.dtype):
+        raise TypeError(f"{shown(name)} must be {kind}, got {quoted(value)}")
+    return cast(jax.Array, value)
 
 
 def check_count(

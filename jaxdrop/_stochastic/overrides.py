@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks
+from jaxdrop import _checks, masks
 from jaxdrop.functional.recurrent import Rates
 
 Spec: TypeAlias = PartitionSpec | Mapping[str, PartitionSpec] | None
@@ -243,8 +243,8 @@ def _patterns(name: str, example: str, given: Any) -> Mapping[str, Any]:
 
 
 def _rate(name: str, rate: Any) -> float | jax.Array:
-    checked = masks.check_number(rate, name, 1, _MEANING)
-    masks.check_one_rate(
+    checked = _checks.check_number(rate, name, 1, _MEANING)
+    _checks.check_one_rate(
         checked, f"{name} must be one number. For many rates run jax.vmap over them, or mc.fit_rate"
     )
     return checked
@@ -252,6 +252,6 @@ def _rate(name: str, rate: Any) -> float | jax.Array:
 
 def _spec(spec: Any) -> PartitionSpec:
     axes = len(spec) if isinstance(spec, PartitionSpec) else 0
-    checked = masks.check_spec(spec, axes)
+    checked = _checks.check_spec(spec, axes)
     assert checked is not None
     return checked

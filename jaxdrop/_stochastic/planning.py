@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import random
+from jaxdrop import _checks
 from jaxdrop._stochastic import messages
 from jaxdrop._stochastic.dependence import dependence, is_array
 from jaxdrop._stochastic.examples import InAxes, check_axes, over_examples
@@ -101,7 +101,7 @@ def function(
                 f"the function of {model.name} takes a key first, and without a name: fn(key,"
                 " *inputs). An argument key=... goes to the model."
             )
-        key = random.checked(key, f"stochastic({model.name})")
+        key = _checks.check_key(key, f"stochastic({model.name})")
         form = _form((key, args, kwargs))
         plan = plans.get(form) or _plan(model, choice, key, args, kwargs)
         if form is not None:

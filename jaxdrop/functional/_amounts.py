@@ -8,23 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _compiler, _numerics, _variates, masks
 
 
 def symmetric(bits: jax.Array) -> jax.Array:
     """Uniform values in [-1, 1), in float32."""
-    return 2 * random.uniform(bits) - 1
+    return 2 * _variates.uniform(bits) - 1
 
 
 def multiplied(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
     """`x (1 + amount noise)`, formed in float32 at least; of the dtype of `x`."""
-    wide = masks.wide(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
     return (x.astype(wide) * (1 + times(amount, noise)).astype(wide)).astype(x.dtype)
 
 
 def added(x: jax.Array, amount: jax.Array, noise: jax.Array) -> jax.Array:
     """`x + amount noise`, formed in float32 at least; of the dtype of `x`."""
-    wide = masks.wide(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
     return (x.astype(wide) + times(amount, noise).astype(wide)).astype(x.dtype)
 
 
@@ -32,8 +32,8 @@ def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
     """`amount noise` in float32, rounded before it is used: a compiler may otherwise fuse it with
     the sum that follows, and round only once.
     """
-    return masks.rounded(
-        masks.expand(amount, noise.ndim).astype(jnp.float32) * masks.rounded(noise)
+    return _compiler.rounding_barrier(
+        _numerics.expand(amount, noise.ndim).astype(jnp.float32) * _compiler.rounding_barrier(noise)
     )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, _variates, masks
 
 
 def operands(caller: str, x: jax.Array, w: jax.Array, *, real: bool) -> tuple[jax.Array, jax.Array]:
@@ -43,10 +43,10 @@ def gaussian(
       variance: the variances of the weights, shape (in, out), at least 0.
       spec: the layout of the whole result.
     """
-    kind = masks.wide(jnp.result_type(x, mean))
+    kind = _numerics.compute_dtype(jnp.result_type(x, mean))
     rows = x.astype(kind)
     center, spread = rows @ mean.astype(kind), (rows * rows) @ variance.astype(kind)
-    noise = random.normal(masks.draw(key, center, spec=spec)).astype(kind)
+    noise = _variates.normal(masks.draw(key, center, spec=spec)).astype(kind)
     none = spread <= 0  # at 0 the square root has no derivative
     deviation = jnp.where(
         none, jnp.zeros_like(spread), jnp.sqrt(jnp.where(none, jnp.ones_like(spread), spread))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
 
 
@@ -39,7 +39,7 @@ def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
         safe = _checks.check_integers(protected, "protected")
         if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
             return ids
-        key = None if masks.is_number(rate, 1) else random.single(key, caller)
+        key = None if masks.is_number(rate, 1) else _checks.consume_key(key, caller)
         return compiled(
             key, ids, masks.threshold(rate), replacement=replacement, protected=safe, spec=spec
         )
@@ -68,7 +68,11 @@ def _replaced(
     protected: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    keep = jnp.zeros_like(ids, bool) if key is None else masks.keep(key, ids, threshold, spec=spec)
+    keep = (
+        jnp.zeros_like(ids, bool)
+        if key is None
+        else masks.keep_mask(key, ids, threshold, spec=spec)
+    )
     limits = jnp.iinfo(ids.dtype)
     for number in protected:
         if limits.min <= number <= limits.max:  # others are no value of this dtype

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _mapped_axes, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts, elements
 
@@ -124,7 +124,7 @@ def drop_key(
             "drop_key drops keys, which are the last axis, got"
             f" broadcast_dims={tuple(broadcast_dims)}"
         )
-    if masks.mapped_axes(spec, [last])[0]:
+    if _mapped_axes.names_and_size(spec, [last])[0]:
         raise ValueError(
             f"spec={spec} divides the keys, axis {last}, of which one must stay. Gather them first."
         )
@@ -135,8 +135,8 @@ def drop_key(
         )
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return logits
-    key, logits = random.single(key, "drop_key"), masks.possible(logits, rate)
-    return _drop_key(key, logits, masks.law(rate).threshold, shared=shared, spec=spec)
+    key, logits = _checks.consume_key(key, "drop_key"), masks.nan_if_impossible(logits, rate)
+    return _drop_key(key, logits, masks.distribution(rate).threshold, shared=shared, spec=spec)
 
 
 @kernel("drop_key")
@@ -207,8 +207,8 @@ def drop_head(
             f" heads, length, depth), got {_checks.shown('x')} of shape {x.shape} and"
             f" head_axis={head_axis}."
         )
-    masks.check_one_rate(rate, "drop_head takes one rate for all heads")
-    if normalize != "expected" and masks.mapped_axes(spec, [heads])[0]:
+    _checks.check_one_rate(rate, "drop_head takes one rate for all heads")
+    if normalize != "expected" and _mapped_axes.names_and_size(spec, [heads])[0]:
         raise ValueError(
             f"spec={spec} divides the heads, axis {heads}, which normalize={normalize!r} counts."
         )
@@ -218,12 +218,12 @@ def drop_head(
     if normalize == "expected":
         with jax.named_scope("jaxdrop.drop_head"):
             return elements.dropout(key, x, rate, broadcast_dims=shared, spec=spec)
-    key, x = random.single(key, "drop_head"), masks.possible(x, rate)
+    key, x = _checks.consume_key(key, "drop_head"), masks.nan_if_impossible(x, rate)
     dropped = jnp.nan_to_num(jnp.round(jnp.asarray(rate) * x.shape[heads])).astype(jnp.int32)
     return _drop_head(
         key,
         x,
-        masks.law(rate).threshold,
+        masks.distribution(rate).threshold,
         dropped,
         fixed=normalize == "fixed",
         heads=heads,

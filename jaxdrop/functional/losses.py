@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts
 from jaxdrop.functional.elements import dropout
@@ -114,7 +114,7 @@ def _r_drop(
     logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, rule: Rule
 ) -> jax.Array:
     logits, other, labels = _alike(logits, other, labels)
-    dtype = masks.wide(logits.dtype)
+    dtype = _numerics.compute_dtype(logits.dtype)
     one, two = (jax.nn.log_softmax(array.astype(dtype), axis=-1) for array in (logits, other))
     impossible = jnp.isneginf(one) & jnp.isneginf(two)
     gap = jnp.where(impossible, jnp.zeros_like(one), one - two)

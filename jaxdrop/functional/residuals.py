@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _mapped_axes, _numerics, masks
 from jaxdrop._kernel import kernel
 
 __all__ = [
@@ -59,7 +59,7 @@ def bias_dropout_add(
     if bias is not None:
         bias = _broadcast("bias", bias, x.shape, "bias_dropout_add")
     distribution = _distribution(rate, x, deterministic)
-    key = None if distribution is None else random.single(key, "bias_dropout_add")
+    key = None if distribution is None else _checks.consume_key(key, "bias_dropout_add")
     return _bias_dropout_add(key, x, bias, residual, distribution, spec=spec)
 
 
@@ -69,13 +69,17 @@ def _bias_dropout_add(
     x: jax.Array,
     bias: jax.Array | None,
     residual: jax.Array,
-    distribution: masks.Law | None,
+    distribution: masks.Distribution | None,
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    kind = np.promote_types(masks.wide(x.dtype), masks.wide(residual.dtype))
+    kind = np.promote_types(
+        _numerics.compute_dtype(x.dtype), _numerics.compute_dtype(residual.dtype)
+    )
     branch = (
-        x.astype(kind) if bias is None else x.astype(kind) + masks.expand(bias, x.ndim).astype(kind)
+        x.astype(kind)
+        if bias is None
+        else x.astype(kind) + _numerics.expand(bias, x.ndim).astype(kind)
     )
     branch = _dropped(key, branch, distribution, spec)
     return (residual.astype(kind) + branch).astype(residual.dtype)
@@ -141,7 +145,7 @@ def dropout_add_layer_norm(
     eps = _checks.check_number(epsilon, "epsilon", meaning=" It is added to the variance.")
     if not isinstance(eps, float):
         raise TypeError(f"epsilon must be one number, got {_checks.quoted(epsilon)}")
-    if masks.mapped_axes(spec, [x.ndim - 1])[0]:
+    if _mapped_axes.names_and_size(spec, [x.ndim - 1])[0]:
         raise ValueError(
             f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are"
             " taken."
@@ -164,7 +168,7 @@ def dropout_add_layer_norm(
             _broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale"
         )
     distribution = _distribution(rate, x, deterministic)
-    key = None if distribution is None else random.single(key, caller)
+    key = None if distribution is None else _checks.consume_key(key, caller)
     y, z = _dropout_add_layer_norm(
         key, x, residual, scale, bias, row_scale, distribution, epsilon=eps, spec=spec
     )
@@ -179,42 +183,49 @@ def _dropout_add_layer_norm(
     scale: jax.Array | None,
     bias: jax.Array | None,
     row_scale: jax.Array | None,
-    distribution: masks.Law | None,
+    distribution: masks.Distribution | None,
     *,
     epsilon: float,
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     kind = np.promote_types(
-        masks.wide(x.dtype), masks.wide(x.dtype if residual is None else residual.dtype)
+        _numerics.compute_dtype(x.dtype),
+        _numerics.compute_dtype(x.dtype if residual is None else residual.dtype),
     )
     branch = (
         x.astype(kind)
         if row_scale is None
-        else x.astype(kind) * jnp.expand_dims(masks.expand(row_scale, x.ndim - 1), -1).astype(kind)
+        else x.astype(kind)
+        * jnp.expand_dims(_numerics.expand(row_scale, x.ndim - 1), -1).astype(kind)
     )
     z = _dropped(key, branch, distribution, spec)
     if residual is not None:
         z = residual.astype(kind) + z
     centered = z - z.mean(-1, keepdims=True)
     y = centered * lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
-    y = y if scale is None else y * masks.expand(scale, x.ndim).astype(kind)
-    y = y if bias is None else y + masks.expand(bias, x.ndim).astype(kind)
+    y = y if scale is None else y * _numerics.expand(scale, x.ndim).astype(kind)
+    y = y if bias is None else y + _numerics.expand(bias, x.ndim).astype(kind)
     return y.astype(x.dtype), z.astype(x.dtype if residual is None else residual.dtype)
 
 
-def _distribution(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.Law | None:
+def _distribution(
+    rate: float | jax.Array, x: jax.Array, deterministic: bool
+) -> masks.Distribution | None:
     """The distribution of the mask, or None if no entry is dropped."""
     off = _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0)
-    return None if off else masks.law(rate, x.dtype)
+    return None if off else masks.distribution(rate, x.dtype)
 
 
 def _dropped(
-    key: jax.Array | None, x: jax.Array, distribution: masks.Law | None, spec: PartitionSpec | None
+    key: jax.Array | None,
+    x: jax.Array,
+    distribution: masks.Distribution | None,
+    spec: PartitionSpec | None,
 ) -> jax.Array:
     if key is None or distribution is None:
         return x
     threshold, scale = map(jnp.asarray, distribution)
-    return masks.scaled(masks.keep(key, x, threshold, spec=spec), x, scale)
+    return masks.scaled(masks.keep_mask(key, x, threshold, spec=spec), x, scale)
 
 
 def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:

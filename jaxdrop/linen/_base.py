@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 
 
 def check_module(module: Any, name: str, way: str = "") -> None:
@@ -85,6 +85,6 @@ class Stochastic(Hinted):
             rng = (
                 self.make_rng(collection)
                 if rng is None
-                else random.checked(rng, type(self).__name__, "rng")
+                else _checks.check_key(rng, type(self).__name__, "rng")
             )
         return chosen, rng, amount, self.spec if spec is None else spec

@@ -13,7 +13,7 @@ import jax
 from flax import errors
 from flax import linen as nn
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import GRU, LSTM, MGU, SIMPLE, Carry, Family, Hooks, Plan, Rates
 
@@ -48,7 +48,7 @@ def settle(
         rng = (
             layer.make_rng(collection)
             if rng is None
-            else random.checked(rng, type(layer).__name__, "rng")
+            else _checks.check_key(rng, type(layer).__name__, "rng")
         )
     return off, rng
 

@@ -153,7 +153,7 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
         with _checks.renamed(rate="dropout_rate"):
             known = _checks.check_rate(self.dropout_rate)
             _checks.check_one_rate(known, f"{type(self).__name__} takes one dropout_rate")
-        known = known if rate is None else masks.check_rate(rate)
+        known = known if rate is None else _checks.check_rate(rate)
         _checks.check_flag(self.broadcast_dropout, "broadcast_dropout")
         for off in (self.deterministic, kwargs.get("deterministic")):
             if off is not None and not (

@@ -9,7 +9,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
+from jaxdrop import _checks, masks
 from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import (
     Carry,
@@ -87,7 +87,7 @@ class RNN(Hinted, nn.RNN):
         reverse = flag(reverse, self.reverse, "reverse")
         keep_order = flag(keep_order, self.keep_order, "keep_order")
         inputs = checked_inputs(inputs, self.cell)
-        init_key = None if init_key is None else random.checked(init_key, "RNN", "init_key")
+        init_key = None if init_key is None else _checks.check_key(init_key, "RNN", "init_key")
         family = _cells.family_of(self.cell)
         settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
         off, rng = _cells.settle(self, deterministic, rng, settled)

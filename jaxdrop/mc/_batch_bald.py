@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import entr, logsumexp
 
-from jaxdrop import _checks, random
+from jaxdrop import _checks, _variates, random
 from jaxdrop.mc import _classification, _inputs, _pool, _probabilities
 from jaxdrop.mc._reduction import reduction
 
@@ -77,7 +77,7 @@ def batch_bald(
             f"batch_bald looks at {classes}^{count - 1} configurations of labels, more than"
             f" max_configurations={most}. Pass a key, and it draws some of them."
         )
-    key = None if key is None else random.checked(key, "batch_bald")
+    key = None if key is None else _checks.check_key(key, "batch_bald")
     return _batch_bald(given, key, num=count, are_logits=are_logits, most=most)
 
 
@@ -139,9 +139,9 @@ def _batch_bald(
         """The log joint with the label of one more input, which is drawn for each configuration
         from its sample.
         """
-        uniform = random.uniform(random.bits(jax.random.fold_in(key, step), source.shape)).astype(
-            given.dtype
-        )
+        uniform = _variates.uniform(
+            random.bits(jax.random.fold_in(key, step), source.shape)
+        ).astype(given.dtype)
         below = jnp.exp(log_probs[source, best]).cumsum(-1)
         drawn = (below <= (uniform * below[:, -1])[:, None]).sum(-1)
         return log_joint + log_probs[:, best, jnp.minimum(drawn, num_classes - 1)]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks, _numerics
 
 ArrayLike: TypeAlias = jax.Array | np.ndarray[Any, Any]
 Number: TypeAlias = float | ArrayLike
@@ -26,7 +26,7 @@ def floating(caller: str, name: str, x: ArrayLike) -> jax.Array:
             f" {name}.astype(jnp.float32)."
         )
     x = jnp.asarray(x)
-    return x.astype(masks.wide(x.dtype))
+    return x.astype(_numerics.compute_dtype(x.dtype))
 
 
 def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks, _numerics
 from jaxdrop._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _merging
 
@@ -81,7 +81,9 @@ def _real(x: jax.Array) -> jax.Array:
             "moments takes real outputs, got complex ones: return their real and imaginary parts,"
             " or their modulus"
         )
-    return x.astype(masks.wide(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
+    return x.astype(
+        _numerics.compute_dtype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+    )
 
 
 class _Leaf(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _moments, _sampling
 from jaxdrop.mc._moments import Moments
 
@@ -157,7 +157,7 @@ def until(
         _checks.check_count(batch_size, "batch_size"),
         _checks.check_count(max_samples, "max_samples"),
     )
-    tolerance = masks.check_number(tolerance, "tolerance")
+    tolerance = _checks.check_number(tolerance, "tolerance")
     _checks.check_one_rate(tolerance, "mc.until takes one tolerance", "tolerance")
     _check_summary(summary)
     _checks.check_callable(reduce, "reduce", "a vector")

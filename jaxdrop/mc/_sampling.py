@@ -9,15 +9,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import _checks, random
+from jaxdrop import _checks
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _progress
+from jaxdrop.random import _samples
 
 Strategy = Literal["stratified", "antithetic", "independent"]
 
 _STRATEGIES = {
-    "stratified": random.stratified_keys,
-    "antithetic": random.antithetic_keys,
-    "independent": random.independent_keys,
+    "stratified": _samples.stratified_keys,
+    "antithetic": _samples.antithetic_keys,
+    "independent": _samples.independent_keys,
 }
 
 
@@ -88,7 +89,7 @@ def keys(
     References:
       McKay, Beckman & Conover, "A comparison of three methods for selecting values of input
       variables in the analysis of output from a computer code", Technometrics 21 (1979):
-      stratification along each coordinate. The orders: `jaxdrop/_lattices.py`.
+      stratification along each coordinate. The orders: `jaxdrop/random/_lattices.py`.
     """
     _checks.check_one_of(strategy, "strategy", Strategy)
     num = _checks.check_count(num_samples, "num_samples")
@@ -96,7 +97,7 @@ def keys(
     draw = functools.partial(_STRATEGIES[strategy], num=num // num_groups)
     if num_groups == 1:
         return draw(key)
-    return jax.vmap(draw)(random.independent_keys(key, num_groups)).ravel()
+    return jax.vmap(draw)(_samples.independent_keys(key, num_groups)).ravel()
 
 
 @_checks.hinted

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop import _checks, random
+from jaxdrop import _checks, _variates, random
 from jaxdrop.mc import _inputs, _pool, _probabilities, _reduction
 from jaxdrop.mc._batch_bald import Batch, batch_bald
 from jaxdrop.mc._classification import Classification
@@ -223,7 +223,7 @@ def power_sampling(
       Kirsch, Farquhar, Atighehchian, Jesson, Branchaud-Charron & Gal, "Stochastic batch
       acquisition: a simple baseline for deep active learning", TMLR 2023, arXiv:2106.12059.
     """
-    key = random.single(key, "power_sampling")
+    key = _checks.consume_key(key, "power_sampling")
     scores = _finite("power_sampling", scores)
     _checks.check_one_of(kind, "kind", Kind)
     if kind == "power":
@@ -258,7 +258,7 @@ def _power_sampling(
     # except at coldness 0.
     most = scores.max()
     weights = coldness * (scores - jnp.where(jnp.isfinite(most), most, 0))
-    noise = random.gumbel(random.bits(key, scores.shape), scores.dtype)
+    noise = _variates.gumbel(random.bits(key, scores.shape), scores.dtype)
     # The largest sums of log-weight and Gumbel noise are a draw without replacement.
     return lax.top_k(jnp.where(coldness == 0, 0, weights) + noise, num)[1]
 

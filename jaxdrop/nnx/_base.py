@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 
 T = TypeVar("T")
 RngSource: TypeAlias = nnx.Rngs | nnx.RngStream | jax.Array
@@ -101,7 +101,7 @@ class Stochastic(nnx.Module):
         name = type(self).__name__
         key = _checks.unwrapped(rngs)
         if isinstance(key, (jax.Array, np.ndarray)):
-            return random.checked(key, name, "rngs")
+            return _checks.check_key(key, name, "rngs")
         if rngs is None:
             raise ValueError(
                 f"{name} is stochastic here and has no key. Either\n"

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
 
 
@@ -157,7 +157,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         `schedule(step)`. A layer that was made without dropout has kept no `rngs`, and takes them
         in the call.
         """
-        rate = masks.check_rate(self.dropout_rate if rate is None else rate)
+        rate = _checks.check_rate(self.dropout_rate if rate is None else rate)
         off = self.deterministic if kwargs.get("deterministic") is None else kwargs["deterministic"]
         if off is not None and not masks.is_number(rate, 0):
             _checks.check_flag(off, "deterministic")
@@ -174,7 +174,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             )
         # Flax calls what it is given.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
-        source = (lambda: random.checked(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
+        source = (lambda: _checks.check_key(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
         attend = attention.with_rate(self.attention_fn, rate, self.spec)
 
         def attention_fn(

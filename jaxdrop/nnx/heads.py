@@ -42,7 +42,7 @@ class AttentionDropout(Stochastic):
         super().__init__(
             rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
         )
-        self.broadcast_dims = masks.axis_numbers(broadcast_dims)
+        self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
         self,
@@ -91,7 +91,7 @@ class DropKey(Stochastic):
         super().__init__(
             rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
         )
-        self.broadcast_dims = masks.axis_numbers(broadcast_dims)
+        self.broadcast_dims = _checks.axis_numbers(broadcast_dims)
 
     def __call__(
         self,

@@ -403,10 +403,10 @@ def functions() -> list[Call]:
         call(random.bits, {"key": KEY, "shape": (2, 3)}, **_BITS),
         call(
             random.bits_at,
-            {"key": KEY, "coordinates": (jnp.arange(3), jnp.arange(3)), "extent": (4, 5)},
+            {"key": KEY, "coordinates": (jnp.arange(3), jnp.arange(3)), "global_shape": (4, 5)},
             key=kinds.KEY,
             coordinates=kinds.Kind(_is_coordinates),
-            extent=integers(0, 2**31, count=2),
+            global_shape=integers(0, 2**31, count=2),
             bit_width=_BITS["bit_width"],
         ),
         call(
@@ -676,7 +676,7 @@ _BITS: dict[str, Kind] = {
     "shape": integers(0, 2**31),
     "bit_width": kinds.Kind(lambda value, valid: integer().fits(value, 0) and value in (8, 16, 32)),
     "origin": kinds.Kind(lambda value, valid: value is None or isinstance(value, (list, tuple))),
-    "extent": integers(0, 2**31, count=2).or_none(),
+    "global_shape": integers(0, 2**31, count=2).or_none(),
     "sharding": kinds.Kind(lambda value, valid: value is None),
 }
 _DECAY = {

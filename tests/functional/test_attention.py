@@ -309,7 +309,7 @@ def test_masks_of_more_than_2_32_weights_do_not_repeat() -> None:
     q = jnp.ones((length, 1, 1))
     place = jnp.arange(length)
     bits = random.bits_at(KEY, (jnp.zeros(1, jnp.uint32), place, place), case.weights)
-    expected = masks.below(bits, masks.law(0.5).threshold)
+    expected = masks.below(bits, masks.distribution(0.5).threshold)
     np.testing.assert_array_equal(
         case.at(KEY, 0.5)(q, q, q)[:, 0, 0], 2 * np.asarray(expected, np.float32)
     )

@@ -14,6 +14,7 @@ import pytest
 
 import jaxdrop
 from jaxdrop.functional.attention import _gpu, _triton, _triton_kernels
+from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick
 
@@ -158,7 +159,7 @@ def test_transformations() -> None:
 def test_more_than_2_32_weights(keys: int) -> None:
     """Positions of two words, where no array of all weights could be made."""
     heads = 5
-    words, draw = jaxdrop.random.words_and_draw(catalogue.KEY)
+    words, draw = _drawing.words_and_draw(catalogue.KEY)
     last = jaxdrop.masks.last_kept(np.full(1, 2**22, np.uint32))
     rows, columns = (
         jnp.arange(16, dtype=jnp.uint32)[:, None],

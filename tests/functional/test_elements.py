@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop import masks
+from jaxdrop import _numerics
 from jaxdrop.functional.elements import alpha_dropout, classic_dropout, feature_alpha_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE, ramp
@@ -55,7 +55,7 @@ def test_classic_dropout_weights_in_evaluation(dtype: str) -> None:
             functools.partial(classic_dropout, None, rate=rate, deterministic=True), x
         )
         for result, value in ((y, x), (pull, jnp.cos(x))):
-            wide = np.asarray(value, masks.wide(x.dtype))
+            wide = np.asarray(value, _numerics.compute_dtype(x.dtype))
             np.testing.assert_array_equal(
                 result, (wide * np.asarray(1 - rate, np.float32)).astype(dtype), strict=True
             )

@@ -108,7 +108,7 @@ def test_embedding_dropout_is_the_mask_of_the_table_looked_up(key: jax.Array) ->
 def test_embedding_dropout_reaches_every_id() -> None:
     """Also those whose table nobody could draw."""
     ids = np.array([2**32 - 1, 2**31, 2**20, 0], np.uint32)
-    expected = masks.below(random.bits_at(KEY, (ids,), (2**32,)), masks.law(0.5).threshold)
+    expected = masks.below(random.bits_at(KEY, (ids,), (2**32,)), masks.distribution(0.5).threshold)
     np.testing.assert_array_equal(embedding_dropout(KEY, jnp.ones(4), 0.5, ids=ids) > 0, expected)
 
 
@@ -130,7 +130,7 @@ def test_sequences_have_masks_of_their_own() -> None:
     keep = embedding_dropout(KEY, jnp.ones(IDS.shape), RATE, ids=IDS, time_axis=1) > 0
     rows = np.arange(8, dtype=np.uint32)[:, None]
     bits = random.bits_at(KEY, (rows, IDS.astype(jnp.uint32)), (8, 2**32))
-    np.testing.assert_array_equal(keep, masks.below(bits, masks.law(RATE).threshold))
+    np.testing.assert_array_equal(keep, masks.below(bits, masks.distribution(RATE).threshold))
     turned = embedding_dropout(KEY, jnp.ones(IDS.T.shape), RATE, ids=IDS.T, time_axis=0) > 0
     np.testing.assert_array_equal(turned, keep.T)
     few = embedding_dropout(KEY, jnp.ones((3, 16)), RATE, ids=IDS[:3], time_axis=-1) > 0
@@ -159,7 +159,7 @@ def test_embedding_dropout_in_shard_map(spec: PartitionSpec, axis: int | None) -
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int32"])
 def test_word_dropout_replaces_words(dtype: str) -> None:
     ids = IDS.astype(dtype)
-    keep = masks.keep(KEY, ids, masks.law(RATE).threshold)
+    keep = masks.keep_mask(KEY, ids, masks.distribution(RATE).threshold)
     y = word_dropout(KEY, ids, RATE, replacement=100)
     assert y.dtype == ids.dtype
     np.testing.assert_array_equal(y, np.where(keep, ids, 100))
@@ -188,7 +188,9 @@ def test_word_dropout_needs_no_key_where_nothing_is_drawn() -> None:
 def test_zoneout_is_the_code_of_fairseq(rate: float) -> None:
     torch = require("torch")
     new, previous = X, jnp.flip(X)
-    mask = torch.tensor(1 - np.asarray(masks.keep(KEY, X, masks.law(rate).threshold), np.float32))
+    mask = torch.tensor(
+        1 - np.asarray(masks.keep_mask(KEY, X, masks.distribution(rate).threshold), np.float32)
+    )
     ours = value_and_pull(
         lambda new, previous: zoneout(KEY, new, rate, previous=previous), new, previous
     )
@@ -236,7 +238,7 @@ def test_zoneout_at_its_ends_is_one_of_the_states() -> None:
 
 def test_zoneout_takes_nothing_from_the_state_that_it_leaves() -> None:
     """Neither values nor gradients: NaN where the other state is taken."""
-    zoned = ~masks.keep(KEY, X, masks.law(RATE).threshold)
+    zoned = ~masks.keep_mask(KEY, X, masks.distribution(RATE).threshold)
     new, previous = jnp.where(zoned, jnp.nan, X), jnp.where(zoned, X, jnp.nan)
     y, *pulled = value_and_pull(
         lambda new, previous: zoneout(KEY, new, RATE, previous=previous), new, previous
@@ -265,7 +267,7 @@ def test_recurrent_dropout_never_forgets() -> None:
     for key_of in (lambda t: KEY, lambda t: jax.random.fold_in(KEY, t)):
         c = np.ones((2, 5), np.float32)
         for t in range(7):
-            keep = np.asarray(masks.keep(key_of(t), g[t], masks.law(RATE).threshold))
+            keep = np.asarray(masks.keep_mask(key_of(t), g[t], masks.distribution(RATE).threshold))
             c = np.asarray(f[t]) * c + np.asarray(i[t]) * keep * np.asarray(g[t]) / np.float32(
                 1 - RATE
             )

@@ -151,7 +151,7 @@ def test_token_dropout_without_dropping(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_label_dropout_replaces_labels(dtype: str) -> None:
     labels = LABELS.astype(dtype)
-    keep = masks.keep(KEY, labels, masks.law(RATE).threshold)
+    keep = masks.keep_mask(KEY, labels, masks.distribution(RATE).threshold)
     y = label_dropout(KEY, labels, RATE, null_id=10)
     assert y.dtype == labels.dtype
     np.testing.assert_array_equal(y, np.where(keep, labels, 10))

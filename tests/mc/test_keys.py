@@ -20,7 +20,8 @@ from flax import nnx
 from scipy import stats
 
 import jaxdrop
-from jaxdrop import _lattices, masks, mc, random
+from jaxdrop import masks, mc, random
+from jaxdrop.random import _lattices
 from tests import statistics
 
 LEVEL = 1e-6
@@ -42,7 +43,7 @@ _keys = jax.jit(mc.keys, static_argnums=(1, 2))
 
 def _quantised(rate: float) -> float:
     """The probability of dropping on the grid of the masks."""
-    return 1 - int(masks.law(float(rate)).threshold) / 2**23
+    return 1 - int(masks.distribution(float(rate)).threshold) / 2**23
 
 
 # -- stratified: one position over all samples
@@ -172,7 +173,7 @@ def test_pairs_of_units_are_independent(num: int) -> None:
 
     for rate in (0.5, 0.1):
         parts = jax.lax.map(
-            functools.partial(deviation, threshold=masks.law(rate).threshold),
+            functools.partial(deviation, threshold=masks.distribution(rate).threshold),
             jax.random.split(jaxdrop.key(num), 30),
         )
         for shift, square, variance in np.asarray(parts, np.float64).sum(0):

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
+from jaxdrop import _mapped_axes, _numerics, masks, random
 
 T = TypeVar("T")
 
@@ -85,13 +85,13 @@ class Scores:
         self.plan, self.operands = plan, operands
         self.products = {
             "precision": plan.precision,
-            "preferred_element_type": masks.wide(operands.q.dtype),
+            "preferred_element_type": _numerics.compute_dtype(operands.q.dtype),
         }
         lead = operands.q[..., :1, 0]
         self.row: jax.Array = jnp.int32(0)
-        names, parts = masks.mapped_axes(plan.spec, [lead.ndim - 1])
+        names, parts = _mapped_axes.names_and_size(plan.spec, [lead.ndim - 1])
         if names:
-            self.row = random.axis_place(names)[0] * np.int32(plan.lengths[0])
+            self.row = _mapped_axes.index_and_size(names)[0] * np.int32(plan.lengths[0])
         if operands.offset is not None:
             self.row = self.row + operands.offset
         if operands.key is not None:
@@ -136,7 +136,7 @@ class Scores:
         """Where a sum over blocks of keys starts: zeros, one for each query of `q`, and one for
         each entry of its output. They vary over the devices over which the arrays of `tree` vary.
         """
-        wide, depth = masks.wide(self.operands.v.dtype), self.operands.v.shape[-1]
+        wide, depth = _numerics.compute_dtype(self.operands.v.dtype), self.operands.v.shape[-1]
         zeros = jnp.zeros_like(q[..., 0], wide) + anchor(tree).astype(wide)
         return zeros, jnp.broadcast_to(zeros[..., None], (*zeros.shape, depth))
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxdrop import masks
+from jaxdrop import _numerics
 from jaxdrop.functional.attention import _gpu
 from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor, at
 from jaxdrop.functional.attention._linear import linear_call
@@ -106,7 +106,7 @@ def _on_gpu(
 
 
 def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    wide, v = masks.wide(operands.v.dtype), operands.v
+    wide, v = _numerics.compute_dtype(operands.v.dtype), operands.v
     scores = Scores(plan, operands)
 
     def rows(i: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -219,7 +219,10 @@ def _derivative(
     plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: _Tangents
 ) -> tuple[jax.Array, jax.Array]:
     """`(D W) v + (D P) dv` and `dL` of the module's formula."""
-    (rows, columns), (wide, v) = plan.blocks, (masks.wide(operands.v.dtype), operands.v)
+    (rows, columns), (wide, v) = (
+        plan.blocks,
+        (_numerics.compute_dtype(operands.v.dtype), operands.v),
+    )
     scores = Scores(plan, operands)
     # Tangents with an axis of queries are split for the outer loop, those with an axis of keys for
     # the inner loop.

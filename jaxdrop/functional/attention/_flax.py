@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop.functional.attention import _weights
 from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._layout import Arrays
@@ -80,11 +80,11 @@ def flax_dot_product_attention(
         ).astype(wide)
 
     shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
-    masks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
+    _checks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
-    distribution = masks.law(rate if draws else 0.0, dtype)
+    distribution = masks.distribution(rate if draws else 0.0, dtype)
     arrays = Arrays(
-        key=random.single(dropout_rng, "dot_product_attention") if draws else None,
+        key=_checks.consume_key(dropout_rng, "dot_product_attention") if draws else None,
         threshold=distribution.threshold,
         scale=distribution.scale,
         q=query,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _mapped_axes, masks
 from jaxdrop.functional.attention import _block_sizes
 from jaxdrop.functional.attention._compute import Implementation, Settings, compute
 from jaxdrop.functional.attention._layout import Arrays
@@ -121,8 +121,8 @@ def dot_product_attention(
       "FlashAttention", 2022, arXiv:2205.14135.
     """
     shapes = Shapes.of("dot_product_attention", q, k, v)
-    checked = masks.check_rate(rate)
-    masks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
+    checked = _checks.check_rate(rate)
+    _checks.check_one_rate(checked, "dot_product_attention takes one rate for all weights")
     layout = check_spec(spec, shapes)
     before, after = _block_sizes.window(local_window_size, is_causal)
     if implementation is not None:
@@ -133,23 +133,23 @@ def dot_product_attention(
         scale=shapes.depth**-0.5 if scale is None else _number("scale", scale),
         before=before,
         after=after,
-        shared=masks.check_broadcast_dims(broadcast_dims, len(shapes.weights)),
+        shared=_checks.check_broadcast_dims(broadcast_dims, len(shapes.weights)),
         precision=precision,
         spec=layout,
     )
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0))
-    names, parts = masks.mapped_axes(layout, [len(shapes.batch)])
+    names, parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])
     of_queries = of_keys = None
     if query_seq_lengths is not None:
-        first = random.axis_place(names)[0] * shapes.queries if names else 0
+        first = _mapped_axes.index_and_size(names)[0] * shapes.queries if names else 0
         of_queries = shapes.within("query_seq_lengths", query_seq_lengths, shapes.queries, first)
     if key_value_seq_lengths is not None:
         of_keys = shapes.within("key_value_seq_lengths", key_value_seq_lengths, shapes.keys)
 
     all_zero = 0 in (*shapes.weights, *shapes.output) or (draws and masks.is_number(checked, 1))
-    distribution = masks.law(checked if draws else 0.0, v.dtype)
+    distribution = masks.distribution(checked if draws else 0.0, v.dtype)
     arrays = Arrays(
-        key=random.single(key, "dot_product_attention") if draws and not all_zero else None,
+        key=_checks.consume_key(key, "dot_product_attention") if draws and not all_zero else None,
         threshold=distribution.threshold,
         scale=distribution.scale,
         q=q,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import masks, random
-from jaxdrop._positions import linear
+from jaxdrop import masks
 from jaxdrop.functional.attention._block import Operands, Plan, Scores
+from jaxdrop.random import _drawing
+from jaxdrop.random._positions import linear
 
 if TYPE_CHECKING:
     from jaxdrop.functional.attention import _triton
@@ -135,7 +136,7 @@ def _settled(plan: Plan, operands: Operands) -> tuple[Any, Any]:
     draw: Any = None
     if operands.key is not None:
         scores = Scores(plan, operands)
-        words, draw = random.words_and_draw(operands.key)
+        words, draw = _drawing.words_and_draw(operands.key)
         mask_size = math.prod(scores.mask_shape)
         zero = jnp.zeros((1,) * (q.ndim), jnp.uint32)
         start = linear((*scores.lead, zero, zero), scores.mask_shape)

@@ -12,7 +12,7 @@ from jax import lax
 from jax.experimental import checkify
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks
 
 
 class Shapes(NamedTuple):
@@ -216,7 +216,7 @@ class Shapes(NamedTuple):
 
 def check_spec(spec: PartitionSpec | None, shapes: Shapes) -> PartitionSpec | None:
     """The layout of the whole `q`, if it does not divide the depth."""
-    layout = masks.check_spec(spec, len(shapes.output))
+    layout = _checks.check_spec(spec, len(shapes.output))
     if layout is not None and len(layout) == len(shapes.output) and layout[-1]:
         raise ValueError(
             f"spec={spec} divides the depth, over which attention sums. Batch, queries and heads"

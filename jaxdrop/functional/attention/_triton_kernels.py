@@ -20,8 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxdrop._positions import Positions
-from jaxdrop._words import WORD, add_wide, multiply_wide
+from jaxdrop.random._positions import Positions
+from jaxdrop.random._words import WORD, add_wide, multiply_wide
 
 _LOG2_E = math.log2(math.e)
 

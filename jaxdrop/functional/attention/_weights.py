@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import masks, random
+from jaxdrop import _mapped_axes, _numerics, masks
 from jaxdrop.functional.attention._layout import Arrays, by_device
 
 Einsum = Callable[..., jax.Array]
@@ -35,7 +35,7 @@ class Products(NamedTuple):
         """The products of `jnp.einsum`, or of a `dot_general` that is given. Products of 16-bit
         numbers are summed in float32.
         """
-        options = {"precision": precision, "preferred_element_type": masks.wide(dtype)}
+        options = {"precision": precision, "preferred_element_type": _numerics.compute_dtype(dtype)}
         if dot_general is None:
             einsum = functools.partial(jnp.einsum, **options)
             return cls(einsum, einsum)
@@ -73,11 +73,11 @@ def attend(
     def local(arrays: Arrays, spec: PartitionSpec | None) -> tuple[jax.Array, jax.Array]:
         q, k, v = arrays.q, arrays.k, arrays.v
         k, v = (jnp.repeat(x, q.shape[-2] // x.shape[-2], axis=-2) for x in (k, v))
-        lead, names = q.ndim - 3, masks.mapped_axes(spec, [q.ndim - 3])[0]
+        lead, names = q.ndim - 3, _mapped_axes.names_and_size(spec, [q.ndim - 3])[0]
         s = products.logits(
             "...qhd,...khd->...hqk", q * np.asarray(q.shape[-1] ** -0.5, q.dtype), k
         )
-        s = s.astype(masks.wide(s.dtype))
+        s = s.astype(_numerics.compute_dtype(s.dtype))
         if arrays.bias is not None:
             s += arrays.bias.astype(s.dtype)
         allowed = list(arrays.allowed)
@@ -88,7 +88,8 @@ def attend(
             )
             allowed.append(
                 column
-                <= row + (random.axis_place(names)[0] * np.int32(s.shape[-2]) if names else 0)
+                <= row
+                + (_mapped_axes.index_and_size(names)[0] * np.int32(s.shape[-2]) if names else 0)
             )
         for seen in allowed:
             s = jnp.where(seen, s, jnp.asarray(-jnp.inf, s.dtype))
@@ -101,7 +102,7 @@ def attend(
                 if spec is None
                 else PartitionSpec(*entries[:lead], entries[lead + 1], entries[lead])
             )
-            keep = masks.keep(
+            keep = masks.keep_mask(
                 arrays.key, weights, arrays.threshold, broadcast_dims=broadcast_dims, spec=whole
             )
             kept = masks.scaled(keep, weights, arrays.scale)

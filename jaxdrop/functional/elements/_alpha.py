@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _axes
 
@@ -58,9 +58,9 @@ def alpha_dropout(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    threshold = masks.law(rate, x.dtype).threshold
+    threshold = masks.distribution(rate, x.dtype).threshold
     return _alpha_dropout(
-        random.single(key, "alpha_dropout"),
+        _checks.consume_key(key, "alpha_dropout"),
         x,
         threshold,
         *_affine(rate, x.dtype),
@@ -81,11 +81,11 @@ def _alpha_dropout(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    wide = masks.wide(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
     mean, scale, dropped = (
-        masks.expand(number, x.ndim).astype(wide) for number in (mean, scale, dropped)
+        _numerics.expand(number, x.ndim).astype(wide) for number in (mean, scale, dropped)
     )
-    keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec)
     # First the sum, then the product. A product followed by a sum may become one fused operation,
     # rounded once, in one program, and two operations, rounded twice, in another.
     return jnp.where(keep, (x.astype(wide) - mean) * scale, dropped).astype(x.dtype)
@@ -96,7 +96,7 @@ def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
     dropped entry, `a f + b`.
     """
     xp = np if isinstance(rate, float) else jnp
-    rate = xp.asarray(rate, jnp.finfo(masks.wide(dtype)).dtype)
+    rate = xp.asarray(rate, jnp.finfo(_numerics.compute_dtype(dtype)).dtype)
     spread = xp.sqrt(1 + rate * _SELU_FLOOR**2)
     none = rate == 1
     scale = xp.where(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
 
 
@@ -68,7 +68,11 @@ def dropout(
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
     return _dropout(
-        random.single(key, "dropout"), x, *masks.law(rate, x.dtype), shared=shared, spec=spec
+        _checks.consume_key(key, "dropout"),
+        x,
+        *masks.distribution(rate, x.dtype),
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -82,7 +86,7 @@ def _dropout(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    keep = masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec)
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec)
     return masks.scaled(keep, x, scale)
 
 
@@ -133,9 +137,9 @@ def classic_dropout(
     if evaluation:
         return _weighted(x, 1 - rate)
     return _classic_dropout(
-        random.single(key, "classic_dropout"),
-        masks.possible(x, rate),
-        masks.law(rate, x.dtype).threshold,
+        _checks.consume_key(key, "classic_dropout"),
+        masks.nan_if_impossible(x, rate),
+        masks.distribution(rate, x.dtype).threshold,
         shared=shared,
         spec=spec,
     )
@@ -151,11 +155,13 @@ def _classic_dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     return jnp.where(
-        masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec), x, jnp.zeros((), x.dtype)
+        masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec),
+        x,
+        jnp.zeros((), x.dtype),
     )
 
 
 @kernel("classic_dropout")
 def _weighted(x: jax.Array, weight: jax.Array) -> jax.Array:
-    wide = masks.wide(x.dtype)
-    return (x.astype(wide) * masks.expand(weight, x.ndim).astype(wide)).astype(x.dtype)
+    wide = _numerics.compute_dtype(x.dtype)
+    return (x.astype(wide) * _numerics.expand(weight, x.ndim).astype(wide)).astype(x.dtype)

@@ -79,7 +79,7 @@ def drop_edge(
         return jnp.zeros_like(senders, bool)
     threshold = masks.threshold(rate)
     return _drop_edge(
-        random.single(key, "drop_edge"),
+        _checks.consume_key(key, "drop_edge"),
         senders,
         receivers,
         threshold,
@@ -99,7 +99,7 @@ def _drop_edge(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     if not undirected:
-        return masks.keep(key, senders, threshold, spec=spec)
+        return masks.keep_mask(key, senders, threshold, spec=spec)
     senders, receivers = _layouts.alike(senders, receivers)
     pair = _node(jnp.minimum(senders, receivers)), _node(jnp.maximum(senders, receivers))
     return masks.below(random.bits_at(key, pair, (2**32, 2**32)), threshold)
@@ -165,7 +165,7 @@ def drop_node(
     threshold = masks.threshold(rate)
     return Kept(
         *_drop_node(
-            random.single(key, "drop_node"),
+            _checks.consume_key(key, "drop_node"),
             senders,
             receivers,
             threshold,
@@ -192,7 +192,7 @@ def _drop_node(
         masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold)
         for ends in (senders, receivers)
     )
-    return masks.keep(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
+    return masks.keep_mask(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
 
 
 def _node(ids: jax.Array) -> jax.Array:

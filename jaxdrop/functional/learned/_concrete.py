@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, _variates, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._amounts import times
 from jaxdrop.functional.learned._parameters import Learned, exp, site
@@ -65,7 +65,7 @@ def concrete_dropout(
         raise ValueError(f"temperature must be one number, got {_checks.quoted(temperature)}")
     if _checks.check_flag(deterministic, "deterministic"):
         return x
-    key = random.single(key, "concrete_dropout")
+    key = _checks.consume_key(key, "concrete_dropout")
     return _concrete_dropout(
         key, x, logit, 1 + exp(logit), 1 / temperature, shared=shared, spec=spec
     )
@@ -84,10 +84,10 @@ def _concrete_dropout(
 ) -> jax.Array:
     bits = masks.draw(key, x, broadcast_dims=shared, spec=spec)
     # In the middles of 2**23 intervals, so that neither 0 nor 1 meets a logarithm.
-    u = random.uniform(bits) + np.float32(2**-24)
-    logit = masks.expand(logit, x.ndim).astype(jnp.float32)
+    u = _variates.uniform(bits) + np.float32(2**-24)
+    logit = _numerics.expand(logit, x.ndim).astype(jnp.float32)
     kept = jax.nn.sigmoid(-(logit + jnp.log(u) - jnp.log1p(-u)) * sharpness.astype(jnp.float32))
-    kind = masks.wide(x.dtype)
+    kind = _numerics.compute_dtype(x.dtype)
     return (x.astype(kind) * times(scale, kept).astype(kind)).astype(x.dtype)
 
 
@@ -125,7 +125,7 @@ def concrete_kl(
         )
     if np.ndim(lengthscale):
         raise ValueError(f"lengthscale must be one number, got {_checks.quoted(lengthscale)}")
-    w = w.astype(masks.wide(w.dtype))
+    w = w.astype(_numerics.compute_dtype(w.dtype))
     squares = (w * w.conj()).real.sum([axis for axis in range(w.ndim) if axis != w.ndim - 2])
     logits = jnp.broadcast_to(
         jnp.asarray(_checks.check_parameter(logit, "logit", squares.shape), squares.dtype),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks, _numerics
 
 Learned = float | jax.Array | np.ndarray
 
@@ -39,8 +39,8 @@ def starting_log_variance(log_sigma2: float) -> float:
 
 def variance(w: jax.Array, log_alpha: jax.Array) -> jax.Array:
     """`alpha w^2`."""
-    kind = masks.wide(w.dtype)
-    return masks.expand(jnp.exp(log_alpha.astype(kind)), w.ndim) * w.astype(kind) ** 2
+    kind = _numerics.compute_dtype(w.dtype)
+    return _numerics.expand(jnp.exp(log_alpha.astype(kind)), w.ndim) * w.astype(kind) ** 2
 
 
 def site(

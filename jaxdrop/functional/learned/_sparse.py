@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional.learned._parameters import Learned, any_shape, variance
@@ -64,7 +64,7 @@ def sparse_variational_dense(
     if _checks.check_flag(deterministic, "deterministic"):
         return x @ jnp.where(sparse_log_alpha(w, log_sigma2) < threshold, w, jnp.zeros_like(w))
     return _sparse_variational_dense(
-        random.single(key, "sparse_variational_dense"), x, w, log_sigma2, spec=spec
+        _checks.consume_key(key, "sparse_variational_dense"), x, w, log_sigma2, spec=spec
     )
 
 
@@ -97,8 +97,8 @@ def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
       arXiv:1701.05369.
     """
     w = _checks.check_real(w, "sparse_log_alpha", "w")
-    kind = masks.wide(w.dtype)
-    log_sigma2 = masks.expand(
+    kind = _numerics.compute_dtype(w.dtype)
+    log_sigma2 = _numerics.expand(
         jnp.asarray(_checks.check_parameter(log_sigma2, "log_sigma2", w.shape), kind), w.ndim
     )
     return jnp.clip(log_sigma2 - jnp.log(w.astype(kind) ** 2 + 1e-8), -8, 8)

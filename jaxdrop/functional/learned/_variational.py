@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _variates, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._amounts import multiplied
 from jaxdrop.functional._dense import gaussian, operands
@@ -58,7 +58,11 @@ def variational_dropout(
     if _checks.check_flag(deterministic, "deterministic"):
         return x
     return _variational_dropout(
-        random.single(key, "variational_dropout"), x, exp(log_alpha / 2), shared=shared, spec=spec
+        _checks.consume_key(key, "variational_dropout"),
+        x,
+        exp(log_alpha / 2),
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -72,7 +76,7 @@ def _variational_dropout(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     return multiplied(
-        x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
+        x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
     )
 
 
@@ -117,7 +121,9 @@ def variational_dense(
     spec = _checks.check_spec(spec, x.ndim)
     if _checks.check_flag(deterministic, "deterministic"):
         return x @ w
-    return _variational_dense(random.single(key, "variational_dense"), x, w, log_alpha, spec=spec)
+    return _variational_dense(
+        _checks.consume_key(key, "variational_dense"), x, w, log_alpha, spec=spec
+    )
 
 
 @kernel("variational_dense")

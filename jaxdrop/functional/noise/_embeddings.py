@@ -11,9 +11,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _lengths, _mapped_axes, masks
 from jaxdrop._kernel import kernel
-from jaxdrop._words import is_known
 from jaxdrop.functional._amounts import added, check_real_input, site, symmetric
 
 
@@ -65,7 +64,7 @@ def neftune(
     mask = _tokens(mask, x.shape[:-1])
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(alpha, 0):
         return x
-    return _neftune(random.single(key, "neftune"), x, alpha, mask, spec=spec)
+    return _neftune(_checks.consume_key(key, "neftune"), x, alpha, mask, spec=spec)
 
 
 @kernel("neftune")
@@ -77,14 +76,14 @@ def _neftune(
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    names, parts = masks.mapped_axes(spec, (x.ndim - 2,))
-    width = x.shape[-1] * masks.mapped_axes(spec, (x.ndim - 1,))[1]
+    names, parts = _mapped_axes.names_and_size(spec, (x.ndim - 2,))
+    width = x.shape[-1] * _mapped_axes.names_and_size(spec, (x.ndim - 1,))[1]
     noise = symmetric(masks.draw(key, x, spec=spec))
     if mask is None:
         size = parts * x.shape[-2] * width
         unit = (
             np.float32(1 / math.sqrt(size))
-            if is_known(size)
+            if _lengths.is_known(size)
             else lax.rsqrt(jnp.asarray(size).astype(jnp.float32))
         )
         return added(x, alpha, noise * unit)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _variates, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._amounts import added, check_real_input, multiplied, site, symmetric
 
@@ -63,7 +63,7 @@ def gaussian_dropout(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     return _gaussian_dropout(
-        random.single(key, "gaussian_dropout"), x, rate, shared=shared, spec=spec
+        _checks.consume_key(key, "gaussian_dropout"), x, rate, shared=shared, spec=spec
     )
 
 
@@ -79,7 +79,7 @@ def _gaussian_dropout(
     rate = rate.astype(jnp.float32)
     stddev = jnp.sqrt(rate / jnp.maximum(1 - rate, np.float32(_LEAST_KEEP)))
     return multiplied(
-        x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
+        x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
     )
 
 
@@ -128,7 +128,7 @@ def gaussian_noise(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(stddev, 0):
         return x
     return _gaussian_noise(
-        random.single(key, "gaussian_noise"), x, stddev, shared=shared, spec=spec
+        _checks.consume_key(key, "gaussian_noise"), x, stddev, shared=shared, spec=spec
     )
 
 
@@ -141,7 +141,7 @@ def _gaussian_noise(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return added(x, stddev, random.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    return added(x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
 
 
 @_checks.hinted
@@ -184,7 +184,7 @@ def uniform_dropout(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(beta, 0):
         return x
     return _uniform_dropout(
-        random.single(key, "uniform_dropout"), x, beta, shared=shared, spec=spec
+        _checks.consume_key(key, "uniform_dropout"), x, beta, shared=shared, spec=spec
     )
 
 

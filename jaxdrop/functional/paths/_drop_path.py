@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._axes import all_but
 
@@ -73,11 +73,11 @@ def drop_path(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    threshold, scale = masks.law(rate, x.dtype)
+    threshold, scale = masks.distribution(rate, x.dtype)
     if not scale_by_keep:
-        scale = masks.unit(rate, x.dtype)
+        scale = masks.unit_scale(rate, x.dtype)
     return _drop_path(
-        random.single(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec
+        _checks.consume_key(key, "drop_path"), x, threshold, scale, shared=shared, spec=spec
     )
 
 
@@ -91,4 +91,6 @@ def _drop_path(
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return masks.scaled(masks.keep(key, x, threshold, broadcast_dims=shared, spec=spec), x, scale)
+    return masks.scaled(
+        masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec), x, scale
+    )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
 
 T = TypeVar("T")
@@ -76,13 +76,13 @@ def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) 
         return True
     if masks.is_number(checked, 1):
         return False
-    runs = _runs(random.single(key, "layer_drop"), masks.law(checked).threshold)
+    runs = _runs(_checks.consume_key(key, "layer_drop"), masks.distribution(checked).threshold)
     return runs if isinstance(runs, jax.core.Tracer) else bool(runs)
 
 
 @kernel("layer_drop")
 def _runs(key: jax.Array, threshold: jax.Array) -> jax.Array:
-    return masks.keep(key, threshold, threshold)
+    return masks.keep_mask(key, threshold, threshold)
 
 
 def cond(
@@ -121,4 +121,4 @@ def like(y: T, x: T, rate: masks.Rate) -> T:
             "a layer that may be skipped must return what is like its argument, which takes the"
             f" place of its result: it was given {argument} and returned {result}."
         )
-    return masks.possible(y, _checks.check_rate(rate))
+    return masks.nan_if_impossible(y, _checks.check_rate(rate))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, _variates, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._axes import all_but
 
@@ -89,9 +89,15 @@ def shake_drop(
     if _checks.check_flag(deterministic, "deterministic"):
         middle = (alpha[0] + alpha[1]) / 2
         return x if middle == 1 else _expected(x, rate, middle=middle)
-    key, (threshold, _) = random.single(key, "shake_drop"), masks.law(rate)
+    key, (threshold, _) = _checks.consume_key(key, "shake_drop"), masks.distribution(rate)
     return _shake_drop(
-        key, masks.possible(x, rate), threshold, alpha=alpha, beta=beta, shared=shared, spec=spec
+        key,
+        masks.nan_if_impossible(x, rate),
+        threshold,
+        alpha=alpha,
+        beta=beta,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -107,11 +113,11 @@ def _shake_drop(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     coin, forward, backward = jax.random.split(key, 3)
-    alone = masks.keep(coin, x, threshold, broadcast_dims=all_but(x), spec=spec)
+    alone = masks.keep_mask(coin, x, threshold, broadcast_dims=all_but(x), spec=spec)
 
     def coefficient(key: jax.Array, bounds: Range) -> jax.Array:
         low, high = np.float32(bounds[0]), np.float32(bounds[1])
-        drawn = random.uniform(masks.draw(key, x, broadcast_dims=shared, spec=spec))
+        drawn = _variates.uniform(masks.draw(key, x, broadcast_dims=shared, spec=spec))
         return jnp.where(alone, np.float32(1), low + (high - low) * drawn)
 
     return _two_way(x, coefficient(forward, alpha), coefficient(backward, beta))
@@ -133,8 +139,8 @@ def _two_way_jvp(
 
 @kernel("shake_drop")
 def _expected(x: jax.Array, rate: jax.Array, *, middle: float) -> jax.Array:
-    real = jnp.finfo(masks.wide(x.dtype)).dtype
-    factor = 1 - masks.expand(jnp.asarray(rate), x.ndim).astype(real) * (1 - middle)
+    real = jnp.finfo(_numerics.compute_dtype(x.dtype)).dtype
+    factor = 1 - _numerics.expand(jnp.asarray(rate), x.ndim).astype(real) * (1 - middle)
     return masks.scaled(factor != 0, x, factor)
 
 

@@ -129,14 +129,14 @@ def in_call(rates: Any) -> dict[str, masks.Rate]:
 
 
 def _one_rate(rate: Any, name: str) -> masks.Rate:
-    """A rate as `masks.check_number` returns it, if it has no axes."""
-    rate = masks.check_number(rate, name, 1)
+    """A rate as `_checks.check_number` returns it, if it has no axes."""
+    rate = _checks.check_number(rate, name, 1)
     _checks.check_one_rate(rate, f"a recurrent layer takes one {name}", name)
     return rate
 
 
 def check_between(rate: masks.Rate, num_layers: int) -> masks.Rate:
-    """The rate between the layers of a stack as `masks.check_number` returns it, if there are two
+    """The rate between the layers of a stack as `_checks.check_number` returns it, if there are two
     of them.
     """
     num_layers = _checks.check_count(num_layers, "num_layers")

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks
 
 Carry: TypeAlias = Any
 
@@ -32,7 +32,7 @@ def spec_of_steps(
     spec: PartitionSpec | None, ndim: int, time_axis: int, feature_axes: int = 1
 ) -> PartitionSpec | None:
     """The layout of one step of all sequences, from that of the sequences."""
-    spec = masks.check_spec(spec, ndim)
+    spec = _checks.check_spec(spec, ndim)
     if spec is None:
         return None
     entries = [*spec, *[None] * (ndim - len(spec))]

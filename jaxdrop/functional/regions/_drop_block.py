@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _mapped_axes, _numerics, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _axes
 from jaxdrop.functional.regions._geometry import IMPLEMENTATIONS, Geometry, block_lengths
@@ -105,7 +105,7 @@ def drop_block(
     )
     shared = (*axes.space, axes.channel) if settings.shared_by_channels else axes.space
     x, rate, shared, spec = _checks.check_site("drop_block", x, rate, shared, spec)
-    if masks.mapped_axes(spec, axes.space)[1] > 1:
+    if _mapped_axes.names_and_size(spec, axes.space)[1] > 1:
         raise ValueError(
             f"spec={spec} divides a spatial axis of x: a device would have to know the seeds of its"
             " neighbors. Divide only the examples or the channels, or let jax.jit lay the arrays"
@@ -122,7 +122,7 @@ def drop_block(
     )
     kept = geometry.kept(gamma) if normalize == "expected" else None
     whole = axes.batch if normalize == "batch" else ()
-    key, x = random.single(key, "drop_block"), masks.possible(x, rate)
+    key, x = _checks.consume_key(key, "drop_block"), masks.nan_if_impossible(x, rate)
     return _drop_block(
         key,
         x,
@@ -149,13 +149,13 @@ def _drop_block(
 ) -> jax.Array:
     seeds = _of_lengths(x, dict(zip(axes.space, geometry.seeds, strict=True)))
     bits = masks.draw(key, seeds, broadcast_dims=tuple(set(shared) - set(axes.space)), spec=spec)
-    least = jnp.nan_to_num(masks.expand(gamma, x.ndim) * np.float32(2**31)).astype(jnp.uint32)
+    least = jnp.nan_to_num(_numerics.expand(gamma, x.ndim) * np.float32(2**31)).astype(jnp.uint32)
     keep = (bits >> np.uint32(1)) >= least
     for axis, block, padding in zip(axes.space, geometry.blocks, geometry.padding, strict=True):
         keep = _erode(keep, axis, block, padding)
     if kept is None:
         divided = [axis for axis in (*axes.batch, axes.channel) if axis not in shared]
-        kept = _kept(keep, axes, *masks.mapped_axes(spec, divided))
+        kept = _kept(keep, axes, *_mapped_axes.names_and_size(spec, divided))
     none = kept == 0
     scale = jnp.where(none, jnp.zeros_like(kept), 1 / jnp.where(none, jnp.ones_like(kept), kept))
     return masks.scaled(_laid_out(keep, x), x, scale)

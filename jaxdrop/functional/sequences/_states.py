@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
@@ -158,8 +158,8 @@ def zoneout(
         return previous
     if expected:
         return _expected_state(new, previous, rate)
-    key, new = random.single(key, "zoneout"), masks.possible(new, rate)
-    return _zoneout(key, new, previous, masks.law(rate).threshold, spec=spec)
+    key, new = _checks.consume_key(key, "zoneout"), masks.nan_if_impossible(new, rate)
+    return _zoneout(key, new, previous, masks.distribution(rate).threshold, spec=spec)
 
 
 @kernel("zoneout")
@@ -171,11 +171,11 @@ def _zoneout(
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return jnp.where(masks.keep(key, new, threshold, spec=spec), new, previous)
+    return jnp.where(masks.keep_mask(key, new, threshold, spec=spec), new, previous)
 
 
 @kernel("zoneout")
 def _expected_state(new: jax.Array, previous: jax.Array, rate: jax.Array) -> jax.Array:
-    wide = masks.wide(new.dtype)
-    share = masks.expand(jnp.asarray(rate, wide), new.ndim)
+    wide = _numerics.compute_dtype(new.dtype)
+    share = _numerics.expand(jnp.asarray(rate, wide), new.ndim)
     return (share * previous.astype(wide) + (1 - share) * new.astype(wide)).astype(new.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -12,8 +11,6 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
-from jaxdrop._positions import grid
-from jaxdrop._words import WORD
 from jaxdrop.functional import _ids
 
 _replace_words = _ids.replacing("word_dropout", "replacement", "ids")
@@ -139,7 +136,10 @@ def embedding_dropout(
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
-    key, distribution = random.single(key, "embedding_dropout"), masks.law(rate, x.dtype)
+    key, distribution = (
+        _checks.consume_key(key, "embedding_dropout"),
+        masks.distribution(rate, x.dtype),
+    )
     layout = None if spec is None else PartitionSpec(*spec[: ids.ndim])
     return _embedding_dropout(key, x, ids, *distribution, time_axis=axis, spec=layout)
 
@@ -157,14 +157,11 @@ def _embedding_dropout(
 ) -> jax.Array:
     words = ids.astype(jnp.uint32)
     if time_axis is None:
-        bits = random.bits_at(key, (words,), (WORD,))
+        bits = random.bits_at(key, (words,), (2**32,))
     else:
         # The mask has a row for each sequence, with an entry for each of the 2**32 possible ids: so
         # it does not depend on the size of the vocabulary.
-        block = masks.block(ids, broadcast_dims=(time_axis,), spec=spec)
-        high, low = grid(**block._asdict())
-        bits = random.bits_at(
-            key, (low if high is None else (high, low), words), (math.prod(block.extent), WORD)
-        )
+        sequence, count = masks.positions(ids, broadcast_dims=(time_axis,), spec=spec)
+        bits = random.bits_at(key, (sequence, words), (count, 2**32))
     bits = lax.expand_dims(bits, range(ids.ndim, x.ndim))
     return masks.scaled(masks.below(bits, threshold), x, scale)

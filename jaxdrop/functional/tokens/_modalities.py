@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _variates, masks
 from jaxdrop._kernel import kernel
 
 ModalityRule = Literal["independent", "one"]
@@ -98,9 +98,9 @@ def modality_dropout(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return arrays
     kept = _modality_dropout(
-        random.single(key, "modality_dropout"),
-        masks.possible([site.x for site in sites], rate),
-        masks.law(rate).threshold,
+        _checks.consume_key(key, "modality_dropout"),
+        masks.nan_if_impossible([site.x for site in sites], rate),
+        masks.distribution(rate).threshold,
         shares=shares,
         shared=tuple(site.shared for site in sites),
         spec=layout,
@@ -146,7 +146,7 @@ def _modality_dropout(
         least = functools.reduce(jnp.minimum, words)
         keep = [masks.below(word, threshold) | (word == least) for word in words]
     else:
-        all_kept, choice = masks.below(draw(0, 0), threshold), random.uniform(draw(1, 0))
+        all_kept, choice = masks.below(draw(0, 0), threshold), _variates.uniform(draw(1, 0))
         edges = np.cumsum((0.0, *shares[:-1], 2.0)).astype(np.float32)
         keep = [
             all_kept | (choice < low) | (choice >= high) for low, high in itertools.pairwise(edges)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
 
 TokenRule = Literal["timm", "floor", "round"]
@@ -93,7 +93,7 @@ def token_dropout(
         )
     if _checks.check_flag(deterministic, "deterministic") or known == 0:
         return x, jnp.asarray(np.broadcast_to(np.arange(x.shape[-2], dtype=np.int32), x.shape[:-1]))
-    key = random.single(key, "token_dropout")
+    key = _checks.consume_key(key, "token_dropout")
     return _token_dropout(key, x, prefix=prefix, kept=kept, ordered=ordered, spec=spec)
 
 

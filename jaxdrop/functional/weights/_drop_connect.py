@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional._dense import gaussian, operands
 
@@ -77,10 +77,10 @@ def drop_connect(
         return x @ (w if scale_by_keep else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
-    threshold, scale = masks.law(rate, w.dtype)
+    threshold, scale = masks.distribution(rate, w.dtype)
     scale = scale if scale_by_keep else np.ones_like(scale, shape=())
     return _drop_connect(
-        random.single(key, "drop_connect"),
+        _checks.consume_key(key, "drop_connect"),
         x,
         w,
         threshold,
@@ -102,11 +102,11 @@ def _drop_connect(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     if per == "batch":
-        return x @ masks.scaled(masks.keep(key, w, threshold, spec=spec), w, scale)
-    rows, weights = lax.expand_dims(x, [x.ndim]), masks.expand(w, x.ndim + 1)
-    kept = masks.scaled(masks.keep(key, rows * weights, threshold, spec=spec), weights, scale)
+        return x @ masks.scaled(masks.keep_mask(key, w, threshold, spec=spec), w, scale)
+    rows, weights = lax.expand_dims(x, [x.ndim]), _numerics.expand(w, x.ndim + 1)
+    kept = masks.scaled(masks.keep_mask(key, rows * weights, threshold, spec=spec), weights, scale)
     dtype = jnp.result_type(x, w)
-    wide = masks.wide(dtype)
+    wide = _numerics.compute_dtype(dtype)
     return (rows.astype(wide) * kept.astype(wide)).sum(-2).astype(dtype)
 
 
@@ -163,11 +163,11 @@ def drop_connect_gaussian(
         return x @ (w if scale_by_keep else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
-    real = masks.wide(w.dtype)
-    scale = masks.law(rate, w.dtype).scale if scale_by_keep else jnp.ones((), real)
+    real = _numerics.compute_dtype(w.dtype)
+    scale = masks.distribution(rate, w.dtype).scale if scale_by_keep else jnp.ones((), real)
     drop = jnp.asarray(rate, real)
     return _drop_connect_gaussian(
-        random.single(key, "drop_connect_gaussian"), x, w, drop, scale, spec=spec
+        _checks.consume_key(key, "drop_connect_gaussian"), x, w, drop, scale, spec=spec
     )
 
 
@@ -181,10 +181,10 @@ def _drop_connect_gaussian(
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    weights = w.astype(masks.wide(w.dtype))
+    weights = w.astype(_numerics.compute_dtype(w.dtype))
     mean = (1 - rate) * scale
     variance = rate * mean * scale
-    mean, variance = masks.expand(mean, w.ndim), masks.expand(variance, w.ndim)
+    mean, variance = _numerics.expand(mean, w.ndim), _numerics.expand(variance, w.ndim)
     return gaussian(key, x, (mean * weights).astype(w.dtype), variance * weights * weights, spec)
 
 
@@ -192,5 +192,7 @@ def _expected(w: jax.Array, rate: float | jax.Array) -> jax.Array:
     """The weights times the probability of keeping them."""
     if masks.is_number(rate, 0):
         return w
-    wide = masks.wide(w.dtype)
-    return (w.astype(wide) * (1 - masks.expand(jnp.asarray(rate, wide), w.ndim))).astype(w.dtype)
+    wide = _numerics.compute_dtype(w.dtype)
+    return (w.astype(wide) * (1 - _numerics.expand(jnp.asarray(rate, wide), w.ndim))).astype(
+        w.dtype
+    )

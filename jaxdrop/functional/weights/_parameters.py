@@ -11,7 +11,7 @@ import jax
 from jax.sharding import PartitionSpec
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, tree_unflatten
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, masks
 from jaxdrop.functional.elements import dropout
 
 KeyPath: TypeAlias = tuple[Any, ...]
@@ -77,7 +77,7 @@ def weight_drop(
         )
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return params
-    key = None if masks.is_number(rate, 1) else random.checked(key, "weight_drop")
+    key = None if masks.is_number(rate, 1) else _checks.check_key(key, "weight_drop")
     leaves = []
     with jax.named_scope("jaxdrop.weight_drop"):
         for (path, leaf), is_chosen, layout in zip(

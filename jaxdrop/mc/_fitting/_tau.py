@@ -164,7 +164,7 @@ def _tau_times_decay(
 ) -> jax.Array:
     _checks.check_one_of(loss, "loss", Loss)
     count = _checks.check_count(num_examples, "num_examples")
-    dropping = masks.check_rate(rate)
+    dropping = _checks.check_rate(rate)
     if not _inputs.holds(lambda rate: rate < 1, dropping):
         raise ValueError(
             f"rate must be below 1, at which nothing is kept, got {_inputs.range_of(dropping)}"

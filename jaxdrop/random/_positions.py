@@ -1,8 +1,9 @@
 """Where an entry stands in the whole array.
 
-The position of the entry at coordinates `(c_0, ..., c_n)` of an array of extent `(e_0, ..., e_n)`
-is its row-major index `c_0 e_1 ... e_n + ... + c_n`, exact up to 2**64. It does not depend on how
-the array is tiled or sharded, which is what makes a mask the same under every layout.
+The position of the entry at coordinates `(c_0, ..., c_n)` of an array of global shape
+`(e_0, ..., e_n)` is its row-major index `c_0 e_1 ... e_n + ... + c_n`, exact up to 2**64. It does
+not depend on how the array is tiled or sharded, and therefore a mask is the same under every
+layout.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from jaxdrop._words import WORD, Wide, add_wide, at_most, is_known, multiply_wide, times, words_of
+from jaxdrop._lengths import at_most, is_known
+from jaxdrop.random._words import WORD, Wide, add_wide, multiply_wide, times, words_of
 
 Coordinate = jax.Array | Wide
+"""uint32 coordinates along one axis; along an axis of more than 2**32 entries their high and low
+words.
+"""
 
 
 class Positions(NamedTuple):
-    """Row-major positions, `high * 2**32 + low`; `high` is None where the array surely has at most
-    2**32 entries.
+    """Row-major positions, `high * 2**32 + low`; `high` is None if the array has at most 2**32
+    entries for certain.
 
     `jax.export` has symbolic lengths. An array that has one may have more entries, unless the
     constraints of the length say otherwise. A high word that turns out to be 0 gives the bits that
@@ -37,24 +42,30 @@ class Positions(NamedTuple):
 
 
 def linear(
-    coordinates: Sequence[Coordinate], extent: Sequence[int], *, key_word: jax.Array | None = None
+    coordinates: Sequence[Coordinate],
+    global_shape: Sequence[int],
+    *,
+    key_word: jax.Array | None = None,
 ) -> Positions:
-    """Positions of entries from one uint32 coordinate array an axis, in an array of shape `extent`.
+    """Positions of the entries of an array of shape `global_shape`, from one uint32 coordinate
+    array for each axis.
 
     The coordinate arrays broadcast against each other. A coordinate may be a (high, low) pair.
-    Positions do not depend on `key_word`, but XLA does not see that: in a loop over keys it would
-    compute them once for all, and store them.
+
+    `key_word`, a word of a key, is shifted until 0 is left, and the 0 is added to the coordinates.
+    Positions do not depend on it, but XLA takes them to. In a loop over keys it would otherwise
+    hoist the positions, which are the same for all keys, out of the loop, and store them.
     """
     zero = None if key_word is None else key_word >> np.uint32(31) >> np.uint32(1)
-    size = math.prod(extent)
+    size = math.prod(global_shape)
     if is_known(size) and size > WORD**2:
-        raise ValueError(f"an array of shape {tuple(extent)} has more than 2**64 entries")
+        raise ValueError(f"an array of shape {tuple(global_shape)} has more than 2**64 entries")
     low: jax.Array = jnp.zeros((), jnp.uint32)
     high: jax.Array | None = None if at_most(size, WORD) else jnp.zeros((), jnp.uint32)
-    for axis, (coordinate, length) in enumerate(zip(coordinates, extent, strict=True)):
+    for axis, (coordinate, length) in enumerate(zip(coordinates, global_shape, strict=True)):
         if is_known(length) and length == 1:
             continue
-        inner = extent[axis + 1 :]
+        inner = global_shape[axis + 1 :]
         stride = functools.reduce(times, inner, 1)
         if stride != 1 and zero is not None:  # XLA never stores a bare iota
             coordinate = jax.tree.map(lambda x: x + zero, coordinate)
@@ -78,7 +89,7 @@ def grid(
     shape: Sequence[int],
     *,
     origin: Sequence[jax.Array | int] | None = None,
-    extent: Sequence[int] | None = None,
+    global_shape: Sequence[int] | None = None,
     sharding: NamedSharding | None = None,
     key_word: jax.Array | None = None,
 ) -> Positions:
@@ -88,16 +99,16 @@ def grid(
       shape: the shape of the block.
       origin: the block's place along each axis, counted in blocks: 3 on an axis of length 8 starts
         at coordinate 24. Zero by default.
-      extent: the shape of the whole array that the block is part of; `shape` by default.
+      global_shape: the shape of the whole array that the block is part of; `shape` by default.
       sharding: the layout to give to the positions, for meshes with explicit axes.
       key_word: as in `linear`.
     """
-    extent = tuple(shape) if extent is None else tuple(extent)
+    global_shape = tuple(shape) if global_shape is None else tuple(global_shape)
     coordinates = [
-        coordinate(shape, axis, 0 if origin is None else origin[axis], extent[axis], sharding)
+        coordinate(shape, axis, 0 if origin is None else origin[axis], global_shape[axis], sharding)
         for axis in range(len(shape))
     ]
-    high, low = linear(coordinates, extent, key_word=key_word)
+    high, low = linear(coordinates, global_shape, key_word=key_word)
     return Positions(
         None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape)
     )
@@ -119,9 +130,7 @@ def coordinate(
     if at_most(length, WORD) or not (is_known(length) or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
         near = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
         return near + start * words_of(shape[axis])[1] if moved else near
-    with jax.enable_x64(
-        True
-    ):  # an axis of more than 2**32 entries: the one place where a word is not enough to count
+    with jax.enable_x64(True):  # to count along an axis of more than 2**32 entries takes two words
         far = lax.broadcasted_iota(jnp.uint64, shape, axis, out_sharding=sharding)
         high = (far >> np.uint64(32)).astype(jnp.uint32)
         low = far.astype(jnp.uint32)

@@ -1,18 +1,19 @@
 """Arithmetic on 32-bit words, for numbers that need two of them.
 
 JAX has no 64-bit integers unless a global flag is set, so a position in an array of more than 2**32
-entries is a pair (high word, low word), and products are formed from 16-bit halves: shifts,
-additions and 32-bit products are what every backend vectorises.
+entries is a pair (high word, low word), and products are formed from 16-bit halves by shifts,
+additions and 32-bit products, which every backend vectorizes.
 """
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxdrop._lengths import is_known
 
 Wide = tuple[jax.Array, jax.Array]
 """The high and the low word of numbers below 2**64."""
@@ -47,17 +48,16 @@ def add_wide(a: Wide, b: Wide) -> Wide:
 
 
 def words_of(number: Any) -> tuple[Any, Any]:
-    """(high, low) of a number below 2**64; of one that is a symbolic length of `jax.export`, as
-    arrays.
+    """(high, low) of a number below 2**64: NumPy's numbers, or arrays for a symbolic length of
+    `jax.export`.
     """
     if isinstance(number, tuple):
         return number
     if is_known(number):
         high, low = divmod(number, WORD)
         return np.uint32(high), np.uint32(low)
-    value = jnp.asarray(
-        number
-    )  # of 64 bits if jax_enable_x64 is set; otherwise JAX takes no length to exceed 31
+    # Of 64 bits if jax_enable_x64 is set. Otherwise JAX takes no length to exceed 31 bits.
+    value = jnp.asarray(number)
     high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
     return high.astype(jnp.uint32), value.astype(jnp.uint32)
 
@@ -68,18 +68,3 @@ def times(a: Any, b: int) -> Any:
         return a * b
     (high, low), (more, word) = words_of(a), words_of(b)
     return multiply_high(low, word) + high * word + low * more, low * word
-
-
-def is_known(length: int) -> bool:
-    """Whether a length is a number, and not a symbolic length of `jax.export`."""
-    return isinstance(length, numbers.Integral)
-
-
-def at_most(length: int, bound: int) -> bool:
-    """Whether a length is at most `bound`, for certain: a symbolic one counts as longer unless its
-    constraints rule that out.
-    """
-    try:
-        return bool(length <= bound)
-    except jax.errors.InconclusiveDimensionOperation:
-        return False

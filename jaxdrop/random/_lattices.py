@@ -5,12 +5,13 @@ A lattice has p points, p prime. At each position the samples on it draw `frac(b
 1/p. Every value by itself is uniform. Since p is prime, any two samples fall into any two of the
 intervals equally often (Carter & Wegman, "Universal classes of hash functions", J. Comput. Syst.
 Sci. 18, 1979), and since positions are independent of each other, the variance of a mean over the
-samples depends on no more than that: it is that of intervals in wholly random order. Only for what
-depends on two positions alone is the error uneven: small as a rule, and large where both drew the
-same a, as one pair in about p does.
+samples equals that of samples whose intervals are in wholly random order: it depends on pairs of
+samples only. The error of a function of two positions alone is uneven: small as a rule, and large
+if both positions drew the same a, as one pair of positions in about p does.
 
-An even S is the sum p + q of two different odd primes (or 1), as far as 16 bits go. Where values of
-the first lattice stand at d of their intervals, those of the second stand at 1 - d. Below k/S there
+An even S is the sum p + q of two different odd numbers that are prime or 1, for every S from 4 to
+2**16. Where values of the first lattice stand at d of their intervals, those of the second stand
+at 1 - d. Below k/S there
 are then ceil(pk/S - d) + ceil(qk/S - 1 + d) = k of both: one in each interval of length 1/S.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from jaxdrop._words import WORD
+from jaxdrop.random._words import WORD
 
 MOST = 2**16 - 1
 
@@ -42,7 +43,7 @@ def sizes(num: int) -> tuple[int, ...]:
 
 
 def points(num: int) -> npt.NDArray[np.uint32]:
-    """A row for each of `num` samples: the fields of a `jaxdrop._generators.LatticePoint`."""
+    """A row for each of `num` samples: the fields of a `LatticePoint` of `_generators.py`."""
     lattices = []
     for mirror, prime in zip((0, WORD - 1), sizes(num), strict=False):
         # The fraction index / prime with 48 bits, as a word of 32 and one of 16.

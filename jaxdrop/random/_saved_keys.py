@@ -1,10 +1,11 @@
-"""Keys as plain arrays, for what stores arrays alone: `flax.serialization`, `np.savez`, arguments
-of `jax.export`.
+"""Keys as plain arrays, for formats that store arrays alone: `flax.serialization`, `np.savez`,
+arguments of `jax.export`.
 
     words = jaxdrop.random.unwrap_keys(state)
     state = jaxdrop.random.wrap_keys(words, state)
 
-Where the words are read again, `state` is one of the same structure, such as that of a new model.
+A program that reads the words in a later run takes for the second `state` one of the same
+structure, such as the state of a new model.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import numpy as np
 
 
 def unwrap_keys(tree: Any) -> Any:
-    """`tree` with `jax.random.key_data(key)` for each typed key (or array of keys) in it; other
-    leaves as they are.
+    """`tree` with `jax.random.key_data(key)` in place of each typed key, or array of typed keys.
 
     Args:
       tree: any pytree, such as a key, or the `nnx.state` of a model.
+
+    Returns:
+      A pytree of the same structure, with uint32 arrays in place of keys, and the other leaves
+      unchanged.
     """
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
@@ -30,8 +34,9 @@ def unwrap_keys(tree: Any) -> Any:
 def wrap_keys(tree: Any, like: Any) -> Any:
     """`tree` with a key wherever `like` has one: the inverse of `unwrap_keys`.
 
-    It restores what `unwrap_keys` made, whatever wrote and read it. It also gives keys the type
-    that `like` has, such as keys that were pickled by another version of this library.
+    It restores the arrays of `unwrap_keys`, whichever format stored them. Where `tree` holds keys
+    already, such as keys that were pickled by another version of this library, it gives them the
+    key type that `like` has.
 
     Orbax stores keys by itself, with the name of their generator. Where JAX does not know that name
     ("unrecognized PRNG implementation"), read the words of the keys as NumPy arrays:
@@ -43,9 +48,13 @@ def wrap_keys(tree: Any, like: Any) -> Any:
 
     Args:
       tree: a pytree with uint32 arrays, or keys, in place of keys.
-      like: a pytree of the same structure, whose keys say of which generator they are and which
-        shape they have. Its values do not count: those of `jax.eval_shape` or `nnx.eval_shape` will
-        do.
+      like: a pytree of the same structure, whose keys have the generator and the shape that the
+        result is to have. Its values do not count: abstract keys, of `jax.eval_shape` or
+        `nnx.eval_shape`, will do.
+
+    Returns:
+      A pytree of the same structure, with keys where `like` has keys, and the other leaves of
+      `tree` unchanged.
 
     Raises:
       ValueError: the trees differ in structure, or an array does not hold the words of such keys.

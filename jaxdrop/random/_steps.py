@@ -1,8 +1,8 @@
-"""The key of a training step, as a function of the step: there is no generator whose state has to
-be carried or saved.
+"""The key of a training step, as a function of the step. No generator has a state that a training
+loop would carry and save.
 
-A run that is stopped and resumed draws the masks that it would have drawn, and so does one that is
-resumed on another mesh:
+A run that is stopped and resumed draws the masks of a run that was not stopped, on the same mesh or
+on another one:
 
     key = jaxdrop.step_key(jaxdrop.key(seed), step)
 
@@ -20,23 +20,21 @@ gradient accumulation          `step_key(key, step, micro_batch=i)` within the l
                                devices: the masks of `jit`
 masks that differ from one     `step_key(key, step, replica=i)`, such as
 replica to the next            `replica=jax.lax.axis_index("data")`
-remat, scan over layers        nothing for remat: what is computed again comes from the same key.
-                               `jax.random.split` for layers
+remat                          nothing: the backward pass computes masks again from the same key
+scan over layers               `jax.random.split(key, layers)`, and scan over the keys
 =============================  =====================================================================
 """
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import checkify
 
-from jaxdrop import _checks, random
-from jaxdrop._words import WORD
+from jaxdrop import _checks
+from jaxdrop.random._words import WORD
 
 # Far from the small numbers that nnx.Rngs and Linen's make_rng fold into the same key.
 _DOMAINS = {
@@ -56,20 +54,20 @@ def step_key(
     given, in this order.
 
     The names keep the parts apart: micro-batch 1 of a step has nothing in common with replica 1 of
-    it, nor with the step itself, nor with what Flax derives from `key`. Keys that differ in any
-    part coincide as often as random ones of 64 bits do.
+    that step, nor with the step itself, nor with the keys that Flax derives from `key`. Keys that
+    differ in any part coincide as often as random ones of 64 bits do.
 
-    Accumulating the gradients of micro-batches is to draw other masks than one large batch does:
-    those of each micro-batch by itself.
+    Micro-batches whose gradients are accumulated draw other masks than one large batch would: each
+    micro-batch has a key of its own.
 
     Args:
       key: a single key of any kind, such as `jaxdrop.key(seed)`.
       step: the number of steps taken so far, from 0 on; may be traced, as may the others.
       micro_batch: which part of the step's batch, from 0 on.
-      replica: which copy of the model, where copies are to draw masks of their own. It makes masks
-        depend on how many devices there are. Where arrays are merely divided among devices, as in
-        data-parallel training, leave it out: under `jit` the masks differ by themselves, and in
-        `shard_map` and `pmap` `spec` makes them those of `jit`.
+      replica: which copy of the model, for copies that are to draw masks of their own. The masks
+        then depend on the number of devices. Leave it out if arrays are merely divided among
+        devices, as in data-parallel training: under `jit` each device computes its part of the
+        mask, and in `shard_map` and `pmap` the functions do so if they are given `spec`.
 
     Returns:
       A key of the same kind.
@@ -79,7 +77,7 @@ def step_key(
       ValueError: no key, an array of keys, or an index outside [0, 2**32). A traced index is
         checked under `checkify` only: a negative one counts modulo 2**32.
     """
-    key = random.checked(key, "step_key", always=True)
+    key = _checks.check_key(key, "step_key", always=True)
     for name, index in (("step", step), ("micro_batch", micro_batch), ("replica", replica)):
         if index is not None or name == "step":
             key = jax.random.fold_in(jax.random.fold_in(key, _DOMAINS[name]), _index(name, index))
@@ -87,22 +85,12 @@ def step_key(
 
 
 def _index(name: str, value: Any) -> jax.Array:
-    value = _checks.unwrapped(value)
-    dtype = value.dtype if isinstance(value, (jax.Array, np.ndarray, np.generic)) else None
-    integer = (
-        isinstance(value, numbers.Integral)
-        if dtype is None
-        else jnp.issubdtype(dtype, jnp.integer) and not value.shape
-    )
-    if not integer or isinstance(value, bool):
-        raise TypeError(
-            f"{name} must be an integer, or an array of one integer, counted from 0; got"
-            f" {_checks.quoted(value)}"
-        )
-    if isinstance(value, jax.core.Tracer):
-        inside = (value >= 0) & (value.astype(jnp.uint32).astype(dtype) == value)
-        checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=value)
-        return value.astype(jnp.uint32)
-    if not 0 <= int(value) < WORD:
-        raise ValueError(f"{name} must be in [0, 2**32), got {int(value)}")
-    return jnp.uint32(int(value))
+    """An index as the uint32 that `fold_in` takes."""
+    index = _checks.check_integer_or_array(value, name, " counted from 0")
+    if isinstance(index, jax.core.Tracer):
+        inside = (index >= 0) & (index.astype(jnp.uint32).astype(index.dtype) == index)
+        checkify.debug_check(inside, f"{name} must be in [0, 2**32), got {{value}}", value=index)
+        return index.astype(jnp.uint32)
+    if not 0 <= int(index) < WORD:
+        raise ValueError(f"{name} must be in [0, 2**32), got {int(index)}")
+    return jnp.uint32(int(index))

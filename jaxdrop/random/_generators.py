@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxdrop._positions import Positions
-from jaxdrop._words import WORD
+from jaxdrop.random._positions import Positions
+from jaxdrop.random._words import WORD
 
 Words = tuple[jax.Array, jax.Array]
 
@@ -87,8 +87,8 @@ def _after_first_shift(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array
 
 
 class LatticePoint(NamedTuple):
-    """The place of one of S samples, as uint32 scalars. `jaxdrop._lattices` says what it is good
-    for.
+    """The place of one of S samples on a lattice, as uint32 scalars. The head of `_lattices.py`
+    says why samples stand on lattices.
 
     Attributes:
       prime: the number of points p of its lattice, below 2**16.

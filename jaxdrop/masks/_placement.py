@@ -1,0 +1,136 @@
+"""The place of a device's part of a mask in the whole mask."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxdrop import _mapped_axes
+from jaxdrop.random import Coordinate
+from jaxdrop.random._positions import coordinate, grid
+
+
+class Block(NamedTuple):
+    """The place of a part of a mask in the whole mask: the arguments of `jaxdrop.random.bits`.
+
+    Attributes:
+      shape: the shape of the part.
+      origin: the place of the part along each axis, counted in parts; None if it is zero.
+      global_shape: the shape of the whole mask.
+      sharding: the layout of the part, on a mesh with explicit axes.
+    """
+
+    shape: tuple[int, ...]
+    origin: list[jax.Array | int] | None
+    global_shape: tuple[int, ...]
+    sharding: NamedSharding | None
+
+
+def block(
+    like: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    broadcast_dims: tuple[int, ...] = (),
+    spec: PartitionSpec | None = None,
+) -> Block:
+    """The part of a mask that belongs to an array.
+
+    Args:
+      like: as in `keep_mask`.
+      broadcast_dims: as in `keep_mask`.
+      spec: as in `keep_mask`.
+
+    Returns:
+      The place of the part in the whole mask.
+
+    Raises:
+      ValueError: `spec` names an axis that is not a mapped axis.
+    """
+    shape = tuple(1 if axis in broadcast_dims else length for axis, length in enumerate(like.shape))
+    origin, global_shape = _origin_and_global_shape(shape, broadcast_dims, spec)
+    return Block(shape, origin, global_shape, _explicit_sharding(like, broadcast_dims))
+
+
+def coordinates(
+    like: jax.Array, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+) -> tuple[list[Coordinate], tuple[int, ...]]:
+    """The coordinates of the entries of a mask in the whole mask: the arguments of
+    `jaxdrop.random.bits_at`.
+
+    Args:
+      like: as in `keep_mask`.
+      broadcast_dims: as in `keep_mask`.
+      spec: as in `keep_mask`.
+
+    Returns:
+      For each axis the coordinates along it, of length 1 along the other axes; and the shape of the
+      whole mask.
+
+    Raises:
+      ValueError: `spec` names an axis that is not a mapped axis.
+    """
+    place = block(like, broadcast_dims=broadcast_dims, spec=spec)
+    ndim = len(place.shape)
+    found = []
+    for axis, length in enumerate(place.shape):
+        sharding = None
+        if place.sharding is not None:
+            names = [*place.sharding.spec, *[None] * ndim][:ndim]
+            alone = (name if at == axis else None for at, name in enumerate(names))
+            sharding = NamedSharding(place.sharding.mesh, PartitionSpec(*alone))
+        shape = tuple(length if at == axis else 1 for at in range(ndim))
+        origin = 0 if place.origin is None else place.origin[axis]
+        found.append(coordinate(shape, axis, origin, place.global_shape[axis], sharding))
+    return found, place.global_shape
+
+
+def positions(
+    like: jax.Array, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+) -> tuple[Coordinate, int]:
+    """The row-major positions of the entries of a mask in the whole mask. A function that draws
+    several numbers for each entry takes them as the coordinates along one axis.
+
+    Args:
+      like: as in `keep_mask`.
+      broadcast_dims: as in `keep_mask`.
+      spec: as in `keep_mask`.
+
+    Returns:
+      The positions, of the shape of the mask; and the number of entries of the whole mask.
+
+    Raises:
+      ValueError: `spec` names an axis that is not a mapped axis.
+    """
+    place = block(like, broadcast_dims=broadcast_dims, spec=spec)
+    high, low = grid(**place._asdict())
+    return low if high is None else (high, low), math.prod(place.global_shape)
+
+
+def _origin_and_global_shape(
+    shape: tuple[int, ...], broadcast_dims: tuple[int, ...], spec: PartitionSpec | None
+) -> tuple[list[jax.Array | int] | None, tuple[int, ...]]:
+    """The place of this device's part of shape `shape` in the whole mask, and the whole shape."""
+    if spec is None:
+        return None, shape
+    origin: list[jax.Array | int] = [0] * len(shape)
+    global_shape = list(shape)
+    for axis, names in enumerate(spec):
+        index, size = _mapped_axes.index_and_size(names, "spec") if names else (0, 1)
+        if axis not in broadcast_dims:
+            origin[axis] = index
+            global_shape[axis] *= size
+    known = all(isinstance(start, int) for start in origin)
+    return None if known else origin, tuple(global_shape)
+
+
+def _explicit_sharding(
+    like: jax.Array | jax.ShapeDtypeStruct, broadcast_dims: tuple[int, ...]
+) -> NamedSharding | None:
+    """The layout of the mask of `like` on a mesh with explicit axes; None on other meshes."""
+    sharding = jax.typeof(like).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = (None if axis in broadcast_dims else names for axis, names in enumerate(sharding.spec))
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
