@@ -30,7 +30,7 @@ from jaxdrop.mc._observations import Regression, regression
 from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
 from jaxdrop.mc._results import DatasetResults, open_results
 from jaxdrop.mc._running import Reached, moments, until
-from jaxdrop.mc._sampling import keys, predict
+from jaxdrop.mc._sampling import Strategy, keys, predict
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Moments",
     "Reached",
     "Regression",
+    "Strategy",
     "acquisition",
     "cdf",
     "classification",
