@@ -1,6 +1,6 @@
-"""Which inputs to have labelled next: scores of inputs, and batches of them.
+"""Which inputs to label next: scores of inputs, and batches of them.
 
-Scores are functions of a `Classification`, and the larger, the more there is to learn:
+Scores are functions of a `Classification`. The larger a score, the more a label teaches:
 
     summary = mc.classification(logits=mc.predict(lambda key: fn(key, pool), keys))
     chosen = mc.acquisition.top(mc.acquisition.bald(summary), 10)

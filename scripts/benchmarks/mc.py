@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ from benchmarks._compiled import scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._timing import interleaved
 from jaxdrop import mc
-
-Strategy = Literal["independent", "antithetic", "stratified"]
 
 INDEPENDENT = "jaxdrop, independent"
 STRATIFIED = "jaxdrop, stratified"
@@ -250,7 +248,7 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
     )
 
     @functools.partial(jax.jit, static_argnums=1)
-    def errors(keys: jax.Array, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
+    def errors(keys: jax.Array, strategy: mc.Strategy) -> tuple[jax.Array, jax.Array]:
         def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
             found = mc.moments(probabilities, mc.keys(key, samples, strategy))
             return jnp.mean((found.mean - exact.mean) ** 2), jnp.mean(found.variance)
@@ -259,7 +257,7 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
         return squares.mean(), variances.mean() / exact.variance.mean()
 
     keys = jax.random.split(jaxdrop.key(1), repeats)
-    strategies: tuple[Strategy, ...] = ("independent", "antithetic", "stratified")
+    strategies: tuple[mc.Strategy, ...] = ("independent", "antithetic", "stratified")
     found = {strategy: errors(keys, strategy) for strategy in strategies}
     table: dict[str, float] = {name: float(square) for name, (square, _) in found.items()}
     yield Table(f"mean squared error of predictive means, {samples} samples", "", {"error": table})

@@ -1,4 +1,4 @@
-"""How attention is computed: on each device by itself, by cuDNN, by kernels or by blocks."""
+"""The choice of how attention is computed: on each device its part, by cuDNN, kernels or blocks."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def drop_edge(
 
     The distribution is that of PyTorch Geometric's `dropout_edge`. The paper's own code instead
     keeps exactly `int(E * (1 - rate))` of the directed edges, once an epoch, and then normalizes
-    the adjacency matrix anew (see `symmetric_normalization`). To drop edge weights and keep their
+    the adjacency matrix again (see `symmetric_normalization`). To drop edge weights and keep their
     expectation, use `jaxdrop.dropout` on the weights.
 
     Args:

@@ -1,4 +1,4 @@
-"""The weights of a graph convolution, formed anew for the edges that are kept."""
+"""The weights of a graph convolution over the edges that are kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def symmetric_normalization(
 
     `d_i` is the sum of the kept weights of the edges that node `i` receives, and 1 more with
     self-loops, as in PyTorch Geometric's `gcn_norm`. A node without edges gets weights of 0.
-    Dropping edges and normalizing anew is what DropEdge does:
+    DropEdge drops edges and then normalizes those that are kept:
 
         keep = drop_edge(key, senders, receivers, 0.3)
         weights, loops = symmetric_normalization(senders, receivers, num_nodes, keep=keep)

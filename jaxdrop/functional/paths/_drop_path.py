@@ -44,7 +44,7 @@ def drop_path(
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the mask's shape, which has length 1 along all axes but the batch. At 1 the
         output is 0. For a rate that depends on the layer, see `depth_rates`.
-      mode: `'row'`: each example is kept or dropped by itself. `'batch'`: all of them together.
+      mode: `'row'`: each example has a draw of its own. `'batch'`: all examples share one.
       batch_axis: where the examples are; a negative axis counts from the end.
       scale_by_keep: if False, kept examples are not divided by `1 - rate`: `E[y] = (1 - rate) x`,
         but evaluation still returns `x`.

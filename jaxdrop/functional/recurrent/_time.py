@@ -65,8 +65,8 @@ def checked_lengths(lengths: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def flipped(xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Sequences from their last step to their first. The first axis is time; padding stays
-    behind.
+    """Sequences from their last step to their first. The first axis is time; padding stays at the
+    end.
     """
     if lengths is None:
         return jnp.flip(xs, 0)
