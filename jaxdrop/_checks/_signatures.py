@@ -44,16 +44,18 @@ _ELSEWHERE: dict[tuple[str, ...], dict[str, str]] = {
     },
     ("inverted", "scale_by_keep", "rescale"): {
         "scale_by_keep": "it is called scale_by_keep here: whether to divide by 1 - rate",
-        "normalize": "it is called normalize here: which share of kept values divides the others",
+        "normalize": "it is called normalize here, and names the share that divides kept values",
     },
     ("normalization", "batchwise"): {
-        "normalize": "it is called normalize here: which share of kept values divides the others"
+        "normalize": "it is called normalize here, and names the share that divides kept values"
     },
     ("level", "per_example", "mode", "per"): {
-        "per": "it is called per here: what has a draw of its own, as in per='batch'",
+        "per": "it is called per here, and says what has a draw of its own, as in per='batch'",
         "mode": "it is called mode here: mode='row' or mode='batch'",
     },
-    ("preset", "rounding", "scaling"): {"rule": "it is called rule here: by whose rule"},
+    ("preset", "rounding", "scaling"): {
+        "rule": "it is called rule here, and names whose rule to follow"
+    },
     ("inplace",): dict.fromkeys(
         ("x", "rate", "inputs"), "JAX arrays do not change: use what is returned"
     ),

@@ -178,10 +178,9 @@ def call(
     own = {n: special.get(n) or NAMES[n] for n in arguments if n in special or n in NAMES}
     if others := set(arguments) - set(own) - _OTHERS:
         raise ValueError(f"what may {others} of {function} be?")
-    name = (
-        name
-        or f"{function.__module__.replace('jaxdrop.functional', 'jaxdrop')}.{function.__name__}"
-    )
+    parts = function.__module__.replace("jaxdrop.functional", "jaxdrop").split(".")
+    public = [part for part in parts if not part.startswith("_")]
+    name = name or ".".join([*public, function.__name__])
     return Call(name, function, arguments, own, open=name.endswith("(...)"))
 
 
