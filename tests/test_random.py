@@ -25,6 +25,7 @@ from scipy import stats
 import jaxdrop
 from jaxdrop import _variates, random
 from jaxdrop.random._positions import Coordinate
+from tests.oracles import require
 
 WORD = 2**32
 
@@ -326,7 +327,7 @@ def test_layers_of_flax_export_with_a_symbolic_batch(key: jax.Array) -> None:
 
 def test_exported_functions_are_files_of_a_seed_or_of_words() -> None:
     """A file holds no key of a library's generator."""
-    pytest.importorskip("flatbuffers")
+    require("flatbuffers")
     x = jnp.ones((4, 8))
     symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), x.dtype)
     for argument, make in (

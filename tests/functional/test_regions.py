@@ -181,11 +181,8 @@ def test_spatial_dropout_equals_that_of_pytorch(shape: tuple[int, ...], rate: fl
 @pytest.mark.parametrize(
     ("rank", "first"), [(1, False), (2, False), (2, True), (3, False), (3, True)]
 )
-def test_spatial_dropout_draws_the_masks_of_keras(
-    monkeypatch: pytest.MonkeyPatch, rank: int, first: bool
-) -> None:
+def test_spatial_dropout_draws_the_masks_of_keras(rank: int, first: bool) -> None:
     """Channels last, and first where Keras has that. A Keras seed is the words of a legacy key."""
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = require("keras")
     options = {"data_format": "channels_first"} if first else {}
     layer = getattr(keras.layers, f"SpatialDropout{rank}D")(RATE, seed=7, **options)
