@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# Most programs run once, and compiling them is most of the time. XLA rewrites and fuses as ever, only
-# LLVM takes the shortest way. `.ci/run` tests fully optimized programs too.
+# Most programs run once, and compiling them is most of the time. XLA rewrites and fuses as ever;
+# only LLVM takes the shortest way. `.ci/run` tests fully optimized programs too.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         *os.environ.get("XLA_FLAGS", "").split(),
