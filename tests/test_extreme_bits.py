@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
+from scipy import special
 
+import jaxdrop
 from jaxdrop import random
+from jaxdrop.functional import graphs, sequences, tokens
 from jaxdrop.mc import acquisition
 from tests.catalogue import RATE, Variant, groups_of_variants, named
 
@@ -28,9 +31,9 @@ CONSTANT = define_prng_impl(
 KEYS = [jax.random.wrap_key_data(jnp.asarray([bit], jnp.uint32), impl=CONSTANT) for bit in (0, 1)]
 
 EXEMPT = {
-    "token_dropout": "its rate sets a shape: it cannot be traced",
-    "drop_node": "it asks for the bits of single entries, and this generator draws whole arrays",
-    "embedding_dropout": "it asks for the bits of the ids",
+    tokens.token_dropout: "its rate sets a shape: it cannot be traced",
+    graphs.drop_node: "it asks for the bits of single nodes; this generator draws whole arrays",
+    sequences.embedding_dropout: "it asks for the bits of single ids",
 }
 
 
@@ -51,7 +54,7 @@ def test_extreme_bits_are_ordinary(variants: list[Variant]) -> None:
 
         return [named(variant, both, variant, x) for variant, x in zip(variants, xs, strict=True)]
 
-    variants = [variant for variant in variants if variant.name not in EXEMPT]
+    variants = [variant for variant in variants if variant.function not in EXEMPT]
     xs = [variant.example() for variant in variants]
     for key in KEYS:
         for variant, found in zip(variants, all_of_them(key, jnp.float32(RATE), xs), strict=True):
@@ -63,6 +66,22 @@ def test_distributions() -> None:
     for values in (random.uniform(words), random.normal(words), random.gumbel(words)):
         assert np.all(np.isfinite(values))
         assert values[0] != values[1]
+
+
+def test_concrete_dropout_takes_the_middle_of_the_outermost_intervals() -> None:
+    """In value, and with a derivative in the temperature, which multiplies the logarithm of u."""
+    logit, temperature = np.log(RATE / (1 - RATE)), 4.0
+    for key, u in zip(KEYS, (2.0**-24, 1 - 2.0**-24), strict=True):
+        value, slope = jax.value_and_grad(
+            lambda temperature, key=key: jaxdrop.concrete_dropout(
+                key, jnp.ones(1), jnp.float32(logit), temperature=temperature
+            ).sum()
+        )(temperature)
+        score = logit + np.log(u / (1 - u))
+        kept = special.expit(-score / temperature)
+        np.testing.assert_allclose(value, kept / (1 - RATE), rtol=1e-5)
+        expected = kept * (1 - kept) * score / temperature**2 / (1 - RATE)
+        np.testing.assert_allclose(slope, expected, rtol=1e-5)
 
 
 def test_power_sampling_chooses_inputs_of_a_score() -> None:
