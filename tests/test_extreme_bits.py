@@ -11,7 +11,7 @@ from jax.extend.random import define_prng_impl
 from scipy import special
 
 import jaxdrop
-from jaxdrop import random
+from jaxdrop import _variates, random
 from jaxdrop.functional import graphs, sequences, tokens
 from jaxdrop.mc import acquisition
 from tests.catalogue import RATE, Variant, groups_of_variants, named
@@ -63,7 +63,7 @@ def test_extreme_bits_are_ordinary(variants: list[Variant]) -> None:
 
 def test_distributions() -> None:
     words = jnp.asarray([0, 2**32 - 1], jnp.uint32)
-    for values in (random.uniform(words), random.normal(words), random.gumbel(words)):
+    for values in (_variates.uniform(words), _variates.normal(words), _variates.gumbel(words)):
         assert np.all(np.isfinite(values))
         assert values[0] != values[1]
 

@@ -175,7 +175,9 @@ def test_pairs_of_units_are_independent(num: int) -> None:
         lambda keys, threshold: jax.lax.map(lambda key: deviation(key, threshold), keys)
     )
     for rate in (0.5, 0.1):
-        parts = deviations(jax.random.split(jaxdrop.key(num), 30), masks.distribution(rate).threshold)
+        parts = deviations(
+            jax.random.split(jaxdrop.key(num), 30), masks.distribution(rate).threshold
+        )
         for shift, square, variance in np.asarray(parts, np.float64).sum(0):
             assert abs(shift) < 5 * np.sqrt(variance)
             assert abs(square / variance - 1) < 0.05
