@@ -94,7 +94,7 @@ def test_everything_is_said_or_pointed_to(name: str) -> None:
 
 
 def test_what_is_not_said_is_found() -> None:
-    def forgotten(rate: float, x: Any) -> Any:
+    def forgotten(rate: float, x: Any) -> Any:  # noqa: D417
         """Drops.
 
         Args:
