@@ -38,30 +38,34 @@ TESTS = {
     r"functional/_(gpu|triton).*": "functional/test_attention_kernels",
     r"functional/_(recurrent|time|stacks).*": "functional/test_recurrent nnx/test_recurrent_nnx",
     r"functional/_dense|functional/weights": "functional/test_weights functional/test_learned",
+    r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
-    r"functional/(_axes|_kernel)": "functional/test_dropout functional/test_regions",
-    r"functional/(\w+)": r"functional/test_\1",
+    r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
+    r"functional/_?([a-z]+).*": r"functional/test_\1",
     r"mc/_?(acquisition|batch_bald|pool)": "mc/test_acquisition",
-    r"mc/_?(choosing|minimum|calibration|fitting).*": "mc/test_choosing mc/test_calibration",
+    r"mc/_?(choosing|minimum|calibration|fitting)(/.*)?": "mc/test_choosing mc/test_calibration",
     r"mc/plots/.*": "mc/test_plots",
     r"mc/metrics/.*": "mc/test_metrics mc/test_metric_rules mc/test_binary",
     r"mc/_?(regression|observations)": "mc/test_regression mc/test_groups",
-    r"mc/_(labels|inputs|classification)": "mc/test_summaries mc/test_binary mc/test_metrics",
-    r"mc/(_results|_storage|datasets|_fingerprints|_describe|_progress|_structures)": (
+    r"mc/_?(labels|inputs|classification|probabilities)": (
+        "mc/test_summaries mc/test_binary mc/test_metrics"
+    ),
+    r"mc/_?(results|storage|datasets|fingerprints|describe|progress|structures)": (
         "mc/test_datasets mc/test_results mc/test_fingerprints mc/test_descriptions"
     ),
-    r"mc/(prefix|_chunks|_execution|sampling|_calls|_sequences)": (
+    r"mc/_?(prefix|chunks|execution|sampling|calls|sequences)": (
         "mc/test_predict mc/test_prefix mc/test_dependence mc/test_fuzz"
     ),
     r"mc/_?(running|moments|merging|groups)": "mc/test_running mc/test_groups",
-    r"mc/(\w+)": "mc/test_summaries mc/test_predict",
+    r"mc/.*": "mc/test_summaries mc/test_predict",
     r"_stochastic/.*": (
         "mc/test_stochastic mc/test_stochastic_rates mc/test_stochastic_silences"
         " mc/test_stochastic_nnx mc/test_stochastic_linen"
     ),
-    r"_lattices": "mc/test_keys",
-    r"_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
-    r"(schedules|training_keys)": r"test_\1",
+    r"random/_(lattices|samples)": "mc/test_keys",
+    r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
+    r"schedules(/.*)?": "test_schedules",
+    r"random/_steps": "test_training_keys",
     r"_?masks(/.*)?|_numerics|_laws": "test_masks functional/test_dropout test_extreme_bits",
     r".*": "test_random test_words mc/test_keys functional/test_dropout",
 }
@@ -174,8 +178,9 @@ def tests(file: Path) -> list[str]:
     for pattern, names in TESTS.items():
         if match := re.fullmatch(pattern, module):
             found = [f"tests/{name}.py" for name in match.expand(names).split()]
-            return [name for name in found if (ROOT / name).exists()]
-    raise AssertionError(module)
+            if existing := [name for name in found if (ROOT / name).exists()]:
+                return existing
+    raise AssertionError(f"TESTS names no test file of {file}")
 
 
 def outcome(where: Path, files: list[str], limit: float) -> str:
