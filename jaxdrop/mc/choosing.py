@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks, masks
-from jaxdrop._stochastic.dependence import dependence
+from jaxdrop._mc_dropout.dependence import dependence
 from jaxdrop.functional._kernel import kernel
 from jaxdrop.mc import _calls, _execution, _inputs, _regression
 from jaxdrop.mc._minimum import minimum

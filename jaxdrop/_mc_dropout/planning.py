@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import _checks
-from jaxdrop._stochastic import messages
-from jaxdrop._stochastic.dependence import dependence, is_array
-from jaxdrop._stochastic.examples import InAxes, check_axes, over_examples
-from jaxdrop._stochastic.overrides import Change, Overrides, Source
+from jaxdrop._mc_dropout import messages
+from jaxdrop._mc_dropout.dependence import dependence, is_array
+from jaxdrop._mc_dropout.examples import InAxes, check_axes, over_examples
+from jaxdrop._mc_dropout.overrides import Change, Overrides, Source
 
 Layers: TypeAlias = str | Sequence[str] | Callable[[str, Any], bool]
 """`"all"`, `"last"`, glob patterns for paths, or a predicate of (path, module)."""

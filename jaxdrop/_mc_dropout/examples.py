@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
-from jaxdrop._stochastic.dependence import is_array
+from jaxdrop._mc_dropout.dependence import is_array
 
 InAxes: TypeAlias = int | Sequence[int | None] | None
 

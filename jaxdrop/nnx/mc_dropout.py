@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop import masks
-from jaxdrop._stochastic import calls, overrides, planning
-from jaxdrop._stochastic.dependence import dependence, is_array
-from jaxdrop._stochastic.examples import InAxes
-from jaxdrop._stochastic.messages import nothing_random
-from jaxdrop._stochastic.overrides import Overrides
-from jaxdrop._stochastic.planning import Choice, Layer, Plan, Probe
-from jaxdrop.nnx import _settled
+from jaxdrop._mc_dropout import calls, overrides, planning
+from jaxdrop._mc_dropout.dependence import dependence, is_array
+from jaxdrop._mc_dropout.examples import InAxes
+from jaxdrop._mc_dropout.messages import nothing_random
+from jaxdrop._mc_dropout.overrides import Overrides
+from jaxdrop._mc_dropout.planning import Choice, Layer, Plan, Probe
+from jaxdrop.nnx import _forced
 from jaxdrop.nnx.stacked import StackedRNN
 
 # Variables that a call may change: those of streams, and what is looked at afterwards.
@@ -143,7 +143,7 @@ def stochastic(
     replacing = Overrides.checked(rate, rates, spec)
     calls.check_method(method, model)
     found = {
-        path: choice.layer(path, layer, _settled.change_of(replacing, path, layer, {}))
+        path: choice.layer(path, layer, _forced.change_of(replacing, path, layer, {}))
         for path, layer in _layers(model)
     }
     choice.check(name, found.values())
@@ -173,7 +173,7 @@ class _Model:
     def layers(
         self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[list[Layer], set[str]]:
-        seen = _settled.Seen([], set())
+        seen = _forced.Seen([], set())
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = {place: leaf for place, leaf in enumerate(leaves) if is_array(leaf)}
 
@@ -220,7 +220,7 @@ class _Model:
         kwargs: Mapping[str, Any],
         probe: Probe = None,
     ) -> Any:
-        return self._run(plan, key, args, kwargs, probe, _settled.Seen([], set()))[1]
+        return self._run(plan, key, args, kwargs, probe, _forced.Seen([], set()))[1]
 
     def _run(
         self,
@@ -229,7 +229,7 @@ class _Model:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         probe: Probe,
-        seen: _settled.Seen,
+        seen: _forced.Seen,
     ) -> tuple[Any, Any]:
         """The copy of the model that was called, and its output. The layers that run are added to
         `seen`.
@@ -247,16 +247,16 @@ class _Model:
             for _, layer in layers
             if layer.rngs is None
         }
-        run = _settled.Run(streams, plan.on, self.found, self.overrides, seen)
+        run = _forced.Run(streams, plan.on, self.found, self.overrides, seen)
         token = overrides.unknown() if probe else self.overrides.token()
         for path, layer in layers:
             if probe or self.overrides:
-                layer.jaxdrop_site = _settled.Site(path, token)
-            _settled.settle(layer, {"deterministic": path not in plan.on})
+                layer.jaxdrop_site = _forced.Site(path, token)
+            _forced.settle(layer, {"deterministic": path not in plan.on})
         others = calls.RUNNING_STATISTICS | (calls.TRAINING if probe == "flags" else {})
         for _, module in nnx.iter_graph(model):
-            if isinstance(module, nnx.Module) and not isinstance(module, _settled.LAYERS):
-                _settled.settle(module, others, calls.TRAINING if probe else ())
+            if isinstance(module, nnx.Module) and not isinstance(module, _forced.LAYERS):
+                _forced.settle(module, others, calls.TRAINING if probe else ())
         call = self._call(model)
         signature = inspect.signature(call)
         if (
@@ -269,11 +269,11 @@ class _Model:
             args, named = (
                 calls.told_to_drop(call, args, named) if probe == "flags" else (args, named)
             )
-        before = _settled.RUN.set(run)
+        before = _forced.RUN.set(run)
         try:
             return model, call(*args, **named)
         finally:
-            _settled.RUN.reset(before)
+            _forced.RUN.reset(before)
 
     def _call(self, model: nnx.Module) -> Callable[..., Any]:
         if callable(self.method):
@@ -304,7 +304,7 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
     do.
     """
     nodes = [
-        (path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _settled.LAYERS)
+        (path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _forced.LAYERS)
     ]
     stacks = [path for path, node in nodes if isinstance(node, StackedRNN)]
     for path, node in nodes:

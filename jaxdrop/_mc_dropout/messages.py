@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxdrop._stochastic.overrides import Source
+from jaxdrop._mc_dropout.overrides import Source
 
 _SHOWN = 30
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from jaxdrop._stochastic import calls
-from jaxdrop._stochastic.overrides import Change, Overrides
-from jaxdrop._stochastic.planning import Layer
+from jaxdrop._mc_dropout import calls
+from jaxdrop._mc_dropout.overrides import Change, Overrides
+from jaxdrop._mc_dropout.planning import Layer
 from jaxdrop.functional import elements
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.attention import dot_product_attention

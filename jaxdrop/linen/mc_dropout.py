@@ -15,10 +15,10 @@ import jax
 from flax import linen as nn
 
 from jaxdrop import masks
-from jaxdrop._stochastic import calls, overrides, planning
-from jaxdrop._stochastic.examples import InAxes
-from jaxdrop._stochastic.overrides import Change, Overrides
-from jaxdrop._stochastic.planning import Choice, Layer, Plan, Probe
+from jaxdrop._mc_dropout import calls, overrides, planning
+from jaxdrop._mc_dropout.examples import InAxes
+from jaxdrop._mc_dropout.overrides import Change, Overrides
+from jaxdrop._mc_dropout.planning import Choice, Layer, Plan, Probe
 from jaxdrop.functional import elements
 from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen.attention import dot_product_attention
