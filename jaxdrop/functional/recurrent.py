@@ -1,9 +1,9 @@
-"""Dropout around a recurrent cell, whatever framework the cell is of.
+"""Dropout in and around a recurrent cell, for the cells of any framework.
 
-A framework gives `run` its loop over time, with its own cell, and does inside the cell what the
-hooks say. This file decides on rates, keys, time and padding. A mask is a function of (key, site,
-gate, step) and of the position in an array whose first axis is not time: it depends neither on the
-length of the sequence nor on what is padded.
+A framework hands `run` a loop over time with its own cell, and calls the functions in `Hooks`
+inside that cell. Rates, keys, time and padding are handled here. A mask is a function of (key,
+site, gate, step), and of the position in an array without a time axis. So it depends neither on the
+length of the sequence nor on the padding.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
@@ -42,20 +43,20 @@ class Site(enum.IntEnum):
 
 
 class Hooks(NamedTuple):
-    """What a framework does inside its cell. None: nothing."""
+    """The functions that a framework calls inside its cell. One that is None is not called."""
 
     input: Drop | None
     """`drop(x, gate)`, before each product of the input with a kernel."""
     recurrent: Drop | None
-    """The same, before each product of the hidden state."""
+    """`drop(h, gate)`, before each product of the hidden state with a kernel."""
     candidate: Callable[[jax.Array], jax.Array] | None
-    """After the activation of the candidate."""
+    """`drop(g)`, after the activation of the candidate, which is added to the memory next."""
 
 
 Cell: TypeAlias = Callable[[Carry, Any, Hooks], tuple[Carry, Any]]
 """`cell(carry, x, hooks) -> (carry, y)`: one step."""
 Body: TypeAlias = Callable[[Cell, Carry, Any], tuple[Carry, Any]]
-"""`body(cell, carry, x) -> (carry, y)`: one step, and what is dropped around its cell."""
+"""`body(cell, carry, x) -> (carry, y)`: one step of a cell, with dropout around the cell too."""
 Policy: TypeAlias = Callable[..., bool]
 Loop: TypeAlias = Callable[[Body, Carry, Any, Policy | None], tuple[Carry, Any]]
 """`loop(body, carry, xs, policy) -> (carry, ys)`: a scan with a framework's cell, under
@@ -74,7 +75,7 @@ class Plan:
     per_step: bool
     deterministic: bool
     spec: PartitionSpec | None = None
-    """The layout of what a step has of all sequences, as `spec_of_steps` returns it."""
+    """The layout of one time step of all sequences, as `spec_of_steps` returns it."""
 
     def weight(self, kernel: jax.Array, gate: int) -> jax.Array:
         """A gate's recurrent kernel, with weights dropped."""
@@ -101,8 +102,8 @@ class Plan:
         )
 
     def acts_in_steps(self) -> bool:
-        """Whether a step differs from the cell's own: in evaluation it is zoneout that does
-        something.
+        """Whether a step differs from the cell's own. In evaluation only zoneout does: it takes the
+        expected state.
         """
         states, rates = (self.rates.cell_zoneout, self.rates.hidden_zoneout), self.rates
         inside = (
@@ -187,17 +188,18 @@ def run(
       loop: a framework's loop over time, with its cell.
       carry: the state before the first step.
       inputs: the sequences.
-      time_axis: the axis of `inputs` that is _time.
+      time_axis: the axis of `inputs` that is time.
       feature_axes: how many of its last axes are features.
-      lengths: how many steps of each sequence count. The outputs of later ones are not to be used.
+      lengths: how many steps of each sequence count. Outputs of later steps have no meaning.
       return_carry: whether the state is used.
       reverse: whether to begin with the last step that counts.
       keep_order: whether outputs of a reversed run are put into the order of the inputs.
-      variables: what the cell reads, of any structure.
+      variables: a pytree of the arrays that the cell reads, its parameters for instance. They show
+        along which mesh axes the state varies.
 
     Returns:
-      The state after the last step that counts, which is the first state where none does; and all
-      outputs.
+      The state after the last step that counts, which is the first state for a sequence of length
+      0; and all outputs.
     """
     xs = jnp.moveaxis(inputs, time_axis, 0)
     lengths = (
@@ -214,7 +216,8 @@ def run(
         x, t = at if counts else (at, 0)
         seen, hooks = carry, plan.hooks(t)
         if hooks.recurrent is not None and plan.family.has_cell and not plan.per_gate:
-            # The products are all that an LSTM needs its hidden state for.
+            # An LSTM reads its hidden state in these products only, and all gates share the mask:
+            # dropped once here, in place of before each product.
             seen, hooks = (carry[0], hooks.recurrent(carry[1], 0)), hooks._replace(recurrent=None)
         new, y = cell(seen, x, hooks)
         if plan.zones():
@@ -224,7 +227,7 @@ def run(
 
     first = _time.first_state(carry, xs, feature_axes, (plan.key, plan.rates, variables))
     at = (xs, jnp.arange(xs.shape[0], dtype=jnp.int32)) if counts else xs
-    last, ys = loop(body, first, at, _costly if counts else None)
+    last, ys = loop(body, first, at, _is_stored if counts else None)
     if selects and lengths is not None:
         ys, states = ys
         last = _time.last_state(states, first, lengths)
@@ -243,11 +246,14 @@ def directed(key: jax.Array | None, reverse: bool) -> jax.Array | None:
     return fold(key, Site.BACKWARD) if reverse else key
 
 
-def _costly(operation: Any, *_: Any, **__: Any) -> bool:
-    """What is stored of a step: products and activations. The rest, and what is dropped, is formed
-    again in the backward pass.
+_STORED = (primitives.dot_general_p, primitives.logistic_p, primitives.tanh_p)
+
+
+def _is_stored(operation: Any, *_: Any, **__: Any) -> bool:
+    """A policy for `jax.checkpoint` of one step: matrix products and activations are stored for
+    the backward pass. Masks and cheap arithmetic are computed again.
     """
-    return operation.name in ("dot_general", "logistic", "tanh")
+    return operation in _STORED
 
 
 def over_time(
@@ -260,8 +266,8 @@ def over_time(
     time_axis: int = 0,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Dropout of sequences, with one mask for all steps or one for each, which do not depend on how
-    many steps there are.
+    """Dropout of sequences, with one mask for all steps if `locked`, or else one for each step. The
+    masks do not depend on the number of steps.
     """
     if _checks.check_flag(deterministic, "deterministic") or is_zero(rate):
         return xs
@@ -273,8 +279,10 @@ def over_time(
 def on_candidate(
     activation: Callable[[jax.Array], jax.Array], drop: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], jax.Array]:
-    """An activation for one step of a cell. The first call is the candidate's: the state that
-    another is of depends on it.
+    """The activation function of a cell for one step, which drops from the candidate.
+
+    A cell applies it to the candidate first. An LSTM applies it again, to the new memory, which is
+    computed from the candidate and can only come later. So the first call drops, and no other does.
     """
     pending = [drop]
 
@@ -286,7 +294,7 @@ def on_candidate(
 
 
 def fold(key: jax.Array | None, *data: int | jax.Array) -> jax.Array | None:
-    """`jax.random.fold_in` one after the other; of no key, no key."""
+    """The key, with these numbers folded in one after the other; None if there is no key."""
     for number in data:
         key = None if key is None else jax.random.fold_in(key, number)
     return key

@@ -1,0 +1,1 @@
+"""What the layers of both frameworks share: hyperparameters, and what one call does with them."""
