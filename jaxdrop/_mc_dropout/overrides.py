@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional._recurrent_rates import Rates
+from jaxdrop.layers.attention import stand_in, with_options
 
 Spec: TypeAlias = PartitionSpec | Mapping[str, PartitionSpec] | None
 Source: TypeAlias = tuple[str, str | None]
@@ -66,36 +67,12 @@ class Change(NamedTuple):
         """
         rate = self.rates.get("dropout_rate")
         traced = rate is not None and not isinstance(rate, float)
-        # The layer compares its own rate, to see whether it needs a key.
-        attributes = {} if rate is None else {"dropout_rate": 0.5 if traced else rate}
+        attributes = {} if rate is None else {"dropout_rate": stand_in(rate) if traced else rate}
         if not traced and self.spec is None:
             return attributes
-        inner = layer.attention_fn
-        if self.spec is not None:
-            inner = getattr(inner, "attention_fn", inner)  # without the layout of the layer itself
-        inner = ours if inner is theirs else inner
-        changed = {"dropout_rate": rate, "spec": self.spec}
-        changed = {name: value for name, value in changed.items() if value is not None}
-        signature = inspect.signature(inner)
-        kinds = [parameter.kind for parameter in signature.parameters.values()]
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            for name in changed.keys() - signature.parameters.keys():
-                raise ValueError(
-                    f"the attention_fn of {path or 'the model'} takes no {name}. Take that of"
-                    " jaxdrop.linen or jaxdrop.nnx, dot_product_attention, or give it one."
-                )
-
-        def attention_fn(*operands: Any, **options: Any) -> Any:
-            try:
-                return inner(*operands, **options | changed)
-            except jax.errors.TracerBoolConversionError:
-                raise TypeError(
-                    f"the rate of {path or 'the model'} is traced, and its attention_fn compares"
-                    " it. Take dot_product_attention of jaxdrop.linen or jaxdrop.nnx, or a known"
-                    " rate."
-                ) from None
-
-        attention_fn.__signature__ = signature  # type: ignore[attr-defined]
+        inner = ours if layer.attention_fn is theirs else layer.attention_fn
+        name = path or "the model"
+        attention_fn = with_options(inner, name, dropout_rate=rate, spec=self.spec)
         return attributes | {"attention_fn": attention_fn}
 
 

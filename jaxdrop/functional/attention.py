@@ -440,21 +440,3 @@ def for_flax(
 def _common(*arrays: jax.Array) -> Any:
     dtype = jnp.result_type(*arrays)
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
-
-
-def with_rate(
-    attention_fn: Callable[..., jax.Array], rate: masks.Rate, spec: PartitionSpec | None
-) -> Callable[..., jax.Array]:
-    """`attention_fn` as one of Flax's layers calls it, with this rate in place of the layer's, if
-    it takes one, and a layout.
-    """
-
-    @functools.wraps(attention_fn)  # Linen passes what the signature names, and nothing else
-    def attend(*operands: jax.Array, **options: Any) -> jax.Array:
-        if "dropout_rate" in options:
-            options["dropout_rate"] = rate
-        if spec is not None:
-            options["spec"] = spec
-        return attention_fn(*operands, **options)
-
-    return attend
