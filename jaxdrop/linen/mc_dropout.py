@@ -173,11 +173,12 @@ class _Model:
     ) -> Any:
         mark = overrides.unknown() if probe else (tuple(sorted(plan.on)), self.overrides.token())
 
-        # The arguments of the model go in two, for `apply` takes some names for itself.
-        def call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            # nn.jit remembers what it has traced by the scope's flags, among other things, but not
-            # by who intercepts.
-            module.scope.flags = module.scope.flags.copy({"jaxdrop.stochastic": mark})
+        # args and kwargs of the model go in as two arguments: `apply` has names of its own.
+        def call(scope: flax.core.Scope, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            # Bound and unbound, the modules among the attributes are copies too. `clone` alone would
+            # share them.
+            copied, _ = self.module.bind({}).unbind()
+            module = copied.clone(parent=scope)
             if not callable(self.method):
                 return getattr(module, self.method or "__call__")(*args, **kwargs)
             function = functools.partial(getattr(self.method, "__func__", self.method), module)
@@ -191,9 +192,10 @@ class _Model:
         mutable = list(self.mutable) or False
         try:
             with nn.intercept_methods(self._interceptor(plan.on, probe, seen)):
-                return self.module.apply(
-                    self.variables, args, kwargs, rngs=rngs, method=call, mutable=mutable
-                )
+                # As `module.apply`, with flags: `nn.jit` looks a program up by the flags of the
+                # scope, among other things, but not by the interceptors.
+                apply = flax.core.apply(call, mutable=mutable, flags={"jaxdrop.stochastic": mark})
+                return apply(self.variables, args, kwargs, rngs=rngs)
         except flax.errors.ModifyScopeVariableError as error:
             error.add_note(
                 "stochastic leaves variables as they are. Either\n1. tell the model not to change"
