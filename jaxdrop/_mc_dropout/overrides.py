@@ -49,8 +49,8 @@ class Change(NamedTuple):
     def arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """For a layer of this library, the arguments of its call that say so."""
         given: dict[str, Any] = {} if self.spec is None else {"spec": self.spec}
-        if "rate" in self.rates:
-            return given | {"rate": self.rates["rate"]}
+        for name in self.rates.keys() & {"rate", "dropout_rate"}:
+            return given | {"rate": self.rates[name]}
         return (
             given | {"rates": {**(kwargs.get("rates") or {}), **self.rates}}
             if self.rates

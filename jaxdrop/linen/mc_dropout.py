@@ -175,7 +175,7 @@ class _Model:
 
         # args and kwargs of the model go in as two arguments: `apply` has names of its own.
         def call(scope: flax.core.Scope, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            # Bound and unbound, the modules among the attributes are copies too. `clone` alone would
+            # Bound and unbound, modules among the attributes are copies too. `clone` alone would
             # share them.
             copied, _ = self.module.bind({}).unbind()
             module = copied.clone(parent=scope)

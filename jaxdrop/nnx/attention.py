@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
 from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
+from jaxdrop.nnx._told import Told, follow
 
 
 @_checks.hinted
@@ -96,6 +97,7 @@ def dot_product_attention(
     )
 
 
+@follow
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` in memory that grows with the length and not with its square.
 
@@ -107,6 +109,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
     """
+
+    told: Told | None = None
 
     def __init__(
         self,
