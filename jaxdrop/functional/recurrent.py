@@ -246,14 +246,14 @@ def directed(key: jax.Array | None, reverse: bool) -> jax.Array | None:
     return fold(key, Site.BACKWARD) if reverse else key
 
 
-_STORED = (primitives.dot_general_p, primitives.logistic_p, primitives.tanh_p)
+STORED = (primitives.dot_general_p, primitives.logistic_p, primitives.tanh_p)
 
 
 def _is_stored(operation: Any, *_: Any, **__: Any) -> bool:
     """A policy for `jax.checkpoint` of one step: matrix products and activations are stored for
     the backward pass. Masks and cheap arithmetic are computed again.
     """
-    return operation in _STORED
+    return operation in STORED
 
 
 def over_time(

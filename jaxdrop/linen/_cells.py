@@ -19,7 +19,7 @@ from jaxdrop.functional import _recurrent_rates, recurrent
 from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
 from jaxdrop.functional.recurrent import Carry, Hooks, Plan
 
-_FAMILIES = {
+FAMILIES = {
     nn.LSTMCell: LSTM,
     nn.OptimizedLSTMCell: LSTM,
     nn.GRUCell: GRU,
@@ -30,7 +30,7 @@ _FAMILIES = {
 
 def family_of(cell: Any) -> Family:
     """The family of a cell."""
-    return _recurrent_rates.family_of(cell, _FAMILIES)
+    return _recurrent_rates.family_of(cell, FAMILIES)
 
 
 @dataclasses.dataclass(frozen=True)
