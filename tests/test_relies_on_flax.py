@@ -171,11 +171,11 @@ def test_linen_jit_tells_programs_apart_by_the_flags_of_flax_core_apply() -> Non
 
     run(1)
     run(2)
-    assert len(traces) == 2, "jaxdrop/linen/mc_dropout.py marks what its interceptors do"
+    assert len(traces) == 2, "jaxdrop/linen/_model.py marks what its interceptors do"
 
 
 def test_linen_modules_that_were_bound_and_unbound_are_copies() -> None:
-    used = "jaxdrop/linen/mc_dropout.py runs a copy of the model in a scope of its own"
+    used = "jaxdrop/linen/_model.py runs a copy of the model in a scope of its own"
     model = nn.Sequential([nn.Dense(3)])
     copied, _ = model.bind({}).unbind()
     assert copied.layers[0] is not model.layers[0], used
@@ -185,7 +185,7 @@ def test_linen_modules_that_were_bound_and_unbound_are_copies() -> None:
 
 
 def test_linen_interceptors_see_the_module_the_method_and_its_function() -> None:
-    used = "jaxdrop/linen/mc_dropout.py, _interceptor"
+    used = "jaxdrop/linen/_model.py, _interceptor"
     flax_call, seen = inspect.unwrap(nn.Dropout.__call__), []
 
     class Mine(nn.Dropout):
@@ -209,7 +209,7 @@ def test_linen_dropout_draws_the_mask_of_jaxdrop_dropout() -> None:
     layer = nn.Dropout(0.25, broadcast_dims=(1,), deterministic=False)
     expected = jaxdrop.dropout(KEY, X, 0.25, broadcast_dims=(1,))
     assert equal(layer.apply({}, X, rng=KEY) == 0, expected == 0), (
-        "jaxdrop/linen/mc_dropout.py, _dropout: it stands in for Flax's layer"
+        "jaxdrop/linen/_model.py, _dropout: it stands in for Flax's layer"
     )
 
 

@@ -1,6 +1,7 @@
-"""Models with their dropout on and all else as in evaluation.
+"""MC dropout: models with their dropout on and everything else as in evaluation.
 
-What `jaxdrop.linen.stochastic` and `jaxdrop.nnx.stochastic` share: which layers are on
-(`planning`), what they get in place of their own (`overrides`), how a call is made to follow
-(`calls`), what of a model depends on a key (`dependence`), and one mask for a batch (`examples`).
+`jaxdrop.linen.stochastic` and `jaxdrop.nnx.stochastic` share this package: which layers are on
+(`planning`), which rates and layouts the layers get (`overrides`), how arguments of a call are
+replaced (`calls`), whether an output depends on a key (`dependence`), one mask for a batch
+(`examples`), and all messages (`messages`).
 """

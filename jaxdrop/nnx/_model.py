@@ -16,9 +16,9 @@ from flax import nnx
 from jaxdrop._mc_dropout import calls, overrides, planning
 from jaxdrop._mc_dropout.dependence import dependence, is_array
 from jaxdrop._mc_dropout.overrides import Overrides
-from jaxdrop._mc_dropout.planning import Layer, Plan, Probe
+from jaxdrop._mc_dropout.planning import Layer, Plan, Probe, Seen
 from jaxdrop.nnx import _forced
-from jaxdrop.nnx._told import RUN, Run, Seen, Told
+from jaxdrop.nnx._told import RUN, Run, Told
 from jaxdrop.nnx.stacked import StackedRNN
 
 # Variables that a call may change: those of streams, and what is looked at afterwards.
@@ -40,12 +40,11 @@ class Model:
         """Whether a model without layers has a way to keys."""
         model = nnx.merge(self.graph, self.state, copy=True)
         return (
-            bool(list(_streams(model))) or "rngs" in inspect.signature(self._call(model)).parameters
+            bool(list(_streams(model)))
+            or "rngs" in inspect.signature(calls.method_of(model, self.method)).parameters
         )
 
-    def layers(
-        self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[list[Layer], set[str]]:
+    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seen:
         seen = Seen([], set())
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = {place: leaf for place, leaf in enumerate(leaves) if is_array(leaf)}
@@ -69,21 +68,12 @@ class Model:
             raise _changes(self.name, statistics)
         ran = {layer.path for layer in seen.layers}
         silent = [layer for path, layer in self.found.items() if path not in ran]
-        return [
-            *(layer._replace(text=f"{layer.text} (does not run)") for layer in silent),
-            *seen.layers,
-        ], seen.flags
+        listed = [layer._replace(text=f"{layer.text} (does not run)") for layer in silent]
+        return Seen(listed + seen.layers, seen.flags)
 
     def keys(self) -> list[str]:
         model = nnx.merge(self.graph, self.state, copy=True)
-        leaves = jax.tree_util.tree_leaves_with_path(
-            nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
-        )
-        return [
-            jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, leaf in leaves
-            if planning.is_key(leaf)
-        ]
+        return planning.paths_of_keys(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
 
     def run(
         self,
@@ -129,7 +119,7 @@ class Model:
         for _, module in nnx.iter_graph(model):
             if isinstance(module, nnx.Module) and not isinstance(module, _forced.LAYERS):
                 _forced.settle(module, others, calls.TRAINING if probe else ())
-        call = self._call(model)
+        call = calls.method_of(model, self.method)
         signature = inspect.signature(call)
         if (
             "rngs" in signature.parameters
@@ -146,11 +136,6 @@ class Model:
             return model, call(*args, **named)
         finally:
             RUN.reset(before)
-
-    def _call(self, model: nnx.Module) -> Callable[..., Any]:
-        if callable(self.method):
-            return functools.partial(getattr(self.method, "__func__", self.method), model)
-        return getattr(model, self.method or "__call__")
 
 
 def _changes(name: str, statistics: bool) -> ValueError:

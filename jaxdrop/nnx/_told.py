@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxdrop._mc_dropout import calls
 from jaxdrop._mc_dropout.overrides import Change, Overrides
-from jaxdrop._mc_dropout.planning import Layer
+from jaxdrop._mc_dropout.planning import Layer, Seen
 
 Class = TypeVar("Class", bound=type)
 
@@ -33,15 +33,6 @@ class Told:
     """The path of the layer, if it notes that it runs, or may get other rates."""
     token: Any = None
     """Equal for runs in which the layers get the same rates and layouts."""
-
-
-class Seen(NamedTuple):
-    """What a trace of the model meets: the layers that run, in order, and flags that tell other
-    code not to drop.
-    """
-
-    layers: list[Layer]
-    flags: set[str]
 
 
 class Run(NamedTuple):

@@ -1,4 +1,4 @@
-"""An NNX model with its dropout on and all else as in evaluation."""
+"""MC dropout: an NNX model with its dropout on and everything else as in evaluation."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def stochastic(
         keys = jaxdrop.mc.keys(jaxdrop.key(0), 100)
         samples = jaxdrop.mc.predict(lambda key: fn(key, x), keys)
 
-    The function has a copy of the model as it is now. Neither the model's variables nor its random
-    streams are read later or changed ever. It does not matter whether the model is in `eval()` or
-    `train()` mode, nor what the constructor of a layer or its caller says, as in `nnx.Dropout(0.5,
+    The function has a copy of the model as it is now. It never reads the model again, nor changes
+    its variables or random streams. The model may be in `eval()` or in `train()` mode, and
+    constructors and callers of layers may say what they like, as in `nnx.Dropout(0.5,
     deterministic=True)`, `self.drop(x, deterministic=True)`, or `self.norm(x,
     use_running_average=False)`.
 
     ===========  ===================================================================================
-    on           the chosen layers among all of `jaxdrop.nnx`, `nnx.Dropout`, and the dropout in
-                 Flax's attention
-    off          the other ones of these
-    evaluation   normalization: what has `use_running_average` uses its running statistics,
-                 `update_stats` is False
-    as it is     all else. Functions that the model calls itself, such as
+    on           the chosen layers. There are to choose from: all layers of `jaxdrop.nnx`,
+                 `nnx.Dropout`, and the dropout in Flax's attention layers
+    off          the layers of these kinds that are not chosen
+    evaluation   normalization layers: they use their running statistics
+                 (`use_running_average=True`) and do not update them (`update_stats=False`)
+    as it is     everything else. Functions that the model calls itself, such as
                  `jaxdrop.dropout(self.rngs.dropout(), x, 0.5, deterministic=not train)`, get keys,
-                 and follow the model's arguments: `fn(key, x, train=True)`. A warning says if that
-                 would turn more of the model on
+                 and follow the model's arguments: `fn(key, x, train=True)`. A warning is given if
+                 such an argument would turn more of the model on
     ===========  ===================================================================================
 
-    The same key gives the same output. All random streams, those of the model and those among the
-    inputs, start from keys of their own that are derived from `key`, stacked ones from as many
-    keys. A model whose call takes `rngs` gets an `nnx.Rngs` made from `key`, unless one is given. A
-    layer takes its key as in training, from its caller's `rngs` or from its own stream; one that
-    has neither gets a stream. A stream with the tag `carry` is for the first state of an RNN, and
-    stays.
+    The same key gives the same output. Every random stream, of the model and among the inputs,
+    starts from a key of its own that is derived from `key`, and stacked streams from one key each.
+    A model whose call takes `rngs` gets an `nnx.Rngs` made from `key`, unless one is given. A layer
+    takes its key as in training, from its caller's `rngs` or from its own stream; a layer that has
+    neither gets a stream. Streams with the tag `carry` are not changed: they make the first states
+    of RNNs.
 
-    Keys among the inputs are used as they are. They are to follow `key`:
-    `lambda key: fn(key, x, jax.random.fold_in(key, 1))`.
+    Keys among the inputs are used as they are. Derive them from `key`, so that they differ from
+    sample to sample: `lambda key: fn(key, x, jax.random.fold_in(key, 1))`.
 
     Run the function under `jax.jit`, and under `jax.vmap` for many keys. The variables of a large
     model are better not constants of the compiled program: `nnx.jit(lambda model, key, x:
