@@ -18,6 +18,7 @@ from jaxdrop import _checks, masks
 from jaxdrop.functional import _recurrent_rates, recurrent
 from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
 from jaxdrop.functional.recurrent import Carry, Hooks, Plan
+from jaxdrop.linen._forced import is_off
 
 FAMILIES = {
     nn.LSTMCell: LSTM,
@@ -52,12 +53,10 @@ class Call:
 
         A layer that has nothing to drop is Flax's, which does not know `deterministic`.
         """
-        layer, off, rng = self.layer, self.deterministic, self.rng
-        if off is None and layer.deterministic is None and rates.all_zero(*others):
-            off = True
-        else:
-            off = nn.merge_param("deterministic", layer.deterministic, off)
-        off = _checks.check_flag(off, "deterministic") or layer.is_initializing()
+        layer, rng = self.layer, self.rng
+        unsaid = self.deterministic is None and layer.deterministic is None
+        off = (unsaid and rates.all_zero(*others)) or is_off(layer, self.deterministic)
+        off = off or layer.is_initializing()
         collection = _checks.check_text(layer.rng_collection, "rng_collection")
         if not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
             rng = (

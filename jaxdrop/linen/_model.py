@@ -8,6 +8,7 @@ import functools
 import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax
@@ -19,11 +20,13 @@ from jaxdrop._mc_dropout.overrides import Change, Overrides
 from jaxdrop._mc_dropout.planning import Choice, Plan, Probe, Seen
 from jaxdrop.functional import elements
 from jaxdrop.linen._base import Stochastic
-from jaxdrop.linen.attention import dot_product_attention
+from jaxdrop.linen._forced import Forced
+from jaxdrop.linen.attention import MultiHeadDotProductAttention, dot_product_attention
 from jaxdrop.linen.recurrent import RNN
 from jaxdrop.linen.stacked import StackedRNN
 
-_LAYERS = (Stochastic, RNN, StackedRNN, nn.Dropout, nn.MultiHeadDotProductAttention)
+_OWN = (Stochastic, RNN, StackedRNN, MultiHeadDotProductAttention)
+_LAYERS = (*_OWN, nn.Dropout, nn.MultiHeadDotProductAttention)
 _FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)
 
 
@@ -79,14 +82,12 @@ class Model:
             # share them.
             copied, _ = self.module.bind({}).unbind()
             module = copied.clone(parent=scope)
-            if not callable(self.method):
-                return getattr(module, self.method or "__call__")(*args, **kwargs)
-            function = functools.partial(getattr(self.method, "__func__", self.method), module)
-            seen.flags.update(calls.told_otherwise(function, None, args, kwargs))
-            args, kwargs = (
-                calls.told_to_drop(function, args, kwargs) if probe == "flags" else (args, kwargs)
-            )
-            return function(*args, **kwargs)
+            method = calls.method_of(module, self.method)
+            if callable(self.method):
+                seen.flags.update(calls.told_otherwise(method, None, args, kwargs))
+                if probe == "flags":
+                    args, kwargs = calls.told_to_drop(method, args, kwargs)
+            return method(*args, **kwargs)
 
         rngs = {name: _key(key, name) for name in self.rng_collections | plan.rng_collections}
         mutable = list(self.mutable) or False
@@ -105,56 +106,70 @@ class Model:
             raise
 
     def _interceptor(self, on: frozenset[str], probe: Probe, seen: Seen) -> Callable[..., Any]:
-        """Settles each call of a layer, and adds it to `seen`."""
+        """Replaces arguments and attributes in each call of a module, and notes the layers."""
         others = calls.RUNNING_STATISTICS | (calls.TRAINING if probe == "flags" else {})
 
         def intercept(
             call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Any
         ) -> Any:
-            method = getattr(type(context.module), context.method_name, None)
-            if not callable(method) or (
-                isinstance(context.module, _LAYERS) and context.method_name != "__call__"
-            ):
+            module, name = context.module, context.method_name
+            method = getattr(type(module), name, None)
+            is_layer = isinstance(module, _LAYERS)
+            if not callable(method) or (is_layer and name != "__call__"):
                 return call(*args, **kwargs)
-            module, settings, change = context.module, others, None
-            # A StackedRNN tells its layers what to do.
-            if isinstance(module, _LAYERS) and not isinstance(module.parent, StackedRNN):
-                path = "/".join(module.path)
-                change = self.overrides.of(path, module, _flax_rate(module), kwargs)
-                layer = self.choice.layer(path, module, change)
-                seen.layers.append(layer)
-                # Told to drop, the model may run layers that it does not run otherwise.
-                is_on = path in on or (
-                    probe == "flags" and layer.chosen and self.choice.layers != "last"
-                )
-                settings = calls.RUNNING_STATISTICS | {"deterministic": not is_on}
-                change = change if path in on else None
-            elif isinstance(module, _LAYERS):
-                settings = calls.RUNNING_STATISTICS
-            else:
-                seen.flags.update(
-                    calls.told_otherwise(functools.partial(method, module), module, args, kwargs)
-                )
-            attributes, arguments = calls.settled(module, settings)
-            if change and isinstance(module, nn.MultiHeadDotProductAttention):
-                attributes |= change.attention(
+            if not is_layer:
+                bound = functools.partial(method, module)
+                seen.flags.update(calls.told_otherwise(bound, module, args, kwargs))
+                return _called(call, method, module, others, args, kwargs)
+            if isinstance(module.parent, StackedRNN):  # which tells its layers what to do
+                return call(*args, **kwargs)
+            path = "/".join(module.path)
+            change = self.overrides.of(path, module, _flax_rate(module), kwargs)
+            layer = self.choice.layer(path, module, change)
+            seen.layers.append(layer)
+            # Told to drop, the model may run layers that it does not run otherwise.
+            is_on = path in on or (
+                probe == "flags" and layer.chosen and self.choice.layers != "last"
+            )
+            changed = change if path in on else None
+            if isinstance(module, _OWN):
+                more = changed.arguments(kwargs) if changed else {}
+                settings = {"deterministic": Forced(not is_on), **more}
+                given, named = calls.replaced(method, args, kwargs, settings)
+                return call(*given, **named)
+            attributes: dict[str, Any] = {}
+            if changed and isinstance(module, nn.Dropout):
+                attributes = changed.rates
+                if getattr(context.orig_method, "func", None) is _FLAX_DROPOUT:
+                    call = functools.partial(_dropout, module, changed)
+            elif changed:
+                attributes = changed.attention(
                     path, module, nn.dot_product_attention, dot_product_attention
                 )
-            elif change and isinstance(module, nn.Dropout):
-                attributes |= change.rates
-            elif change:
-                arguments |= change.arguments(kwargs)
-            args, kwargs = calls.replaced(method, args, kwargs, arguments)
-            with _with_attributes(module, attributes):
-                if change and getattr(context.orig_method, "func", None) is _FLAX_DROPOUT:
-                    return _dropout(module, change, *args, **kwargs)
-                return call(*args, **kwargs)
+            settings = {"deterministic": not is_on}
+            return _called(call, method, module, settings, args, kwargs, attributes)
 
         return intercept
 
 
+def _called(
+    call: Callable[..., Any],
+    method: Callable[..., Any],
+    module: nn.Module,
+    settings: Mapping[str, Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    attributes: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """A call of the method of a module that is not of this library, which follows `settings`."""
+    own, arguments = calls.settled(module, settings)
+    given, named = calls.replaced(method, args, kwargs, arguments)
+    with _with_attributes(module, own | dict(attributes)):
+        return call(*given, **named)
+
+
 def _flax_rate(layer: Any) -> str | None:
-    """The name of the rate of a layer that is Flax's."""
+    """The name of the attribute with the rate, of a layer that is Flax's or inherits from it."""
     if isinstance(layer, nn.MultiHeadDotProductAttention):
         return "dropout_rate"
     return "rate" if isinstance(layer, nn.Dropout) else None
@@ -167,8 +182,8 @@ def _dropout(
     deterministic: bool | None = None,
     rng: jax.Array | None = None,
 ) -> jax.Array:
-    """A call of Flax's layer, on, with the same mask: Flax's compares its rate, and has no
-    layout.
+    """A call of Flax's layer that is on, with the same mask. Flax's code compares the rate, which
+    may be traced, and takes no layout.
     """
     key = layer.make_rng(layer.rng_collection) if rng is None else rng
     return elements.dropout(
@@ -184,7 +199,7 @@ def _key(key: jax.Array, collection: str) -> jax.Array:
 
 @contextlib.contextmanager
 def _with_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Sets attributes of a module, which is frozen otherwise, for as long as it is called."""
+    """Sets attributes of a module, which is otherwise frozen, during one call."""
     before = {name: getattr(module, name) for name in attributes}
     try:
         for name, value in attributes.items():

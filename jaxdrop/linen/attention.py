@@ -16,6 +16,7 @@ from jaxdrop.functional import attention
 from jaxdrop.functional._attention_weights import Products
 from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
 from jaxdrop.linen._base import Hinted
+from jaxdrop.linen._forced import Forced
 
 
 @_checks.hinted
@@ -141,6 +142,7 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
     def __call__(
         self,
         *args: Any,
+        deterministic: bool | None = None,
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
         **kwargs: Any,
@@ -158,7 +160,10 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
         known = checked_rate(self.dropout_rate, name)
         known = known if rate is None else _checks.check_rate(rate)
         _checks.check_flag(self.broadcast_dropout, "broadcast_dropout")
-        for off in (self.deterministic, kwargs.get("deterministic")):
+        own = self.deterministic
+        if isinstance(deterministic, Forced):
+            own, deterministic = None, deterministic.off
+        for off in (own, deterministic):
             if off is not None and not (
                 isinstance(off, jax.core.Tracer) and masks.is_number(known, 0)
             ):
@@ -169,8 +174,10 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
             dropout_rate=known if takes_rate else None,
             spec=self.spec if spec is None else spec,
         )
-        layer = with_attributes(self, attention_fn=attention_fn, dropout_rate=stand_in(known))
-        return _attend(layer, *args, **kwargs)
+        layer = with_attributes(
+            self, attention_fn=attention_fn, dropout_rate=stand_in(known), deterministic=own
+        )
+        return _attend(layer, *args, deterministic=deterministic, **kwargs)
 
 
 # Without Flax's wrapper around methods, which has entered the module already: entered twice, its

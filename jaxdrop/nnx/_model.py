@@ -39,10 +39,8 @@ class Model:
     def may_be_random(self) -> bool:
         """Whether a model without layers has a way to keys."""
         model = nnx.merge(self.graph, self.state, copy=True)
-        return (
-            bool(list(_streams(model)))
-            or "rngs" in inspect.signature(calls.method_of(model, self.method)).parameters
-        )
+        call = calls.method_of(model, self.method)
+        return bool(_streams(model)) or "rngs" in inspect.signature(call).parameters
 
     def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seen:
         seen = Seen([], set())
