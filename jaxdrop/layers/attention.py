@@ -17,6 +17,8 @@ import jax
 
 from jaxdrop import _checks, masks
 
+__all__ = ["checked_rate", "stand_in", "with_attributes", "with_options"]
+
 Layer = TypeVar("Layer")
 
 

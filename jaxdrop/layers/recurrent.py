@@ -16,6 +16,8 @@ from jaxdrop.functional._recurrent_checks import check_settings, checked_carry, 
 from jaxdrop.functional._recurrent_rates import Family, Rates, check_between, in_call
 from jaxdrop.functional.recurrent import Carry, Plan
 
+__all__ = ["Framework", "run_layer", "run_stack"]
+
 RNN = TypeVar("RNN", contravariant=True)
 
 

@@ -18,6 +18,8 @@ from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, wi
 from jaxdrop.linen._base import Hinted
 from jaxdrop.linen._forced import Forced
 
+__all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "dot_product_attention"]
+
 
 @_checks.hinted
 def dot_product_attention(

@@ -14,6 +14,8 @@ from jaxdrop._mc_dropout.overrides import Overrides
 from jaxdrop._mc_dropout.planning import Choice
 from jaxdrop.linen._model import Model
 
+__all__ = ["stochastic"]
+
 
 def stochastic(
     module: nn.Module,

@@ -15,6 +15,8 @@ from jaxdrop.layers.recurrent import run_layer
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
 
+__all__ = ["RNN"]
+
 
 class RNN(Hinted, nn.RNN):
     """`flax.linen.RNN` with dropout in its cell, and the same parameters. With all rates 0 it is

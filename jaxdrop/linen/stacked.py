@@ -18,6 +18,8 @@ from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
 from jaxdrop.linen.recurrent import RNN
 
+__all__ = ["StackedRNN"]
+
 
 class StackedRNN(Hinted):
     """Recurrent layers one above the other, with dropout between them and in them.

@@ -16,6 +16,8 @@ from jaxdrop.functional import attention
 from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
 from jaxdrop.nnx._told import Told, follow
 
+__all__ = ["MultiHeadAttention", "dot_product_attention"]
+
 
 @_checks.hinted
 def dot_product_attention(

@@ -16,6 +16,8 @@ from jaxdrop._mc_dropout.planning import Choice
 from jaxdrop.nnx._model import Model, layers_of
 from jaxdrop.nnx._told import change_of
 
+__all__ = ["stochastic"]
+
 
 def stochastic(
     model: nnx.Module,

@@ -17,6 +17,8 @@ from jaxdrop.layers.recurrent import run_layer
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 
+__all__ = ["RNN"]
+
 
 class RNN(Stochastic, nnx.RNN):
     """`flax.nnx.RNN` with dropout in its cell, and no parameters of its own. With all rates 0 it is

@@ -17,6 +17,8 @@ from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.recurrent import RNN
 
+__all__ = ["StackedRNN"]
+
 
 class StackedRNN(Stochastic):
     """Recurrent layers one above the other, with dropout between them and in them.
