@@ -1,4 +1,4 @@
-"""Flax's Linen cells in a loop over time, with what is dropped inside them. See
+"""Flax's Linen cells in a loop over time, with dropout inside them. See
 `jaxdrop.functional.recurrent`.
 """
 
@@ -153,7 +153,7 @@ def _call(cell: Any, plan: Plan, carry: Carry, x: jax.Array, hooks: Hooks) -> tu
 
 
 def _dropping(gates: tuple[str, ...], hooks: Hooks) -> Callable[..., Any]:
-    """Drops from the inputs of a cell's layers, of which each belongs to one gate."""
+    """An interceptor that drops from the inputs of a cell's dense layers, one for each gate."""
     sides = {"i": hooks.input, "h": hooks.recurrent}
     sites = {
         f"{side}{letter}": (drop, gate)

@@ -25,13 +25,13 @@ class RNN(Hinted, nn.RNN):
         rnn = RNN(nn.OptimizedLSTMCell(128), input_rate=0.3, recurrent_rate=0.3)
         y = rnn.apply(variables, x, seq_lengths=lengths, deterministic=False, rngs={"dropout": key})
 
-    What is dropped, and when, is said at `jaxdrop.nnx.RNN`.
+    `jaxdrop.nnx.RNN` says what is dropped, and when.
 
     Attributes:
-      cell: an `nn.LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `SimpleCell`, whose own
-        code runs. With `per_gate` the `OptimizedLSTMCell`, which has one product for all gates,
-        runs as an `LSTMCell` with the same parameters. Any other cell that `nn.RNN` takes, such as
-        `ConvLSTMCell`, if only `input_rate` and `output_rate` are given.
+      cell: an `nn.LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `SimpleCell`, or an
+        instance of a subclass; Flax's code runs. With `per_gate` the `OptimizedLSTMCell`, which has
+        one product for all gates, runs as an `LSTMCell` with the same parameters. With no rates but
+        `input_rate` and `output_rate`, any cell that `nn.RNN` takes, such as `ConvLSTMCell`.
       time_major, return_carry, reverse, keep_order, unroll, variable_axes, variable_broadcast,
         variable_carry, split_rngs: as in `nn.RNN`.
       input_rate, recurrent_rate, candidate_rate, output_rate, cell_zoneout, hidden_zoneout,

@@ -27,7 +27,7 @@ class StackedRNN(Hinted):
         rnn = StackedRNN(nn.OptimizedLSTMCell, 128, num_layers=2, dropout=0.3, recurrent_rate=0.3)
         y = rnn.apply(variables, x, seq_lengths=lengths, deterministic=False, rngs={"dropout": key})
 
-    What is dropped, and when, is said at `jaxdrop.nnx.StackedRNN`.
+    `jaxdrop.nnx.StackedRNN` says what is dropped, and when.
 
     Attributes:
       cell: makes a cell, `cell(features)`: one of the classes that `RNN` takes.

@@ -1,4 +1,4 @@
-"""Flax's NNX cells in a loop over time, with what is dropped inside them. See
+"""Flax's NNX cells in a loop over time, with dropout inside them. See
 `jaxdrop.functional.recurrent`.
 """
 
@@ -211,8 +211,8 @@ def _dropping_layers(cell: Any, plan: Plan) -> _Layers:
 
 
 def _dropping(layer: nnx.Linear, gates: range, per_gate: bool) -> _Dropping:
-    """The layer as a function of what drops from its input, and of its input. Each gate has its
-    columns of the weights.
+    """The layer as a function `(drop, x)` that drops from its input `x` first. With masks by gate,
+    the columns of its weights make one layer for each gate.
     """
     graph, state = nnx.split(layer)
     count = len(gates) if per_gate else 1

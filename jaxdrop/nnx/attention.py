@@ -41,28 +41,28 @@ def dot_product_attention(
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for
     its `attention_fn`.
 
-    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows
-    with the length and not with its square. The softmax is in float32 at least. A query that may
-    see no key gets 0, where Flax averages all values.
+    In evaluation the outputs are Flax's, and with a threefry key the masks are too. The memory grows
+    with the length, not with its square. The softmax is computed in float32 or wider. A query that
+    may see no key gets 0; in Flax it gets the mean of all values.
 
-    There is an array of weights only where it is asked for, with `module`, and with complex
-    numbers. Masks and results are the same.
+    An array of all attention weights is made only with `module`, and for complex numbers. Masks and
+    results are the same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
       key: the keys of attention, `(batch..., keys, groups, depth)`, where `heads` is a multiple of
         `groups`.
-      value: of the shape of `key`, but for the depth.
-      bias: is added to the logits.
+      value: of the shape of `key`; only the depth may differ.
+      bias: an array that is added to the logits.
       mask: True, or not 0, where a query may see a key.
       broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in
         Flax.
       dropout_rng: a key; only with dropout.
       dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
-      dtype: of the computation; of the inputs by default.
-      precision: of the matrix products.
-      module: the module that is to sow the weights, as they are before any is dropped.
+      dtype: the dtype of the computation; by default that of the inputs.
+      precision: the precision of the matrix products.
+      module: a module that sows the attention weights, before dropout.
       promote_dtype: as in Flax, a function of `(query, key, value)` and `dtype` that brings them to
         one dtype.
       is_causal: whether a query sees only the keys up to its own place.

@@ -24,7 +24,8 @@ class StackedRNN(Stochastic):
     """Recurrent layers one above the other, with dropout between them and in them.
 
         rnn = StackedRNN(nnx.OptimizedLSTMCell, 64, 128, num_layers=2, dropout=0.3,
-        recurrent_rate=0.3, rngs=rngs) y = rnn(x, seq_lengths=lengths)
+        recurrent_rate=0.3, rngs=rngs)
+        y = rnn(x, seq_lengths=lengths)
 
     Each layer, direction and sequence has its own masks.
 
@@ -34,16 +35,15 @@ class StackedRNN(Stochastic):
       in_features: the length of the input's last axis.
       hidden_features: the units of each layer and direction.
       num_layers: how many layers there are.
-      dropout: the probability of dropping an entry of the output of a layer that is another layer's
-        input, at each step anew: the argument `dropout` of PyTorch's LSTM. With one layer it is an
-        error.
-      locked: whether dropout between layers has one mask for all steps instead.
-      bidirectional: whether each layer has a second cell that runs backward. Their outputs are
-        concatenated.
-      input_rate, output_rate: as in `RNN`, of the first layer's input and of the last layer's
-        output.
+      dropout: the probability of dropping an entry between two layers, with a new mask at each
+        step: the argument `dropout` of PyTorch's LSTM. With one layer it must be 0.
+      locked: whether dropout between layers has one mask for all steps.
+      bidirectional: whether each layer has a second cell that runs backward. The outputs of both
+        are concatenated.
+      input_rate, output_rate: as in `RNN`, for the input of the first layer and the output of the
+        last one.
       recurrent_rate, candidate_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step:
-        as in `RNN`, of each layer.
+        as in `RNN`, in each layer.
       time_major, return_carry, unroll: as in `nnx.RNN`.
       deterministic, rng_collection: as in `jaxdrop.nnx.Dropout`.
       rngs: an `nnx.Rngs`, for the parameters and the masks.
