@@ -41,7 +41,7 @@ def dot_product_attention(
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for
     its `attention_fn`.
 
-    In evaluation the outputs are Flax's, and with a threefry key the masks are too. The memory grows
+    In evaluation the outputs are Flax's, and with a threefry key so are the masks. Memory grows
     with the length, not with its square. The softmax is computed in float32 or wider. A query that
     may see no key gets 0; in Flax it gets the mean of all values.
 
