@@ -16,6 +16,7 @@ from jaxdrop.linen.learned import (
     VariationalDense,
     VariationalDropout,
 )
+from jaxdrop.linen.mc_dropout import stochastic
 from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.linen.paths import DropPath, LayerDrop, ShakeDrop
 from jaxdrop.linen.recurrent import RNN
@@ -23,7 +24,6 @@ from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, Sp
 from jaxdrop.linen.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
 from jaxdrop.linen.stacked import StackedRNN
-from jaxdrop.linen.stochastic import stochastic
 from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop.linen._forced import is_off
 
 
 def check_module(module: Any, name: str, way: str = "") -> None:
@@ -71,9 +72,7 @@ class Stochastic(Hinted):
         """What one call uses: its own arguments first, then the module's. A key is made only if
         something is drawn with it.
         """
-        chosen = _checks.check_flag(
-            nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic"
-        )
+        chosen = is_off(self, deterministic)
         amount: Any = (
             getattr(self, "rate", None) if rate is None else rate
         )  # that of some layers is no rate

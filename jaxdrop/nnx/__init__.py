@@ -12,6 +12,7 @@ from jaxdrop.nnx.learned import (
     VariationalDense,
     VariationalDropout,
 )
+from jaxdrop.nnx.mc_dropout import stochastic
 from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from jaxdrop.nnx.paths import DropPath, LayerDrop, ShakeDrop
 from jaxdrop.nnx.recurrent import RNN
@@ -19,7 +20,6 @@ from jaxdrop.nnx.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, Spat
 from jaxdrop.nnx.residuals import BiasDropoutAdd, DropoutAddLayerNorm
 from jaxdrop.nnx.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
 from jaxdrop.nnx.stacked import StackedRNN
-from jaxdrop.nnx.stochastic import stochastic
 from jaxdrop.nnx.tokens import LabelDropout, ModalityDropout, TokenDropout
 from jaxdrop.nnx.weights import DropConnect, QuantNoise, WeightDrop
 

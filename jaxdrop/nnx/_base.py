@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop.nnx._told import Told, follow
 
 T = TypeVar("T")
 RngSource: TypeAlias = nnx.Rngs | nnx.RngStream | jax.Array
@@ -32,10 +33,13 @@ class Stochastic(nnx.Module):
     """
     _handed_on: ClassVar[Mapping[str, str]] = MappingProxyType({"x": "inputs"})
     """Arguments of the function, and what they are in the call, for messages."""
+    told: Told | None = None
+    """Set by `stochastic`, in its copy of a model."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         _checks.hint_methods(cls)
+        follow(cls)
 
     def __init__(
         self,

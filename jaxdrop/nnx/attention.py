@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,10 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
+from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
+from jaxdrop.nnx._told import Told, follow
+
+__all__ = ["MultiHeadAttention", "dot_product_attention"]
 
 
 @_checks.hinted
@@ -96,6 +99,7 @@ def dot_product_attention(
     )
 
 
+@follow
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` in memory that grows with the length and not with its square.
 
@@ -108,6 +112,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
     """
 
+    told: Told | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -117,9 +123,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        with _checks.renamed(rate="dropout_rate"):
-            rate = _checks.check_rate(dropout_rate)
-            _checks.check_one_rate(rate, "MultiHeadAttention takes one dropout_rate")
+        rate = checked_rate(dropout_rate, "MultiHeadAttention")
         for name in kwargs.keys() & {"deterministic", "decode"}:
             if kwargs[name] is not None and not isinstance(kwargs[name], jax.core.Tracer):
                 _checks.check_flag(kwargs[name], name)
@@ -129,11 +133,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 f" {_checks.quoted(kwargs['rngs'])}"
             )
         given = {
-            "dropout_rate": _stand_in(rate),
-            "attention_fn": attention_fn,
             **kwargs,
-        }  # Flax asks whether the rate is 0
-        given["broadcast_dropout"] = _checks.check_flag(broadcast_dropout, "broadcast_dropout")
+            "dropout_rate": stand_in(rate),
+            "attention_fn": attention_fn,
+            "broadcast_dropout": _checks.check_flag(broadcast_dropout, "broadcast_dropout"),
+        }
         try:
             super().__init__(*args, **given)
         except TypeError:
@@ -149,13 +153,14 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         *args: Any,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         rate: masks.Rate | None = None,
+        spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> jax.Array:
         """As Flax's layer is called.
 
         `rngs` may also be a key. `rate` takes the place of `dropout_rate`; both may be traced:
-        `schedule(step)`. A layer that was made without dropout has kept no `rngs`, and takes them
-        in the call.
+        `schedule(step)`. `spec` takes the place of the constructor's. A layer that was made without
+        dropout has kept no `rngs`, and takes them in the call.
         """
         rate = _checks.check_rate(self.dropout_rate if rate is None else rate)
         off = self.deterministic if kwargs.get("deterministic") is None else kwargs["deterministic"]
@@ -167,30 +172,21 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 f" {_checks.quoted(rngs)}"
             )
         if self.decode if kwargs.get("decode") is None else kwargs["decode"]:
-            kwargs["is_causal"] = (
-                # the cache's mask says it; Flax before 0.12.12 lets the one query see the first key
-                # only
-                False
-            )
-        # Flax calls what it is given.
+            # The mask of the cache is causal already. Flax before 0.12.12 would add one by which
+            # the only query sees the first key alone.
+            kwargs["is_causal"] = False
+        # Flax takes a key by calling `rngs`.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
         source = (lambda: _checks.check_key(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
-        attend = attention.with_rate(self.attention_fn, rate, self.spec)
+        spec = self.spec if spec is None else spec
+        attend = with_options(self.attention_fn, "MultiHeadAttention", dropout_rate=rate, spec=spec)
 
         def attention_fn(
             *operands: jax.Array, module: nnx.Module | None = None, **options: Any
         ) -> jax.Array:
+            # What is sown in a copy of the layer would be lost.
             return attend(*operands, **options, module=None if module is None else self)
 
-        # Flax does not let a layer from outside of a transformation be assigned to, not even a
-        # copy.
-        layer = copy.copy(self)
-        layer.__dict__["attention_fn"] = attention_fn
-        layer.__dict__["dropout_rate"] = _stand_in(rate)
+        layer = with_attributes(self, attention_fn=attention_fn, dropout_rate=stand_in(rate))
         output: Any = super(MultiHeadAttention, layer).__call__(*args, rngs=source, **kwargs)
         return output
-
-
-def _stand_in(rate: float | jax.Array) -> float:
-    """A rate that can be looked at even if `rate` is traced: 0 if nothing is dropped."""
-    return 0.0 if masks.is_number(rate, 0) else 0.5

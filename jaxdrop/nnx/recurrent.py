@@ -10,18 +10,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import (
-    Carry,
-    Plan,
-    Rates,
-    check_settings,
-    checked_carry,
-    checked_inputs,
-    flag,
-)
+from jaxdrop.functional.recurrent import Carry, Rates, check_settings
+from jaxdrop.layers.recurrent import run_layer
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
+
+__all__ = ["RNN"]
 
 
 class RNN(Stochastic, nnx.RNN):
@@ -176,52 +170,15 @@ class RNN(Stochastic, nnx.RNN):
         Returns:
           The outputs, shape (*batch, time, units), or (carry, outputs).
         """
-        return_carry = flag(return_carry, self.return_carry, "return_carry")
-        reverse = flag(reverse, self.reverse, "reverse")
-        keep_order = flag(keep_order, self.keep_order, "keep_order")
-        inputs = checked_inputs(inputs, self.cell)
-        family = _cells.family_of(self.cell)
-        settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
-        if deterministic is None and self.deterministic is None and settled.all_zero():
-            deterministic = True
-        is_carry = (
-            isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"
-        )  # Flax's Bidirectional passes one
-        off, key, _, spec = self._settle(
-            deterministic, None if is_carry else rngs, settled.first_drawn(), spec
-        )
-        feature_axes = self.cell.num_feature_axes
-        time_axis = recurrent.time_axis_of(
-            inputs, flag(time_major, self.time_major, "time_major"), feature_axes
-        )
-        if initial_carry is None:
-            initial_carry = _cells.first_state(self.cell, inputs, time_axis, rngs)
-        else:
-            batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -feature_axes]
-            initial_carry = checked_carry(
-                initial_carry, family, (*batch, getattr(self.cell, "hidden_features", 0))
-            )
-        layout = recurrent.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes)
-        plan = Plan(
-            family,
-            settled,
-            recurrent.directed(key, reverse),
-            self.per_gate,
-            self.per_step,
-            off,
-            layout,
-        )
-        carry, outputs = recurrent.run(
-            plan,
-            _cells.loop(self, plan),
-            initial_carry,
+        return run_layer(
+            self,
+            _cells.Call(self, deterministic, rngs, spec),
             inputs,
-            time_axis=time_axis,
-            feature_axes=feature_axes,
-            lengths=seq_lengths,
+            initial_carry=initial_carry,
+            seq_lengths=seq_lengths,
             return_carry=return_carry,
+            time_major=time_major,
             reverse=reverse,
             keep_order=keep_order,
-            variables=nnx.state(self.cell),
+            rates=rates,
         )
-        return (carry, outputs) if return_carry else outputs

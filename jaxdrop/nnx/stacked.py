@@ -10,20 +10,13 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import (
-    Carry,
-    Layer,
-    Rates,
-    check_between,
-    checked_inputs,
-    flag,
-    in_call,
-    stack,
-)
+from jaxdrop.functional.recurrent import Carry, Rates, check_between
+from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.recurrent import RNN
+
+__all__ = ["StackedRNN"]
 
 
 class StackedRNN(Stochastic):
@@ -155,58 +148,13 @@ class StackedRNN(Stochastic):
         Returns:
           The last layer's outputs, or (carry, outputs).
         """
-        others = in_call(rates)
-        between = check_between(others.pop("dropout", self.dropout), len(self.layers))
-        cell = self.layers[0][0].cell
-        settled = (
-            Rates.of(self)
-            .replaced(others)
-            .checked(_cells.family_of(cell), self.layers[0][0].per_gate)
-        )
-        if deterministic is None and self.deterministic is None and settled.all_zero(between):
-            deterministic = True
-        off, key, _, spec = self._settle(deterministic, rngs, settled.first_drawn(between), spec)
-        time_major = flag(time_major, self.time_major, "time_major")
-        return_carry = flag(return_carry, self.return_carry, "return_carry")
-        inputs = checked_inputs(inputs, cell)
-        time_axis = recurrent.time_axis_of(inputs, time_major, cell.num_feature_axes)
-
-        def direction(rnn: RNN) -> Layer:
-            def run(
-                inputs: jax.Array,
-                key: jax.Array | None,
-                rates: Mapping[str, masks.Rate],
-                carry: Carry | None,
-            ) -> Any:
-                if carry is None:
-                    carry = _cells.first_state(rnn.cell, inputs, time_axis, rngs)
-                result = rnn(
-                    inputs,
-                    initial_carry=carry,
-                    seq_lengths=seq_lengths,
-                    return_carry=return_carry,
-                    time_major=time_major,
-                    keep_order=True,
-                    deterministic=off,
-                    rngs=key,
-                    rates=rates,
-                    spec=spec,
-                )
-                return result if return_carry else (None, result)
-
-            return run
-
-        carry, outputs = stack(
-            [[direction(rnn) for rnn in layer] for layer in self.layers],
-            key,
-            settled,
-            between,
+        return run_stack(
+            self,
+            _cells.Call(self, deterministic, rngs, spec),
             inputs,
             initial_carry=initial_carry,
-            time_axis=time_axis,
-            feature_axes=cell.num_feature_axes,
-            locked=self.locked,
-            deterministic=off,
-            spec=spec,
+            seq_lengths=seq_lengths,
+            return_carry=return_carry,
+            time_major=time_major,
+            rates=rates,
         )
-        return (carry, outputs) if return_carry else outputs

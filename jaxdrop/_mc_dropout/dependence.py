@@ -1,7 +1,7 @@
-"""What a function makes of its input: whether its outputs, and what is drawn in it, depend on it.
+"""Whether the outputs of a function, and the random numbers drawn in it, depend on its input.
 
-The function is traced under `jax.vmap` over many inputs. What depends on the input has an axis of
-that length then, whatever loops, branches and calls lie between, and what does not has none.
+The function is traced under `jax.vmap` over many inputs. Every array that depends on the input then
+has an axis of that length, even through loops, branches and calls. No other array has one.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# A length that hardly an array of keys has. (Not longer: callbacks are traced as often as that.)
+# An unusual length, so that hardly any other axis of an array of keys has it. A short one, because
+# a callback is traced once for each input.
 _LENGTH = 31
 _DRAWS = ("random_bits", "random_unwrap")
 
 
 class Dependence(NamedTuple):
-    """What depends on the input."""
+    """How a function depends on its input."""
 
     outputs: bool
-    """Whether any output does."""
+    """Whether any output depends on it."""
     draws: int
-    """How many draws do."""
+    """The number of random draws whose key depends on it."""
     fixed: int
-    """How many do not."""
+    """The number of random draws whose key does not."""
 
 
 def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
-    """Traces `fn`, and looks. `x` is a pytree of arrays."""
+    """Traces `fn` at `x`, a pytree of arrays."""
     mapped: list[bool] = []
 
     @jax.custom_batching.custom_vmap

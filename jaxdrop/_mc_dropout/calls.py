@@ -1,16 +1,17 @@
-"""How one call of a module is made to follow settings, whatever its constructor and its caller
-say.
+"""Replaces arguments in one call of a module, so that settings hold whatever its constructor and
+its caller say.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 RUNNING_STATISTICS = {"use_running_average": True, "update_stats": False}
-"""Settings of normalization layers, by the names that Flax gives them, with which statistics are
-used and stay as they are.
+"""Settings with which Flax's normalization layers use their running statistics and do not update
+them.
 """
 
 
@@ -23,6 +24,16 @@ def check_method(method: Any, model: Any) -> None:
         )
     if isinstance(method, str) and not callable(getattr(model, method, None)):
         raise ValueError(f"method={method!r}: {type(model).__name__} has no such method.")
+
+
+def method_of(model: Any, method: Any) -> Callable[..., Any]:
+    """What is called: a method of the model by its name, `__call__` by default, or a function of
+    (model, *inputs).
+    """
+    if callable(method):
+        return functools.partial(getattr(method, "__func__", method), model)
+    named: Callable[..., Any] = getattr(model, method or "__call__")
+    return named
 
 
 def names(argument: str, given: Any) -> tuple[str, ...]:
@@ -38,13 +49,14 @@ def names(argument: str, given: Any) -> tuple[str, ...]:
 
 
 TRAINING = {"deterministic": False, "train": True, "training": True, "is_training": True}
-"""Flags by which models and modules tell their code to drop, and their values then."""
+"""Flags by which a model is usually told that it trains, each with its value in training."""
 
 
 def told_otherwise(
     call: Callable[..., Any], module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> set[str]:
-    """Those flags that a module has, or `call`, and that are not set, as text.
+    """The flags of `TRAINING` that are off in a call, each as the text that would turn it on, such
+    as `"train=True"`. A flag is an attribute of the module or an argument of the call.
 
     Args:
       call: a function, or a bound method.
@@ -66,7 +78,7 @@ def told_otherwise(
 def told_to_drop(
     call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of `call`, a function or a bound method, with its flags set."""
+    """The arguments of `call`, a function or a bound method, with its flags of `TRAINING` set."""
     signature = inspect.signature(call)
     bound = signature.bind(*args, **kwargs)
     bound.arguments.update(
@@ -76,11 +88,11 @@ def told_to_drop(
 
 
 def settled(module: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How a module is made to follow `settings`, whatever its constructor and its caller say.
+    """Divides `settings` into those that a module has as attributes, and those that its call takes.
 
     Returns:
-      Attributes to set, and arguments for `replaced`: None, which is to say not given, where there
-        is an attribute too.
+      Attributes to set, and arguments for `replaced`. Where there is an attribute, the argument is
+      None, which leaves the choice to the attribute.
     """
     attributes = {name: value for name, value in settings.items() if name in vars(module)}
     return attributes, {
@@ -94,8 +106,8 @@ def replaced(
     kwargs: Mapping[str, Any],
     arguments: Mapping[str, Any],
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a call of the method `call`, with `arguments` in place of those of the same
-    names.
+    """The arguments of a call of the method `call`, where `arguments` replace those of the same
+    names. Further ones are added if `call` has a parameter of that name.
     """
     parameters = _parameters(call)
     names = [

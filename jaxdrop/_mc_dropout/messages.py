@@ -1,4 +1,4 @@
-"""What `stochastic` says of a model, and what to do about it."""
+"""Errors and warnings of `stochastic`, with what to do about them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxdrop._stochastic.overrides import Source
+from jaxdrop._mc_dropout.overrides import Source
 
 _SHOWN = 30
 
 
 class Layer(Protocol):
-    """A layer, as far as it is shown."""
+    """A layer in a listing."""
 
     @property
     def text(self) -> str:
@@ -27,7 +27,7 @@ class Layer(Protocol):
 
 
 def layer(path: str, module: Any, changed: Mapping[str, Any]) -> str:
-    """A layer, with its rates, and those that it gets in their place."""
+    """A layer as text: path, class, rates, and an arrow to each rate that replaces one."""
     rates = {name: value for name, value in vars(module).items() if _is_rate(name, value)}
     nonzero = {name: value for name, value in rates.items() if value or name in changed} or rates
     shown = (
@@ -62,8 +62,8 @@ def argument(path: Sequence[Any]) -> str:
 
 
 def places(inputs: Sequence[str], held: Sequence[str]) -> str:
-    """Where keys are that the model draws from, although they do not follow the key of the
-    function.
+    """Where keys come from that do not follow the key of the function: some inputs, or variables
+    of the model.
     """
     found = [f"among the inputs ({', '.join(inputs)})"] * bool(inputs)
     found += [f"held by the model ({', '.join(held)})"] * bool(held)
@@ -71,7 +71,7 @@ def places(inputs: Sequence[str], held: Sequence[str]) -> str:
 
 
 def some_fixed(name: str, where: str) -> str:
-    """The warning of a model that is random in part."""
+    """The warning that some draws do not follow the key."""
     return (
         f"{name} draws random numbers from a key that does not follow the key of the function: they"
         " are the same in all samples, and what depends on them varies too little. That key is"
@@ -83,7 +83,7 @@ def some_fixed(name: str, where: str) -> str:
 
 
 def beside_layers(name: str, flags: Collection[str]) -> str:
-    """The warning of a model of which layers are on, and functions beside them are off."""
+    """The warning that layers are on, while other code that draws is off."""
     return (
         f"{name} is random in part: its dropout layers are on, but other code of it, which draws if"
         f" it is told {' or '.join(sorted(flags))}, is off. Either\n1. tell the model, as in"
@@ -94,7 +94,7 @@ def beside_layers(name: str, flags: Collection[str]) -> str:
 
 
 def none_chosen(name: str, layers: Any, found: Collection[Layer]) -> ValueError:
-    """The error of a choice that leaves nothing."""
+    """The error that `layers` chooses no layer."""
     return ValueError(
         f"layers={layers!r} chooses no dropout layer of"
         f" {name}.{_listing(found)}{_PATTERNS}{_CHOICES}"
@@ -102,9 +102,7 @@ def none_chosen(name: str, layers: Any, found: Collection[Layer]) -> ValueError:
 
 
 def speaks_of_none(name: str, source: Source, found: Collection[Layer]) -> ValueError:
-    """The error of an argument of `stochastic`, or of a pattern in it, that says nothing about any
-    layer.
-    """
+    """The error that an argument of `stochastic`, or a pattern in it, concerns no layer."""
     argument, pattern = source
     given = argument if pattern is None else f"the pattern {pattern!r} in {argument}"
     if argument == "layers":
@@ -142,7 +140,7 @@ _CHOICES = " 'all' chooses every layer, 'last' the last one that runs."
 
 
 def nothing_random(name: str, found: Collection[Layer], fixed: str) -> ValueError:
-    """The error of a model in which nothing depends on the key."""
+    """The error that nothing in a model depends on the key."""
     advice = (
         "1. give a chosen layer a rate above 0, as in stochastic(..., rates={'*': 0.1});"
         if found

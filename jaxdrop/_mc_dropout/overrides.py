@@ -14,10 +14,11 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional.recurrent import Rates
+from jaxdrop.layers.attention import stand_in, with_options
 
 Spec: TypeAlias = PartitionSpec | Mapping[str, PartitionSpec] | None
 Source: TypeAlias = tuple[str, str | None]
-"""Where a value comes from: the argument of `stochastic`, and the pattern in it if it has some."""
+"""Where a value comes from: an argument of `stochastic`, and a pattern if it is a dict of them."""
 
 _SEVERAL = (*Rates._fields, "dropout")
 _MEANING = " It is the probability of dropping, not of keeping, and not a percentage."
@@ -27,15 +28,16 @@ _UNKNOWN = itertools.count()
 
 
 def unknown() -> int:
-    """A number that no cache of what was traced knows.
+    """A new number in each call. Traces marked with it are never found in a cache of Flax again.
 
-    Flax compares the hashes of such marks only, and that of an object may be that of one before it.
+    A new object would not do: Flax compares hashes alone, and the hash of an object may equal that
+    of an earlier object, which is gone.
     """
     return next(_UNKNOWN)
 
 
 class Change(NamedTuple):
-    """What one call of a layer gets in place of its own."""
+    """The rates and the layout that one call of a layer uses instead of the layer's own."""
 
     rates: dict[str, masks.Rate]
     """By the names of the layer's attributes."""
@@ -46,10 +48,10 @@ class Change(NamedTuple):
         return bool(self.sources)
 
     def arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """For a layer of this library, the arguments of its call that say so."""
+        """The change as arguments, for the call of a layer of this library."""
         given: dict[str, Any] = {} if self.spec is None else {"spec": self.spec}
-        if "rate" in self.rates:
-            return given | {"rate": self.rates["rate"]}
+        for name in self.rates.keys() & {"rate", "dropout_rate"}:
+            return given | {"rate": self.rates[name]}
         return (
             given | {"rates": {**(kwargs.get("rates") or {}), **self.rates}}
             if self.rates
@@ -59,49 +61,27 @@ class Change(NamedTuple):
     def attention(
         self, path: str, layer: Any, theirs: Callable[..., Any], ours: Callable[..., Any]
     ) -> dict[str, Any]:
-        """For a layer of Flax's attention, the attributes that say so.
+        """The change as attributes, for one of Flax's attention layers.
 
-        Flax's function of attention compares the rate with 0, which a traced one does not allow,
-        and has no layout: `ours`, with the same masks, stands in for it (`theirs`) then.
+        Flax's attention function, `theirs`, compares the rate with 0, which a traced rate does not
+        allow, and takes no layout. Then `ours` stands in for it, with the same masks.
         """
         rate = self.rates.get("dropout_rate")
         traced = rate is not None and not isinstance(rate, float)
-        # The layer compares its own rate, to see whether it needs a key.
-        attributes = {} if rate is None else {"dropout_rate": 0.5 if traced else rate}
+        attributes = {} if rate is None else {"dropout_rate": stand_in(rate) if traced else rate}
         if not traced and self.spec is None:
             return attributes
-        inner = layer.attention_fn
-        if self.spec is not None:
-            inner = getattr(inner, "attention_fn", inner)  # without the layout of the layer itself
-        inner = ours if inner is theirs else inner
-        changed = {"dropout_rate": rate, "spec": self.spec}
-        changed = {name: value for name, value in changed.items() if value is not None}
-        signature = inspect.signature(inner)
-        kinds = [parameter.kind for parameter in signature.parameters.values()]
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            for name in changed.keys() - signature.parameters.keys():
-                raise ValueError(
-                    f"the attention_fn of {path or 'the model'} takes no {name}. Take that of"
-                    " jaxdrop.linen or jaxdrop.nnx, dot_product_attention, or give it one."
-                )
-
-        def attention_fn(*operands: Any, **options: Any) -> Any:
-            try:
-                return inner(*operands, **options | changed)
-            except jax.errors.TracerBoolConversionError:
-                raise TypeError(
-                    f"the rate of {path or 'the model'} is traced, and its attention_fn compares"
-                    " it. Take dot_product_attention of jaxdrop.linen or jaxdrop.nnx, or a known"
-                    " rate."
-                ) from None
-
-        attention_fn.__signature__ = signature  # type: ignore[attr-defined]
+        inner = ours if layer.attention_fn is theirs else layer.attention_fn
+        name = path or "the model"
+        attention_fn = with_options(inner, name, dropout_rate=rate, spec=self.spec)
         return attributes | {"attention_fn": attention_fn}
 
 
 @dataclasses.dataclass(frozen=True)
 class Overrides:
-    """What a model's layers get in place of their own."""
+    """The arguments `rate`, `rates` and `spec` of `stochastic`: rates and layouts for the layers of
+    a model.
+    """
 
     rate: masks.Rate | None
     rates: Mapping[str, masks.Rate]
@@ -129,7 +109,7 @@ class Overrides:
 
     @property
     def may_silence(self) -> bool:
-        """Whether a rate is 0, so that it is meant that nothing may be random."""
+        """Whether a rate is 0: a model in which nothing is random is then no mistake."""
         return any(
             masks.is_number(rate, 0)
             for rate in (self.rate, *self.rates.values())
@@ -137,7 +117,7 @@ class Overrides:
         )
 
     def sources(self) -> list[Source]:
-        """All that are given."""
+        """Where values are given."""
         single = [("rate", self.rate), ("spec", self.spec)]
         return [
             *((name, None) for name, value in single if value is not None),
@@ -146,7 +126,9 @@ class Overrides:
         ]
 
     def check_one_example(self, batch_axis: int) -> None:
-        """Checks that no layout divides the examples, of which a layer sees one at a time."""
+        """Checks that no layout divides the batch axis: with a shared mask a layer sees one example
+        at a time.
+        """
         for spec in (self.spec, *self.specs.values()):
             if spec is not None and 0 <= batch_axis < len(spec) and spec[batch_axis] is not None:
                 raise ValueError(
@@ -156,8 +138,8 @@ class Overrides:
                 )
 
     def token(self) -> Any:
-        """What is equal for equal overrides, for caches; one that none knows if a rate is
-        traced.
+        """A mark for caches of traced programs: equal for equal overrides, and always new if a rate
+        is traced.
         """
         rates = (self.rate, *self.rates.values())
         if any(isinstance(rate, jax.Array) for rate in rates):
@@ -171,13 +153,13 @@ class Overrides:
         attribute: str | None,
         kwargs: Mapping[str, Any],
     ) -> Change:
-        """What a call of a layer with these keyword arguments gets.
+        """The change of one call of a layer.
 
         Args:
           path: the layer's.
           module: the layer.
           attribute: the name of the rate if the layer is Flax's.
-          kwargs: of the call.
+          kwargs: the keyword arguments of the call.
         """
         parameters = inspect.signature(type(module).__call__).parameters
         own = _own_rates(module, attribute, parameters, kwargs)
@@ -216,7 +198,7 @@ class Overrides:
 def _own_rates(
     module: Any, attribute: str | None, parameters: Collection[str], kwargs: Mapping[str, Any]
 ) -> dict[str, masks.Rate]:
-    """The rates of a layer that a call can replace. One that is learned is not among them."""
+    """The rates of a layer that its call can replace. A learned rate is not among them."""
     if "rates" in parameters:
         own = {name: getattr(module, name) for name in _SEVERAL if hasattr(module, name)}
         return own | {
@@ -228,8 +210,8 @@ def _own_rates(
 
 
 def _is_on_weights(module: Any) -> bool:
-    """Whether the layout of a layer is that of weights."""
-    shared = hasattr(module, "gaussian") and module.per == "batch" and not module.gaussian
+    """Whether a layer drops weights, so that its layout is not that of its input."""
+    shared = hasattr(module, "per_example") and not (module.per_example or module.gaussian)
     return shared or hasattr(module, "match")
 
 

@@ -1,7 +1,7 @@
 """Which layers of a model are on.
 
-This is decided before the model runs, by tracing it with all of them off, once for each form of its
-inputs.
+The model is traced with all layers off, which shows the layers in the order in which they run. The
+decision is kept for inputs of the same shapes and dtypes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import _checks
-from jaxdrop._stochastic import messages
-from jaxdrop._stochastic.dependence import dependence, is_array
-from jaxdrop._stochastic.examples import InAxes, check_axes, over_examples
-from jaxdrop._stochastic.overrides import Change, Overrides, Source
+from jaxdrop._mc_dropout import messages
+from jaxdrop._mc_dropout.dependence import dependence, is_array
+from jaxdrop._mc_dropout.examples import InAxes, check_axes, over_examples
+from jaxdrop._mc_dropout.overrides import Change, Overrides, Source
 
 Layers: TypeAlias = str | Sequence[str] | Callable[[str, Any], bool]
 """`"all"`, `"last"`, glob patterns for paths, or a predicate of (path, module)."""
 Probe: TypeAlias = Literal["outputs", "draws", "flags"] | None
-"""What a model is traced for, if not to run: no cache may remember it.
+"""What a model is traced for; None for a call of the user. No cache may keep such a trace.
 
-For "draws" every key follows that may, and for "flags" all code but the layers' is told to drop.
+"outputs": whether its outputs depend on the key. "draws": whether all its draws do; then all
+streams follow the key, even those of first states. "flags": whether more would be random if the
+model were told to train; then the flags of `calls.TRAINING` are set.
 """
 
 
@@ -38,41 +40,43 @@ class Layer(NamedTuple):
     chosen: bool
     rng_collection: str
     sources: frozenset[Source]
-    """Which arguments of `stochastic` speak of it."""
+    """The arguments of `stochastic` that name it, or change it."""
 
 
 class Plan(NamedTuple):
     """How a model runs."""
 
     on: frozenset[str]
-    """The paths of the layers that are random."""
+    """The paths of the layers that are on."""
     rng_collections: frozenset[str]
-    """The collections that its layers take keys from."""
+    """The collections from which the layers take keys."""
+
+
+class Seen(NamedTuple):
+    """What a trace of a model meets."""
+
+    layers: list[Layer]
+    """The layers, in the order in which they run."""
+    flags: set[str]
+    """The flags by which other code would be told to drop, as text."""
 
 
 class Model(Protocol):
-    """What a framework provides."""
+    """A model of a framework, as `function` needs it."""
 
     @property
     def name(self) -> str:
-        """The model's, for messages."""
+        """The name of the model's class, for messages."""
 
     @property
     def overrides(self) -> Overrides:
-        """What its layers get in place of their own."""
+        """Rates and layouts for its layers."""
 
-    def layers(
-        self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Sequence[Layer], set[str]]:
-        """Traces the model with all its layers off.
-
-        Returns:
-          The layers, in the order in which they run, and the flags by which other code is told not
-          to drop.
-        """
+    def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seen:
+        """Traces the model with all its layers off."""
 
     def keys(self) -> Iterable[str]:
-        """Where the model holds keys that are not those of a stream."""
+        """The paths of variables that are keys, without those of streams."""
 
     def run(
         self,
@@ -94,7 +98,7 @@ def function(
     if shared_mask:
         model.overrides.check_one_example(out_axes)
 
-    # Its own parameter has no name: all names are the model's, of which attention has a key too.
+    # The key is positional: a model may have an argument `key` itself, as attention has.
     def run(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
         if key is None:
             raise TypeError(
@@ -112,7 +116,9 @@ def function(
 
 
 class Choice:
-    """Which layers `layers` chooses. `"last"` chooses all, and `_plan` decides."""
+    """The argument `layers` of `stochastic`. For `"last"` every layer is chosen here, and `_plan`
+    finds the last one that changes the output.
+    """
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
@@ -132,7 +138,7 @@ class Choice:
         return self.layers in ("all", "last")
 
     def layer(self, path: str, module: Any, change: Change) -> Layer:
-        """A layer, and what is said of it."""
+        """A layer, with the arguments of `stochastic` that concern it."""
         named = {
             ("layers", pattern) for pattern in self.patterns if fnmatch.fnmatchcase(path, pattern)
         }
@@ -148,7 +154,7 @@ class Choice:
         )
 
     def check(self, name: str, found: Collection[Layer]) -> None:
-        """Checks that there are such layers among those of the model `name`."""
+        """Checks that some layers of the model `name` are chosen, and that every pattern fits."""
         if not self.is_open and not any(layer.chosen for layer in found):
             raise messages.none_chosen(name, self.layers, found)
         _check_sources(name, [("layers", pattern) for pattern in self.patterns], found)
@@ -167,7 +173,7 @@ def _plan(
     found: dict[str, Layer] = {}
     layers, flags = model.layers(key, args, kwargs)
     for layer in layers:
-        before = found.pop(layer.path, None)  # what counts is when it runs for the last time
+        before = found.pop(layer.path, None)  # found in the order of their last calls
         found[layer.path] = layer._replace(
             sources=layer.sources | (before.sources if before else frozenset())
         )
@@ -192,8 +198,8 @@ def _plan(
 
 
 def _draws(run: Callable[[jax.Array], Any], key: jax.Array) -> int:
-    """How many draws follow the key; 0 if the model does not run so: statistics in training may be
-    forbidden to it.
+    """How many draws follow the key. 0 if the model raises an error, as it may if it is told to
+    train: batch statistics cannot be updated here.
     """
     try:
         return dependence(run, key).draws
@@ -204,8 +210,8 @@ def _draws(run: Callable[[jax.Array], Any], key: jax.Array) -> int:
 def _fixed_keys(
     model: Model, plan: Plan, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> str:
-    """Where the keys are that the model draws from although they do not follow `key`; "" if there
-    is none.
+    """Where the keys come from that do not follow `key` and from which the model draws, for
+    messages; "" if there are none.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path((args, kwargs))
     follow = {
@@ -230,8 +236,18 @@ def _fixed_keys(
     return messages.places(still, list(model.keys()))
 
 
+def paths_of_keys(variables: Any) -> list[str]:
+    """The paths of the keys in a pytree of variables."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in leaves
+        if is_key(leaf)
+    ]
+
+
 def is_key(x: Any) -> bool:
-    """Whether `x` is a key, or looks like a legacy one."""
+    """Whether `x` is a typed key, or has the dtype and shape of a legacy one."""
     return is_array(x) and (
         jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         or (x.dtype == "uint32" and x.shape[-1:] == (2,))
@@ -239,14 +255,16 @@ def is_key(x: Any) -> bool:
 
 
 def _may_follow(x: jax.Array, key: jax.Array) -> bool:
-    """Whether `x` may change together with `key`: not so if only `key` is traced, or the two by
-    different transformations.
+    """Whether `x` may change together with `key`. It cannot if `key` is traced and `x` is not, or
+    if they are traced by different transformations.
     """
     return not isinstance(key, jax.core.Tracer) or type(x) is type(key)
 
 
 def _form(inputs: Any) -> Any:
-    """What tracing can see of the inputs; None if that cannot be remembered."""
+    """All that a trace sees of the inputs, as the key of a dict: structure, shapes, dtypes, and the
+    values that are no arrays. None if one of them cannot be hashed.
+    """
     leaves, structure = jax.tree.flatten(inputs)
     form = (
         structure,

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
-from jaxdrop._stochastic.dependence import is_array
+from jaxdrop._mc_dropout.dependence import is_array
 
 InAxes: TypeAlias = int | Sequence[int | None] | None
 
 
 def check_axes(shared_mask: bool, in_axes: InAxes, out_axes: int) -> None:
-    """Checks what says whether and where examples are."""
+    """Checks the arguments of `stochastic` that say where the axis of examples is."""
     if not isinstance(shared_mask, (bool, np.bool_)):
         raise TypeError(f"shared_mask must be True or False, got {shared_mask!r}")
     _checks.check_integer(out_axes, "out_axes", "the number of an axis")
@@ -31,8 +31,8 @@ def check_axes(shared_mask: bool, in_axes: InAxes, out_axes: int) -> None:
 
 
 def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Callable[..., Any]:
-    """`run` on one example at a time, by `jax.vmap`, all with the same key: this is what shares a
-    mask of any kind.
+    """`run` on one example at a time, by `jax.vmap`, each with the same key. So all examples get
+    the same mask, whatever the layers drop.
     """
 
     def shared(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ def _leaf_axes(in_axes: InAxes, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 def _only(output: jax.Array, axis: int) -> jax.Array:
-    """The one example of a batch of one."""
+    """The output for the only example of a batch, without the batch axis."""
     shape = np.shape(output)
     if not -len(shape) <= axis < len(shape) or shape[axis] != 1:
         raise ValueError(
