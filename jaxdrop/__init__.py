@@ -15,39 +15,53 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules
-from jaxdrop.functional.attention import dot_product_attention
-from jaxdrop.functional.elements import (
+from jaxdrop.functional import (
     alpha_dropout,
+    attention_dropout,
+    bias_dropout_add,
     classic_dropout,
-    dropout,
-    feature_alpha_dropout,
-)
-from jaxdrop.functional.graphs import drop_edge, drop_node, symmetric_normalization
-from jaxdrop.functional.heads import attention_dropout, drop_head, drop_key
-from jaxdrop.functional.learned import (
     concrete_dropout,
     concrete_kl,
+    depth_rates,
+    dot_product_attention,
+    drop_block,
+    drop_connect,
+    drop_connect_gaussian,
+    drop_edge,
+    drop_head,
+    drop_key,
+    drop_node,
+    drop_path,
+    dropout,
+    dropout_add_layer_norm,
+    embedding_dropout,
+    feature_alpha_dropout,
+    gaussian_dropout,
+    gaussian_noise,
+    label_dropout,
+    layer_drop,
+    locked_dropout,
+    modality_dropout,
+    multi_sample_dropout,
+    neftune,
+    quant_noise,
+    r_drop,
+    recurrent_dropout,
+    shake_drop,
     sparse_kl,
     sparse_log_alpha,
     sparse_variational_dense,
+    spatial_dropout,
+    symmetric_normalization,
+    token_dropout,
+    uniform_dropout,
     variational_dense,
     variational_dropout,
     variational_kl,
-)
-from jaxdrop.functional.losses import multi_sample_dropout, r_drop
-from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
-from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, shake_drop
-from jaxdrop.functional.regions import drop_block, spatial_dropout
-from jaxdrop.functional.residuals import bias_dropout_add, dropout_add_layer_norm
-from jaxdrop.functional.sequences import (
-    embedding_dropout,
-    locked_dropout,
-    recurrent_dropout,
+    weight_drop,
     word_dropout,
     zoneout,
 )
-from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
-from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
 from jaxdrop.random import key, step_key
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ _FUNCTIONS = {
     "droppath": "drop_path(key, x, rate)",
     "dropconnect": "drop_connect(key, x, w, rate)",
     "dropout_edge": "drop_edge(key, senders, receivers, rate)",
-    "dropout_node": "drop_node(key, num_nodes, senders, receivers, rate)",
+    "dropout_node": "drop_node(key, senders, receivers, num_nodes, rate)",
     "variational_recurrent_dropout": "locked_dropout(key, x, rate, time_axis=...)",
     "patch_dropout": "token_dropout(key, x, rate, num_prefix_tokens=...)",
     "scaled_dot_product_attention": "dot_product_attention(key, q, k, v, rate)",

@@ -59,7 +59,7 @@ def table(judged: Iterable[Judged]) -> rich.table.Table:
 
 
 def _package(name: str) -> str:
-    """`jaxdrop.mc._regression` -> `mc`."""
+    """`jaxdrop.mc.regression` -> `mc`."""
     parts = name.removeprefix("jaxdrop.").split(".")
     return parts[0] if parts[0] in ("mc", "nnx", "linen", "random", "schedules") else "functions"
 

@@ -46,9 +46,6 @@ import jaxdrop.nnx.sequences
 import jaxdrop.nnx.tokens
 import jaxdrop.nnx.weights
 from jaxdrop.functional import (
-    _recurrent_rates,
-    _stacks,
-    _time,
     elements,
     graphs,
     learned,
@@ -257,7 +254,7 @@ def _drop_connect_per_example(
 ) -> jax.Array:
     """Each entry of x is an example of its own, of one feature."""
     y = weights.drop_connect(
-        key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per_example=True, **options
+        key, jnp.expand_dims(x, -1), jnp.ones((1, 1), x.dtype), rate, per="example", **options
     )
     return y.squeeze(-1)
 
@@ -613,7 +610,7 @@ def _of_edges(layer: Layer, x: jax.Array) -> jax.Array:
 
 def _of_nodes(layer: Layer, x: jax.Array) -> jax.Array:
     ids = jnp.zeros(1, jnp.int32)
-    return _rows(layer(len(x), ids, ids).nodes, x)
+    return _rows(layer(ids, ids, len(x)).nodes, x)
 
 
 def _drop_edge(
@@ -928,9 +925,9 @@ def _rnn(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`y_t = d(x_t)`."""
-    layout = _time.spec_of_steps(spec, x.ndim, 1)
-    rates = _recurrent_rates.Rates(input_rate=rate).checked(_recurrent_rates.SIMPLE)
-    plan = recurrent.Plan(_recurrent_rates.SIMPLE, rates, key, False, False, deterministic, layout)
+    layout = recurrent.spec_of_steps(spec, x.ndim, 1)
+    rates = recurrent.Rates(input_rate=rate).checked(recurrent.SIMPLE)
+    plan = recurrent.Plan(recurrent.SIMPLE, rates, key, False, False, deterministic, layout)
     return recurrent.run(
         plan, pure_loop(lambda carry, x, hooks: x), jnp.zeros_like(x[:, 0]), x, time_axis=1
     )[1]
@@ -946,8 +943,8 @@ def _rnn_recurrent(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`y = d(x)`, where x is the state before the only step."""
-    rates = _recurrent_rates.Rates(recurrent_rate=rate).checked(_recurrent_rates.SIMPLE)
-    plan = recurrent.Plan(_recurrent_rates.SIMPLE, rates, key, True, True, deterministic, spec)
+    rates = recurrent.Rates(recurrent_rate=rate).checked(recurrent.SIMPLE)
+    plan = recurrent.Plan(recurrent.SIMPLE, rates, key, True, True, deterministic, spec)
 
     def cell(carry: jax.Array, x: jax.Array, hooks: recurrent.Hooks) -> jax.Array:
         return carry if hooks.recurrent is None else hooks.recurrent(carry, 0)
@@ -966,10 +963,10 @@ def _stacked_rnn(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """Two layers `y_t = x_t`."""
-    return _stacks.stack(
+    return recurrent.stack(
         [[lambda x, key, rates, carry: (carry, x)]] * 2,
         key,
-        _recurrent_rates.Rates(),
+        recurrent.Rates(),
         rate,
         x,
         initial_carry=None,
@@ -1296,16 +1293,16 @@ VARIANTS += [
     dataclasses.replace(
         DROP_HEAD,
         name="drop_head_by_rate",
-        call=functools.partial(jaxdrop.drop_head, normalization="rate"),
-        nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="rate"),
-        linen=functools.partial(jaxdrop.linen.DropHead, normalization="rate"),
+        call=functools.partial(jaxdrop.drop_head, normalize="expected"),
+        nnx=functools.partial(jaxdrop.nnx.DropHead, normalize="expected"),
+        linen=functools.partial(jaxdrop.linen.DropHead, normalize="expected"),
     ),
     dataclasses.replace(
         DROP_HEAD,
         name="drop_head_fixed",
-        call=functools.partial(jaxdrop.drop_head, normalization="fixed"),
-        nnx=functools.partial(jaxdrop.nnx.DropHead, normalization="fixed"),
-        linen=functools.partial(jaxdrop.linen.DropHead, normalization="fixed"),
+        call=functools.partial(jaxdrop.drop_head, normalize="fixed"),
+        nnx=functools.partial(jaxdrop.nnx.DropHead, normalize="fixed"),
+        linen=functools.partial(jaxdrop.linen.DropHead, normalize="fixed"),
         exempt={
             "test_law": (
                 "a fixed number of heads is dropped: they depend on each other; see test_heads.py"

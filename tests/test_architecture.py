@@ -20,7 +20,16 @@ SOURCES = dict(zip(MODULES, FILES, strict=True))
 
 # The lowest floor first. Rooms on one floor do not import each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_checks", "_compiler", "_elsewhere", "_lengths", "_numerics", "_optional", "_variates"),
+    (
+        "_checks",
+        "_compiler",
+        "_elsewhere",
+        "_kernel",
+        "_lengths",
+        "_numerics",
+        "_optional",
+        "_variates",
+    ),
     ("_mapped_axes", "schedules"),
     ("random",),
     ("_key_types", "masks"),
@@ -33,89 +42,32 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 
 # Private modules that another room imports, with the reason. An entry that is needed no more fails.
-_KERNEL = {"jaxdrop.functional._kernel"}
-_RATES = "jaxdrop.functional._recurrent_rates"
-_RECURRENT = {
-    _RATES,
-    "jaxdrop.functional._recurrent_checks",
-    "jaxdrop.functional._time",
-}
 PRIVATE_IMPORTS: dict[str, set[str]] = {
     # Pickled keys in files name this module.
     "jaxdrop._key_types": {"jaxdrop.random._key_types"},
     # The coordinates of a mask are made without a key, by the arithmetic of positions.
     "jaxdrop.masks._placement": {"jaxdrop.random._positions"},
     # A kernel of Pallas takes no keys, and draws its bits by the arithmetic of `random`.
-    "jaxdrop.functional._gpu": {"jaxdrop.random._drawing", "jaxdrop.random._positions"},
-    "jaxdrop.functional._triton_kernels": {"jaxdrop.random._positions", "jaxdrop.random._words"},
+    "jaxdrop.functional.attention._gpu": {"jaxdrop.random._drawing", "jaxdrop.random._positions"},
+    "jaxdrop.functional.attention._triton_kernels": {
+        "jaxdrop.random._positions",
+        "jaxdrop.random._words",
+    },
     # `mc.keys` is the public face of the keys of samples.
-    "jaxdrop.mc.sampling": {"jaxdrop.random._samples"},
-    # To be moved: the compiled function of a variant, below `functional` and `mc`.
-    **dict.fromkeys(
-        (
-            "jaxdrop.mc._classification",
-            "jaxdrop.mc._moments",
-            "jaxdrop.mc._observations",
-            "jaxdrop.mc._reduction",
-            "jaxdrop.mc._regression",
-            "jaxdrop.mc._sequences",
-            "jaxdrop.mc.choosing",
-        ),
-        _KERNEL,
-    ),
-    # To be moved: what the layers of both frameworks share.
-    "jaxdrop._mc_dropout.overrides": {_RATES},
-    "jaxdrop.layers.recurrent": _RECURRENT | {"jaxdrop.functional._stacks"},
-    "jaxdrop.linen._cells": {_RATES},
-    "jaxdrop.linen.attention": {"jaxdrop.functional._attention_weights"},
-    "jaxdrop.linen.regions": {"jaxdrop.functional._axes"},
-    "jaxdrop.linen.stacked": _RECURRENT - {"jaxdrop.functional._time"},
-    "jaxdrop.nnx._cells": {_RATES},
-    "jaxdrop.nnx.recurrent": _RECURRENT - {"jaxdrop.functional._time"},
-    "jaxdrop.nnx.regions": {"jaxdrop.functional._axes"},
-    "jaxdrop.nnx.stacked": {_RATES},
+    "jaxdrop.mc._sampling": {"jaxdrop.random._samples"},
 }
 
 # Public modules that do not yet say what is public. An entry that is needed no more fails.
 _VARIANTS = (
-    *("attention", "elements", "graphs", "heads", "learned", "noise", "paths", "recurrent"),
-    *("regions", "residuals", "sequences", "tokens", "weights"),
+    *("elements", "graphs", "heads", "learned", "noise", "paths", "regions", "residuals"),
+    *("sequences", "tokens", "weights"),
 )
-_LAYERS = {*_VARIANTS} - {"attention", "recurrent"}
 WITHOUT_ALL = {
-    "jaxdrop.functional",
-    "jaxdrop.functional.losses",
-    *(f"jaxdrop.functional.{name}" for name in _VARIANTS),
-    *(f"jaxdrop.linen.{name}" for name in _LAYERS),
-    *(f"jaxdrop.nnx.{name}" for name in _LAYERS),
-    "jaxdrop.mc.acquisition",
-    "jaxdrop.mc.calibration",
-    "jaxdrop.mc.choosing",
-    "jaxdrop.mc.datasets",
-    "jaxdrop.mc.prefix",
-    "jaxdrop.mc.running",
-    "jaxdrop.mc.sampling",
-    "jaxdrop.schedules",
+    f"jaxdrop.{framework}.{name}" for framework in ("linen", "nnx") for name in _VARIANTS
 }
 
 # Files of more than 300 lines. An entry that is needed no more fails.
-TOO_LONG = {
-    "functional/_attention_shapes.py",
-    "functional/attention.py",
-    "functional/elements.py",
-    "functional/graphs.py",
-    "functional/learned.py",
-    "functional/noise.py",
-    "functional/paths.py",
-    "functional/regions.py",
-    "functional/sequences.py",
-    "functional/tokens.py",
-    "functional/weights.py",
-    "mc/_classification.py",
-    "mc/metrics/_calibration.py",
-    "nnx/learned.py",
-    "schedules.py",
-}
+TOO_LONG = {"nnx/learned.py"}
 
 
 class Import(NamedTuple):
@@ -228,7 +180,7 @@ def test_rooms_take_from_each_other_what_is_listed() -> None:
         ("jaxdrop.mc._inputs", "from jaxdrop.random._keys import fast", private),
         ("jaxdrop.mc._inputs", "from jaxdrop.random import fast, _extend", private),
         ("jaxdrop.functional.paths", "from jaxdrop import masks\nmasks._GRID", private),
-        ("jaxdrop.mc.sampling", "from jaxdrop.random import gumbel", unlisted),
+        ("jaxdrop.mc._sampling", "from jaxdrop.random import gumbel", unlisted),
         ("jaxdrop.functional.paths", "from jaxdrop import masks\nmasks.materialize(x)", unlisted),
     ],
 )

@@ -109,6 +109,19 @@ def test_a_foreign_argument_of_a_constructor(layer: type, foreign: str, says: st
             lambda: schedules.linear(0.1, 0.2, num_steps=3),
             "linear has no argument 'num_steps': is steps meant?",
         ),
+        (
+            lambda: jaxdrop.drop_connect(KEY, X, X.T, 0.1, inverted=False),
+            "drop_connect has no argument 'inverted': it is called scale_by_keep here",
+        ),
+        (
+            lambda: jaxdrop.drop_connect(KEY, X, X.T, 0.1, per_example=True),
+            "it is called per here",
+        ),
+        (lambda: jaxdrop.shake_drop(KEY, X, 0.1, level="batch"), "it is called per here"),
+        (lambda: jaxdrop.drop_path(KEY, X, 0.1, per="batch"), "it is called mode here"),
+        (lambda: jaxdrop.drop_head(KEY, X, 0.1, normalization="fixed"), "is called normalize here"),
+        (lambda: jaxdrop.nnx.DropBlock(0.1, scale_by_keep=True), "it is called normalize here"),
+        (lambda: jaxdrop.linen.DropBlock(0.1, preset="timm"), "it is called rule here"),
     ],
 )
 def test_a_foreign_argument(call: Callable[[], Any], says: str) -> None:
@@ -258,7 +271,7 @@ def test_flags(value: Any) -> None:
         ("scale_by_keep", lambda flag: jaxdrop.drop_path(KEY, X, 0.5, scale_by_keep=flag)),
         ("undirected", lambda flag: jaxdrop.drop_edge(KEY, IDS, IDS, 0.5, undirected=flag)),
         ("self_loops", lambda flag: jaxdrop.symmetric_normalization(IDS, IDS, 3, self_loops=flag)),
-        ("inverted", lambda flag: jaxdrop.drop_connect(KEY, X, X.T, 0.5, inverted=flag)),
+        ("scale_by_keep", lambda flag: jaxdrop.drop_connect(KEY, X, X.T, 0.5, scale_by_keep=flag)),
         (
             "prenorm",
             lambda flag: jaxdrop.dropout_add_layer_norm(
@@ -403,7 +416,7 @@ HIDDEN = np.ma.masked_invalid(np.array([0.5, np.nan, 0.5], np.float32))
             "rngs must be an nnx.Rngs",
         ),
         (
-            lambda: jaxdrop.drop_node(KEY, 2, IDS, IDS, 0.5),
+            lambda: jaxdrop.drop_node(KEY, IDS, IDS, 2, 0.5),
             ValueError,
             "num_nodes counts all nodes, those of padding too",
         ),
@@ -430,7 +443,7 @@ def test_nothing_masked_is_no_mask() -> None:
         lambda: jaxdrop.symmetric_normalization(IDS, IDS, 2),
         lambda: jaxdrop.symmetric_normalization(IDS, IDS - 1, 3),
         lambda: jaxdrop.symmetric_normalization(IDS, IDS, 3, weights=-jnp.ones(3)),
-        lambda: jaxdrop.drop_node(KEY, 2, IDS, IDS, 0.5),
+        lambda: jaxdrop.drop_node(KEY, IDS, IDS, 2, 0.5),
         lambda: jaxdrop.drop_edge(KEY, IDS - 1, IDS, 0.5),
         lambda: jaxdrop.dropout_add_layer_norm(KEY, X, None, None, None, 0.5, epsilon=-1.0),
         lambda: jaxdrop.sparse_variational_dense(

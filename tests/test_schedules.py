@@ -146,7 +146,8 @@ def test_before_the_first_step_it_is_the_first_rate(case: Case) -> None:
         assert jax.jit(case.schedule)(-3) == case.schedule(0)
 
 
-rates = st.floats(0, 1, width=32)
+# XLA on CPU flushes subnormal numbers to 0.
+rates = st.floats(0, 1, width=32, allow_subnormal=False)
 
 
 @hypothesis.given(

@@ -42,6 +42,20 @@ _ELSEWHERE: dict[tuple[str, ...], dict[str, str]] = {
         "rng": "rng=... takes a key; usual is layer.apply(variables, x, rngs={'dropout': key})",
         "key": "a PRNG key comes first, such as jaxdrop.key(seed)",
     },
+    ("inverted", "scale_by_keep", "rescale"): {
+        "scale_by_keep": "it is called scale_by_keep here: whether to divide by 1 - rate",
+        "normalize": "it is called normalize here, and names the share that divides kept values",
+    },
+    ("normalization", "batchwise"): {
+        "normalize": "it is called normalize here, and names the share that divides kept values"
+    },
+    ("level", "per_example", "mode", "per"): {
+        "per": "it is called per here, and says what has a draw of its own, as in per='batch'",
+        "mode": "it is called mode here: mode='row' or mode='batch'",
+    },
+    ("preset", "rounding", "scaling"): {
+        "rule": "it is called rule here, and names whose rule to follow"
+    },
     ("inplace",): dict.fromkeys(
         ("x", "rate", "inputs"), "JAX arrays do not change: use what is returned"
     ),

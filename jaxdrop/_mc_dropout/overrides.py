@@ -13,7 +13,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional._recurrent_rates import Rates
+from jaxdrop.functional.recurrent import Rates
 from jaxdrop.layers.attention import stand_in, with_options
 
 Spec: TypeAlias = PartitionSpec | Mapping[str, PartitionSpec] | None

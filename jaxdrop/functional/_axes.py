@@ -53,12 +53,11 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
     return Axes(tuple(range(first)), tuple(space), channel)
 
 
-def check_rank(caller: str, x: jax.Array, rank: int) -> None:
-    """Checks that `x` is one example or a batch of them, with `rank` spatial axes."""
-    x, name = _checks.check_inexact(x, caller), _checks.shown("x")
-    if x.ndim not in (rank + 1, rank + 2):
-        raise ValueError(
-            f"{caller} takes a batch of {rank + 2} axes or a single example of {rank + 1}, but"
-            f" {name} has shape {x.shape}. For other layouts there is jaxdrop.spatial_dropout(key,"
-            " x, rate, spatial_rank=...), for vectors jaxdrop.dropout."
+def all_but(x: jax.Array, **own: int) -> tuple[int, ...]:
+    """The axes of `x` without those of `own`, which maps names of arguments to axis numbers."""
+    return tuple(
+        sorted(
+            set(range(x.ndim))
+            - {_checks.check_axis(axis, name, x.ndim) for name, axis in own.items()}
         )
+    )

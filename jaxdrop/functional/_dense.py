@@ -1,5 +1,5 @@
-"""Dense layers with random weights: their operands, and pre-activations that are drawn themselves
-in place of the weights.
+"""Dense layers with random weights: checks of the operands, and draws of pre-activations in place
+of draws of weights.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def gaussian(
     Args:
       key: a single key.
       x: shape (..., in).
-      mean: of the weights, shape (in, out).
-      variance: of the weights, shape (in, out), at least 0.
+      mean: the means of the weights, shape (in, out).
+      variance: the variances of the weights, shape (in, out), at least 0.
       spec: the layout of the whole result.
     """
     kind = _numerics.compute_dtype(jnp.result_type(x, mean))
@@ -51,7 +51,7 @@ def gaussian(
     deviation = jnp.where(
         none, jnp.zeros_like(spread), jnp.sqrt(jnp.where(none, jnp.ones_like(spread), spread))
     )
-    # The minimum never binds. Without it, and its derivative, the compiler may round product and
-    # sum at once, in one program and not in another.
+    # The minimum is never reached. It keeps the compiler from fusing product and sum into one
+    # operation with one rounding, as it may do in one program and not in another.
     shift = jnp.minimum(deviation * noise, jnp.finfo(kind).max)
     return (center + shift).astype(jnp.result_type(x, mean))

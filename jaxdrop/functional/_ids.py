@@ -1,6 +1,4 @@
-"""Dropping integers: an id is replaced by another one. There is nothing to scale, and nothing to
-differentiate.
-"""
+"""Dropping integers: an id is replaced by another one, without a scale and without a gradient."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 
 
 def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
-    """The function behind `caller`: each id gives way to `replacement` with probability `rate`,
-    unless its value is protected.
+    """The implementation of the public function `caller`: each id is replaced by `replacement` with
+    probability `rate`, unless its value is protected.
 
     `name` and `of` are those of `caller`'s arguments, the replacement and the ids, for messages.
     """
@@ -77,6 +75,6 @@ def _replaced(
     )
     limits = jnp.iinfo(ids.dtype)
     for number in protected:
-        if limits.min <= number <= limits.max:  # no id is beyond
+        if limits.min <= number <= limits.max:  # others are no value of this dtype
             keep |= ids == jnp.asarray(number, ids.dtype)
     return jnp.where(keep, ids, jnp.asarray(replacement, ids.dtype))

@@ -1,7 +1,7 @@
-"""How arrays are divided over a mesh with explicit axes, where JAX refuses what it cannot divide by
-itself.
+"""Layouts of arrays on a mesh with explicit axes, where JAX raises an error for an operation whose
+result could be divided in several ways.
 
-On meshes with automatic axes, and without a mesh, nothing is said and nothing is moved.
+On meshes with automatic axes, and without a mesh, these functions change nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def spec(*entries: Names) -> PartitionSpec:
 
 
 def joined(*layouts: list[Names]) -> list[Names]:
-    """Each axis as the first layout has it that divides it, if no other axis is divided by the same
-    mesh axis already.
+    """One layout from several: each axis is divided as in the first layout that divides it, unless
+    these mesh axes divide another axis already.
     """
     found, *others = ([*layout] for layout in layouts)
     used = {name for entry in found for name in entry}
@@ -52,8 +52,8 @@ def joined(*layouts: list[Names]) -> list[Names]:
 
 
 def alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Arrays of one shape, all divided in one way. To be called under `jit`, where arrays of one
-    device join the mesh.
+    """Arrays of one shape with one layout. Call it under `jit`, which moves arrays of a single
+    device to the mesh.
     """
     mesh = mesh_of(*arrays)
     if mesh is None:
@@ -63,5 +63,5 @@ def alike(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def placed(x: jax.Array, mesh: AbstractMesh | None, layout: list[Names]) -> jax.Array:
-    """`x`, divided so on the mesh, if there is one."""
+    """`x` with this layout on the mesh, or `x` itself without a mesh."""
     return x if mesh is None else reshard(x, NamedSharding(mesh, spec(*layout)))

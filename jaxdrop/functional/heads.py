@@ -1,4 +1,4 @@
-"""Dropping attention weights, keys and whole heads, in attention that is computed in the open."""
+"""Dropping attention weights, keys and whole heads, in attention code that forms these arrays."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, masks
+from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts, elements
-from jaxdrop.functional._kernel import kernel
 
-HeadNormalization = Literal["kept", "rate", "fixed"]
+__all__ = [
+    "Normalize",
+    "attention_dropout",
+    "drop_head",
+    "drop_key",
+]
+
+Normalize = Literal["example", "expected", "fixed"]
 
 
 @_checks.hinted
@@ -28,11 +35,10 @@ def attention_dropout(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Dropout of attention weights that are there as an array: `y = m weights / (1 - rate)`, behind
-    the softmax.
+    """Dropout of an array of attention weights, after the softmax: `y = m weights / (1 - rate)`.
 
-    Rows do not sum to 1 any more, which is as it should be. `jaxdrop.dot_product_attention` has the
-    same mask without the array.
+    The rows of `y` sum to 1 in expectation only. `jaxdrop.dot_product_attention` draws the same
+    mask without forming the array.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
@@ -73,19 +79,19 @@ def drop_key(
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """DropKey: logits become minus infinity with probability `rate`, in front of the softmax, which
-    shares their weight out.
+    """DropKey: logits become minus infinity with probability `rate`, before the softmax.
 
-    There is no factor `1 / (1 - rate)`: the weights sum to 1 as they are. Each query keeps one key
-    at least, the one that would have been dropped last, so that no row of the softmax is NaN: among
-    the keys whose logit is not minus infinity already.
+    The softmax gives the weight of the dropped keys to the others. Weights sum to 1 without a
+    factor `1 / (1 - rate)`. Each query keeps at least one key, so that no row of the softmax is
+    NaN: if all would be dropped, the one that drops at the highest rate stays. Keys whose logit is
+    minus infinity already are not counted.
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
       logits: `(..., keys)`, of a floating dtype; usually `(batch..., heads, queries, keys)`.
       rate: the probability of dropping, in [0, 1]: a number, a traced scalar, or an array that
         broadcasts to the mask's shape, with length 1 along the keys. The paper uses 0.1 to 0.3,
-        less in deeper layers. At 1 one key a query is left.
+        less in deeper layers. At 1 each query keeps one key.
       broadcast_dims: axes along which the mask is shared; not the last one.
       deterministic: if True, or if `rate` is the number 0, `logits` itself is returned.
       spec: as in `jaxdrop.dropout`; the last axis may not be divided.
@@ -143,8 +149,8 @@ def _drop_key(
     spec: PartitionSpec | None,
 ) -> jax.Array:
     bits = masks.draw(key, logits, broadcast_dims=shared, spec=spec)
-    # Whoever is kept at some rate is kept at all lower ones, so the lowest bits are those of the
-    # last to go.
+    # A key is kept if its bits are below a threshold, which falls as the rate rises. So the key
+    # with the lowest bits stays up to the highest rate.
     there = jnp.where(jnp.isneginf(logits), np.uint32(0xFFFFFFFF), bits)
     keep = masks.below(bits, threshold) | (there == there.min(-1, keepdims=True))
     return jnp.where(keep, logits, jnp.array(-jnp.inf, logits.dtype))
@@ -156,7 +162,7 @@ def drop_head(
     x: jax.Array,
     rate: masks.Rate,
     *,
-    normalization: HeadNormalization = "kept",
+    normalize: Normalize = "example",
     head_axis: int = -2,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
@@ -165,18 +171,19 @@ def drop_head(
 
     Args:
       key: a single PRNG key. May be None if nothing is drawn.
-      x: what the heads give before they are projected together: `(batch..., length, heads, depth)`,
-        or `(batch..., heads, length, depth)` with `head_axis=-3`; any floating or complex dtype.
+      x: the outputs of the heads, before the projection that joins them: `(batch..., length, heads,
+        depth)`, or `(batch..., heads, length, depth)` with `head_axis=-3`; any floating or complex
+        dtype.
       rate: the probability of dropping a head, in [0, 1]: a number or a traced scalar. The paper
         lets 0.2 fall to 0 and rise again over the training: `jaxdrop.schedules.cyclic(0.2, 0.0,
         steps)`.
-      normalization: of `H` heads, `'kept'` multiplies by `c = H / (number kept in the example)`, as
-        the paper does; where none is kept, `y` is 0. `'rate'` multiplies by `c = 1 / (1 - rate)`,
-        so that `E[y] = x`. `'fixed'` drops `n = round(rate H)` heads of each example, no more and
-        no less, and multiplies by `c = H / (H - n)`: also `E[y] = x`.
+      normalize: which share of the `H` heads divides the kept ones. `'example'`: the share that is
+        kept in the example, `c = H / (number kept)`, as in the paper; where none is kept, `y` is 0.
+        `'expected'`: the expected share, `c = 1 / (1 - rate)`, so that `E[y] = x`. `'fixed'` drops
+        exactly `n = round(rate H)` heads of each example, and `c = H / (H - n)`: also `E[y] = x`.
       head_axis: the axis of the heads, among the last three.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
-      spec: as in `jaxdrop.dropout`; the heads may be divided with `'rate'` only.
+      spec: as in `jaxdrop.dropout`; the heads may be divided with `'expected'` only.
 
     Returns:
       An array like `x`.
@@ -184,7 +191,7 @@ def drop_head(
     Raises:
       TypeError: as `jaxdrop.dropout`.
       ValueError: `x` has fewer than three axes, `head_axis` is none of the two places, `rate` has
-        axes, `normalization` is unknown, `spec` divides the heads; otherwise as `jaxdrop.dropout`.
+        axes, `normalize` is unknown, `spec` divides the heads; otherwise as `jaxdrop.dropout`.
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
@@ -192,7 +199,7 @@ def drop_head(
       models", 2020, arXiv:2004.13342.
     """
     x, rate, _, spec = _checks.check_site("drop_head", x, rate, (), spec)
-    _checks.check_one_of(normalization, "normalization", HeadNormalization)
+    _checks.check_one_of(normalize, "normalize", Normalize)
     heads = _checks.check_axis(head_axis, "head_axis", max(x.ndim, 3))
     if x.ndim < 3 or heads not in (x.ndim - 2, x.ndim - 3):
         raise ValueError(
@@ -201,25 +208,24 @@ def drop_head(
             f" head_axis={head_axis}."
         )
     _checks.check_one_rate(rate, "drop_head takes one rate for all heads")
-    if normalization != "rate" and _mapped_axes.names_and_size(spec, [heads])[0]:
+    if normalize != "expected" and _mapped_axes.names_and_size(spec, [heads])[0]:
         raise ValueError(
-            f"spec={spec} divides the heads, axis {heads}, which normalization={normalization!r}"
-            " counts."
+            f"spec={spec} divides the heads, axis {heads}, which normalize={normalize!r} counts."
         )
     shared = tuple(axis for axis in range(x.ndim - 3, x.ndim) if axis != heads)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
-    if normalization == "rate":
+    if normalize == "expected":
         with jax.named_scope("jaxdrop.drop_head"):
             return elements.dropout(key, x, rate, broadcast_dims=shared, spec=spec)
-    single, x = _checks.consume_key(key, "drop_head"), masks.nan_if_impossible(x, rate)
+    key, x = _checks.consume_key(key, "drop_head"), masks.nan_if_impossible(x, rate)
     dropped = jnp.nan_to_num(jnp.round(jnp.asarray(rate) * x.shape[heads])).astype(jnp.int32)
     return _drop_head(
-        single,
+        key,
         x,
         masks.distribution(rate).threshold,
         dropped,
-        fixed=normalization == "fixed",
+        fixed=normalize == "fixed",
         heads=heads,
         shared=shared,
         spec=spec,

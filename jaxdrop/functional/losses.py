@@ -12,13 +12,19 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, masks
+from jaxdrop._kernel import kernel
 from jaxdrop.functional import _layouts
-from jaxdrop.functional._kernel import kernel
 from jaxdrop.functional.elements import dropout
 
-Scaling = Literal["fairseq", "readme", "vit"]
+__all__ = [
+    "Rule",
+    "multi_sample_dropout",
+    "r_drop",
+]
 
-# What the two cross-entropies are multiplied by, and what the two divergences times alpha are.
+Rule = Literal["fairseq", "readme", "vit"]
+
+# The factors of the sum of the cross-entropies, and of alpha times the sum of the divergences.
 _FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
 
 
@@ -29,13 +35,13 @@ def r_drop(
     labels: jax.Array,
     *,
     alpha: float | jax.Array,
-    scaling: Scaling = "fairseq",
+    rule: Rule = "fairseq",
 ) -> jax.Array:
     """R-Drop: cross-entropy of two passes under different masks, and their symmetric divergence,
     for each example.
 
-    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, in the
-    scalings that are in use:
+    With `CE1`, `CE2` the cross-entropies in nats and `J = KL(p1 || p2) + KL(p2 || p1)`, the rules
+    in use are:
 
     ==========  =============================  =============================================
     `fairseq`   `CE1 + CE2 + alpha/2 J`        the paper; its code for translation (alpha 5)
@@ -50,20 +56,20 @@ def r_drop(
     The two passes need two keys: `first, second = jax.vmap(apply)(jax.random.split(key))`.
 
     Args:
-      logits: shape (..., C), of the first pass. A class that both rule out with -inf adds nothing;
-        one that only one of them rules out makes J infinite.
-      other: of the second pass, like `logits`.
+      logits: shape (..., C), of the first pass. A class with a logit of -inf in both passes adds 0
+        to J; with -inf in one pass only it makes J infinite.
+      other: the logits of the second pass, of the shape and dtype of `logits`.
       labels: integers of shape (...), or probabilities of shape (..., C). A label outside [0, C)
         gives NaN.
       alpha: the weight of the divergence, at least 0; a number or a scalar array.
-      scaling: one of the three names.
+      rule: a name of the table.
 
     Returns:
       Shape (...), of the dtype of `logits`, float32 at least.
 
     Raises:
       TypeError: logits are not floating.
-      ValueError: shapes do not fit, `alpha` is negative or `scaling` unknown.
+      ValueError: shapes do not fit, `alpha` is negative or `rule` unknown.
 
     References:
       Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang & Liu, "R-Drop: regularized dropout for neural
@@ -99,13 +105,13 @@ def r_drop(
     alpha = _checks.check_number(alpha, "alpha")
     if np.ndim(alpha):
         raise ValueError(f"alpha must be one number, got {_checks.quoted(alpha)}")
-    _checks.check_one_of(scaling, "scaling", Scaling)
-    return _r_drop(logits, other, labels, alpha, scaling=scaling)
+    _checks.check_one_of(rule, "rule", Rule)
+    return _r_drop(logits, other, labels, alpha, rule=rule)
 
 
 @kernel("r_drop")
 def _r_drop(
-    logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, scaling: Scaling
+    logits: jax.Array, other: jax.Array, labels: jax.Array, alpha: jax.Array, *, rule: Rule
 ) -> jax.Array:
     logits, other, labels = _alike(logits, other, labels)
     dtype = _numerics.compute_dtype(logits.dtype)
@@ -114,12 +120,12 @@ def _r_drop(
     gap = jnp.where(impossible, jnp.zeros_like(one), one - two)
     divergence = ((jnp.exp(one) - jnp.exp(two)) * gap).sum(-1)
     cross_entropy = _cross_entropy(one + two, labels)
-    weight, share = _FACTORS[scaling]
+    weight, share = _FACTORS[rule]
     return weight * cross_entropy + share * jnp.asarray(alpha, dtype) * divergence
 
 
 def _alike(logits: jax.Array, other: jax.Array, labels: jax.Array) -> list[jax.Array]:
-    """All divided in one way on a mesh with explicit axes."""
+    """The three arrays, with the same layout on a mesh with explicit axes."""
     mesh = _layouts.mesh_of(logits, other, labels)
     layout = _layouts.joined(_layouts.axes(logits), _layouts.axes(other), _layouts.axes(labels))
     return [_layouts.placed(x, mesh, layout[: x.ndim]) for x in (logits, other, labels)]
@@ -129,7 +135,7 @@ def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.integer):
         labels = (
             labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
-        )  # a short integer may not count the classes
+        )  # an int8 may be too short for the number of classes
         sharding = masks.block(log_probs).sharding
         classes = lax.broadcasted_iota(
             labels.dtype, log_probs.shape, log_probs.ndim - 1, out_sharding=sharding
@@ -161,8 +167,8 @@ def multi_sample_dropout(
     """Multi-sample dropout: `1/M sum_m loss(dropout(keys[m], x, rate))`, the mean of the losses
     (not of the logits) over M masks.
 
-    All samples share the features `x`, so that what comes before is computed once. They run one
-    after the other (`jax.lax.map`), each in the memory of one:
+    All samples share the features `x`, so that the layers before are computed once. The samples run
+    one after the other (`jax.lax.map`), in the memory of one sample:
 
         def loss(h):
             return optax.softmax_cross_entropy_with_integer_labels(head(h), labels).mean()
@@ -182,7 +188,7 @@ def multi_sample_dropout(
         `x`.
 
     Returns:
-      What `loss` returns, averaged over the samples.
+      The results of `loss`, averaged over the samples.
 
     Raises:
       ValueError: `keys` is not one axis of keys; otherwise as `jaxdrop.dropout`.

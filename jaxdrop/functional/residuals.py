@@ -1,4 +1,4 @@
-"""Dropout together with what follows it in a transformer: the residual sum, and the
+"""Dropout fused with the operations that follow it in a transformer: residual sum and layer
 normalization.
 """
 
@@ -11,7 +11,12 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, _numerics, masks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
+
+__all__ = [
+    "bias_dropout_add",
+    "dropout_add_layer_norm",
+]
 
 
 @_checks.hinted
@@ -38,7 +43,7 @@ def bias_dropout_add(
       spec: as in `jaxdrop.dropout`.
 
     Returns:
-      An array like `residual`, in whose dtype, float32 at least, the sums are formed.
+      An array like `residual`. The sums are formed in its dtype, in float32 at least.
 
     Raises:
       TypeError: as `jaxdrop.dropout`, of `x`, `bias` and `residual`.
@@ -53,9 +58,9 @@ def bias_dropout_add(
     residual = _like("residual", residual, x, "bias_dropout_add")
     if bias is not None:
         bias = _broadcast("bias", bias, x.shape, "bias_dropout_add")
-    law = _law(rate, x, deterministic)
-    single = None if law is None else _checks.consume_key(key, "bias_dropout_add")
-    return _bias_dropout_add(single, x, bias, residual, law, spec=spec)
+    distribution = _distribution(rate, x, deterministic)
+    key = None if distribution is None else _checks.consume_key(key, "bias_dropout_add")
+    return _bias_dropout_add(key, x, bias, residual, distribution, spec=spec)
 
 
 @kernel("bias_dropout_add")
@@ -64,7 +69,7 @@ def _bias_dropout_add(
     x: jax.Array,
     bias: jax.Array | None,
     residual: jax.Array,
-    law: masks.Distribution | None,
+    distribution: masks.Distribution | None,
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
@@ -76,7 +81,8 @@ def _bias_dropout_add(
         if bias is None
         else x.astype(kind) + _numerics.expand(bias, x.ndim).astype(kind)
     )
-    return (residual.astype(kind) + _dropped(key, branch, law, spec)).astype(residual.dtype)
+    branch = _dropped(key, branch, distribution, spec)
+    return (residual.astype(kind) + branch).astype(residual.dtype)
 
 
 @_checks.hinted
@@ -106,7 +112,7 @@ def dropout_add_layer_norm(
       x: the output of a residual branch, `(..., features)`, of any floating dtype.
       residual: of the shape of `x`; or None, for 0.
       scale: the factors of the normalization, `(features,)`; or None, for 1.
-      bias: what is added behind it, `(features,)`; or None, for 0.
+      bias: the offsets of the normalization, `(features,)`; or None, for 0.
       rate: the probability of dropping, as in `jaxdrop.dropout`. The mask is the one of
         `jaxdrop.dropout(key, x, rate)`.
       row_scale: one number for each row, of the shape of `x` without its last axis.
@@ -161,10 +167,10 @@ def dropout_add_layer_norm(
         row_scale = _checks.check_real(
             _broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale"
         )
-    law = _law(rate, x, deterministic)
-    single = None if law is None else _checks.consume_key(key, caller)
+    distribution = _distribution(rate, x, deterministic)
+    key = None if distribution is None else _checks.consume_key(key, caller)
     y, z = _dropout_add_layer_norm(
-        single, x, residual, scale, bias, row_scale, law, epsilon=eps, spec=spec
+        key, x, residual, scale, bias, row_scale, distribution, epsilon=eps, spec=spec
     )
     return (y, z) if prenorm else y
 
@@ -177,7 +183,7 @@ def _dropout_add_layer_norm(
     scale: jax.Array | None,
     bias: jax.Array | None,
     row_scale: jax.Array | None,
-    law: masks.Distribution | None,
+    distribution: masks.Distribution | None,
     *,
     epsilon: float,
     spec: PartitionSpec | None,
@@ -192,7 +198,7 @@ def _dropout_add_layer_norm(
         else x.astype(kind)
         * jnp.expand_dims(_numerics.expand(row_scale, x.ndim - 1), -1).astype(kind)
     )
-    z = _dropped(key, branch, law, spec)
+    z = _dropped(key, branch, distribution, spec)
     if residual is not None:
         z = residual.astype(kind) + z
     centered = z - z.mean(-1, keepdims=True)
@@ -202,18 +208,23 @@ def _dropout_add_layer_norm(
     return y.astype(x.dtype), z.astype(x.dtype if residual is None else residual.dtype)
 
 
-def _law(rate: float | jax.Array, x: jax.Array, deterministic: bool) -> masks.Distribution | None:
-    """What is dropped, or None for nothing."""
+def _distribution(
+    rate: float | jax.Array, x: jax.Array, deterministic: bool
+) -> masks.Distribution | None:
+    """The distribution of the mask, or None if no entry is dropped."""
     off = _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0)
     return None if off else masks.distribution(rate, x.dtype)
 
 
 def _dropped(
-    key: jax.Array | None, x: jax.Array, law: masks.Distribution | None, spec: PartitionSpec | None
+    key: jax.Array | None,
+    x: jax.Array,
+    distribution: masks.Distribution | None,
+    spec: PartitionSpec | None,
 ) -> jax.Array:
-    if key is None or law is None:
+    if key is None or distribution is None:
         return x
-    threshold, scale = map(jnp.asarray, law)
+    threshold, scale = map(jnp.asarray, distribution)
     return masks.scaled(masks.keep_mask(key, x, threshold, spec=spec), x, scale)
 
 

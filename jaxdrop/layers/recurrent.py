@@ -11,10 +11,19 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _stacks, _time, recurrent
-from jaxdrop.functional._recurrent_checks import check_settings, checked_carry, checked_inputs, flag
-from jaxdrop.functional._recurrent_rates import Family, Rates, check_between, in_call
-from jaxdrop.functional.recurrent import Carry, Plan
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import (
+    Carry,
+    Family,
+    Plan,
+    Rates,
+    check_between,
+    check_settings,
+    checked_carry,
+    checked_inputs,
+    flag,
+    in_call,
+)
 
 __all__ = ["Framework", "run_layer", "run_stack"]
 
@@ -74,7 +83,7 @@ def run_layer(
     off, key, spec = framework.settle(settled)
     feature_axes = cell.num_feature_axes
     time_major = flag(time_major, layer.time_major, "time_major")
-    time_axis = _time.time_axis_of(inputs, time_major, feature_axes)
+    time_axis = recurrent.time_axis_of(inputs, time_major, feature_axes)
     if initial_carry is None:
         initial_carry = framework.first_state(cell, inputs, time_axis)
     else:
@@ -88,7 +97,7 @@ def run_layer(
         layer.per_gate,
         layer.per_step,
         off,
-        _time.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes),
+        recurrent.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes),
     )
     carry, outputs = recurrent.run(
         plan,
@@ -130,9 +139,9 @@ def run_stack(
     return_carry = flag(return_carry, stack.return_carry, "return_carry")
     inputs = checked_inputs(inputs, first.cell)
     feature_axes = first.cell.num_feature_axes
-    time_axis = _time.time_axis_of(inputs, time_major, feature_axes)
+    time_axis = recurrent.time_axis_of(inputs, time_major, feature_axes)
 
-    def direction(rnn: Any) -> _stacks.Layer:
+    def direction(rnn: Any) -> recurrent.Layer:
         def run(
             inputs: jax.Array,
             key: jax.Array | None,
@@ -157,7 +166,7 @@ def run_stack(
 
         return run
 
-    carry, outputs = _stacks.stack(
+    carry, outputs = recurrent.stack(
         [[direction(rnn) for rnn in layer] for layer in layers],
         key,
         settled,

@@ -15,9 +15,8 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional import _recurrent_rates, recurrent
-from jaxdrop.functional._recurrent_rates import GRU, LSTM, MGU, SIMPLE, Family, Rates
-from jaxdrop.functional.recurrent import Carry, Hooks, Plan
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import GRU, LSTM, MGU, SIMPLE, Carry, Family, Hooks, Plan, Rates
 from jaxdrop.linen._forced import is_off
 
 FAMILIES = {
@@ -31,7 +30,7 @@ FAMILIES = {
 
 def family_of(cell: Any) -> Family:
     """The family of a cell."""
-    return _recurrent_rates.family_of(cell, FAMILIES)
+    return recurrent.family_of(cell, FAMILIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Call:
         off = (unsaid and rates.all_zero(*others)) or is_off(layer, self.deterministic)
         off = off or layer.is_initializing()
         collection = _checks.check_text(layer.rng_collection, "rng_collection")
-        if not off and not _recurrent_rates.is_zero(rates.first_drawn(*others)):
+        if not off and not recurrent.is_zero(rates.first_drawn(*others)):
             rng = (
                 layer.make_rng(collection)
                 if rng is None

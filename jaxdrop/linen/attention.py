@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
-from jaxdrop.functional._attention_weights import Products
+from jaxdrop.functional.attention import Products
 from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
 from jaxdrop.linen._base import Hinted
 from jaxdrop.linen._forced import Forced
@@ -98,7 +98,7 @@ def dot_product_attention(
             "precision/einsum_dot_general and qk_attn_weights_einsum/attn_weights_value_einsum are"
             " mutually exclusive. Please specify only one of them."
         )
-    return attention.for_flax(
+    return attention.flax_dot_product_attention(
         query,
         key,
         value,

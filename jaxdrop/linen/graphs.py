@@ -66,9 +66,9 @@ class DropNode(Stochastic):
     @nn.compact
     def __call__(
         self,
-        num_nodes: int,
         senders: jax.Array,
         receivers: jax.Array,
+        num_nodes: int,
         deterministic: bool | None = None,
         rng: jax.Array | None = None,
         *,
@@ -78,5 +78,5 @@ class DropNode(Stochastic):
         """Which nodes and edges are kept. Further arguments as in `jaxdrop.linen.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         return graphs.drop_node(
-            key, num_nodes, senders, receivers, rate, deterministic=off, spec=spec
+            key, senders, receivers, num_nodes, rate, deterministic=off, spec=spec
         )

@@ -100,7 +100,7 @@ class DropHead(Stochastic):
 
     Attributes:
       rate: the probability of dropping a head, a number in [0, 1].
-      normalization: `'kept'`, `'rate'` or `'fixed'`.
+      normalize: `'example'`, `'expected'` or `'fixed'`.
       head_axis: the axis of the heads.
       deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
@@ -111,7 +111,7 @@ class DropHead(Stochastic):
     _draws_nothing_at = (0,)
 
     rate: float
-    normalization: heads.HeadNormalization = "kept"
+    normalize: heads.Normalize = "example"
     head_axis: int = -2
     deterministic: bool | None = None
     rng_collection: str = "dropout"
@@ -135,7 +135,7 @@ class DropHead(Stochastic):
             key,
             inputs,
             rate,
-            normalization=self.normalization,
+            normalize=self.normalize,
             head_axis=self.head_axis,
             deterministic=off,
             spec=spec,

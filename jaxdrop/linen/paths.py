@@ -114,7 +114,7 @@ class LayerDrop(Stochastic):
             return paths.like(layer(x, *args), x, rate)
 
         runs = self.is_initializing() or paths.layer_runs(key, rate, deterministic=off)
-        return paths.either(nn.cond, runs, run, lambda layer, x: x, layer, inputs)
+        return paths.cond(nn.cond, runs, run, lambda layer, x: x, layer, inputs)
 
 
 class ShakeDrop(Stochastic):
@@ -124,7 +124,7 @@ class ShakeDrop(Stochastic):
       rate: the probability that the branch is shaken, a number in [0, 1].
       alpha: least and greatest forward coefficient.
       beta: least and greatest backward coefficient.
-      level: who gets coefficients of their own: `'batch'`, `'image'`, `'channel'` or `'pixel'`.
+      per: who gets coefficients of their own: `'batch'`, `'image'`, `'channel'` or `'pixel'`.
       batch_axis: where the images are.
       channel_axis: where the channels are.
       deterministic: if True, the input times the expected coefficient is returned.
@@ -139,7 +139,7 @@ class ShakeDrop(Stochastic):
     rate: float = 0.5
     alpha: paths.Range = (-1.0, 1.0)
     beta: paths.Range = (0.0, 1.0)
-    level: paths.Level = "image"
+    per: paths.Per = "image"
     batch_axis: int = 0
     channel_axis: int = -1
     deterministic: bool | None = None
@@ -166,7 +166,7 @@ class ShakeDrop(Stochastic):
             rate,
             alpha=self.alpha,
             beta=self.beta,
-            level=self.level,
+            per=self.per,
             batch_axis=self.batch_axis,
             channel_axis=self.channel_axis,
             deterministic=off,

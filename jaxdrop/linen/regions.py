@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _axes, regions
+from jaxdrop.functional import regions
 from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen.elements import Channelwise
 
@@ -56,7 +56,7 @@ class DropoutOfRank(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> jax.Array:
         """Drops channels of `inputs`. Args and Returns: as `jaxdrop.linen.Dropout`."""
-        _axes.check_rank(type(self).__name__, inputs, self._rank)
+        regions.check_rank(type(self).__name__, inputs, self._rank)
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         layout = {"channel_axis": self.channel_axis, "spatial_rank": self._rank}
         return regions.spatial_dropout(key, inputs, rate, **layout, deterministic=off, spec=spec)
@@ -120,7 +120,7 @@ class DropBlock(Stochastic):
       rate: about the fraction to drop, a number in [0, 1]; a schedule's value goes into the call,
         `layer(x, rate=...)`.
       block_size: the length of a block, or one length for each spatial axis.
-      preset: `'paper'`, `'torchvision'` or `'timm'`.
+      rule: `'paper'`, `'torchvision'` or `'timm'`.
       normalize: `'example'`, `'batch'` or `'expected'`.
       channel_axis: where the channels are: last, or before `n` spatial axes (`-1 - n`).
       spatial_rank: the number of spatial axes; None for all but the first axis and the channels.
@@ -134,7 +134,7 @@ class DropBlock(Stochastic):
 
     rate: float
     block_size: int | Sequence[int] = 7
-    preset: regions.Preset = "paper"
+    rule: regions.Rule = "paper"
     normalize: regions.Normalize = "example"
     channel_axis: int = -1
     spatial_rank: int | None = None
@@ -159,7 +159,7 @@ class DropBlock(Stochastic):
             inputs,
             rate,
             block_size=self.block_size,
-            preset=self.preset,
+            rule=self.rule,
             normalize=self.normalize,
             channel_axis=self.channel_axis,
             spatial_rank=self.spatial_rank,

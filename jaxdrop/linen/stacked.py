@@ -10,9 +10,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional._recurrent_checks import check_settings
-from jaxdrop.functional._recurrent_rates import check_between
-from jaxdrop.functional.recurrent import Carry
+from jaxdrop.functional.recurrent import Carry, check_between, check_settings
 from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted

@@ -21,7 +21,7 @@ class TokenDropout(Stochastic):
     Attributes:
       rate: the probability of dropping, a number in [0, 1).
       num_prefix_tokens: how many tokens at the start are always kept.
-      rounding: whose rule says how many are kept: `'timm'`, `'floor'` or `'round'`.
+      rule: whose rule says how many are kept: `'timm'`, `'floor'` or `'round'`.
       ordered: if True, tokens stay in their order.
       deterministic, rng_collection, spec: as in `jaxdrop.linen.Dropout`.
 
@@ -31,7 +31,7 @@ class TokenDropout(Stochastic):
 
     rate: float
     num_prefix_tokens: int
-    rounding: tokens.Rounding = "timm"
+    rule: tokens.TokenRule = "timm"
     ordered: bool = False
     deterministic: bool | None = None
     rng_collection: str = "dropout"
@@ -59,7 +59,7 @@ class TokenDropout(Stochastic):
             inputs,
             rate,
             num_prefix_tokens=self.num_prefix_tokens,
-            rounding=self.rounding,
+            rule=self.rule,
             ordered=self.ordered,
             deterministic=off,
             spec=spec,

@@ -28,9 +28,9 @@ class DropConnect(Dense):
     Attributes:
       features: the length of the output's last axis.
       rate: the probability of dropping a weight, a number in [0, 1].
-      per_example: whether each row of the input has a mask of its own.
-      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it,
-        as in the paper.
+      per: `'example'` for a mask for each row of the input, `'batch'` for one that all rows share.
+      scale_by_keep: if False, training does not divide by `1 - rate`, and evaluation multiplies by
+        it, as in the paper.
       gaussian: whether to draw from the moment-matched normal law instead, as
         `jaxdrop.drop_connect_gaussian`: the paper's inference.
       use_bias: whether there is a bias.
@@ -46,8 +46,8 @@ class DropConnect(Dense):
 
     features: int
     rate: float = 0.5
-    per_example: bool = False
-    inverted: bool = True
+    per: weights.Per = "batch"
+    scale_by_keep: bool = True
     gaussian: bool = False
     use_bias: bool = True
     param_dtype: Dtype = jnp.float32
@@ -71,11 +71,19 @@ class DropConnect(Dense):
         off, key, rate, spec = self._settle(deterministic, rng, rate, spec)
         connect = weights.drop_connect_gaussian
         if not _checks.check_flag(self.gaussian, "gaussian"):
-            connect = functools.partial(weights.drop_connect, per_example=self.per_example)
+            connect = functools.partial(weights.drop_connect, per=self.per)
         inputs = self._checked(inputs)
         kernel = self._kernel(inputs)
         return self._shifted(
-            connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec)
+            connect(
+                key,
+                inputs,
+                kernel,
+                rate,
+                scale_by_keep=self.scale_by_keep,
+                deterministic=off,
+                spec=spec,
+            )
         )
 
 

@@ -1,5 +1,5 @@
-"""Monte Carlo dropout: keys for many samples, running a function over them, and what the samples
-say.
+"""Monte Carlo dropout: keys for many samples, running a function over them, and statistics of the
+samples.
 
     keys = jaxdrop.mc.keys(jaxdrop.key(0), 100)
     logits = jaxdrop.mc.predict(lambda key: model(x, rngs=key), keys)
@@ -7,27 +7,31 @@ say.
 
 Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
 learning", ICML 2016, arXiv:1506.02142.
+
+`mc.acquisition`, `mc.metrics` and `mc.plots` are modules with functions of their own. All other
+public names are those of this package, and its other modules are private.
 """
 
 from jaxdrop.mc import acquisition, metrics, plots
 from jaxdrop.mc._classification import Classification, classification
+from jaxdrop.mc._datasets import predict_dataset
+from jaxdrop.mc._fitting import (
+    FittedRate,
+    FittedTau,
+    FittedTemperature,
+    fit_rate,
+    fit_tau,
+    fit_temperature,
+    tau_from_weight_decay,
+    weight_decay_from_tau,
+)
 from jaxdrop.mc._moments import Moments
 from jaxdrop.mc._observations import Regression, regression
 from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
 from jaxdrop.mc._results import DatasetResults, open_results
+from jaxdrop.mc._running import Reached, moments, until
+from jaxdrop.mc._sampling import Strategy, keys, predict
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
-from jaxdrop.mc.calibration import FittedTemperature, fit_temperature
-from jaxdrop.mc.choosing import (
-    FittedRate,
-    FittedTau,
-    fit_rate,
-    fit_tau,
-    tau_from_weight_decay,
-    weight_decay_from_tau,
-)
-from jaxdrop.mc.datasets import predict_dataset
-from jaxdrop.mc.running import Reached, moments, until
-from jaxdrop.mc.sampling import keys, predict
 
 __all__ = [
     "Classification",
@@ -38,6 +42,7 @@ __all__ = [
     "Moments",
     "Reached",
     "Regression",
+    "Strategy",
     "acquisition",
     "cdf",
     "classification",

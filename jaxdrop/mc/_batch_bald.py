@@ -1,4 +1,4 @@
-"""Batches of inputs whose labels together say most."""
+"""BatchBALD: batches of inputs whose labels together carry the most information."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from jax import lax
 from jax.scipy.special import entr, logsumexp
 
 from jaxdrop import _checks, _variates, random
-from jaxdrop.mc import _classification, _inputs, _pool
+from jaxdrop.mc import _classification, _inputs, _pool, _probabilities
 from jaxdrop.mc._reduction import reduction
 
-# The least log-probability: its exponential is 0, and sums of it over a batch stay finite.
+# The log-probability that takes the place of smaller ones: its exponential is 0, and sums of it
+# over a batch stay finite.
 _LEAST = -1e4
 
 
@@ -24,8 +25,8 @@ class Batch(NamedTuple):
     indices: jax.Array
     """Which inputs, in the order of choice, shape (num,)."""
     scores: jax.Array
-    """What each adds to those before it, in nats, shape (num,). Their sum is the score of the
-    batch.
+    """The information that each adds to the ones before it, in nats, shape (num,). Their sum is the
+    score of the batch.
     """
 
 
@@ -38,19 +39,20 @@ def batch_bald(
     probs: _inputs.ArrayLike | None = None,
     max_configurations: int = 10_000,
 ) -> Batch:
-    """BatchBALD: inputs whose labels together say most of the weights, `I(y_1, ..., y_num; w)`,
-    chosen greedily.
+    """BatchBALD: inputs whose labels together carry the most information about the weights, `I(y_1,
+    ..., y_num; w)`, chosen greedily.
 
-    Each next one has the largest `I(y; w | y_1, ..., y_t) = E H[y | y_1, ..., y_t] - 1/S sum_s
-    H[p_s]`. The expectation is over the `C^t` configurations of labels already chosen: exact up to
-    `max_configurations` of them, and over as many that are drawn from their joint distribution
-    beyond. If exact, the batch scores at least 1 - 1/e of what the best one does. S samples cannot
-    tell more than log S nats.
+    The next input is the one with the largest `I(y; w | y_1, ..., y_t) = E H[y | y_1, ..., y_t] -
+    1/S sum_s H[p_s]`. The expectation is over the `C^t` configurations of the labels of the inputs
+    chosen so far: exact up to `max_configurations` of them, and otherwise over as many that are
+    drawn from their joint distribution. If it is exact, the score of the batch is at least 1 - 1/e
+    times that of the best batch. With S samples no score exceeds log S nats.
 
     Args:
-      key: for configurations that are drawn; may be None if none are.
+      key: a key to draw configurations with. May be None if all are looked at.
       num: how many inputs to choose.
-      logits: shape (S, N, C), under the same weights for all inputs: with masks that they share.
+      logits: shape (S, N, C). Sample s of all inputs is under the same weights: with masks that the
+        inputs share.
       probs: in their place, probabilities.
       max_configurations: how many configurations of labels to look at. Time and memory grow with
         it.
@@ -84,7 +86,7 @@ def _batch_bald(
     given: jax.Array, key: jax.Array | None, *, num: int, are_logits: bool, most: int
 ) -> Batch:
     summary = _classification.summarize(given, are_logits=are_logits)
-    log_probs = jnp.maximum(_classification.log_probabilities(given, are_logits), _LEAST)
+    log_probs = jnp.maximum(_probabilities.log_probabilities(given, are_logits), _LEAST)
     num_samples, num_inputs, num_classes = given.shape
     by_input = jnp.moveaxis(jnp.exp(log_probs), 1, 0)
     free = jnp.zeros(num_inputs, given.dtype)
@@ -92,14 +94,15 @@ def _batch_bald(
     def choose(
         free: jax.Array, log_joint: jax.Array, share: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The best of the free inputs, what it adds, and which are free then.
+        """The best of the free inputs, the information that it adds, and the inputs that are still
+        free.
 
         `log_joint` holds `log p_s(configuration)`, shape (S, K), and `share` the weight of each
         configuration, shape (K,).
         """
         weights = jax.nn.softmax(
             log_joint, axis=0
-        )  # of the samples, given the labels of a configuration
+        )  # the posterior of the samples, given the labels of a configuration
 
         def conditional_entropy(probs: jax.Array) -> jax.Array:
             mixed = jnp.einsum("sk,sc->kc", weights, probs, precision="highest")
@@ -129,12 +132,12 @@ def _batch_bald(
     assert key is not None
     source = (
         np.arange(-(-most // num_samples) * num_samples) % num_samples
-    )  # the sample that a configuration is drawn from
+    )  # the sample from which the next label of a configuration is drawn
     share = jnp.full(len(source), 1 / len(source), given.dtype)
 
     def label(log_joint: jax.Array, step: jax.Array | int, best: jax.Array) -> jax.Array:
-        """The joint with the label of one more input, drawn from the sample of each
-        configuration.
+        """The log joint with the label of one more input, which is drawn for each configuration
+        from its sample.
         """
         uniform = _variates.uniform(
             random.bits(jax.random.fold_in(key, step), source.shape)

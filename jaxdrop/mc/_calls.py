@@ -1,4 +1,4 @@
-"""Checks of what the runners take: a function of a key, and the keys of the samples."""
+"""Checks of the arguments of the runners: a function of a key, and the keys of the samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def check_function(caller: str, fn: Any, form: str) -> None:
 
 
 def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable[..., Any]:
-    """`fn`, if it can be called with a key and so many inputs. Its errors say who called it so."""
+    """`fn`, if it takes a key and this number of inputs. The TypeError of a call that does not fit
+    names the caller.
+    """
     call = f"fn({', '.join(['key'] + ['input'] * num_inputs)})"
     advice = (
         " A model becomes such a function by jaxdrop.nnx.stochastic(model), or by"
@@ -66,7 +68,7 @@ def _is_model(fn: Any) -> bool:
 
 
 def check_keys(keys: Any) -> int:
-    """The number of keys, if they are one axis of typed ones."""
+    """The number of keys, if `keys` is a typed key array with one axis."""
     is_key = _checks.is_key(keys)
     if not is_key or keys.ndim != 1:
         hint = ", which is one key: pass mc.keys(key, 100)" if is_key and not keys.ndim else ""

@@ -1,7 +1,7 @@
 """Keys in chunks, and the outputs of the chunks in the order of the keys.
 
-A chunk takes keys at equal distances, so that where the keys are divided among devices each device
-has its share of every chunk.
+A chunk takes keys at equal distances: if the keys are divided over devices, each device holds its
+share of every chunk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 class Chunks(NamedTuple):
-    """S keys as n chunks of a size, and those that are left."""
+    """S keys as n chunks of a size, and the remaining keys."""
 
     left: jax.Array
     """Shape (S mod size,), the first of the keys."""
@@ -28,8 +28,8 @@ def divide(keys: jax.Array, size: int) -> Chunks:
 
 
 def join(left: Any | None, whole: Any) -> Any:
-    """The outputs for all keys, from those for `Chunks.left`, if there are any, and for
-    `Chunks.whole`.
+    """The outputs for all keys in order, from those for `Chunks.left` (None if it is empty) and
+    those for `Chunks.whole`.
     """
 
     def in_order(x: jax.Array) -> jax.Array:

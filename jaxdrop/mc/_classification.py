@@ -1,4 +1,4 @@
-"""What the samples of a classifier's prediction say."""
+"""The summary of a classifier's samples: predictive probabilities and their uncertainty."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ from jax import lax
 from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _inputs, _merging
+from jaxdrop.mc._probabilities import (
+    checked,
+    divergence,
+    entropy,
+    finite,
+    log_probabilities,
+    with_infinities,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -23,8 +31,8 @@ class Classification(_groups.Grouped):
     is, in nats.
 
     `p = 1/S sum_s p_s` and `H` is the entropy. "(...)" is the shape of the batch. A binary output
-    is one of two classes, "no" and "yes": C = 2, and `probability` is that of the second one. An
-    input with a sample that is NaN has NaN in all.
+    has two classes, "no" and "yes": C = 2, and `probability` is that of "yes". If a sample of an
+    input is NaN, all fields are NaN for this input.
     """
 
     num_samples: jax.Array
@@ -38,14 +46,14 @@ class Classification(_groups.Grouped):
     integers, shape (..., C).
     """
     expected_entropy: jax.Array
-    """`1/S sum_s H[p_s]`: what remains when the weights are known (aleatoric), shape (...)."""
+    """`1/S sum_s H[p_s]`: the uncertainty under known weights (aleatoric), shape (...)."""
     mutual_information: jax.Array
-    """`H[p] - 1/S sum_s H[p_s]`: what the weights do not agree on (epistemic; BALD), shape (...);
+    """`H[p] - 1/S sum_s H[p_s]`: the uncertainty about the weights (epistemic; BALD), shape (...);
     at least 0.
     """
     mean_residual: jax.Array
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
-    without loss.
+    """The rounding error of `mean`: the sum of the two has twice the digits, so that summaries
+    merge without loss.
     """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
@@ -82,7 +90,7 @@ class Classification(_groups.Grouped):
     @property
     def predictive_entropy(self) -> jax.Array:
         """`H[p]`: the whole uncertainty, shape (...)."""
-        return _entropy(self.log_mean)
+        return entropy(self.log_mean)
 
     @property
     def least_confidence(self) -> jax.Array:
@@ -123,7 +131,7 @@ class Classification(_groups.Grouped):
         return self.variance
 
     def _counted(self, share: jax.Array) -> jax.Array:
-        """What was counted in votes; NaN, which votes for nothing, stays NaN."""
+        """A share of votes, with NaN for inputs whose samples hold NaN: these have no vote."""
         return jnp.where(jnp.isnan(self.log_mean).any(-1), jnp.nan, share)
 
     def _count(self, like: jax.Array) -> jax.Array:
@@ -202,21 +210,21 @@ def classification(
 def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) -> Classification:
     """`classification` of checked samples."""
     log_probs = log_probabilities(given, are_logits)
-    log_mean = logsumexp(_floor(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
+    log_mean = logsumexp(finite(log_probs), axis=0) - np.log(given.shape[0]).astype(given.dtype)
     probs = jnp.exp(log_probs) if are_logits else _inputs.probable(given)
-    # Derivatives are those of `log_mean`, and none of what its rounding took.
-    apart = probs - lax.stop_gradient(jnp.exp(_unfloor(log_mean)))[None]
+    # Derivatives pass through `log_mean` only, not through its rounding error.
+    apart = probs - lax.stop_gradient(jnp.exp(with_infinities(log_mean)))[None]
     residual = apart.mean(0)
     apart = apart - residual[None]
     num_groups, group_variance = (None, None) if groups is None else _groups.of(apart, groups)
     vote = jnp.where(jnp.isnan(log_probs).any(-1), -1, given.argmax(-1))
     return Classification(
         num_samples=jnp.int32(given.shape[0]),
-        log_mean=_unfloor(log_mean),
+        log_mean=with_infinities(log_mean),
         variance=(apart**2).mean(0),
         votes=jax.nn.one_hot(vote, given.shape[-1], dtype=jnp.int32).sum(0),
-        expected_entropy=_entropy(log_probs).mean(0),
-        mutual_information=_divergence(log_probs, log_mean).mean(0),
+        expected_entropy=entropy(log_probs).mean(0),
+        mutual_information=divergence(log_probs, log_mean).mean(0),
         mean_residual=lax.stop_gradient(residual),
         num_groups=num_groups,
         group_variance=group_variance,
@@ -226,116 +234,23 @@ def summarize(given: jax.Array, *, are_logits: bool, groups: int | None = None) 
 @kernel("merge", checkpoint=False)
 def _merge(first: Classification, second: Classification) -> Classification:
     shares = _merging.shares(first.num_samples, second.num_samples, first.variance.dtype)
-    parts, weights = jnp.stack([_floor(first.log_mean), _floor(second.log_mean)]), jnp.stack(shares)
+    parts, weights = jnp.stack([finite(first.log_mean), finite(second.log_mean)]), jnp.stack(shares)
     log_mean = logsumexp(parts + jnp.log(_merging.along(weights, parts)), axis=0)
-    divergence = _divergence(parts, log_mean)
+    divergences = divergence(parts, log_mean)
     gap = (second.mean - first.mean) + (second.mean_residual - first.mean_residual)
-    residual = (first.mean - jnp.exp(_unfloor(log_mean))) + (
+    residual = (first.mean - jnp.exp(with_infinities(log_mean))) + (
         first.mean_residual + _merging.along(shares.second, gap) * gap
     )
     num_groups, group_variance = _groups.merge(shares, first, second, gap)
     return Classification(
         num_samples=first.num_samples + second.num_samples,
-        log_mean=_unfloor(log_mean),
+        log_mean=with_infinities(log_mean),
         variance=shares.variance(first.variance, second.variance, gap),
         votes=first.votes + second.votes,
         expected_entropy=shares.mean(first.expected_entropy, second.expected_entropy),
         mutual_information=shares.mean(first.mutual_information, second.mutual_information)
-        + shares.mean(*divergence),
+        + shares.mean(*divergences),
         mean_residual=residual,
         num_groups=num_groups,
         group_variance=group_variance,
     )
-
-
-def checked(
-    caller: str,
-    logits: _inputs.ArrayLike | None,
-    probs: _inputs.ArrayLike | None,
-    binary: bool | None = False,
-) -> tuple[jax.Array, bool]:
-    """The samples of shape (S, ..., C) that were given, and whether they are logits."""
-    if (logits is None) == (probs is None):
-        given = "neither" if logits is None else "both"
-        raise TypeError(
-            f"{caller} takes either logits=... or probs=..., got {given}. Say which of the two the"
-            " model returns: they are not told apart by their values."
-        )
-    if not (binary is None or isinstance(binary, (bool, np.bool_))):
-        raise TypeError(f"binary must be True, False or None, got {binary!r}")
-    if logits is not None:
-        x = _inputs.samples(caller, "logits", logits, "(S, ...)" if binary else "(S, ..., C)")
-        if binary:  # not (0, x), of which +inf would make NaN
-            return -jnp.maximum(jnp.stack([x, -x], axis=-1), 0), True
-        _check_classes("logits", x.shape, binary)
-        return x, True
-    assert probs is not None
-    x = _inputs.samples(caller, "probs", probs, "(S, ...)" if binary else "(S, ..., C)")
-    if binary:
-        _inputs.bernoulli("probs", x)
-        x = jnp.stack([1 - x, x], axis=-1)
-    else:
-        _check_classes("probs", x.shape, binary)
-        _inputs.probabilities("probs", x)
-    return x, False
-
-
-def _check_classes(name: str, shape: tuple[int, ...], binary: bool | None) -> None:
-    if shape[-1] < 2:
-        raise ValueError(
-            f"{name} of shape {shape} have {'one' if shape[-1] else 'no'} class, which is certain"
-            " whatever they are. For the output of a sigmoid, pass binary=True to"
-            " mc.classification; elsewhere pass both classes, logits jnp.concatenate([0 * z, z],"
-            " axis=-1)."
-        )
-    if len(shape) == 2 and binary is None:
-        raise ValueError(
-            f"{name} of shape {shape} could be {shape[1]} classes of one input, or outputs of a"
-            f" sigmoid for {shape[1]} inputs. Pass binary=False for the former, and binary=True for"
-            " the latter."
-        )
-
-
-def log_probabilities(given: jax.Array, are_logits: bool) -> jax.Array:
-    """The logarithms of the probabilities, -inf where a class is ruled out. Gradients are finite
-    there too.
-    """
-    if are_logits:
-        return jax.nn.log_softmax(given, axis=-1)
-    given = _inputs.probable(given)
-    possible = ~(given <= 0)
-    return jnp.where(possible, jnp.log(jnp.where(possible, given, 1)), -jnp.inf)
-
-
-def _entropy(log_probs: jax.Array) -> jax.Array:
-    return -(jnp.exp(log_probs) * _floor(log_probs)).sum(-1)
-
-
-def _divergence(log_parts: jax.Array, log_mean: jax.Array) -> jax.Array:
-    """`KL(p_k || p)` for each k along the first axis of the parts, whose mean `p` is."""
-    log_mean = jnp.expand_dims(_floor(log_mean), 0)
-    possible = log_parts > _least(log_parts) / 2
-    ratio = jnp.where(possible, _floor(log_parts) - log_mean, 0)
-    return (jnp.exp(log_mean) * divergence_terms(ratio, possible)).sum(-1)
-
-
-def divergence_terms(ratio: jax.Array, possible: jax.Array) -> jax.Array:
-    """`f(r) = r exp(r) - exp(r) + 1` of `r = log(p / q)`, and 1 where p is not possible: `KL(p ||
-    q) = sum q f`.
-
-    It is 0 at 0 and positive elsewhere: no large terms cancel.
-    """
-    return jnp.where(possible, ratio * jnp.exp(ratio) - jnp.expm1(ratio), 1)
-
-
-def _floor(log_probs: jax.Array) -> jax.Array:
-    """A finite number in place of -inf, at which gradients are NaN."""
-    return jnp.where(jnp.isneginf(log_probs), _least(log_probs), log_probs)
-
-
-def _unfloor(log_probs: jax.Array) -> jax.Array:
-    return jnp.where(log_probs < _least(log_probs) / 2, -jnp.inf, log_probs)
-
-
-def _least(like: jax.Array) -> np.ndarray:
-    return np.asarray(jnp.finfo(like.dtype).min / 4, like.dtype)

@@ -1,7 +1,7 @@
-"""What a summary prints: one short line, whatever its fields hold.
+"""The `repr` of a summary: one short line, whatever its fields hold.
 
-A transformation may put anything into the fields of a pytree: tracers, shapes, layouts, None. What
-is not known is left out of the line.
+A transformation may put any object into the fields of a pytree: tracers, shapes, layouts, None. The
+line leaves out the values that are not known.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# Arrays of more entries are not copied from a device for the sake of a line of text.
+# Larger arrays are not copied from a device to print a line.
 _MOST = 2**22
 
 
@@ -22,8 +22,8 @@ def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, A
 
     Args:
       summary: a dataclass with `num_samples` and `num_groups`.
-      shape: says of what, from the shapes of the fields.
-      means: the arrays whose means are told, by name, computed in NumPy by `known` from fields.
+      shape: returns a text on the shapes of the fields.
+      means: returns the arrays whose means are printed, by name, as NumPy arrays from `known`.
     """
     name = type(summary).__name__
     try:

@@ -1,12 +1,13 @@
 """Runs a function of one key over many, in the fastest of three ways that JAX can trace.
 
-1. Compiled, with what does not depend on the key computed once (`prefix`).
-2. Compiled, with all of it computed for each sample.
+1. Compiled, with the part that does not depend on the key computed once (`_prefix`).
+2. Compiled, with the whole function computed for each sample.
 3. As `jax.vmap(fn)` does outside `jax.jit`, chunk by chunk from Python. A function that reads the
-   values of its arrays, as in `if x.sum() > 0`, cannot be traced, and yet runs under `jax.vmap`.
+   values of its arrays, as in `if x.sum() > 0`, cannot be traced by `jax.jit`, and yet runs under
+   `jax.vmap`.
 
-A way that fails to trace is left for the next one with a line in the debug log, so whatever runs
-under `jax.vmap` runs here, and what fails there fails here with the same error.
+If one way fails to trace, the next one is tried, with a line in the debug log. So every function
+that runs under `jax.vmap` runs here, and one that fails there fails here with the same error.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdrop import _checks
-from jaxdrop.mc import _calls, prefix
+from jaxdrop.mc import _calls, _prefix
 
 _log = logging.getLogger(__name__)
 
 Sample = Callable[[jax.Array], Any]
-"""From an array of keys to the outputs for each, along a leading axis."""
+"""A function from an array of keys to the outputs for each key, along a leading axis."""
 
 
 class Function(NamedTuple):
-    """A function whose samples are asked for."""
+    """A function of a key, to be sampled for many keys."""
 
     caller: str
-    """The public function that asks, for messages."""
+    """The name of the public function, for messages."""
     fn: Callable[[jax.Array], Any]
     keys: jax.Array
     """Keys of the type and number that it will be called with."""
@@ -45,7 +46,7 @@ class Function(NamedTuple):
         return cls(caller, _calls.of_key(caller, fn), keys, allowed)
 
     def run(self, program: Callable[..., Any], *arguments: Any) -> Any:
-        """`program(sample, *arguments)`, where `sample(keys)` is what `jax.vmap(fn)(keys)` is.
+        """`program(sample, *arguments)`, with `sample(keys)` equal to `jax.vmap(fn)(keys)`.
 
         Args:
           program: loops by `jax.lax` over calls of `sample`.
@@ -53,7 +54,7 @@ class Function(NamedTuple):
         """
         for parts in self._ways():
 
-            def compiled(constants: Any, *arguments: Any, parts: prefix.Split = parts) -> Any:
+            def compiled(constants: Any, *arguments: Any, parts: _prefix.Split = parts) -> Any:
                 rest = functools.partial(parts.rest, parts.prefix(constants))
                 return program(jax.vmap(rest), *arguments)
 
@@ -70,7 +71,7 @@ class Function(NamedTuple):
             return program(sample, *arguments)
 
     def sampler(self) -> Sample:
-        """`jax.vmap(fn)`, to be called from Python; the part without a key is computed already."""
+        """`jax.vmap(fn)`, to be called from Python, with the prefix computed in advance."""
         for parts in self._ways():
             first, rest = jax.jit(parts.prefix), jax.jit(_over_keys(parts.rest))
             if self._traces(first, parts.constants):
@@ -84,22 +85,25 @@ class Function(NamedTuple):
         if not self.allow_deterministic and ignores_key(self.fn, self.keys):
             raise nothing_random(self.caller)
 
-    def _ways(self) -> Iterator[prefix.Split]:
+    def _ways(self) -> Iterator[_prefix.Split]:
         try:
-            traced = prefix.trace(self.fn, self.keys)
+            traced = _prefix.trace(self.fn, self.keys)
         except Exception as error:
             _log.debug("%s: fn is not traced, and runs outside jax.jit: %r", self.caller, error)
             return
-        whole = prefix.whole(traced)
+        whole = _prefix.whole(traced)
         self._replace(fn=functools.partial(whole.rest, whole.constants)).check()
         try:
-            yield prefix.split(traced)
+            yield _prefix.split(traced)
         except Exception as error:
             _log.debug("%s: all of fn runs for each sample: %r", self.caller, error)
         yield whole
 
     def _traces(self, compiled: Any, *arguments: Any) -> bool:
-        """Whether a jitted function can be traced. It keeps what it traces, so this is free."""
+        """Whether a jitted function can be traced. `jax.jit` caches the trace, so that the call
+            that
+        follows does not trace again.
+        """
         try:
             traced = compiled.trace(*arguments)
             inside = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
@@ -116,10 +120,10 @@ def _over_keys(rest: Callable[[Any, jax.Array], Any]) -> Callable[[Any, jax.Arra
 
 
 def ignores_key(fn: Callable[[jax.Array], Any], keys: jax.Array) -> bool:
-    """Whether nothing that `fn(key)` returns depends on its key, if that can be told by tracing.
+    """Whether tracing shows that no output of `fn(key)` depends on the key.
 
-    `jax.vmap` refuses `out_axes=None` as soon as one output has the mapped axis. It also knows
-    loops whose state does not depend on the key although their inputs do.
+    `jax.vmap` raises an error for `out_axes=None` if an output has the mapped axis. It finds also
+    that the state of a loop does not depend on the key although an input of the loop does.
     """
     try:
         outputs = jax.eval_shape(jax.vmap(fn, out_axes=None), keys)
@@ -129,7 +133,7 @@ def ignores_key(fn: Callable[[jax.Array], Any], keys: jax.Array) -> bool:
 
 
 def nothing_random(caller: str) -> ValueError:
-    """The error of samples that are all the same."""
+    """The error for a function whose samples are all the same."""
     return ValueError(
         f"nothing that fn returns depends on its key, so {caller} would see the same sample again"
         " and again, with a spread of 0. Either\n"

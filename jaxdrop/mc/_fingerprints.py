@@ -1,4 +1,4 @@
-"""Short texts that tell keys and weights from others, wherever they lie."""
+"""Short texts that identify keys and weights, whatever devices hold them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from jax import lax
 
 
 def of_keys(keys: jax.Array) -> str:
-    """By their type and their words."""
+    """A fingerprint of a key array, from its type and its words."""
     content = str(keys.dtype).encode() + np.asarray(jax.random.key_data(keys)).tobytes()
     return f"{len(keys)} keys, sha256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def of_arrays(arrays: Sequence[jax.Array]) -> str:
-    """By sums over the entries, which devices and processes that share an array form together."""
+    """A fingerprint of arrays, from sums over their entries: devices and processes that share an
+    array can compute these together.
+    """
     total = 0
     for x in arrays:
         total = (total * 31 + int(_checksum(x))) % 2**32

@@ -1,10 +1,10 @@
 """The error of a mean over samples that come in groups, where only the groups are independent.
 
 The samples of one stratified set, or of an antithetic pair, depend on each other so that their mean
-varies less than their spread says. How much less cannot be told from inside one set: effects of
-single units, which cancel in the mean, look there like the effects of several, which do not. The
-means of several sets tell it (Stein, "Large sample properties of simulations using Latin hypercube
-sampling", Technometrics 29(2), 1987).
+varies less than their spread suggests. One set does not show how much less: inside a set the
+effects of single units, which cancel in the mean, look like the joint effects of several units,
+which do not. The spread of the means of several sets shows it (Stein, "Large sample properties of
+simulations using Latin hypercube sampling", Technometrics 29(2), 1987).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ T = TypeVar("T", bound="Grouped")
 
 
 class Groups(NamedTuple):
-    """Of R groups, with `n_r` samples and mean `m_r`; of the mean over all samples, `m`."""
+    """The number and the spread of R groups, with `n_r` samples and mean `m_r`. The mean over all
+    samples is `m`.
+    """
 
     num: jax.Array
     """R, an integer scalar."""
@@ -44,12 +46,12 @@ def check(groups: int, num: int) -> int:
 
 
 def check_optional(groups: int | None, num: int) -> int | None:
-    """As `check`, where None stands for samples that are independent."""
+    """As `check`; None stands for independent samples."""
     return None if groups is None else check(groups, num)
 
 
 def sets(keys: jax.Array, groups: int) -> jax.Array:
-    """The keys of each group in a row. Devices that share the keys share those of every group."""
+    """The keys with a row for each group. If they are divided over devices, so is every row."""
     size = keys.shape[0] // groups
     sharding = jax.typeof(keys).sharding
     axes = sharding.spec[0] if len(sharding.spec) else None
@@ -63,7 +65,9 @@ def sets(keys: jax.Array, groups: int) -> jax.Array:
 
 
 def of(apart: jax.Array, groups: int) -> Groups:
-    """Of deviations from the mean along the first axis, in equal groups one after the other."""
+    """The groups of samples that are given as deviations from the mean along the first axis, in
+    equal groups one after the other.
+    """
     return Groups(jnp.int32(groups), (_means(apart, groups) ** 2).mean(0))
 
 
@@ -91,11 +95,11 @@ class Grouped:
         """The standard error of `mean`, of its shape: `sqrt(sum_r n_r (m_r - m)^2 / (S (R - 1)))`
         from R groups of samples.
 
-        NaN if there is one group. From few groups it is an estimate, right to some `1 / sqrt(2 (R -
-        1))` of itself: 35 % from five, 24 % from ten. Without groups each sample counts as one, and
-        this is `sqrt(variance / (S - 1))`: right for independent samples. Stratified and antithetic
-        samples depend on each other so that the mean varies less: for them it is up to three times
-        too large, unless `groups` is said.
+        NaN if there is one group. With few groups it is a rough estimate, with a relative error of
+        some `1 / sqrt(2 (R - 1))`: 35 % with five, 24 % with ten. Without groups each sample counts
+        as a group, and this is `sqrt(variance / (S - 1))`, right for independent samples. The mean
+        of stratified and antithetic samples varies less: for them it is up to three times too
+        large, unless `groups` is given.
         """
         groups = self._groups()
 
@@ -106,8 +110,8 @@ class Grouped:
         return jax.tree.map(one, groups.variance)
 
     def as_one_group(self) -> Self:
-        """The same summary, whose samples count as one group, such as one stratified set. Merged
-        with others it has an error.
+        """The same summary with all its samples as one group, such as one stratified set. Merge it
+        with others to get a standard error.
         """
         none = jax.tree.map(jnp.zeros_like, self._spread())
         return self._with(Groups(jnp.ones_like(self.num_samples), none))
@@ -139,8 +143,8 @@ def alike(summary: T, other: Any) -> tuple[T, T]:
 def merge(
     shares: _merging.Shares, first: Grouped, second: Grouped, gap: jax.Array
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Number and variance of the groups of both, whose means are a `gap` apart, if they have
-    any.
+    """The number and the variance of the groups of two summaries, whose means differ by `gap`; None
+    without groups.
     """
     if first.num_groups is None or second.num_groups is None:
         return None, None

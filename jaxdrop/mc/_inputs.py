@@ -1,4 +1,4 @@
-"""Checks that the statistics share: dtypes and shapes always, values where they are known, which is
+"""Checks that the statistics share: of dtypes and shapes always, and of values if they are known,
 mostly outside `jit`.
 """
 
@@ -30,8 +30,8 @@ def floating(caller: str, name: str, x: ArrayLike) -> jax.Array:
 
 
 def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> jax.Array:
-    """`x` as floating samples, one at least, along the first axis. `shape` shows which axes there
-    must be.
+    """`x` as floating samples along the first axis, at least one. `shape` names the axes, for the
+    message.
     """
     x = floating(caller, name, x)
     if x.ndim < (2 if "C" in shape else 1) or not x.shape[0]:
@@ -40,14 +40,14 @@ def samples(caller: str, name: str, x: ArrayLike, shape: str = "(S, ...)") -> ja
 
 
 def nan_unless(condition: jax.Array, x: jax.Array) -> jax.Array:
-    """`x` where the condition holds, and NaN elsewhere: what is impossible is no number, where it
-    cannot be an error.
+    """`x` where the condition holds, and NaN elsewhere: for traced values, of which an impossible
+    one cannot raise an error.
     """
     return jnp.where(condition, x, jnp.nan)
 
 
 def probable(probs: jax.Array) -> jax.Array:
-    """Probabilities along the last axis, NaN where they cannot be any."""
+    """Probabilities along the last axis, NaN where they are negative or do not sum to 1."""
     return nan_unless(are_probabilities(probs)[..., None], probs)
 
 
@@ -61,8 +61,8 @@ def bernoulli(name: str, probs: jax.Array) -> None:
 
 
 def reals(caller: str, **arrays: Number) -> list[jax.Array]:
-    """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them is, else
-    float32.
+    """Real numbers of any dtype as arrays of one floating dtype: float64 if one of them has it,
+    otherwise float32.
     """
     found = {name: array(x, caller, f"{name} of real numbers") for name, x in arrays.items()}
     for name, x in found.items():
@@ -79,14 +79,14 @@ def reals(caller: str, **arrays: Number) -> list[jax.Array]:
 
 
 def setting(caller: str, name: str, x: Number) -> jax.Array:
-    """As `reals`, of one argument that flags are no numbers for."""
+    """As `reals`, of one argument; booleans are a TypeError."""
     if isinstance(x, bool) or getattr(x, "dtype", None) == np.bool_:
         raise TypeError(f"{caller} takes real {name}, got {_checks.quoted(x)}")
     return reals(caller, **{name: x})[0]
 
 
 def alike(caller: str, **arrays: Number) -> list[jax.Array]:
-    """As `reals`, of one shape that has entries."""
+    """As `reals`; all have the same shape, which is not empty."""
     found = reals(caller, **arrays)
     if len({x.shape for x in found}) > 1 or not found[0].size:
         shapes = ", ".join(
@@ -101,7 +101,9 @@ def alike(caller: str, **arrays: Number) -> list[jax.Array]:
 def entries(
     caller: str, where: ArrayLike | None, **arrays: Number
 ) -> tuple[list[jax.Array], jax.Array | None]:
-    """As `alike`, and `where` for them; NaN where it is true is a ValueError, if that is known."""
+    """As `alike`, and the argument `where`. NaN at an entry that counts is a ValueError, if the
+    values are known.
+    """
     found = alike(caller, **arrays)
     selected = selection(where, found[0].shape)
     for name, x in zip(arrays, found, strict=True):
@@ -110,7 +112,7 @@ def entries(
 
 
 def not_nan(caller: str, name: str, x: jax.Array, where: jax.Array | None = None) -> None:
-    """Checks that `x`, or what of it `where` leaves, holds no NaN."""
+    """Checks that `x` holds no NaN, at the entries where `where` is true."""
     if not holds(lambda x: ~np.isnan(x), x, where):
         number = np.isnan(np.asarray(x)).sum()
         raise ValueError(
@@ -193,7 +195,8 @@ def fraction(name: str, x: Number) -> None:
 
 def are_probabilities(probs: Any) -> Any:
     """Whether the entries along the last axis, of NumPy or JAX, are not negative and sum to 1."""
-    # By the least one: XLA takes `exp(x) >= 0` for true, and evaluates `all` of it while compiling.
+    # By the minimum: XLA simplifies `exp(x) >= 0` to true, and would then evaluate `all` of a
+    # constant array while it compiles.
     return (probs.min(-1) >= 0) & (abs(probs.sum(-1) - 1) <= 1e-2)
 
 
@@ -216,10 +219,11 @@ def range_of(x: Number) -> str:
 
 
 def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.ndarray[Any, Any]:
-    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` is for the
-    message, and begins with the argument, or that is given.
+    """`x` as an array of numbers or booleans; anything else is a TypeError. `name` says in the
+    message which array is meant. Its first word is the argument, unless `argument` is given.
 
-    What is no array of JAX becomes one of NumPy, which keeps all bits of an integer for the checks.
+    Values that are no JAX array become a NumPy array, which keeps all bits of integers for the
+    checks.
     """
     found: jax.Array | np.ndarray[Any, Any]
     x = _checks.unwrapped(x)

@@ -1,4 +1,4 @@
-"""Checks of labels and of the predictions that are judged by them."""
+"""Checks of labels, and of the predictions for them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Predictions(NamedTuple):
     labels: jax.Array
     """Integers. Where they were not known, some may be out of range."""
     given: jax.Array
-    """Of one axis more, that of the classes; of the same shape if binary."""
+    """Shape (..., C), or the shape of the labels if binary."""
     where: jax.Array | None
-    """Which count, of the shape of the labels; None for all."""
+    """The labels that count: booleans of the shape of the labels; None for all."""
 
 
 def predictions(

@@ -1,4 +1,4 @@
-"""The moments of two groups of samples together, from those of each."""
+"""The moments of the union of two groups of samples, from the moments of each group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxdrop import _checks
 
 
 class Shares(NamedTuple):
-    """The parts that two groups of samples have in their union, and means with these weights."""
+    """The shares of two groups of samples in their union, as weights of means."""
 
     first: jax.Array
     second: jax.Array
@@ -34,7 +34,7 @@ class Shares(NamedTuple):
         """The mean of the union, and the gap between the two means."""
         gap = (second.mean - first.mean) + (second.residual - first.residual)
         merged = _sum(first.mean, first.residual + along(self.second, gap) * gap)
-        # Where a mean is infinite, so is that of the union, and the gap says nothing.
+        # If a mean is infinite, the gap is infinite or NaN; the mean of the union is infinite too.
         whole = jnp.isfinite(gap)
         mean = jnp.where(whole, merged.mean, self.mean(first.mean, second.mean))
         return Location(mean, jnp.where(whole, merged.residual, 0)), gap
@@ -43,8 +43,8 @@ class Shares(NamedTuple):
 class Location(NamedTuple):
     """A mean to twice the digits of its dtype: the unevaluated sum `mean + residual`.
 
-    The gap between the means of two groups is about one standard deviation or less. Where the mean
-    is 1e6 of them, its rounding alone is a tenth of the gap.
+    The gap between the means of two groups is about one standard deviation or less. If the mean is
+    1e6 standard deviations, the rounding of the mean alone is a tenth of the gap.
     """
 
     mean: jax.Array
@@ -52,7 +52,7 @@ class Location(NamedTuple):
 
 
 def shares(num: jax.Array, other: jax.Array, dtype: Any) -> Shares:
-    """The parts of groups of `num` and `other` samples, integers, in their union."""
+    """The shares of groups of `num` and `other` samples, integers, in their union."""
     total = (num + other).astype(dtype)
     return Shares(num.astype(dtype) / total, other.astype(dtype) / total)
 
@@ -60,11 +60,11 @@ def shares(num: jax.Array, other: jax.Array, dtype: Any) -> Shares:
 def center(samples: jax.Array) -> tuple[Location, jax.Array]:
     """The mean along the first axis, and the deviations of the samples from it.
 
-    The difference from a mean that is rounded is exact, or nearly so, and its own mean says what
-    the rounding took: the second pass of Chan, Golub & LeVeque.
+    The difference of a sample and the rounded mean is exact, or nearly so. The mean of these
+    differences is the rounding error of the mean: the second pass of Chan, Golub & LeVeque.
     """
     rough = lax.stop_gradient(samples.mean(0))
-    # The difference from an infinite mean would be NaN, where the mean itself is wanted.
+    # The difference from an infinite mean is NaN, and would make the mean NaN.
     rough = jnp.where(jnp.isfinite(rough), rough, 0)
     apart = samples - rough[None]
     left = apart.mean(0)
@@ -72,7 +72,7 @@ def center(samples: jax.Array) -> tuple[Location, jax.Array]:
 
 
 def _sum(first: jax.Array, second: jax.Array) -> Location:
-    """`first + second` and what its rounding took (Knuth, TAOCP 2, theorem 4.2.2B)."""
+    """`first + second`, and its rounding error (Knuth, TAOCP 2, theorem 4.2.2B)."""
     total = first + second
     moved = total - first
     residual = (first - (total - moved)) + (second - moved)
@@ -104,14 +104,14 @@ def check(summary: Any, other: Any) -> None:
 
 
 def _forms(summary: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and dtype of each array by its place in the pytree."""
+    """Shape and dtype of each array by its path in the pytree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(summary)
     return {jax.tree_util.keystr(at): (jnp.shape(x), jnp.result_type(x)) for at, x in leaves}
 
 
 def along(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`values`, a number or one for each entry along the first axes of `like`, with axes to
-    broadcast along its others.
+    """`values`, a scalar or one for each entry along the first axes of `like`, with axes of length
+    1 for the other axes of `like`.
     """
     return (
         jnp.reshape(values, (*values.shape, *[1] * (like.ndim - values.ndim)))

@@ -1,4 +1,4 @@
-"""Moments of the outputs of any function, whatever they mean."""
+"""Moments of the outputs of any function."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks, _numerics
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _merging
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Moments(_groups.Grouped):
-    """Mean and spread of S samples `y_s`. All but the two numbers are pytrees of the structure and
-    shapes of one sample.
+    """Mean and spread of S samples `y_s`. `num_samples` and `num_groups` are numbers; the other
+    fields are pytrees of the structure and shapes of one sample.
     """
 
     num_samples: jax.Array
@@ -27,12 +27,12 @@ class Moments(_groups.Grouped):
     mean: Any
     """`1/S sum_s y_s`."""
     variance: Any
-    """`1/S sum_s (y_s - mean)^2`, of the population."""
+    """`1/S sum_s (y_s - mean)^2`, the variance of the population."""
     log_mean_exp: Any
-    """`log 1/S sum_s exp(y_s)`: of log-likelihoods, the log of the mean likelihood."""
+    """`log 1/S sum_s exp(y_s)`: if `y_s` are log-likelihoods, the log of the mean likelihood."""
     mean_residual: Any
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
-    without loss.
+    """The rounding error of `mean`: the sum of the two has twice the digits, so that summaries
+    merge without loss.
     """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""

@@ -1,4 +1,4 @@
-"""The moments of a regression's predictions, and of what will be observed."""
+"""The summary of a regression's samples: the moments of the predictions and of observations."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _describe, _groups, _inputs, _merging, _regression
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Regression(_groups.Grouped):
-    """The moments of a prediction from S samples, in the units of the target (squared, for
-    variances); all of shape (...).
+    """The moments of a prediction from S samples, of shape (...), in the units of the target,
+    squared for variances.
     """
 
     num_samples: jax.Array
@@ -27,16 +27,16 @@ class Regression(_groups.Grouped):
     mean: jax.Array
     """`1/S sum_s y_s`."""
     epistemic_variance: jax.Array
-    """The variance of the `y_s` over the samples (of the population: divided by S): what the
-    weights do not agree on.
+    """The variance of the `y_s` over the samples (of the population: divided by S): the uncertainty
+    about the weights (epistemic).
     """
     aleatoric_variance: jax.Array
-    """The variance of the noise, `1 / tau` or `1/S sum_s sigma_s^2`: what remains when the weights
-    are known.
+    """The variance of the noise, `1 / tau` or `1/S sum_s sigma_s^2`: the uncertainty under known
+    weights (aleatoric).
     """
     mean_residual: jax.Array
-    """What rounding took from `mean`: their sum has twice the digits, so that summaries merge
-    without loss.
+    """The rounding error of `mean`: the sum of the two has twice the digits, so that summaries
+    merge without loss.
     """
     num_groups: jax.Array | None = None
     """How many groups of samples are independent of each other; None if each sample is."""
@@ -107,12 +107,11 @@ def regression(
     variance: _inputs.ArrayLike | None = None,
     groups: int | None = None,
 ) -> Regression:
-    """Mean of the predictions of S samples, and the variance of what will be observed, in its two
-    parts.
+    """Mean of the predictions of S samples, and the variance of an observation, in its two parts.
 
     The variance is `1/S sum_s y_s^2 - (1/S sum_s y_s)^2` (epistemic) plus that of the noise
-    (aleatoric): `1 / tau`, or `1/S sum_s sigma_s^2` if the model predicts its noise. Each entry is
-    taken for itself; of the covariance of several outputs this is the diagonal.
+    (aleatoric): `1 / tau`, or `1/S sum_s sigma_s^2` if the model predicts its noise. For several
+    outputs it is the diagonal of their covariance.
 
         summary = mc.regression(mc.predict(lambda key: fn(key, x), keys), tau=tau)
         lower, upper = summary.interval(0.95)

@@ -1,21 +1,21 @@
-"""What functions that choose from a pool of inputs share."""
+"""Checks and sizes for functions that choose from a pool of inputs."""
 
 from __future__ import annotations
 
 import jax
 
 from jaxdrop import _checks
-from jaxdrop.mc import _classification, _inputs
+from jaxdrop.mc import _inputs, _probabilities
 
-# Numbers that are formed at a time for candidates that are scored together.
+# How many numbers to compute at a time, for all candidates that are scored together.
 _AT_ONCE = 2**22
 
 
 def checked(
     caller: str, logits: _inputs.ArrayLike | None, probs: _inputs.ArrayLike | None, prefix: str = ""
 ) -> tuple[jax.Array, bool]:
-    """Samples of shape (S, N, C), and whether they are logits. With `prefix`, the arguments have
-    other names.
+    """Samples of shape (S, N, C), and whether they are logits. `prefix` begins the names of the
+    arguments in messages.
     """
     for kind, x in (("logits", logits), ("probs", probs)):
         if x is not None:
@@ -28,7 +28,7 @@ def checked(
                 )
             if kind == "probs":
                 _inputs.probabilities(name, samples)
-    return _classification.checked(caller, logits, probs)
+    return _probabilities.checked(caller, logits, probs)
 
 
 def number(name: str, num: int, available: int) -> int:
@@ -40,5 +40,5 @@ def number(name: str, num: int, available: int) -> int:
 
 
 def at_once(numbers: int, num_inputs: int) -> int:
-    """How many inputs to score at a time, if one takes so many numbers."""
+    """How many inputs to score at a time, if each takes this many numbers."""
     return min(max(_AT_ONCE // numbers, 1), num_inputs)

@@ -14,14 +14,13 @@ from jaxdrop import _optional
 T = TypeVar("T")
 
 _SECONDS = 10.0
-"""Between two lines, where there is no bar."""
+"""Seconds between two lines of text, where no bar can be shown."""
 
 
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    """Passes `items` on, and shows on stderr how many of `total` there have been.
-
-    Of several processes the first one does. By rich if it is installed, else by a line of text
-    every few seconds.
+    """Yields `items`, and shows on stderr how many of `total` have been taken: by a bar of rich if
+    it is installed, otherwise by a line of text every few seconds. Of several processes only the
+    first shows it.
     """
     rich, console = _optional.find("rich.progress"), _optional.find("rich.console")
     if jax.process_index():

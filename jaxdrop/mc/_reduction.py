@@ -1,4 +1,4 @@
-"""How statistics over many examples are compiled: sums that keep their digits, on any mesh."""
+"""Compiled statistics over many examples: sums that keep their digits, on any mesh."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxdrop.functional._kernel import Kernel, kernel
+from jaxdrop._kernel import Kernel, kernel
 
 
 def reduction(name: str) -> Callable[[Kernel], Kernel]:
-    """A `kernel` whose results all devices hold whole, however its arguments are divided.
+    """A `kernel` with replicated results, however its arguments are divided.
 
-    On a mesh with explicit axes JAX asks how each intermediate result is divided, and refuses to
-    sort or to index along a divided axis. Here these axes are automatic: the compiler chooses.
+    On a mesh with explicit axes JAX needs the layout of each intermediate result, and raises an
+    error for sorting or indexing along a divided axis. Inside the kernel these axes are automatic:
+    the compiler chooses the layouts.
     """
 
     def decorate(fn: Kernel) -> Kernel:
@@ -37,33 +38,33 @@ def reduction(name: str) -> Callable[[Kernel], Kernel]:
     return decorate
 
 
-def keep(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
-    """`x`, and `fill` outside `where`, so that no NaN of an entry left out meets a derivative."""
+def masked(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
+    """`x`, with `fill` at entries that do not count, so that a NaN there reaches no derivative."""
     return x if where is None else jnp.where(where, x, jnp.asarray(fill, x.dtype))
 
 
 def number(where: jax.Array | None, size: int) -> jax.Array:
-    """How many of `size` entries `where` leaves: an integer, exact."""
+    """How many of `size` entries count: an exact integer."""
     return jnp.int32(size) if where is None else where.sum(dtype=jnp.int32)
 
 
 def mean(x: jax.Array, where: jax.Array | None = None, *, axis: int | None = None) -> jax.Array:
     """The mean over all entries, or over an axis; NaN if there are none.
 
-    One sum gives the mean up to an error that may grow with the number of terms, and a second one,
-    over the deviations from it, the rest. Derivatives are those of the first.
+    A first sum gives the mean up to an error that may grow with the number of terms. A second sum,
+    of the deviations from this mean, corrects it. Derivatives are those of the first.
     """
-    x = keep(where, x)
+    x = masked(where, x)
     count = x.size if axis is None else x.shape[axis]
     total = jnp.asarray(count, x.dtype) if where is None else number(where, count).astype(x.dtype)
     level = x.sum(axis) / total
-    deviations = keep(where, x - (level if axis is None else jnp.expand_dims(level, axis)))
+    deviations = masked(where, x - (level if axis is None else jnp.expand_dims(level, axis)))
     rest = lax.stop_gradient(deviations.sum(axis) / total)
     return jnp.where(jnp.isfinite(level), level + rest, level)
 
 
 def cumulative(x: jax.Array) -> jax.Array:
-    """The cumulative sum: what rounding takes from one is summed, too."""
+    """The cumulative sum, with its rounding errors summed and added back."""
     first = jnp.cumsum(x)
     rest = jnp.cumsum(x - jnp.diff(first, prepend=jnp.zeros(1, x.dtype)))
     return jnp.where(jnp.isfinite(first), first + lax.stop_gradient(rest), first)
@@ -72,7 +73,8 @@ def cumulative(x: jax.Array) -> jax.Array:
 def sums(x: jax.Array, bins: jax.Array, num_bins: int) -> jax.Array:
     """The sum of `x` in each bin; an index of `num_bins` counts nowhere.
 
-    A scatter adds one by one. Here it does so to few neighbors at a time.
+    A scatter adds entries one by one, and rounding errors grow with their number. So it adds few
+    neighbors at a time, and the partial sums are added by `mean`.
     """
     width = 4 * num_bins
     rows = lax.iota(jnp.int32, x.size) // width
@@ -86,8 +88,8 @@ def counts(bins: jax.Array, num_bins: int) -> jax.Array:
 
 
 def ties(*keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each entry of sorted arrays, the first index of its run of equals, and one past the
-    last.
+    """For each entry of sorted arrays, the first index of the run of entries equal to it, and the
+    index after the last.
     """
     index = lax.iota(jnp.int32, keys[0].size)
     new = functools.reduce(jnp.logical_or, (key[1:] != key[:-1] for key in keys))

@@ -1,5 +1,5 @@
-"""What the samples of a regression say of an observation: a mixture of Gaussians, one around the
-prediction of each sample.
+"""The predictive distribution of a regression: a mixture of Gaussians, one around the prediction of
+each sample.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _inputs
 
 
@@ -24,15 +24,15 @@ def log_likelihood(
     variance: _inputs.ArrayLike | None = None,
     output_axes: int = 0,
 ) -> jax.Array:
-    """`log p(y) = log 1/S sum_s N(y; y_s, 1/tau)`, in nats: of the mixture, not of the Gaussian
-    with its moments.
+    """`log p(y) = log 1/S sum_s N(y; y_s, 1/tau)`, in nats: the likelihood under the mixture, not
+    under the Gaussian with its moments.
 
     With one `tau` and D outputs, `logsumexp_s(-tau/2 ||y - y_s||^2) - log S - D/2 log(2 pi) + D/2
-    log tau`. Targets that were standardized: pass y, samples and `tau` in the units in which the
-    likelihood is wanted.
+    log tau`. If targets were standardized, pass y, samples and `tau` in the units that
+    the likelihood should have.
 
     Args:
-      y: what was observed, of the shape of `samples` without its first axis.
+      y: the observations, of the shape of `samples` without its first axis.
       samples: predictions `y_s`, shape (S, ...).
       tau: the precision of the noise, one over its variance, as in `regression`, but finite.
       variance: in its place, the variances that the samples predict, of the shape of `samples`.
@@ -72,10 +72,10 @@ def cdf(
     tau: _inputs.Number | None = None,
     variance: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """`P(Y <= y) = 1/S sum_s Phi((y - y_s) / sigma_s)`: of the mixture, at an observation.
+    """`P(Y <= y) = 1/S sum_s Phi((y - y_s) / sigma_s)`: the distribution function of the mixture.
 
-    These values are uniform over the data if the predictions are calibrated: they are what
-    `mc.metrics.calibration_curve` takes.
+    Over the observations of a data set its values are uniform if the predictions are calibrated:
+    pass them to `mc.metrics.calibration_curve`.
 
     Args:
       y: of the shape of `samples` without its first axis.
@@ -102,7 +102,7 @@ def normal_cdf(apart: jax.Array, variance: jax.Array) -> jax.Array:
     """`P(Y - m <= apart)` of a normal `Y` of mean m; a variance of 0 makes it a step, and NaN stays
     NaN.
     """
-    # Sums have the layout of both, which `where` asks of all its arguments on an explicit mesh.
+    # On a mesh with explicit axes `where` needs arguments of one layout: sums have that of both.
     variance, apart = variance + jnp.zeros_like(apart), apart + jnp.zeros_like(variance)
     noiseless = variance == 0
     smooth = ndtr(apart / jnp.sqrt(jnp.where(noiseless, 1, variance)))
@@ -117,12 +117,12 @@ def quantiles(
     tau: _inputs.Number | None = None,
     variance: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The least `y` with `cdf(y) >= q`: quantiles of what will be observed, noise included.
+    """The least `y` with `cdf(y) >= q`: quantiles of an observation, noise included.
 
     They are those of the mixture, found by bisection, so that a skewed or bimodal prediction keeps
-    its shape. Quantiles of the predictions alone, which leave the noise out and are too narrow for
-    observations, are those at `tau=jnp.inf`: `numpy.quantile(samples, q, axis=0,
-    method="inverted_cdf")`. No gradient passes.
+    its shape. `tau=jnp.inf` leaves the noise out: these are quantiles of the predictions,
+    `numpy.quantile(samples, q, axis=0, method="inverted_cdf")`, too narrow for observations. They
+    have no gradient.
 
     Args:
       samples: as in `regression`.
@@ -148,10 +148,8 @@ def _quantiles(samples: jax.Array, noise: jax.Array, q: jax.Array) -> jax.Array:
     samples, noise = lax.stop_gradient((samples, noise))
 
     def one(q: jax.Array) -> jax.Array:
-        least = (
-            q - 2 * jnp.finfo(q.dtype).eps
-        )  # the mean of S ones and zeros may round to less than the fraction that it is
-        # The mixture's quantile lies between the least and the largest one of its parts.
+        least = q - 2 * jnp.finfo(q.dtype).eps  # the mean of S ones and zeros may be rounded down
+        # A quantile of the mixture lies between the least and the largest of those of its parts.
         parts = samples + ndtri(q) * jnp.sqrt(noise)
         slack = 4 * jnp.finfo(parts.dtype).eps * jnp.abs(parts).max(0)
 
@@ -200,7 +198,7 @@ def tails(caller: str, coverage: float) -> _inputs.ArrayLike:
     """The probabilities below the two bounds of a central interval, `(1 - coverage) / 2` and `(1 +
     coverage) / 2`.
 
-    They are NaN if `coverage` is not in (0, 1), and that is not known.
+    They are NaN if `coverage` is traced and not in (0, 1).
     """
     level = _inputs.setting(caller, "coverage", coverage)
     if level.ndim:
@@ -225,7 +223,7 @@ def mixture(
     """The samples, and the variance of the noise in a shape that broadcasts to theirs without a
     change of rank.
 
-    A variance that is out of range, and not known to be so, is NaN.
+    A traced variance that is out of range becomes NaN.
     """
     samples = _inputs.samples(caller, "samples", samples)
     if (tau is None) == (variance is None):

@@ -17,12 +17,12 @@ _SHOWN = 3
 
 
 class Form(NamedTuple):
-    """What the results of each batch are."""
+    """The structure, dtypes and shapes of the results of a batch."""
 
     structure: Any
-    """The pytree of the arrays' names."""
+    """A pytree whose leaves are the names of the arrays."""
     arrays: Mapping[str, str]
-    """By name, dtype and shape, as in `float32(5, batch, 3)`."""
+    """The dtype and shape of each array by its name, as in `float32(5, batch, 3)`."""
     batch_axis: int
 
     @classmethod
@@ -41,7 +41,7 @@ class Form(NamedTuple):
         return cls(jax.tree.unflatten(jax.tree.structure(results), names), arrays, batch_axis)
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The form as JSON, for the manifest."""
         structure = _structures.to_json(self.structure)
         return {
             "results": dict(self.arrays),
@@ -51,7 +51,7 @@ class Form(NamedTuple):
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> Form:
-        """From the manifest."""
+        """The form from the JSON of a manifest."""
         structure = _structures.from_json(manifest["structure"])
         return cls(structure, manifest["results"], manifest["batch_axis"])
 
@@ -59,8 +59,8 @@ class Form(NamedTuple):
 class DatasetResults(Sequence[Any]):
     """The results of `predict_dataset` by batch, as pytrees of NumPy arrays.
 
-    `results[i]`, `for part in results`, `len(results)`. What was written to disk is read again
-    whenever it is asked for.
+    `results[i]`, `for part in results`, `len(results)`. Results on disk are read again at each
+    access.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DatasetResults(Sequence[Any]):
 
     @property
     def complete(self) -> bool:
-        """Whether the run that made them has finished."""
+        """Whether the run that wrote the results has finished."""
         return self._complete
 
     def __len__(self) -> int:
@@ -96,9 +96,9 @@ class DatasetResults(Sequence[Any]):
         return f"DatasetResults({count}{of}: {', '.join(arrays[:_SHOWN])}{more}; {where})"
 
     def concatenate(self) -> Any:
-        """The results for all examples in one.
+        """The results for all examples in one pytree.
 
-        Arrays are joined along their batch axis, a number is that of every batch.
+        Arrays are concatenated along their batch axis. A number must be the same in all batches.
 
         Raises:
           ValueError: there are no batches, or a number is not the same in all of them.
@@ -126,19 +126,20 @@ class DatasetResults(Sequence[Any]):
 
 @_checks.hinted
 def open_results(path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> DatasetResults:
-    """Opens what `predict_dataset(path=path)` wrote, without the model, the keys and the batches.
+    """Opens the results that `predict_dataset(path=path)` wrote, without the model, the keys and
+    the batches.
 
         results = mc.open_results("results")
         summary = results.concatenate()
 
-    Nothing is written. Summaries of this library come back as what they were, lists, tuples and
-    dictionaries too; another class comes back as a named tuple of its fields, or if it is none, as
-    a dictionary of its arrays by name.
+    The folder is only read. Summaries of this library, lists, tuples and dictionaries come back as
+    such. An object of another class comes back as a named tuple of its fields, or as a dictionary
+    of its arrays by name if its fields are not known.
 
     Args:
       path: the folder.
       allow_incomplete: whether to open a run that has not finished, for the batches that are there.
-        `results.complete` tells.
+        `results.complete` says whether it has finished.
 
     Returns:
       The results by batch, as `predict_dataset` returns them.

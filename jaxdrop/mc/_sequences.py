@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
-from jaxdrop.functional._kernel import kernel
+from jaxdrop._kernel import kernel
 from jaxdrop.mc import _inputs
 
 
@@ -22,12 +22,12 @@ def sequence_scores(
     their tokens.
 
     Args:
-      log_probs: shape (..., T), of the tokens that were observed; what stands where `mask` is false
-        counts for nothing, NaN and -inf included.
+      log_probs: shape (..., T), the log-probabilities of the observed tokens. Entries where `mask`
+        is false are ignored, NaN and -inf included.
       mask: booleans that broadcast to this shape, true for tokens that count; all by default.
-      per_token: the mean over the tokens that count in place of the sum, 0 where none does. Mix
-        samples (`log_mean_exp`) before this division, not after: the mean of probabilities is one
-        of whole sequences.
+      per_token: whether to return the mean over the tokens that count, 0 if there is no such token,
+        in place of the sum. Combine samples with `log_mean_exp` of the sums, and divide afterwards:
+        the mean over samples is one of probabilities of whole sequences.
 
     Returns:
       Shape (...).
@@ -66,9 +66,9 @@ def log_mean_exp(scores: _inputs.ArrayLike) -> jax.Array:
     """`log 1/S sum_s exp(score_s)`: the log of the mean probability, from log-probabilities of S
     samples.
 
-    For a language model, the probability of a sequence under the mean over the weights. It is not
-    less than the mean of the scores, which is the other thing in use (a product of experts without
-    its normalization); say which one you report.
+    For a language model it is the log-probability of a sequence under the predictive mean. The mean
+    of the scores, which is in use too (a product of experts without its normalization), is never
+    larger: say which of the two you report.
 
     Args:
       scores: shape (S, ...), such as `sequence_scores(log_probs, mask)`.

@@ -1,5 +1,5 @@
-"""Where the results of a data set's batches are kept: in memory, or on disk, where they survive a
-kill at any moment.
+"""Stores for the results of a data set's batches: in memory, or on disk, where finished batches
+survive a kill of the process at any moment.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ Array = np.ndarray[Any, Any]
 
 _MANIFEST = "manifest.json"
 _FORMAT = 2
-"""Of the files. Results in another one are neither read nor resumed."""
+"""The version of the files. Results of another version are neither read nor resumed."""
 _NUM_BATCHES = "num_batches"
-"""In the manifest: how many there are, and None until the run has finished."""
+"""The entry of the manifest with the number of batches, None until the run has finished."""
 _TORN = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Store(Protocol):
-    """The results of each batch, a list of arrays, by the batch's number."""
+    """Maps the number of a batch to its results, a list of arrays."""
 
     def holds(self, index: int, inputs: Sequence[Array]) -> bool:
-        """Whether the results of this batch, which has these inputs, are there."""
+        """Whether the store has the results of this batch, for these inputs."""
 
     def write(self, index: int, inputs: Sequence[Array], results: list[Array]) -> None:
-        """Keeps the results of a batch."""
+        """Stores the results of a batch."""
 
     def read(self, index: int) -> list[Array]:
         """The results of a batch."""
 
     def finish(self, num_batches: int) -> None:
-        """Notes that there are no more batches."""
+        """Marks the run as finished."""
 
 
 class Memory:
@@ -53,32 +53,32 @@ class Memory:
         self._results: list[list[Array]] = []
 
     def holds(self, index: int, inputs: Sequence[Array]) -> bool:
-        """Never before it was written."""
+        """False: a run in memory starts without results."""
         return index < len(self._results)
 
     def write(self, index: int, inputs: Sequence[Array], results: list[Array]) -> None:
-        """Batches come in order."""
+        """Appends the results: batches come in order."""
         self._results.append(results)
 
     def read(self, index: int) -> list[Array]:
-        """As it was written."""
+        """The results of a batch."""
         return self._results[index]
 
     def finish(self, num_batches: int) -> None:
-        """Nothing to note."""
+        """Does nothing: a run in memory is not resumed."""
 
 
 class Directory:
     """A `Store` of files `000000.npz`, `000001.npz`, ..., as `numpy.load` reads them, and a
     manifest.
 
-    A file gets its name when all of it is on disk. One that is torn all the same, by an interrupted
-    copy, say, fails its checksum and counts as missing. With the results stands a checksum of the
-    inputs. `create` and `open` make one.
+    A file gets its name when all of it is on disk. If a file is incomplete anyway, after an
+    interrupted copy, say, its checksum does not match, and it counts as missing. Each file also
+    holds a checksum of the inputs of its batch. Use `create` or `open` to make a store.
 
     Args:
       path: an existing directory.
-      manifest: what the results are, and what they depend on, by name; for JSON.
+      manifest: descriptions of the results, and of all that they depend on, by name; for JSON.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ class Directory:
 
     @classmethod
     def create(cls, path: Path, manifest: Mapping[str, Any]) -> Directory:
-        """A directory for the results of a run, or what such a run has left there.
+        """The store of a run in a directory, with the results that an earlier run left there.
 
         Raises:
           ValueError: the directory was written under another manifest.
@@ -112,7 +112,7 @@ class Directory:
 
     @classmethod
     def open(cls, path: Path) -> Directory:
-        """The directory of a run, finished or not.
+        """The store of a run in a directory, finished or not.
 
         Raises:
           FileNotFoundError, NotADirectoryError: there is no such directory.
@@ -133,24 +133,26 @@ class Directory:
 
     @property
     def num_batches(self) -> int | None:
-        """How many batches there are; None if the run has not finished."""
+        """The number of batches; None if the run has not finished."""
         return self.manifest[_NUM_BATCHES]
 
     def finish(self, num_batches: int | None) -> None:
-        """Notes that the run has finished, with so many batches; or, by None, that it goes on."""
+        """Writes the number of batches of a finished run into the manifest, or None for a run that
+        goes on.
+        """
         if self.num_batches != num_batches:
             self.manifest[_NUM_BATCHES] = num_batches
             self._publish_manifest()
 
     def written(self) -> int:
-        """How many files there are, without a gap."""
+        """The number of files from the first batch on, without a gap."""
         return next(index for index in itertools.count() if not self._file(index).exists())
 
     def holds(self, index: int, inputs: Sequence[Array]) -> bool:
-        """Whether a whole file is there.
+        """Whether the file of the batch is there and complete.
 
         Raises:
-          ValueError: one is, and it is of other inputs.
+          ValueError: it is, but with the results of other inputs.
         """
         found = self._load(index)
         if found and found[_structures.RESERVED] != _digest(inputs):
@@ -161,15 +163,15 @@ class Directory:
         return found is not None
 
     def write(self, index: int, inputs: Sequence[Array], results: list[Array]) -> None:
-        """Returns when the results are on disk."""
+        """Writes the results. Returns when they are on disk."""
         if self.num_batches is not None:
             self.finish(None)
         arrays = dict(zip(self.manifest["results"], results, strict=True)) | {
             _structures.RESERVED: _digest(inputs)
         }
         buffer = io.BytesIO()
-        # What `numpy.savez` writes; but that takes arrays by keyword, and a result may be named as
-        # one of its arguments.
+        # The format of `numpy.savez`. That function takes arrays as keyword arguments, and the name
+        # of a result could be one of its own arguments.
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -177,17 +179,17 @@ class Directory:
         self._publish(buffer.getbuffer(), self._file(index).name)
 
     def read(self, index: int) -> list[Array]:
-        """Reads the file again.
+        """Reads the results of a batch from its file.
 
         Raises:
-          FileNotFoundError: it is gone or damaged.
+          FileNotFoundError: the file is missing or damaged.
         """
         found = self._load(index)
         if found is None:
             raise FileNotFoundError(
                 f"{self._file(index)} is gone or damaged: run predict_dataset again"
             )
-        # NumPy's format does not know the short floats, and returns their bytes.
+        # NumPy's format has no dtypes such as bfloat16, and returns arrays of bytes for them.
         forms = self.manifest["results"].items()
         return [found[name].view(jnp.dtype(form.partition("(")[0])) for name, form in forms]
 
@@ -209,8 +211,8 @@ class Directory:
         self._publish(json.dumps(self.manifest, indent=2).encode(), _MANIFEST)
 
     def _publish(self, content: bytes | memoryview, name: str) -> None:
-        """Writes a file, which gets its name when its content is on disk; returns when its name is,
-        too.
+        """Writes a file, and renames it to its name when the content is on disk. Returns when the
+        new name is on disk too.
         """
         temporary = self.path / "unfinished"
         with temporary.open("wb") as file:
@@ -218,14 +220,14 @@ class Directory:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.path / name)
-        if os.name == "posix":  # elsewhere a directory cannot be opened
+        if os.name == "posix":  # on Windows a directory cannot be opened
             directory = os.open(self.path, os.O_RDONLY)
             os.fsync(directory)
             os.close(directory)
 
 
 def damaged(path: Path) -> ValueError:
-    """The error of a manifest that cannot be understood."""
+    """The error for a manifest that cannot be read."""
     return ValueError(
         f"{path / _MANIFEST} is damaged. numpy.load still reads the batches, {path / '000000.npz'}"
         " and so on."

@@ -11,17 +11,17 @@ from typing import Any
 import jax
 
 RESERVED = "inputs_crc32"
-"""What no leaf is called."""
+"""A text that is not the name of a leaf."""
 
 _SETTINGS = (bool, int, float, str)
 
 
 class _Name(str):
-    """The name of an array, which stands where the array stood."""
+    """The name of an array, as the leaf that takes its place."""
 
 
 def names(tree: Any) -> list[str]:
-    """A name for each leaf, by its place: `logits`, `nested.1.sum`. A single one is `samples`."""
+    """A name for each leaf, from its path: `logits`, `nested.1.sum`. A sole array is `samples`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     paths = [jax.tree_util.keystr(at, simple=True, separator=".") or "samples" for at, _ in leaves]
     if len({*paths, RESERVED}) <= len(paths):  # as of {"a": {"b": ...}, "a.b": ...}
@@ -30,7 +30,9 @@ def names(tree: Any) -> list[str]:
 
 
 def to_json(tree: Any) -> Any:
-    """The structure of a pytree. One that JSON cannot hold is described as a dictionary by name."""
+    """The structure of a pytree as JSON. A structure that JSON cannot hold is described as a
+    dictionary of the arrays by name.
+    """
     named = [_Name(name) for name in names(tree)]
     described = _describe(jax.tree.unflatten(jax.tree.structure(tree), named))
     if jax.tree.leaves(from_json(described)) == named:
@@ -41,7 +43,7 @@ def to_json(tree: Any) -> Any:
 def from_json(described: Any) -> Any:
     """The pytree of names that `to_json` described.
 
-    This library's classes come back as they were, others as named tuples with the same fields.
+    This library's classes come back as such, other classes as named tuples with the same fields.
     """
     kind, content = described
     if kind == "array":

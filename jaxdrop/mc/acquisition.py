@@ -1,15 +1,16 @@
-"""Which inputs to have labelled next: scores of inputs, and batches of them.
+"""Which inputs to label next: scores of inputs, and batches of them.
 
-Scores are functions of a `Classification`, and the larger, the more there is to learn:
+Scores are functions of a `Classification`. The larger a score, the more a label teaches:
 
     summary = mc.classification(logits=mc.predict(lambda key: fn(key, pool), keys))
     chosen = mc.acquisition.top(mc.acquisition.bald(summary), 10)
 
-The ten best scores may all say the same. `power_sampling` mixes them by chance; `batch_bald` asks
-what ten labels say together, and `epig` what a label says of the inputs that count. The last two
-need the samples themselves, each under one set of weights for all inputs: where every example has a
-mask of its own, the default of Flax and of this library, labels seem to say nothing of each other.
-Share the masks over the batch, as `jaxdrop.nnx.stochastic` and `jaxdrop.linen.stochastic` can.
+The inputs with the ten best scores may be alike. `power_sampling` draws at random, in proportion to
+the scores; `batch_bald` scores ten labels together; and `epig` scores the information of a label
+about the inputs that the model is for. `batch_bald` and `epig` need the samples themselves, each
+under one set of weights for all inputs. With a mask for each example, the default of Flax and of
+this library, the labels of different inputs would seem independent: share the masks over the batch,
+as `jaxdrop.nnx.stochastic` and `jaxdrop.linen.stochastic` can.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks, _variates, random
-from jaxdrop.mc import _classification, _inputs, _pool, _reduction
-from jaxdrop.mc._batch_bald import Batch as Batch
-from jaxdrop.mc._batch_bald import batch_bald as batch_bald
+from jaxdrop.mc import _inputs, _pool, _probabilities, _reduction
+from jaxdrop.mc._batch_bald import Batch, batch_bald
 from jaxdrop.mc._classification import Classification
 from jaxdrop.mc._reduction import reduction
+
+__all__ = [
+    "Batch",
+    "Kind",
+    "bald",
+    "batch_bald",
+    "entropy",
+    "epig",
+    "margin",
+    "power_sampling",
+    "top",
+    "variation_ratio",
+]
 
 Kind = Literal["power", "softmax", "softrank"]
 
@@ -46,7 +59,7 @@ def bald(summary: Classification) -> jax.Array:
 
 @_checks.hinted
 def entropy(summary: Classification) -> jax.Array:
-    """`H[p]`, the predictive entropy, in nats: noise that no label removes counts too."""
+    """`H[p]`, the predictive entropy, in nats. It includes the noise, which no label removes."""
     return _summary("entropy", summary).predictive_entropy
 
 
@@ -87,17 +100,16 @@ def epig(
     probs: _inputs.ArrayLike | None = None,
     target_probs: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """`mean_x* I(y; y*)`: what a label is expected to say of the labels of the targets x*, in nats;
-    at least 0.
+    """EPIG, `mean_x* I(y; y*)`: the expected information of a label about the labels of the targets
+    x*, in nats; at least 0.
 
-    With `p(y, y*) = 1/S sum_s p_s(y) p_s(y*)`, the divergence of `p(y, y*)` from `p(y) p(y*)`. What
-    a label says of weights that do not matter for the targets, and BALD rewards, counts for
-    nothing.
+    With `p(y, y*) = 1/S sum_s p_s(y) p_s(y*)`, the divergence of `p(y, y*)` from `p(y) p(y*)`. BALD
+    also counts information about weights that do not matter for the targets; EPIG does not.
 
     Args:
-      logits: of the inputs to choose from, shape (S, N, C).
-      target_logits: of inputs like those that the model is for, shape (S, M, C'), under the same
-        weights: from the same keys, with masks that all inputs share.
+      logits: those of the inputs to choose from, shape (S, N, C).
+      target_logits: those of inputs like the ones that the model is for, shape (S, M, C'), under
+        the same weights: from the same keys, with masks that all inputs share.
       probs: in place of logits.
       target_probs: in place of logits.
 
@@ -120,7 +132,7 @@ def epig(
             f" got shapes {given.shape} and {target.shape}"
         )
     pool, targets = (
-        jnp.exp(_classification.log_probabilities(x, are_logits)) for x in (given, target)
+        jnp.exp(_probabilities.log_probabilities(x, are_logits)) for x in (given, target)
     )
     return _epig(pool, targets.astype(pool.dtype))
 
@@ -136,7 +148,7 @@ def _epig(pool: jax.Array, targets: jax.Array) -> jax.Array:
         possible = (joint > 0) & (apart > 0)
         ratio = jnp.log(jnp.where(possible, joint, 1)) - jnp.log(jnp.where(possible, apart, 1))
         return _reduction.mean(
-            (apart * _classification.divergence_terms(ratio, possible)).sum((0, 2))
+            (apart * _probabilities.divergence_terms(ratio, possible)).sum((0, 2))
         )
 
     return lax.map(
@@ -169,7 +181,7 @@ def top(scores: _inputs.ArrayLike, num: int) -> jax.Array:
 @reduction("top")
 def _top(scores: jax.Array, *, num: int) -> jax.Array:
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-    return lax.top_k(jnp.where(scores == 0, 0, scores), num)[1]  # top_k tells -0 from 0
+    return lax.top_k(jnp.where(scores == 0, 0, scores), num)[1]  # top_k orders -0 below 0
 
 
 @_checks.hinted
@@ -181,8 +193,8 @@ def power_sampling(
     coldness: _inputs.Number = 1.0,
     kind: Kind = "power",
 ) -> jax.Array:
-    """`num` inputs drawn without replacement, in proportion to `score^coldness`: a batch whose
-    members are not all alike.
+    """`num` inputs drawn without replacement, in proportion to `score^coldness`: a more diverse
+    batch than the best scores.
 
     ============  ==========================================================
     kind          drawn in proportion to
@@ -192,7 +204,7 @@ def power_sampling(
     `softrank`    `rank^-coldness`, the largest score having rank 1
     ============  ==========================================================
 
-    At coldness 0 all are equally likely; a large one is `top`.
+    At coldness 0 all inputs are equally likely; with a large coldness the result is that of `top`.
 
     Args:
       key: a single key.
@@ -242,12 +254,12 @@ def _power_sampling(
             .set(jnp.arange(1.0, scores.size + 1))
         )
         scores = -jnp.log(ranks)
-    # The largest one has the weight 1, which no coldness makes infinite. What is impossible stays
-    # so, but not at coldness 0.
+    # Relative to the largest score, whose weight is 1 at every coldness. A score of 0 has weight 0,
+    # except at coldness 0.
     most = scores.max()
     weights = coldness * (scores - jnp.where(jnp.isfinite(most), most, 0))
     noise = _variates.gumbel(random.bits(key, scores.shape), scores.dtype)
-    # The largest of log-weights plus Gumbel noise are drawn without replacement.
+    # The largest sums of log-weight and Gumbel noise are a draw without replacement.
     return lax.top_k(jnp.where(coldness == 0, 0, weights) + noise, num)[1]
 
 

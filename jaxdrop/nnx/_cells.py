@@ -15,9 +15,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import _recurrent_rates, recurrent
-from jaxdrop.functional._recurrent_rates import GRU, LSTM, SIMPLE, Family, Rates
-from jaxdrop.functional.recurrent import Carry, Drop, Hooks, Plan
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import GRU, LSTM, SIMPLE, Carry, Drop, Family, Hooks, Plan, Rates
 from jaxdrop.nnx._base import RngSource
 
 _Dropping: TypeAlias = Callable[[Drop, jax.Array], jax.Array]
@@ -46,7 +45,7 @@ _FAMILIES = {kind: parts.family for kind, parts in PARTS.items()}
 
 def family_of(cell: Any) -> Family:
     """The family of a cell."""
-    return _recurrent_rates.family_of(cell, _FAMILIES)
+    return recurrent.family_of(cell, _FAMILIES)
 
 
 @dataclasses.dataclass(frozen=True)

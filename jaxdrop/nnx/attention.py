@@ -77,7 +77,7 @@ def dot_product_attention(
     if promote_dtype is not None:
         query, key, value = promote_dtype((query, key, value), dtype=dtype)
         dtype = None
-    return attention.for_flax(
+    return attention.flax_dot_product_attention(
         query,
         key,
         value,

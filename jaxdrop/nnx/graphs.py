@@ -85,9 +85,9 @@ class DropNode(Stochastic):
 
     def __call__(
         self,
-        num_nodes: int,
         senders: jax.Array,
         receivers: jax.Array,
+        num_nodes: int,
         *,
         deterministic: bool | None = None,
         rngs: RngSource | None = None,
@@ -97,5 +97,5 @@ class DropNode(Stochastic):
         """Which nodes and edges are kept. Further arguments as in `jaxdrop.nnx.Dropout`."""
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         return graphs.drop_node(
-            key, num_nodes, senders, receivers, rate, deterministic=off, spec=spec
+            key, senders, receivers, num_nodes, rate, deterministic=off, spec=spec
         )

@@ -116,7 +116,7 @@ class DropHead(Stochastic):
 
     Args:
       rate: the probability of dropping a head, a number in [0, 1].
-      normalization: `'kept'`, `'rate'` or `'fixed'`.
+      normalize: `'example'`, `'expected'` or `'fixed'`.
       head_axis: the axis of the heads.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
@@ -130,7 +130,7 @@ class DropHead(Stochastic):
         self,
         rate: float,
         *,
-        normalization: heads.HeadNormalization = "kept",
+        normalize: heads.Normalize = "example",
         head_axis: int = -2,
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
@@ -140,8 +140,8 @@ class DropHead(Stochastic):
         super().__init__(
             rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
         )
-        _checks.check_one_of(normalization, "normalization", heads.HeadNormalization)
-        self.normalization: heads.HeadNormalization = normalization
+        _checks.check_one_of(normalize, "normalize", heads.Normalize)
+        self.normalize: heads.Normalize = normalize
         self.head_axis = head_axis
 
     def __call__(
@@ -161,7 +161,7 @@ class DropHead(Stochastic):
             key,
             inputs,
             rate,
-            normalization=self.normalization,
+            normalize=self.normalize,
             head_axis=self.head_axis,
             deterministic=off,
             spec=spec,

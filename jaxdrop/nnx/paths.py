@@ -132,7 +132,7 @@ class LayerDrop(Stochastic):
             return paths.like(layer(x, *args), x, rate)
 
         runs = paths.layer_runs(key, rate, deterministic=off)
-        return paths.either(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
+        return paths.cond(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
 
 
 class ShakeDrop(Stochastic):
@@ -142,7 +142,7 @@ class ShakeDrop(Stochastic):
       rate: the probability that the branch is shaken, a number in [0, 1].
       alpha: least and greatest forward coefficient.
       beta: least and greatest backward coefficient.
-      level: who gets coefficients of their own: `'batch'`, `'image'`, `'channel'` or `'pixel'`.
+      per: who gets coefficients of their own: `'batch'`, `'image'`, `'channel'` or `'pixel'`.
       batch_axis: where the images are.
       channel_axis: where the channels are.
       deterministic: if True, the input times the expected coefficient is returned.
@@ -160,7 +160,7 @@ class ShakeDrop(Stochastic):
         *,
         alpha: paths.Range = (-1.0, 1.0),
         beta: paths.Range = (0.0, 1.0),
-        level: paths.Level = "image",
+        per: paths.Per = "image",
         batch_axis: int = 0,
         channel_axis: int = -1,
         deterministic: bool | None = False,
@@ -173,7 +173,7 @@ class ShakeDrop(Stochastic):
         )
         self.alpha = paths.check_range("alpha", alpha)
         self.beta = paths.check_range("beta", beta)
-        self.level: paths.Level = level
+        self.per: paths.Per = per
         self.batch_axis = batch_axis
         self.channel_axis = channel_axis
 
@@ -196,7 +196,7 @@ class ShakeDrop(Stochastic):
             rate,
             alpha=self.alpha,
             beta=self.beta,
-            level=self.level,
+            per=self.per,
             batch_axis=self.batch_axis,
             channel_axis=self.channel_axis,
             deterministic=off,

@@ -10,9 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional._recurrent_checks import check_settings
-from jaxdrop.functional._recurrent_rates import Rates
-from jaxdrop.functional.recurrent import Carry
+from jaxdrop.functional.recurrent import Carry, Rates, check_settings
 from jaxdrop.layers.recurrent import run_layer
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic

@@ -10,8 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional._recurrent_rates import Rates, check_between
-from jaxdrop.functional.recurrent import Carry
+from jaxdrop.functional.recurrent import Carry, Rates, check_between
 from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic

@@ -22,7 +22,7 @@ class TokenDropout(Stochastic):
     Args:
       rate: the probability of dropping, a number in [0, 1).
       num_prefix_tokens: how many tokens at the start are always kept.
-      rounding: whose rule says how many are kept: `'timm'`, `'floor'` or `'round'`.
+      rule: whose rule says how many are kept: `'timm'`, `'floor'` or `'round'`.
       ordered: if True, tokens stay in their order.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
@@ -35,7 +35,7 @@ class TokenDropout(Stochastic):
         rate: float,
         *,
         num_prefix_tokens: int,
-        rounding: tokens.Rounding = "timm",
+        rule: tokens.TokenRule = "timm",
         ordered: bool = False,
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
@@ -46,7 +46,7 @@ class TokenDropout(Stochastic):
             rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
         )
         self.num_prefix_tokens = num_prefix_tokens
-        self.rounding: tokens.Rounding = rounding
+        self.rule: tokens.TokenRule = rule
         self.ordered = ordered
 
     def __call__(
@@ -69,7 +69,7 @@ class TokenDropout(Stochastic):
             inputs,
             rate,
             num_prefix_tokens=self.num_prefix_tokens,
-            rounding=self.rounding,
+            rule=self.rule,
             ordered=self.ordered,
             deterministic=off,
             spec=spec,

@@ -29,9 +29,9 @@ class DropConnect(Dense):
       in_features: the length of the input's last axis.
       out_features: that of the output's.
       rate: the probability of dropping a weight, a number in [0, 1].
-      per_example: whether each row of the input has a mask of its own.
-      inverted: if False, training does not divide by `1 - rate`, and evaluation multiplies by it,
-        as in the paper.
+      per: `'example'` for a mask for each row of the input, `'batch'` for one that all rows share.
+      scale_by_keep: if False, training does not divide by `1 - rate`, and evaluation multiplies by
+        it, as in the paper.
       gaussian: whether to draw from the moment-matched normal law instead, as
         `jaxdrop.drop_connect_gaussian`: the paper's inference.
       use_bias: whether there is a bias.
@@ -51,8 +51,8 @@ class DropConnect(Dense):
         out_features: int,
         rate: float = 0.5,
         *,
-        per_example: bool = False,
-        inverted: bool = True,
+        per: weights.Per = "batch",
+        scale_by_keep: bool = True,
         gaussian: bool = False,
         use_bias: bool = True,
         param_dtype: Dtype = jnp.float32,
@@ -76,8 +76,8 @@ class DropConnect(Dense):
             rngs=rngs,
             spec=spec,
         )
-        self.per_example = per_example
-        self.inverted = inverted
+        self.per: weights.Per = per
+        self.scale_by_keep = scale_by_keep
         self.gaussian = _checks.check_flag(gaussian, "gaussian")
 
     def __call__(
@@ -95,11 +95,19 @@ class DropConnect(Dense):
         off, key, rate, spec = self._settle(deterministic, rngs, rate, spec)
         connect = weights.drop_connect_gaussian
         if not self.gaussian:
-            connect = functools.partial(weights.drop_connect, per_example=self.per_example)
+            connect = functools.partial(weights.drop_connect, per=self.per)
         inputs = self._checked(inputs)
         kernel = self._weights(inputs)
         return self._shifted(
-            connect(key, inputs, kernel, rate, inverted=self.inverted, deterministic=off, spec=spec)
+            connect(
+                key,
+                inputs,
+                kernel,
+                rate,
+                scale_by_keep=self.scale_by_keep,
+                deterministic=off,
+                spec=spec,
+            )
         )
 
 

@@ -248,7 +248,7 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
     )
 
     @functools.partial(jax.jit, static_argnums=1)
-    def errors(keys: jax.Array, strategy: mc.sampling.Strategy) -> tuple[jax.Array, jax.Array]:
+    def errors(keys: jax.Array, strategy: mc.Strategy) -> tuple[jax.Array, jax.Array]:
         def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
             found = mc.moments(probabilities, mc.keys(key, samples, strategy))
             return jnp.mean((found.mean - exact.mean) ** 2), jnp.mean(found.variance)
@@ -257,7 +257,7 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
         return squares.mean(), variances.mean() / exact.variance.mean()
 
     keys = jax.random.split(jaxdrop.key(1), repeats)
-    strategies: tuple[mc.sampling.Strategy, ...] = ("independent", "antithetic", "stratified")
+    strategies: tuple[mc.Strategy, ...] = ("independent", "antithetic", "stratified")
     found = {strategy: errors(keys, strategy) for strategy in strategies}
     table: dict[str, float] = {name: float(square) for name, (square, _) in found.items()}
     yield Table(f"mean squared error of predictive means, {samples} samples", "", {"error": table})

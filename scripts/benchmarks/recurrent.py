@@ -15,7 +15,7 @@ from benchmarks._compiled import scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import RATE
 from benchmarks._timing import interleaved
-from jaxdrop.functional._recurrent_rates import Rates
+from jaxdrop.functional.recurrent import Rates
 from jaxdrop.nnx import RNN, StackedRNN
 
 NO_DROPOUT = "flax.nnx, none"

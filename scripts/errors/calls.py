@@ -82,15 +82,9 @@ NAMES: dict[str, Kind] = {
     "channel_axis": integer(-1, -1),
     "spatial_rank": integer(1, 2).or_none(),
     "mode": choice("row", "batch"),
-    "level": choice("batch", "image", "channel", "pixel"),
-    "preset": choice("paper", "torchvision", "timm"),
-    "normalize": choice("example", "batch", "expected"),
-    "normalization": choice("kept", "rate", "fixed"),
     "scale_by_keep": kinds.FLAG,
     "ordered": kinds.FLAG,
     "undirected": kinds.FLAG,
-    "per_example": kinds.FLAG,
-    "inverted": kinds.FLAG,
     "prenorm": kinds.FLAG,
     "self_loops": kinds.FLAG,
     "is_causal": kinds.FLAG,
@@ -111,7 +105,6 @@ NAMES: dict[str, Kind] = {
     "senders": NODES,
     "receivers": NODES,
     "num_prefix_tokens": integer(0, 4),
-    "rounding": choice("timm", "floor", "round"),
     "null_id": integer(-(2**31), 2**31 - 1),
     "replacement": integer(-(2**31), 2**31 - 1),
     "protected": integers(-(2**63), 2**63),
@@ -185,10 +178,9 @@ def call(
     own = {n: special.get(n) or NAMES[n] for n in arguments if n in special or n in NAMES}
     if others := set(arguments) - set(own) - _OTHERS:
         raise ValueError(f"what may {others} of {function} be?")
-    name = (
-        name
-        or f"{function.__module__.replace('jaxdrop.functional', 'jaxdrop')}.{function.__name__}"
-    )
+    parts = function.__module__.replace("jaxdrop.functional", "jaxdrop").split(".")
+    public = [part for part in parts if not part.startswith("_")]
+    name = name or ".".join([*public, function.__name__])
     return Call(name, function, arguments, own, open=name.endswith("(...)"))
 
 
@@ -217,6 +209,8 @@ def functions() -> list[Call]:
             jaxdrop.drop_block,
             image | {"block_size": (2, 2)},
             block_size=kinds.Kind(_is_block_size),
+            rule=choice("paper", "torchvision", "timm"),
+            normalize=choice("example", "batch", "expected"),
         ),
         call(jaxdrop.gaussian_noise, {"key": KEY, "x": X, "stddev": 0.3}, x=REAL),
         call(jaxdrop.uniform_dropout, {"key": KEY, "x": X, "beta": 0.3}),
@@ -242,6 +236,7 @@ def functions() -> list[Call]:
             alpha=pair(),
             beta=pair(),
             channel_axis=integer(),
+            per=choice("batch", "image", "channel", "pixel"),
         ),
         call(
             jaxdrop.depth_rates,
@@ -250,7 +245,7 @@ def functions() -> list[Call]:
             num_layers=integer(1),
             rule=choice("timm", "torchvision", "efficientnet", "paper"),
         ),
-        call(jaxdrop.drop_connect, dense | {"rate": 0.3}, x=LAST),
+        call(jaxdrop.drop_connect, dense | {"rate": 0.3}, x=LAST, per=choice("batch", "example")),
         call(jaxdrop.drop_connect_gaussian, dense | {"rate": 0.3}, x=LAST, w=LIKE),
         call(
             jaxdrop.weight_drop,
@@ -299,7 +294,7 @@ def functions() -> list[Call]:
             other=array("f", shape="same"),
             labels=array("i", shape="same"),
             alpha=number(0),
-            scaling=choice("fairseq", "readme", "vit"),
+            rule=choice("fairseq", "readme", "vit"),
         ),
         call(
             jaxdrop.multi_sample_dropout,
@@ -341,6 +336,7 @@ def functions() -> list[Call]:
             {"key": KEY, "x": SEQUENCE, "rate": 0.3, "num_prefix_tokens": 1},
             x=array("fcib"),
             rate=kinds.known(number(0, 1, most=False)),
+            rule=choice("timm", "floor", "round"),
         ),
         call(
             jaxdrop.label_dropout,
@@ -398,6 +394,7 @@ def functions() -> list[Call]:
             x=kinds.Kind(_have_heads, traced=True),
             rate=kinds.ONE_RATE,
             head_axis=integer(-3, -2),
+            normalize=choice("example", "expected", "fixed"),
         ),
         attention(),
         call(random.key, {"seed": 3}, seed=kinds.Kind(integer(-(2**63), 2**63).fits, traced=True)),

@@ -194,7 +194,11 @@ LAYERS: dict[str, Layer] = {
     "DropBlock": dataclasses.replace(
         _CHANNELS,
         made=_CHANNELS.made | {"block_size": (2, 2)},
-        special={"block_size": Kind(calls._is_block_size)},
+        special={
+            "block_size": Kind(calls._is_block_size),
+            "rule": choice("paper", "torchvision", "timm"),
+            "normalize": choice("example", "batch", "expected"),
+        },
     ),
     **{
         f"Dropout{rank}d": Layer(
@@ -212,10 +216,17 @@ LAYERS: dict[str, Layer] = {
     "ShakeDrop": Layer(
         {"rate": 0.3},
         {"inputs": X},
-        {"alpha": pair(), "beta": pair(), "channel_axis": integer()},
+        {
+            "alpha": pair(),
+            "beta": pair(),
+            "channel_axis": integer(),
+            "per": choice("batch", "image", "channel", "pixel"),
+        },
         in_call=kinds.ONE_RATE,
     ),
-    "DropConnect": dataclasses.replace(_DENSE, made={"rate": 0.3}),
+    "DropConnect": dataclasses.replace(
+        _DENSE, made={"rate": 0.3}, special=_DENSE.special | {"per": choice("batch", "example")}
+    ),
     "WeightDrop": Layer(
         {"rate": 0.3, "match": "kernel"},
         {},
@@ -269,7 +280,11 @@ LAYERS: dict[str, Layer] = {
     "TokenDropout": Layer(
         {"rate": 0.3, "num_prefix_tokens": 1},
         {"inputs": SEQUENCE},
-        {"inputs": array("fcib"), "rate": kinds.known(number(0, 1, most=False))},
+        {
+            "inputs": array("fcib"),
+            "rate": kinds.known(number(0, 1, most=False)),
+            "rule": choice("timm", "floor", "round"),
+        },
         in_call=kinds.known(number(0, 1, most=False)),
     ),
     "LabelDropout": Layer(
@@ -306,7 +321,11 @@ LAYERS: dict[str, Layer] = {
     "DropHead": Layer(
         {"rate": 0.3},
         {"inputs": HEADS},
-        {"inputs": Kind(calls._have_heads, traced=True), "head_axis": integer(-3, -2)},
+        {
+            "inputs": Kind(calls._have_heads, traced=True),
+            "head_axis": integer(-3, -2),
+            "normalize": choice("example", "expected", "fixed"),
+        },
         in_call=kinds.ONE_RATE,
     ),
     "RNN": Layer(

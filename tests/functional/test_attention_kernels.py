@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional import _gpu, _triton, _triton_kernels
+from jaxdrop.functional.attention import _gpu, _triton, _triton_kernels
 from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick

@@ -182,7 +182,7 @@ FUNCTIONS: dict[
         [(P("a"), P("b"))],
     ),
     "drop_node": (
-        lambda *edges: jaxdrop.drop_node(KEY, 8, *edges, RATE),
+        lambda *edges: jaxdrop.drop_node(KEY, *edges, 8, RATE),
         EDGES,
         [(P("a"), P("b")), (P(), P("b"))],
     ),
@@ -194,7 +194,7 @@ FUNCTIONS: dict[
         [(P("a"), P("b"), P()), (P(), P(), P(("b", "c")))],
     ),
     "drop_head": (
-        lambda x: jaxdrop.drop_head(KEY, x, 0.5, normalization="fixed"),
+        lambda x: jaxdrop.drop_head(KEY, x, 0.5, normalize="fixed"),
         (normal(14, 2, 3, 4, 5),),
         [(P("a", None, ("b", "c")),)],
     ),

@@ -95,11 +95,11 @@ def test_evaluation_keeps_everything() -> None:
         assert all(
             mask.all()
             for mask in graphs.drop_node(
-                None, NODES, SENDERS, RECEIVERS, **{"rate": RATE, **options}
+                None, SENDERS, RECEIVERS, NODES, **{"rate": RATE, **options}
             )
         )
     assert not graphs.drop_edge(None, SENDERS, RECEIVERS, 1).any()
-    assert not any(mask.any() for mask in graphs.drop_node(None, NODES, SENDERS, RECEIVERS, 1))
+    assert not any(mask.any() for mask in graphs.drop_node(None, SENDERS, RECEIVERS, NODES, 1))
 
 
 def test_masks_that_keep_everything_compile_to_nothing() -> None:
@@ -108,7 +108,7 @@ def test_masks_that_keep_everything_compile_to_nothing() -> None:
 
     def chosen(x: jax.Array, nodes: jax.Array) -> tuple[jax.Array, ...]:
         edges = graphs.drop_edge(None, SENDERS, RECEIVERS, 0)
-        kept = graphs.drop_node(None, NODES, SENDERS, RECEIVERS, 0)
+        kept = graphs.drop_node(None, SENDERS, RECEIVERS, NODES, 0)
         return jnp.where((edges & kept.edges)[:, None], x, 0 * x), jnp.where(
             kept.nodes[:, None], nodes, 0 * nodes
         )
@@ -127,7 +127,7 @@ def test_masks_that_keep_everything_compile_to_nothing() -> None:
 
 @each_key
 def test_an_edge_stays_while_both_its_nodes_do(key: jax.Array) -> None:
-    kept = graphs.drop_node(key, NODES, SENDERS, RECEIVERS, 0.5)
+    kept = graphs.drop_node(key, SENDERS, RECEIVERS, NODES, 0.5)
     np.testing.assert_array_equal(kept.edges, kept.nodes[SENDERS] & kept.nodes[RECEIVERS])
     assert 0 < kept.nodes.sum() < NODES
 
@@ -142,14 +142,14 @@ def test_graphs_under_shard_map() -> None:
         return (
             edges,
             pairs,
-            *graphs.drop_node(KEY, NODES // 4, senders, receivers, RATE, spec=P("a")),
+            *graphs.drop_node(KEY, senders, receivers, NODES // 4, RATE, spec=P("a")),
         )
 
     results = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"))(SENDERS, RECEIVERS)
     expected = (
         graphs.drop_edge(KEY, SENDERS, RECEIVERS, RATE),
         graphs.drop_edge(KEY, SENDERS, RECEIVERS, RATE, undirected=True),
-        *graphs.drop_node(KEY, NODES, SENDERS, RECEIVERS, RATE),
+        *graphs.drop_node(KEY, SENDERS, RECEIVERS, NODES, RATE),
     )
     for result, value in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result, value)
@@ -202,12 +202,12 @@ def test_edge_modules_make_the_same_call(undirected: bool) -> None:
 
 
 def test_node_modules_make_the_same_call() -> None:
-    expected = graphs.drop_node(KEY, NODES, SENDERS, RECEIVERS, RATE)
+    expected = graphs.drop_node(KEY, SENDERS, RECEIVERS, NODES, RATE)
     layer = jaxdrop.nnx.graphs.DropNode(RATE)
     module = jaxdrop.linen.graphs.DropNode(RATE, deterministic=False)
     for kept in (
-        layer(NODES, SENDERS, RECEIVERS, rngs=KEY),
-        module.apply({}, NODES, SENDERS, RECEIVERS, rng=KEY),
+        layer(SENDERS, RECEIVERS, NODES, rngs=KEY),
+        module.apply({}, SENDERS, RECEIVERS, NODES, rng=KEY),
     ):
         for result, value in zip(kept, expected, strict=True):
             np.testing.assert_array_equal(result, value)
@@ -215,7 +215,7 @@ def test_node_modules_make_the_same_call() -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [graphs.drop_edge, lambda key, *args: graphs.drop_node(key, NODES, *args)],
+    [graphs.drop_edge, lambda key, a, b, rate: graphs.drop_node(key, a, b, NODES, rate)],
     ids=["drop_edge", "drop_node"],
 )
 def test_graphs_reject(call: Callable[..., Any]) -> None:
@@ -241,7 +241,7 @@ def test_normalization_rejects() -> None:
     with pytest.raises(TypeError, match=r"num_nodes must be an integer, got 12\.0"):
         normalize(12.0)
     with pytest.raises(TypeError, match="num_nodes must be an integer, got '12'"):
-        graphs.drop_node(KEY, "12", SENDERS, RECEIVERS, RATE)
+        graphs.drop_node(KEY, SENDERS, RECEIVERS, "12", RATE)
 
 
 def test_generators_without_random_access_cannot_drop_pairs() -> None:

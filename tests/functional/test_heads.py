@@ -13,14 +13,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
-from jaxdrop.functional.heads import HeadNormalization
+from jaxdrop.functional.heads import Normalize
 from tests import statistics
 from tests.catalogue import KEY, RATE
 
 P = PartitionSpec
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8, 16)), jnp.float32)
 HEADS = jnp.asarray(np.random.default_rng(1).normal(size=(64, 5, 6, 4)), jnp.float32)
-NORMALIZATIONS: list[HeadNormalization] = ["kept", "rate", "fixed"]
+NORMALIZATIONS: list[Normalize] = ["example", "expected", "fixed"]
 
 
 # -- attention dropout
@@ -110,42 +110,40 @@ def test_drop_key_under_a_mesh() -> None:
 # -- DropHead
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_drop_head(normalization: HeadNormalization) -> None:
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_drop_head(normalize: Normalize) -> None:
     """Whole heads, scaled as the name says."""
-    y = np.asarray(jaxdrop.drop_head(KEY, HEADS, 0.5, normalization=normalization))
+    y = np.asarray(jaxdrop.drop_head(KEY, HEADS, 0.5, normalize=normalize))
     kept = np.any(y != 0, axis=(1, 3))
     np.testing.assert_array_equal(np.all(y != 0, axis=(1, 3)), kept)
     count = kept.sum(1)
     factor = {
-        "kept": 6 / np.maximum(count, 1),
-        "rate": np.full(64, 2.0),
+        "example": 6 / np.maximum(count, 1),
+        "expected": np.full(64, 2.0),
         "fixed": np.full(64, 2.0),
-    }[normalization]
+    }[normalize]
     expected = np.where(kept[:, None, :, None], HEADS * factor[:, None, None, None], 0)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
-    assert np.all(count == 3) if normalization == "fixed" else len(set(count)) > 3
+    assert np.all(count == 3) if normalize == "fixed" else len(set(count)) > 3
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_drop_head_of_channels_in_front(normalization: HeadNormalization) -> None:
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_drop_head_of_channels_in_front(normalize: Normalize) -> None:
     """The same heads stay where they stand in another place."""
-    y = jaxdrop.drop_head(KEY, HEADS, RATE, normalization=normalization)
-    swapped = jaxdrop.drop_head(
-        KEY, HEADS.swapaxes(1, 2), RATE, normalization=normalization, head_axis=-3
-    )
+    y = jaxdrop.drop_head(KEY, HEADS, RATE, normalize=normalize)
+    swapped = jaxdrop.drop_head(KEY, HEADS.swapaxes(1, 2), RATE, normalize=normalize, head_axis=-3)
     np.testing.assert_array_equal(swapped.swapaxes(1, 2), y)
 
 
 @pytest.mark.parametrize(
-    ("normalization", "rate"), [("rate", RATE), ("fixed", 1 / 3), ("fixed", 0.5)]
+    ("normalize", "rate"), [("expected", RATE), ("fixed", 1 / 3), ("fixed", 0.5)]
 )
-def test_drop_head_has_the_right_mean(normalization: HeadNormalization, rate: float) -> None:
+def test_drop_head_has_the_right_mean(normalize: Normalize, rate: float) -> None:
     """`E[y] = x`; ideal means fail with a probability of 6e-7 (5 sigma, in one of 6 heads)."""
     samples = 2**14
     keys = jax.random.split(KEY, samples)
     ones = jnp.ones((1, 6, 1))
-    y = jax.vmap(lambda key: jaxdrop.drop_head(key, ones, rate, normalization=normalization))(keys)
+    y = jax.vmap(lambda key: jaxdrop.drop_head(key, ones, rate, normalize=normalize))(keys)
     z = (y.mean(0) - 1) * np.sqrt(samples * (1 - rate) / rate)
     assert np.all(np.abs(z) < 5)
 
@@ -186,9 +184,9 @@ def test_drop_head_without_heads_is_finite() -> None:
         ),
         (lambda: jaxdrop.drop_key(None, LOGITS, RATE), ValueError, ["drop_key", "key is None"]),
         (
-            lambda: jaxdrop.drop_head(KEY, HEADS, RATE, normalization="count"),
+            lambda: jaxdrop.drop_head(KEY, HEADS, RATE, normalize="count"),
             ValueError,
-            ["normalization", "'count'", "'kept'"],
+            ["normalize", "'count'", "'example'"],
         ),
         (
             lambda: jaxdrop.drop_head(KEY, HEADS, RATE, head_axis=0),
@@ -202,7 +200,7 @@ def test_drop_head_without_heads_is_finite() -> None:
             ["(6,)", "one rate"],
         ),
         (lambda: jaxdrop.drop_head(KEY, HEADS, 1.5), ValueError, ["1.5"]),
-        (lambda: jaxdrop.nnx.DropHead(RATE, normalization="mean"), ValueError, ["'mean'"]),
+        (lambda: jaxdrop.nnx.DropHead(RATE, normalize="mean"), ValueError, ["'mean'"]),
         (lambda: jaxdrop.attention_dropout(KEY, jnp.ones((2, 2), int), RATE), TypeError, ["int32"]),
     ],
 )
@@ -213,13 +211,13 @@ def test_bad_input(call: Any, kind: type[Exception], words: list[str]) -> None:
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("normalization", ["kept", "fixed"])
-def test_counted_heads_may_not_be_divided(normalization: HeadNormalization) -> None:
+@pytest.mark.parametrize("normalize", ["example", "fixed"])
+def test_counted_heads_may_not_be_divided(normalize: Normalize) -> None:
     mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
     spec = P(None, None, "a")
 
     def local(x: jax.Array) -> jax.Array:
-        return jaxdrop.drop_head(KEY, x, RATE, normalization=normalization, spec=spec)
+        return jaxdrop.drop_head(KEY, x, RATE, normalize=normalize, spec=spec)
 
     with pytest.raises(ValueError, match="divides the heads"):
         jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(HEADS)

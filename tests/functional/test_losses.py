@@ -20,10 +20,10 @@ RNG = np.random.default_rng(0)
 ONE, TWO = (jnp.asarray(RNG.normal(size=(6, 5)) * 3, jnp.float32) for _ in range(2))
 LABELS = jnp.asarray([0, 1, 2, 3, 4, 0])
 
-each_scaling = pytest.mark.parametrize("scaling", ["fairseq", "readme", "vit"])
+each_rule = pytest.mark.parametrize("rule", ["fairseq", "readme", "vit"])
 
 
-def reference(torch: Any, one: Any, two: Any, labels: Any, alpha: float, scaling: str) -> Any:
+def reference(torch: Any, one: Any, two: Any, labels: Any, alpha: float, rule: str) -> Any:
     """As in the published code of each, without its reduction over the batch."""
     f = torch.nn.functional
     entropies = f.cross_entropy(one, labels, reduction="none") + f.cross_entropy(
@@ -31,33 +31,33 @@ def reference(torch: Any, one: Any, two: Any, labels: Any, alpha: float, scaling
     )
     p = f.kl_div(f.log_softmax(one, -1), f.softmax(two, -1), reduction="none").sum(-1)
     q = f.kl_div(f.log_softmax(two, -1), f.softmax(one, -1), reduction="none").sum(-1)
-    if scaling == "vit":
+    if rule == "vit":
         return entropies + alpha * (p + q)
-    return (0.5 if scaling == "readme" else 1) * entropies + alpha * (p + q) / 2
+    return (0.5 if rule == "readme" else 1) * entropies + alpha * (p + q) / 2
 
 
 # -- R-Drop
 
 
-@each_scaling
-def test_r_drop_is_pytorch(scaling: losses.Scaling) -> None:
+@each_rule
+def test_r_drop_is_pytorch(rule: losses.Rule) -> None:
     torch = require("torch")
     one, two = (torch.tensor(np.asarray(a), requires_grad=True) for a in (ONE, TWO))
-    expected = reference(torch, one, two, torch.tensor(np.asarray(LABELS)).long(), 0.7, scaling)
+    expected = reference(torch, one, two, torch.tensor(np.asarray(LABELS)).long(), 0.7, rule)
     expected.sum().backward()
     loss, vjp = jax.vjp(
-        lambda one, two: losses.r_drop(one, two, LABELS, alpha=0.7, scaling=scaling), ONE, TWO
+        lambda one, two: losses.r_drop(one, two, LABELS, alpha=0.7, rule=rule), ONE, TWO
     )
     np.testing.assert_allclose(loss, expected.detach(), rtol=1e-5)
     for found, known in zip(vjp(jnp.ones_like(loss)), (one.grad, two.grad), strict=True):
         np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-5)
 
 
-@each_scaling
-def test_r_drop_of_one_pass_twice_is_the_cross_entropy(scaling: losses.Scaling) -> None:
-    loss = losses.r_drop(ONE, ONE, LABELS, alpha=5.0, scaling=scaling)
+@each_rule
+def test_r_drop_of_one_pass_twice_is_the_cross_entropy(rule: losses.Rule) -> None:
+    loss = losses.r_drop(ONE, ONE, LABELS, alpha=5.0, rule=rule)
     entropy = -jnp.take_along_axis(jax.nn.log_softmax(ONE), LABELS[:, None], 1)[:, 0]
-    np.testing.assert_allclose(loss, entropy * (1 if scaling == "readme" else 2), rtol=1e-6)
+    np.testing.assert_allclose(loss, entropy * (1 if rule == "readme" else 2), rtol=1e-6)
 
 
 def test_r_drop_with_probabilities() -> None:
@@ -98,7 +98,7 @@ def test_close_passes_keep_their_digits() -> None:
     p = np.asarray(jax.nn.softmax(ONE), np.float64)
     expected = (p * (step - (p * step).sum(-1, keepdims=True)) ** 2).sum(-1)
     zeros = jnp.zeros_like(ONE)
-    divergence = losses.r_drop(ONE, ONE + step.astype(np.float32), zeros, alpha=1.0, scaling="vit")
+    divergence = losses.r_drop(ONE, ONE + step.astype(np.float32), zeros, alpha=1.0, rule="vit")
     assert (divergence >= 0).all()
     np.testing.assert_allclose(divergence, expected, rtol=0.01)
 
@@ -120,9 +120,9 @@ def test_r_drop_rejects() -> None:
     with pytest.raises(ValueError, match=r"labels of int32\[6, 1\]"):
         losses.r_drop(ONE, TWO, LABELS[:, None], alpha=1.0)
     with pytest.raises(
-        ValueError, match="scaling must be one of 'fairseq', 'readme', 'vit', got 'paper'"
+        ValueError, match="rule must be one of 'fairseq', 'readme', 'vit', got 'paper'"
     ):
-        losses.r_drop(ONE, TWO, LABELS, alpha=1.0, scaling="paper")  # type: ignore[arg-type]
+        losses.r_drop(ONE, TWO, LABELS, alpha=1.0, rule="paper")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="alpha must lie in"):
         losses.r_drop(ONE, TWO, LABELS, alpha=-1.0)
     for dtype in (jnp.int32, jnp.complex64):

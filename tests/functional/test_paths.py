@@ -399,7 +399,7 @@ def test_layer_drop_bad_input(options: dict[str, Any], error: type[Exception], m
 @functools.partial(
     jax.jit,
     static_argnums=1,
-    static_argnames=("alpha", "beta", "level", "batch_axis", "channel_axis"),
+    static_argnames=("alpha", "beta", "per", "batch_axis", "channel_axis"),
 )
 def coefficients(
     key: jax.Array, shape: tuple[int, ...], rate: Any = 0.5, **options: Any
@@ -413,19 +413,19 @@ def coefficients(
 SHAKEN = next(key for key in jax.random.split(KEY, 16) if coefficients(key, (1,))[0] != 1)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_who_shares_a_coefficient(level: str) -> None:
+@pytest.mark.parametrize("per", LEVELS)
+def test_who_shares_a_coefficient(per: str) -> None:
     shape = (4, 5, 3)
     units = np.prod(
-        [length for axis, length in enumerate(shape) if axis not in LEVELS[level]], dtype=int
+        [length for axis, length in enumerate(shape) if axis not in LEVELS[per]], dtype=int
     )
-    straight = coefficients(SHAKEN, shape, level=level)
+    straight = coefficients(SHAKEN, shape, per=per)
     for found in map(np.asarray, straight):
         assert len(np.unique(found)) == units
-        assert np.all(found == np.min(found, axis=LEVELS[level], keepdims=True))
-    turned = coefficients(SHAKEN, (3, 4, 5), level=level, batch_axis=1, channel_axis=0)
+        assert np.all(found == np.min(found, axis=LEVELS[per], keepdims=True))
+    turned = coefficients(SHAKEN, (3, 4, 5), per=per, batch_axis=1, channel_axis=0)
     for found, expected in zip(turned, straight, strict=True):
-        if level in ("batch", "image"):
+        if per in ("batch", "image"):
             np.testing.assert_array_equal(found, jnp.moveaxis(expected, 2, 0))
         assert len(np.unique(found)) == units
 
@@ -481,7 +481,7 @@ def test_evaluation_multiplies_by_the_expected_coefficient(
     ):
         chex.assert_trees_all_close(found, (expected * X, expected * jnp.cos(X)), rtol=1e-6)
     n = 4096
-    mean = jax.vmap(lambda key: shake_drop(key, jnp.ones(()), rate, alpha=alpha, level="batch"))(
+    mean = jax.vmap(lambda key: shake_drop(key, jnp.ones(()), rate, alpha=alpha, per="batch"))(
         jax.random.split(KEY, n)
     ).mean()
     width = alpha[1] - alpha[0]
@@ -489,12 +489,12 @@ def test_evaluation_multiplies_by_the_expected_coefficient(
     assert abs(mean - expected) <= 5 * (variance / n) ** 0.5
 
 
-@pytest.mark.parametrize("level", ["image", "pixel"])
-def test_shake_drop_equals_an_autograd_function(level: str) -> None:
+@pytest.mark.parametrize("per", ["image", "pixel"])
+def test_shake_drop_equals_an_autograd_function(per: str) -> None:
     """The usual PyTorch code, given our coefficients."""
     torch = require("torch")
     forward, backward = (
-        torch.from_numpy(np.array(found)) for found in coefficients(SHAKEN, X.shape, level=level)
+        torch.from_numpy(np.array(found)) for found in coefficients(SHAKEN, X.shape, per=per)
     )
 
     class Shake(torch.autograd.Function):
@@ -506,18 +506,18 @@ def test_shake_drop_equals_an_autograd_function(level: str) -> None:
         def backward(ctx: Any, gradient: Any) -> Any:
             return backward * gradient
 
-    ours = value_and_pull(lambda x: shake_drop(SHAKEN, x, 0.5, level=level), X)
+    ours = value_and_pull(lambda x: shake_drop(SHAKEN, x, 0.5, per=per), X)
     for mine, theirs in zip(ours, torch_value_and_pull(Shake.apply, X), strict=True):
         np.testing.assert_array_max_ulp(np.asarray(mine), theirs, maxulp=1)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_forward_mode_is_the_transpose_of_the_backward_pass(level: str) -> None:
+@pytest.mark.parametrize("per", LEVELS)
+def test_forward_mode_is_the_transpose_of_the_backward_pass(per: str) -> None:
     x = jnp.ones((2, 2, 2))
-    _, backward = coefficients(SHAKEN, x.shape, level=level)
+    _, backward = coefficients(SHAKEN, x.shape, per=per)
 
     def f(x: jax.Array) -> jax.Array:
-        return shake_drop(SHAKEN, x, 0.5, level=level)
+        return shake_drop(SHAKEN, x, 0.5, per=per)
 
     @jax.jit
     def derivatives(x: jax.Array) -> tuple[jax.Array, ...]:
@@ -531,9 +531,9 @@ def test_forward_mode_is_the_transpose_of_the_backward_pass(level: str) -> None:
 
 
 def test_shake_drop_stores_the_key_alone() -> None:
-    for level in LEVELS:
+    for per in LEVELS:
         stored = jax.tree.leaves(
-            jax.vjp(lambda x, level=level: shake_drop(KEY, x, RATE, level=level), X)[1]
+            jax.vjp(lambda x, per=per: shake_drop(KEY, x, RATE, per=per), X)[1]
         )
         assert [(leaf.shape, leaf.dtype) for leaf in stored] == [((), KEY.dtype)]
 
@@ -559,9 +559,9 @@ def test_shake_drop_that_changes_nothing() -> None:
     ("options", "error", "match"),
     [
         (
-            {"level": "row"},
+            {"per": "row"},
             ValueError,
-            "level must be one of 'batch', 'image', 'channel', 'pixel', got 'row'",
+            "per must be one of 'batch', 'image', 'channel', 'pixel', got 'row'",
         ),
         (
             {"alpha": (1, -1)},
@@ -575,7 +575,7 @@ def test_shake_drop_that_changes_nothing() -> None:
         ),
         ({"beta": (0, float("nan"))}, ValueError, "beta must be two finite numbers"),
         ({"batch_axis": 3}, ValueError, "batch_axis=3 is out of range"),
-        ({"channel_axis": -4, "level": "channel"}, ValueError, "channel_axis=-4 is out of range"),
+        ({"channel_axis": -4, "per": "channel"}, ValueError, "channel_axis=-4 is out of range"),
         ({"rate": jnp.full((8, 1, 1), 0.5)}, ValueError, r"\(1, 1, 1\)"),
         ({"rate": -0.5}, ValueError, "-0.5"),
         ({"rate": 1, "key": None}, ValueError, "shake_drop is stochastic here and needs a key"),

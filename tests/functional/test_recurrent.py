@@ -15,9 +15,19 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional import _recurrent_rates, _time, recurrent
-from jaxdrop.functional._recurrent_rates import GRU, LSTM, SIMPLE, Family, Rates
-from jaxdrop.functional.recurrent import Carry, Hooks, Plan, Site
+from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import (
+    GRU,
+    LSTM,
+    SIMPLE,
+    Carry,
+    Family,
+    Hooks,
+    Plan,
+    Rates,
+    Site,
+    _time,
+)
 from tests import statistics
 from tests.catalogue import KEY, RATE, pure_loop
 
@@ -288,12 +298,12 @@ def test_dropout_between_layers_needs_two() -> None:
         ValueError,
         match=r"dropout=0.5 acts between layers, and there is one layer\. Pass output_rate",
     ):
-        _recurrent_rates.check_between(0.5, 1)
+        recurrent.check_between(0.5, 1)
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
-        _recurrent_rates.check_between(0.0, 0)
+        recurrent.check_between(0.0, 0)
     with pytest.raises(ValueError, match="dropout must lie in"):
-        _recurrent_rates.check_between(2.0, 2)
-    assert _recurrent_rates.check_between(0.0, 1) == 0
+        recurrent.check_between(2.0, 2)
+    assert recurrent.check_between(0.0, 1) == 0
 
 
 def test_lengths_are_checked() -> None:

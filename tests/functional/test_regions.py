@@ -18,8 +18,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import random
-from jaxdrop.functional import _axes, regions
-from jaxdrop.functional.regions import drop_block, spatial_dropout
+from jaxdrop.functional import _axes
+from jaxdrop.functional.regions import _drop_block, drop_block, spatial_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
 from tests.oracles import assert_close, require, torch_value_and_pull, value_and_pull
@@ -236,19 +236,19 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("preset", ["paper", "torchvision", "timm"])
+@pytest.mark.parametrize("rule", ["paper", "torchvision", "timm"])
 @pytest.mark.parametrize(("lengths", "block_size", "blocks"), CASES)
 def test_drop_block_drops_blocks(
-    preset: str, lengths: tuple[int, ...], block_size: Any, blocks: tuple[int, ...]
+    rule: str, lengths: tuple[int, ...], block_size: Any, blocks: tuple[int, ...]
 ) -> None:
     """Any number of dimensions, even and odd blocks, and ones that are longer than the map;
     channels first and last by turns.
     """
     key, first = KEYS["threefry"], CASES.index((lengths, block_size, blocks)) % 2 == 0
-    if preset == "torchvision":
+    if rule == "torchvision":
         limits = np.atleast_1d(block_size) * np.ones_like(lengths)
         blocks = tuple(int(min(size, *lengths)) for size in limits)
-    everywhere = preset == "timm"
+    everywhere = rule == "timm"
     starts = (
         lengths
         if everywhere
@@ -266,7 +266,7 @@ def test_drop_block_drops_blocks(
     dropped = np.broadcast_to(
         np.moveaxis(np.array(expected), 1, 1 if first else -1), put(lengths, 3)
     )
-    options = {"block_size": block_size, "preset": preset, "channel_axis": 1 if first else -1}
+    options = {"block_size": block_size, "rule": rule, "channel_axis": 1 if first else -1}
     y = drop_block(key, jnp.ones(put(lengths, 3)), RATE, **options)
     np.testing.assert_array_equal(y == 0, dropped)
     assert dropped.any()
@@ -316,7 +316,7 @@ def paper_code(x: Any, noise: Any, block_size: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("preset", "code", "block_size"),
+    ("rule", "code", "block_size"),
     [
         ("torchvision", torchvision_code, 3),
         ("torchvision", torchvision_code, 5),
@@ -326,13 +326,13 @@ def paper_code(x: Any, noise: Any, block_size: int) -> Any:
         ("timm", timm_code, 4),
     ],
 )
-def test_drop_block_equals_the_code_of(preset: str, code: Any, block_size: int) -> None:
+def test_drop_block_equals_the_code_of(rule: str, code: Any, block_size: int) -> None:
     x = images()
     probability = gamma(0.1, x.shape[2:], (block_size,) * 2)
-    starts = (4, 1, 9, 8) if preset == "timm" else (4, 3, 10 - block_size, 9 - block_size)
+    starts = (4, 1, 9, 8) if rule == "timm" else (4, 3, 10 - block_size, 9 - block_size)
     noise = require("torch").tensor(seeds(KEY, starts, probability).astype(np.float32))
-    sizes = (block_size,) * 2 if preset == "timm" else (block_size,)
-    options = {"block_size": block_size, "preset": preset, "normalize": "batch", "channel_axis": 1}
+    sizes = (block_size,) * 2 if rule == "timm" else (block_size,)
+    options = {"block_size": block_size, "rule": rule, "normalize": "batch", "channel_axis": 1}
     ours = value_and_pull(lambda x: drop_block(KEY, x, 0.1, **options), x)
     assert_close(ours, torch_value_and_pull(lambda x: code(x, noise, *sizes), x))
     assert (ours[0] == 0).any()
@@ -342,7 +342,7 @@ def test_drop_block_equals_the_code_of(preset: str, code: Any, block_size: int) 
 
 
 @pytest.mark.parametrize(
-    ("preset", "length", "rate", "published"),
+    ("rule", "length", "rate", "published"),
     [
         ("paper", 14, 0.1, 0.0929),
         ("paper", 28, 0.1, 0.0939),
@@ -354,12 +354,12 @@ def test_drop_block_equals_the_code_of(preset: str, code: Any, block_size: int) 
     ],
 )
 def test_drop_block_drops_the_fraction_that_it_should(
-    preset: str, length: int, rate: float, published: float
+    rule: str, length: int, rate: float, published: float
 ) -> None:
     """Each position by `1 - (1 - gamma)**seeds within reach`. Ideal seeds fail with a probability
     of 1e-6.
     """
-    block, everywhere = 7, preset == "timm"
+    block, everywhere = 7, rule == "timm"
     ends = range(length) if everywhere else range(length - block + 1)
     offset = block // 2 if everywhere else 0
     reach = [
@@ -370,7 +370,7 @@ def test_drop_block_drops_the_fraction_that_it_should(
 
     shape = (2048, length, length, 1) if everywhere else (256, length, length, 8)
     maps = np.moveaxis(
-        np.asarray(drop_block(KEY, jnp.ones(shape), rate, preset=preset) == 0), -1, 1
+        np.asarray(drop_block(KEY, jnp.ones(shape), rate, rule=rule) == 0), -1, 1
     ).reshape(2048, -1)
     z = (maps.mean(0) - law.ravel()) / np.sqrt(law.ravel() * (1 - law.ravel()) / len(maps))
     assert statistics.normal(z) > 1e-6
@@ -410,11 +410,11 @@ def test_drop_block_at_rate_one_of_single_entries_or_the_whole_map(
     chex.assert_trees_all_equal(run(1.0) if known else jax.jit(run)(1.0), (jnp.zeros_like(x),) * 2)
 
 
-@pytest.mark.parametrize(("preset", "channels"), [("paper", 3), ("torchvision", 3), ("timm", 1)])
-def test_which_maps_share_their_blocks(preset: str, channels: int) -> None:
+@pytest.mark.parametrize(("rule", "channels"), [("paper", 3), ("torchvision", 3), ("timm", 1)])
+def test_which_maps_share_their_blocks(rule: str, channels: int) -> None:
     """Maps of their own do not correlate. Ideal seeds fail with a probability of 1e-6."""
     dropped = np.asarray(
-        drop_block(KEY, jnp.ones((4096, 6, 6, 3)), RATE, block_size=3, preset=preset) == 0
+        drop_block(KEY, jnp.ones((4096, 6, 6, 3)), RATE, block_size=3, rule=rule) == 0
     )
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[..., :channels], dropped.shape))
     counts = dropped[..., :channels].sum((1, 2)).astype(float)
@@ -430,12 +430,12 @@ def test_which_maps_share_their_blocks(preset: str, channels: int) -> None:
 # -- DropBlock: what is kept is scaled
 
 
-@pytest.mark.parametrize("preset", ["paper", "timm"])
+@pytest.mark.parametrize("rule", ["paper", "timm"])
 @pytest.mark.parametrize("traced", [False, True])
-def test_drop_block_normalizes(preset: str, traced: bool) -> None:
+def test_drop_block_normalizes(rule: str, traced: bool) -> None:
     rate = jnp.float32(0.1) if traced else 0.1
     ones = jnp.ones((16, 14, 14, 3))
-    drop = functools.partial(drop_block, KEY, ones, rate, preset=preset)
+    drop = functools.partial(drop_block, KEY, ones, rate, rule=rule)
     per_example, batch, expected = (
         np.asarray(drop(normalize=over)) for over in ("example", "batch", "expected")
     )
@@ -443,7 +443,7 @@ def test_drop_block_normalizes(preset: str, traced: bool) -> None:
     assert len(np.unique(per_example)) > 2
     np.testing.assert_allclose(batch.mean(), 1, rtol=1e-5)
     assert len(np.unique(batch)) == 2
-    fraction = {"paper": 0.0929, "timm": 0.2092}[preset]
+    fraction = {"paper": 0.0929, "timm": 0.2092}[rule]
     np.testing.assert_allclose(np.unique(expected), [0, 1 / (1 - fraction)], rtol=1e-4)
 
 
@@ -475,7 +475,7 @@ def test_counts_beyond_32_bits() -> None:
     """
     keep = jnp.arange(128).reshape(2, 4, 4, 4) % 4 != 0
     for parts in (1, 2**20, 2**27):
-        kept = regions._kept(keep, _axes.Axes((0,), (1, 2), 3), (), parts)
+        kept = _drop_block._kept(keep, _axes.Axes((0,), (1, 2), 3), (), parts)
         np.testing.assert_array_equal(kept, np.full((1, 1, 1, 1), 0.75 / parts, np.float32))
 
 
@@ -511,14 +511,12 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("kind", MESHES)
 @pytest.mark.parametrize(
-    ("preset", "normalize"), [("paper", "example"), ("paper", "batch"), ("timm", "expected")]
+    ("rule", "normalize"), [("paper", "example"), ("paper", "batch"), ("timm", "expected")]
 )
-def test_jit_draws_the_same_blocks_under_every_layout(
-    kind: str, preset: str, normalize: str
-) -> None:
+def test_jit_draws_the_same_blocks_under_every_layout(kind: str, rule: str, normalize: str) -> None:
     """Divided spatial axes too; value and gradient."""
     x = ramp(8, 8, 12, 8)
-    drop = functools.partial(drop_block, block_size=3, preset=preset, normalize=normalize)
+    drop = functools.partial(drop_block, block_size=3, rule=rule, normalize=normalize)
     run = jax.jit(lambda key, x: value_and_pull(lambda x: drop(key, x, RATE), x))
     expected = run(KEY, x)
     for spec in LAYOUTS:
@@ -531,14 +529,12 @@ def test_jit_draws_the_same_blocks_under_every_layout(
 @pytest.mark.parametrize(
     "spec", [P("a"), P(("a", "b")), P("a", None, None, "b"), P(None, None, None, ("b", "a"))]
 )
-@pytest.mark.parametrize(("preset", "normalize"), [("paper", "batch"), ("timm", "batch")])
+@pytest.mark.parametrize(("rule", "normalize"), [("paper", "batch"), ("timm", "batch")])
 def test_shard_map_with_spec_counts_the_whole_mask(
-    spec: PartitionSpec, preset: str, normalize: str
+    spec: PartitionSpec, rule: str, normalize: str
 ) -> None:
     x = ramp(8, 5, 4, 8)
-    drop = functools.partial(
-        drop_block, rate=RATE, block_size=3, preset=preset, normalize=normalize
-    )
+    drop = functools.partial(drop_block, rate=RATE, block_size=3, rule=rule, normalize=normalize)
     local = jax.shard_map(
         lambda x: value_and_pull(lambda x: drop(KEY, x, spec=spec), x),
         mesh=MESHES["Auto"],
@@ -578,9 +574,9 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
     ("options", "error", "match"),
     [
         (
-            {"preset": "keras"},
+            {"rule": "keras"},
             ValueError,
-            "preset must be one of 'paper', 'torchvision', 'timm', got 'keras'",
+            "rule must be one of 'paper', 'torchvision', 'timm', got 'keras'",
         ),
         (
             {"normalize": "all"},
@@ -604,7 +600,7 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
         ),
         ({"rate": 1.5}, ValueError, "1.5"),
         ({"rate": jnp.ones((8, 6, 1))}, ValueError, r"\(8, 1, 1, 4\)"),
-        ({"rate": jnp.ones(4), "preset": "timm"}, ValueError, r"\(8, 1, 1, 1\)"),
+        ({"rate": jnp.ones(4), "rule": "timm"}, ValueError, r"\(8, 1, 1, 1\)"),
         ({"key": None}, ValueError, "drop_block is stochastic here and needs a key"),
         ({"x": jnp.ones((8, 2, 2, 2), int)}, TypeError, "drop_block scales what it keeps"),
         ({"spec": P(None, None, None, None, "a")}, ValueError, "lays out 5 axes, but x has 4"),

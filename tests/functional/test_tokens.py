@@ -106,9 +106,9 @@ def test_roundings_are_those_of_the_libraries(count: int) -> None:
     """
     x = jax.ShapeDtypeStruct((2, 1 + count, 3), jnp.float32)
 
-    def kept(rate: float, rounding: str) -> int:
+    def kept(rate: float, rule: str) -> int:
         drop = jax.eval_shape(
-            lambda x: token_dropout(KEY, x, rate, num_prefix_tokens=1, rounding=rounding)[0], x
+            lambda x: token_dropout(KEY, x, rate, num_prefix_tokens=1, rule=rule)[0], x
         )
         return drop.shape[1] - 1
 
@@ -348,14 +348,14 @@ def modalities(arrays: Any = (X, X), rate: Any = 0.5, **options: Any) -> Callabl
         (tokens(x=None), TypeError, "x must be an array of numbers, got None"),
         (tokens(x=X[0, 0]), ValueError, r"\(..., tokens, features\)"),
         (
-            tokens(0.95, rounding="floor"),
+            tokens(0.95, rule="floor"),
             ValueError,
-            "rounding='floor' leaves none of 9 tokens at rate 0.95",
+            "rule='floor' leaves none of 9 tokens at rate 0.95",
         ),
         (
-            tokens(rounding="ceil"),
+            tokens(rule="ceil"),
             ValueError,
-            "rounding must be one of 'timm', 'floor', 'round', got 'ceil'",
+            "rule must be one of 'timm', 'floor', 'round', got 'ceil'",
         ),
         (tokens(spec=P(None, "a")), ValueError, "divides the tokens, axis 1"),
         (tokens(spec=P(None, None, None, "a")), ValueError, "lays out 4 axes"),

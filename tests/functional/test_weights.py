@@ -26,13 +26,13 @@ P = PartitionSpec
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
 W = jnp.asarray(np.random.default_rng(1).normal(size=(8, 3)), jnp.float32)
 
-each_convention = pytest.mark.parametrize("inverted", [True, False], ids=["inverted", "wan"])
+each_convention = pytest.mark.parametrize("scale_by_keep", [True, False], ids=["scaled", "wan"])
 
 
-def moments(inverted: bool, rate: float = RATE) -> tuple[np.ndarray, np.ndarray]:
+def moments(scale_by_keep: bool, rate: float = RATE) -> tuple[np.ndarray, np.ndarray]:
     """Of a pre-activation: variants.md's closed form, and the same over (1 - rate)."""
     x, w = np.asarray(X, np.float64), np.asarray(W, np.float64)
-    scale = 1 / (1 - rate) if inverted else 1
+    scale = 1 / (1 - rate) if scale_by_keep else 1
     return scale * (1 - rate) * x @ w, scale**2 * rate * (1 - rate) * (x * x) @ (w * w)
 
 
@@ -58,16 +58,16 @@ def kept(connect: Callable[..., jax.Array], examples: int = 5) -> np.ndarray:
     "fn",
     [
         weights.drop_connect,
-        functools.partial(weights.drop_connect, per_example=True),
+        functools.partial(weights.drop_connect, per="example"),
         weights.drop_connect_gaussian,
     ],
     ids=["shared", "per_example", "gaussian"],
 )
-def test_drop_connect_moments(fn: Callable[..., jax.Array], inverted: bool) -> None:
+def test_drop_connect_moments(fn: Callable[..., jax.Array], scale_by_keep: bool) -> None:
     """Mean and variance of each output. Right code fails with a probability of 2e-6."""
     samples = 2**14
-    y = draws(fn, samples, inverted=inverted)
-    mean, variance = moments(inverted)
+    y = draws(fn, samples, scale_by_keep=scale_by_keep)
+    mean, variance = moments(scale_by_keep)
     assert statistics.normal((y.mean(0) - mean) / np.sqrt(variance / samples)) > 1e-6
     squares = (y - mean) ** 2
     assert (
@@ -76,11 +76,12 @@ def test_drop_connect_moments(fn: Callable[..., jax.Array], inverted: bool) -> N
 
 
 @each_convention
-def test_moment_matched_pre_activations_are_normal_and_independent(inverted: bool) -> None:
+def test_moment_matched_pre_activations_are_normal_and_independent(scale_by_keep: bool) -> None:
     """Right code fails with a probability of 2e-6."""
-    mean, variance = moments(inverted)
+    mean, variance = moments(scale_by_keep)
     z = (
-        (draws(weights.drop_connect_gaussian, 2**13, inverted=inverted) - mean) / np.sqrt(variance)
+        (draws(weights.drop_connect_gaussian, 2**13, scale_by_keep=scale_by_keep) - mean)
+        / np.sqrt(variance)
     ).reshape(2**13, -1)
     assert stats.kstest(z[:, 0], "norm").pvalue > 1e-6
     pairs = (z.T @ z)[np.triu_indices(z.shape[1], 1)] / np.sqrt(len(z))
@@ -91,24 +92,26 @@ def test_inference_of_the_paper_averages_the_activation() -> None:
     """E relu(u) of u ~ N(mean, s^2) is mean Phi(mean / s) + s phi(mean / s). Right code fails with
     a probability of 1e-6.
     """
-    mean, variance = moments(inverted=False)
+    mean, variance = moments(scale_by_keep=False)
     s = np.sqrt(variance)
     expected = mean * stats.norm.cdf(mean / s) + s * stats.norm.pdf(mean / s)
-    active = np.maximum(draws(weights.drop_connect_gaussian, 2**14, inverted=False), 0)
+    active = np.maximum(draws(weights.drop_connect_gaussian, 2**14, scale_by_keep=False), 0)
     assert statistics.normal((active.mean(0) - expected) / (active.std(0) / 2**7)) > 1e-6
 
 
 @each_convention
-def test_evaluation_uses_the_mean_weights(inverted: bool) -> None:
+def test_evaluation_uses_the_mean_weights(scale_by_keep: bool) -> None:
     for fn in (weights.drop_connect, weights.drop_connect_gaussian):
-        off = functools.partial(fn, deterministic=True, inverted=inverted)
+        off = functools.partial(fn, deterministic=True, scale_by_keep=scale_by_keep)
         np.testing.assert_allclose(
-            off(None, X, W, RATE), moments(inverted)[0], rtol=1e-5, atol=1e-6
+            off(None, X, W, RATE), moments(scale_by_keep)[0], rtol=1e-5, atol=1e-6
         )
         np.testing.assert_allclose(
-            jax.jit(off)(None, X, W, RATE), moments(inverted)[0], rtol=1e-5, atol=1e-6
+            jax.jit(off)(None, X, W, RATE), moments(scale_by_keep)[0], rtol=1e-5, atol=1e-6
         )
-        at_zero = jax.make_jaxpr(lambda x, w, fn=fn: fn(None, x, w, 0, inverted=inverted))(X, W)
+        at_zero = jax.make_jaxpr(
+            lambda x, w, fn=fn: fn(None, x, w, 0, scale_by_keep=scale_by_keep)
+        )(X, W)
         assert str(at_zero) == str(jax.make_jaxpr(lambda x, w: x @ w)(X, W))
 
 
@@ -119,13 +122,13 @@ def test_shared_mask_is_that_of_dropout() -> None:
 
 
 @each_convention
-@pytest.mark.parametrize("per_example", [False, True], ids=["shared", "per_example"])
-def test_drop_connect_is_pytorch_with_the_same_mask(per_example: bool, inverted: bool) -> None:
+@pytest.mark.parametrize("per", ["batch", "example"])
+def test_drop_connect_is_pytorch_with_the_same_mask(per: str, scale_by_keep: bool) -> None:
     torch = require("torch")
-    connect = functools.partial(weights.drop_connect, per_example=per_example, inverted=inverted)
+    connect = functools.partial(weights.drop_connect, per=per, scale_by_keep=scale_by_keep)
     mask = kept(connect)
     x, w = (torch.tensor(np.asarray(a), requires_grad=True) for a in (X, W))
-    y = torch.einsum("bi,bio->bo", x, w * torch.tensor(mask)) / ((1 - RATE) if inverted else 1)
+    y = torch.einsum("bi,bio->bo", x, w * torch.tensor(mask)) / ((1 - RATE) if scale_by_keep else 1)
     y.square().sum().backward()
     ours, vjp = jax.vjp(lambda x, w: connect(KEY, x, w, RATE), X, W)
     np.testing.assert_allclose(ours, y.detach(), rtol=1e-5, atol=1e-6)
@@ -133,9 +136,9 @@ def test_drop_connect_is_pytorch_with_the_same_mask(per_example: bool, inverted:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("per_example", [False, True], ids=["shared", "per_example"])
-def test_dropped_weights_do_not_leak(per_example: bool) -> None:
-    connect = functools.partial(weights.drop_connect, per_example=per_example)
+@pytest.mark.parametrize("per", ["batch", "example"])
+def test_dropped_weights_do_not_leak(per: str) -> None:
+    connect = functools.partial(weights.drop_connect, per=per)
     x = X[:1]  # of one example, so that a dropped weight counts nowhere
     dropped = ~kept(connect, len(x))[0]
     poison = jnp.where(dropped, jnp.nan, W)
@@ -155,7 +158,7 @@ def test_gaussian_draws_have_finite_gradients_without_variance() -> None:
 def test_nothing_but_the_arguments_is_stored() -> None:
     for fn in (
         weights.drop_connect,
-        functools.partial(weights.drop_connect, per_example=True),
+        functools.partial(weights.drop_connect, per="example"),
         weights.drop_connect_gaussian,
     ):
         stored = jax.eval_shape(
@@ -196,7 +199,7 @@ def test_shared_masks_under_a_mesh() -> None:
         (False, functools.partial(weights.drop_connect, spec=specs[1]), P("a", "b")),
         (
             True,
-            functools.partial(weights.drop_connect, per_example=True, spec=P("a", None, "b")),
+            functools.partial(weights.drop_connect, per="example", spec=P("a", None, "b")),
             P("a", "b"),
         ),
         (False, functools.partial(weights.drop_connect_gaussian, spec=P("a", "b")), P("a", "b")),
@@ -204,7 +207,7 @@ def test_shared_masks_under_a_mesh() -> None:
         local = jax.shard_map(
             lambda x, w, fn=fn: fn(KEY, x, w, RATE), mesh=mesh, in_specs=specs, out_specs=spec
         )
-        whole = functools.partial(fn.func, per_example=True) if per_example else fn.func
+        whole = functools.partial(fn.func, per="example") if per_example else fn.func
         np.testing.assert_allclose(
             local(X[:4], W[:, :2]), whole(KEY, X[:4], W[:, :2], RATE), rtol=1e-5, atol=1e-6
         )

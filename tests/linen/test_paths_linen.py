@@ -105,7 +105,7 @@ def test_hyperparameters_reach_the_functions() -> None:
     options: Any = {
         "alpha": (0.0, 1.0),
         "beta": (0.5, 2.0),
-        "level": "channel",
+        "per": "channel",
         "batch_axis": 1,
         "channel_axis": 0,
     }

@@ -14,8 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxdrop import linen
 from jaxdrop import nnx as of_nnx
-from jaxdrop.functional._recurrent_rates import MGU, Rates
-from jaxdrop.functional.recurrent import Plan
+from jaxdrop.functional.recurrent import MGU, Plan, Rates
 from jaxdrop.linen import RNN, StackedRNN
 from tests.catalogue import KEY, RATE
 from tests.compilation import quick

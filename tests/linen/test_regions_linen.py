@@ -58,12 +58,12 @@ def test_channels_of_a_batch_are_not_those_of_an_example() -> None:
         call(Dropout2d(RATE, channel_axis=1), jnp.ones((3, 4, 5)))
 
 
-@pytest.mark.parametrize("preset", ["paper", "torchvision", "timm"])
-def test_drop_block_passes_its_options_on(preset: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "torchvision", "timm"])
+def test_drop_block_passes_its_options_on(rule: str) -> None:
     x = jnp.ones((4, 3, 6, 6))
     options = {
         "block_size": (2, 3),
-        "preset": preset,
+        "rule": rule,
         "normalize": "batch",
         "channel_axis": -3,
         "spatial_rank": 2,

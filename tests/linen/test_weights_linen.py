@@ -29,7 +29,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"per_example": True}, {"inverted": False}, {"gaussian": True}], ids=str
+    "options", [{}, {"per": "example"}, {"scale_by_keep": False}, {"gaussian": True}], ids=str
 )
 def test_drop_connect(options: dict[str, Any]) -> None:
     layer = DropConnect(6, RATE, **options)

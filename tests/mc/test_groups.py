@@ -46,7 +46,7 @@ def _network(key: jax.Array, rate: float = 0.5) -> jax.Array:
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "antithetic", "independent"])
-def test_each_group_has_a_key_of_its_own(strategy: mc.sampling.Strategy) -> None:
+def test_each_group_has_a_key_of_its_own(strategy: mc.Strategy) -> None:
     key = jaxdrop.key(3)
     words = jax.random.key_data(mc.keys(key, 12, strategy, groups=3)).reshape(3, 4, -1)
     for r in range(3):
@@ -138,7 +138,7 @@ def _errors(keys: jax.Array) -> dict[str, jax.Array]:
 @pytest.mark.parametrize(
     ("strategy", "least"), [("stratified", 2.0), ("antithetic", 1.3), ("independent", 0.9)]
 )
-def test_the_reported_error_is_the_true_one(strategy: mc.sampling.Strategy, least: float) -> None:
+def test_the_reported_error_is_the_true_one(strategy: mc.Strategy, least: float) -> None:
     """Over 300 sets of 5 groups of 20 samples of a network with two dropout layers.
 
     Squares, averaged over 12 outputs and all sets: the ratio is known to some 5 %. Without groups

@@ -110,7 +110,7 @@ def test_one_value_in_each_stratum(num: int) -> None:
     ("num", "strategy"),
     [*((num, "stratified") for num in COUNTS), (9, "antithetic"), (9, "independent")],
 )
-def test_each_sample_is_an_ordinary_draw(num: int, strategy: mc.sampling.Strategy) -> None:
+def test_each_sample_is_an_ordinary_draw(num: int, strategy: mc.Strategy) -> None:
     """One p-value for each of at most 40 samples."""
     keys = _keys(jaxdrop.key(num + 1), num, strategy)
     some = np.unique(np.linspace(0, num - 1, 40).astype(int))
@@ -245,7 +245,7 @@ def test_independent_keys_are_fold_ins(make: object) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_vmap_is_a_loop(strategy: mc.sampling.Strategy) -> None:
+def test_vmap_is_a_loop(strategy: mc.Strategy) -> None:
     keys = _keys(jaxdrop.key(0), 5, strategy)
 
     def draw(key: jax.Array) -> jax.Array:
@@ -261,7 +261,7 @@ def test_vmap_is_a_loop(strategy: mc.sampling.Strategy) -> None:
     "derive", [lambda key: jax.random.fold_in(key, 7), lambda key: jax.random.split(key, 3)[1]]
 )
 @pytest.mark.parametrize("strategy", ["stratified", "antithetic"])
-def test_derived_keys_keep_their_place(strategy: mc.sampling.Strategy, derive: object) -> None:
+def test_derived_keys_keep_their_place(strategy: mc.Strategy, derive: object) -> None:
     """What a model does with its key, as often as it likes."""
     keys = _keys(jaxdrop.key(1), 6, strategy)
     bits = np.asarray(_bits(jax.jit(jax.vmap(lambda key: derive(derive(key))))(keys), 1000))
@@ -274,7 +274,7 @@ def test_derived_keys_keep_their_place(strategy: mc.sampling.Strategy, derive: o
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_kind_of_key_will_do(strategy: mc.sampling.Strategy) -> None:
+def test_every_kind_of_key_will_do(strategy: mc.Strategy) -> None:
     made = [
         _keys(key, 4, strategy)
         for key in (
@@ -352,7 +352,7 @@ def test_stratified_means_have_a_smaller_error() -> None:
         return jaxdrop.dropout(jax.random.fold_in(key, 1), h, 0.2) @ weights[2] / 6
 
     @functools.partial(jax.jit, static_argnames="strategy")
-    def error(keys: jax.Array, strategy: mc.sampling.Strategy) -> jax.Array:
+    def error(keys: jax.Array, strategy: mc.Strategy) -> jax.Array:
         means = jax.vmap(lambda key: jax.vmap(network)(mc.keys(key, 10, strategy)).mean())(keys)
         return jnp.mean((means - exact) ** 2)
 
@@ -366,7 +366,7 @@ def test_stratified_means_have_a_smaller_error() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("num", [0, -1])
-def test_no_samples(strategy: mc.sampling.Strategy, num: int) -> None:
+def test_no_samples(strategy: mc.Strategy, num: int) -> None:
     with pytest.raises(ValueError, match=f"num_samples must be at least 1, got {num}"):
         mc.keys(jaxdrop.key(0), num, strategy)
 
@@ -392,7 +392,7 @@ def test_unknown_strategy() -> None:
 
 @pytest.mark.parametrize("outer", ["stratified", "antithetic"])
 @pytest.mark.parametrize("inner", STRATEGIES)
-def test_samples_of_a_sample(outer: mc.sampling.Strategy, inner: mc.sampling.Strategy) -> None:
+def test_samples_of_a_sample(outer: mc.Strategy, inner: mc.Strategy) -> None:
     key = mc.keys(jaxdrop.key(0), 4, outer)[1]
     with pytest.raises(ValueError, match=re.escape("already is the key of one Monte Carlo sample")):
         mc.keys(key, 3, inner)

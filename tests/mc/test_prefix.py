@@ -13,7 +13,7 @@ from flax import nnx
 
 import jaxdrop
 from jaxdrop import mc
-from jaxdrop.mc import prefix
+from jaxdrop.mc import _prefix
 
 KEYS = mc.keys(jaxdrop.key(0), 6)
 X = jax.random.normal(jax.random.key(1), (4, 6))
@@ -50,7 +50,7 @@ def _parts(
     fn: Callable[[jax.Array], object],
 ) -> tuple[list[str], list[str], list[jax.ShapeDtypeStruct]]:
     """The operations before the key and after it, and what passes between them."""
-    parts = prefix.split(prefix.trace(fn, KEYS))
+    parts = _prefix.split(_prefix.trace(fn, KEYS))
     known = jax.eval_shape(parts.prefix, parts.constants)
     before, after = (
         jax.make_jaxpr(parts.prefix)(parts.constants),
@@ -93,7 +93,7 @@ def test_forward_mode() -> None:
 
 
 def test_the_rest_of_a_checkpoint_saves_no_mask() -> None:
-    parts = prefix.split(prefix.trace(lambda key: jax.checkpoint(_body)(key, X), KEYS))
+    parts = _prefix.split(_prefix.trace(lambda key: jax.checkpoint(_body)(key, X), KEYS))
     known = jax.eval_shape(parts.prefix, parts.constants)
     _, pull = jax.eval_shape(
         lambda known: jax.vjp(lambda known: parts.rest(known, KEYS[0]), known), known
@@ -193,7 +193,7 @@ def test_a_fault_of_the_split_is_no_fault_of_the_program(monkeypatch: pytest.Mon
     expected = mc.predict(lambda key: _body(key, X), KEYS, batch_size=4)
     for name in ("split", "_function", "trace"):
         with monkeypatch.context() as patch:
-            patch.setattr(prefix, name, fails)
+            patch.setattr(_prefix, name, fails)
             found = mc.predict(lambda key: _body(key, X), KEYS, batch_size=4)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -207,7 +207,7 @@ def test_stated_layouts_are_kept() -> None:
     stated = jax.jit(lambda key, x: jaxdrop.dropout(key, x, 0.5), out_shardings=layout)
     _, after, _ = _parts(lambda key: stated(key, X))
     assert "jit" in after
-    parts = prefix.split(prefix.trace(lambda key: stated(key, X), KEYS))
+    parts = _prefix.split(_prefix.trace(lambda key: stated(key, X), KEYS))
     rest = jax.make_jaxpr(lambda known: parts.rest(known, KEYS[0]))(parts.prefix(parts.constants))
     assert layout in [x for each in rest.jaxpr.eqns for x in each.params.get("out_shardings", ())]
 

@@ -156,7 +156,7 @@ def _until(
     key: jax.Array,
     tolerance: float,
     most: int,
-    strategy: mc.sampling.Strategy = "stratified",
+    strategy: mc.Strategy = "stratified",
     size: int = 8,
 ) -> mc.Reached:
     return mc.until(
@@ -172,7 +172,7 @@ def _noise(key: jax.Array) -> jax.Array:
 @pytest.mark.parametrize(
     ("most", "strategy"), [(43, "independent"), (43, "stratified"), (32, "antithetic")]
 )
-def test_the_maximum_is_kept_exactly(most: int, strategy: mc.sampling.Strategy) -> None:
+def test_the_maximum_is_kept_exactly(most: int, strategy: mc.Strategy) -> None:
     """What cannot converge takes all samples that are allowed, and says so; the summary is that of
     those samples.
     """
@@ -219,7 +219,7 @@ def test_four_chunks_at_least() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "independent"])
-def test_the_error_is_that_of_the_mean(strategy: mc.sampling.Strategy) -> None:
+def test_the_error_is_that_of_the_mean(strategy: mc.Strategy) -> None:
     """Over 200 runs of 20 chunks, the mean squared deviation of 12 means from 1 is the estimated
     one.
 

@@ -165,7 +165,7 @@ ROWS = [
     Row("drop_connect", lambda flax: flax.layer("DropConnect", *flax.width, 8)),
     Row(
         "drop_connect_per_example",
-        lambda flax: flax.layer("DropConnect", *flax.width, 8, per_example=True),
+        lambda flax: flax.layer("DropConnect", *flax.width, 8, per="example"),
     ),
     Row(
         "drop_connect_gaussian",

@@ -436,7 +436,7 @@ def test_each_device_draws_its_part(flax: Framework) -> None:
         "flax": flax.flax.Dropout(0.5, deterministic=True, **flax.rngs),
         "attention": attention(flax, flax.flax, 0.5, broadcast_dropout=False),
         "weights": flax.layer("DropConnect", *flax.width, 8),
-        "rows": flax.layer("DropConnect", *flax.width, 8, per_example=True),
+        "rows": flax.layer("DropConnect", *flax.width, 8, per="example"),
         "laid_out": flax.dropout(spec=P("data")),
     }
     variables: dict[str, Any] = {} if flax is NNX else filled(flax.model(layers, apart), x)

@@ -13,8 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdrop.functional import recurrent
-from jaxdrop.functional._recurrent_rates import LSTM, Rates
-from jaxdrop.functional.recurrent import Plan, Site
+from jaxdrop.functional.recurrent import LSTM, Plan, Rates, Site
 from jaxdrop.nnx import RNN, StackedRNN
 from tests.catalogue import KEY, RATE
 from tests.oracles import require

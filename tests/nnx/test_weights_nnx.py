@@ -32,7 +32,7 @@ class Net(nnx.Module):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"per_example": True}, {"inverted": False}, {"gaussian": True}], ids=str
+    "options", [{}, {"per": "example"}, {"scale_by_keep": False}, {"gaussian": True}], ids=str
 )
 def test_drop_connect(options: dict[str, Any]) -> None:
     layer = DropConnect(4, 6, RATE, rngs=nnx.Rngs(0, dropout=KEY), **options)

@@ -5,27 +5,27 @@
     mc.metrics.ece(labels, summary.mean)
     mc.metrics.auroc(inside.mutual_information, outside.mutual_information)
 
-Entropies and likelihoods are in nats; each function states which definition of its name it has.
-Most are `jax.numpy`, traceable, run on any mesh, and return scalar arrays. `auroc`, `aupr` and
-`fpr95` are scikit-learn's, and take arrays with values: not under `jit`. Errors of float32 do not
-grow with the number of examples.
+Entropies and likelihoods are in nats. Each function states its definition, since several are in use
+under some names. Most are written in `jax.numpy`, can be traced, run on any mesh, and return scalar
+arrays. `auroc`, `aupr` and `fpr95` call scikit-learn, which needs known values: not under `jit`.
+Errors of float32 do not grow with the number of examples.
 
 **Labels with two values.** With `binary=True`, probabilities are of the label 1 alone, and of the
-shape of the labels, 0 or 1, or booleans: one label an example, shape (N,), or several that do not
-exclude each other, shape (N, L). Each label is one prediction, and the mean is over all of them.
+shape of the labels, which are 0 or 1, or booleans: one label for each example, shape (N,), or
+several that do not exclude each other, shape (N, L). Each label counts as one prediction, and means
+are over all of them.
 
-**What does not count.** `where` is a boolean array that broadcasts to the labels, or to what was
-observed: true for the entries that count, as in `numpy.mean(x, where=...)`. With an index to ignore
-it is `where=labels != 255`. What stands at the others is not looked at: labels out of range, NaN.
+**Entries that do not count.** `where` is a boolean array that broadcasts to the labels, or to the
+observations: true for the entries that count, as in `numpy.mean(x, where=...)`. For an index to
+ignore pass `where=labels != 255`. The other entries may hold anything: labels out of range, NaN.
 
-**What is impossible.** NaN is never an answer, and a label out of range never another class. Where
-values are known, which is outside `jit`, a ValueError says so: NaN, labels out of range,
-probabilities that do not sum to 1, deviations below 0, nothing that counts. Where they are traced,
-the result is NaN.
+**Impossible values** are NaN, labels out of range, probabilities that do not sum to 1, standard
+deviations below 0, and no entry that counts. If values are known, outside `jit`, they raise a
+ValueError. If values are traced, the result is NaN.
 """
 
+from jaxdrop.mc.metrics._bins import Reliability
 from jaxdrop.mc.metrics._calibration import (
-    Reliability,
     adaptive_ece,
     classwise_ece,
     ece,

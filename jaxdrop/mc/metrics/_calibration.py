@@ -1,64 +1,18 @@
-"""Whether a classifier is right as often as it says."""
+"""Calibration of a classifier: its confidence against its accuracy."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._labels import Predictions
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import reduction
+from jaxdrop.mc.metrics._bins import Reliability, equal_mass_bins, equal_width_bins
 from jaxdrop.mc.metrics._classification import predicted, predictions, ready
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reliability:
-    """Predictions sorted into B bins by their confidence."""
-
-    count: jax.Array
-    """The number of predictions, integers of shape (B,)."""
-    total_confidence: jax.Array
-    """The sum of the confidences, shape (B,)."""
-    total_correct: jax.Array
-    """How many are right, shape (B,); a fraction where equals are cut by a bin's bound."""
-
-    @property
-    def confidence(self) -> jax.Array:
-        """The mean confidence, shape (B,); NaN in an empty bin."""
-        return self._mean(self.total_confidence)
-
-    @property
-    def accuracy(self) -> jax.Array:
-        """The share that is right, shape (B,); NaN in an empty bin."""
-        return self._mean(self.total_correct)
-
-    @property
-    def gap(self) -> jax.Array:
-        """`|accuracy - confidence|`, shape (B,); 0 in an empty bin."""
-        number = jnp.maximum(self.count, 1).astype(self.total_correct.dtype)
-        return jnp.abs(self.total_correct - self.total_confidence) / number
-
-    @property
-    def ece(self) -> jax.Array:
-        """The mean gap over predictions."""
-        number = self.count.sum(-1).astype(self.total_correct.dtype)
-        return jnp.abs(self.total_correct - self.total_confidence).sum(-1) / number
-
-    @property
-    def mce(self) -> jax.Array:
-        """The largest gap; NaN without predictions."""
-        return jnp.where(self.count.sum(-1) > 0, self.gap.max(-1), jnp.nan)
-
-    def _mean(self, total: jax.Array) -> jax.Array:
-        number = jnp.maximum(self.count, 1).astype(total.dtype)
-        return jnp.where(self.count > 0, total / number, jnp.nan)
 
 
 @_checks.hinted
@@ -74,21 +28,21 @@ def reliability(
     """Sorts predictions into bins by confidence, to be compared with the accuracy of each bin.
 
     The confidence is `max_c p_c`, and the predicted class the first one of equals. If `binary`, the
-    confidence is the probability of the label 1, and the accuracy the share of labels that are 1:
-    how often the event happens that was given this probability.
+    confidence is the probability of the label 1, and the accuracy is the share of labels that are
+    1.
 
     Bins are `[0, 1/B), [1/B, 2/B), ..., [1 - 1/B, 1]`: a confidence on an edge belongs to the bin
     above, and one of exactly 1 to the last. (Guo et al. have `(lower, upper]`.) With `equal_mass`,
-    the predictions in order of confidence are cut into B parts of equal size, the first ones one
-    larger if they do not divide; of equal confidences each counts as their mean, so that bins do
-    not depend on the order of the data.
+    the predictions in order of confidence are cut into B parts of equal size; if B does not divide
+    their number, the first parts are larger by one. Predictions of equal confidence count with
+    their mean accuracy, so that the bins do not depend on the order of the data.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
       probs: predictive probabilities, shape (..., C). If `binary`, of the shape of the labels.
       num_bins: B, at least 1.
-      equal_mass: bins of equal size in place of equal width.
-      binary: labels with two values; several of one example along the last axis.
+      equal_mass: whether bins have equal sizes, in place of equal widths.
+      binary: whether labels have two values. Several labels of one example are along the last axis.
       where: booleans, the labels that count, as in `mc.metrics`.
 
     Returns:
@@ -118,7 +72,7 @@ def _reliability(
     confidence = probs if binary else probs.max(-1)
     correct = labels == 1 if binary else predicted(probs) == labels
     where = None if judged.where is None else judged.where.ravel()
-    sort = _equal_mass if equal_mass else _equal_width
+    sort = equal_mass_bins if equal_mass else equal_width_bins
     return sort(confidence.ravel(), correct.ravel(), where, num_bins)
 
 
@@ -220,9 +174,9 @@ def classwise_ece(
     error of each.
 
     For class c, predictions are sorted by `p_c`, whether it is the largest or not, into bins of
-    equal width as those of `reliability`, and the mean of `p_c` is compared with the share of
-    labels that are c. If `binary`, the classes are the labels along the last axis, which do not
-    exclude each other, and N is the number that counts of each.
+    equal width as those of `reliability`, and in each bin the mean of `p_c` is compared with the
+    share of labels that are c. If `binary`, the classes are the labels along the last axis, which
+    do not exclude each other, and N is the number of labels of a class that count.
 
     Args and Raises are those of `reliability`.
 
@@ -254,67 +208,6 @@ def _classwise_ece(judged: Predictions, *, binary: bool, num_bins: int) -> jax.A
     ]
 
     def one(prob: jax.Array, here: jax.Array, where: jax.Array | None) -> jax.Array:
-        return _equal_width(prob, here, where, num_bins).ece
+        return equal_width_bins(prob, here, where, num_bins).ece
 
     return _reduction.mean(jax.vmap(one, in_axes=(1, 1, None if where is None else 1))(*columns))
-
-
-def _equal_width(
-    confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int
-) -> Reliability:
-    edges = jnp.asarray(np.linspace(0, 1, num_bins + 1)[1:-1], confidence.dtype)
-    bins = jnp.searchsorted(edges, confidence, side="right").astype(jnp.int32)
-    centers = jnp.asarray((np.arange(num_bins) + 0.5) / num_bins, confidence.dtype)
-    right = correct.astype(confidence.dtype)
-    bins = keep(where, bins, num_bins)
-    return _totals(
-        confidence, right, bins, _reduction.counts(bins, num_bins), centers, jnp.zeros_like(centers)
-    )
-
-
-def _equal_mass(
-    confidence: jax.Array, correct: jax.Array, where: jax.Array | None, num_bins: int
-) -> Reliability:
-    size = confidence.size
-    unknown = keep(where, jnp.isnan(confidence)).any()
-    # Those that do not count come last: a probability is below infinity.
-    ordered, right = lax.sort(
-        (keep(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False
-    )
-    first, last = _reduction.ties(ordered)
-    below = jnp.concatenate([jnp.zeros(1, jnp.int32), right.cumsum()])
-    share = (below[last] - below[first]).astype(ordered.dtype) / (last - first).astype(
-        ordered.dtype
-    )
-    # The bounds of bins, as numpy.array_split has them.
-    # XLA would evaluate all that follows from a constant number of them while it compiles.
-    each, more = jnp.divmod(lax.optimization_barrier(_reduction.number(where, size)), num_bins)
-    number = jnp.arange(num_bins + 1, dtype=jnp.int32)
-    bounds = number * each + jnp.minimum(number, more)
-    bins = jnp.searchsorted(bounds[1:], lax.iota(jnp.int32, size), side="right").astype(jnp.int32)
-    middle = jnp.minimum((bounds[1:] + bounds[:-1]) // 2, size - 1)
-    found = _totals(ordered, share, bins, bounds[1:] - bounds[:-1], ordered[middle], share[middle])
-    return jax.tree.map(
-        lambda x: jnp.where(unknown, jnp.nan, x) if x.dtype == ordered.dtype else x, found
-    )
-
-
-def _totals(
-    confidence: jax.Array,
-    correct: jax.Array,
-    bins: jax.Array,
-    count: jax.Array,
-    confidences: jax.Array,
-    shares: jax.Array,
-) -> Reliability:
-    """The sums in each bin, of deviations from what is typical there, which are small."""
-    num_bins = count.size
-
-    def total(x: jax.Array, typical: jax.Array) -> jax.Array:
-        typical = jnp.where(jnp.isfinite(typical), typical, 0)
-        deviations = jnp.where(bins < num_bins, x - typical[jnp.minimum(bins, num_bins - 1)], 0)
-        return count.astype(x.dtype) * typical + _reduction.sums(deviations, bins, num_bins)
-
-    sums = total(confidence, confidences)
-    unknown = jnp.isnan(sums)
-    return Reliability(count, sums, jnp.where(unknown, jnp.nan, total(correct, shares)))

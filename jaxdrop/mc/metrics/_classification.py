@@ -1,4 +1,4 @@
-"""How likely a classifier holds what is true."""
+"""Scores of a classifier's probabilities for the true labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax import lax
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._labels import Predictions
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 
 @_checks.hinted
@@ -26,15 +26,15 @@ def nll(
 ) -> jax.Array:
     """The negative log-likelihood `mean_n -log p_n[y_n]`, in nats.
 
-    If `binary`, `mean_n -y_n log p_n - (1 - y_n) log(1 - p_n)`: the cross-entropy of each label
-    with two values, and over several labels an example their mean.
+    If `binary`, `mean_n -y_n log p_n - (1 - y_n) log(1 - p_n)`: the mean cross-entropy over all
+    labels, of which an example may have several.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
       probs: predictive probabilities, such as `Classification.mean`, shape (..., C). If `binary`,
         those of the label 1, of the shape of the labels.
-      log_probs: in their place, their logarithms, such as `Classification.log_mean`: right also
-        where a probability is too small for a float.
+      log_probs: the logarithms of the probabilities in place of `probs`, such as
+        `Classification.log_mean`: right also if a probability is too small for a float.
       binary: labels with two values; several of one example along the last axis.
       where: booleans, the labels that count, as in `mc.metrics`.
 
@@ -65,8 +65,8 @@ def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
     if not binary:
         picked = jnp.take_along_axis(given, labels[..., None], axis=-1)[..., 0]
         return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
-    # Both forms of log(1 - p) keep the digits that p has: close to 1 as a logarithm, and close to
-    # 0.
+    # Each form of log(1 - p) keeps all digits: one for p close to 1, given as a logarithm, the
+    # other for p close to 0.
     other = jnp.log(-jnp.expm1(given)) if logs else jnp.log1p(-given)
     return -_reduction.mean(
         jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where
@@ -83,8 +83,8 @@ def brier(
 ) -> jax.Array:
     """The Brier score `mean_n sum_c (p_nc - 1[y_n = c])^2`, in [0, 2].
 
-    It is summed over the classes. If `binary`, it is `mean_n (p_n - y_n)^2`, in [0, 1], as most
-    have it for two classes: half of what the two probabilities score.
+    It is summed over the classes. If `binary`, it is `mean_n (p_n - y_n)^2`, in [0, 1], the usual
+    form for two classes: half of the score of the two probabilities.
 
     Args and Raises are those of `nll`.
 
@@ -116,7 +116,7 @@ def accuracy(
     """The share of predictions that are right, `mean_n 1[argmax_c p_nc = y_n]`, the first one of
     equals.
 
-    If `binary`, the share of labels with `p_n > 1/2` where they are 1, and `p_n <= 1/2` where 0.
+    If `binary`, a label of 1 is right with `p_n > 1/2`, and a label of 0 with `p_n <= 1/2`.
 
     Args and Raises are those of `nll`.
     """
@@ -164,8 +164,8 @@ def predictions(
 
 
 def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Labels in range, and what is predicted: NaN where one of them is impossible, a half where it
-    does not count.
+    """Labels in range, and predictions: NaN for an impossible label or prediction, one half (or its
+    logarithm) for an entry that does not count.
     """
     labels, inside = _labels.valid(judged.labels, 2 if binary else judged.given.shape[-1])
     possible = inside & _plausible(jnp.exp(judged.given) if logs else judged.given, binary)
@@ -174,17 +174,17 @@ def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Ar
         return x if binary else x[..., None]
 
     given = jnp.where(along(possible), judged.given, jnp.nan)
-    if binary:  # what rounding adds
+    if binary:  # rounding may give more than 1
         given = jnp.minimum(given, 0) if logs else jnp.clip(given, 0, 1)
     where = None if judged.where is None else along(judged.where)
-    return labels, keep(where, given, np.log(0.5) if logs else 0.5)
+    return labels, masked(where, given, np.log(0.5) if logs else 0.5)
 
 
 def predicted(probs: jax.Array) -> jax.Array:
-    """The most probable class, the first one of equals, of the dtype of labels that are ready."""
+    """The most probable class, the first one of equals, in the dtype of the labels of `ready`."""
     return lax.argmax(probs, probs.ndim - 1, jnp.int32)
 
 
 def _plausible(probs: Any, binary: bool) -> Any:
-    """Whether probabilities, of NumPy or JAX, are such: for each label."""
+    """Whether probabilities, of NumPy or JAX, are possible, for each label."""
     return (probs >= -1e-5) & (probs <= 1 + 1e-5) if binary else _inputs.are_probabilities(probs)

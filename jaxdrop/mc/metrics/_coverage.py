@@ -1,4 +1,4 @@
-"""Whether observations fall where they should: into intervals, and below quantiles."""
+"""Calibration of a regression: the shares of observations inside intervals and below quantiles."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 Proportion = Literal["interval", "quantile"]
 
 
 class CalibrationCurve(NamedTuple):
-    """How often observations fall where they should."""
+    """The shares of observations inside intervals, or below quantiles, of given probabilities."""
 
     expected: jax.Array
     """Probabilities, from 0 to 1."""
@@ -32,7 +32,7 @@ def calibration_curve(
     num_points: int = 100,
     where: _inputs.ArrayLike | None = None,
 ) -> CalibrationCurve:
-    """How often observations fall into the central interval, or below the quantile, of each
+    """The share of observations in the central interval, or below the quantile, of each
     probability.
 
     For p on `linspace(0, 1, num_points)`: the share of observations with `|2 F(y) - 1| <= p`
@@ -44,7 +44,7 @@ def calibration_curve(
 
     Args:
       cdf: `F(y)` of each observation, in [0, 1]; any shape.
-      proportion: one of the two names.
+      proportion: `"interval"` or `"quantile"`.
       num_points: at least 2.
       where: booleans, the observations that count, as in `mc.metrics`.
 
@@ -70,12 +70,12 @@ def calibration_curve(
 def _calibration_curve(
     cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int
 ) -> CalibrationCurve:
-    valid = keep(where, (cdf >= 0) & (cdf <= 1), fill=True)
+    valid = masked(where, (cdf >= 0) & (cdf <= 1), fill=True)
     values = jnp.abs(2 * cdf - 1) if central else cdf
     expected = jnp.asarray(np.linspace(0, 1, num_points), values.dtype)
     reached = jnp.searchsorted(
-        expected, keep(where, values, 2).ravel()
-    )  # the first point not below
+        expected, masked(where, values, 2).ravel()
+    )  # the index of the first point that is not below the value
     below = _reduction.counts(reached, num_points).cumsum()
     observed = below.astype(cdf.dtype) / _reduction.number(where, cdf.size).astype(cdf.dtype)
     return CalibrationCurve(expected, jnp.where(valid.all(), observed, jnp.nan))
@@ -127,7 +127,7 @@ def miscalibration_area(
 def _errors(
     cdf: jax.Array, where: jax.Array | None, *, central: bool, num_points: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The root mean square, the mean, and the area of the gap between curve and diagonal."""
+    """The root mean square and the mean of the gap between curve and diagonal, and its area."""
     curve = _calibration_curve(cdf, where, central=central, num_points=num_points)
     gap = curve.observed - curve.expected
     left, right = gap[:-1], gap[1:]
@@ -150,7 +150,7 @@ def picp(
     included.
 
     Args:
-      y: what was observed.
+      y: the observations.
       lower: of the same shape; with `upper` what `Regression.interval` and `mc.interval` return.
       upper: of the same shape.
       where: booleans, the observations that count, as in `mc.metrics`.
@@ -168,7 +168,7 @@ def _picp(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
     y, lower, upper = arrays
     outside = (y < lower) | (y > upper)
     inside = (y >= lower) & (y <= upper)
-    known = (inside | outside) & (lower <= upper)  # NaN is neither
+    known = (inside | outside) & (lower <= upper)  # NaN is neither below nor above
     return _reduction.mean(jnp.where(known, inside.astype(y.dtype), jnp.nan), where)
 
 
@@ -182,13 +182,13 @@ def mpiw(
 
 @reduction("mpiw")
 def _mpiw(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
-    lower, upper = (keep(where, x) for x in arrays)
+    lower, upper = (masked(where, x) for x in arrays)
     return _reduction.mean(jnp.where(lower <= upper, upper - lower, jnp.nan), where)
 
 
 @_checks.hinted
 def sharpness(std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
-    """`sqrt(mean_n std_n^2)`: how narrow predictions are, in the units of y.
+    """`sqrt(mean_n std_n^2)`: the width of the predictions, in the units of y; less is sharper.
 
     Args:
       std: standard deviations of observations, such as `Regression.std`; any shape.
@@ -209,7 +209,7 @@ def sharpness(std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None)
 
 @reduction("sharpness")
 def _sharpness(std: jax.Array, where: jax.Array | None) -> jax.Array:
-    std = keep(where, std)
+    std = masked(where, std)
     return jnp.sqrt(_reduction.mean(jnp.where(std >= 0, std, jnp.nan) ** 2, where))
 
 

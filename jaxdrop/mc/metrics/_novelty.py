@@ -1,4 +1,4 @@
-"""How well uncertainty tells unknown inputs from known ones, by scikit-learn."""
+"""Detection of unknown inputs by their uncertainty, scored by scikit-learn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
       outside: the uncertainty of unknown inputs; any shape.
 
     Returns:
-      A number in [0, 1]; one half says nothing.
+      A number in [0, 1]; one half is chance.
 
     Raises:
       ImportError: scikit-learn is not installed, as it is by `pip install 'jaxdrop[metrics]'`.
@@ -41,9 +41,9 @@ def aupr(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     """The area under the precision-recall curve of finding inputs from outside, as the average
     precision.
 
-    `sum_k (recall_k - recall_{k-1}) precision_k` over thresholds, not a trapezoid, which is too
-    high. It depends on the share of inputs from outside, which is what it has if uncertainty says
-    nothing. Args and Raises are those of `auroc`.
+    `sum_k (recall_k - recall_{k-1}) precision_k` over thresholds. (The trapezoid rule would give a
+    larger number.) An uncertainty without information scores the share of inputs from outside, so
+    the number depends on this share. Args and Raises are those of `auroc`.
     """
     metrics, positive, score = _judged("aupr", inside, outside)
     return float(metrics.average_precision_score(positive, score))
@@ -54,7 +54,7 @@ def fpr95(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
     """The share of inputs from inside that are rejected at the first threshold that rejects 95 % of
     those from outside.
 
-    No interpolation between thresholds; less is better. Args and Raises are those of `auroc`.
+    Thresholds are not interpolated. Less is better. Args and Raises are those of `auroc`.
     """
     metrics, positive, score = _judged("fpr95", inside, outside)
     false, true, _ = metrics.roc_curve(positive, score, drop_intermediate=False)
@@ -82,6 +82,7 @@ def _judged(
                 f" {np.isnan(known).sum()} NaN. Leave out what does not count, as in"
                 f" {name}[~np.isnan({name})]."
             )
-        # scikit-learn takes finite scores only; only their order counts.
+        # scikit-learn takes finite scores only. Ranks do, since only the order of the scores
+        # counts.
         scores.append(np.clip(known, np.finfo(np.float64).min, np.finfo(np.float64).max))
     return metrics, np.repeat([False, True], [len(x) for x in scores]), np.concatenate(scores)

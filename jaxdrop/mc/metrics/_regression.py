@@ -1,4 +1,4 @@
-"""How good predictions of numbers are, by what is observed."""
+"""Scores of a regression's predictions for observations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jax.scipy.stats import norm
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction, _regression
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 
 @_checks.hinted
@@ -19,8 +19,8 @@ def rmse(
     """The root of the mean squared error, `sqrt(mean_n (y_n - mean_n)^2)`.
 
     Args:
-      y: what was observed.
-      mean: what was predicted, of the same shape.
+      y: the observations.
+      mean: the predictions, of the same shape.
       where: booleans, the entries that count, as in `mc.metrics`.
 
     Raises:
@@ -32,7 +32,7 @@ def rmse(
 
 @reduction("rmse")
 def _rmse(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
-    y, mean = (keep(where, x) for x in arrays)
+    y, mean = (masked(where, x) for x in arrays)
     return jnp.sqrt(_reduction.mean((y - mean) ** 2, where))
 
 
@@ -46,12 +46,12 @@ def gaussian_nll(
 ) -> jax.Array:
     """`mean_n 1/2 z_n^2 + log std_n + 1/2 log(2 pi)`, with `z = (y - mean) / std`, in nats.
 
-    This is the likelihood under Gaussians. That of the mixture of all samples is
-    `-mc.log_likelihood(...)`, another number.
+    The negative log-likelihood under a Gaussian for each observation. `-mc.log_likelihood(...)` is
+    another number, that under the mixture of all samples.
 
     Args:
-      y: what was observed.
-      mean: what was predicted, of the same shape.
+      y: the observations.
+      mean: the predictions, of the same shape.
       std: the standard deviation of an observation (not of the mean), such as `Regression.std`;
         of the same shape, above 0.
       where: booleans, the entries that count, as in `mc.metrics`.
@@ -107,14 +107,14 @@ def crps_samples(
 ) -> jax.Array:
     """The continuous ranked probability score of samples, in the units of y; less is better.
 
-    `mean_n E|X - y_n| - 1/2 E|X - X'|`. The samples are of what will be observed: a model's
-    predictions without the noise score as a forecast without noise.
+    `mean_n E|X - y_n| - 1/2 E|X - X'|`. The samples should be samples of an observation: add the
+    noise to a model's predictions, or they score as a forecast without noise.
 
     Args:
-      y: what was observed, of the shape of `samples` without its first axis.
+      y: the observations, of the shape of `samples` without its first axis.
       samples: shape (S, ...).
-      fair: take `X'` from the S - 1 other samples in place of all S: what an infinite number of
-        samples would score, in expectation.
+      fair: whether to take `X'` from the S - 1 other samples in place of all S. The expectation is
+        then the score of an infinite number of samples.
       where: booleans, the observations that count, as in `mc.metrics`.
 
     Raises:
@@ -143,7 +143,7 @@ def _crps_samples(
     y: jax.Array, samples: jax.Array, where: jax.Array | None, *, fair: bool
 ) -> jax.Array:
     where_samples = None if where is None else where[None]
-    gaps = keep(where_samples, samples - y[None])
+    gaps = masked(where_samples, samples - y[None])
     size = gaps.shape[0]
     ordered = jnp.sort(gaps - _reduction.mean(gaps, axis=0)[None], axis=0)
     ranks = (2.0 * np.arange(size) - size + 1) / (size - 1 if fair else size)
@@ -162,6 +162,6 @@ def _gaussian(
 
 def _standardized(arrays: list[jax.Array], where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """`z`, and the standard deviations, NaN where they are not above 0."""
-    y, mean, std = (keep(where, x, fill) for x, fill in zip(arrays, (0, 0, 1), strict=True))
+    y, mean, std = (masked(where, x, fill) for x, fill in zip(arrays, (0, 0, 1), strict=True))
     std = jnp.where(std > 0, std, jnp.nan)
     return (y - mean) / std, std

@@ -1,6 +1,4 @@
-"""What uncertainty is worth: the error that remains when the least certain predictions are left
-out.
-"""
+"""Selective prediction: the error that remains when the least certain predictions are left out."""
 
 from __future__ import annotations
 
@@ -12,16 +10,16 @@ from jax import lax
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
-from jaxdrop.mc._reduction import keep, reduction
+from jaxdrop.mc._reduction import masked, reduction
 
 
 class RiskCoverage(NamedTuple):
     """The mean error of the k most certain of n predictions, for k = 1, ..., n."""
 
     coverage: jax.Array
-    """`k/n`, shape (n,). If `where` leaves m of the n, `k/m`, and 1 for those beyond."""
+    """`k/n`, shape (n,). If only m of the n count, `k/m`, and 1 beyond m."""
     risk: jax.Array
-    """The mean error of the k most certain, shape (n,); the last one again beyond m."""
+    """The mean error of the k most certain, shape (n,); beyond m, that of all that count."""
 
     @property
     def aurc(self) -> jax.Array:
@@ -35,12 +33,12 @@ class Sparsification(NamedTuple):
     """
 
     removed: jax.Array
-    """`k/n`, shape (n,). If `where` leaves m of the n, 0 for the first n - m, then `k/m`."""
+    """`k/n`, shape (n,). If only m of the n count, 0 for the first n - m, then `k/m`."""
     error: jax.Array
-    """The mean error of those kept, shape (n,)."""
+    """The mean error of the remaining predictions, shape (n,)."""
     oracle: jax.Array
-    """The same when those with the largest errors are removed: no uncertainty does better. Shape
-    (n,).
+    """The mean error if the predictions with the largest errors are removed, shape (n,): no
+    uncertainty gives a lower one.
     """
 
     @property
@@ -53,9 +51,8 @@ class Sparsification(NamedTuple):
 
 @reduction("area")
 def _area(height: jax.Array, coverage: jax.Array) -> jax.Array:
-    """`1/n sum_k height_k`. Points beyond those that count have no width.
-
-    That coverages are rounded cancels in the sum: up to the variation of the heights.
+    """`1/n sum_k height_k`, by the widths between coverages, which are 0 for entries that do not
+    count. Rounding errors of the coverages cancel in the sum.
     """
     return height.size * _reduction.mean(
         height * jnp.diff(coverage, prepend=jnp.zeros(1, coverage.dtype))
@@ -72,8 +69,8 @@ def risk_coverage(
     """The risk-coverage curve: `risk(k/n)` is the mean error of the k predictions with the least
     uncertainty.
 
-    Predictions that are equally uncertain are taken in random order, in expectation: the curve does
-    not depend on their order in the data.
+    For predictions of equal uncertainty the curve is the expectation over their random order, so it
+    does not depend on the order of the data.
 
     Args:
       errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape with
@@ -122,11 +119,11 @@ def sparsification(
     *,
     where: _inputs.ArrayLike | None = None,
 ) -> Sparsification:
-    """The sparsification curve: the mean error of what is kept when the most uncertain predictions
-    are removed.
+    """The sparsification curve: the mean error of the remaining predictions when the most uncertain
+    ones are removed.
 
-    With it goes the best one. Args, ties and Raises are those of `risk_coverage`, whose curve this
-    is from the other end.
+    It is the curve of `risk_coverage` read from the other end, together with the best possible
+    curve. Args, ties and Raises are those of `risk_coverage`.
 
     Returns:
       A `Sparsification`.
@@ -154,8 +151,8 @@ def ause(
     Args:
       errors: as in `risk_coverage`.
       uncertainty: as in `risk_coverage`.
-      normalize: divide by the mean error of all predictions, which makes it a number without units;
-        NaN if there is no error.
+      normalize: whether to divide by the mean error of all predictions, so that the result has no
+        unit. It is NaN if no prediction has an error.
       where: as in `risk_coverage`.
 
     Raises:
@@ -183,15 +180,15 @@ def _sparsification(arrays: list[jax.Array], where: jax.Array | None) -> Sparsif
 
 
 def _curve(errors: jax.Array, uncertainty: jax.Array, where: jax.Array | None) -> RiskCoverage:
-    unknown = keep(where, jnp.isnan(errors) | jnp.isnan(uncertainty)).any()
-    errors, uncertainty = (keep(where, x).ravel() for x in (errors, uncertainty))
+    unknown = masked(where, jnp.isnan(errors) | jnp.isnan(uncertainty)).any()
+    errors, uncertainty = (masked(where, x).ravel() for x in (errors, uncertainty))
     size = errors.size
-    # Those that do not count come last.
+    # Entries that do not count come last.
     keys = [uncertainty] if where is None else [~where.ravel(), uncertainty]
     *keys, errors = lax.sort((*keys, errors), num_keys=len(keys), is_stable=False)
     first, last = _reduction.ties(*keys)
     below = jnp.concatenate([jnp.zeros(1, errors.dtype), _reduction.cumulative(errors)])
-    # Within a run of equals, every one counts as their mean.
+    # Each of several equally uncertain predictions counts with their mean error.
     lower, upper = below[first], below[last]
     rank = lax.iota(jnp.int32, size) + 1
     part = (rank - first).astype(errors.dtype) / (last - first).astype(errors.dtype)

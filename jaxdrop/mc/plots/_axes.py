@@ -1,4 +1,4 @@
-"""What the pictures share: axes, colors, and several arrays in one picture."""
+"""Axes, colors and styles that the pictures share, and several arrays in one picture."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = _inputs.ArrayLike | Mapping[str, _inputs.ArrayLike]
 """One array, or several under the names that the legend shows."""
 
-# From the palette of Okabe and Ito, which the color-blind can tell apart.
+# From the palette of Okabe and Ito: colors that the color-blind can distinguish.
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#555555"
 _COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00")
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)))
 
 
 class Curve(NamedTuple):
-    """An array, and how it is drawn."""
+    """An array, and the style of its curve."""
 
     name: str
     values: _inputs.ArrayLike
@@ -57,16 +57,14 @@ def _pyplot() -> Any:
 
 
 def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
-    """Adds a legend, which pales what it covers, and more room above what is drawn, in heights of
-    it.
-    """
+    """Adds a half-transparent legend, and room above the curves, as a multiple of their height."""
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + headroom * (high - low))
     ax.legend(loc=place, fontsize="small", frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
-    """Each array with a style. `name` is that of a single one."""
+    """Each array with a style. `name` is the name of a single array."""
     several = arrays if isinstance(arrays, Mapping) else {name: arrays}
     if not several:
         raise ValueError(f"{name} must be an array, or several under names, got none")
@@ -84,7 +82,7 @@ def text(name: str, value: str) -> str:
 
 
 def drawable(**arrays: Any) -> None:
-    """Checks that arrays have values, which is not so under `jit`."""
+    """Checks that the values of arrays are known: not under `jit`."""
     for name, x in arrays.items():
         if not _inputs.is_known(x):
             raise TypeError(

@@ -1,4 +1,4 @@
-"""The images of which a prediction is the most and the least certain."""
+"""The images with the most and the least certain predictions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def certainty(
     name: str = "predictive entropy (nats)",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws the images of which a prediction is the most certain, and below them those of which it
-    is the least certain.
+    """Draws the images with the most certain predictions, and below them those with the least
+    certain ones.
 
-    Over each stands its label, an arrow, and what is predicted: in orange and with a cross if that
-    is wrong. Below stands the uncertainty.
+    Above each image are its label, an arrow and the predicted class, in orange and with a cross if
+    it is wrong. Below it is the uncertainty.
 
     Args:
       images: shape (N, height, width), or (N, height, width, channels) as `imshow` takes them.
@@ -37,12 +37,12 @@ def certainty(
       probs: predictive probabilities, shape (N, C).
       uncertainty: shape (N,), such as `Classification.predictive_entropy`, in nats.
       columns: how many images of each kind.
-      name: what the uncertainty is, and its unit.
+      name: the name of the uncertainty, and its unit.
       ax: matplotlib axes, which are divided; a new figure by default.
 
     Returns:
-      The axes. Those of the images are its `child_axes`: the most certain first, then the least
-        certain, each from its extreme.
+      The axes. The images are its `child_axes`: the most certain ones from the first on, then the
+        least certain ones from the last on.
 
     Raises:
       ImportError: matplotlib is not installed.

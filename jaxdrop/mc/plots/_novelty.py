@@ -23,8 +23,7 @@ def novelty(
     num_bins: int = 30,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws histograms of the uncertainty of known inputs and of unknown ones, each of which sums
-    to 1.
+    """Draws histograms of the uncertainty of known and of unknown inputs. Each histogram sums to 1.
 
     The legend has the AUROC of each kind of unknown inputs, as `mc.metrics.auroc`.
 
@@ -32,7 +31,7 @@ def novelty(
       inside: the uncertainty of known inputs, such as `Classification.predictive_entropy`; any
         shape.
       outside: that of unknown inputs; or several, under names: `{"noise": ..., "rotated": ...}`.
-      name: what the uncertainty is, and its unit.
+      name: the name of the uncertainty, and its unit.
       num_bins: the number of bins of equal width, from the least to the largest value of all.
       ax: matplotlib axes; a new figure by default.
 

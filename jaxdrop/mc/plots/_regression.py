@@ -26,16 +26,15 @@ def band(
     observed: tuple[_inputs.ArrayLike, _inputs.ArrayLike] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws a regression of one input: its mean, and around it the band of what is expected to be
-    observed.
+    """Draws a regression of one input: its mean, and around it the band of likely observations.
 
     The inner band is epistemic: the mean plus and minus `z` standard deviations over the samples.
     The outer one adds the noise: it is `summary.interval(coverage)`.
 
     Args:
       x: the inputs, shape (N,), in any order.
-      summary: what `mc.regression` returns, of shape (N,).
-      coverage: of both bands, if all is Gaussian; in (0, 1).
+      summary: the result of `mc.regression`, of shape (N,).
+      coverage: the probability inside each band, for Gaussians; in (0, 1).
       observed: inputs and targets to draw as points.
       ax: matplotlib axes; a new figure by default.
 

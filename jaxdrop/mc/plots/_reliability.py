@@ -28,8 +28,9 @@ def reliability(
     """Draws a reliability diagram: accuracy against confidence in each bin, and below it how many
     predictions each bin holds.
 
-    A bar joins a bin's point to the diagonal, on which a calibrated classifier's points lie: above
-    it the classifier is too modest, below it too sure. The calibration error is in the title.
+    A calibrated classifier's points lie on the diagonal. A bar joins the point of a bin to it:
+    above the diagonal the classifier is not certain enough, below it too certain. The title has the
+    calibration error.
 
     Args:
       labels: integers in [0, C), shape (...). If `binary`, booleans or integers 0 and 1.
@@ -38,7 +39,7 @@ def reliability(
       num_bins: the number of bins of equal width, as in `mc.metrics.reliability`.
       binary: labels with two values: the share that is 1 against the probability of it.
       where: booleans, the labels that count, as in `mc.metrics`.
-      title: what stands before the calibration error.
+      title: the text before the calibration error.
       ax: matplotlib axes; a new figure by default.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What more passes bring."""
+"""The error of a mean against the number of passes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def standard_error(
     """Draws the standard error of the mean of the first s samples against s, and `1 / sqrt(s)`.
 
     It is `sqrt(mean_i var_i / r)`, where `var_i` is the variance of the means of output i over the
-    first r groups of samples (divided by r - 1), each sample being a group by default. The line is
-    that of all S samples: where it falls below what is wanted is the number of passes to take, in
-    groups of the same size.
+    first r groups of samples (divided by r - 1), each sample being a group by default. The line
+    continues the error of all S samples: the number of passes to take, in groups of the same size,
+    is where it falls below the error that you accept.
 
-    Stratified and antithetic samples have a mean that varies less than independent ones. Draw them
-    in groups and say so here, or points and line are up to three times too high, and the number of
-    passes up to nine times.
+    The mean of stratified and antithetic samples varies less than that of independent ones. Draw
+    them in groups and pass `groups` here. Otherwise points and line are up to three times too high,
+    and the number of passes is up to nine times too large.
 
     Args:
-      samples: what `mc.predict` returns, shape (S, ...), with two samples at least.
-      groups: that of `mc.keys(key, S, groups=groups)`, at least two.
-      name: what the outputs are, and their unit.
+      samples: the result of `mc.predict`, shape (S, ...), with at least two samples.
+      groups: the number of groups, that of `mc.keys(key, S, groups=groups)`, at least two.
+      name: the name of the outputs, and their unit.
       ax: matplotlib axes; a new figure by default.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What uncertainty is worth: the error that remains without the least certain predictions."""
+"""Selective prediction: the error that remains without the least certain predictions."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def risk_coverage(
     where: _inputs.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws the mean error of the most certain predictions against the share that they are.
+    """Draws the mean error of the most certain predictions against their share of all predictions.
 
-    With it go the best curve, of an oracle that knows the errors, and that of random order. The
-    legend has the area under each, as `mc.metrics.aurc`; less is better.
+    It also draws the best curve, of an oracle that knows the errors, and the curve of a random
+    order. The legend has the area under each, as `mc.metrics.aurc`; less is better.
 
     Args:
       errors: a loss of each prediction: `predicted != labels`, squared errors, ...; any shape.
       uncertainty: of the same shape, larger is less certain; or several, under names.
-      name: what the errors are, and their unit.
+      name: the name of the errors, and their unit.
       where: booleans, the predictions that count, as in `mc.metrics`.
       ax: matplotlib axes; a new figure by default.
 
@@ -82,16 +82,16 @@ def sparsification(
     where: _inputs.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws the mean error of what is left when the least certain predictions are removed.
+    """Draws the mean error of the remaining predictions when the least certain ones are removed.
 
-    With it go the best curve, of an oracle that removes the largest errors, and that of random
-    order. The legend has the area between a curve and the best one, as `mc.metrics.ause`; less is
-    better.
+    It also draws the best curve, of an oracle that removes the largest errors, and the curve of a
+    random order. The legend has the area between a curve and the best one, as `mc.metrics.ause`;
+    less is better.
 
     Args:
       errors: as in `risk_coverage`.
       uncertainty: as in `risk_coverage`.
-      name: what the errors are, and their unit.
+      name: the name of the errors, and their unit.
       where: booleans, the predictions that count, as in `mc.metrics`.
       ax: matplotlib axes; a new figure by default.
 

@@ -61,7 +61,7 @@ def pairs_by_hand(key: jax.Array, senders: jax.Array, receivers: jax.Array) -> j
 def _kept_edges(
     key: jax.Array, senders: jax.Array, receivers: jax.Array, *, num_nodes: int
 ) -> jaxdrop.functional.graphs.Kept:
-    return jaxdrop.drop_node(key, num_nodes, senders, receivers, RATE)
+    return jaxdrop.drop_node(key, senders, receivers, num_nodes, RATE)
 
 
 def nodes_by_hand(

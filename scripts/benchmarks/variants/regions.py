@@ -27,7 +27,7 @@ def regions(quick: bool) -> Iterator[Table | Bar]:
     solid = normal(1 if quick else 4, 16, 28, 28, 32)
     block = functools.partial(jaxdrop.drop_block, rate=RATE)
     whole = functools.partial(block, normalize="batch")
-    timm = functools.partial(whole, preset="timm")
+    timm = functools.partial(whole, rule="timm")
     contests = [
         Contest(
             "spatial_dropout",

@@ -26,7 +26,7 @@ def weights(quick: bool) -> Iterator[Table | Bar]:
         name: {"kernel": normal(width // 2, width // 2)}
         for name in ("if", "ig", "hf", "hg", "hi", "ho")
     }
-    each = functools.partial(jaxdrop.drop_connect, rate=RATE, per_example=True)
+    each = functools.partial(jaxdrop.drop_connect, rate=RATE, per="example")
     contests = [
         Contest(
             "drop_connect",

@@ -1,0 +1,237 @@
+"""One block of attention: the logits of the queries of block `i` and the keys of block `j`, and
+which of their weights are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxdrop import _mapped_axes, _numerics, masks, random
+
+T = TypeVar("T")
+
+
+class Plan(NamedTuple):
+    """The static part of a call: lengths, block sizes and options."""
+
+    lengths: tuple[int, int]
+    """Of the queries and of the keys."""
+    blocks: tuple[int, int]
+    """How many queries and keys make a block."""
+    scale: float
+    before: int | None
+    """How many keys before its own place a query sees; None for all."""
+    after: int | None
+    shared: tuple[int, ...]
+    """Axes of the weights along which the mask is shared."""
+    spec: PartitionSpec | None
+    """The layout of the whole weights."""
+    precision: Any
+    kernels: bool | None = False
+    """Whether to compute by the kernels of `_triton`; None where they pay."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many blocks there are."""
+        return -(-self.lengths[0] // self.blocks[0]), -(-self.lengths[1] // self.blocks[1])
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """The lengths of whole blocks."""
+        return self.blocks[0] * self.counts[0], self.blocks[1] * self.counts[1]
+
+    @property
+    def is_banded(self) -> bool:
+        """Whether queries see only keys near their own place."""
+        return self.before is not None or self.after is not None
+
+
+class Operands(NamedTuple):
+    """The arrays. Those with the axes of the weights have their length along each, or length 1."""
+
+    key: jax.Array | None
+    """None if nothing is dropped."""
+    threshold: Any
+    """With `scale`, the distribution of the mask."""
+    scale: Any
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array | None
+    allowed: tuple[jax.Array, ...]
+    """Boolean masks that must all be true."""
+    segments: tuple[jax.Array, jax.Array] | None
+    """Of the queries and of the keys, with the axes of the weights: a query sees keys of its own
+    segment only.
+    """
+    offset: jax.Array | None
+    """The position of the first query, with the axes of the weights. The whole then has as many
+    queries as keys.
+    """
+
+
+class Scores:
+    """Scores of the queries of block `i` against the keys of block `j`: logits, masks, products."""
+
+    def __init__(self, plan: Plan, operands: Operands) -> None:
+        self.plan, self.operands = plan, operands
+        self.products = {
+            "precision": plan.precision,
+            "preferred_element_type": _numerics.compute_dtype(operands.q.dtype),
+        }
+        lead = operands.q[..., :1, 0]
+        self.row: jax.Array = jnp.int32(0)
+        names, parts = _mapped_axes.names_and_size(plan.spec, [lead.ndim - 1])
+        if names:
+            self.row = _mapped_axes.index_and_size(names)[0] * np.int32(plan.lengths[0])
+        if operands.offset is not None:
+            self.row = self.row + operands.offset
+        if operands.key is not None:
+            shared = tuple(axis for axis in plan.shared if axis < lead.ndim - 1)
+            spec = None if plan.spec is None else PartitionSpec(*plan.spec[: lead.ndim - 1])
+            coordinates, lead_shape = masks.coordinates(lead, broadcast_dims=shared, spec=spec)
+            self.lead = jax.tree.map(lambda coordinate: coordinate[..., None], coordinates[:-1])
+            queries = plan.lengths[0] * parts if operands.offset is None else plan.lengths[1]
+            whole = (*lead_shape[:-1], queries, plan.lengths[1])
+            self.mask_shape = tuple(
+                1 if axis in plan.shared else length for axis, length in enumerate(whole)
+            )
+
+    def logits(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
+        """The logits, minus infinity where the query may not see the key."""
+        s = self.product(q, at(self.operands.k, j, self.plan.blocks[1], -2))
+        if self.operands.bias is not None:
+            s += self._part(self.operands.bias, i, j).astype(s.dtype)
+        allowed = [self._part(mask, i, j) for mask in self.operands.allowed]
+        row, column = self._coordinates(i, j)
+        if self.plan.before is not None:
+            allowed.append(column >= row - self.plan.before)
+        if self.plan.after is not None:
+            allowed.append(column <= row + self.plan.after)
+        if self.plan.padded[1] != self.plan.lengths[1]:
+            allowed.append(column < self.plan.lengths[1])
+        if self.operands.segments is not None:
+            of_queries, of_keys = self.operands.segments
+            allowed.append(self._part(of_queries, i, j) == self._part(of_keys, i, j))
+        return jnp.where(functools.reduce(jnp.logical_and, allowed), s, -jnp.inf) if allowed else s
+
+    def product(self, q: jax.Array, k: jax.Array) -> jax.Array:
+        """Queries times keys, scaled."""
+        return jnp.einsum("...kgqd,...ksd->...kgqs", q, k, **self.products) * self.plan.scale
+
+    def values(self, mask: jax.Array | None, p: jax.Array, v: jax.Array) -> jax.Array:
+        """`p` where the mask keeps it, times values."""
+        kept = p if mask is None else jnp.where(mask, p, 0)
+        return jnp.einsum("...kgqs,...ksd->...kgqd", kept.astype(v.dtype), v, **self.products)
+
+    def start(self, q: jax.Array, tree: Any) -> tuple[jax.Array, jax.Array]:
+        """Where a sum over blocks of keys starts: zeros, one for each query of `q`, and one for
+        each entry of its output. They vary over the devices over which the arrays of `tree` vary.
+        """
+        wide, depth = _numerics.compute_dtype(self.operands.v.dtype), self.operands.v.shape[-1]
+        zeros = jnp.zeros_like(q[..., 0], wide) + anchor(tree).astype(wide)
+        return zeros, jnp.broadcast_to(zeros[..., None], (*zeros.shape, depth))
+
+    def mask(self, i: jax.Array, j: jax.Array) -> jax.Array | None:
+        """Which weights are kept, or None for all."""
+        if self.operands.key is None:
+            return None
+        row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
+        axes, shape = len(self.lead), self.mask_shape
+        place = [
+            x if shape[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1])
+            for last, x in enumerate((row, column))
+        ]
+        return masks.below(
+            random.bits_at(self.operands.key, (*self.lead, *place), shape), self.operands.threshold
+        )
+
+    def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
+        """Runs `block` for each block of keys with a key that a query of block `i` may see.
+
+        Each turn is under `jax.checkpoint`: the backward pass gets the carry of the turn and
+        computes the rest again. This keeps out also the residuals that `lax.cond` would return.
+        """
+        rematerialized = functools.partial(jax.checkpoint, prevent_cse=False)
+        seen = self._seen(i)
+
+        @rematerialized
+        def step(carry: T, x: Any) -> tuple[T, None]:
+            here, x = x
+            if here is None:
+                return block(carry, x), None
+            return lax.cond(here, lambda carry: block(carry, x), lambda carry: carry, carry), None
+
+        if self.plan.counts[1] == 1:
+            return rematerialized(block)(carry, jax.tree.map(lambda x: x[0], xs))
+        return lax.scan(step, carry, (seen, xs))[0]
+
+    def _seen(self, i: jax.Array) -> jax.Array | None:
+        """Which blocks of keys have a key that a query of block `i` may see, or None for all."""
+        rows, columns = self.plan.blocks
+        segments = self.operands.segments
+        if not self.plan.is_banded and segments is None:
+            return None
+        near = jnp.arange(self.plan.counts[1], dtype=jnp.int32) * columns
+        seen = jnp.ones_like(near, bool)
+        if self.plan.before is not None:
+            seen &= near + (columns - 1) >= self.row.min() + i * rows - self.plan.before
+        if self.plan.after is not None:
+            seen &= near <= self.row.max() + i * rows + (rows - 1 + self.plan.after)
+        if segments is not None:
+            # Two blocks may share a segment if the ranges of their segment numbers overlap. In
+            # packed sequences the numbers rise, so that few ranges do.
+            queries, keys = at(segments[0], i, rows, -2), segments[1]
+            keys = keys.reshape(*keys.shape[:-1], self.plan.counts[1], columns)
+            meet = (keys.min(-1) <= queries.max(-2, keepdims=True)) & (
+                keys.max(-1) >= queries.min(-2, keepdims=True)
+            )
+            seen &= meet.any(range(meet.ndim - 1))
+        return seen
+
+    def _coordinates(self, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows, columns = self.plan.blocks
+        ndim = self.operands.q.ndim
+        row = lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 2), rows, 1), ndim - 2) + (
+            self.row + i * rows
+        )
+        return (
+            row,
+            lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 1), columns), ndim - 1) + j * columns,
+        )
+
+    def _part(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+        return at(at(x, i, self.plan.blocks[0], -2), j, self.plan.blocks[1], -1)
+
+
+def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
+    """Block `index` of `x` along `axis`. All of `x` if it is one block, or has one entry that all
+    blocks share.
+    """
+    return (
+        x
+        if x.shape[axis] in (1, length)
+        else lax.dynamic_slice_in_dim(x, index * length, length, axis)
+    )
+
+
+def anchor(tree: Any) -> jax.Array:
+    """A zero that, inside `shard_map`, varies over every mesh axis over which an array of `tree`
+    varies.
+
+    The carry of a `lax.scan` must have one type in all turns. A sum of products of these arrays
+    varies over all of their axes, so it must start from a zero that does.
+    """
+    leaves = [
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(tree)
+    ]
+    return functools.reduce(jnp.add, [jnp.zeros_like(leaf.sum(), jnp.float32) for leaf in leaves])

@@ -1,0 +1,169 @@
+"""The choice of how attention is computed: on each device its part, by cuDNN, kernels or blocks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxdrop._kernel import kernel
+from jaxdrop.functional.attention import _block_sizes, _blocked
+from jaxdrop.functional.attention._block import Operands, Plan
+from jaxdrop.functional.attention._layout import Arrays, by_device
+
+Implementation = Literal["xla", "pallas"]
+
+
+class Settings(NamedTuple):
+    """The static arguments of `compute`."""
+
+    block_sizes: tuple[int, int] | None
+    implementation: Implementation | None
+    scale: float
+    before: int | None
+    after: int | None
+    shared: tuple[int, ...]
+    precision: Any
+    spec: PartitionSpec | None
+
+
+def _only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
+    """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding.
+
+    Padding may hold anything, and in a product 0 times NaN is NaN: in the output for a value, in
+    gradients for all.
+    """
+    return (
+        x
+        if inside is None
+        else jnp.where(jnp.expand_dims(inside, (-2, -1)), x, jnp.zeros((), x.dtype))
+    )
+
+
+@kernel("dot_product_attention", checkpoint=False)
+def compute(arrays: Arrays, *, settings: Settings) -> jax.Array:
+    return by_device(
+        functools.partial(_by_blocks, settings), arrays, settings.spec, lambda layout: layout.like_q
+    )
+
+
+def _by_blocks(settings: Settings, arrays: Arrays, spec: PartitionSpec | None) -> jax.Array:
+    special = (
+        arrays.key,
+        arrays.bias,
+        *arrays.inside,
+        arrays.segments,
+        arrays.offset,
+        settings.before,
+        settings.implementation,
+    )
+    plain = all(x is None for x in special) and not arrays.allowed
+    blocked = functools.partial(_blocked_attention, settings, arrays, spec)
+    if plain and settings.after in (None, 0) and arrays.q.ndim == 4:
+        return _fused(
+            blocked,
+            arrays.q,
+            arrays.k,
+            arrays.v,
+            scale=settings.scale,
+            is_causal=settings.after == 0,
+        )
+    of_queries, of_keys = arrays.inside
+    return blocked(_only(of_queries, arrays.q), _only(of_keys, arrays.k), _only(of_keys, arrays.v))
+
+
+def _fused(
+    blocked: Callable[..., jax.Array], *operands: jax.Array, scale: float, is_causal: bool
+) -> jax.Array:
+    """Attention without dropout by cuDNN, where JAX has it for these operands, and otherwise
+    `blocked`.
+    """
+    if jax.default_backend() != "gpu" or operands[0].dtype.itemsize != 2:
+        return blocked(*operands)
+    cudnn = functools.partial(
+        jax.nn.dot_product_attention, scale=scale, is_causal=is_causal, implementation="cudnn"
+    )
+    try:
+        jax.eval_shape(cudnn, *operands)
+    except (
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # a depth, a dtype or a version that it does not have
+        return blocked(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=cudnn, default=blocked)
+
+
+def _blocked_attention(
+    settings: Settings,
+    arrays: Arrays,
+    spec: PartitionSpec | None,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+) -> jax.Array:
+    """Heads stand in groups, in front of the length: `(batch..., groups, heads of a group, length,
+    depth)`.
+    """
+    *batch, queries, heads, depth = q.shape
+    groups, head = k.shape[-2], len(batch)
+    blocks = _block_sizes.block_sizes(settings.block_sizes, (queries, k.shape[-3]), (*batch, heads))
+
+    def grouped(x: jax.Array) -> jax.Array:
+        lead = (1, 1) if x.shape[head] == 1 else (groups, heads // groups)
+        return x.reshape(*x.shape[:head], *lead, *x.shape[head + 1 :])
+
+    shared = {axis + (axis > head) for axis in settings.shared} | {
+        head + 1 for axis in settings.shared if axis == head
+    }
+    entries = [*(spec or ()), *[None] * q.ndim]
+    plan = Plan(
+        lengths=(queries, k.shape[-3]),
+        blocks=blocks,
+        scale=settings.scale,
+        before=settings.before,
+        after=settings.after,
+        shared=tuple(sorted(shared)),
+        spec=(
+            None
+            if spec is None
+            else PartitionSpec(*entries[:head], entries[head + 1], None, entries[head], None)
+        ),
+        precision=settings.precision,
+        kernels={None: None, "xla": False, "pallas": True}[settings.implementation],
+    )
+    segments, offset, (of_queries, of_keys) = arrays.segments, arrays.offset, arrays.inside
+    allowed = list(arrays.allowed)
+    if of_queries is not None:
+        allowed.append(jnp.expand_dims(of_queries, (-3, -1)))
+    if of_keys is not None:
+        allowed.append(jnp.expand_dims(of_keys, (-3, -2)))
+    if segments is not None:
+        segments = (
+            jnp.expand_dims(segments[0], (head, head + 1, -1)),
+            jnp.expand_dims(segments[1], (head, head + 1, -2)),
+        )
+    if offset is not None and offset.ndim:
+        offset = jnp.expand_dims(offset, range(-4, 0))
+    out = _blocked.attend(
+        plan,
+        Operands(
+            key=arrays.key,
+            threshold=arrays.threshold,
+            scale=arrays.scale,
+            q=jnp.moveaxis(q.reshape(*batch, queries, groups, heads // groups, depth), -4, -2),
+            k=jnp.moveaxis(k, -3, -2),
+            v=jnp.moveaxis(v, -3, -2),
+            bias=None if arrays.bias is None else grouped(arrays.bias),
+            allowed=tuple(map(grouped, allowed)),
+            segments=segments,
+            offset=offset,
+        ),
+    )
+    out = jnp.moveaxis(out, -2, -4)
+    return out.reshape(*out.shape[:-3], heads, out.shape[-1])

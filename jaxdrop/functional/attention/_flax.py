@@ -1,0 +1,113 @@
+"""Attention with the arguments of Flax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxdrop import _checks, masks
+from jaxdrop.functional.attention import _weights
+from jaxdrop.functional.attention._function import dot_product_attention
+from jaxdrop.functional.attention._layout import Arrays
+from jaxdrop.functional.attention._shapes import Shapes, check_spec
+from jaxdrop.functional.attention._weights import Products
+
+
+def flax_dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None,
+    mask: jax.Array | None,
+    *,
+    broadcast_dropout: bool,
+    dropout_rng: jax.Array | None,
+    dropout_rate: masks.Rate,
+    deterministic: bool,
+    dtype: Any,
+    precision: Any,
+    is_causal: bool,
+    spec: PartitionSpec | None,
+    sow: Callable[[jax.Array], Any] | None,
+    force_fp32_for_softmax: bool = False,
+    products: Products | None = None,
+    dot_general: Callable[..., jax.Array] | None = None,
+) -> jax.Array:
+    """`jaxdrop.dot_product_attention` with the arguments of Flax's function of that name.
+
+    `key` holds the keys of attention, and a mask may hold numbers, of which 0 masks.
+    """
+    dtype = _common(query, key, value) if dtype is None else jnp.dtype(dtype)
+    names = "query", "key", "value"
+    for name, x in zip(names, (query, key, value), strict=True):
+        if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{name} is complex, of dtype {x.dtype}, and dtype={dtype} is not: its imaginary"
+                " part would be lost."
+            )
+    query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
+    with _checks.renamed(rate="dropout_rate"):
+        rate = _checks.check_rate(dropout_rate)
+    mask = None if mask is None else jnp.asarray(mask, bool)
+    shared = (
+        tuple(range(query.ndim - 2))
+        if _checks.check_flag(broadcast_dropout, "broadcast_dropout")
+        else ()
+    )
+    wide = jnp.promote_types(dtype, jnp.float32) if force_fp32_for_softmax else dtype
+    if all(x is None for x in (sow, products, dot_general)) and not jnp.issubdtype(
+        dtype, jnp.complexfloating
+    ):
+        Shapes.of("dot_product_attention", query, key, value, names)
+        return dot_product_attention(
+            dropout_rng,
+            query,
+            key,
+            value,
+            rate,
+            bias=bias,
+            mask=mask,
+            is_causal=is_causal,
+            broadcast_dims=shared,
+            deterministic=deterministic,
+            precision=precision,
+            spec=spec,
+        ).astype(wide)
+
+    shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
+    _checks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
+    draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
+    distribution = masks.distribution(rate if draws else 0.0, dtype)
+    arrays = Arrays(
+        key=_checks.consume_key(dropout_rng, "dot_product_attention") if draws else None,
+        threshold=distribution.threshold,
+        scale=distribution.scale,
+        q=query,
+        k=key,
+        v=value,
+        bias=None if bias is None else shapes.like_weights("bias", bias, jnp.inexact),
+        allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
+        inside=(None, None),
+        segments=None,
+        offset=None,
+    )
+    weights, output = _weights.attend(
+        arrays,
+        products or Products.of(precision, dtype, dot_general),
+        is_causal=is_causal,
+        broadcast_dims=shared,
+        dtype=wide,
+        spec=check_spec(spec, shapes),
+    )
+    if sow is not None:
+        sow(weights)
+    return output if products else output.astype(wide)
+
+
+def _common(*arrays: jax.Array) -> Any:
+    dtype = jnp.result_type(*arrays)
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)

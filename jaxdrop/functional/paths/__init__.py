@@ -1,0 +1,21 @@
+"""Dropping residual branches and whole layers."""
+
+from jaxdrop.functional.paths._depth import DepthRule, depth_rates
+from jaxdrop.functional.paths._drop_path import Mode, drop_path
+from jaxdrop.functional.paths._layer_drop import cond, layer_drop, layer_runs, like
+from jaxdrop.functional.paths._shake_drop import Per, Range, check_range, shake_drop
+
+__all__ = [
+    "DepthRule",
+    "Mode",
+    "Per",
+    "Range",
+    "check_range",
+    "cond",
+    "depth_rates",
+    "drop_path",
+    "layer_drop",
+    "layer_runs",
+    "like",
+    "shake_drop",
+]

@@ -1,0 +1,15 @@
+"""Dropping inputs of a model: tokens, labels, modalities."""
+
+from jaxdrop.functional.tokens._labels import label_dropout
+from jaxdrop.functional.tokens._modalities import Arrays, ModalityRule, Per, modality_dropout
+from jaxdrop.functional.tokens._tokens import TokenRule, token_dropout
+
+__all__ = [
+    "Arrays",
+    "ModalityRule",
+    "Per",
+    "TokenRule",
+    "label_dropout",
+    "modality_dropout",
+    "token_dropout",
+]
