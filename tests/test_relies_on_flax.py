@@ -22,9 +22,10 @@ from jax.extend.core import Jaxpr, Literal, primitives
 
 import jaxdrop
 from jaxdrop.functional import recurrent
+from jaxdrop.functional.recurrent import _run
 from jaxdrop.layers.attention import with_attributes
 from jaxdrop.linen import _cells as linen_cells
-from jaxdrop.mc import prefix
+from jaxdrop.mc import _prefix as prefix
 from jaxdrop.nnx import _cells as nnx_cells
 
 KEY = jax.random.key(0)
@@ -319,7 +320,7 @@ def test_linen_lstm_cells_take_each_other_s_parameters() -> None:
 )
 def test_cells_activate_the_candidate_first(framework: Any, kind: Any) -> None:
     """A candidate of 0 adds nothing to a memory of 0, and leaves something of a memory of 1."""
-    used = "jaxdrop/functional/recurrent.py, on_candidate"
+    used = "jaxdrop/functional/recurrent/_run.py, on_candidate"
 
     def memory(start: float) -> jax.Array:
         activation = recurrent.on_candidate(jnp.tanh, jnp.zeros_like)
@@ -359,7 +360,7 @@ def _names(program: Jaxpr) -> list[str]:
 
 
 def test_jit_and_checkpoint_have_these_parameters() -> None:
-    used = "jaxdrop/mc/prefix.py, _is_plain_jit and _add_checkpoint"
+    used = "jaxdrop/mc/_prefix.py, _is_plain_jit and _add_checkpoint"
     program = jax.make_jaxpr(lambda x: jax.jit(jnp.sin)(x) + jax.checkpoint(jnp.sin)(x))(1.0)
     params = {equation.primitive: equation.params for equation in program.eqns}
     layouts = {f"{way}_{what}" for way in ("in", "out") for what in ("shardings", "layouts")}
@@ -373,7 +374,7 @@ def test_one_equation_is_a_program() -> None:
     atoms = [atom for atom in equation.invars if not isinstance(atom, Literal)]
     alone = program.replace(constvars=[], invars=atoms, outvars=equation.outvars, eqns=[equation])
     (result,) = jax.core.eval_jaxpr(alone, (), jnp.float32(1))
-    assert result == 3, "jaxdrop/mc/prefix.py, _alone"
+    assert result == 3, "jaxdrop/mc/_prefix.py, _alone"
 
 
 def test_a_cell_is_made_of_these_primitives() -> None:
@@ -389,11 +390,11 @@ def test_a_cell_is_made_of_these_primitives() -> None:
                 collect(equation.params["jaxpr"].jaxpr)
 
     collect(program.jaxpr)
-    assert made >= set(recurrent.STORED), "jaxdrop/functional/recurrent.py, STORED"
+    assert made >= set(_run.STORED), "jaxdrop/functional/recurrent/_run.py, STORED"
 
 
 def test_cheap_operations_have_these_names() -> None:
-    used = "jaxdrop/mc/prefix.py"
+    used = "jaxdrop/mc/_prefix.py"
     unknown = {name for name in prefix._CHEAP if not hasattr(primitives, f"{name}_p")}
     assert not unknown, f"{used}, _CHEAP: {unknown}"
     assert primitives.remat_p.name in prefix._CHECKPOINTS, f"{used}, _CHECKPOINTS"
