@@ -23,24 +23,25 @@ class Plan(NamedTuple):
     """The static part of a call: lengths, block sizes and options."""
 
     lengths: tuple[int, int]
-    """Of the queries and of the keys."""
+    """The numbers of queries and of keys."""
     blocks: tuple[int, int]
-    """How many queries and keys make a block."""
+    """The numbers of queries and of keys in a block."""
     scale: float
     before: int | None
-    """How many keys before its own place a query sees; None for all."""
+    """How many keys before its own position a query sees; None for all."""
     after: int | None
+    """How many keys after its own position a query sees; None for all."""
     shared: tuple[int, ...]
     """Axes of the weights along which the mask is shared."""
     spec: PartitionSpec | None
     """The layout of the whole weights."""
     precision: Any
     kernels: bool | None = False
-    """Whether to compute by the kernels of `_triton`; None where they pay."""
+    """Whether the kernels of `_triton` compute it; None to use them if they are faster."""
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many blocks there are."""
+        """The numbers of blocks of queries and of keys."""
         return -(-self.lengths[0] // self.blocks[0]), -(-self.lengths[1] // self.blocks[1])
 
     @property
@@ -50,12 +51,14 @@ class Plan(NamedTuple):
 
     @property
     def is_banded(self) -> bool:
-        """Whether queries see only keys near their own place."""
+        """Whether a query sees only keys near its own position."""
         return self.before is not None or self.after is not None
 
 
 class Operands(NamedTuple):
-    """The arrays. Those with the axes of the weights have their length along each, or length 1."""
+    """The operands. An array with the axes of the weights has the length of the weights, or 1,
+    along each axis.
+    """
 
     key: jax.Array | None
     """None if nothing is dropped."""
@@ -69,8 +72,8 @@ class Operands(NamedTuple):
     allowed: tuple[jax.Array, ...]
     """Boolean masks that must all be true."""
     segments: tuple[jax.Array, jax.Array] | None
-    """Of the queries and of the keys, with the axes of the weights: a query sees keys of its own
-    segment only.
+    """The segments of the queries and of the keys, with the axes of the weights: a query sees keys
+    of its own segment only.
     """
     offset: jax.Array | None
     """The position of the first query, with the axes of the weights. The whole then has as many
@@ -128,7 +131,7 @@ class Scores:
         return jnp.einsum("...kgqd,...ksd->...kgqs", q, k, **self.products) * self.plan.scale
 
     def values(self, mask: jax.Array | None, p: jax.Array, v: jax.Array) -> jax.Array:
-        """`p` where the mask keeps it, times values."""
+        """The weights `p` that the mask keeps, times the values."""
         kept = p if mask is None else jnp.where(mask, p, 0)
         return jnp.einsum("...kgqs,...ksd->...kgqd", kept.astype(v.dtype), v, **self.products)
 

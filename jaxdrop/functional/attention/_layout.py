@@ -45,7 +45,7 @@ class Arrays(NamedTuple):
     padding.
     """
     segments: tuple[jax.Array, jax.Array] | None
-    """Of the queries and of the keys, `(batch..., length)`."""
+    """The segments of the queries and of the keys, `(batch..., length)`."""
     offset: jax.Array | None
     """The position of the first query, of shape () or `(batch...)`."""
 

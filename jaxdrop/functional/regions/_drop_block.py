@@ -70,15 +70,16 @@ def drop_block(
         linearly from 0 in the course of training.
       block_size: the length of a block, at least 1, or one length for each spatial axis.
       rule: see the table.
-      normalize: the mean that divides. `'example'`: `mean(m)` over each example, so that the result
-        for an example does not depend on its batch. `'batch'`: `mean(m)` over the whole of `x`.
-        `'expected'`: the expectation of `mean(m)`, a constant. It needs no sum over devices, and an
-        example that lost many entries is not scaled up more than others.
+      normalize: the mean by which kept entries are divided. `'example'`: `mean(m)` over each
+        example, so that the result for an example does not depend on its batch. `'batch'`:
+        `mean(m)` over the whole of `x`. `'expected'`: the expectation of `mean(m)`, a constant. It
+        needs no sum over devices, and an example that lost many entries is not scaled up more than
+        others.
       channel_axis: as in `spatial_dropout`.
       spatial_rank: as in `spatial_dropout`.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`; it may divide examples and channels, but no spatial axis.
-        (Under plain `jit` any axis may be divided, and nothing needs to be said.)
+        (Under plain `jit` any axis may be divided, without `spec`.)
 
     Returns:
       An array like `x`, of its shape and dtype. Where all of `m` is 0, so is `y`.

@@ -15,8 +15,8 @@ from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
 
 TokenRule = Literal["timm", "floor", "round"]
-# How many of n tokens stay at a rate. The code of `floor` takes the share to keep: 1 - rate,
-# rounded to 12 digits, is the number that a user would have written, 0.9 and not 0.8999...
+# How many of n tokens stay at a rate. The code of `floor` takes the share to keep. 1 - 0.9 is
+# 0.0999...; rounded to 12 digits it is the 0.1 that its user writes.
 _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
     "timm": lambda n, rate: max(1, int(n * (1.0 - rate))),
     "floor": lambda n, rate: int(n * round(1.0 - rate, 12)),
