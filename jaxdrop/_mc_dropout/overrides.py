@@ -211,7 +211,7 @@ def _own_rates(
 
 def _is_on_weights(module: Any) -> bool:
     """Whether a layer drops weights, so that its layout is not that of its input."""
-    shared = hasattr(module, "per_example") and not (module.per_example or module.gaussian)
+    shared = hasattr(module, "gaussian") and module.per == "batch" and not module.gaussian
     return shared or hasattr(module, "match")
 
 
