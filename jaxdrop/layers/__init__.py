@@ -1,3 +1,9 @@
-"""What the layers of both frameworks share: hyperparameters, and what one call does with them."""
+"""The layers of every framework: what their hyperparameters are, in words and in types.
 
-__all__: list[str] = []
+`jaxdrop.nnx` and `jaxdrop.linen` make layers of these descriptions.
+"""
+
+from jaxdrop.layers._parameters import Kernel
+from jaxdrop.layers._variant import Variant
+
+__all__ = ["Kernel", "Variant"]
