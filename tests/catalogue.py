@@ -24,27 +24,9 @@ from jax.sharding import PartitionSpec
 
 import jaxdrop
 import jaxdrop.linen
-import jaxdrop.linen.elements
-import jaxdrop.linen.graphs
-import jaxdrop.linen.learned
-import jaxdrop.linen.noise
-import jaxdrop.linen.paths
 import jaxdrop.linen.recurrent
-import jaxdrop.linen.regions
-import jaxdrop.linen.sequences
-import jaxdrop.linen.tokens
-import jaxdrop.linen.weights
 import jaxdrop.nnx
-import jaxdrop.nnx.elements
-import jaxdrop.nnx.graphs
-import jaxdrop.nnx.learned
-import jaxdrop.nnx.noise
-import jaxdrop.nnx.paths
 import jaxdrop.nnx.recurrent
-import jaxdrop.nnx.regions
-import jaxdrop.nnx.sequences
-import jaxdrop.nnx.tokens
-import jaxdrop.nnx.weights
 from jaxdrop.functional import (
     elements,
     graphs,
@@ -266,8 +248,8 @@ DROP_CONNECT = Variant(
     paper="ICML 2013",
     call=_drop_connect,
     law=Law(own),
-    nnx=jaxdrop.nnx.weights.DropConnect,
-    linen=jaxdrop.linen.weights.DropConnect,
+    nnx=jaxdrop.nnx.DropConnect,
+    linen=jaxdrop.linen.DropConnect,
     exempt=_PRODUCT
     | {
         "test_dropped_values_do_not_leak": (
@@ -304,8 +286,8 @@ VARIANTS += [
         paper="arXiv:1708.02182",
         call=_weight_drop,
         law=Law(own),
-        nnx=jaxdrop.nnx.weights.WeightDrop,
-        linen=jaxdrop.linen.weights.WeightDrop,
+        nnx=jaxdrop.nnx.WeightDrop,
+        linen=jaxdrop.linen.WeightDrop,
         exempt={
             "test_nnx_module_makes_the_same_call": _OWN_WEIGHTS,
             "test_linen_module_makes_the_same_call": _OWN_WEIGHTS,
@@ -317,8 +299,8 @@ VARIANTS += [
         paper="arXiv:2004.07320",
         call=functools.partial(weights.quant_noise, block_size=2),
         law=Law(lambda shape: np.repeat(own((shape[0] // 2, *shape[1:])), 2, axis=0)),
-        nnx=jaxdrop.nnx.weights.QuantNoise,
-        linen=jaxdrop.linen.weights.QuantNoise,
+        nnx=jaxdrop.nnx.QuantNoise,
+        linen=jaxdrop.linen.QuantNoise,
         shape=(16, 16),
         exempt={
             "test_nnx_module_makes_the_same_call": _OWN_WEIGHTS,
@@ -342,8 +324,8 @@ VARIANTS += [
         paper="JMLR 15, 2014",
         call=elements.classic_dropout,
         law=Law(own),
-        nnx=jaxdrop.nnx.elements.ClassicDropout,
-        linen=jaxdrop.linen.elements.ClassicDropout,
+        nnx=jaxdrop.nnx.ClassicDropout,
+        linen=jaxdrop.linen.ClassicDropout,
         exempt={"test_deterministic_is_no_operation": "evaluation multiplies by 1 - rate"},
     ),
     Variant(
@@ -352,8 +334,8 @@ VARIANTS += [
         paper="arXiv:1706.02515",
         call=elements.alpha_dropout,
         law=Law(own),
-        nnx=jaxdrop.nnx.elements.AlphaDropout,
-        linen=jaxdrop.linen.elements.AlphaDropout,
+        nnx=jaxdrop.nnx.AlphaDropout,
+        linen=jaxdrop.linen.AlphaDropout,
         exempt=_AFFINE,
     ),
     Variant(
@@ -362,8 +344,8 @@ VARIANTS += [
         paper="arXiv:1706.02515",
         call=elements.feature_alpha_dropout,
         law=Law(shared(1)),
-        nnx=jaxdrop.nnx.elements.FeatureAlphaDropout,
-        linen=jaxdrop.linen.elements.FeatureAlphaDropout,
+        nnx=jaxdrop.nnx.FeatureAlphaDropout,
+        linen=jaxdrop.linen.FeatureAlphaDropout,
         shape=(8, 3, 8),
         large=(1024, 8, 128),
         exempt=_AFFINE,
@@ -400,8 +382,8 @@ VARIANTS += [
         paper="JMLR 15, 2014",
         call=noise.gaussian_dropout,
         law=Law(own),
-        nnx=jaxdrop.nnx.noise.GaussianDropout,
-        linen=jaxdrop.linen.noise.GaussianDropout,
+        nnx=jaxdrop.nnx.GaussianDropout,
+        linen=jaxdrop.linen.GaussianDropout,
         exempt=_NOISE
         | {
             "test_traced_rate_traces_once_and_draws_the_same_mask": (
@@ -415,8 +397,8 @@ VARIANTS += [
         paper="Neural Computation 7, 1995",
         call=noise.gaussian_noise,
         law=Law(own),
-        nnx=jaxdrop.nnx.noise.GaussianNoise,
-        linen=jaxdrop.linen.noise.GaussianNoise,
+        nnx=jaxdrop.nnx.GaussianNoise,
+        linen=jaxdrop.linen.GaussianNoise,
         exempt=_ADDED,
     ),
     Variant(
@@ -425,8 +407,8 @@ VARIANTS += [
         paper="arXiv:1801.05134",
         call=noise.uniform_dropout,
         law=Law(own),
-        nnx=jaxdrop.nnx.noise.UniformDropout,
-        linen=jaxdrop.linen.noise.UniformDropout,
+        nnx=jaxdrop.nnx.UniformDropout,
+        linen=jaxdrop.linen.UniformDropout,
         exempt=_AMOUNT,
     ),
     Variant(
@@ -435,8 +417,8 @@ VARIANTS += [
         paper="arXiv:2310.05914",
         call=noise.neftune,
         law=Law(own),
-        nnx=jaxdrop.nnx.noise.NEFTune,
-        linen=jaxdrop.linen.noise.NEFTune,
+        nnx=jaxdrop.nnx.NEFTune,
+        linen=jaxdrop.linen.NEFTune,
         exempt=_ADDED,
     ),
 ]
@@ -450,8 +432,8 @@ SPATIAL_DROPOUT = Variant(
     paper="arXiv:1411.4280",
     call=regions.spatial_dropout,
     law=Law(shared(1)),
-    nnx=jaxdrop.nnx.regions.SpatialDropout,
-    linen=jaxdrop.linen.regions.SpatialDropout,
+    nnx=jaxdrop.nnx.SpatialDropout,
+    linen=jaxdrop.linen.SpatialDropout,
     shape=(8, 3, 8),
     large=(1024, 8, 128),
 )
@@ -462,8 +444,8 @@ DROP_BLOCK = Variant(
     paper="arXiv:1810.12890",
     call=functools.partial(regions.drop_block, block_size=3),
     law=Law(own),
-    nnx=functools.partial(jaxdrop.nnx.regions.DropBlock, block_size=3),
-    linen=functools.partial(jaxdrop.linen.regions.DropBlock, block_size=3),
+    nnx=functools.partial(jaxdrop.nnx.DropBlock, block_size=3),
+    linen=functools.partial(jaxdrop.linen.DropBlock, block_size=3),
     shape=(8, 5, 4, 8),
     exempt={
         "test_law": "neighbors fall together, but not always; see test_regions.py",
@@ -519,8 +501,8 @@ DROP_PATH = Variant(
     paper="arXiv:1603.09382",
     call=paths.drop_path,
     law=Law(shared(1)),
-    nnx=jaxdrop.nnx.paths.DropPath,
-    linen=jaxdrop.linen.paths.DropPath,
+    nnx=jaxdrop.nnx.DropPath,
+    linen=jaxdrop.linen.DropPath,
 )
 
 VARIANTS += [
@@ -530,8 +512,8 @@ VARIANTS += [
         name="drop_path_unscaled",
         call=functools.partial(paths.drop_path, batch_axis=1, scale_by_keep=False),
         law=Law(shared(0)),
-        nnx=functools.partial(jaxdrop.nnx.paths.DropPath, batch_axis=1, scale_by_keep=False),
-        linen=functools.partial(jaxdrop.linen.paths.DropPath, batch_axis=1, scale_by_keep=False),
+        nnx=functools.partial(jaxdrop.nnx.DropPath, batch_axis=1, scale_by_keep=False),
+        linen=functools.partial(jaxdrop.linen.DropPath, batch_axis=1, scale_by_keep=False),
     ),
     Variant(
         name="layer_drop",
@@ -540,11 +522,11 @@ VARIANTS += [
         call=_layer_drop,
         law=Law(shared(0, 1)),
         nnx=lambda rate, rngs: AdaptedNNX(
-            jaxdrop.nnx.paths.LayerDrop(rate, rngs=rngs),
+            jaxdrop.nnx.LayerDrop(rate, rngs=rngs),
             lambda layer, x: layer(x, nnx.Sequential(_double)),
         ),
         linen=lambda rate, deterministic: AdaptedLinen(
-            jaxdrop.linen.paths.LayerDrop(rate, deterministic=deterministic),
+            jaxdrop.linen.LayerDrop(rate, deterministic=deterministic),
             lambda layer, x: layer(x, nn.Sequential([_double])),
         ),
         exempt={
@@ -567,8 +549,8 @@ VARIANTS += [
         paper="arXiv:1802.02375",
         call=paths.shake_drop,
         law=Law(shared(1)),
-        nnx=jaxdrop.nnx.paths.ShakeDrop,
-        linen=jaxdrop.linen.paths.ShakeDrop,
+        nnx=jaxdrop.nnx.ShakeDrop,
+        linen=jaxdrop.linen.ShakeDrop,
         exempt={
             "test_law": "nothing becomes 0; see test_paths.py",
             "test_rate_one_gives_zeros": (
@@ -632,9 +614,9 @@ DROP_EDGE = Variant(
     paper="arXiv:1907.10903",
     call=_drop_edge,
     law=Law(shared(1)),
-    nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.graphs.DropEdge(rate, rngs=rngs), _of_edges),
+    nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.DropEdge(rate, rngs=rngs), _of_edges),
     linen=lambda rate, deterministic: AdaptedLinen(
-        jaxdrop.linen.graphs.DropEdge(rate, deterministic=deterministic), _of_edges
+        jaxdrop.linen.DropEdge(rate, deterministic=deterministic), _of_edges
     ),
     exempt=_MASK,
 )
@@ -647,9 +629,9 @@ VARIANTS += [
         function=graphs.drop_node,
         paper="arXiv:2008.12578",
         call=_drop_node,
-        nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.graphs.DropNode(rate, rngs=rngs), _of_nodes),
+        nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.DropNode(rate, rngs=rngs), _of_nodes),
         linen=lambda rate, deterministic: AdaptedLinen(
-            jaxdrop.linen.graphs.DropNode(rate, deterministic=deterministic), _of_nodes
+            jaxdrop.linen.DropNode(rate, deterministic=deterministic), _of_nodes
         ),
         exempt=_MASK
         | {"test_export_with_a_symbolic_batch": "the number of nodes is a Python number"},
@@ -719,8 +701,8 @@ _INTEGERS = {
 EMBEDDING = Variant(
     **adapted(
         sequences.embedding_dropout,
-        jaxdrop.nnx.sequences.EmbeddingDropout,
-        jaxdrop.linen.sequences.EmbeddingDropout,
+        jaxdrop.nnx.EmbeddingDropout,
+        jaxdrop.linen.EmbeddingDropout,
         _of_words,
     ),
     name="embedding_dropout",
@@ -748,8 +730,8 @@ VARIANTS += [
         paper="arXiv:1512.05287",
         call=functools.partial(sequences.locked_dropout, time_axis=1),
         law=Law(shared(1)),
-        nnx=functools.partial(jaxdrop.nnx.sequences.LockedDropout, time_axis=1),
-        linen=functools.partial(jaxdrop.linen.sequences.LockedDropout, time_axis=1),
+        nnx=functools.partial(jaxdrop.nnx.LockedDropout, time_axis=1),
+        linen=functools.partial(jaxdrop.linen.LockedDropout, time_axis=1),
         shape=(8, 3, 16),
         large=(64, 16, 1024),
     ),
@@ -767,8 +749,8 @@ VARIANTS += [
         EMBEDDING,
         **adapted(
             sequences.embedding_dropout,
-            jaxdrop.nnx.sequences.EmbeddingDropout,
-            jaxdrop.linen.sequences.EmbeddingDropout,
+            jaxdrop.nnx.EmbeddingDropout,
+            jaxdrop.linen.EmbeddingDropout,
             _of_words,
             time_axis=1,
         ),
@@ -782,8 +764,8 @@ VARIANTS += [
     Variant(
         **adapted(
             sequences.zoneout,
-            jaxdrop.nnx.sequences.Zoneout,
-            jaxdrop.linen.sequences.Zoneout,
+            jaxdrop.nnx.Zoneout,
+            jaxdrop.linen.Zoneout,
             _after_zeros,
         ),
         name="zoneout",
@@ -796,8 +778,8 @@ VARIANTS += [
     Variant(
         **adapted(
             sequences.word_dropout,
-            jaxdrop.nnx.sequences.WordDropout,
-            jaxdrop.linen.sequences.WordDropout,
+            jaxdrop.nnx.WordDropout,
+            jaxdrop.linen.WordDropout,
             _as_ids,
             replacement=0,
         ),
@@ -809,8 +791,8 @@ VARIANTS += [
     Variant(
         **adapted(
             tokens.label_dropout,
-            jaxdrop.nnx.tokens.LabelDropout,
-            jaxdrop.linen.tokens.LabelDropout,
+            jaxdrop.nnx.LabelDropout,
+            jaxdrop.linen.LabelDropout,
             _as_ids,
             null_id=0,
         ),
@@ -822,8 +804,8 @@ VARIANTS += [
     Variant(
         **adapted(
             tokens.token_dropout,
-            jaxdrop.nnx.tokens.TokenDropout,
-            jaxdrop.linen.tokens.TokenDropout,
+            jaxdrop.nnx.TokenDropout,
+            jaxdrop.linen.TokenDropout,
             _put_back,
             num_prefix_tokens=0,
         ),
@@ -852,8 +834,8 @@ VARIANTS += [
     Variant(
         **adapted(
             tokens.modality_dropout,
-            jaxdrop.nnx.tokens.ModalityDropout,
-            jaxdrop.linen.tokens.ModalityDropout,
+            jaxdrop.nnx.ModalityDropout,
+            jaxdrop.linen.ModalityDropout,
             _first_of_two,
         ),
         name="modality_dropout",
@@ -1098,8 +1080,8 @@ CONCRETE_DROPOUT = Variant(
     paper="arXiv:1705.07832",
     call=_concrete_dropout,
     law=Law(own),
-    nnx=jaxdrop.nnx.learned.ConcreteDropout,
-    linen=jaxdrop.linen.learned.ConcreteDropout,
+    nnx=jaxdrop.nnx.ConcreteDropout,
+    linen=jaxdrop.linen.ConcreteDropout,
     exempt=_LEARNED,
 )
 
@@ -1109,11 +1091,9 @@ VARIANTS += [
         CONCRETE_DROPOUT,
         name="concrete_dropout_spatial",
         call=functools.partial(_concrete_dropout, broadcast_dims=(0,), temperature=2 / 3),
-        nnx=functools.partial(
-            jaxdrop.nnx.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3
-        ),
+        nnx=functools.partial(jaxdrop.nnx.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3),
         linen=functools.partial(
-            jaxdrop.linen.learned.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3
+            jaxdrop.linen.ConcreteDropout, broadcast_dims=(0,), temperature=2 / 3
         ),
     ),
     Variant(
@@ -1122,8 +1102,8 @@ VARIANTS += [
         paper="arXiv:1506.02557",
         call=_variational_dropout,
         law=Law(own),
-        nnx=functools.partial(jaxdrop.nnx.learned.VariationalDropout, 16),
-        linen=functools.partial(jaxdrop.linen.learned.VariationalDropout, 16),
+        nnx=functools.partial(jaxdrop.nnx.VariationalDropout, 16),
+        linen=functools.partial(jaxdrop.linen.VariationalDropout, 16),
         exempt=_LEARNED,
     ),
 ]
@@ -1188,8 +1168,8 @@ VARIANTS += [
         function=learned.variational_dense,
         paper="arXiv:1506.02557",
         call=_each_entry(_variational_dense),
-        nnx=jaxdrop.nnx.learned.VariationalDense,
-        linen=jaxdrop.linen.learned.VariationalDense,
+        nnx=jaxdrop.nnx.VariationalDense,
+        linen=jaxdrop.linen.VariationalDense,
         exempt=_NORMAL,
     ),
     dataclasses.replace(
@@ -1198,8 +1178,8 @@ VARIANTS += [
         function=learned.sparse_variational_dense,
         paper="arXiv:1701.05369",
         call=_each_entry(_sparse_variational_dense),
-        nnx=jaxdrop.nnx.learned.SparseVariationalDense,
-        linen=jaxdrop.linen.learned.SparseVariationalDense,
+        nnx=jaxdrop.nnx.SparseVariationalDense,
+        linen=jaxdrop.linen.SparseVariationalDense,
         exempt=_NORMAL,
     ),
 ]

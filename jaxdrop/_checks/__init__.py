@@ -22,6 +22,17 @@ from jaxdrop._checks._arrays import (
     known,
     unwrapped,
 )
+from jaxdrop._checks._facts import (
+    Check,
+    Facts,
+    at_least,
+    axis,
+    facts,
+    facts_of,
+    one_of,
+    one_rate,
+    optional,
+)
 from jaxdrop._checks._keys import check_key, check_keys, consume_key
 from jaxdrop._checks._messages import check_not_traced, quoted, renamed, shown
 from jaxdrop._checks._numbers import (
@@ -53,8 +64,12 @@ from jaxdrop._checks._sites import Site, check_site, check_spec
 
 __all__ = [
     "LONGEST",
+    "Check",
+    "Facts",
     "Rate",
     "Site",
+    "at_least",
+    "axis",
     "axis_numbers",
     "broadcasts",
     "can_be_array",
@@ -90,11 +105,16 @@ __all__ = [
     "check_text",
     "check_unmasked",
     "consume_key",
+    "facts",
+    "facts_of",
     "hint_methods",
     "hinted",
     "is_key",
     "is_real",
     "known",
+    "one_of",
+    "one_rate",
+    "optional",
     "quoted",
     "renamed",
     "shown",

@@ -8,6 +8,8 @@ import jax
 
 from jaxdrop import _checks
 
+check_spatial_rank = _checks.optional(_checks.at_least(1, "a number of axes, or None"))
+
 
 class Axes(NamedTuple):
     """Axis numbers, from 0 to `ndim - 1`."""
@@ -26,11 +28,8 @@ def split(ndim: int, channel_axis: int, spatial_rank: int | None) -> Axes:
       spatial_rank: how many axes are spatial; None for all but the first axis and the channels.
     """
     channel = _checks.check_axis(channel_axis, "channel_axis", ndim)
-    rank = (
-        ndim - 2
-        if spatial_rank is None
-        else _checks.check_count(spatial_rank, "spatial_rank", kind="a number of axes, or None")
-    )
+    given = check_spatial_rank(spatial_rank, "spatial_rank")
+    rank = ndim - 2 if given is None else given
     x = _checks.shown("x")
     if rank < 1 or rank >= ndim:
         raise ValueError(

@@ -70,6 +70,7 @@ def attention_dropout(
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,))
 def drop_key(
     key: jax.Array | None,
     logits: jax.Array,
@@ -156,7 +157,11 @@ def _drop_key(
     return jnp.where(keep, logits, jnp.array(-jnp.inf, logits.dtype))
 
 
+_one_rate = _checks.one_rate("drop_head takes one rate for all heads")
+
+
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,), rate=_one_rate)
 def drop_head(
     key: jax.Array | None,
     x: jax.Array,
@@ -207,7 +212,7 @@ def drop_head(
             f" heads, length, depth), got {_checks.shown('x')} of shape {x.shape} and"
             f" head_axis={head_axis}."
         )
-    _checks.check_one_rate(rate, "drop_head takes one rate for all heads")
+    rate = _one_rate(rate, "rate")
     if normalize != "expected" and _mapped_axes.names_and_size(spec, [heads])[0]:
         raise ValueError(
             f"spec={spec} divides the heads, axis {heads}, which normalize={normalize!r} counts."

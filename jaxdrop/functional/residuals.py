@@ -4,6 +4,8 @@ normalization.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = [
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,))
 def bias_dropout_add(
     key: jax.Array | None,
     x: jax.Array,
@@ -85,7 +88,16 @@ def _bias_dropout_add(
     return (residual.astype(kind) + branch).astype(residual.dtype)
 
 
+def _epsilon(epsilon: Any, name: str) -> float:
+    _checks.check_not_traced(epsilon, name)
+    checked = _checks.check_number(epsilon, name, meaning=" It is added to the variance.")
+    if not isinstance(checked, float):
+        raise TypeError(f"{name} must be one number, got {_checks.quoted(epsilon)}")
+    return checked
+
+
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,), epsilon=_epsilon)
 def dropout_add_layer_norm(
     key: jax.Array | None,
     x: jax.Array,
@@ -141,10 +153,7 @@ def dropout_add_layer_norm(
     if x.ndim == 0:
         raise ValueError(f"{_checks.shown('x')} must have shape (..., features), got a scalar")
     prenorm = _checks.check_flag(prenorm, "prenorm")
-    _checks.check_not_traced(epsilon, "epsilon")
-    eps = _checks.check_number(epsilon, "epsilon", meaning=" It is added to the variance.")
-    if not isinstance(eps, float):
-        raise TypeError(f"epsilon must be one number, got {_checks.quoted(epsilon)}")
+    eps = _epsilon(epsilon, "epsilon")
     if _mapped_axes.names_and_size(spec, [x.ndim - 1])[0]:
         raise ValueError(
             f"spec={spec} divides the features, axis {x.ndim - 1}, over which the statistics are"

@@ -2,30 +2,57 @@
 `jaxdrop`.
 """
 
+from jaxdrop.linen._layers import (
+    AlphaDropout,
+    AttentionDropout,
+    ClassicDropout,
+    DropBlock,
+    DropEdge,
+    DropHead,
+    DropKey,
+    DropNode,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropPath,
+    EmbeddingDropout,
+    FeatureAlphaDropout,
+    GaussianDropout,
+    GaussianNoise,
+    LabelDropout,
+    LockedDropout,
+    ModalityDropout,
+    NEFTune,
+    ShakeDrop,
+    SpatialDropout,
+    TokenDropout,
+    UniformDropout,
+    WordDropout,
+    Zoneout,
+)
+from jaxdrop.linen._parameters import (
+    BiasDropoutAdd,
+    ConcreteDropout,
+    DropConnect,
+    DropoutAddLayerNorm,
+    SparseVariationalDense,
+    VariationalDense,
+    VariationalDropout,
+)
+from jaxdrop.linen._wrappers import (
+    LayerDrop,
+    QuantNoise,
+    WeightDrop,
+)
 from jaxdrop.linen.attention import (
     MultiHeadAttention,
     MultiHeadDotProductAttention,
     dot_product_attention,
 )
-from jaxdrop.linen.elements import AlphaDropout, ClassicDropout, Dropout, FeatureAlphaDropout
-from jaxdrop.linen.graphs import DropEdge, DropNode
-from jaxdrop.linen.heads import AttentionDropout, DropHead, DropKey
-from jaxdrop.linen.learned import (
-    ConcreteDropout,
-    SparseVariationalDense,
-    VariationalDense,
-    VariationalDropout,
-)
-from jaxdrop.linen.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
-from jaxdrop.linen.paths import DropPath, LayerDrop, ShakeDrop
+from jaxdrop.linen.mc_dropout import stochastic
 from jaxdrop.linen.recurrent import RNN
-from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
-from jaxdrop.linen.residuals import BiasDropoutAdd, DropoutAddLayerNorm
-from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
 from jaxdrop.linen.stacked import StackedRNN
-from jaxdrop.linen.stochastic import stochastic
-from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
-from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop
 
 __all__ = [
     "RNN",

@@ -1,19 +1,22 @@
-"""What the Linen modules share: where `deterministic`, the rate, the layout and the key come
-from.
-"""
+"""What the Linen modules share: where keys and `deterministic` come from, and their fields."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop.layers import Variant
+from jaxdrop.linen._forced import is_off
+
+Flag: TypeAlias = bool | None
+Key: TypeAlias = jax.Array | None
 
 
 def check_module(module: Any, name: str, way: str = "") -> None:
@@ -36,55 +39,105 @@ class Hinted(nn.Module):
         _checks.hint_methods(cls, "__init__")
 
 
-class Stochastic(Hinted):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into
-    `jaxdrop.functional`.
+class Given(TypedDict, total=False):
+    """Other arguments: as in `Dropout`."""
 
-    Subclasses declare the fields `rate`, `deterministic`, `rng_collection` and `spec`, in the order
-    of Flax's own layer. Where the amount that is dropped is no rate, they give `_settle` their own
-    amount in each call.
+    spec: PartitionSpec | None
+
+
+class Call(TypedDict, total=False):
+    """An argument of the call takes precedence over the attribute.
+
+    Args:
+      deterministic: if True, nothing is random: most layers return their input as it is.
+      rng: a key, in place of one made from `rng_collection`.
+      rate: the probability of dropping; a traced value, as of a schedule, does not recompile.
+      spec: the layout of the whole input.
+    """
+
+    rate: masks.Rate | None
+    spec: PartitionSpec | None
+
+
+class Stochastic(Hinted):
+    """A module that takes a key for each call. Subclasses declare the fields `deterministic` and
+    `rng_collection`.
     """
 
     _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
-
-    def _param(self, name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
-        """The parameter `name`, of the dtype `param_dtype`, from the attribute `name_init`."""
-        _checks.check_callable(init, f"{name}_init", "(key, shape, dtype)")
-        _checks.check_float_dtype(self.param_dtype, "param_dtype")
-        if self.has_variable("params", name):
-            made = jnp.shape(nn.meta.unbox(self.get_variable("params", name)))
-            if made != shape:
-                raise ValueError(
-                    f"inputs must fit {name} of shape {made}, but ask for {shape}: the layer was"
-                    " made for others"
-                )
-        parameter: jax.Array = self.param(name, init, shape, self.param_dtype)
-        return parameter
 
     def _settle(
         self,
         deterministic: bool | None,
         rng: jax.Array | None,
-        rate: masks.Rate | None,
+        amount: Any,
         spec: PartitionSpec | None,
-    ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
+    ) -> tuple[bool, jax.Array | None, Any, PartitionSpec | None]:
         """What one call uses: its own arguments first, then the module's. A key is made only if
         something is drawn with it.
         """
-        chosen = _checks.check_flag(
-            nn.merge_param("deterministic", self.deterministic, deterministic), "deterministic"
-        )
-        amount: Any = (
-            getattr(self, "rate", None) if rate is None else rate
-        )  # that of some layers is no rate
-        collection = _checks.check_text(self.rng_collection, "rng_collection")
+        chosen = is_off(self, deterministic)
         draws = not (
             chosen or any(masks.is_number(amount, value) for value in self._draws_nothing_at)
         )
-        if draws:
-            rng = (
-                self.make_rng(collection)
-                if rng is None
-                else _checks.check_key(rng, type(self).__name__, "rng")
-            )
-        return chosen, rng, amount, self.spec if spec is None else spec
+        if not draws:
+            return chosen, None, amount, spec
+        if rng is None:
+            return chosen, self.make_rng(self.rng_collection), amount, spec
+        return chosen, _checks.check_key(rng, type(self).__name__, "rng"), amount, spec
+
+
+class Switched(Variant, Stochastic):
+    """The layers of this package: a description's fields, and those that all have."""
+
+    shared: ClassVar[dict[str, str]] = {
+        "deterministic": "if True, nothing is random. Given here or in the call, not in both.",
+        "rng_collection": "the name of the collection that keys are made from.",
+    }
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name not in ("parent", "name"):
+                setattr(self, field.name, self._check(field.name, getattr(self, field.name)))
+        super().__post_init__()
+
+    def _parameter(self, name: str) -> jax.Array:
+        return self.get_variable("params", name)
+
+    def _drop(
+        self,
+        operands: Sequence[Any],
+        deterministic: bool | None,
+        rng: jax.Array | None,
+        rate: Any = None,
+        spec: PartitionSpec | None = None,
+        **further: Any,
+    ) -> Any:
+        """Calls the function on checked operands, with what the call gives, or else the layer."""
+        operands = self._check_operands(*operands)
+        amount = getattr(self, self.amount) if rate is None else rate
+        spec = self.spec if spec is None else spec
+        off, key, amount, spec = self._settle(deterministic, rng, amount, spec)
+        return self._evaluate(key, operands, amount, deterministic=off, spec=spec, **further)
+
+
+class Layer(Switched):
+    """A layer that knows the layout of its input."""
+
+    spec: PartitionSpec | None = None
+
+
+class Plain(Layer):
+    """A layer with one input, like its output."""
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        deterministic: Flag = None,
+        rng: Key = None,
+        **call: Unpack[Call],
+    ) -> jax.Array:
+        return self._drop((inputs,), deterministic, rng, **call)

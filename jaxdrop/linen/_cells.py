@@ -1,4 +1,4 @@
-"""Flax's Linen cells in a loop over time, with what is dropped inside them. See
+"""Flax's Linen cells in a loop over time, with dropout inside them. See
 `jaxdrop.functional.recurrent`.
 """
 
@@ -12,12 +12,14 @@ from typing import Any
 import jax
 from flax import errors
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import GRU, LSTM, MGU, SIMPLE, Carry, Family, Hooks, Plan, Rates
+from jaxdrop.linen._forced import is_off
 
-_FAMILIES = {
+FAMILIES = {
     nn.LSTMCell: LSTM,
     nn.OptimizedLSTMCell: LSTM,
     nn.GRUCell: GRU,
@@ -28,29 +30,59 @@ _FAMILIES = {
 
 def family_of(cell: Any) -> Family:
     """The family of a cell."""
-    return recurrent.family_of(cell, _FAMILIES)
+    return recurrent.family_of(cell, FAMILIES)
 
 
-def settle(
-    layer: Any, deterministic: bool | None, rng: jax.Array | None, rates: Rates, *others: masks.Rate
-) -> tuple[bool, jax.Array | None]:
-    """Whether nothing is dropped, and the key. Parameters are made without dropout.
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of an `RNN` or `StackedRNN`, as `jaxdrop.layers.recurrent.Framework`."""
 
-    A layer that has nothing to drop is Flax's, which does not know `deterministic`.
-    """
-    if deterministic is None and layer.deterministic is None and rates.all_zero(*others):
-        deterministic = True
-    else:
-        deterministic = nn.merge_param("deterministic", layer.deterministic, deterministic)
-    off = _checks.check_flag(deterministic, "deterministic") or layer.is_initializing()
-    collection = _checks.check_text(layer.rng_collection, "rng_collection")
-    if not off and not recurrent.is_zero(rates.first_drawn(*others)):
-        rng = (
-            layer.make_rng(collection)
-            if rng is None
-            else _checks.check_key(rng, type(layer).__name__, "rng")
-        )
-    return off, rng
+    layer: Any
+    deterministic: bool | None
+    rng: jax.Array | None
+    spec: PartitionSpec | None
+    init_key: jax.Array | None = None
+
+    family_of = staticmethod(family_of)
+
+    def settle(
+        self, rates: Rates, *others: masks.Rate
+    ) -> tuple[bool, jax.Array | None, PartitionSpec | None]:
+        """Whether nothing is dropped, the key, and the layout. Parameters are made without dropout.
+
+        A layer that has nothing to drop is Flax's, which does not know `deterministic`.
+        """
+        layer, rng = self.layer, self.rng
+        unsaid = self.deterministic is None and layer.deterministic is None
+        off = (unsaid and rates.all_zero(*others)) or is_off(layer, self.deterministic)
+        off = off or layer.is_initializing()
+        collection = _checks.check_text(layer.rng_collection, "rng_collection")
+        if not off and not recurrent.is_zero(rates.first_drawn(*others)):
+            rng = (
+                layer.make_rng(collection)
+                if rng is None
+                else _checks.check_key(rng, type(layer).__name__, "rng")
+            )
+        return off, rng, layer.spec if self.spec is None else self.spec
+
+    def first_state(self, cell: Any, inputs: jax.Array, time_axis: int) -> Carry:
+        """The state before the first step, made with `init_key` or key 0."""
+        key = jax.random.key(0) if self.init_key is None else self.init_key
+        return cell.initialize_carry(key, inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :])
+
+    def loop(self, plan: Plan) -> recurrent.Loop:
+        """The loop of `nn.RNN`."""
+        return loop(self.layer, plan)
+
+    def variables(self, cell: Any) -> Any:
+        """The arrays that the cell reads."""
+        return cell.variables
+
+    def direction(
+        self, rnn: Any, inputs: jax.Array, key: jax.Array | None, time_axis: int, **call: Any
+    ) -> Any:
+        """The call of one layer of a stack, with this key."""
+        return rnn(inputs, rng=key, **call)
 
 
 def loop(rnn: nn.RNN, plan: Plan) -> recurrent.Loop:
@@ -120,7 +152,7 @@ def _call(cell: Any, plan: Plan, carry: Carry, x: jax.Array, hooks: Hooks) -> tu
 
 
 def _dropping(gates: tuple[str, ...], hooks: Hooks) -> Callable[..., Any]:
-    """Drops from the inputs of a cell's layers, of which each belongs to one gate."""
+    """An interceptor that drops from the inputs of a cell's dense layers, one for each gate."""
     sides = {"i": hooks.input, "h": hooks.recurrent}
     sites = {
         f"{side}{letter}": (drop, gate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,7 +14,11 @@ from jax.sharding import PartitionSpec
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
 from jaxdrop.functional.attention import Products
+from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
 from jaxdrop.linen._base import Hinted
+from jaxdrop.linen._forced import Forced
+
+__all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "dot_product_attention"]
 
 
 @_checks.hinted
@@ -43,28 +46,28 @@ def dot_product_attention(
     """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for
     its `attention_fn`.
 
-    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows
-    with the length and not with its square. The softmax is in float32 at least. A query that may
-    see no key gets 0, where Flax averages all values.
+    In evaluation the outputs are Flax's, and with a threefry key so are the masks. Memory grows
+    with the length, not with its square. The softmax is computed in float32 or wider. A query that
+    may see no key gets 0; in Flax it gets the mean of all values.
 
-    There is an array of weights only where it is asked for: with `module`, with products of the
+    An array of all attention weights is made only with `module`, with matrix products of the
     caller's own (`einsum_dot_general`, `qk_attn_weights_einsum`, `attn_weights_value_einsum`), and
-    with complex numbers. Masks and results are the same.
+    for complex numbers. Masks and results are the same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
       key: the keys of attention, `(batch..., keys, heads, depth)`.
-      value: of the shape of `key`, but for the depth.
-      bias: is added to the logits.
+      value: of the shape of `key`; only the depth may differ.
+      bias: an array that is added to the logits.
       mask: True, or not 0, where a query may see a key.
       broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in
         Flax.
       dropout_rng: a key; only with dropout.
       dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
-      dtype: of the computation; of the inputs by default.
-      precision: of the matrix products.
-      module: the module that is to sow the weights, as they are before any is dropped.
+      dtype: the dtype of the computation; by default that of the inputs.
+      precision: the precision of the matrix products.
+      module: a module that sows the attention weights, before dropout.
       force_fp32_for_softmax: if True, the weights, where they are sown, and the result are of
         float32 at least, as in Flax. The softmax is so in any case.
       einsum_dot_general: takes the place of `jax.lax.dot_general` in both products.
@@ -138,38 +141,49 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
     spec: PartitionSpec | None = None
 
     @nn.compact
-    def __call__(self, *args: Any, rate: masks.Rate | None = None, **kwargs: Any) -> jax.Array:
+    def __call__(
+        self,
+        *args: Any,
+        deterministic: bool | None = None,
+        rate: masks.Rate | None = None,
+        spec: PartitionSpec | None = None,
+        **kwargs: Any,
+    ) -> jax.Array:
         """As Flax's layer is called. `rate` takes the place of `dropout_rate`; both may be traced:
-        `schedule(step)`.
+        `schedule(step)`. `spec` takes the place of the attribute.
         """
-        if (
-            rate is not None
-            and "dropout_rate" not in inspect.signature(self.attention_fn).parameters
-        ):
+        takes_rate = "dropout_rate" in inspect.signature(self.attention_fn).parameters
+        if rate is not None and not takes_rate:
             raise TypeError(
                 f"rate={rate!r} was given in the call, but attention_fn={self.attention_fn!r} takes"
                 " no dropout_rate."
             )
-        with _checks.renamed(rate="dropout_rate"):
-            known = _checks.check_rate(self.dropout_rate)
-            _checks.check_one_rate(known, f"{type(self).__name__} takes one dropout_rate")
+        name = type(self).__name__
+        known = checked_rate(self.dropout_rate, name)
         known = known if rate is None else _checks.check_rate(rate)
         _checks.check_flag(self.broadcast_dropout, "broadcast_dropout")
-        for off in (self.deterministic, kwargs.get("deterministic")):
+        own = self.deterministic
+        if isinstance(deterministic, Forced):
+            own, deterministic = None, deterministic.off
+        for off in (own, deterministic):
             if off is not None and not (
                 isinstance(off, jax.core.Tracer) and masks.is_number(known, 0)
             ):
                 _checks.check_flag(off, "deterministic")
-        # Flax looks at the layer's rate to see whether it needs a key, and cannot look at a traced
-        # one.
-        layer = copy.copy(self)
-        layer.__dict__["dropout_rate"] = 0.0 if masks.is_number(known, 0) else 0.5
-        layer.__dict__["attention_fn"] = attention.with_rate(self.attention_fn, known, self.spec)
-        return _attend(layer, *args, **kwargs)
+        attention_fn = with_options(
+            self.attention_fn,
+            name,
+            dropout_rate=known if takes_rate else None,
+            spec=self.spec if spec is None else spec,
+        )
+        layer = with_attributes(
+            self, attention_fn=attention_fn, dropout_rate=stand_in(known), deterministic=own
+        )
+        return _attend(layer, *args, deterministic=deterministic, **kwargs)
 
 
-# Not the method itself, which would enter the module a second time: its output would be captured
-# twice.
+# Without Flax's wrapper around methods, which has entered the module already: entered twice, its
+# output would be captured twice.
 _attend = inspect.unwrap(nn.MultiHeadDotProductAttention.__call__)
 
 

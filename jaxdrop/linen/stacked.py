@@ -10,22 +10,13 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import (
-    Carry,
-    Layer,
-    Rates,
-    check_between,
-    check_settings,
-    checked_inputs,
-    flag,
-    given_or,
-    in_call,
-    stack,
-)
+from jaxdrop.functional.recurrent import Carry, check_between, check_settings
+from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
 from jaxdrop.linen.recurrent import RNN
+
+__all__ = ["StackedRNN"]
 
 
 class StackedRNN(Hinted):
@@ -34,7 +25,7 @@ class StackedRNN(Hinted):
         rnn = StackedRNN(nn.OptimizedLSTMCell, 128, num_layers=2, dropout=0.3, recurrent_rate=0.3)
         y = rnn.apply(variables, x, seq_lengths=lengths, deterministic=False, rngs={"dropout": key})
 
-    What is dropped, and when, is said at `jaxdrop.nnx.StackedRNN`.
+    `jaxdrop.nnx.StackedRNN` says what is dropped, and when.
 
     Attributes:
       cell: makes a cell, `cell(features)`: one of the classes that `RNN` takes.
@@ -105,49 +96,13 @@ class StackedRNN(Hinted):
         """Runs the layers over sequences. Args and Returns: as `jaxdrop.nnx.StackedRNN`; `rng` is a
         key.
         """
-        others, spec = in_call(rates), given_or(spec, self.spec)
-        between = check_between(others.pop("dropout", self.dropout), self.num_layers)
-        cell = self.layers[0][0].cell
-        settled = Rates.of(self).replaced(others).checked(_cells.family_of(cell), self.per_gate)
-        off, rng = _cells.settle(self, deterministic, rng, settled, between)
-        time_major = flag(time_major, self.time_major, "time_major")
-        return_carry = flag(return_carry, self.return_carry, "return_carry")
-        inputs = checked_inputs(inputs, cell)
-
-        def direction(rnn: RNN) -> Layer:
-            def run(
-                inputs: jax.Array,
-                key: jax.Array | None,
-                rates: Mapping[str, masks.Rate],
-                carry: Carry | None,
-            ) -> Any:
-                result = rnn(
-                    inputs,
-                    initial_carry=carry,
-                    seq_lengths=seq_lengths,
-                    return_carry=return_carry,
-                    time_major=time_major,
-                    keep_order=True,
-                    deterministic=off,
-                    rng=key,
-                    rates=rates,
-                    spec=spec,
-                )
-                return result if return_carry else (None, result)
-
-            return run
-
-        carry, outputs = stack(
-            [[direction(rnn) for rnn in layer] for layer in self.layers],
-            rng,
-            settled,
-            between,
+        return run_stack(
+            self,
+            _cells.Call(self, deterministic, rng, spec),
             inputs,
             initial_carry=initial_carry,
-            time_axis=recurrent.time_axis_of(inputs, time_major, cell.num_feature_axes),
-            feature_axes=cell.num_feature_axes,
-            locked=self.locked,
-            deterministic=off,
-            spec=spec,
+            seq_lengths=seq_lengths,
+            return_carry=return_carry,
+            time_major=time_major,
+            rates=rates,
         )
-        return (carry, outputs) if return_carry else outputs

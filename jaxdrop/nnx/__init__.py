@@ -2,26 +2,49 @@
 `jaxdrop`.
 """
 
-from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
-from jaxdrop.nnx.elements import AlphaDropout, ClassicDropout, Dropout, FeatureAlphaDropout
-from jaxdrop.nnx.graphs import DropEdge, DropNode
-from jaxdrop.nnx.heads import AttentionDropout, DropHead, DropKey
-from jaxdrop.nnx.learned import (
+from jaxdrop.nnx._layers import (
+    AlphaDropout,
+    AttentionDropout,
+    ClassicDropout,
+    DropBlock,
+    DropEdge,
+    DropHead,
+    DropKey,
+    DropNode,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropPath,
+    EmbeddingDropout,
+    FeatureAlphaDropout,
+    GaussianDropout,
+    GaussianNoise,
+    LabelDropout,
+    LockedDropout,
+    ModalityDropout,
+    NEFTune,
+    ShakeDrop,
+    SpatialDropout,
+    TokenDropout,
+    UniformDropout,
+    WordDropout,
+    Zoneout,
+)
+from jaxdrop.nnx._parameters import (
+    BiasDropoutAdd,
     ConcreteDropout,
+    DropConnect,
+    DropoutAddLayerNorm,
     SparseVariationalDense,
     VariationalDense,
     VariationalDropout,
 )
-from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
-from jaxdrop.nnx.paths import DropPath, LayerDrop, ShakeDrop
+from jaxdrop.nnx._wrappers import LayerDrop, QuantNoise, WeightDrop
+from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
+from jaxdrop.nnx.mc_dropout import stochastic
 from jaxdrop.nnx.recurrent import RNN
-from jaxdrop.nnx.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d, SpatialDropout
-from jaxdrop.nnx.residuals import BiasDropoutAdd, DropoutAddLayerNorm
-from jaxdrop.nnx.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
 from jaxdrop.nnx.stacked import StackedRNN
-from jaxdrop.nnx.stochastic import stochastic
-from jaxdrop.nnx.tokens import LabelDropout, ModalityDropout, TokenDropout
-from jaxdrop.nnx.weights import DropConnect, QuantNoise, WeightDrop
 
 __all__ = [
     "RNN",

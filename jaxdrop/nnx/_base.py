@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, TypeAlias, TypedDict, TypeVar, Unpack
 
 import jax
 import numpy as np
@@ -12,43 +14,60 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop.layers import Variant
+from jaxdrop.nnx._told import Told, follow
 
 T = TypeVar("T")
 RngSource: TypeAlias = nnx.Rngs | nnx.RngStream | jax.Array
 
 
-class Stochastic(nnx.Module):
-    """A module that draws one mask a call. A subclass holds hyperparameters and makes one call into
-    `jaxdrop.functional`.
+class Given(TypedDict, total=False):
+    """Other arguments: as in `Dropout`."""
 
-    Where the amount that is dropped is no rate, a subclass gives `_settle` its own amount in each
-    call.
+    deterministic: bool | None
+    rngs: RngSource | None
+    spec: PartitionSpec | None
+
+
+class Call(TypedDict, total=False):
+    """An argument of the call takes precedence over the constructor's.
+
+    Args:
+      deterministic: if True, nothing is random: most layers return their input as it is.
+      rngs: an `nnx.Rngs`, an `nnx.RngStream`, or a key.
+      rate: the probability of dropping; a traced value, as of a schedule, does not recompile.
+      spec: the layout of the whole input.
     """
+
+    deterministic: bool | None
+    rngs: RngSource | None
+    rate: masks.Rate | None
+    spec: PartitionSpec | None
+
+
+class Stochastic(nnx.Module):
+    """A module that takes a key for each call."""
 
     _draws_nothing_at: ClassVar[tuple[int, ...]] = (0, 1)
-    _has_rate: ClassVar[bool] = True
-    """Where the amount that is dropped is no rate, a subclass has False here, and gives None for
-    the rate.
-    """
     _handed_on: ClassVar[Mapping[str, str]] = MappingProxyType({"x": "inputs"})
     """Arguments of the function, and what they are in the call, for messages."""
+    told: Told | None = None
+    """Set by `stochastic`, in its copy of a model."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         _checks.hint_methods(cls)
+        follow(cls)
 
     def __init__(
         self,
-        rate: float | None,
+        _: None = None,
         *,
         deterministic: bool | None,
         rng_collection: str,
         rngs: nnx.Rngs | nnx.RngStream | None,
         spec: PartitionSpec | None,
     ) -> None:
-        if self._has_rate:
-            _checks.check_rate(rate)
-            self.rate = cast(float, rate)
         if deterministic is not None and not isinstance(deterministic, jax.core.Tracer):
             _checks.check_flag(deterministic, "deterministic")
         self.deterministic = deterministic
@@ -70,9 +89,9 @@ class Stochastic(nnx.Module):
         self,
         deterministic: bool | None,
         rngs: RngSource | None,
-        rate: masks.Rate | None,
+        amount: Any,
         spec: PartitionSpec | None,
-    ) -> tuple[bool, jax.Array | None, masks.Rate, PartitionSpec | None]:
+    ) -> tuple[bool, jax.Array | None, Any, PartitionSpec | None]:
         """What one call uses: its own arguments first, then the module's. A key is taken only if
         something is drawn with it.
         """
@@ -85,13 +104,12 @@ class Stochastic(nnx.Module):
                 "2. pass deterministic to the call: layer(x, deterministic=True);\n"
                 "3. call model.train() or model.eval()."
             )
-        rate = self.rate if rate is None else rate
         chosen = _checks.check_flag(given, "deterministic")
         draws = not (
-            chosen or any(masks.is_number(rate, value) for value in self._draws_nothing_at)
+            chosen or any(masks.is_number(amount, value) for value in self._draws_nothing_at)
         )
         key = self._key(_first(rngs, self.rngs)) if draws else None
-        return chosen, key, rate, _first(spec, self.spec)
+        return chosen, key, amount, _first(spec, self.spec)
 
     def _key(self, rngs: RngSource | None) -> jax.Array:
         if isinstance(rngs, nnx.Rngs):
@@ -114,26 +132,110 @@ class Stochastic(nnx.Module):
         )
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Used by `nnx.view`.
-
-        Args:
-          deterministic: if True, nothing is dropped.
-        """
+        """Sets `deterministic` for `nnx.view`."""
         if deterministic is not None:
             self.deterministic = deterministic
 
 
-def check_init(rngs: Any, dtype: Any, **initializers: Any) -> None:
-    """Checks what parameters are made from: `rngs` and `param_dtype` of the constructor, and
-    functions of (key, shape, dtype).
+def _constructor(cls: Any) -> Any:
+    """The constructor of a dataclass. Fields behind the amount are keyword-only."""
+    kinds, fields = inspect.Parameter, dataclasses.fields(cls)
+    names = [field.name for field in fields]
+    first = names[: names.index(cls.amount) + 1] if cls.amount in names else []
+    parameters = [kinds("self", kinds.POSITIONAL_OR_KEYWORD)]
+    for field in fields:
+        kind = kinds.POSITIONAL_OR_KEYWORD if field.name in first else kinds.KEYWORD_ONLY
+        default = kinds.empty if field.default is dataclasses.MISSING else field.default
+        parameters.append(kinds(field.name, kind, default=default, annotation=field.type))
+    signature = inspect.Signature(parameters, return_annotation="None")
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        self._made(dict(list(given.arguments.items())[1:]))
+
+    constructor: Any = __init__
+    constructor.__signature__ = signature
+    constructor.__qualname__ = f"{cls.__qualname__}.__init__"
+    return constructor
+
+
+class Switched(Variant, Stochastic):
+    """The layers of this package: a description's fields, and those that all have.
+
+    Where a subclass has parameters, its method `_create` makes them, behind `_create_kernel` of a
+    dense layer. The fields that these methods take are not kept.
     """
-    if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(
-            f"rngs must be an nnx.Rngs, for parameters are made from it, got {_checks.quoted(rngs)}"
-        )
-    _checks.check_float_dtype(dtype, "param_dtype")
-    for name, initializer in initializers.items():
-        _checks.check_callable(initializer, name, "(key, shape, dtype)")
+
+    shared: ClassVar[dict[str, str]] = {
+        "deterministic": "if True, nothing is random. `model.eval()` and `model.train()` set it.",
+        "rng_collection": "the name of the stream to take keys from.",
+        "rngs": "where keys come from: an `nnx.Rngs` or `nnx.RngStream`, of which a fork is kept;\n"
+        "    or None, if they come with the calls.",
+    }
+    _: dataclasses.KW_ONLY
+    deterministic: bool | None = False
+    rng_collection: str = "dropout"
+    rngs: nnx.Rngs | nnx.RngStream | None = None
+    _is_made_elsewhere: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._is_made_elsewhere |= "__init__" in vars(cls)
+        if not cls._is_made_elsewhere:
+            cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
+            _checks.hint_methods(cls, "__init__")
+        own = inspect.signature(cls.__init__)
+        parameters = list(own.parameters.values())[1:]
+        cls.__signature__ = own.replace(parameters=parameters)
+
+    def _made(self, given: Mapping[str, Any]) -> None:
+        """Fills the new layer: parameters first, so that with a single stream they are those of
+        Flax's layer.
+        """
+        values = {name: self._check(name, value) for name, value in given.items()}
+        shared = {name: values.pop(name) for name in ("deterministic", "rng_collection")}
+        used: set[str] = {"rngs", "spec"}
+        for hook in ("_create_kernel", "_create"):
+            if create := getattr(self, hook, None):
+                taken = inspect.signature(create).parameters
+                create(*(values[name] for name in taken))
+                used.update(taken)
+        for name in values:
+            if name not in used:
+                setattr(self, name, values[name])
+        Stochastic.__init__(self, **shared, rngs=values["rngs"], spec=values.get("spec"))
+
+    def _parameter(self, name: str) -> jax.Array:
+        return getattr(self, name)[...]
+
+    def _drop(
+        self,
+        operands: Sequence[Any],
+        deterministic: bool | None = None,
+        rngs: RngSource | None = None,
+        rate: Any = None,
+        spec: PartitionSpec | None = None,
+        **further: Any,
+    ) -> Any:
+        """Calls the function on checked operands, with what the call gives, or else the layer."""
+        operands = self._check_operands(*operands)
+        amount = getattr(self, self.amount) if rate is None else rate
+        off, key, amount, spec = self._settle(deterministic, rngs, amount, spec)
+        return self._evaluate(key, operands, amount, deterministic=off, spec=spec, **further)
+
+
+class Layer(Switched):
+    """A layer that knows the layout of its input."""
+
+    spec: PartitionSpec | None = None
+
+
+class Plain(Layer):
+    """A layer with one input, like its output."""
+
+    def __call__(self, inputs: jax.Array, **call: Unpack[Call]) -> jax.Array:
+        return self._drop((inputs,), **call)
 
 
 def check_module(module: Any, name: str, way: str = "") -> None:

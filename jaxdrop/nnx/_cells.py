@@ -1,29 +1,46 @@
-"""Flax's NNX cells in a loop over time, with what is dropped inside them. See
+"""Flax's NNX cells in a loop over time, with dropout inside them. See
 `jaxdrop.functional.recurrent`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
+from jaxdrop import masks
 from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import GRU, LSTM, SIMPLE, Carry, Drop, Family, Hooks, Plan
+from jaxdrop.functional.recurrent import GRU, LSTM, SIMPLE, Carry, Drop, Family, Hooks, Plan, Rates
+from jaxdrop.nnx._base import RngSource
 
 _Dropping: TypeAlias = Callable[[Drop, jax.Array], jax.Array]
 _Layers: TypeAlias = tuple[dict[str, _Dropping], dict[str, _Dropping]]
 """The layers of a cell that see the input, and those that see the hidden state, by name."""
-_FAMILIES = {
-    nnx.LSTMCell: LSTM,
-    nnx.OptimizedLSTMCell: LSTM,
-    nnx.GRUCell: GRU,
-    nnx.SimpleCell: SIMPLE,
+
+
+class Parts(NamedTuple):
+    """Which attributes of a Flax cell are its layers. They belong to the gates of the family in
+    order: one layer for each gate, or one for all, in whose output the gates lie side by side.
+    """
+
+    family: Family
+    input: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+PARTS = {
+    nnx.LSTMCell: Parts(LSTM, ("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho")),
+    nnx.OptimizedLSTMCell: Parts(LSTM, ("dense_i",), ("dense_h",)),
+    nnx.GRUCell: Parts(GRU, ("dense_i",), ("dense_h",)),
+    nnx.SimpleCell: Parts(SIMPLE, ("dense_i",), ("dense_h",)),
 }
+_FAMILIES = {kind: parts.family for kind, parts in PARTS.items()}
 
 
 def family_of(cell: Any) -> Family:
@@ -31,15 +48,61 @@ def family_of(cell: Any) -> Family:
     return recurrent.family_of(cell, _FAMILIES)
 
 
-def first_state(cell: Any, inputs: jax.Array, time_axis: int, rngs: Any) -> Carry:
-    """The state before the first step: made with the stream `carry` of `rngs` if there is one, else
-    with key 0.
-    """
-    if isinstance(rngs, nnx.Rngs) and "carry" in rngs:
-        rngs = rngs.carry.fork()
-    elif not (isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"):
-        rngs = nnx.RngStream(0, tag="carry")
-    return cell.initialize_carry(inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :], rngs)
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of an `RNN` or `StackedRNN`, as `jaxdrop.layers.recurrent.Framework`."""
+
+    layer: Any
+    deterministic: bool | None
+    rngs: RngSource | None
+    spec: PartitionSpec | None
+
+    family_of = staticmethod(family_of)
+    variables = staticmethod(nnx.state)
+
+    @property
+    def _carries(self) -> bool:
+        """Whether `rngs` is for first states only, as the stream that Flax's Bidirectional
+        passes.
+        """
+        return isinstance(self.rngs, nnx.RngStream) and self.rngs.tag == "carry"
+
+    def settle(
+        self, rates: Rates, *others: masks.Rate
+    ) -> tuple[bool, jax.Array | None, PartitionSpec | None]:
+        """Whether nothing is dropped, the key, and the layout of the inputs.
+
+        A layer that has nothing to drop is Flax's, which does not know `deterministic`.
+        """
+        off = self.deterministic
+        if off is None and self.layer.deterministic is None and rates.all_zero(*others):
+            off = True
+        rngs = None if self._carries else self.rngs
+        off, key, _, spec = self.layer._settle(off, rngs, rates.first_drawn(*others), self.spec)
+        return off, key, spec
+
+    def first_state(self, cell: Any, inputs: jax.Array, time_axis: int) -> Carry:
+        """The state before the first step: made with the stream `carry` of `rngs` if there is one,
+        else with key 0.
+        """
+        rngs: Any = self.rngs
+        if isinstance(rngs, nnx.Rngs) and "carry" in rngs:
+            rngs = rngs.carry.fork()
+        elif not self._carries:
+            rngs = nnx.RngStream(0, tag="carry")
+        return cell.initialize_carry(inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :], rngs)
+
+    def loop(self, plan: Plan) -> recurrent.Loop:
+        """The loop of `nnx.RNN`."""
+        return loop(self.layer, plan)
+
+    def direction(
+        self, rnn: Any, inputs: jax.Array, key: jax.Array | None, time_axis: int, **call: Any
+    ) -> Any:
+        """The call of one layer of a stack, with this key."""
+        if call["initial_carry"] is None:
+            call["initial_carry"] = self.first_state(rnn.cell, inputs, time_axis)
+        return rnn(inputs, rngs=key, **call)
 
 
 def loop(rnn: nnx.RNN, plan: Plan) -> recurrent.Loop:
@@ -52,7 +115,7 @@ def loop(rnn: nnx.RNN, plan: Plan) -> recurrent.Loop:
     copy = nnx.clone(rnn.cell)
     if plan.drops_weights():
         _drop_weights(copy, plan)
-    # Each gate's weights are taken outside of the loop, which would otherwise copy them in each
+    # Each gate's weights are sliced before the loop. Sliced in it, they would be copied in every
     # step.
     layers = _dropping_layers(copy, plan) if plan.acts_in_steps() else ({}, {})
     axes = nnx.StateAxes({nnx.All(nnx.RngState, rnn.broadcast_rngs): None, **rnn.state_axes})
@@ -95,7 +158,7 @@ def _values(cell: Any, *filters: Any) -> Iterator[tuple[Any, Any]]:
 def _call(
     cell: Any, layers: _Layers, carry: Carry, x: jax.Array, hooks: Hooks
 ) -> tuple[Carry, Any]:
-    """One step of a cell, with layers in which something is dropped in the place of its own."""
+    """One step of a cell by its own code, which meets layers that drop in place of its own."""
     parts: dict[str, Any] = {}
     for side, drop in zip(layers, (hooks.input, hooks.recurrent), strict=True):
         if drop is not None:
@@ -113,12 +176,15 @@ def _call(
     return result
 
 
-def _sites(cell: Any, side: str, gates: tuple[str, ...]) -> dict[str, list[int]]:
-    """The cell's layers of one side, i(nput) or h(idden), and the gates that each computes."""
-    if hasattr(cell, f"dense_{side}"):
-        return {f"dense_{side}": list(range(len(gates)))}
-    names = [f"{side}{gate}" for gate in gates]
-    return {f"{name}_" if name == "if" else name: [gate] for gate, name in enumerate(names)}
+def _parts_of(cell: Any) -> Parts:
+    return next(parts for kind, parts in PARTS.items() if isinstance(cell, kind))
+
+
+def _by_gate(names: tuple[str, ...], plan: Plan) -> Iterator[tuple[str, range]]:
+    """The layers of one side, and the gates that each computes."""
+    count = len(plan.family.gates) // len(names)
+    for number, name in enumerate(names):
+        yield name, range(number * count, (number + 1) * count)
 
 
 def _split(weights: jax.Array, count: int) -> list[jax.Array]:
@@ -126,27 +192,26 @@ def _split(weights: jax.Array, count: int) -> list[jax.Array]:
 
 
 def _drop_weights(cell: Any, plan: Plan) -> None:
-    for name, gates in _sites(cell, "h", plan.family.gates).items():
-        layer = getattr(cell, name)
-        kernels = _split(layer.kernel[...], len(gates))
-        dropped = [plan.weight(kernel, gate) for kernel, gate in zip(kernels, gates, strict=True)]
-        layer.kernel[...] = jnp.concatenate(dropped, axis=-1)
+    for name, gates in _by_gate(_parts_of(cell).hidden, plan):
+        kernel = getattr(cell, name).kernel
+        parts = zip(_split(kernel[...], len(gates)), gates, strict=True)
+        kernel[...] = jnp.concatenate([plan.weight(part, gate) for part, gate in parts], axis=-1)
 
 
 def _dropping_layers(cell: Any, plan: Plan) -> _Layers:
-    def of(side: str) -> dict[str, _Dropping]:
-        sites = _sites(cell, side, plan.family.gates)
+    def of(names: tuple[str, ...]) -> dict[str, _Dropping]:
         return {
             name: _dropping(getattr(cell, name), gates, plan.per_gate)
-            for name, gates in sites.items()
+            for name, gates in _by_gate(names, plan)
         }
 
-    return of("i"), of("h")
+    parts = _parts_of(cell)
+    return of(parts.input), of(parts.hidden)
 
 
-def _dropping(layer: nnx.Linear, gates: list[int], per_gate: bool) -> _Dropping:
-    """The layer as a function of what drops from its input, and of its input. Each gate has its
-    columns of the weights.
+def _dropping(layer: nnx.Linear, gates: range, per_gate: bool) -> _Dropping:
+    """The layer as a function `(drop, x)` that drops from its input `x` first. With masks by gate,
+    the columns of its weights make one layer for each gate.
     """
     graph, state = nnx.split(layer)
     count = len(gates) if per_gate else 1

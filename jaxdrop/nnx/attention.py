@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,10 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
+from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
+from jaxdrop.nnx._told import Told, follow
+
+__all__ = ["MultiHeadAttention", "dot_product_attention"]
 
 
 @_checks.hinted
@@ -38,28 +41,28 @@ def dot_product_attention(
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for
     its `attention_fn`.
 
-    The same outputs in evaluation, and with a threefry key the same masks, in memory that grows
-    with the length and not with its square. The softmax is in float32 at least. A query that may
-    see no key gets 0, where Flax averages all values.
+    In evaluation the outputs are Flax's, and with a threefry key so are the masks. Memory grows
+    with the length, not with its square. The softmax is computed in float32 or wider. A query that
+    may see no key gets 0; in Flax it gets the mean of all values.
 
-    There is an array of weights only where it is asked for, with `module`, and with complex
-    numbers. Masks and results are the same.
+    An array of all attention weights is made only with `module`, and for complex numbers. Masks and
+    results are the same.
 
     Args:
       query: `(batch..., queries, heads, depth)`.
       key: the keys of attention, `(batch..., keys, groups, depth)`, where `heads` is a multiple of
         `groups`.
-      value: of the shape of `key`, but for the depth.
-      bias: is added to the logits.
+      value: of the shape of `key`; only the depth may differ.
+      bias: an array that is added to the logits.
       mask: True, or not 0, where a query may see a key.
       broadcast_dropout: whether one mask is shared over batch and heads: True by default, as in
         Flax.
       dropout_rng: a key; only with dropout.
       dropout_rate: the probability of dropping a weight: a number or a traced scalar.
       deterministic: if True, nothing is dropped.
-      dtype: of the computation; of the inputs by default.
-      precision: of the matrix products.
-      module: the module that is to sow the weights, as they are before any is dropped.
+      dtype: the dtype of the computation; by default that of the inputs.
+      precision: the precision of the matrix products.
+      module: a module that sows the attention weights, before dropout.
       promote_dtype: as in Flax, a function of `(query, key, value)` and `dtype` that brings them to
         one dtype.
       is_causal: whether a query sees only the keys up to its own place.
@@ -96,6 +99,7 @@ def dot_product_attention(
     )
 
 
+@follow
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` in memory that grows with the length and not with its square.
 
@@ -108,6 +112,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
     """
 
+    told: Told | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -117,9 +123,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        with _checks.renamed(rate="dropout_rate"):
-            rate = _checks.check_rate(dropout_rate)
-            _checks.check_one_rate(rate, "MultiHeadAttention takes one dropout_rate")
+        rate = checked_rate(dropout_rate, "MultiHeadAttention")
         for name in kwargs.keys() & {"deterministic", "decode"}:
             if kwargs[name] is not None and not isinstance(kwargs[name], jax.core.Tracer):
                 _checks.check_flag(kwargs[name], name)
@@ -129,11 +133,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 f" {_checks.quoted(kwargs['rngs'])}"
             )
         given = {
-            "dropout_rate": _stand_in(rate),
-            "attention_fn": attention_fn,
             **kwargs,
-        }  # Flax asks whether the rate is 0
-        given["broadcast_dropout"] = _checks.check_flag(broadcast_dropout, "broadcast_dropout")
+            "dropout_rate": stand_in(rate),
+            "attention_fn": attention_fn,
+            "broadcast_dropout": _checks.check_flag(broadcast_dropout, "broadcast_dropout"),
+        }
         try:
             super().__init__(*args, **given)
         except TypeError:
@@ -149,13 +153,14 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         *args: Any,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         rate: masks.Rate | None = None,
+        spec: PartitionSpec | None = None,
         **kwargs: Any,
     ) -> jax.Array:
         """As Flax's layer is called.
 
         `rngs` may also be a key. `rate` takes the place of `dropout_rate`; both may be traced:
-        `schedule(step)`. A layer that was made without dropout has kept no `rngs`, and takes them
-        in the call.
+        `schedule(step)`. `spec` takes the place of the constructor's. A layer that was made without
+        dropout has kept no `rngs`, and takes them in the call.
         """
         rate = _checks.check_rate(self.dropout_rate if rate is None else rate)
         off = self.deterministic if kwargs.get("deterministic") is None else kwargs["deterministic"]
@@ -167,30 +172,21 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 f" {_checks.quoted(rngs)}"
             )
         if self.decode if kwargs.get("decode") is None else kwargs["decode"]:
-            kwargs["is_causal"] = (
-                # the cache's mask says it; Flax before 0.12.12 lets the one query see the first key
-                # only
-                False
-            )
-        # Flax calls what it is given.
+            # The mask of the cache is causal already. Flax before 0.12.12 would add one by which
+            # the only query sees the first key alone.
+            kwargs["is_causal"] = False
+        # Flax takes a key by calling `rngs`.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
         source = (lambda: _checks.check_key(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
-        attend = attention.with_rate(self.attention_fn, rate, self.spec)
+        spec = self.spec if spec is None else spec
+        attend = with_options(self.attention_fn, "MultiHeadAttention", dropout_rate=rate, spec=spec)
 
         def attention_fn(
             *operands: jax.Array, module: nnx.Module | None = None, **options: Any
         ) -> jax.Array:
+            # What is sown in a copy of the layer would be lost.
             return attend(*operands, **options, module=None if module is None else self)
 
-        # Flax does not let a layer from outside of a transformation be assigned to, not even a
-        # copy.
-        layer = copy.copy(self)
-        layer.__dict__["attention_fn"] = attention_fn
-        layer.__dict__["dropout_rate"] = _stand_in(rate)
+        layer = with_attributes(self, attention_fn=attention_fn, dropout_rate=stand_in(rate))
         output: Any = super(MultiHeadAttention, layer).__call__(*args, rngs=source, **kwargs)
         return output
-
-
-def _stand_in(rate: float | jax.Array) -> float:
-    """A rate that can be looked at even if `rate` is traced: 0 if nothing is dropped."""
-    return 0.0 if masks.is_number(rate, 0) else 0.5

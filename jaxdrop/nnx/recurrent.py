@@ -10,18 +10,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
-from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import (
-    Carry,
-    Plan,
-    Rates,
-    check_settings,
-    checked_carry,
-    checked_inputs,
-    flag,
-)
+from jaxdrop.functional.recurrent import Carry, Rates, check_settings
+from jaxdrop.layers.recurrent import run_layer
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
+
+__all__ = ["RNN"]
 
 
 class RNN(Stochastic, nnx.RNN):
@@ -29,45 +23,50 @@ class RNN(Stochastic, nnx.RNN):
     `flax.nnx.RNN`.
 
         rnn = RNN(nnx.OptimizedLSTMCell(64, 128, rngs=rngs), input_rate=0.3, recurrent_rate=0.3,
-        rngs=rngs) y = rnn(x, seq_lengths=lengths)
+        rngs=rngs)
+        y = rnn(x, seq_lengths=lengths)
 
-    Masks are drawn for each call, and hold for all its time steps: windows of truncated
-    backpropagation have different ones, unless their calls get the same key. Each sequence has its
-    own, except those of weights. Two directions that get the same key have different masks. In
-    evaluation only zoneout does something.
+    A call draws one mask for each rate, and uses it in all time steps. Windows of truncated
+    backpropagation are calls of their own, with other masks unless they get the same key. Every
+    sequence of a batch has its own masks, but weights are dropped for all sequences alike. A
+    forward and a backward run with the same key have different masks. In evaluation nothing is
+    dropped, and zoneout takes the expected state.
 
-    The loop over time runs a copy of the cell. Only variables that a step changes are written back,
-    such as the count of a random stream in a cell of your own. So a layer whose cell has none can
-    be a constant of any function that JAX transforms.
+    The loop over time runs a copy of the cell, and writes back only the variables that a step
+    changes, such as the count of a random stream in a cell of your own. A layer whose cell has no
+    such variables can therefore be a constant of any function that JAX transforms.
 
     Args:
-      cell: an `nnx.LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, whose own code runs.
-        Any other cell that `nnx.RNN` takes, if only `input_rate` and `output_rate` are given.
+      cell: an `nnx.LSTMCell`, `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, or an instance of a
+        subclass; Flax's code runs. With no rates but `input_rate` and `output_rate`, any cell that
+        `nnx.RNN` takes.
       input_rate: the probability of dropping a feature of the input.
-      recurrent_rate: that of dropping a unit of the hidden state, where it meets the recurrent
-        kernels (and nowhere else).
-      candidate_rate: that of dropping a unit of what is about to be added to the memory, as in
-        `jaxdrop.recurrent_dropout`.
-      output_rate: that of dropping a unit of the output, which the next step does not see.
-      cell_zoneout: the probability that a unit of an LSTM's cell skips a step, as in
-        `jaxdrop.zoneout`.
-      hidden_zoneout: the same of the hidden state, which is the output.
-      weight_rate: the probability of dropping a weight of the recurrent kernels, one mask for all
-        sequences and steps (AWD-LSTM). Biases are not dropped.
-      per_gate: whether each gate sees masks of its own of the input and of the hidden state
-        ("untied", as in the code of Gal & Ghahramani and in Keras with `recurrent_dropout`), or all
-        gates the same.
-      per_step: whether masks differ from step to step, which is not good for what a network
-        remembers. Zoneout always does, and weights never.
+      recurrent_rate: the probability of dropping a unit of the hidden state, in its products with
+        the recurrent kernels (and nowhere else).
+      candidate_rate: the probability of dropping a unit of the candidate, which is the vector that
+        a step adds to the memory, as in `jaxdrop.recurrent_dropout`.
+      output_rate: the probability of dropping a unit of the output. The next step sees the hidden
+        state undropped.
+      cell_zoneout: the probability that a unit of an LSTM's memory cell keeps its value in a step,
+        as in `jaxdrop.zoneout`.
+      hidden_zoneout: the probability that a unit of the hidden state, which is also the output,
+        keeps its value in a step.
+      weight_rate: the probability of dropping a weight of the recurrent kernels, with one mask for
+        all sequences and steps (AWD-LSTM). Biases are not dropped.
+      per_gate: if True, each gate has its own masks of the input and of the hidden state ("untied",
+        as in the code of Gal & Ghahramani, and in Keras with `recurrent_dropout`). If False, all
+        gates share them.
+      per_step: if True, masks differ from step to step, which makes it hard for a network to
+        remember. Zoneout always differs from step to step, and dropped weights never do.
       time_major, return_carry, reverse, keep_order, unroll, broadcast_rngs: as in `nnx.RNN`.
       state_axes: as in `nnx.RNN`; by default parameters are the same in all steps, and other
         variables are carried.
       deterministic, rng_collection, rngs, spec: as in `jaxdrop.nnx.Dropout`.
 
     Raises:
-      TypeError: the cell is none, or a rate is no number.
-      ValueError: a rate is outside [0, 1], the cell has nothing that it could drop, or `spec`
-        divides time or features.
+      TypeError: `cell` is not a recurrent cell, or a rate is not a number.
+      ValueError: a rate is outside [0, 1], or drops a part that such a cell does not have; or
+        `spec` divides time or features.
 
     References:
       Gal & Ghahramani, "A theoretically grounded application of dropout in recurrent neural
@@ -160,68 +159,31 @@ class RNN(Stochastic, nnx.RNN):
           initial_carry: the state before the first step; by default that of the cell, made with the
             stream `carry` of `rngs` if there is one, else with key 0.
           seq_lengths: integers in [0, time], of shape (*batch,): later steps are padding. The
-            returned state is that before them, which is the initial one for a sequence of length 0.
-            What they put out is not to be used.
+            returned state is the one before the padding, for a sequence of length 0 the initial
+            one. Outputs of padding have no meaning.
           return_carry: overrides the module's, as do the next four.
           time_major: whether time is the first axis.
           reverse: whether to run from the last step to the first.
           keep_order: whether to put the outputs of a reversed run into the order of the inputs.
           deterministic: whether to drop nothing.
-          rngs: a key; or an `nnx.Rngs`; or a stream, of which one with the tag `carry` is for the
-            carry only, as in `nnx.RNN`.
+          rngs: a key, an `nnx.Rngs`, or a stream. A stream with the tag `carry` makes the first
+            state only, as in `nnx.RNN`.
           rates: other rates for this call, by name: numbers or traced scalars.
           spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the
-            whole `inputs`, of which only the sequences may be divided.
+            whole `inputs`. Only axes of the batch may be divided.
 
         Returns:
           The outputs, shape (*batch, time, units), or (carry, outputs).
         """
-        return_carry = flag(return_carry, self.return_carry, "return_carry")
-        reverse = flag(reverse, self.reverse, "reverse")
-        keep_order = flag(keep_order, self.keep_order, "keep_order")
-        inputs = checked_inputs(inputs, self.cell)
-        family = _cells.family_of(self.cell)
-        settled = Rates.of(self).replaced(rates).checked(family, self.per_gate)
-        if deterministic is None and self.deterministic is None and settled.all_zero():
-            deterministic = True
-        is_carry = (
-            isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"
-        )  # Flax's Bidirectional passes one
-        off, key, _, spec = self._settle(
-            deterministic, None if is_carry else rngs, settled.first_drawn(), spec
-        )
-        feature_axes = self.cell.num_feature_axes
-        time_axis = recurrent.time_axis_of(
-            inputs, flag(time_major, self.time_major, "time_major"), feature_axes
-        )
-        if initial_carry is None:
-            initial_carry = _cells.first_state(self.cell, inputs, time_axis, rngs)
-        else:
-            batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -feature_axes]
-            initial_carry = checked_carry(
-                initial_carry, family, (*batch, getattr(self.cell, "hidden_features", 0))
-            )
-        layout = recurrent.spec_of_steps(spec, inputs.ndim, time_axis, feature_axes)
-        plan = Plan(
-            family,
-            settled,
-            recurrent.directed(key, reverse),
-            self.per_gate,
-            self.per_step,
-            off,
-            layout,
-        )
-        carry, outputs = recurrent.run(
-            plan,
-            _cells.loop(self, plan),
-            initial_carry,
+        return run_layer(
+            self,
+            _cells.Call(self, deterministic, rngs, spec),
             inputs,
-            time_axis=time_axis,
-            feature_axes=feature_axes,
-            lengths=seq_lengths,
+            initial_carry=initial_carry,
+            seq_lengths=seq_lengths,
             return_carry=return_carry,
+            time_major=time_major,
             reverse=reverse,
             keep_order=keep_order,
-            variables=nnx.state(self.cell),
+            rates=rates,
         )
-        return (carry, outputs) if return_carry else outputs

@@ -10,27 +10,21 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
-from jaxdrop.functional import recurrent
-from jaxdrop.functional.recurrent import (
-    Carry,
-    Layer,
-    Rates,
-    check_between,
-    checked_inputs,
-    flag,
-    in_call,
-    stack,
-)
+from jaxdrop.functional.recurrent import Carry, Rates, check_between
+from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 from jaxdrop.nnx.recurrent import RNN
+
+__all__ = ["StackedRNN"]
 
 
 class StackedRNN(Stochastic):
     """Recurrent layers one above the other, with dropout between them and in them.
 
         rnn = StackedRNN(nnx.OptimizedLSTMCell, 64, 128, num_layers=2, dropout=0.3,
-        recurrent_rate=0.3, rngs=rngs) y = rnn(x, seq_lengths=lengths)
+        recurrent_rate=0.3, rngs=rngs)
+        y = rnn(x, seq_lengths=lengths)
 
     Each layer, direction and sequence has its own masks.
 
@@ -40,16 +34,15 @@ class StackedRNN(Stochastic):
       in_features: the length of the input's last axis.
       hidden_features: the units of each layer and direction.
       num_layers: how many layers there are.
-      dropout: the probability of dropping an entry of the output of a layer that is another layer's
-        input, at each step anew: the argument `dropout` of PyTorch's LSTM. With one layer it is an
-        error.
-      locked: whether dropout between layers has one mask for all steps instead.
-      bidirectional: whether each layer has a second cell that runs backward. Their outputs are
-        concatenated.
-      input_rate, output_rate: as in `RNN`, of the first layer's input and of the last layer's
-        output.
+      dropout: the probability of dropping an entry between two layers, with a new mask at each
+        step: the argument `dropout` of PyTorch's LSTM. With one layer it must be 0.
+      locked: whether dropout between layers has one mask for all steps.
+      bidirectional: whether each layer has a second cell that runs backward. The outputs of both
+        are concatenated.
+      input_rate, output_rate: as in `RNN`, for the input of the first layer and the output of the
+        last one.
       recurrent_rate, candidate_rate, cell_zoneout, hidden_zoneout, weight_rate, per_gate, per_step:
-        as in `RNN`, of each layer.
+        as in `RNN`, in each layer.
       time_major, return_carry, unroll: as in `nnx.RNN`.
       deterministic, rng_collection: as in `jaxdrop.nnx.Dropout`.
       rngs: an `nnx.Rngs`, for the parameters and the masks.
@@ -155,58 +148,13 @@ class StackedRNN(Stochastic):
         Returns:
           The last layer's outputs, or (carry, outputs).
         """
-        others = in_call(rates)
-        between = check_between(others.pop("dropout", self.dropout), len(self.layers))
-        cell = self.layers[0][0].cell
-        settled = (
-            Rates.of(self)
-            .replaced(others)
-            .checked(_cells.family_of(cell), self.layers[0][0].per_gate)
-        )
-        if deterministic is None and self.deterministic is None and settled.all_zero(between):
-            deterministic = True
-        off, key, _, spec = self._settle(deterministic, rngs, settled.first_drawn(between), spec)
-        time_major = flag(time_major, self.time_major, "time_major")
-        return_carry = flag(return_carry, self.return_carry, "return_carry")
-        inputs = checked_inputs(inputs, cell)
-        time_axis = recurrent.time_axis_of(inputs, time_major, cell.num_feature_axes)
-
-        def direction(rnn: RNN) -> Layer:
-            def run(
-                inputs: jax.Array,
-                key: jax.Array | None,
-                rates: Mapping[str, masks.Rate],
-                carry: Carry | None,
-            ) -> Any:
-                if carry is None:
-                    carry = _cells.first_state(rnn.cell, inputs, time_axis, rngs)
-                result = rnn(
-                    inputs,
-                    initial_carry=carry,
-                    seq_lengths=seq_lengths,
-                    return_carry=return_carry,
-                    time_major=time_major,
-                    keep_order=True,
-                    deterministic=off,
-                    rngs=key,
-                    rates=rates,
-                    spec=spec,
-                )
-                return result if return_carry else (None, result)
-
-            return run
-
-        carry, outputs = stack(
-            [[direction(rnn) for rnn in layer] for layer in self.layers],
-            key,
-            settled,
-            between,
+        return run_stack(
+            self,
+            _cells.Call(self, deterministic, rngs, spec),
             inputs,
             initial_carry=initial_carry,
-            time_axis=time_axis,
-            feature_axes=cell.num_feature_axes,
-            locked=self.locked,
-            deterministic=off,
-            spec=spec,
+            seq_lengths=seq_lengths,
+            return_carry=return_carry,
+            time_major=time_major,
+            rates=rates,
         )
-        return (carry, outputs) if return_carry else outputs

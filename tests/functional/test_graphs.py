@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
-import jaxdrop.linen.graphs
-import jaxdrop.nnx.graphs
+import jaxdrop.linen
+import jaxdrop.nnx
 from jaxdrop.functional import graphs
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
@@ -194,17 +194,17 @@ def test_normalization_has_finite_gradients_at_lonely_nodes() -> None:
 @pytest.mark.parametrize("undirected", [False, True])
 def test_edge_modules_make_the_same_call(undirected: bool) -> None:
     expected = graphs.drop_edge(KEY, SENDERS, RECEIVERS, RATE, undirected=undirected)
-    layer = jaxdrop.nnx.graphs.DropEdge(RATE, undirected=undirected, rngs=nnx.Rngs(0))
+    layer = jaxdrop.nnx.DropEdge(RATE, undirected=undirected, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(layer(SENDERS, RECEIVERS, rngs=KEY), expected)
     assert not np.array_equal(layer(SENDERS, RECEIVERS), layer(SENDERS, RECEIVERS))
-    module = jaxdrop.linen.graphs.DropEdge(RATE, undirected=undirected, deterministic=False)
+    module = jaxdrop.linen.DropEdge(RATE, undirected=undirected, deterministic=False)
     np.testing.assert_array_equal(module.apply({}, SENDERS, RECEIVERS, rng=KEY), expected)
 
 
 def test_node_modules_make_the_same_call() -> None:
     expected = graphs.drop_node(KEY, SENDERS, RECEIVERS, NODES, RATE)
-    layer = jaxdrop.nnx.graphs.DropNode(RATE)
-    module = jaxdrop.linen.graphs.DropNode(RATE, deterministic=False)
+    layer = jaxdrop.nnx.DropNode(RATE)
+    module = jaxdrop.linen.DropNode(RATE, deterministic=False)
     for kept in (
         layer(SENDERS, RECEIVERS, NODES, rngs=KEY),
         module.apply({}, SENDERS, RECEIVERS, NODES, rng=KEY),

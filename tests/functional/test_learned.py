@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 from scipy import special, stats
 
-import jaxdrop.linen.learned
-import jaxdrop.nnx.learned
+import jaxdrop.linen
+import jaxdrop.nnx
 from jaxdrop.functional import learned
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
@@ -283,7 +283,7 @@ def expected_kl(name: str, params: dict[str, jax.Array]) -> jax.Array:
 @each_module
 def test_nnx_modules(name: str, options: dict[str, Any]) -> None:
     sizes = {"ConcreteDropout": (), "VariationalDropout": (8,)}.get(name, (8, 3))
-    layer = getattr(jaxdrop.nnx.learned, name)(*sizes, rngs=nnx.Rngs(0), **options)
+    layer = getattr(jaxdrop.nnx, name)(*sizes, rngs=nnx.Rngs(0), **options)
     params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
     np.testing.assert_array_equal(layer(X, rngs=KEY), expected_call(name, params))
     assert not np.array_equal(layer(X), layer(X))
@@ -298,7 +298,7 @@ def test_nnx_modules(name: str, options: dict[str, Any]) -> None:
 
 @each_module
 def test_linen_modules(name: str, options: dict[str, Any]) -> None:
-    module = getattr(jaxdrop.linen.learned, name)(**MODULES[name][0], **options)
+    module = getattr(jaxdrop.linen, name)(**MODULES[name][0], **options)
     variables = module.init({"params": jax.random.key(0), "dropout": KEY}, X, deterministic=False)
     params = variables["params"]
     np.testing.assert_array_equal(
@@ -319,11 +319,11 @@ def test_linen_modules(name: str, options: dict[str, Any]) -> None:
 
 
 def test_modules_tell_what_they_have_learned() -> None:
-    concrete = jaxdrop.nnx.learned.ConcreteDropout(RATE)
+    concrete = jaxdrop.nnx.ConcreteDropout(RATE)
     assert concrete.learned_rate() == pytest.approx(RATE)
-    module = jaxdrop.linen.learned.ConcreteDropout(RATE, deterministic=True)
+    module = jaxdrop.linen.ConcreteDropout(RATE, deterministic=True)
     assert module.apply(module.init(KEY, X), method="learned_rate") == pytest.approx(RATE)
-    sparse = jaxdrop.nnx.learned.SparseVariationalDense(8, 3, rngs=nnx.Rngs(0))
+    sparse = jaxdrop.nnx.SparseVariationalDense(8, 3, rngs=nnx.Rngs(0))
     assert sparse.sparsity() == 0
     sparse.log_sigma2[...] = sparse.log_sigma2[...].at[0].set(20.0)
     assert sparse.sparsity() == pytest.approx(1 / 8)
@@ -389,6 +389,6 @@ def test_other_bad_input() -> None:
         learned.concrete_kl(0.0, W, lengthscale=-1.0)
     for rate in (0.0, 1.0):
         with pytest.raises(ValueError, match=r"must lie in \(0, 1\)"):
-            jaxdrop.nnx.learned.ConcreteDropout(rate)
+            jaxdrop.nnx.ConcreteDropout(rate)
     with pytest.raises(ValueError, match="per must be one of 'feature', 'layer'"):
-        jaxdrop.nnx.learned.VariationalDropout(8, per="weight")  # type: ignore[arg-type]
+        jaxdrop.nnx.VariationalDropout(8, per="weight")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the catalogue does not say about `jaxdrop.linen.regions`."""
+"""What the catalogue does not say of the layers that drop regions in `jaxdrop.linen`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from flax.errors import InvalidRngError
 
 from jaxdrop.functional.regions import drop_block, spatial_dropout
-from jaxdrop.linen.regions import DropBlock, Dropout1d, Dropout2d, Dropout3d
+from jaxdrop.linen import DropBlock, Dropout1d, Dropout2d, Dropout3d
 from tests.catalogue import KEY, RATE
 
 SPATIAL = {1: Dropout1d, 2: Dropout2d, 3: Dropout3d}
@@ -56,23 +56,6 @@ def test_channels_of_a_batch_are_not_those_of_an_example() -> None:
         ValueError, match=r"channel_axis=1 of 3 axes would stand among 2 axes of space"
     ):
         call(Dropout2d(RATE, channel_axis=1), jnp.ones((3, 4, 5)))
-
-
-@pytest.mark.parametrize("rule", ["paper", "torchvision", "timm"])
-def test_drop_block_passes_its_options_on(rule: str) -> None:
-    x = jnp.ones((4, 3, 6, 6))
-    options = {
-        "block_size": (2, 3),
-        "rule": rule,
-        "normalize": "batch",
-        "channel_axis": -3,
-        "spatial_rank": 2,
-    }
-    np.testing.assert_array_equal(
-        call(DropBlock(RATE, **options), x), drop_block(KEY, x, RATE, **options)
-    )
-    scheduled = jax.jit(lambda rate: call(DropBlock(RATE, **options), x, rate=rate))
-    np.testing.assert_array_equal(scheduled(0.1), drop_block(KEY, x, jnp.float32(0.1), **options))
 
 
 def test_drop_block_at_rate_one_draws() -> None:

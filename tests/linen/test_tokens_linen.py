@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from jaxdrop.functional import tokens
-from jaxdrop.linen.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
-from jaxdrop.linen.tokens import LabelDropout, ModalityDropout, TokenDropout
+from jaxdrop.linen import (
+    LabelDropout,
+    LockedDropout,
+    ModalityDropout,
+    TokenDropout,
+    WordDropout,
+    Zoneout,
+)
 from tests.catalogue import KEY, RATE
 
 X = jnp.linspace(0.5, 2, 4 * 8 * 3).reshape(4, 8, 3)
@@ -49,20 +55,6 @@ def test_modality_dropout_draws_at_rate_one() -> None:
     for mine, value in zip(layer.apply({}, (X, X), rng=KEY), expected, strict=True):
         np.testing.assert_array_equal(mine, value)
     assert len(layer.apply({}, [X, X], rngs={"dropout": KEY})) == 2
-
-
-def test_calls_may_override_rates() -> None:
-    assert TokenDropout(RATE, num_prefix_tokens=0).apply({}, X, False, KEY, rate=0.5)[0].shape == (
-        4,
-        4,
-        3,
-    )
-    np.testing.assert_array_equal(
-        EmbeddingDropout(RATE).apply({}, X, False, ids=IDS, rate=1), jnp.zeros_like(X)
-    )
-    np.testing.assert_array_equal(
-        WordDropout(RATE, replacement=7).apply({}, IDS, False, rate=1), jnp.full_like(IDS, 7)
-    )
 
 
 def test_what_has_no_default_is_asked_for() -> None:

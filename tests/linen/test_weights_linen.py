@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from jaxdrop.functional import weights
-from jaxdrop.linen.weights import DropConnect, QuantNoise, WeightDrop
+from jaxdrop.linen import DropConnect, QuantNoise, WeightDrop
 from tests.catalogue import KEY, RATE
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)), jnp.float32)

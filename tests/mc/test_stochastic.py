@@ -299,6 +299,33 @@ def test_the_constructor_and_the_caller_say_otherwise(flax: Framework) -> None:
     )
 
 
+class MyLinenDropout(jaxdrop.linen.Dropout):
+    """A layer of a user's, which always tells its base not to drop."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        return super().__call__(x, deterministic=True) + 1
+
+
+class MyDropout(jaxdrop.nnx.Dropout):
+    """The same."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        return super().__call__(x, deterministic=True) + 1
+
+
+@both
+def test_layers_of_this_library_keep_their_class_and_their_code(flax: Framework) -> None:
+    kind = MyDropout if flax is NNX else MyLinenDropout
+
+    def run(layers: dict[str, Any], x: jax.Array) -> jax.Array:
+        assert type(layers["a"]) is kind
+        return layers["a"](x)
+
+    y = flax.stochastic({"a": kind(0.5, **flax.rngs)}, run)(KEY, ONES)
+    assert abs(float((y == 1).mean()) - 0.5) < 0.1
+
+
 @both
 def test_batch_norm_uses_its_running_statistics(flax: Framework) -> None:
     x = jnp.linspace(-1, 3, 32).reshape(4, 8)

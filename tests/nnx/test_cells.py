@@ -108,6 +108,24 @@ def test_variables_of_a_cell_in_which_something_is_dropped() -> None:
     assert isinstance(cell.dense_h, nnx.Linear)
 
 
+class Calling(nnx.OptimizedLSTMCell):
+    """A cell with a call of its own, which calls that of Flax."""
+
+    def __call__(self, carry: Any, inputs: jax.Array) -> Any:
+        return super().__call__(carry, inputs)
+
+
+def test_something_is_dropped_inside_of_a_subclass_too() -> None:
+    rates = dict.fromkeys(("input_rate", "recurrent_rate", "candidate_rate"), RATE)
+    ours, theirs = (
+        RNN(kind(FEATURES, UNITS, rngs=nnx.Rngs(0)), **rates, per_gate=True)
+        for kind in (Calling, nnx.OptimizedLSTMCell)
+    )
+    found, expected = quick(lambda x: (ours(x, rngs=KEY), theirs(x, rngs=KEY)))(X)
+    np.testing.assert_array_equal(found, expected)
+    assert not np.allclose(found, ours(X, deterministic=True))
+
+
 # -- cells of any kind
 
 

@@ -1,4 +1,4 @@
-"""What the catalogue does not say about `jaxdrop.nnx.noise`."""
+"""What the catalogue does not say about the layers of `jaxdrop.layers.noise` in `jaxdrop.nnx`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdrop.functional.noise import gaussian_noise, neftune, uniform_dropout
-from jaxdrop.nnx.noise import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
+from jaxdrop.nnx import GaussianDropout, GaussianNoise, NEFTune, UniformDropout
 from tests.catalogue import KEY
 
 LAYERS = [
@@ -60,11 +60,6 @@ def test_bad_amounts(
     """As soon as the module is made."""
     with pytest.raises(ValueError, match=rf"{name} must lie in \[0, infinity\), got {amount}"):
         layer(amount)
-
-
-def test_neftune_takes_a_mask() -> None:
-    mask = jnp.arange(3)[None] < jnp.array([[3], [1]])
-    np.testing.assert_array_equal(call(NEFTune(), X, mask=mask), neftune(KEY, X, 5.0, mask=mask))
 
 
 def test_gaussian_dropout_of_rate_one_is_an_error() -> None:

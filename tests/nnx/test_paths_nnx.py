@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdrop.functional import paths
-from jaxdrop.nnx.paths import DropPath, LayerDrop, ShakeDrop
-from tests.catalogue import KEY, RATE
+from jaxdrop.nnx import LayerDrop, ShakeDrop
+from tests.catalogue import KEY
 
 X = jnp.linspace(0.5, 2, 32).reshape(8, 4)
 
@@ -97,31 +96,6 @@ def test_layer_drop_takes_modules() -> None:
         ),
     ):
         LayerDrop(0.5, rngs=nnx.Rngs(0))(X, lambda x: x)
-
-
-def test_hyperparameters_reach_the_functions() -> None:
-    layer: Any = DropPath(RATE, mode="batch", batch_axis=1, scale_by_keep=False)
-    expected = paths.drop_path(KEY, X, RATE, mode="batch", batch_axis=1, scale_by_keep=False)
-    np.testing.assert_array_equal(layer(X, rngs=KEY), expected)
-    options: Any = {
-        "alpha": (0.0, 1.0),
-        "beta": (0.5, 2.0),
-        "per": "channel",
-        "batch_axis": 1,
-        "channel_axis": 0,
-    }
-    layer = ShakeDrop(1.0, **options)  # at rate 1 a key is needed too
-    for f, g in (
-        (lambda x: layer(x, rngs=KEY), lambda x: paths.shake_drop(KEY, x, 1.0, **options)),
-        (
-            lambda x: layer(x, deterministic=True),
-            lambda x: paths.shake_drop(None, x, 1.0, deterministic=True, **options),
-        ),
-    ):
-        np.testing.assert_array_equal(f(X), g(X))
-        np.testing.assert_array_equal(
-            jax.grad(lambda x, f=f: f(x).sum())(X), jax.grad(lambda x, g=g: g(x).sum())(X)
-        )
 
 
 def test_ranges_are_checked_when_the_module_is_made() -> None:

@@ -8,8 +8,14 @@ import pytest
 from flax import nnx
 
 from jaxdrop.functional import tokens
-from jaxdrop.nnx.sequences import EmbeddingDropout, LockedDropout, WordDropout, Zoneout
-from jaxdrop.nnx.tokens import LabelDropout, ModalityDropout, TokenDropout
+from jaxdrop.nnx import (
+    LabelDropout,
+    LockedDropout,
+    ModalityDropout,
+    TokenDropout,
+    WordDropout,
+    Zoneout,
+)
 from tests.catalogue import KEY, RATE
 
 X = jnp.linspace(0.5, 2, 4 * 8 * 3).reshape(4, 8, 3)
@@ -52,14 +58,6 @@ def test_modality_dropout_draws_at_rate_one() -> None:
     expected = tokens.modality_dropout(stream(), (X, X), 1.0, rule="one", weights=(0.5, 0.5))
     for mine, value in zip(layer((X, X)), expected, strict=True):
         np.testing.assert_array_equal(mine, value)
-
-
-def test_calls_may_override_rates() -> None:
-    assert TokenDropout(RATE, num_prefix_tokens=0)(X, rate=0.5, rngs=KEY)[0].shape == (4, 4, 3)
-    np.testing.assert_array_equal(EmbeddingDropout(RATE)(X, ids=IDS, rate=1), jnp.zeros_like(X))
-    np.testing.assert_array_equal(
-        WordDropout(RATE, replacement=7)(IDS, rate=1), jnp.full_like(IDS, 7)
-    )
 
 
 def test_what_has_no_default_is_asked_for() -> None:

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxdrop.functional import weights
-from jaxdrop.nnx.weights import DropConnect, QuantNoise, WeightDrop
+from jaxdrop.nnx import DropConnect, QuantNoise, WeightDrop
 from tests.catalogue import KEY, RATE
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)), jnp.float32)

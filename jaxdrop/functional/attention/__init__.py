@@ -1,7 +1,7 @@
 """Dropout inside attention."""
 
 from jaxdrop.functional.attention._compute import Implementation
-from jaxdrop.functional.attention._flax import flax_dot_product_attention, with_rate
+from jaxdrop.functional.attention._flax import flax_dot_product_attention
 from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._weights import Products
 
@@ -10,5 +10,4 @@ __all__ = [
     "Products",
     "dot_product_attention",
     "flax_dot_product_attention",
-    "with_rate",
 ]

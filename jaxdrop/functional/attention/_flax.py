@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -112,21 +111,3 @@ def flax_dot_product_attention(
 def _common(*arrays: jax.Array) -> Any:
     dtype = jnp.result_type(*arrays)
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
-
-
-def with_rate(
-    attention_fn: Callable[..., jax.Array], rate: masks.Rate, spec: PartitionSpec | None
-) -> Callable[..., jax.Array]:
-    """An `attention_fn` for Flax's layers that calls the given one with `rate` in place of the
-    layer's `dropout_rate`, if the layer passes one, and with the layout `spec`.
-    """
-
-    @functools.wraps(attention_fn)  # Linen passes only the arguments that the signature names
-    def attend(*operands: jax.Array, **options: Any) -> jax.Array:
-        if "dropout_rate" in options:
-            options["dropout_rate"] = rate
-        if spec is not None:
-            options["spec"] = spec
-        return attention_fn(*operands, **options)
-
-    return attend

@@ -108,6 +108,7 @@ def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
 
 
 @_checks.hinted
+@_checks.facts(spatial_rank=_axes.check_spatial_rank)
 def feature_alpha_dropout(
     key: jax.Array | None,
     x: jax.Array,

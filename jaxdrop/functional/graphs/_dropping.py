@@ -105,7 +105,11 @@ def _drop_edge(
     return masks.below(random.bits_at(key, pair, (2**32, 2**32)), threshold)
 
 
+_one_rate = _checks.one_rate("drop_node takes one rate for all nodes")
+
+
 @_checks.hinted
+@_checks.facts(rate=_one_rate)
 def drop_node(
     key: jax.Array | None,
     senders: jax.Array,
@@ -155,8 +159,7 @@ def drop_node(
     senders, receivers = checked_edges(
         "drop_node", senders, receivers, nodes if spec is None else None
     )
-    rate = _checks.check_rate(rate)
-    _checks.check_one_rate(rate, "drop_node takes one rate for all nodes")
+    rate = _one_rate(rate, "rate")
     spec = _checks.check_spec(spec, 1, "the list of nodes")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return Kept(jnp.ones(nodes, bool), jnp.ones_like(senders, bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,16 @@ from jaxdrop.functional._amounts import times
 from jaxdrop.functional.learned._parameters import Learned, exp, site
 
 
+def _temperature(temperature: Any, name: str) -> float | jax.Array:
+    meaning = " At 0 the noise is that of jaxdrop.dropout, whose rate is not learned."
+    checked = _checks.check_number(temperature, name, meaning=meaning, above=True)
+    if np.ndim(checked):
+        raise ValueError(f"{name} must be one number, got {_checks.quoted(temperature)}")
+    return checked
+
+
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(), temperature=_temperature)
 def concrete_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -59,10 +69,7 @@ def concrete_dropout(
       Gal, Hron & Kendall, "Concrete dropout", 2017, arXiv:1705.07832.
     """
     x, logit, shared, spec = site("concrete_dropout", x, logit, "logit", broadcast_dims, spec)
-    meaning = " At 0 the noise is that of jaxdrop.dropout, whose rate is not learned."
-    temperature = _checks.check_number(temperature, "temperature", meaning=meaning, above=True)
-    if np.ndim(temperature):
-        raise ValueError(f"temperature must be one number, got {_checks.quoted(temperature)}")
+    temperature = _temperature(temperature, "temperature")
     if _checks.check_flag(deterministic, "deterministic"):
         return x
     key = _checks.consume_key(key, "concrete_dropout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,18 @@ from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional.learned._parameters import Learned, any_shape, variance
 
 
+def _threshold(threshold: Any, name: str) -> float:
+    """The argument as a Python number. Infinity prunes no weight, -infinity all."""
+    _checks.check_not_traced(threshold, name)
+    infinite = isinstance(threshold, (float, np.floating)) and math.isinf(threshold)
+    checked = threshold if infinite else _checks.check_number(threshold, name, least=-math.inf)
+    if np.ndim(checked):
+        raise TypeError(f"{name} must be one number, got {_checks.quoted(threshold)}")
+    return float(checked)
+
+
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(), threshold=_threshold)
 def sparse_variational_dense(
     key: jax.Array | None,
     x: jax.Array,
@@ -59,7 +71,7 @@ def sparse_variational_dense(
     """
     x, w = operands("sparse_variational_dense", x, w, real=True)
     log_sigma2 = _checks.check_parameter(log_sigma2, "log_sigma2", w.shape)
-    threshold = _check_threshold(threshold)
+    threshold = _threshold(threshold, "threshold")
     spec = _checks.check_spec(spec, x.ndim)
     if _checks.check_flag(deterministic, "deterministic"):
         return x @ jnp.where(sparse_log_alpha(w, log_sigma2) < threshold, w, jnp.zeros_like(w))
@@ -126,15 +138,3 @@ def sparse_kl(log_alpha: Learned) -> jax.Array:
     return (
         0.63576 * jax.nn.sigmoid(-(1.87320 + 1.48695 * log_alpha)) + jax.nn.softplus(-log_alpha) / 2
     )
-
-
-def _check_threshold(threshold: float) -> float:
-    """The argument `threshold` as a Python number. Infinity prunes no weight, -infinity all."""
-    _checks.check_not_traced(threshold, "threshold")
-    infinite = isinstance(threshold, (float, np.floating)) and math.isinf(threshold)
-    checked = (
-        threshold if infinite else _checks.check_number(threshold, "threshold", least=-math.inf)
-    )
-    if np.ndim(checked):
-        raise TypeError(f"threshold must be one number, got {_checks.quoted(threshold)}")
-    return float(checked)

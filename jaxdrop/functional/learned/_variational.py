@@ -16,6 +16,7 @@ from jaxdrop.functional.learned._parameters import Learned, any_shape, exp, site
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=())
 def variational_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -81,6 +82,7 @@ def _variational_dropout(
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=())
 def variational_dense(
     key: jax.Array | None,
     x: jax.Array,

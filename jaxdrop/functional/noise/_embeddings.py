@@ -17,6 +17,7 @@ from jaxdrop.functional._amounts import added, check_real_input, site, symmetric
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,))
 def neftune(
     key: jax.Array | None,
     x: jax.Array,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,18 @@ from jaxdrop.functional._amounts import added, check_real_input, multiplied, sit
 _LEAST_KEEP = 2.0**-23
 
 
+def _below_one(rate: Any, name: str) -> float | jax.Array:
+    checked = _checks.check_rate(rate, name)
+    if masks.is_number(checked, 1):
+        raise ValueError(
+            f"{name} must be below 1 in gaussian_dropout, got 1: the variance of its noise is rate"
+            " / (1 - rate)."
+        )
+    return checked
+
+
 @_checks.hinted
+@_checks.facts(rate=_below_one)
 def gaussian_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -55,11 +67,7 @@ def gaussian_dropout(
       neural networks from overfitting", JMLR 15, 2014, section 10.
     """
     x, rate, shared, spec = _checks.check_site("gaussian_dropout", x, rate, broadcast_dims, spec)
-    if masks.is_number(rate, 1):
-        raise ValueError(
-            "rate must be below 1 in gaussian_dropout, got 1: the variance of its noise is rate /"
-            " (1 - rate)."
-        )
+    rate = _below_one(rate, "rate")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     return _gaussian_dropout(
@@ -84,6 +92,7 @@ def _gaussian_dropout(
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,))
 def gaussian_noise(
     key: jax.Array | None,
     x: jax.Array,
@@ -145,6 +154,7 @@ def _gaussian_noise(
 
 
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,))
 def uniform_dropout(
     key: jax.Array | None,
     x: jax.Array,

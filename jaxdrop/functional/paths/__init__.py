@@ -3,14 +3,13 @@
 from jaxdrop.functional.paths._depth import DepthRule, depth_rates
 from jaxdrop.functional.paths._drop_path import Mode, drop_path
 from jaxdrop.functional.paths._layer_drop import cond, layer_drop, layer_runs, like
-from jaxdrop.functional.paths._shake_drop import Per, Range, check_range, shake_drop
+from jaxdrop.functional.paths._shake_drop import Per, Range, shake_drop
 
 __all__ = [
     "DepthRule",
     "Mode",
     "Per",
     "Range",
-    "check_range",
     "cond",
     "depth_rates",
     "drop_path",

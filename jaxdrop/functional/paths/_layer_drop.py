@@ -15,7 +15,11 @@ from jaxdrop._kernel import kernel
 T = TypeVar("T")
 
 
+_one_rate = _checks.one_rate("layer_drop throws one coin and takes one rate")
+
+
 @_checks.hinted
+@_checks.facts(rate=_one_rate)
 def layer_drop(
     key: jax.Array | None,
     x: T,
@@ -70,8 +74,7 @@ def layer_drop(
 
 def layer_runs(key: jax.Array | None, rate: masks.Rate, *, deterministic: bool) -> bool | jax.Array:
     """Whether the layer runs: the coin of `layer_drop`, a Python bool if its value is known."""
-    checked = _checks.check_rate(rate)
-    _checks.check_one_rate(checked, "layer_drop throws one coin and takes one rate")
+    checked = _one_rate(rate, "rate")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0):
         return True
     if masks.is_number(checked, 1):

@@ -5,7 +5,7 @@ pass.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,17 @@ Per = Literal["batch", "image", "channel", "pixel"]
 Range = tuple[float, float]
 
 
+def check_range(bounds: Any, name: str) -> Range:
+    """Checks that the argument `name` is a pair of finite numbers, the least and the greatest."""
+    what = "two finite numbers, the least and the greatest"
+    low, high = _checks.check_numbers(bounds, name, 2, what)
+    if not -math.inf < low <= high < math.inf:
+        raise ValueError(f"{name} must be {what}, got {_checks.quoted(bounds)}")
+    return float(low), float(high)
+
+
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,), alpha=check_range, beta=check_range)
 def shake_drop(
     key: jax.Array | None,
     x: jax.Array,
@@ -82,7 +92,7 @@ def shake_drop(
         _checks.check_integer(axis, name, "the number of an axis")
     own = {"batch": (), "image": ("batch_axis",), "channel": ("batch_axis", "channel_axis")}
     shared = () if per == "pixel" else all_but(x, **{name: axes[name] for name in own[per]})
-    alpha, beta = check_range("alpha", alpha), check_range("beta", beta)
+    alpha, beta = check_range(alpha, "alpha"), check_range(beta, "beta")
     x, rate, _, spec = _checks.check_site("shake_drop", x, rate, all_but(x), spec)
     if masks.is_number(rate, 0):
         return x
@@ -142,12 +152,3 @@ def _expected(x: jax.Array, rate: jax.Array, *, middle: float) -> jax.Array:
     real = jnp.finfo(_numerics.compute_dtype(x.dtype)).dtype
     factor = 1 - _numerics.expand(jnp.asarray(rate), x.ndim).astype(real) * (1 - middle)
     return masks.scaled(factor != 0, x, factor)
-
-
-def check_range(name: str, bounds: Range) -> Range:
-    """Checks that the argument `name` is a pair of finite numbers, the least and the greatest."""
-    what = "two finite numbers, the least and the greatest"
-    low, high = _checks.check_numbers(bounds, name, 2, what)
-    if not -math.inf < low <= high < math.inf:
-        raise ValueError(f"{name} must be {what}, got {_checks.quoted(bounds)}")
-    return float(low), float(high)

@@ -11,7 +11,6 @@ from jaxdrop.functional.recurrent._arguments import (
     checked_carry,
     checked_inputs,
     flag,
-    given_or,
 )
 from jaxdrop.functional.recurrent._rates import (
     GRU,
@@ -69,7 +68,6 @@ __all__ = [
     "family_of",
     "flag",
     "fold",
-    "given_or",
     "in_call",
     "is_zero",
     "on_candidate",

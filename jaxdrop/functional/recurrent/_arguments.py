@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,11 @@ import jax.numpy as jnp
 from jaxdrop import _checks
 from jaxdrop.functional.recurrent._rates import Family
 
-T = TypeVar("T")
-
-
-def given_or(call: T | None, module: T) -> T:
-    """The argument of a call, or the module's if the call leaves it out (None)."""
-    return module if call is None else call
-
 
 def flag(call: bool | None, module: bool, name: str) -> bool:
-    """`given_or` of a flag. The module's flag is checked also if the call gives one."""
+    """A flag: the argument of a call unless it is None, else the module's, which is checked in any
+    case.
+    """
     module = _checks.check_flag(module, name)
     return module if call is None else _checks.check_flag(call, name)
 

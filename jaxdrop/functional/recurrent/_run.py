@@ -1,4 +1,10 @@
-"""One run of a recurrent layer: its steps, the masks of each, and the keys of the masks."""
+"""Dropout in and around a recurrent cell, for the cells of any framework.
+
+A framework hands `run` a loop over time with its own cell, and calls the functions in `Hooks`
+inside that cell. Rates, keys, time and padding are handled here. A mask is a function of (key,
+site, gate, step), and of the position in an array without a time axis. So it depends neither on the
+length of the sequence nor on the padding.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
@@ -36,20 +43,20 @@ class Site(enum.IntEnum):
 
 
 class Hooks(NamedTuple):
-    """The functions that a framework's cell calls inside a step; None where it calls none."""
+    """The functions that a framework calls inside its cell. One that is None is not called."""
 
     input: Drop | None
     """`drop(x, gate)`, before each product of the input with a kernel."""
     recurrent: Drop | None
-    """The same, before each product of the hidden state."""
+    """`drop(h, gate)`, before each product of the hidden state with a kernel."""
     candidate: Callable[[jax.Array], jax.Array] | None
-    """After the activation of the candidate."""
+    """`drop(g)`, after the activation of the candidate, which is added to the memory next."""
 
 
 Cell: TypeAlias = Callable[[Carry, Any, Hooks], tuple[Carry, Any]]
 """`cell(carry, x, hooks) -> (carry, y)`: one step."""
 Body: TypeAlias = Callable[[Cell, Carry, Any], tuple[Carry, Any]]
-"""`body(cell, carry, x) -> (carry, y)`: one step, with the dropout around its cell."""
+"""`body(cell, carry, x) -> (carry, y)`: one step of a cell, with dropout around the cell too."""
 Policy: TypeAlias = Callable[..., bool]
 Loop: TypeAlias = Callable[[Body, Carry, Any, Policy | None], tuple[Carry, Any]]
 """`loop(body, carry, xs, policy) -> (carry, ys)`: a scan with a framework's cell, under
@@ -68,7 +75,7 @@ class Plan:
     per_step: bool
     deterministic: bool
     spec: PartitionSpec | None = None
-    """The layout of one step of all sequences, from `spec_of_steps`."""
+    """The layout of one time step of all sequences, as `spec_of_steps` returns it."""
 
     def weight(self, kernel: jax.Array, gate: int) -> jax.Array:
         """A gate's recurrent kernel, with weights dropped."""
@@ -95,8 +102,8 @@ class Plan:
         )
 
     def acts_in_steps(self) -> bool:
-        """Whether a step does more than to call the cell. In evaluation only zoneout does: it
-        returns an expectation.
+        """Whether a step differs from the cell's own. In evaluation only zoneout does: it takes the
+        expected state.
         """
         states, rates = (self.rates.cell_zoneout, self.rates.hidden_zoneout), self.rates
         inside = (
@@ -180,18 +187,19 @@ def run(
       plan: what to drop.
       loop: a framework's loop over time, with its cell.
       carry: the state before the first step.
-      inputs: the sequences, with time along `time_axis`.
+      inputs: the sequences.
       time_axis: the axis of `inputs` that is time.
       feature_axes: how many of its last axes are features.
-      lengths: how many steps of each sequence count. The outputs of later ones are not to be used.
-      return_carry: whether the caller uses the returned state.
+      lengths: how many steps of each sequence count. Outputs of later steps have no meaning.
+      return_carry: whether the state is used.
       reverse: whether to begin with the last step that counts.
       keep_order: whether outputs of a reversed run are put into the order of the inputs.
-      variables: the parameters of the cell, a pytree.
+      variables: a pytree of the arrays that the cell reads, its parameters for instance. They show
+        along which mesh axes the state varies.
 
     Returns:
-      The state after the last step that counts, which is the first state where none does; and all
-      outputs.
+      The state after the last step that counts, which is the first state for a sequence of length
+      0; and all outputs.
     """
     xs = jnp.moveaxis(inputs, time_axis, 0)
     lengths = (
@@ -208,8 +216,8 @@ def run(
         x, t = at if counts else (at, 0)
         seen, hooks = carry, plan.hooks(t)
         if hooks.recurrent is not None and plan.family.has_cell and not plan.per_gate:
-            # An LSTM uses its hidden state in matrix products only: dropping from it once here is
-            # the same as in front of each product.
+            # An LSTM reads its hidden state in these products only, and all gates share the mask:
+            # dropped once here, in place of before each product.
             seen, hooks = (carry[0], hooks.recurrent(carry[1], 0)), hooks._replace(recurrent=None)
         new, y = cell(seen, x, hooks)
         if plan.zones():
@@ -219,7 +227,7 @@ def run(
 
     first = _time.first_state(carry, xs, feature_axes, (plan.key, plan.rates, variables))
     at = (xs, jnp.arange(xs.shape[0], dtype=jnp.int32)) if counts else xs
-    last, ys = loop(body, first, at, _costly if counts else None)
+    last, ys = loop(body, first, at, _is_stored if counts else None)
     if selects and lengths is not None:
         ys, states = ys
         last = _time.last_state(states, first, lengths)
@@ -238,11 +246,14 @@ def directed(key: jax.Array | None, reverse: bool) -> jax.Array | None:
     return fold(key, Site.BACKWARD) if reverse else key
 
 
-def _costly(operation: Any, *_: Any, **__: Any) -> bool:
-    """Whether the backward pass keeps the result of an operation of a step: those of matrix
-    products and activations. It computes the others, masks included, again.
+STORED = (primitives.dot_general_p, primitives.logistic_p, primitives.tanh_p)
+
+
+def _is_stored(operation: Any, *_: Any, **__: Any) -> bool:
+    """A policy for `jax.checkpoint` of one step: matrix products and activations are stored for
+    the backward pass. Masks and cheap arithmetic are computed again.
     """
-    return operation.name in ("dot_general", "logistic", "tanh")
+    return operation in STORED
 
 
 def over_time(
@@ -255,7 +266,7 @@ def over_time(
     time_axis: int = 0,
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
-    """Dropout of sequences: one mask for all steps if `locked`, otherwise one for each step. The
+    """Dropout of sequences, with one mask for all steps if `locked`, or else one for each step. The
     masks do not depend on the number of steps.
     """
     if _checks.check_flag(deterministic, "deterministic") or is_zero(rate):
@@ -268,11 +279,10 @@ def over_time(
 def on_candidate(
     activation: Callable[[jax.Array], jax.Array], drop: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], jax.Array]:
-    """`activation`, whose first result in a step of a cell is dropped from, by `drop`.
+    """The activation function of a cell for one step, which drops from the candidate.
 
-    Flax's LSTM and GRU cells call their `activation_fn` once or twice a step. The first call
-    computes the candidate. The second, of an LSTM, takes the new cell state, which depends on the
-    candidate: so it cannot come earlier. Make a new function for each step.
+    A cell applies it to the candidate first. An LSTM applies it again, to the new memory, which is
+    computed from the candidate and can only come later. So the first call drops, and no other does.
     """
     pending = [drop]
 
@@ -284,7 +294,7 @@ def on_candidate(
 
 
 def fold(key: jax.Array | None, *data: int | jax.Array) -> jax.Array | None:
-    """`jax.random.fold_in` of each number in turn; None stays None."""
+    """The key, with these numbers folded in one after the other; None if there is no key."""
     for number in data:
         key = None if key is None else jax.random.fold_in(key, number)
     return key

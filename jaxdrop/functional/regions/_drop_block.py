@@ -15,13 +15,23 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxdrop import _checks, _mapped_axes, _numerics, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.functional import _axes
-from jaxdrop.functional.regions._geometry import IMPLEMENTATIONS, Geometry, block_lengths
+from jaxdrop.functional.regions._geometry import (
+    IMPLEMENTATIONS,
+    Geometry,
+    block_lengths,
+    check_block_size,
+)
 
 Rule = Literal["paper", "torchvision", "timm"]
 Normalize = Literal["example", "batch", "expected"]
 
 
 @_checks.hinted
+@_checks.facts(
+    draws_nothing_at=(0,),
+    block_size=check_block_size,
+    spatial_rank=_axes.check_spatial_rank,
+)
 def drop_block(
     key: jax.Array | None,
     x: jax.Array,

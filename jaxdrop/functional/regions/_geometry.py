@@ -91,26 +91,31 @@ class Geometry(NamedTuple):
         return (survive * (times / times.sum()).astype(np.float32).reshape(line)).sum(-1)
 
 
+def check_block_size(block_size: Any, name: str) -> tuple[int, ...]:
+    """The argument as one length of a block, or several."""
+    kind = "an integer, or one for each spatial axis"
+    several = isinstance(block_size, np.ndarray) and block_size.ndim > 0
+    if several or (isinstance(block_size, Sequence) and not isinstance(block_size, str)):
+        sizes = _checks.check_integers(block_size, name, kind)
+    else:
+        sizes = (_checks.check_integer(block_size, name, kind),)
+    if not sizes or min(sizes) < 1:
+        raise ValueError(
+            f"{name} must be at least 1, or that for each of the spatial axes, got"
+            f" {_checks.quoted(block_size)}"
+        )
+    return sizes
+
+
 def block_lengths(
     block_size: int | Sequence[int], lengths: tuple[int, ...], to_shortest: bool
 ) -> tuple[int, ...]:
     """The length of a block along each axis, cut to the map."""
-    kind = "an integer, or one for each spatial axis"
-    several = (
-        block_size.ndim > 0
-        if isinstance(block_size, np.ndarray)
-        else isinstance(block_size, Sequence)
-    )
-    several = several and not isinstance(block_size, str)
-    if several:
-        sizes = _checks.check_integers(block_size, "block_size", kind)
-    else:
-        sizes = (_checks.check_integer(block_size, "block_size", kind),)
-    if len(sizes) not in (1, len(lengths)) or min(sizes) < 1:
-        shown = _checks.quoted(block_size)
+    sizes = check_block_size(block_size, "block_size")
+    if len(sizes) not in (1, len(lengths)):
         raise ValueError(
             f"block_size must be at least 1, or that for each of {len(lengths)} spatial axes, got"
-            f" {shown}"
+            f" {_checks.quoted(block_size)}"
         )
     limits = [min(lengths)] * len(lengths) if to_shortest else lengths
     return tuple(

@@ -11,6 +11,7 @@ from jaxdrop.functional.elements import dropout
 
 
 @_checks.hinted
+@_checks.facts(spatial_rank=_axes.check_spatial_rank)
 def spatial_dropout(
     key: jax.Array | None,
     x: jax.Array,

@@ -17,6 +17,7 @@ _replace_words = _ids.replacing("word_dropout", "replacement", "ids")
 
 
 @_checks.hinted
+@_checks.facts(protected=_checks.check_integers)
 def word_dropout(
     key: jax.Array | None,
     ids: jax.Array,

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,23 @@ Per = Literal["example", "batch"]
 Arrays = TypeVar("Arrays")
 
 
+def _probabilities(weights: Any, name: str, count: int | None = None) -> tuple[float, ...]:
+    """Checks the weights of `count` modalities, or of any number."""
+    what = f"{'' if count is None else f'{count} '}probabilities that sum to 1"
+    if count is None:
+        several = isinstance(weights, (Sequence, np.ndarray, jax.Array)) and np.ndim(weights)
+        count = len(weights) if several else 1
+    shares = _checks.check_numbers(weights, name, count, what)
+    if not (shares.min() >= 0 and math.isclose(shares.sum(), 1, rel_tol=1e-6)):
+        raise ValueError(f"{name} must be {what}, got {_checks.quoted(weights)}")
+    return tuple(shares.tolist())
+
+
+_one_rate = _checks.one_rate("modality_dropout takes one rate for all examples")
+
+
 @_checks.hinted
+@_checks.facts(draws_nothing_at=(0,), rate=_one_rate, weights=_checks.optional(_probabilities))
 def modality_dropout(
     key: jax.Array | None,
     arrays: Arrays,
@@ -94,7 +110,7 @@ def modality_dropout(
     ]
     shares = _shares(weights, rule, len(sites))
     rate, layout = sites[0].rate, sites[0].spec
-    _checks.check_one_rate(rate, "modality_dropout takes one rate for all examples")
+    rate = _one_rate(rate, "rate")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return arrays
     kept = _modality_dropout(
@@ -118,11 +134,7 @@ def _shares(
         return None
     if weights is None:
         return (1 / count,) * count
-    what = f"{count} probabilities that sum to 1"
-    shares = _checks.check_numbers(weights, "weights", count, what)
-    if not (shares.min() >= 0 and math.isclose(shares.sum(), 1, rel_tol=1e-6)):
-        raise ValueError(f"weights must be {what}, got {_checks.quoted(weights)}")
-    return tuple(shares.tolist())
+    return _probabilities(weights, "weights", count)
 
 
 @kernel("modality_dropout")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,23 @@ _ROUNDINGS: dict[str, Callable[[int, float], int]] = {
 }
 
 
+_prefix = _checks.at_least(0)
+
+
+def _known_rate(rate: Any, name: str) -> float:
+    reason = (
+        "it sets the shape of the result. Either\n1. mark it static, and change it rarely:"
+        " jax.jit(f, static_argnames='rate');\n2. keep the shape, and drop whole tokens from it:"
+        " jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))."
+    )
+    known = _checks.check_known_rate(rate, name, reason)
+    if known == 1:
+        raise ValueError(f"{name} must be below 1 in token_dropout: some token must stay.")
+    return known
+
+
 @_checks.hinted
+@_checks.facts(rate=_known_rate, num_prefix_tokens=_prefix)
 def token_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -78,10 +94,10 @@ def token_dropout(
       patch dropout", 2022, arXiv:2208.07220. Li, Fan, Hu, Feichtenhofer & He, "Scaling
       language-image pre-training via masking", 2022, arXiv:2212.00794.
     """
-    known = _known(rate)
+    known = _known_rate(rate, "rate")
     x, prefix = (
         _checks.check_array(x, "x"),
-        _checks.check_count(num_prefix_tokens, "num_prefix_tokens", least=0),
+        _prefix(num_prefix_tokens, "num_prefix_tokens"),
     )
     ordered = _checks.check_flag(ordered, "ordered")
     kept = prefix + _kept(x, known, prefix, rule)
@@ -97,15 +113,6 @@ def token_dropout(
     return _token_dropout(key, x, prefix=prefix, kept=kept, ordered=ordered, spec=spec)
 
 
-def _known(rate: masks.Rate) -> float:
-    reason = (
-        "it sets the shape of the result. Either\n1. mark it static, and change it rarely:"
-        " jax.jit(f, static_argnames='rate');\n2. keep the shape, and drop whole tokens from it:"
-        " jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))."
-    )
-    return _checks.check_known_rate(rate, "rate", reason)
-
-
 def _kept(x: jax.Array, rate: float, prefix: int, rule: TokenRule) -> int:
     """How many of the tokens after the prefix stay."""
     _checks.check_one_of(rule, "rule", TokenRule)
@@ -115,8 +122,6 @@ def _kept(x: jax.Array, rate: float, prefix: int, rule: TokenRule) -> int:
             f"num_prefix_tokens={_checks.quoted(prefix)} does not fit {name} of shape"
             f" {tuple(x.shape)}, (..., tokens, features)."
         )
-    if rate == 1:
-        raise ValueError("rate must be below 1 in token_dropout: some token must stay.")
     others = x.shape[-2] - prefix
     kept = min(others, _ROUNDINGS[rule](others, rate))
     if prefix + kept == 0:

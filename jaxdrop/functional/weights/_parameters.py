@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 from jax.sharding import PartitionSpec
@@ -18,7 +18,27 @@ KeyPath: TypeAlias = tuple[Any, ...]
 Match: TypeAlias = str | Callable[[KeyPath], bool]
 
 
+def _leaf_function(drop: Any, name: str) -> Callable[..., jax.Array]:
+    _checks.check_callable(drop, name, "(key, w, rate)")
+    return cast(Callable[..., jax.Array], drop)
+
+
+def _pattern(match: Any, name: str) -> Match:
+    if isinstance(match, str):
+        try:
+            re.compile(match)
+        except re.error as error:
+            raise ValueError(f"{name}={match!r} is no regular expression: {error}") from None
+    elif not callable(match):
+        raise TypeError(
+            f"{name} must be a regular expression or a function of a leaf's path, got"
+            f" {_checks.quoted(match)}"
+        )
+    return cast(Match, match)
+
+
 @_checks.hinted
+@_checks.facts(match=_pattern, drop=_leaf_function)
 def weight_drop(
     key: jax.Array | None,
     params: Any,
@@ -67,7 +87,7 @@ def weight_drop(
       arXiv:1708.02182.
     """
     rate = _checks.check_rate(rate)
-    _checks.check_callable(drop, "drop", "(key, w, rate)")
+    drop, match = _leaf_function(drop, "drop"), _pattern(match, "match")
     flat, tree = tree_flatten_with_path(params)
     chosen = [_matches(match, path) for path, _ in flat]
     if not any(chosen):
@@ -105,16 +125,8 @@ def _name(path: KeyPath) -> str:
 
 def _matches(match: Match, path: KeyPath) -> bool:
     if isinstance(match, str):
-        try:
-            return re.search(match, _name(path)) is not None
-        except re.error as error:
-            raise ValueError(f"match={match!r} is no regular expression: {error}") from None
-    if callable(match):
-        return bool(match(path))
-    raise TypeError(
-        "match must be a regular expression or a function of a leaf's path, got"
-        f" {_checks.quoted(match)}"
-    )
+        return re.search(match, _name(path)) is not None
+    return bool(match(path))
 
 
 def _layouts(spec: Any, count: int) -> list[PartitionSpec | None]:

@@ -10,8 +10,12 @@ from jax.sharding import PartitionSpec
 from jaxdrop import _checks, masks
 from jaxdrop.functional.elements import dropout
 
+_block_size = _checks.at_least(1)
+_one_rate = _checks.one_rate("quant_noise takes one rate for all blocks")
+
 
 @_checks.hinted
+@_checks.facts(rate=_one_rate, block_size=_block_size)
 def quant_noise(
     key: jax.Array | None,
     w: jax.Array,
@@ -56,11 +60,11 @@ def quant_noise(
       extreme model compression", 2020, arXiv:2004.07320.
     """
     w, rate, _, spec = _checks.check_site("quant_noise", w, rate, (), spec, "w")
-    _checks.check_one_rate(rate, "quant_noise takes one rate for all blocks")
+    rate = _one_rate(rate, "rate")
     points = math.prod(w.shape[:-2])
     axis = _checks.check_axis(axis, "axis", w.ndim, "w")
     length = points if points > 1 else w.shape[axis]
-    block_size = _checks.check_count(block_size, "block_size")
+    block_size = _block_size(block_size, "block_size")
     if length % block_size:
         what = f"{points} points" if points > 1 else f"length {length} of axis {axis}"
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
-from jaxdrop._stochastic.dependence import dependence
+from jaxdrop._mc_dropout.dependence import dependence
 from jaxdrop.mc import _calls, _execution, _inputs
 
 
