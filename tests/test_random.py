@@ -38,13 +38,6 @@ KEYS = {"threefry": jax.random.key(1), "legacy": jax.random.PRNGKey(2), **OWN}
 OTHERS = ("rbg", "unsafe_rbg", "philox4x32")
 DTYPES = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
 
-PINNED = {
-    "hash": ["0xcb6ec0b9", "0x9f995762", "0xae0d9c7e"],
-    "stratified": ["0x8415ef20", "0xab34a4cb", "0x9cebb282"],
-    "antithetic": ["0x8cd6bbbc", "0x9b7c3d96", "0xef2df782"],
-}
-PINNED_CHILD = "0x394fe29b"
-
 any_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 own_key = pytest.mark.parametrize("key", OWN.values(), ids=OWN)
 
@@ -128,17 +121,6 @@ def test_narrow_bits_are_the_top_bits(key: jax.Array) -> None:
         for bit_width in (8, 16, 32):
             top = (wide >> np.uint64(64 - bit_width)).astype(DTYPES[bit_width])
             np.testing.assert_array_equal(_bits(key, (1000,), bit_width), top)
-
-
-def test_the_stream_of_a_key_does_not_change() -> None:
-    """A new version of this library must draw the masks of the old one: these numbers only change
-    with a major version.
-    """
-    drawn = {
-        name: [hex(word) for word in np.asarray(_bits(key, (3,)))] for name, key in OWN.items()
-    }
-    assert drawn == PINNED
-    assert hex(_bits(jax.random.fold_in(jaxdrop.key(3), 7), ())) == PINNED_CHILD
 
 
 @any_key
