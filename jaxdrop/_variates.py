@@ -33,4 +33,6 @@ def gumbel(bits: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
     decide which entry wins, are resolved to all 32 bits.
     """
     above = (bits.astype(dtype) + 0.5) * 2.0**-32  # 1 - u
+    # In float32 the largest words round to 2**32. Then u is 0, and its logarithm infinite.
+    above = jnp.minimum(above, 1 - jnp.finfo(dtype).epsneg)
     return -jnp.log(-jnp.log1p(-above))

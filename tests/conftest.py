@@ -9,10 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Most programs run once, and compiling them is most of the time. XLA rewrites and fuses as ever;
+# only LLVM takes the shortest way. `.ci/run` tests fully optimized programs too.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *os.environ.get("XLA_FLAGS", "").split(),
+        "--xla_force_host_platform_device_count=8",
+        *(
+            ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+            if "JAXDROP_TEST_OPTIMIZED" not in os.environ
+            else []
+        ),
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("KERAS_BACKEND", "jax")  # which Keras reads when it is imported
 
 import hypothesis
 import jax  # after the environment, which JAX reads once

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+WANTED = os.environ.get("JAXDROP_ORACLES") == "required"
+"""Whether a framework that is absent is a failure. `.ci/run` says so on the Python on which it
+installs the extra `oracles`.
+"""
+
 
 def require(name: str) -> Any:
-    """A framework to compare with, where it is installed."""
-    return pytest.importorskip(name, reason=f"{name} is installed beside the older JAX only")
+    """A framework to compare with. Where it cannot be imported, the test is skipped, or fails if
+    oracles are required.
+    """
+    found = _load(name)
+    if isinstance(found, ImportError):
+        message = f"{name} cannot be imported ({found}); the extra `oracles` installs it"
+        if WANTED:
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@functools.cache
+def _load(name: str) -> Any:
+    """The module, or why there is none. Keras without one of its parts raises an ImportError of
+    its own.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        return error
 
 
 def value_and_pull(f: Callable[..., jax.Array], *args: jax.Array) -> tuple[jax.Array, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import fft, stats
@@ -98,13 +99,56 @@ def rows(keep: np.ndarray) -> float:
     return normal(products[np.triu_indices(len(signs), 1)] / math.sqrt(keep.shape[1]))
 
 
-def birthdays(values: np.ndarray) -> float:
-    """Of uint32 values: are as many of them equal as chance makes so? Streams that overlap give far
-    more, or none at all.
+def collisions(values: np.ndarray) -> float:
+    """Of uint32 values: are as many of them equal as chance makes so? A permutation gives none, and
+    streams that overlap give far more.
     """
-    equal = np.count_nonzero(np.diff(np.sort(values, axis=None)) == 0)
-    expected = values.size * (values.size - 1) / 2**33
-    return 2 * float(min(stats.poisson.cdf(equal, expected), stats.poisson.sf(equal - 1, expected)))
+    return total_collisions([values.ravel()])
+
+
+def total_collisions(streams: Sequence[np.ndarray]) -> float:
+    """The same of several streams, each by itself."""
+    equal = sum(np.count_nonzero(np.diff(np.sort(stream)) == 0) for stream in streams)
+    return _poisson(equal, sum(stream.size * (stream.size - 1) / 2**33 for stream in streams))
+
+
+def birthday_spacings(values: np.ndarray) -> float:
+    """Of uint32 values, shape (years, n): among the n spacings of the sorted values of a year, are
+    as many equal as chance makes so? About `n**3 / 2**34` of each year (Marsaglia; the constant and
+    its error: L'Ecuyer & Simard, "On the performance of birthday spacings tests with certain
+    families of random number generators", Math. Comput. Simul. 55, 2001).
+    """
+    spacings = np.sort(np.diff(np.sort(values, axis=-1), axis=-1), axis=-1)
+    equal = np.count_nonzero(np.diff(spacings, axis=-1) == 0)
+    return _poisson(equal, values.shape[0] * values.shape[1] ** 3 / 2**34)
+
+
+def gaps(values: np.ndarray) -> float:
+    """Of uint32 values in their order: are the gaps between those below 2**28, one in 16,
+    geometrically distributed? (Knuth, The Art of Computer Programming 2, 3.3.2.)
+    """
+    lengths = np.diff(np.flatnonzero(values.ravel() < 2**28)) - 1
+    longest = 60
+    probabilities = (1 / 16) * (15 / 16) ** np.arange(longest)
+    counts = np.bincount(np.minimum(lengths, longest), minlength=longest + 1)
+    expected = np.append(probabilities, 1 - probabilities.sum()) * lengths.size
+    return chi_square(counts, expected)
+
+
+def maxima(values: np.ndarray, group: int = 8) -> float:
+    """Of uint32 values in their order: is the largest of each `group`, to the power of `group`,
+    uniform? (Knuth, The Art of Computer Programming 2, 3.3.2: the maximum-of-t test.)
+    """
+    largest = values.ravel()[: values.size // group * group].reshape(-1, group).max(-1)
+    powers = ((largest + 0.5) / 2**32) ** group
+    counts = np.bincount((powers * 64).astype(int), minlength=64)
+    return chi_square(counts, len(largest) / 64)
+
+
+def binomial_counts(counts: np.ndarray, number: int, probability: float) -> float:
+    """Of counts of independent keys among `number` trials: is their variance the binomial one?"""
+    deviates = (counts - number * probability) / np.sqrt(number * probability * (1 - probability))
+    return _chi_square(float(np.sum(deviates**2)), counts.size)
 
 
 def battery(values: np.ndarray) -> dict[str, float]:
@@ -114,8 +158,14 @@ def battery(values: np.ndarray) -> dict[str, float]:
     for rate in (0.1, 0.5):
         dropped = round(rate * size)
         result[f"runs at {rate}"] = run_pairs(values >= dropped, dropped / size)
+    if values.dtype == np.uint32:
+        result |= {"gaps": gaps(values), "maxima": maxima(values)}
     return result
 
 
 def _chi_square(statistic: float, degrees: int) -> float:
     return 2 * float(min(stats.chi2.cdf(statistic, degrees), stats.chi2.sf(statistic, degrees)))
+
+
+def _poisson(count: int, expected: float) -> float:
+    return 2 * float(min(stats.poisson.cdf(count, expected), stats.poisson.sf(count - 1, expected)))

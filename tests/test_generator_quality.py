@@ -8,6 +8,7 @@ that, so that the checks are known to work.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -65,7 +66,9 @@ def _neighbouring_keys(make: Callable[[jax.Array], jax.Array]) -> dict[str, floa
     return {
         "flips": statistics.flips((bits[1:] ^ bits[:-1]).reshape(1, -1)),
         "rows": statistics.rows(_keep(bits[:, :512])),
-        "birthdays": statistics.birthdays(bits),
+        "collisions": statistics.collisions(bits),
+        "gaps from key to key": statistics.gaps(bits.T),
+        "maxima from key to key": statistics.maxima(bits.T),
     }
 
 
@@ -78,7 +81,7 @@ def _raw_words() -> dict[str, float]:
     changes = bits[:-1] ^ bits[1:]
     return {
         "flips": statistics.flips(changes.reshape(63, -1)),
-        "birthdays": statistics.birthdays(bits),
+        "collisions": statistics.collisions(bits),
     }
 
 
@@ -100,7 +103,7 @@ def _positions() -> dict[str, float]:
             np.asarray(draw(high, low ^ bit)) ^ np.asarray(draw(high, low))
         ),
         "rows of blocks": statistics.rows(_keep(blocks[:, :512])),
-        "birthdays of blocks": statistics.birthdays(blocks),
+        "collisions of blocks": statistics.collisions(blocks),
     }
 
 
@@ -128,12 +131,74 @@ def _plane(length: int) -> dict[str, float]:
     }
 
 
+def _repetitions() -> dict[str, float]:
+    """How often words repeat in streams of 2**18, 2**20 and 2**22, and their spacings."""
+    draw = jax.jit(lambda key, length: random.bits(key, (length,)), static_argnums=1)
+    streams = {n: [np.asarray(draw(jaxdrop.key(20 + i), 2**n)) for i in range(100)] for n in (18,)}
+    streams[20] = [np.asarray(draw(jaxdrop.key(200 + i), 2**20)) for i in range(16)]
+    streams[22] = [np.asarray(draw(jaxdrop.key(300), 2**22))]
+    found = {
+        f"collisions of {len(each)} streams of 2**{n}": statistics.total_collisions(each)
+        for n, each in streams.items()
+    }
+    years = np.concatenate([stream.reshape(-1, 2**12) for stream in streams[18]])
+    return {**found, "spacings": statistics.birthday_spacings(years)}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _counts(key: jax.Array, blocks: int, length: int) -> jax.Array:
+    """How many of so many blocks' entries a mask keeps at rates 0.9, 0.5 and 0.1: (blocks, 3)."""
+
+    def block(index: jax.Array) -> jax.Array:
+        bits = random.bits(key, (1, length), origin=(index, 0), global_shape=(blocks, length))
+        kept = [jnp.sum(bits < np.uint32(part * WORD), dtype=jnp.uint32) for part in KEPT]
+        return jnp.stack(kept)
+
+    return jax.lax.map(block, jnp.arange(blocks))
+
+
+KEPT = (0.1, 0.5, 0.9)
+
+
+def _number_kept() -> dict[str, float]:
+    """The number that a mask keeps: over 2**22 positions of many keys, and over all 2**32 of one.
+
+    Over all positions of one key, a permutation keeps exactly as many as are expected.
+    """
+    keys = jax.random.split(jaxdrop.key(21), 64)
+    some = np.concatenate([np.asarray(_counts(key, 1, 2**22)) for key in keys])
+    every = (
+        np.asarray(_counts(jaxdrop.key(22), 2**10, 2**22)).astype(np.int64).sum(0, keepdims=True)
+    )
+    return {
+        f"{name} at {1 - part:.1f}": statistics.binomial_counts(counts[:, index], number, part)
+        for name, counts, number in (("many keys", some, 2**22), ("all positions", every, WORD))
+        for index, part in enumerate(KEPT)
+    }
+
+
+def _equal_second_words() -> dict[str, float]:
+    """Two keys whose second spread words agree, the one's positions moved to the other's."""
+    first, other, second = _words(3, 3, 64, 1)
+    low = _words(4, 1, 4096)
+    draw = jax.jit(lambda *args: _generators.hash_bits(args[:2], Positions(None, args[2])))
+    bits, others = draw(first, second, low), draw(other, second, low ^ first ^ other)
+    return {
+        "flips": statistics.flips(np.asarray(bits ^ others).reshape(1, -1)),
+        "collisions": statistics.collisions(np.stack([bits, others])),
+        "masks": statistics.rows(_keep(np.concatenate([bits, others])[:, :512])),
+    }
+
+
 CHECKS: dict[str, Callable[[], dict[str, float]]] = {
     **{f"order {name}": lambda name=name: _order(name) for name in ORDERS},
     "seeds": lambda: _neighbouring_keys(_keys),
     "fold_in": lambda: _neighbouring_keys(_folded),
     "raw words": _raw_words,
     "positions": _positions,
+    "repetitions": _repetitions,
+    "number kept": _number_kept,
+    "equal second words": _equal_second_words,
     **{
         f"rows of {length}": lambda length=length: _rows(length)
         for length in (256, 1000, 2**16, 2**24)
@@ -162,7 +227,7 @@ def _one_round(words: Words, positions: Positions) -> jax.Array:
 
 
 def _one_word(words: Words, positions: Positions) -> jax.Array:
-    return _hash_bits((words[0] + words[1], jnp.uint32(0)), positions)
+    return _permutation((words[0] + words[1], jnp.uint32(0)), positions)
 
 
 def _low_position(words: Words, positions: Positions) -> jax.Array:
@@ -177,6 +242,27 @@ def _unspread(key: Words, lane: int) -> Words:
     return key
 
 
+def _permutation(words: Words, positions: Positions) -> jax.Array:
+    return _generators._mix(_shifted(words, positions), np.uint32(0), words[1])[1]
+
+
+def _first_word_once(words: Words, positions: Positions) -> jax.Array:
+    moved, mixed = _generators._mix(_shifted(words, positions), np.uint32(0), words[1])
+    return mixed + moved
+
+
+def _fed_from_the_second_product(words: Words, positions: Positions) -> jax.Array:
+    """Two products, as hashes of 32 bits that are in use have them."""
+    x = _shifted(words, positions) * np.uint32(0xED5AD4BB)
+    y = (x ^ (x >> np.uint32(15))) * np.uint32(0xAC4C1B51) + words[1]
+    return (y ^ (y >> np.uint32(14))) + x
+
+
+def _shifted(words: Words, positions: Positions) -> jax.Array:
+    x = positions.low ^ words[0]
+    return x ^ (x >> np.uint32(17))
+
+
 BAD: dict[str, tuple[dict[str, Callable[..., object]], list[str]]] = {
     "one round": (
         {"hash_bits": _one_round},
@@ -188,6 +274,9 @@ BAD: dict[str, tuple[dict[str, Callable[..., object]], list[str]]] = {
         {"spread": _unspread, "hash_bits": _one_word},
         ["order seeds", "seeds", "raw words"],
     ),
+    "permutation": ({"hash_bits": _permutation}, ["repetitions"]),
+    "first word once": ({"hash_bits": _first_word_once}, ["equal second words"]),
+    "two products": ({"hash_bits": _fed_from_the_second_product}, ["order stream"]),
     "low position": ({"hash_bits": _low_position}, ["positions", "rows of 16777216"]),
     "period": (
         {"hash_bits": _period},
@@ -200,6 +289,7 @@ BAD: dict[str, tuple[dict[str, Callable[..., object]], list[str]]] = {
     ("bad", "name"), [(bad, name) for bad, (_, names) in BAD.items() for name in names]
 )
 def test_notices_a_bad_generator(monkeypatch: pytest.MonkeyPatch, bad: str, name: str) -> None:
+    _counts.clear_cache()
     for part, replacement in BAD[bad][0].items():
         monkeypatch.setattr(_generators, part, replacement)
     p = CHECKS[name]()

@@ -177,6 +177,14 @@ def test_mask_has_length_one_along_shared_axes(shape: tuple[int, ...]) -> None:
         )
 
 
+@pytest.mark.parametrize(("shared", "stored"), [(4, 0), (64, 4 * 512)])
+def test_a_mask_that_serves_many_entries_is_formed_once(shared: int, stored: int) -> None:
+    """And stored, in four bytes an entry. One that serves few is formed again for each."""
+    x = jax.ShapeDtypeStruct((shared, 512), jnp.float32)
+    compiled = jax.jit(lambda x: dropout(KEY, x, 0.5, broadcast_dims=(0,))).lower(x).compile()
+    assert stored <= compiled.memory_analysis().temp_size_in_bytes <= 2 * stored
+
+
 def test_an_entry_is_kept_where_its_bits_are_below_the_threshold() -> None:
     like = jnp.ones((64,))
     value = random.bits(KEY, like.shape) >> np.uint32(9)

@@ -25,6 +25,7 @@ from scipy import stats
 import jaxdrop
 from jaxdrop import _variates, random
 from jaxdrop.random._positions import Coordinate
+from tests.oracles import require
 
 WORD = 2**32
 
@@ -36,13 +37,6 @@ OWN = {
 KEYS = {"threefry": jax.random.key(1), "legacy": jax.random.PRNGKey(2), **OWN}
 OTHERS = ("rbg", "unsafe_rbg", "philox4x32")
 DTYPES = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}
-
-PINNED = {
-    "hash": ["0xcb6ec0b9", "0x9f995762", "0xae0d9c7e"],
-    "stratified": ["0x8415ef20", "0xab34a4cb", "0x9cebb282"],
-    "antithetic": ["0x8cd6bbbc", "0x9b7c3d96", "0xef2df782"],
-}
-PINNED_CHILD = "0x394fe29b"
 
 any_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 own_key = pytest.mark.parametrize("key", OWN.values(), ids=OWN)
@@ -127,17 +121,6 @@ def test_narrow_bits_are_the_top_bits(key: jax.Array) -> None:
         for bit_width in (8, 16, 32):
             top = (wide >> np.uint64(64 - bit_width)).astype(DTYPES[bit_width])
             np.testing.assert_array_equal(_bits(key, (1000,), bit_width), top)
-
-
-def test_the_stream_of_a_key_does_not_change() -> None:
-    """A new version of this library must draw the masks of the old one: these numbers only change
-    with a major version.
-    """
-    drawn = {
-        name: [hex(word) for word in np.asarray(_bits(key, (3,)))] for name, key in OWN.items()
-    }
-    assert drawn == PINNED
-    assert hex(_bits(jax.random.fold_in(jaxdrop.key(3), 7), ())) == PINNED_CHILD
 
 
 @any_key
@@ -326,7 +309,7 @@ def test_layers_of_flax_export_with_a_symbolic_batch(key: jax.Array) -> None:
 
 def test_exported_functions_are_files_of_a_seed_or_of_words() -> None:
     """A file holds no key of a library's generator."""
-    pytest.importorskip("flatbuffers")
+    require("flatbuffers")
     x = jnp.ones((4, 8))
     symbolic = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), x.dtype)
     for argument, make in (

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import export
 
 import jaxdrop
 from jaxdrop import _serialization, mc
 from jaxdrop.functional import graphs
+from tests.oracles import require
 
 x = jnp.ones((3, 5))
 
@@ -38,7 +38,7 @@ def test_every_result_has_a_name_of_its_own() -> None:
 
 
 def test_every_result_is_written_and_read() -> None:
-    pytest.importorskip("flatbuffers")
+    require("flatbuffers")
 
     def make(x: jax.Array) -> list[Any]:
         def fields(kind: type[Any]) -> int:
@@ -57,7 +57,7 @@ def test_every_result_is_written_and_read() -> None:
 
 
 def test_a_summary_is_written_with_a_symbolic_batch() -> None:
-    pytest.importorskip("flatbuffers")
+    require("flatbuffers")
 
     @jax.jit
     def summarize(seed: jax.Array, x: jax.Array) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrop import _checks
+from jaxdrop import _checks, _compiler
 
 
 class Shares(NamedTuple):
@@ -33,7 +33,10 @@ class Shares(NamedTuple):
     def location(self, first: Location, second: Location) -> tuple[Location, jax.Array]:
         """The mean of the union, and the gap between the two means."""
         gap = (second.mean - first.mean) + (second.residual - first.residual)
-        merged = _sum(first.mean, first.residual + along(self.second, gap) * gap)
+        # XLA may compute the mean and what its rounding took in two loops. It must not contract
+        # the product and the sum in one of them only.
+        shift = _compiler.rounding_barrier(along(self.second, gap) * gap)
+        merged = _sum(first.mean, first.residual + shift)
         # If a mean is infinite, the gap is infinite or NaN; the mean of the union is infinite too.
         whole = jnp.isfinite(gap)
         mean = jnp.where(whole, merged.mean, self.mean(first.mean, second.mean))

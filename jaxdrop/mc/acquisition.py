@@ -49,6 +49,15 @@ def bald(summary: Classification) -> jax.Array:
     """`I(y; w) = H[p] - 1/S sum_s H[p_s]`, the mutual information of a label and the weights, in
     nats.
 
+    Args:
+      summary: of N inputs, such as `mc.classification(logits=samples)`.
+
+    Returns:
+      The score of each input, shape (N,).
+
+    Raises:
+      TypeError: `summary` is not a `Classification`.
+
     References:
       Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and
       preference learning", 2011, arXiv:1112.5745. Gal, Islam & Ghahramani, "Deep Bayesian active
@@ -59,7 +68,10 @@ def bald(summary: Classification) -> jax.Array:
 
 @_checks.hinted
 def entropy(summary: Classification) -> jax.Array:
-    """`H[p]`, the predictive entropy, in nats. It includes the noise, which no label removes."""
+    """`H[p]`, the predictive entropy, in nats. It includes the noise, which no label removes.
+
+    Args, Returns and Raises: as `bald`.
+    """
     return _summary("entropy", summary).predictive_entropy
 
 
@@ -67,7 +79,10 @@ def entropy(summary: Classification) -> jax.Array:
 def margin(summary: Classification) -> jax.Array:
     """`p_(2) - p_(1)`: minus the gap between the two largest probabilities, in [-1, 0].
 
+    Args and Returns: as `bald`.
+
     Raises:
+      TypeError: as `bald`.
       ValueError: there are fewer than two classes.
 
     References:
@@ -84,6 +99,8 @@ def margin(summary: Classification) -> jax.Array:
 @_checks.hinted
 def variation_ratio(summary: Classification) -> jax.Array:
     """The share of samples that do not vote for the class with most votes.
+
+    Args, Returns and Raises: as `bald`.
 
     References:
       Freeman, "Elementary applied statistics", 1965. Gal, Islam & Ghahramani, 2017,

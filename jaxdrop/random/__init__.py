@@ -6,7 +6,7 @@ device, and agrees with the bits of the whole. The type of the key decides the g
 =============================  =====================================================================
 key                            generator
 =============================  =====================================================================
-`jaxdrop.key(0)`               a keyed hash of the position, 13 integer operations an entry
+`jaxdrop.key(0)`               a keyed hash of the position, 15 integer operations an entry
 `jaxdrop.mc.keys(key, S)`      the same hash, stratified (or mirrored) over S samples
 `jax.random.key(0)`            threefry: the bits of `jax.random.bits`, computed inline, so that XLA
                                fuses them with the operations that use them

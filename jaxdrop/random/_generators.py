@@ -47,43 +47,56 @@ def spread(key: Words, lane: int) -> Words:
     left, right = key
     for step in range(3):
         constant = np.uint32((3 * lane + step + 1) * 0x9E3779B9 % WORD)
-        left, right = right, left ^ _triple32(right, constant)
+        left, right = (
+            right,
+            left ^ _mix(right ^ (right >> np.uint32(17)), np.uint32(0), constant)[1],
+        )
     return left, right
 
 
 def hash_bits(words: Words, positions: Positions) -> jax.Array:
-    """A keyed hash of the position: 32 bits from 13 integer operations.
+    """A keyed random function of the position: 32 bits from 15 integer operations.
 
-    One word of the key moves the position, the other enters in the middle of the mixer. `words`
-    must be `spread`: two keys whose words differ in a bit only permute each other's positions.
+    With `f, s = words`, the mixer is a permutation of the positions for each key,
+
+        t = (x ^ (x >> 17)) * 0xED5AD4BB,            where  x = position ^ f
+        u = (t ^ (t >> 11) ^ f) * 0xAC4C1B51 + s
+        v = (u ^ (u >> 15)) * 0x31848BAB
+
+    and `(v ^ (v >> 14)) + t` is not: `t` is fed forward from the first product to the result. A
+    permutation would give each word once in 2**32 positions, where random words repeat: the first
+    2**18 of them would hold no two equal words, where eight pairs are expected, and the number of
+    kept entries would vary too little from key to key. `s` joins behind `t`, so that the words
+    which all positions together give are others for each key. `f` joins twice, so that the streams
+    of two keys with equal `s` are not the same stream from another position on.
+
+    The constants are those of triple32 (Wellons, hash-prospector, 2018), whose avalanche bias is at
+    the floor of what can be measured over all 2**32 inputs. `words` must be `spread`: two keys
+    whose words differ in one bit have streams that resemble each other.
     """
     first, second = words
     if positions.high is not None:
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
         second = second + positions.high * np.uint32(0x85EBCA77)
-        return _triple32(positions.low ^ first, second)
-    # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: a GPU joins two exclusive
-    # ors in one instruction.
+    # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: it is one scalar for the
+    # whole array, and a GPU joins two exclusive ors in one instruction.
     x = positions.low ^ (positions.low >> np.uint32(17)) ^ (first ^ (first >> np.uint32(17)))
-    return _after_first_shift(x, second)
+    moved, mixed = _mix(x, first, second)
+    return mixed + moved
 
 
-def _triple32(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
-    """A permutation of the words for each `middle`.
+def _mix(
+    x: jax.Array, first: jax.Array | np.uint32, second: jax.Array | np.uint32
+) -> tuple[jax.Array, jax.Array]:
+    """Three products, `x` having been shifted once; the first product, and the last one shifted.
 
-    The constants are those of triple32 (Wellons, hash-prospector, 2018), whose avalanche bias is at
-    the floor of what can be measured over all 2**32 inputs. `middle` joins after the second of its
-    three products: after the first it would only shift a counter, and the streams of two keys would
-    overlap.
+    `second` joins behind the second product: behind the first, it would only shift a counter, and
+    the streams of two keys would overlap.
     """
-    return _after_first_shift(x ^ (x >> np.uint32(17)), middle)
-
-
-def _after_first_shift(x: jax.Array, middle: jax.Array | np.uint32) -> jax.Array:
-    x = x * np.uint32(0xED5AD4BB)
-    x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51) + middle
+    moved = x * np.uint32(0xED5AD4BB)
+    x = (moved ^ (moved >> np.uint32(11)) ^ first) * np.uint32(0xAC4C1B51) + second
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
-    return x ^ (x >> np.uint32(14))
+    return moved, x ^ (x >> np.uint32(14))
 
 
 class LatticePoint(NamedTuple):

@@ -457,19 +457,29 @@ def test_vmap_over_rates() -> None:
 # -- packed sequences, decoding, padding
 
 
-def test_segments_that_blocks_do_not_share_are_skipped() -> None:
-    """Of 64 segments of 4 queries each, in blocks of 8, one block of keys is looked at for each
-    block of queries.
+@pytest.mark.parametrize(
+    ("options", "looking"),
+    [
+        ({"segment_ids": jnp.arange(64) // 4}, [4]),
+        ({"is_causal": True}, [4, 5, 6, 7]),
+        ({"local_window_size": (4, 4)}, [3, 4, 5]),
+        ({"is_causal": True, "local_window_size": (12, 0)}, [4, 5, 6]),
+    ],
+    ids=["segments", "causal", "window", "causal window"],
+)
+@pytest.mark.parametrize("derivative", [False, True], ids=["value", "tangent"])
+def test_blocks_out_of_sight_are_skipped(
+    options: dict[str, Any], looking: list[int], derivative: bool
+) -> None:
+    """Eight blocks of eight queries and keys; block 4 of the values is NaN. Who looks at it gets
+    NaN, since 0 times NaN is NaN: some query of a block suffices.
     """
-    ids = jnp.arange(256) // 4
-    case = Case((), 256, 256, 1, 1, 1, 1, (8, 8), options={"segment_ids": ids})
-    poisoned = (
-        jnp.ones((256, 1, 1)).at[8:].set(jnp.nan)
-    )  # 0 times NaN is NaN, where it is looked at
-    x = jnp.ones((256, 1, 1))
-    np.testing.assert_array_equal(
-        np.isfinite(case.at(None, 0)(x, x, poisoned)).squeeze(), np.arange(256) < 8
-    )
+    x = jnp.ones((64, 1, 1))
+    poisoned = x.at[32:40].set(jnp.nan)
+    f = jax.jit(Case((), 64, 64, 1, 1, 1, 1, (8, 8), options=options).at(None, 0))
+    found = jax.jvp(f, (x, x, x), (x, x, poisoned))[1] if derivative else f(x, x, poisoned)
+    sick = np.isnan(found).reshape(8, 8).any(-1)
+    np.testing.assert_array_equal(np.flatnonzero(sick), looking)
 
 
 def test_decoding_with_a_cache_drops_what_one_pass_does() -> None:

@@ -127,7 +127,6 @@ def test_alpha_dropout_equals_that_of_pytorch(rate: float, feature: bool) -> Non
 @each_rate
 def test_alpha_dropout_equals_that_of_keras(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     """Given our mask."""
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = require("keras")
     kept = alpha_dropout(KEY, X, rate) > 0
     monkeypatch.setattr(

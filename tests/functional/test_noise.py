@@ -55,10 +55,9 @@ def test_noise_of_threefry_keys_is_that_of_jax_random(amount: float) -> None:
 )
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.9])
 def test_noise_equals_that_of_keras(
-    monkeypatch: pytest.MonkeyPatch, name: str, ours: Callable[..., jax.Array], amount: float
+    name: str, ours: Callable[..., jax.Array], amount: float
 ) -> None:
     """A Keras seed is the words of a legacy key."""
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
     layer = getattr(require("keras").layers, name)(amount, seed=7)
     theirs = layer(X, training=True), None
     key = jnp.array([7, 0], jnp.uint32)

@@ -51,11 +51,10 @@ def test_locked_dropout_is_the_code_of_awd_lstm(axis: int, rate: float) -> None:
 
 
 @pytest.mark.usefixtures("relaxed")
-def test_locked_dropout_draws_the_masks_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_dropout_draws_the_masks_of_keras() -> None:
     """Its spatial dropout in one dimension is locked dropout, batch first; a Keras seed is the
     words of a legacy key.
     """
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = require("keras")
     layer = keras.layers.SpatialDropout1D(RATE, seed=7)
     for call in range(2):

@@ -59,9 +59,9 @@ def test_a_deterministic_model() -> None:
 
 
 def test_the_bounds() -> None:
-    """Near one, the loss does not change any more in float32."""
+    """Near one, the loss is flat up to rounding, which is that of the exponential."""
     right = np.where(np.eye(4, dtype=bool)[LABELS], 5.0, 0.0)
-    assert 0.00999 < mc.fit_temperature(LABELS, right).temperature < 0.02
+    assert 0.00999 < mc.fit_temperature(LABELS, right).temperature < 0.05
     np.testing.assert_allclose(mc.fit_temperature(LABELS, -right).temperature, 100, rtol=1e-4)
 
 

@@ -147,6 +147,7 @@ def test_lattices() -> None:
     assert (largest[:, 0] * largest[:, 1] == 1).all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("num", [3, 8, 12, 16, 30, 31, 64, 100])
 def test_pairs_of_units_are_independent(num: int) -> None:
     """Two units that are dropped in a and b of a lattice's samples are dropped together in a
@@ -157,7 +158,6 @@ def test_pairs_of_units_are_independent(num: int) -> None:
     """
     first, *_ = sizes = _lattices.sizes(num)
 
-    @jax.jit
     def deviation(key: jax.Array, threshold: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         all_dropped = (_bits(mc.keys(key, num), 20_000) >> np.uint32(9)) >= threshold
         parts = []
@@ -171,16 +171,19 @@ def test_pairs_of_units_are_independent(num: int) -> None:
             parts.append([(both - mean).sum(), ((both - mean) ** 2).sum(), variance.sum()])
         return jnp.asarray(parts)
 
+    deviations = jax.jit(
+        lambda keys, threshold: jax.lax.map(lambda key: deviation(key, threshold), keys)
+    )
     for rate in (0.5, 0.1):
-        parts = jax.lax.map(
-            functools.partial(deviation, threshold=masks.distribution(rate).threshold),
-            jax.random.split(jaxdrop.key(num), 30),
+        parts = deviations(
+            jax.random.split(jaxdrop.key(num), 30), masks.distribution(rate).threshold
         )
         for shift, square, variance in np.asarray(parts, np.float64).sum(0):
             assert abs(shift) < 5 * np.sqrt(variance)
             assert abs(square / variance - 1) < 0.05
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("num", [3, 5, 8, 10, 31, 32])
 def test_pairs_of_samples_are_alike(num: int) -> None:
     """At rate 0.5, every two samples of a lattice are dropped together equally often, and so are

@@ -220,6 +220,10 @@ def test_quantiles_without_noise_are_those_of_the_samples() -> None:
     )  # of 50 samples, 0.02 and 0.5 are whole numbers of them
     expected = np.quantile(np.float32(SAMPLES), q, axis=0, method="inverted_cdf")
     np.testing.assert_allclose(mc.quantiles(SAMPLES, q, tau=jnp.inf), expected, rtol=1e-6)
+    # To the last bit where the samples are of one sign and size: the search reaches its ends.
+    samples = 1 + np.float32(np.random.default_rng(0).random((50, 200)))
+    for q, expected in ((0.02, samples.min(0)), (0.99, samples.max(0))):
+        np.testing.assert_array_equal(mc.quantiles(samples, q, tau=jnp.inf), expected)
     np.testing.assert_allclose(
         mc.cdf(SAMPLES[7], SAMPLES, tau=jnp.inf), stats.rankdata(SAMPLES, axis=0)[7] / 50, rtol=1e-6
     )

@@ -179,22 +179,16 @@ def ours(rnn: Callable[..., jax.Array], cell: Any, x: jax.Array) -> tuple[Any, A
     return y, nnx.to_pure_dict(grads)["cell"], grad_x
 
 
-@pytest.fixture
-def keras(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    require("torch")  # they are installed together
-    return require("keras")
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 @pytest.mark.parametrize(
     "rates", [("input_rate",), ("input_rate", "recurrent_rate")], ids=["tied", "untied"]
 )
-def test_keras(keras: Any, name: str, rates: tuple[str, ...]) -> None:
+def test_keras(name: str, rates: tuple[str, ...]) -> None:
     """Keras has one mask for all gates, but one for each as soon as there is
     `recurrent_dropout`.
     """
+    keras = require("keras")
     order = {"LSTM": [0, 1, 2, 3], "GRU": [1, 0, 2]}[name]  # Keras: i, f, c, o and z, r, h
     cell = cell_of({"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell}[name])
     per_gate = len(rates) > 1

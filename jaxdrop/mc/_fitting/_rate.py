@@ -19,11 +19,13 @@ class FittedRate(NamedTuple):
     """The rate with the least held-out loss, and the losses of all rates."""
 
     rate: jax.Array
+    """The best rate, a scalar."""
     loss: jax.Array
+    """Its loss, a scalar."""
     rates: jax.Array
-    """Shape (R,)."""
+    """All rates, shape (R,)."""
     losses: jax.Array
-    """Shape (R,)."""
+    """Their losses, shape (R,)."""
 
 
 @_checks.hinted

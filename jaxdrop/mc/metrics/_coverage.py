@@ -155,6 +155,9 @@ def picp(
       upper: of the same shape.
       where: booleans, the observations that count, as in `mc.metrics`.
 
+    Returns:
+      A scalar array.
+
     Raises:
       TypeError: not real numbers.
       ValueError: shapes differ or are empty, or an entry that counts is NaN, or a lower bound that

@@ -23,6 +23,9 @@ def rmse(
       mean: the predictions, of the same shape.
       where: booleans, the entries that count, as in `mc.metrics`.
 
+    Returns:
+      A scalar array.
+
     Raises:
       TypeError: not real numbers.
       ValueError: shapes differ or are empty, or an entry that counts is NaN.
@@ -55,6 +58,9 @@ def gaussian_nll(
       std: the standard deviation of an observation (not of the mean), such as `Regression.std`;
         of the same shape, above 0.
       where: booleans, the entries that count, as in `mc.metrics`.
+
+    Returns:
+      A scalar array.
 
     Raises:
       TypeError: not real numbers.

@@ -1,0 +1,266 @@
+"""Breaks the package in one place at a time, and sees whether a test notices.
+
+python scripts/check_mutants.py --mutants 150 --seed 0 --skip nnx linen layers
+
+A mutant replaces one comparison, operator, connective, number, flag, argument or result. It runs in
+a copy of the repository, against the test files that `TESTS` names for its module, until one fails.
+A mutant that no test notices is printed with its line: it asks for a test, or it means the same.
+Takes ten to thirty seconds a mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+TESTS = {
+    r"_checks/.*|_elsewhere|_optional": "test_bad_input test_errors",
+    r"functional/_(attention|blocked|sight|layouts|linear).*|functional/attention": (
+        "functional/test_attention functional/test_heads functional/test_explicit_meshes"
+    ),
+    r"functional/_(gpu|triton).*": "functional/test_attention_kernels",
+    r"functional/_(recurrent|time|stacks).*": "functional/test_recurrent nnx/test_recurrent_nnx",
+    r"functional/_dense|functional/weights": "functional/test_weights functional/test_learned",
+    r"functional/_amounts": "functional/test_noise",
+    r"functional/_ids": "functional/test_sequences functional/test_tokens",
+    r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
+    r"functional/_?([a-z]+).*": r"functional/test_\1",
+    r"mc/_?(acquisition|batch_bald|pool)": "mc/test_acquisition",
+    r"mc/_?(choosing|minimum|calibration|fitting)(/.*)?": "mc/test_choosing mc/test_calibration",
+    r"mc/plots/.*": "mc/test_plots",
+    r"mc/metrics/.*": "mc/test_metrics mc/test_metric_rules mc/test_binary",
+    r"mc/_?(regression|observations)": "mc/test_regression mc/test_groups",
+    r"mc/_?(labels|inputs|classification|probabilities)": (
+        "mc/test_summaries mc/test_binary mc/test_metrics"
+    ),
+    r"mc/_?(results|storage|datasets|fingerprints|describe|progress|structures)": (
+        "mc/test_datasets mc/test_results mc/test_fingerprints mc/test_descriptions"
+    ),
+    r"mc/_?(prefix|chunks|execution|sampling|calls|sequences)": (
+        "mc/test_predict mc/test_prefix mc/test_dependence mc/test_fuzz"
+    ),
+    r"mc/_?(running|moments|merging|groups)": "mc/test_running mc/test_groups",
+    r"mc/.*": "mc/test_summaries mc/test_predict",
+    r"_stochastic/.*": (
+        "mc/test_stochastic mc/test_stochastic_rates mc/test_stochastic_silences"
+        " mc/test_stochastic_nnx mc/test_stochastic_linen"
+    ),
+    r"random/_(lattices|samples)": "mc/test_keys",
+    r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
+    r"schedules(/.*)?": "test_schedules",
+    r"random/_steps": "test_training_keys",
+    r"_?masks(/.*)?|_numerics|_laws": "test_masks functional/test_dropout test_extreme_bits",
+    r".*": "test_random test_words mc/test_keys functional/test_dropout",
+}
+"""What of `jaxdrop/` -> which files of `tests/`; the first pattern that fits a module counts."""
+
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+    ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
+    ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+    ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+
+
+class Mutant(NamedTuple):
+    """One place of one file, and what stands there instead."""
+
+    file: Path
+    whole: bytes
+    node: ast.expr
+    text: str
+    kind: str
+
+    def source(self) -> bytes:
+        """The whole file with it."""
+        lines = self.whole.splitlines(keepends=True)
+        start = sum(map(len, lines[: self.node.lineno - 1])) + self.node.col_offset
+        assert self.node.end_lineno is not None
+        assert self.node.end_col_offset is not None
+        end = sum(map(len, lines[: self.node.end_lineno - 1])) + self.node.end_col_offset
+        return self.whole[:start] + f"({self.text})".encode() + self.whole[end:]
+
+    def __str__(self) -> str:
+        node = self.node.value if isinstance(self.node, _Returned) else self.node
+        before, after = (" ".join(text.split())[:70] for text in (ast.unparse(node), self.text))
+        return f"{self.file}:{self.node.lineno}: {self.kind}: {before}  ->  {after}"
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """All of a file's. Messages, annotations and docstrings are left alone."""
+    whole = (ROOT / file).read_bytes()
+    for node in _code(ast.parse(whole)):
+        for kind, changed in _changes(node):
+            yield Mutant(file, whole, node, ast.unparse(changed), kind)
+
+
+def _code(node: ast.AST) -> Iterator[ast.expr]:
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "bases", "type_params"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert) or not isinstance(
+                child, ast.AST
+            ):
+                continue
+            if isinstance(node, ast.Return) and not isinstance(child, ast.Constant):
+                yield _Returned(child)
+            if isinstance(child, ast.expr):
+                yield child
+            yield from _code(child)
+
+
+class _Returned(ast.expr):
+    """A result, where it is returned."""
+
+    def __init__(self, value: ast.AST) -> None:
+        super().__init__()
+        ast.copy_location(self, value)
+        self.value = value
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    if isinstance(node, _Returned):
+        yield "result", ast.Constant(None)
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, bool):
+            yield "flag", ast.Constant(not node.value)
+        elif isinstance(node.value, int | float):
+            yield "number", ast.Constant(node.value + 1)
+    elif isinstance(node, ast.UnaryOp):
+        yield "sign or not", node.operand
+    elif isinstance(node, ast.Compare):
+        if type(node.ops[0]) in SWAPS:
+            yield "comparison", _with(node, ops=[SWAPS[type(node.ops[0])](), *node.ops[1:]])
+    elif isinstance(node, ast.BinOp | ast.BoolOp):
+        if type(node.op) in SWAPS:
+            yield "operator", _with(node, op=SWAPS[type(node.op)]())
+    elif isinstance(node, ast.IfExp):
+        yield "choice", _with(node, body=node.orelse, orelse=node.body)
+    elif isinstance(node, ast.Call):
+        for at in range(len(node.keywords)):
+            yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
+        if len(node.args) > 1:
+            yield "argument", _with(node, args=node.args[:-1])
+
+
+def _with(node: ast.AST, **fields: object) -> ast.AST:
+    changed = copy.copy(node)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def tests(file: Path) -> list[str]:
+    """The test files of a module, relative to the repository."""
+    module = str(file.relative_to("jaxdrop").with_suffix(""))
+    for pattern, names in TESTS.items():
+        if match := re.fullmatch(pattern, module):
+            found = [f"tests/{name}.py" for name in match.expand(names).split()]
+            if existing := [name for name in found if (ROOT / name).exists()]:
+                return existing
+    raise AssertionError(f"TESTS names no test file of {file}")
+
+
+def outcome(where: Path, files: list[str], limit: float) -> str:
+    """What pytest says in a process of its own, which starts with JAX already imported."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        os.chdir(where)
+        sys.path.insert(0, str(where))
+        import pytest
+
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]))
+    start = time.monotonic()
+    while time.monotonic() - start < limit:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return {0: "survived", 5: "no tests"}.get(os.waitstatus_to_exitcode(status), "killed")
+        time.sleep(0.1)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "too slow"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mutants", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", nargs="*", default=[], help="folders or files of jaxdrop/")
+    parser.add_argument("--only", nargs="*", default=[""], help="beginnings of paths in jaxdrop/")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for one mutant")
+    options = parser.parse_args()
+
+    paths = [path.relative_to(ROOT) for path in sorted((ROOT / "jaxdrop").rglob("*.py"))]
+    paths = [
+        path
+        for path in paths
+        if not set(path.parts[1:]) & set(options.skip)
+        and str(path.relative_to("jaxdrop")).startswith(tuple(options.only))
+    ]
+    everything = [mutant for path in paths for mutant in mutants(path)]
+    chosen = random.Random(options.seed).sample(everything, min(options.mutants, len(everything)))
+    print(f"{len(chosen)} of {len(everything)} mutants, seed {options.seed}", flush=True)
+
+    warnings.filterwarnings("ignore", message=".*fork.*")
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / "repository"
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "out", "build", "*.egg-info")
+        shutil.copytree(ROOT, where, ignore=ignored)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / "compiled"))
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ["PYTHONPATH"] = str(where)  # for the processes that tests start
+        for name in ("flax.nnx", "optax", "scipy.stats", "sklearn.metrics"):
+            importlib.import_module(name)  # the slowest part of a start: done once, for all forks
+
+        sound: set[str] = set()
+        for mutant in chosen:
+            files = tests(mutant.file)
+            for name in set(files) - sound:
+                if (found := outcome(where, [name], 10 * options.limit)) != "survived":
+                    sys.exit(f"{name} without a mutant: {found}")
+                sound.add(name)
+            (where / mutant.file).write_bytes(mutant.source())
+            start = time.monotonic()
+            found = outcome(where, files, options.limit)
+            (where / mutant.file).write_bytes(mutant.whole)
+            counts[found] += 1
+            print(f"{found:9} {time.monotonic() - start:4.0f} s  {mutant}", flush=True)
+    noticed, all_of_them = counts["killed"] + counts["too slow"], counts.total()
+    print(
+        f"{noticed} of {all_of_them} noticed: {100 * noticed / all_of_them:.1f} %, {dict(counts)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
