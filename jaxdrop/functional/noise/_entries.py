@@ -123,8 +123,8 @@ def gaussian_noise(
       TypeError: `x` is complex.
 
     References:
-      Bishop, "Training with noise is equivalent to Tikhonov regularization", Neural Computation 7,
-      1995.
+      Bishop, "Training with noise is equivalent to Tikhonov regularization",
+      Neural Computation 7, 1995.
     """
     x, stddev, shared, spec = site(
         "gaussian_noise",
