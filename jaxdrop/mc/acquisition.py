@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks, _variates, random
-from jaxdrop.mc import _inputs
+from jaxdrop.mc import _inputs, _pool
 from jaxdrop.mc._batch_bald import Batch, batch_bald
 from jaxdrop.mc._classification import Classification
 from jaxdrop.mc._epig import epig
