@@ -44,15 +44,18 @@ class Model:
 
     @property
     def name(self) -> str:
+        """The name of the model's class."""
         return type(self.module).__name__
 
     def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seen:
+        """Traces the model with all its layers off."""
         seen = Seen([], set())
         plan = Plan(frozenset(), frozenset())
         jax.eval_shape(lambda key: self._apply(plan, "outputs", seen, key, args, kwargs), key)
         return seen
 
     def keys(self) -> list[str]:
+        """The paths of variables that are keys, without those of streams."""
         return planning.paths_of_keys(self.variables)
 
     def run(
@@ -63,6 +66,7 @@ class Model:
         kwargs: Mapping[str, Any],
         probe: Probe = None,
     ) -> Any:
+        """Runs the model."""
         return self._apply(plan, probe, Seen([], set()), key, args, kwargs)
 
     def _apply(

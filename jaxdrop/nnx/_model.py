@@ -43,6 +43,7 @@ class Model:
         return bool(_streams(model)) or "rngs" in inspect.signature(call).parameters
 
     def layers(self, key: jax.Array, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seen:
+        """Traces the model with all its layers off."""
         seen = Seen([], set())
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = {place: leaf for place, leaf in enumerate(leaves) if is_array(leaf)}
@@ -70,6 +71,7 @@ class Model:
         return Seen(listed + seen.layers, seen.flags)
 
     def keys(self) -> list[str]:
+        """The paths of variables that are keys, without those of streams."""
         model = nnx.merge(self.graph, self.state, copy=True)
         return planning.paths_of_keys(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
 
@@ -81,6 +83,7 @@ class Model:
         kwargs: Mapping[str, Any],
         probe: Probe = None,
     ) -> Any:
+        """Runs the model."""
         return self._run(plan, key, args, kwargs, probe, Seen([], set()))[1]
 
     def _run(
