@@ -184,8 +184,14 @@ def test_agrees_with_optax(ours: schedules.Schedule, theirs: optax.Schedule) -> 
 
 @pytest.mark.usefixtures("relaxed")
 def test_optax_misses_the_end() -> None:
-    """If this fails, Optax or XLA has changed: change the docs."""
-    assert jax.jit(optax.linear_schedule(0.5, 0.0, 10))(jnp.int32(10)) < 0
+    """If this fails, Optax or XLA has changed: change the docs. LLVM joins a product and a sum only
+    where it optimizes.
+    """
+    schedule = jax.jit(
+        optax.linear_schedule(0.5, 0.0, 10),
+        compiler_options={"xla_backend_optimization_level": 3},
+    )
+    assert schedule(jnp.int32(10)) < 0
 
 
 # -- composition

@@ -587,7 +587,7 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
         (
             {"block_size": 0},
             ValueError,
-            "block_size must be at least 1, or that for each of 2 spatial axes, got 0",
+            "block_size must be at least 1, or that for each of the spatial axes, got 0",
         ),
         (
             {"block_size": (3, 3, 3)},
