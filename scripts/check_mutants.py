@@ -58,7 +58,7 @@ TESTS = {
     ),
     r"mc/_?(running|moments|merging|groups)": "mc/test_running mc/test_groups",
     r"mc/.*": "mc/test_summaries mc/test_predict",
-    r"_stochastic/.*": (
+    r"_mc_dropout/.*": (
         "mc/test_stochastic mc/test_stochastic_rates mc/test_stochastic_silences"
         " mc/test_stochastic_nnx mc/test_stochastic_linen"
     ),
