@@ -6,6 +6,7 @@ chi_square`.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -51,6 +52,16 @@ def uncached() -> Iterator[None]:
     yield
     jax.config.update("jax_enable_compilation_cache", was_on)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def frozen_heap() -> Iterator[None]:
+    """For `jax.checking_leaks`, which collects garbage each time that a trace ends: what earlier
+    tests have left behind is not looked through again.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

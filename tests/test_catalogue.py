@@ -91,6 +91,7 @@ def test_scan_and_remat_equal_a_loop(variant: Variant) -> None:
         chex.assert_trees_all_close(values, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.usefixtures("frozen_heap")
 @each_variant
 def test_no_tracer_leaks(variant: Variant) -> None:
     def loss(rate: jax.Array, key: jax.Array, x: jax.Array) -> jax.Array:

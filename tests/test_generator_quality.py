@@ -22,6 +22,7 @@ from jaxdrop.random import _generators
 from jaxdrop.random._positions import Positions
 from scripts.check_random import ORDERS
 from tests import statistics
+from tests.compilation import OPTIMIZED
 
 pytestmark = pytest.mark.sweep
 
@@ -145,7 +146,7 @@ def _repetitions() -> dict[str, float]:
     return {**found, "spacings": statistics.birthday_spacings(years)}
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=OPTIMIZED)
 def _counts(key: jax.Array, blocks: int, length: int) -> jax.Array:
     """How many of so many blocks' entries a mask keeps at rates 0.9, 0.5 and 0.1: (blocks, 3)."""
 

@@ -25,6 +25,7 @@ from scipy import stats
 import jaxdrop
 from jaxdrop import _variates, random
 from jaxdrop.random._positions import Coordinate
+from tests.compilation import OPTIMIZED
 from tests.oracles import require
 
 WORD = 2**32
@@ -331,7 +332,7 @@ def test_a_mask_of_more_entries_than_a_word_counts() -> None:
     """
     shape = (3, 2, 32, 32, 32, 32, 32, 32)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def kept(key: jax.Array) -> jax.Array:
         return jnp.sum(
             (jaxdrop.dropout(key, jnp.ones(shape), 0.5) > 0).astype(jnp.uint32), axis=range(1, 8)

@@ -23,6 +23,7 @@ import jaxdrop.nnx
 from jaxdrop import schedules
 from jaxdrop.functional.paths import depth_rates
 from tests.catalogue import DROPOUT, KEY
+from tests.compilation import OPTIMIZED
 
 
 class Case(NamedTuple):
@@ -189,7 +190,7 @@ def test_optax_misses_the_end() -> None:
     """
     schedule = jax.jit(
         optax.linear_schedule(0.5, 0.0, 10),
-        compiler_options={"xla_backend_optimization_level": 3},
+        compiler_options=OPTIMIZED,
     )
     assert schedule(jnp.int32(10)) < 0
 

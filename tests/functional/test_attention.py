@@ -624,6 +624,7 @@ def test_second_derivatives() -> None:
     assert_rounding(found, jax.tree.map(np.asarray, known), 4e-6)
 
 
+@pytest.mark.usefixtures("frozen_heap")
 def test_no_tracer_leaks_and_profiles_show_its_name() -> None:
     case = Case(options={"is_causal": True})
     operands = case.operands()[:3]
