@@ -907,9 +907,7 @@ def _rnn(
     layout = recurrent.spec_of_steps(spec, x.ndim, 1)
     rates = recurrent.Rates(input_rate=rate).checked(recurrent.SIMPLE)
     plan = recurrent.Plan(recurrent.SIMPLE, rates, key, False, False, deterministic, layout)
-    return recurrent.run(
-        plan, pure_loop(lambda carry, x, hooks: x), jnp.zeros_like(x[:, 0]), x, time_axis=1
-    )[1]
+    return recurrent.run(plan, pure_loop(lambda carry, x, hooks: x), 0 * x[:, 0], x, time_axis=1)[1]
 
 
 @_compiled

@@ -193,7 +193,10 @@ def test_shared_masks_under_a_mesh() -> None:
         for array, spec in zip((X[:4], W[:, :2]), specs, strict=True)
     ]
     np.testing.assert_allclose(
-        jax.jit(lambda x, w: weights.drop_connect(KEY, x, w, RATE))(*placed), expected, rtol=1e-6
+        jax.jit(lambda x, w: weights.drop_connect(KEY, x, w, RATE))(*placed),
+        expected,
+        rtol=1e-6,
+        atol=1e-6,
     )
     for per_example, fn, spec in [
         (False, functools.partial(weights.drop_connect, spec=specs[1]), P("a", "b")),
