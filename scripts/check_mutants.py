@@ -32,11 +32,12 @@ ROOT = Path(__file__).parents[1]
 
 TESTS = {
     r"_checks/.*|_elsewhere|_optional": "test_bad_input test_errors",
-    r"functional/_(attention|blocked|sight|layouts|linear).*|functional/attention": (
+    r"functional/attention/_(gpu|triton).*": "functional/test_attention_kernels",
+    r"functional/attention/_flax": "nnx/test_attention_nnx linen/test_attention_linen",
+    r"functional/attention/.*": (
         "functional/test_attention functional/test_heads functional/test_explicit_meshes"
     ),
-    r"functional/_(gpu|triton).*": "functional/test_attention_kernels",
-    r"functional/_(recurrent|time|stacks).*": "functional/test_recurrent nnx/test_recurrent_nnx",
+    r"functional/recurrent/.*": "functional/test_recurrent nnx/test_recurrent_nnx",
     r"functional/_dense|functional/weights": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",

@@ -126,7 +126,8 @@ class Grouped:
         return Groups(self.num_groups, self.group_variance)
 
     def _with(self, groups: Groups) -> Self:
-        return dataclasses.replace(self, num_groups=groups.num, group_variance=groups.variance)  # type: ignore[type-var]
+        fields = {"num_groups": groups.num, "group_variance": groups.variance}
+        return dataclasses.replace(self, **fields)  # type: ignore[type-var]
 
 
 def alike(summary: T, other: Any) -> tuple[T, T]:

@@ -181,7 +181,8 @@ def _has_random_access(key: jax.Array) -> bool:
         return True
     # Without this flag, on by default since JAX 0.5, threefry's bits depend on the size of the
     # whole array.
-    return jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    return jax.random.key_impl(key) == "threefry2x32" and partitionable
 
 
 def _no_random_access(key: jax.Array) -> NotImplementedError:

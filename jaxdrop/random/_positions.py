@@ -127,7 +127,8 @@ def coordinate(
     start = jnp.asarray(origin, jnp.uint32)
     moved = not isinstance(origin, int) or origin != 0
     # Without jax_enable_x64, JAX counts symbolic lengths in 31 bits.
-    if at_most(length, WORD) or not (is_known(length) or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
+    has_64_bits = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    if at_most(length, WORD) or not (is_known(length) or has_64_bits):
         near = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
         return near + start * words_of(shape[axis])[1] if moved else near
     with jax.enable_x64(True):  # to count along an axis of more than 2**32 entries takes two words
