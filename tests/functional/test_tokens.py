@@ -16,6 +16,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxdrop
+import jaxdrop.linen
 from jaxdrop import masks
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from tests import statistics
@@ -416,6 +417,11 @@ def modalities(arrays: Any = (X, X), rate: Any = 0.5, **options: Any) -> Callabl
         (modalities(rule="one", weights=(0.5, 0.6)), ValueError, "2 probabilities that sum to 1"),
         (modalities(rule="one", weights=(1.0,)), ValueError, "2 probabilities"),
         (modalities(rule="one", weights=(-1.0, 2.0)), ValueError, "2 probabilities"),
+        (
+            lambda: jaxdrop.linen.ModalityDropout(0.5, rule="one", weights=()),
+            ValueError,
+            r"weights must be probabilities that sum to 1, got \(\)",
+        ),
         (
             lambda: modality_dropout(None, (X, X), 1),
             ValueError,

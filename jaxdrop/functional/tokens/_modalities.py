@@ -29,7 +29,7 @@ def _probabilities(weights: Any, name: str, count: int | None = None) -> tuple[f
         several = isinstance(weights, (Sequence, np.ndarray, jax.Array)) and np.ndim(weights)
         count = len(weights) if several else 1
     shares = _checks.check_numbers(weights, name, count, what)
-    if not (shares.min() >= 0 and math.isclose(shares.sum(), 1, rel_tol=1e-6)):
+    if not (shares.size and shares.min() >= 0 and math.isclose(shares.sum(), 1, rel_tol=1e-6)):
         raise ValueError(f"{name} must be {what}, got {_checks.quoted(weights)}")
     return tuple(shares.tolist())
 
