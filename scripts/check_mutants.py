@@ -43,10 +43,10 @@ TESTS = {
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
     r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
     r"functional/_?([a-z]+).*": r"functional/test_\1",
-    r"mc/_?(acquisition|batch_bald|pool)": "mc/test_acquisition",
-    r"mc/_?(choosing|minimum|calibration|fitting)(/.*)?": "mc/test_choosing mc/test_calibration",
+    r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_acquisition",
+    r"mc/_fitting/.*": "mc/test_choosing mc/test_calibration mc/test_binary",
     r"mc/plots/.*": "mc/test_plots",
-    r"mc/metrics/.*": "mc/test_metrics mc/test_metric_rules mc/test_binary",
+    r"mc/metrics/.*|mc/_reduction": "mc/test_metrics mc/test_metric_rules mc/test_binary",
     r"mc/_?(regression|observations)": "mc/test_regression mc/test_groups",
     r"mc/_?(labels|inputs|classification|probabilities)": (
         "mc/test_summaries mc/test_binary mc/test_metrics"

@@ -79,6 +79,15 @@ def test_it_is_a_classification_of_two_classes() -> None:
     np.testing.assert_array_equal(mc.acquisition.bald(summary), summary.mutual_information)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_temperature_is_that_of_two_classes(pooled: bool) -> None:
+    logits = np.random.default_rng(2).normal(0, 3, (4, 64)).astype(np.float32)
+    labels = np.random.default_rng(3).random(64) < special.expit(logits.mean(0) / 2)
+    found = mc.fit_temperature(labels, logits, pooled=pooled, binary=True)
+    pair = mc.fit_temperature(labels.astype(int), np.stack([0 * logits, logits], -1), pooled=pooled)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), found, pair)
+
+
 def test_certain_outputs() -> None:
     summary = mc.classification(
         logits=jnp.array([[jnp.inf, -jnp.inf, jnp.nan, 200.0]] * 2), binary=True
