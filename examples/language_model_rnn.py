@@ -365,7 +365,7 @@ def main() -> None:
         "--level",
         choices=("words", "characters"),
         default="words",
-        help="what is predicted (default: words)",
+        help="the unit of text that the model predicts (default: words)",
     )
     parser.add_argument("--tokens", type=int, default=30_000, help="to learn from (default: 30000)")
     parser.add_argument(

@@ -389,7 +389,7 @@ def main() -> None:
         help="a table of NOAA's, or a folder with train.h5 (default: the monthly means)",
     )
     parser.add_argument(
-        "--since", type=float, default=1980, help="leave out what is older (default: 1980)"
+        "--since", type=float, default=1980, help="the first year of the data (default: 1980)"
     )
     parser.add_argument(
         "--until", type=float, default=2003, help="the end of the training data (default: 2003)"

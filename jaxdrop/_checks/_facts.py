@@ -17,7 +17,7 @@ Check: TypeAlias = Callable[[Any, str], Any]
 
 
 class Facts(NamedTuple):
-    """What is known about a function before it is called."""
+    """Properties of a function that a layer uses without calling it."""
 
     draws_nothing_at: tuple[int, ...] = (0, 1)
     """Rates (or other amounts) at which the function needs no key, where they are known numbers."""

@@ -19,10 +19,11 @@ Flag: TypeAlias = bool | None
 Key: TypeAlias = jax.Array | None
 
 
-def check_module(module: Any, name: str, way: str = "") -> None:
+def check_module(module: Any, name: str, way: str = "") -> Any:
     """Checks that the argument is a Linen module. `way` is what else there is, a sentence."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name} must be a Linen module, got {_checks.quoted(module)}.{way}")
+    return module
 
 
 class Hinted(nn.Module):

@@ -30,15 +30,11 @@ class LayerDrop(Switched, paths.LayerDrop):
         runs = self.is_initializing() or functional.layer_runs(key, amount, deterministic=off)
         return functional.cond(nn.cond, runs, run, lambda layer, x: x, layer, inputs)
 
-def _module(value: Any, name: str) -> Any:
-    check_module(value, name)
-    return value
-
 class Wrapped(Variant):
     """The module that a wrapper runs."""
 
     module: nn.Module
-    checks = MappingProxyType({"module": _module})
+    checks = MappingProxyType({"module": check_module})
 
 class Wrapper(Layer):
     """Runs a module with some of its weights dropped."""

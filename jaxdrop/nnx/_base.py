@@ -61,7 +61,6 @@ class Stochastic(nnx.Module):
 
     def __init__(
         self,
-        _: None = None,
         *,
         deterministic: bool | None,
         rng_collection: str,
@@ -238,10 +237,11 @@ class Plain(Layer):
         return self._drop((inputs,), **call)
 
 
-def check_module(module: Any, name: str, way: str = "") -> None:
+def check_module(module: Any, name: str, way: str = "") -> Any:
     """Checks that the argument is an NNX module. `way` is what else there is, a sentence."""
     if not isinstance(module, nnx.Module):
         raise TypeError(f"{name} must be an nnx.Module, got {_checks.quoted(module)}.{way}")
+    return module
 
 
 def _first(call: T | None, module: T | None) -> T | None:

@@ -29,15 +29,11 @@ class LayerDrop(Switched, paths.LayerDrop):
         runs = functional.layer_runs(key, amount, deterministic=off)
         return functional.cond(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
 
-def _module(value: Any, name: str) -> Any:
-    check_module(value, name)
-    return value
-
 class Wrapped(Variant):
     """The module that a wrapper runs."""
 
     module: nnx.Module
-    checks = MappingProxyType({"module": _module})
+    checks = MappingProxyType({"module": check_module})
 
 class Wrapper(Layer):
     """Runs a module with some of its weights dropped."""

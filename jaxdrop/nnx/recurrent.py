@@ -117,7 +117,6 @@ class RNN(Stochastic, nnx.RNN):
         )
         Stochastic.__init__(
             self,
-            None,
             deterministic=deterministic,
             rng_collection=rng_collection,
             rngs=rngs,

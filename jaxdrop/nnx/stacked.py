@@ -87,7 +87,7 @@ class StackedRNN(Stochastic):
         spec: PartitionSpec | None = None,
     ) -> None:
         super().__init__(
-            None, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
+            deterministic=deterministic, rng_collection=rng_collection, rngs=rngs, spec=spec
         )
         check_between(dropout, num_layers)
         _checks.check_count(in_features, "in_features", most=_checks.LONGEST)
