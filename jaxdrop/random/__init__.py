@@ -25,10 +25,8 @@ exported functions and for such formats, `unwrap_keys(tree)` turns keys into pla
 `wrap_keys` turns the arrays into keys again.
 
 `scripts/check_random.py` puts the hash through dieharder, in the orders in which dropout uses it.
-The script's selection of tests on one long stream: 51 passed, 1 weak, 0 failed. Tests 2, 8, 15, 101
-and 205 on seeds, keys folded in, short streams of derived keys, a transposed walk, the low bits,
-and masks: 34 passed, 2 weak, 0 failed. One sample of a stratified set, with more of its tests on
-it: 49 passed, 3 weak, 0 failed.
+PractRand (stdin32) finds no failure in all 2**32 words of one key, 16 GiB; in 4 GiB of 8192 keys
+that are folded in, interleaved; and in 2 GiB of a walk with stride 2**16.
 """
 
 from jaxdrop.random._drawing import bits, bits_at
