@@ -74,6 +74,12 @@ def hash_bits(words: Words, positions: Positions) -> jax.Array:
     the floor of what can be measured over all 2**32 inputs. `words` must be `spread`: two keys
     whose words differ in one bit have streams that resemble each other.
     """
+    fed, mixed = _fed_and_mixed(words, positions)
+    return mixed + fed
+
+
+def _fed_and_mixed(words: Words, positions: Positions) -> tuple[jax.Array, jax.Array]:
+    """The word `t` that `hash_bits` feeds forward, and `v ^ (v >> 14)`."""
     first, second = words
     if positions.high is not None:
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
@@ -81,8 +87,7 @@ def hash_bits(words: Words, positions: Positions) -> jax.Array:
     # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: it is one scalar for the
     # whole array, and a GPU joins two exclusive ors in one instruction.
     x = positions.low ^ (positions.low >> np.uint32(17)) ^ (first ^ (first >> np.uint32(17)))
-    moved, mixed = _mix(x, first, second)
-    return mixed + moved
+    return _mix(x, first, second)
 
 
 def _mix(
@@ -129,13 +134,16 @@ def lattice_bits(
       point: which point of which lattice.
       positions: the positions.
     """
-    offset = hash_bits(words, positions) ^ point.mirror
+    fed, mixed = _fed_and_mixed(words, positions)
+    offset = (mixed + fed) ^ point.mirror
     # p times this is `offset` modulo 2**32: b stands at `offset / 2**32` of its interval of length
     # 1 / p.
     b = offset * point.inverse
-    # A hash of the same offset is cheaper than another draw: one key's share of an interval is
-    # right to 1e-5, over keys exactly.
-    draw = (offset ^ (offset >> np.uint32(15))) * np.uint32(0x2C1B3C6D) + salt
+    # `a` needs bits of its own: were it a function of the offset alone, so would be the result, and
+    # some words would come twice as often as others. `mixed` is independent of the offset, because
+    # `fed` is, and it is there already. One key's share of an interval is right to 1e-5, over keys
+    # exactly.
+    draw = (mixed ^ (offset >> np.uint32(15))) * np.uint32(0x2C1B3C6D) + salt
     draw = ((draw ^ (draw >> np.uint32(12))) * np.uint32(0x297A2D39)) >> np.uint32(16)
     a = np.uint32(1) + ((draw * (point.prime - np.uint32(1))) >> np.uint32(16))
     return b + a * point.high + ((a * point.low) >> np.uint32(16))
