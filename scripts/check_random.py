@@ -1,184 +1,128 @@
 #!/usr/bin/env python3
-"""Puts jaxdrop's generator through the dieharder battery, in the orders in which dropout uses it.
+"""Puts jaxdrop's generator through batteries of tests, in the orders in which dropout uses it.
 
-    python scripts/check_random.py  # every order, a selection of tests: about half an hour
-    python scripts/check_random.py --all --order seeds  # one order, all tests: an hour
+    python scripts/check_random.py  # dieharder, every order, a selection of tests: half an hour
+    python scripts/check_random.py --practrand ../PractRand/RNG_test --length 16GB --order stream
+    python scripts/check_random.py --testu01 /usr/local --battery Crush --part 3/12 --order stream
+    python scripts/check_random.py --record practrand stream log.txt  # a log of another machine
+    python scripts/check_random.py --table  # the table of docs/randomness.md alone
 
-Needs the Debian package dieharder. A p-value outside [1e-6, 1 - 1e-6] is a failure. One outside
-[0.005, 0.995] is called WEAK, and is expected once in a hundred values of a perfect generator.
+What is found goes into docs/results/random.json as it comes, by battery, order and seed, and into
+the table of docs/randomness.md. A run that is stopped keeps what it has.
+
+Dieharder is a Debian package. PractRand (github.com/planet36/PractRand: the path of its RNG_test)
+and TestU01 (github.com/umontreal-simul/TestU01-2009: the prefix it is installed in) are built
+outside this repository. The words come from a C program of `scripts/batteries`, which is compared
+with `jaxdrop.random.bits` first, or from JAX where no C can be compiled. By hand, for a machine
+that has neither Python nor JAX, from the root of this repository:
+
+    cc -O3 -march=x86-64-v3 -static -o emit scripts/batteries/emit.c -lm
+    ./emit stream | RNG_test stdin32 -tlmin 64MB -tlmax 128GB -multithreaded > log.txt
+    cc -O3 -march=x86-64-v3 -static -o testu01 -IPREFIX/include scripts/batteries/testu01.c \
+        -LPREFIX/lib -ltestu01 -lprobdist -lmylib -lm
+    seq 96 | xargs -P 16 -I{} sh -c './testu01 Crush stream 0 {} 96 > crush.{}.txt'
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
-import itertools
-import re
+import dataclasses
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-import jaxdrop
-from jaxdrop import random
-
-CHUNK = 2**22
-
-# The dieharder tests of the short run: birthdays, permutations, both ranks, bitstream, byte counts,
-# squeeze, runs, gcd, monobit, serial, bit distribution, lagged sums, Kolmogorov-Smirnov, byte
-# distribution, tree fill and monobit again.
-SELECTION = (0, 1, 2, 3, 4, 8, 9, 13, 15, 17, 100, 101, 102, 200, 202, 204, 205, 207, 208, 209)
+from batteries import dieharder, practrand, programs, testu01, verdicts
+from batteries.orders import ORDERS
+from batteries.verdicts import FAIL, Verdict
 
 
-def _stream(index: jax.Array) -> jax.Array:
-    """One long stream, past 2**32 entries."""
-    return random.bits(
-        jaxdrop.key(0), (1, CHUNK), origin=(index * 1021 % 2**20, 0), global_shape=(2**20, CHUNK)
-    )
-
-
-def _short_keys(index: jax.Array) -> jax.Array:
-    """A fresh derived key every 4096 entries."""
-    keys = jax.random.split(jax.random.fold_in(jaxdrop.key(1), index), CHUNK // 4096)
-    return jax.vmap(lambda key: random.bits(key, (4096,)))(keys)
-
-
-def _fold_in(index: jax.Array) -> jax.Array:
-    """Entry by entry over the keys fold_in(k, 0), fold_in(k, 1), ..., fold_in(k, 1023)."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(jaxdrop.key(2), i))(jnp.arange(1024))
-    return jax.vmap(lambda key: _block(key, index, CHUNK // 1024))(keys).T
-
-
-def _seeds(index: jax.Array) -> jax.Array:
-    """Entry by entry over the seeds 0, 1, ..., 1023."""
-    return jax.vmap(lambda seed: _block(jaxdrop.key(seed), index, CHUNK // 1024))(
-        jnp.arange(1024)
-    ).T
-
-
-def _low_bits(index: jax.Array) -> jax.Array:
-    """The low 8 of each entry's 32 bits."""
-    return _block(jaxdrop.key(3), index, 4 * CHUNK).astype(jnp.uint8)
-
-
-def _high_bits(index: jax.Array) -> jax.Array:
-    """The 8 bits that an 8-bit draw gets."""
-    return random.bits(jax.random.fold_in(jaxdrop.key(4), index), (4 * CHUNK,), bit_width=8)
-
-
-def _transposed(index: jax.Array) -> jax.Array:
-    """Down the columns of a 65536 x 65536 array."""
-    return random.bits(
-        jaxdrop.key(5), (2**16, 64), origin=(0, index % 1024), global_shape=(2**16, 2**16)
-    ).T
-
-
-def _masks(index: jax.Array) -> jax.Array:
-    """The keep masks of rate 0.5 of many sites of 256 entries, one after another, eight entries a
-    byte.
-    """
-    keys = jax.random.split(jax.random.fold_in(jaxdrop.key(6), index), CHUNK // 64)
-    keep = jax.vmap(lambda key: jaxdrop.dropout(key, jnp.ones(256), 0.5) > 0)(keys)
-    return jnp.packbits(keep)
-
-
-def _stratified(index: jax.Array) -> jax.Array:
-    """Sample 3 of 10 of a stratified set, as one stream."""
-    key = jax.random.fold_in(jaxdrop.mc.keys(jaxdrop.key(7), 10)[3], index)
-    return random.bits(key, (CHUNK,))
-
-
-def _block(key: jax.Array, index: jax.Array, length: int) -> jax.Array:
-    return random.bits(key, (1, length), origin=(index, 0), global_shape=(2**20, length)).reshape(
-        length
-    )
-
-
-ORDERS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "stream": _stream,
-    "short-keys": _short_keys,
-    "fold-in": _fold_in,
-    "seeds": _seeds,
-    "low-bits": _low_bits,
-    "high-bits": _high_bits,
-    "transposed": _transposed,
-    "masks": _masks,
-    "stratified": _stratified,
-}
-
-
-def emit(order: str) -> None:
-    """Writes an order's bits to standard output until the reader has had enough."""
-    draw = jax.jit(ORDERS[order])
+def _part(text: str) -> tuple[int, int]:
     try:
-        for index in itertools.count():
-            sys.stdout.buffer.write(np.asarray(draw(jnp.uint32(index))).tobytes())
-    except BrokenPipeError:
-        sys.stderr.close()
+        part, parts = map(int, text.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
+    return part, parts
 
 
-def examine(order: str, tests: tuple[int, ...] | None) -> collections.Counter[str]:
-    """Runs dieharder over an order, prints what is not a plain pass, and counts the verdicts."""
-    verdicts: collections.Counter[str] = collections.Counter()
-    for selection in [["-a"]] if tests is None else [["-d", str(test)] for test in tests]:
-        source = subprocess.Popen(
-            [sys.executable, __file__, "--emit", order], stdout=subprocess.PIPE
+def _read(battery: str, order: str, log: str, seed: int) -> Iterator[Verdict]:
+    """The verdicts of a log that another machine wrote."""
+    with open(log) as lines:
+        if battery == "practrand":
+            yield from practrand.parse(order, seed, lines)
+        elif battery == "testu01":
+            yield from testu01.parse(order, seed, lines)
+        else:
+            yield dieharder.parse(order, seed, lines, None)
+
+
+def _run(arguments: argparse.Namespace, order: str) -> Iterator[Verdict]:
+    if arguments.practrand:
+        yield from practrand.run(order, arguments.seed, arguments.practrand, arguments.length)
+    if arguments.testu01:
+        yield from testu01.run(
+            arguments.battery, order, arguments.seed, arguments.testu01, arguments.part
         )
-        battery = subprocess.run(
-            ["dieharder", "-g", "200", *selection],
-            stdin=source.stdout,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        source.kill()
-        source.wait()
-        for line in battery.stdout.splitlines():
-            verdict = re.search(r"\|\s*(PASSED|WEAK|FAILED)\s*$", line)
-            if verdict:
-                verdicts[verdict[1]] += 1
-                if verdict[1] != "PASSED":
-                    print(f"  {order}: {line}", flush=True)
-    return verdicts
+    if not (arguments.practrand or arguments.testu01):
+        tests = None if arguments.all else tuple(arguments.tests)
+        yield from dieharder.run(order, arguments.seed, tests)
 
 
-def main() -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--order", choices=ORDERS, action="append", help="only this order; may be repeated"
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="the whole battery instead of a selection"
-    )
-    parser.add_argument(
-        "--tests", type=int, nargs="+", default=SELECTION, help="numbers of dieharder's tests"
-    )
-    parser.add_argument(
-        "--emit",
-        choices=ORDERS,
-        help="write the bits to standard output instead, for another battery",
-    )
+    add = parser.add_argument
+    add("--order", choices=programs.NAMES, action="append", metavar="ORDER",
+        help=f"only this order; may be repeated: {', '.join(programs.NAMES)}")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the root key (default: 0)")
+    add("--practrand", type=Path, metavar="RNG_TEST", help="run PractRand, this program")
+    add("--length", default="16GB", help="where PractRand stops (default: %(default)s)")
+    add("--testu01", type=Path, metavar="PREFIX", help="run TestU01, installed there")
+    add("--battery", choices=testu01.TESTS, default="SmallCrush", help="of TestU01")
+    add("--part", type=_part, default=(1, 1), metavar="I/N",
+        help="of TestU01's battery only the tests I, I + N, ...: N processes share it")  # fmt: skip
+    add("--all", action="store_true", help="all of dieharder instead of a selection")
+    add("--tests", type=int, nargs="+", default=dieharder.SELECTION, help="of dieharder, by number")
+    add("--record", nargs=3, metavar=("BATTERY", "ORDER", "LOG"),
+        help="take a log of practrand, testu01 or dieharder, written elsewhere")  # fmt: skip
+    add("--table", action="store_true", help="write the table of the docs anew, and stop")
+    add("--emit", choices=ORDERS, help="write the words to standard output, as JAX draws them")
+    return parser
+
+
+def main() -> int:
+    """Runs, or reads, what the arguments name; 1 if something failed."""
+    parser = _parser()
     arguments = parser.parse_args()
     if arguments.emit:
-        emit(arguments.emit)
+        programs.emit(arguments.emit, arguments.seed)
         return 0
-    if shutil.which("dieharder") is None:
-        parser.error("dieharder is not installed: apt-get install dieharder")
-    failed = 0
-    for order in arguments.order or ORDERS:
-        verdicts = examine(order, None if arguments.all else tuple(arguments.tests))
-        failed += verdicts["FAILED"]
-        shown = ", ".join(
-            f"{verdicts[name]} {name.lower()}" for name in ("PASSED", "WEAK", "FAILED")
-        )
-        print(f"{order:12s} {shown:40s} {ORDERS[order].__doc__}", flush=True)
-    return failed > 0
+    if arguments.table:
+        verdicts.write_table()
+        return 0
+    if arguments.record:
+        battery, order, log = arguments.record
+        if battery not in ("practrand", "testu01", "dieharder") or order not in programs.NAMES:
+            parser.error(f"no such battery, or no such order: {battery}, {order}")
+        # The last of each name: a log of PractRand reports at every power of two.
+        found = iter({v.name: v for v in _read(battery, order, log, arguments.seed)}.values())
+    else:
+        if not (arguments.practrand or arguments.testu01) and not shutil.which("dieharder"):
+            parser.error("dieharder is not installed: apt-get install dieharder")
+        found = (v for order in arguments.order or ORDERS for v in _run(arguments, order))
+    failed, empty = False, True
+    for verdict in found:
+        words = programs.checksum(verdict.order, verdict.seed)
+        verdicts.record(dataclasses.replace(verdict, words=words))
+        failed |= verdict.outcome == FAIL
+        empty = False
+        print(verdict, flush=True)
+    if empty:
+        parser.error("no result was found")
+    return failed
 
 
 if __name__ == "__main__":

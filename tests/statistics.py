@@ -128,6 +128,8 @@ def gaps(values: np.ndarray) -> float:
     geometrically distributed? (Knuth, The Art of Computer Programming 2, 3.3.2.)
     """
     lengths = np.diff(np.flatnonzero(values.ravel() < 2**28)) - 1
+    if lengths.size < 100:
+        return 0.0
     longest = 60
     probabilities = (1 / 16) * (15 / 16) ** np.arange(longest)
     counts = np.bincount(np.minimum(lengths, longest), minlength=longest + 1)

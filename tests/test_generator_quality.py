@@ -20,7 +20,7 @@ import jaxdrop
 from jaxdrop import random
 from jaxdrop.random import _generators
 from jaxdrop.random._positions import Positions
-from scripts.check_random import ORDERS
+from scripts.batteries.orders import ORDERS
 from tests import statistics
 from tests.compilation import OPTIMIZED
 
@@ -54,7 +54,7 @@ def _words(seed: int, *shape: int) -> np.ndarray:
 
 def _order(name: str) -> dict[str, float]:
     bits = np.asarray(
-        jax.jit(lambda index: ORDERS[name](index))(jnp.uint32(0))
+        jax.jit(lambda *place: ORDERS[name](*place))(jnp.uint32(0), jnp.uint32(0))
     )  # a lambda, to trace anew when patched
     return statistics.battery(bits.ravel()[: 2**20])
 
@@ -138,10 +138,14 @@ def _repetitions() -> dict[str, float]:
     streams = {n: [np.asarray(draw(jaxdrop.key(20 + i), 2**n)) for i in range(100)] for n in (18,)}
     streams[20] = [np.asarray(draw(jaxdrop.key(200 + i), 2**20)) for i in range(16)]
     streams[22] = [np.asarray(draw(jaxdrop.key(300), 2**22))]
+    samples = [jaxdrop.mc.keys(jaxdrop.key(400 + i), 10)[3] for i in range(4)]
     found = {
         f"collisions of {len(each)} streams of 2**{n}": statistics.total_collisions(each)
         for n, each in streams.items()
     }
+    found["collisions of stratified samples"] = statistics.total_collisions(
+        [np.asarray(draw(key, 2**20)) for key in samples]
+    )
     years = np.concatenate([stream.reshape(-1, 2**12) for stream in streams[18]])
     return {**found, "spacings": statistics.birthday_spacings(years)}
 
@@ -192,7 +196,7 @@ def _equal_second_words() -> dict[str, float]:
 
 
 CHECKS: dict[str, Callable[[], dict[str, float]]] = {
-    **{f"order {name}": lambda name=name: _order(name) for name in ORDERS},
+    **{f"order {name}": lambda name=name: _order(name) for name in ORDERS if name != "pairs"},
     "seeds": lambda: _neighbouring_keys(_keys),
     "fold_in": lambda: _neighbouring_keys(_folded),
     "raw words": _raw_words,
@@ -259,6 +263,17 @@ def _fed_from_the_second_product(words: Words, positions: Positions) -> jax.Arra
     return (y ^ (y >> np.uint32(14))) + x
 
 
+def _direction_of_the_offset(
+    words: Words, salt: jax.Array, point: _generators.LatticePoint, positions: Positions
+) -> jax.Array:
+    """A lattice whose direction is a function of the offset: some words come twice as often."""
+    offset = _hash_bits(words, positions)
+    draw = (offset ^ (offset >> np.uint32(15))) * np.uint32(0x2C1B3C6D) + salt
+    draw = ((draw ^ (draw >> np.uint32(12))) * np.uint32(0x297A2D39)) >> np.uint32(16)
+    a = np.uint32(1) + ((draw * (point.prime - np.uint32(1))) >> np.uint32(16))
+    return offset * point.inverse + a * point.high + ((a * point.low) >> np.uint32(16))
+
+
 def _shifted(words: Words, positions: Positions) -> jax.Array:
     x = positions.low ^ words[0]
     return x ^ (x >> np.uint32(17))
@@ -267,7 +282,7 @@ def _shifted(words: Words, positions: Positions) -> jax.Array:
 BAD: dict[str, tuple[dict[str, Callable[..., object]], list[str]]] = {
     "one round": (
         {"hash_bits": _one_round},
-        [f"order {order}" for order in ORDERS if order not in ("masks", "stratified")]
+        [f"order {order}" for order in ORDERS if order not in ("masks", "stratified", "pairs")]
         + ["positions", "rows of 256", "plane of 512", "plane of 65536"],
     ),
     "no spread": ({"spread": _unspread}, ["raw words"]),
@@ -276,6 +291,7 @@ BAD: dict[str, tuple[dict[str, Callable[..., object]], list[str]]] = {
         ["order seeds", "seeds", "raw words"],
     ),
     "permutation": ({"hash_bits": _permutation}, ["repetitions"]),
+    "direction of the offset": ({"lattice_bits": _direction_of_the_offset}, ["repetitions"]),
     "first word once": ({"hash_bits": _first_word_once}, ["equal second words"]),
     "two products": ({"hash_bits": _fed_from_the_second_product}, ["order stream"]),
     "low position": ({"hash_bits": _low_position}, ["positions", "rows of 16777216"]),
