@@ -243,7 +243,7 @@ def test_transformations() -> None:
         )
 
 
-@pytest.mark.parametrize("keys", [2**15, 2**15 + 8])
+@pytest.mark.parametrize("keys", [2**15, 2**15 + 8, 2**15 + 16])
 def test_more_than_2_32_weights(keys: int) -> None:
     """Positions of two words, where no array of all weights could be made."""
     heads = 5
@@ -258,11 +258,13 @@ def test_more_than_2_32_weights(keys: int) -> None:
     )
     for head in (0, 3, heads - 1):  # one that ends behind 2**32, and one that begins there
         high, low = (np.full(1, word, np.uint32) for word in divmod(head * keys**2, 2**32))
-        kept = _triton_kernels._keep(problem, (words, last, low, high), rows, columns)
+        mask = _triton.Mask(words, last, low, high)
+        first, near = columns[0, 0], columns - columns[0, 0]
+        found = _triton_kernels._bits(problem, mask, rows, first, near)
         bits = jaxdrop.random.bits_at(
             catalogue.KEY, (jnp.full((1, 1), head), rows, columns), (heads, keys, keys)
         )
-        np.testing.assert_array_equal(kept, bits >> 9 < 2**22)
+        np.testing.assert_array_equal(found, bits)
 
 
 def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

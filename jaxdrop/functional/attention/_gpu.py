@@ -140,8 +140,7 @@ def transposed(
     queries, depth = -(-operands.q.shape[-2] // triton.PADDED) * triton.PADDED, _depth(operands.q)
     share = math.prod(operands.q.shape[:-2]) // math.prod(operands.k.shape[:-2])
     given = triton.Cotangents(
-        _padded(_merged(top, 1), 1, queries),
-        _padded(_merged(total, 1), 1, queries, 1),
+        _padded(_merged(top * math.log2(math.e) + jnp.log2(total), 1), 1, queries),
         _padded(_padded(_merged(moved, 2), 1, queries), 2, depth).astype(operands.v.dtype),
         _padded(_merged(spread, 1), 1, queries),
     )
@@ -257,13 +256,13 @@ def _merged(x: jax.Array, last: int) -> jax.Array:
     return x.reshape(-1, *x.shape[x.ndim - last :])
 
 
-def _padded(x: jax.Array, axis: int, length: int, value: int = 0) -> jax.Array:
+def _padded(x: jax.Array, axis: int, length: int) -> jax.Array:
+    """`x` with zeros at the end of an axis, up to `length`."""
     missing = length - x.shape[axis]
     return (
         jnp.pad(
             x,
             [(0, missing if at == axis % x.ndim else 0) for at in range(x.ndim)],
-            constant_values=value,
         )
         if missing
         else x

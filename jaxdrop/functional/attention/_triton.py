@@ -96,12 +96,12 @@ def forward(
 
 
 class Cotangents(NamedTuple):
-    """The cotangents of the two results of the derivative, and the numbers of the forward pass that
+    """The cotangents of the two results of the derivative, and the number of the forward pass that
     their transposes take.
     """
 
-    top: jax.Array
-    total: jax.Array
+    base: jax.Array
+    """For each query the logarithm to base 2 of its sum of exponentials, `(heads, queries)`."""
     out: jax.Array
     """The cotangent of `(D W) v + (D P) dv`, before it is scaled: `(heads, queries, depth)`, of the
     dtype of the values.

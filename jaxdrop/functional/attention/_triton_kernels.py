@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from jaxdrop.functional.attention import _triton_arithmetic
 from jaxdrop.random._positions import Positions
 from jaxdrop.random._words import WORD, add_wide, multiply_wide
 
@@ -97,19 +98,22 @@ def forward(
 ) -> None:  # fmt: skip
     """The attention of a block of queries, its highest scores and sums of exponentials."""
     first = (count - 1 - pl.program_id(0)) * tile.queries
-    rows, queries = _places(first, tile.queries)[:, None], q[...]
+    rows, queries = first + _numbers(tile.queries)[:, None], q[...]
+    columns = _numbers(tile.keys)[None, :]
+    exp2_of_sum, _, drop = _arithmetic(problem, mask)
 
     def block(j: jax.Array, carry: tuple[jax.Array, ...], *, partly: bool) -> tuple[jax.Array, ...]:
         top, total, out = carry
-        at = pl.ds(j * tile.keys, tile.keys)
-        columns = _places(j * tile.keys, tile.keys)[None, :]
+        start, at = j * tile.keys, pl.ds(j * tile.keys, tile.keys)
         s = triton.dot(queries, k[at, :], trans_b=True)
-        keep = _keep(problem, mask, place.row[0] + rows, columns)  # while the scores are computed
-        s = _scores(problem, place, sides, s, rows, columns, (slice(None), at), partly=partly)
-        higher = jnp.maximum(top, s.max(1))
+        bits = _bits(problem, mask, place.row[0] + rows, start, columns)  # during the product
+        s, factor = _scores(
+            problem, place, sides, s, rows, start + columns, (slice(None), at), partly=partly
+        )
+        higher = jnp.maximum(top, s.max(1) * np.float32(factor))
         base = jnp.where(higher == -jnp.inf, 0.0, higher)
-        p, lower = jnp.exp2(s - base[:, None]), jnp.exp2(top - base)
-        more = triton.dot(_drop(keep, p).astype(v.dtype), v[at, :])
+        p, lower = exp2_of_sum(s, factor, -base[:, None]), jnp.exp2(top - base)
+        more = triton.dot(drop(bits, p).astype(v.dtype), v[at, :])
         return higher, total * lower + p.sum(1), out * lower[:, None] + more
 
     start = jnp.full(tile.queries, -jnp.inf, jnp.float32), jnp.zeros(tile.queries, jnp.float32)
@@ -125,27 +129,25 @@ def forward(
 def of_queries(
     problem: Problem, tile: Tile, count: int, mask: Any, place: Place, sides: Sides,
     q: Any, k: Any, v: Any,
-    top: Any, total: Any, dout: Any, dspread: Any, dq_ref: Any,
+    base: Any, dout: Any, dspread: Any, dq_ref: Any,
 ) -> None:  # fmt: skip
     """The cotangent of a block of queries."""
     first = (count - 1 - pl.program_id(0)) * tile.queries
-    rows, queries, given = _places(first, tile.queries)[:, None], q[...], dout[...]
-    base, per_total, more, kept = (
-        top[...] * np.float32(_LOG2_E),
-        1 / total[...],
-        dspread[...],
-        place.scale[0],
-    )
+    rows, columns = first + _numbers(tile.queries)[:, None], _numbers(tile.keys)[None, :]
+    queries, given, kept = q[...], dout[...], place.scale[0]
+    shift, more = -base[...][:, None], dspread[...][:, None]
+    exp2_of_sum, multiply_add, drop = _arithmetic(problem, mask)
 
     def block(j: jax.Array, dq: jax.Array, *, partly: bool) -> jax.Array:
-        at = pl.ds(j * tile.keys, tile.keys)
-        columns, keys = _places(j * tile.keys, tile.keys)[None, :], k[at, :]
+        start, at = j * tile.keys, pl.ds(j * tile.keys, tile.keys)
+        keys = k[at, :]
         s = triton.dot(queries, keys, trans_b=True)
         dp = triton.dot(given, v[at, :], trans_b=True)
-        keep = _keep(problem, mask, place.row[0] + rows, columns)
-        s = _scores(problem, place, sides, s, rows, columns, (slice(None), at), partly=partly)
-        p = jnp.exp2(s - base[:, None]) * per_total[:, None]
-        ds = p * (_drop(keep, dp) * kept + more[:, None])
+        bits = _bits(problem, mask, place.row[0] + rows, start, columns)
+        s, factor = _scores(
+            problem, place, sides, s, rows, start + columns, (slice(None), at), partly=partly
+        )
+        ds = exp2_of_sum(s, factor, shift) * multiply_add(drop(bits, dp), kept, more)
         return dq + triton.dot(ds.astype(keys.dtype), keys)
 
     dq = _over(place.stretch, block, jnp.zeros(queries.shape, jnp.float32))
@@ -155,26 +157,29 @@ def of_queries(
 def of_keys(
     problem: Problem, tile: Tile, mask: Any, place: Place, sides: Sides,
     q: Any, k: Any, v: Any,
-    top: Any, total: Any, dout: Any, dspread: Any, dk_ref: Any, dv_ref: Any,
+    base: Any, dout: Any, dspread: Any, dk_ref: Any, dv_ref: Any,
 ) -> None:  # fmt: skip
     """The cotangents of a block of keys and of their values."""
     first, kept = pl.program_id(0) * tile.keys, place.scale[0]
-    columns, keys, values = _places(first, tile.keys)[:, None], k[...], v[...]
+    columns, keys, values = _numbers(tile.keys)[:, None], k[...], v[...]
+    rows = _numbers(tile.queries)[None, :]
+    exp2_of_sum, multiply_add, drop = _arithmetic(problem, mask)
 
     def block(
         i: jax.Array, carry: tuple[jax.Array, jax.Array], *, partly: bool
     ) -> tuple[jax.Array, jax.Array]:
         dk, dv = carry
         at = pl.ds(i * tile.queries, tile.queries)
-        rows = _places(i * tile.queries, tile.queries)[None, :]
-        queries, given = q[at, :], dout[at, :]
+        here, queries, given = i * tile.queries + rows, q[at, :], dout[at, :]
         s = triton.dot(keys, queries, trans_b=True)
+        bits = _bits(problem, mask, place.row[0] + here, first, columns)
         dp = triton.dot(values, given, trans_b=True)
-        keep = _keep(problem, mask, place.row[0] + rows, columns)
-        s = _scores(problem, place, sides, s, rows, columns, (at, slice(None)), partly=partly)
-        p = jnp.exp2(s - (top[at] * np.float32(_LOG2_E))[None, :]) * (1 / total[at])[None, :]
-        dv += triton.dot(_drop(keep, p).astype(given.dtype), given)
-        ds = p * (_drop(keep, dp) * kept + dspread[at][None, :])
+        s, factor = _scores(
+            problem, place, sides, s, here, first + columns, (at, slice(None)), partly=partly
+        )
+        p = exp2_of_sum(s, factor, -base[at][None, :])
+        dv += triton.dot(drop(bits, p).astype(given.dtype), given)
+        ds = p * multiply_add(drop(bits, dp), kept, dspread[at][None, :])
         return dk + triton.dot(ds.astype(queries.dtype), queries), dv
 
     none = jnp.zeros(keys.shape, jnp.float32)
@@ -186,16 +191,32 @@ def of_keys(
 # -- parts of a kernel
 
 
-def _places(first: jax.Array, length: int) -> jax.Array:
-    return first + lax.iota(jnp.int32, length)
+def _numbers(length: int) -> jax.Array:
+    return lax.iota(jnp.int32, length)
+
+
+def _arithmetic(problem: Problem, mask: Any) -> tuple[Callable[..., jax.Array], ...]:
+    """The functions of `_triton_arithmetic`; `drop` takes bits and an array."""
+    interpret = problem.interpret
+    last = None if mask is None else mask.last[0]
+
+    def drop(bits: jax.Array | None, x: jax.Array) -> jax.Array:
+        return _triton_arithmetic.drop(bits, last, x, interpret=interpret)
+
+    return (
+        functools.partial(_triton_arithmetic.exp2_of_sum, interpret=interpret),
+        functools.partial(_triton_arithmetic.multiply_add, interpret=interpret),
+        drop,
+    )
 
 
 def _scores(
     problem: Problem, place: Place, sides: Sides, s: jax.Array, row: jax.Array, column: jax.Array,
     at: tuple[Any, Any], *, partly: bool,
-) -> jax.Array:  # fmt: skip
-    """Scores to base 2, from products of queries and keys or of keys and queries. If `partly`, some
-    queries may not see some keys, and their scores are minus infinity.
+) -> tuple[jax.Array, float]:  # fmt: skip
+    """Scores, and a positive factor that makes them logarithms to base 2, from products of queries
+    and keys or of keys and queries. If `partly`, some queries may not see some keys, and their
+    scores are minus infinity.
 
     `row` and `column` count the queries and keys of the head. `at` is the block's part of `sides`.
     """
@@ -210,11 +231,13 @@ def _scores(
         ]
         return x.T if queries_last else x
 
-    s *= np.float32(problem.scale * _LOG2_E)
+    factor = problem.scale * _LOG2_E
+    if factor <= 0 or sides.bias:
+        s, factor = s * np.float32(factor), 1.0
     for ref in sides.bias:
         s += side(ref).astype(jnp.float32) * np.float32(_LOG2_E)
     if not partly:
-        return s
+        return s, factor
     seen = [column < problem.lengths[1], row < problem.lengths[0]]
     distance = column - (place.row[0] + row)
     if problem.after is not None:
@@ -225,28 +248,34 @@ def _scores(
     if sides.segments:
         of_queries, of_keys = map(side, sides.segments)
         seen.append(of_queries == of_keys)
-    return jnp.where(functools.reduce(jnp.logical_and, seen), s, -jnp.inf)
+    return jnp.where(functools.reduce(jnp.logical_and, seen), s, -jnp.inf), factor
 
 
-def _keep(problem: Problem, mask: Any, row: jax.Array, column: jax.Array) -> jax.Array | None:
-    """Which weights are kept; None for all."""
+def _bits(
+    problem: Problem, mask: Any, row: jax.Array, first: jax.Array, column: jax.Array
+) -> jax.Array | None:
+    """The random bits of the weights in rows `row` and columns `first + column`; None without a
+    mask.
+    """
     if mask is None:
         return None
-    words, last, low, high = mask
-    row, column, keys = row.astype(jnp.uint32), column.astype(jnp.uint32), problem.lengths[1]
+    row, first, column = (x.astype(jnp.uint32) for x in (row, first, column))
+    keys, low = problem.lengths[1], mask.low[0]
     if problem.mask_size <= WORD:
-        positions = Positions(None, low[0] + row * np.uint32(keys) + column)
+        high, low = None, low + row * np.uint32(keys)
     else:
-        start = add_wide((high[0], low[0]), multiply_wide(row, keys))
-        if WORD % keys == 0:  # a row of weights never crosses a multiple of 2**32
-            positions = Positions(start[0], start[1] + column)
-        else:
-            positions = Positions(*add_wide(start, (jnp.zeros_like(column), column)))
-    return problem.draw([words[at] for at in range(words.shape[0])], positions) <= last[0]
-
-
-def _drop(keep: jax.Array | None, x: jax.Array) -> jax.Array:
-    return x if keep is None else jnp.where(keep, x, 0.0)
+        high, low = add_wide((mask.high[0], low), multiply_wide(row, keys))
+    if keys % column.size == 0:
+        # Blocks of keys fill the rows of weights, so a row of a block starts at a multiple of its
+        # length. The columns then only set bits that are 0 there, and nothing is carried: the
+        # generator's shifts of the position are the same number in a whole row.
+        positions = Positions(high, (low + first) ^ column)
+    elif high is None or WORD % keys == 0:  # no row of weights crosses a multiple of 2**32
+        positions = Positions(high, low + (first + column))
+    else:
+        column = first + column
+        positions = Positions(*add_wide((high, low), (jnp.zeros_like(column), column)))
+    return problem.draw([mask.words[at] for at in range(mask.words.shape[0])], positions)
 
 
 def _over(stretch: Any, block: Callable[..., Any], carry: Any) -> Any:
