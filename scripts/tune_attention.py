@@ -27,7 +27,7 @@ import numpy as np
 import jaxdrop
 from jaxdrop.functional.attention import _sight, _triton
 from jaxdrop.functional.attention._block import Operands, Plan
-from jaxdrop.functional.attention._triton import Tile, Tiles
+from jaxdrop.functional.attention._triton_kernels import Place, Problem, Sides, Tile, Tiles
 from jaxdrop.random import _drawing
 
 _CANDIDATES = {
@@ -80,7 +80,7 @@ def _fastest(kernel: str, depth: int) -> Tile:
 def _compiled(kernel: str, depth: int, tile: Tile) -> Callable[[], Any] | None:
     """One kernel with this tile, causal, with dropout; None if there is too little room for it."""
     words, draw = _drawing.words_and_draw(jaxdrop.key(0))
-    problem = _triton.Problem(
+    problem = Problem(
         lengths=(_LENGTH, _LENGTH),
         share=1,
         scale=depth**-0.5,
@@ -102,7 +102,7 @@ def _compiled(kernel: str, depth: int, tile: Tile) -> Callable[[], Any] | None:
     seen = _sight.stretches(
         plan, operands, np.int32(0), (tile.queries, tile.keys), of_keys=kernel == "of_keys"
     )
-    place = _triton.Place(
+    place = Place(
         head.astype(jnp.int32) * 0,
         jnp.broadcast_to(seen, (_HEADS, *seen.shape[-2:])),
         jnp.full(1, 1 / 0.9, jnp.float32),
@@ -111,7 +111,7 @@ def _compiled(kernel: str, depth: int, tile: Tile) -> Callable[[], Any] | None:
     given = () if kernel == "forward" else (_triton.Cotangents(rows, dout, rows),)
 
     def run(mask: Any, place: Any, q: Any, k: Any, v: Any, *given: Any) -> Any:
-        inputs = _triton.Inputs(place, _triton.Sides(), (_HEADS,), q, k, v)
+        inputs = _triton.Inputs(place, Sides(), (_HEADS,), q, k, v)
         return getattr(_triton, kernel)(problem, mask, inputs, *given)
 
     args = mask, place, q, k, v, *given
