@@ -1,6 +1,4 @@
-"""Whether the device computes what the CPU does: bits, masks, every variant, attention and its
-gradients.
-"""
+"""Whether the device computes what the CPU does: bits, masks, and every variant."""
 
 from __future__ import annotations
 
@@ -98,70 +96,6 @@ def variants(quick: bool) -> Iterator[Table | Bar]:
     )
 
 
-def attention(quick: bool) -> Iterator[Table | Bar]:
-    """Attention by blocks against the dense computation with the same mask: output and
-    gradients.
-    """
-    length = 65 if quick else 700
-    key = jaxdrop.key(3)
-    figures: dict[str, dict[str, float]] = {}
-    for dtype, precision in ((jnp.float32, "highest"), (jnp.bfloat16, None)):
-        q, k, v = (
-            jax.random.normal(jax.random.key(i), (2, length, 4, 64), dtype) for i in range(3)
-        )
-
-        def dense(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
-            q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-            s = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision="highest") / 8
-            if causal:
-                s = jnp.where(jnp.tril(jnp.ones(s.shape[-2:], bool)), s, -jnp.inf)
-            w = jaxdrop.dropout(key, jax.nn.softmax(s), 0.2)
-            return jnp.einsum("bhqk,bkhd->bqhd", w, v, precision="highest")
-
-        for causal in (True,) if dtype == jnp.float32 else (False, True):
-
-            def ours(
-                q: jax.Array,
-                k: jax.Array,
-                v: jax.Array,
-                causal: bool = causal,
-                precision: Any = precision,
-            ) -> jax.Array:
-                return jaxdrop.dot_product_attention(
-                    key, q, k, v, 0.2, is_causal=causal, precision=precision
-                )
-
-            names = ("output", "dq", "dk", "dv")
-            found = jax.jit(_with_gradients(ours))(q, k, v)
-            right = jax.jit(_with_gradients(functools.partial(dense, causal=causal)))(q, k, v)
-            case = f"{jnp.dtype(dtype).name}, {'causal' if causal else 'full'}"
-            figures[case] = {
-                name: _relative(np.asarray(a, np.float32), np.asarray(b, np.float32))
-                for name, a, b in zip(names, found, right, strict=True)
-            }
-    yield Table(
-        f"attention of length {length} against dense attention: largest difference over largest"
-        " entry",
-        "",
-        figures,
-    )
-    for dtype_name, bound in (("float32", 2e-5), ("bfloat16", 3e-2)):
-        worst = max(
-            max(row.values()) for case, row in figures.items() if case.startswith(dtype_name)
-        )
-        yield Bar(f"attention against dense, {dtype_name}", worst, "<=", bound, "")
-
-
-def _with_gradients(attend: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
-    def both(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        y, pull = jax.vjp(attend, q, k, v)
-        return y, *pull(
-            jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
-        )
-
-    return both
-
-
 def _compare(
     run: Callable[[Any], Any], inputs: Any, difference: Callable[[Any, Any], float]
 ) -> Any:
@@ -185,4 +119,4 @@ def _largest(tree: Any) -> float:
     return max(jax.tree.leaves(tree))
 
 
-MEASUREMENTS = (masks, attention, variants)
+MEASUREMENTS = (masks, variants)

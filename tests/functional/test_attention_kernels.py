@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional.attention import _gpu, _triton, _triton_kernels
+from jaxdrop.functional.attention import _block, _gpu, _sight, _triton, _triton_kernels
 from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick
@@ -79,6 +79,18 @@ def _both(
 _SAMPLE = jaxdrop.mc.keys(catalogue.KEY, 5)[2]
 
 
+_RANDOM = np.random.default_rng(0)
+_BIAS = _RANDOM.standard_normal((2, 4, 37, 37), np.float32)
+_SEEN = _RANDOM.random((2, 4, 37, 37)) < 0.5
+_SEEN[0, 0, 3] = False  # a query that sees no key
+_SEEN[:, :, 16:32, :16] = True
+_LENGTHS = {
+    "query_seq_lengths": np.array([30, 37], np.int32),
+    "key_value_seq_lengths": np.array([0, 33], np.int32),
+}
+_SEGMENTS = np.array([[0] * 3 + [1] * 20 + [2] * 14, [0] * 16 + [3] * 16 + [7] * 5], np.int32)
+
+
 @pytest.mark.parametrize(
     ("key", "rate", "sizes", "pulled", "options"),
     [
@@ -97,17 +109,93 @@ _SAMPLE = jaxdrop.mc.keys(catalogue.KEY, 5)[2]
             {"broadcast_dims": (0, 1), "is_causal": True},
         ),
         (catalogue.KEYS["threefry"], RATE, {"groups": 2}, False, {"is_causal": True}),
+        (catalogue.KEY, RATE, {"groups": 2}, True, {"bias": _BIAS, "mask": _SEEN[:, :1]}),
+        (
+            catalogue.KEY,
+            RATE,
+            {"groups": 2},
+            True,
+            {"mask": _SEEN[:1], "bias": _BIAS[:1, :, :1], **_LENGTHS, "is_causal": True},
+        ),
+        (
+            catalogue.KEY,
+            RATE,
+            {"queries": 20},
+            True,
+            {
+                "segment_ids": (_SEGMENTS[:, 5:25], _SEGMENTS),
+                "query_offset": np.array([5, 9], np.int32),
+                "local_window_size": (9, 2),
+            },
+        ),
     ],
     ids=[
         "groups, window and offset",
         "causal, a sample, shared, a known array as rate",
         "threefry",
+        "bias of each example, mask of all heads",
+        "lengths, a mask of each head, a bias of all examples and queries",
+        "segments, offsets and a window",
     ],
 )
 def test_the_blocks_of_xla(
     key: jax.Array, rate: Any, sizes: dict[str, int], pulled: bool, options: dict[str, Any]
 ) -> None:
     _both(key, _inputs(**sizes), rate, pulled, options)
+
+
+@pytest.mark.parametrize("of_keys", [False, True])
+def test_stretches_hold_all_that_is_seen(of_keys: bool) -> None:
+    """Outside a stretch nothing is seen, and in its whole part everything, of every mask."""
+    padded, block = (48, 48), (8, 16)
+    lead = (2, 4, 1)
+
+    def pad(x: np.ndarray) -> np.ndarray:
+        width = [(0, 0)] * (x.ndim - 2) + [(0, 11 if n == 37 else 0) for n in x.shape[-2:]]
+        return np.pad(x, width)
+
+    q = jax.ShapeDtypeStruct((*lead, padded[0], 12), jnp.bfloat16)
+    offset = np.array([5, -3], np.int32).reshape(2, 1, 1, 1, 1)
+    segments = tuple(
+        jnp.asarray(pad(x))
+        for x in (_SEGMENTS[:, None, None, :, None], _SEGMENTS[:, None, None, None])
+    )
+    mask = pad(_SEEN[:, :, None])
+    for before, after, allowed, some in [
+        (None, 0, (), None),
+        (5, None, (mask,), None),
+        (9, 3, (), segments),
+        (None, None, (mask, pad(np.ones((1, 4, 1, 37, 1), bool))), segments),
+    ]:
+        plan = _block.Plan((37, 37), (37, 37), 1.0, before, after, (), None, None)
+        operands = _block.Operands(
+            None, None, None, q, q, q, None, tuple(map(jnp.asarray, allowed)), some, None
+        )
+        found = np.asarray(
+            _sight.stretches(plan, operands, jnp.asarray(offset), block, of_keys=of_keys)
+        )
+        row, column = np.arange(48)[:, None] + offset, np.arange(48)
+        sees = (np.arange(48)[:, None] < 37) & (column < 37) & (row == row)
+        sees = sees & (column >= row - (before or 99)) if before is not None else sees
+        sees = sees & (column <= row + after) if after is not None else sees
+        for x in allowed:
+            sees = sees & x
+        if some:
+            sees = sees & (np.asarray(some[0]) == np.asarray(some[1]))
+        sees = np.broadcast_to(sees, (*lead, 48, 48))
+        tiles = sees.reshape(*lead, 6, 8, 3, 16)
+        seen, whole = tiles.any((-3, -1)), tiles.all((-3, -1))
+        if of_keys:
+            seen, whole = seen.swapaxes(-1, -2), whole.swapaxes(-1, -2)
+        found = np.broadcast_to(found, (*lead, *found.shape[-2:]))
+        begin, whole_from, whole_to, end = (found[..., [at]] for at in range(4))
+        at = np.arange(seen.shape[-1])
+        assert not (seen & ((at < begin) | (at >= end))).any()
+        assert whole[np.broadcast_to((at >= whole_from) & (at < whole_to), whole.shape)].all()
+        assert ((begin <= whole_from) & (whole_from <= whole_to) & (whole_to <= end)).all()
+        if not allowed and not some:  # the tightest, and not all blocks
+            assert (begin == np.where(seen, at, 99).min(-1, keepdims=True))[end > begin].all()
+            assert (whole_to - whole_from == whole.sum(-1, keepdims=True)).all()
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -155,7 +243,7 @@ def test_transformations() -> None:
         )
 
 
-@pytest.mark.parametrize("keys", [2**15, 2**15 + 8])
+@pytest.mark.parametrize("keys", [2**15, 2**15 + 8, 2**15 + 16])
 def test_more_than_2_32_weights(keys: int) -> None:
     """Positions of two words, where no array of all weights could be made."""
     heads = 5
@@ -170,11 +258,13 @@ def test_more_than_2_32_weights(keys: int) -> None:
     )
     for head in (0, 3, heads - 1):  # one that ends behind 2**32, and one that begins there
         high, low = (np.full(1, word, np.uint32) for word in divmod(head * keys**2, 2**32))
-        kept = _triton_kernels._keep(problem, (words, last, low, high), rows, columns)
+        mask = _triton.Mask(words, last, low, high)
+        first, near = columns[0, 0], columns - columns[0, 0]
+        found = _triton_kernels._bits(problem, mask, rows, first, near)
         bits = jaxdrop.random.bits_at(
             catalogue.KEY, (jnp.full((1, 1), head), rows, columns), (heads, keys, keys)
         )
-        np.testing.assert_array_equal(kept, bits >> 9 < 2**22)
+        np.testing.assert_array_equal(found, bits)
 
 
 def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +277,6 @@ def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for options, word in [
         ({"x": q.astype(jnp.float32)}, "float32"),
-        ({"mask": jnp.ones((24, 24), bool)}, "mask"),
         ({"precision": "highest"}, "precision"),
         ({"broadcast_dims": (-1,)}, "shared"),
     ]:

@@ -159,7 +159,7 @@ def _transposable(
 ) -> tuple[jax.Array, jax.Array]:
     """`_derivative`, with the transpose computed by the kernels if they are chosen."""
     derivative = jax.checkpoint(functools.partial(_derivative, plan), prevent_cse=False)
-    if not _gpu.are_chosen(plan, operands):
+    if not _gpu.are_chosen(plan, operands) or moving.bias is not None:
         return derivative(operands, top, total, moving)
 
     def forward(constants: Any, moving: _Tangents) -> tuple[jax.Array, jax.Array]:

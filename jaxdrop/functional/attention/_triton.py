@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton
 
 from jaxdrop.functional.attention import _triton_kernels
 from jaxdrop.functional.attention._block import anchor
-from jaxdrop.functional.attention._triton_kernels import Problem, Tile, Tiles
+from jaxdrop.functional.attention._triton_kernels import Place, Problem, Sides, Tile, Tiles
 
 # The fastest tiles for each depth of the heads, measured on an H200 in bfloat16.
 TILES = {
@@ -45,10 +45,15 @@ class Mask(NamedTuple):
 class Inputs(NamedTuple):
     """The operands, padded to whole blocks."""
 
-    row: jax.Array
-    """The position of the first query among the queries of the whole array, shape (1,)."""
-    scale: jax.Array
-    """The factor of kept weights, shape (1,)."""
+    place: Place
+    """The position of the first query of each head, shape (heads, 1); as returned by `_sight`, of
+    shape (heads, blocks, 4); and the factor of kept weights, shape (1,).
+    """
+    sides: Sides
+    """Arrays of shapes (lead..., queries, keys), each axis of its length or of length 1, where
+    the heads are `lead` in row-major order.
+    """
+    lead: tuple[int, ...]
     q: jax.Array
     """`(heads, queries, depth)`."""
     k: jax.Array
@@ -63,26 +68,25 @@ def forward(
     """The attention, and for each query its highest score and its sum of exponentials (0 and 1 for
     a query that sees no key).
     """
-    _, _, q, k, v = inputs
-    heads, queries, _ = q.shape
+    q, k, v = inputs.q, inputs.k, inputs.v
     tile = problem.tiles.forward
-    count = queries // tile.queries
-    operands, moved = _aligned((*(mask or ()), *inputs))
+    last_first = _last_first(q.shape[1] // tile.queries)
+    operands, moved = _aligned((mask or (), inputs.place, inputs.sides, q, k, v))
     out = [
         moved(q.shape, v.dtype),
         moved(q.shape[:2], jnp.float32),
         moved(q.shape[:2], jnp.float32),
     ]
     call = pl.pallas_call(
-        _with_mask(functools.partial(_triton_kernels.forward, problem, tile, count), mask),
-        grid=(count, heads),
+        _partial(_triton_kernels.forward, problem, tile, q.shape[1] // tile.queries),
+        grid=(q.shape[1] // tile.queries, q.shape[0]),
         in_specs=[
-            *_numbers(mask),
-            _last_first(tile.queries, q),
+            *_common(mask, inputs, (tile.queries, None), last_first),
+            _block(tile.queries, q, last_first),
             _whole(k, problem.share),
             _whole(v, problem.share),
         ],
-        out_specs=[_last_first(tile.queries, x) for x in out],
+        out_specs=[_block(tile.queries, x, last_first) for x in out],
         out_shape=out,
         name="attention_forward",
         **_options(problem, tile),
@@ -92,12 +96,12 @@ def forward(
 
 
 class Cotangents(NamedTuple):
-    """The cotangents of the two results of the derivative, and the numbers of the forward pass that
+    """The cotangents of the two results of the derivative, and the number of the forward pass that
     their transposes take.
     """
 
-    top: jax.Array
-    total: jax.Array
+    base: jax.Array
+    """For each query the logarithm to base 2 of its sum of exponentials, `(heads, queries)`."""
     out: jax.Array
     """The cotangent of `(D W) v + (D P) dv`, before it is scaled: `(heads, queries, depth)`, of the
     dtype of the values.
@@ -108,17 +112,16 @@ class Cotangents(NamedTuple):
 
 def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents) -> jax.Array:
     """The cotangent of `q`, float32."""
-    _, _, q, k, v = inputs
-    heads, queries, _ = q.shape
-    operands, moved = _aligned((*(mask or ()), *inputs, *given))
+    q, k, v = inputs.q, inputs.k, inputs.v
+    operands, moved = _aligned((mask or (), inputs.place, inputs.sides, q, k, v, *given))
     tile = problem.tiles.of_queries
-    count = queries // tile.queries
-    rows = functools.partial(_last_first, tile.queries)
+    last_first = _last_first(q.shape[1] // tile.queries)
+    rows = functools.partial(_block, tile.queries, order=last_first)
     call = pl.pallas_call(
-        _with_mask(functools.partial(_triton_kernels.of_queries, problem, tile, count), mask),
-        grid=(count, heads),
+        _partial(_triton_kernels.of_queries, problem, tile, q.shape[1] // tile.queries),
+        grid=(q.shape[1] // tile.queries, q.shape[0]),
         in_specs=[
-            *_numbers(mask),
+            *_common(mask, inputs, (tile.queries, None), last_first),
             rows(q),
             *(_whole(x, problem.share) for x in (k, v)),
             *(rows(x) for x in given),
@@ -137,21 +140,20 @@ def of_keys(
     """The cotangents of `k` and `v`, float32, one for each head of `q`: not yet summed over the
     heads that share keys.
     """
-    _, _, q, k, v = inputs
-    heads = q.shape[0]
-    operands, moved = _aligned((*(mask or ()), *inputs, *given))
+    q, k, v = inputs.q, inputs.k, inputs.v
+    operands, moved = _aligned((mask or (), inputs.place, inputs.sides, q, k, v, *given))
     tile = problem.tiles.of_keys
-    found = [moved((heads, *x.shape[1:]), jnp.float32) for x in (k, v)]
+    found = [moved((q.shape[0], *x.shape[1:]), jnp.float32) for x in (k, v)]
     call = pl.pallas_call(
-        _with_mask(functools.partial(_triton_kernels.of_keys, problem, tile), mask),
-        grid=(k.shape[1] // tile.keys, heads),
+        _partial(_triton_kernels.of_keys, problem, tile),
+        grid=(k.shape[1] // tile.keys, q.shape[0]),
         in_specs=[
-            *_numbers(mask),
+            *_common(mask, inputs, (None, tile.keys), _in_order),
             _whole(q),
-            *(_in_order(tile.keys, x, problem.share) for x in (k, v)),
+            *(_block(tile.keys, x, _in_order, problem.share) for x in (k, v)),
             *(_whole(x) for x in given),
         ],
-        out_specs=[_in_order(tile.keys, x) for x in found],
+        out_specs=[_block(tile.keys, x, _in_order) for x in found],
         out_shape=found,
         name="attention_of_keys",
         **_options(problem, tile),
@@ -162,20 +164,59 @@ def of_keys(
 
 # -- how arrays reach a kernel
 
-
-def _with_mask(kernel: Callable[..., None], mask: Mask | None) -> Callable[..., None]:
-    """A kernel whose references of the mask are gathered into one argument."""
-    count = 0 if mask is None else len(mask)
-    return lambda *refs: kernel(refs[:count] or None, *refs[count:])
+_Order = Callable[[Any], Any]
+"""Which block a program computes, by its place in the grid."""
 
 
-def _numbers(mask: Mask | None) -> list[pl.BlockSpec]:
-    """The mask, the first row, and the scale of kept weights."""
-    one = pl.BlockSpec((1,), lambda i, head: (0,))
-    if mask is None:
-        return [one, one]
-    own = pl.BlockSpec((None, 1), lambda i, head: (head, 0))
-    return [pl.BlockSpec(mask.words.shape, lambda i, head: (0,)), one, own, own, one, one]
+def _in_order(i: Any) -> Any:
+    return i
+
+
+def _last_first(count: int) -> _Order:
+    """Block `i` from the end: in causal attention the last blocks take longest, so they start
+    first.
+    """
+    return lambda i: count - 1 - i
+
+
+def _partial(kernel: Callable[..., None], *settings: Any) -> Callable[..., None]:
+    """A kernel that gets None for the references of a mask if there is none."""
+    return lambda mask, *refs: kernel(*settings, mask or None, *refs)
+
+
+def _common(
+    mask: Mask | None, inputs: Inputs, block: tuple[int | None, int | None], order: _Order
+) -> tuple[Any, Place, Sides]:
+    """The mask, the place and the sides. `block` has the number of queries or of keys in a block of
+    the program, and None for the axis that the program runs over.
+    """
+    one: Any = pl.BlockSpec((1,), lambda i, head: (0,))
+    own: Any = pl.BlockSpec((None, 1), lambda i, head: (head, 0))
+    stretch = pl.BlockSpec((None, None, 4), lambda i, head: (head, order(i), 0))
+    drawn: Any = ()
+    if mask is not None:
+        words: Any = pl.BlockSpec(mask.words.shape, lambda i, head: (0,))
+        drawn = Mask(words, one, own, own)
+    sides = jax.tree.map(lambda x: _side(x, inputs.lead, block, order), inputs.sides)
+    return drawn, Place(own, stretch, one), sides
+
+
+def _side(
+    x: jax.Array, lead: tuple[int, ...], block: tuple[int | None, int | None], order: _Order
+) -> pl.BlockSpec:
+    """An array of `Sides`: along the axes of length 1 there is nothing to choose."""
+
+    def index(i: Any, head: Any) -> tuple[Any, ...]:
+        place: list[Any] = []
+        inner = 1
+        for length, own in zip(reversed(lead), reversed(x.shape[:-2]), strict=True):
+            place.insert(0, 0 if own == 1 else lax.rem(lax.div(head, inner), length))
+            inner *= length
+        return *place, *(0 if size is None or own == 1 else order(i) for own, size in last)
+
+    last = tuple(zip(x.shape[-2:], block, strict=True))
+    shape = (own if size is None or own == 1 else size for own, size in last)
+    return pl.BlockSpec((*[None] * len(lead), *shape), index)
 
 
 def _whole(x: Any, share: int = 1) -> pl.BlockSpec:
@@ -185,28 +226,15 @@ def _whole(x: Any, share: int = 1) -> pl.BlockSpec:
     )
 
 
-def _in_order(length: int, x: Any, share: int = 1) -> pl.BlockSpec:
-    """Block `i` along the second axis."""
+def _block(length: int, x: Any, order: _Order, share: int = 1) -> pl.BlockSpec:
+    """A program's block along the second axis."""
     return pl.BlockSpec(
         (None, length, *x.shape[2:]),
-        lambda i, head: (lax.div(head, share), i, *(0,) * (len(x.shape) - 2)),
+        lambda i, head: (lax.div(head, share), order(i), *(0,) * (len(x.shape) - 2)),
     )
 
 
-def _last_first(length: int, x: Any) -> pl.BlockSpec:
-    """Block `i` from the end: in causal attention the last blocks take longest, so they start
-    first.
-    """
-    count = x.shape[1] // length
-    return pl.BlockSpec(
-        (None, length, *x.shape[2:]),
-        lambda i, head: (head, count - 1 - i, *(0,) * (len(x.shape) - 2)),
-    )
-
-
-def _aligned(
-    operands: tuple[jax.Array, ...],
-) -> tuple[tuple[jax.Array, ...], Callable[..., jax.ShapeDtypeStruct]]:
+def _aligned(operands: Any) -> tuple[Any, Callable[..., jax.ShapeDtypeStruct]]:
     """Operands that all vary over the mesh axes of a `shard_map` over which any of them varies, and
     the constructor of output types that vary so.
     """
@@ -215,10 +243,11 @@ def _aligned(
         name for name in ("manual_axis_type", "vma") if hasattr(jax.typeof(zero), name)
     )  # before JAX 0.10 `vma`
     kind = getattr(jax.typeof(zero), name)
-    alike = (
-        x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype) for x in operands
-    )
-    return tuple(alike), functools.partial(jax.ShapeDtypeStruct, **{name: kind})
+
+    def alike(x: jax.Array) -> jax.Array:
+        return x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype)
+
+    return jax.tree.map(alike, operands), functools.partial(jax.ShapeDtypeStruct, **{name: kind})
 
 
 def _options(problem: Problem, tile: Tile) -> dict[str, Any]:

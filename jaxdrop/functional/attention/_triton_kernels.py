@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from jaxdrop.functional.attention import _triton_arithmetic
 from jaxdrop.random._positions import Positions
 from jaxdrop.random._words import WORD, add_wide, multiply_wide
 
@@ -63,93 +64,126 @@ class Problem(NamedTuple):
     interpret: bool
 
 
+class Place(NamedTuple):
+    """Where the queries of a program stand, and what they see."""
+
+    row: Any
+    """The position of the first query of the head, shape (1,)."""
+    stretch: Any
+    """A row of `_sight.stretches`, shape (4,)."""
+    scale: Any
+    """The factor of kept weights, shape (1,)."""
+
+
+class Sides(NamedTuple):
+    """Arrays with the two last axes of the weights, each axis of its length or of length 1: the
+    part for a program's block, and all of the other axis.
+    """
+
+    bias: tuple[Any, ...] = ()
+    """None or one."""
+    allowed: tuple[Any, ...] = ()
+    """Int8, 0 where a query may not see a key."""
+    segments: tuple[Any, ...] = ()
+    """Of the queries and of the keys, or empty."""
+
+
 # -- the kernels
 
 
 def forward(
-    problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any,
+    problem: Problem, tile: Tile, count: int, mask: Any, place: Place, sides: Sides,
     q: Any, k: Any, v: Any,
     out_ref: Any, top_ref: Any, total_ref: Any,
 ) -> None:  # fmt: skip
     """The attention of a block of queries, its highest scores and sums of exponentials."""
-    first = row[0] + (count - 1 - pl.program_id(0)) * tile.queries
-    rows, queries = _places(first, tile.queries), q[...]
+    first = (count - 1 - pl.program_id(0)) * tile.queries
+    rows, queries = first + _numbers(tile.queries)[:, None], q[...]
+    columns = _numbers(tile.keys)[None, :]
+    exp2_of_sum, _, drop = _arithmetic(problem, mask)
 
     def block(j: jax.Array, carry: tuple[jax.Array, ...], *, partly: bool) -> tuple[jax.Array, ...]:
         top, total, out = carry
-        columns, at = _places(j * tile.keys, tile.keys), pl.ds(j * tile.keys, tile.keys)
-        s = _scores(problem, queries, k[at, :], rows[:, None], columns[None, :], partly)
-        higher = jnp.maximum(top, s.max(1))
+        start, at = j * tile.keys, pl.ds(j * tile.keys, tile.keys)
+        s = triton.dot(queries, k[at, :], trans_b=True)
+        bits = _bits(problem, mask, place.row[0] + rows, start, columns)  # during the product
+        s, factor = _scores(
+            problem, place, sides, s, rows, start + columns, (slice(None), at), partly=partly
+        )
+        higher = jnp.maximum(top, s.max(1) * np.float32(factor))
         base = jnp.where(higher == -jnp.inf, 0.0, higher)
-        p, lower = jnp.exp2(s - base[:, None]), jnp.exp2(top - base)
-        kept = _drop(_keep(problem, mask, rows[:, None], columns[None, :]), p)
-        more = triton.dot(kept.astype(v.dtype), v[at, :])
+        p, lower = exp2_of_sum(s, factor, -base[:, None]), jnp.exp2(top - base)
+        more = triton.dot(drop(bits, p).astype(v.dtype), v[at, :])
         return higher, total * lower + p.sum(1), out * lower[:, None] + more
 
     start = jnp.full(tile.queries, -jnp.inf, jnp.float32), jnp.zeros(tile.queries, jnp.float32)
     carry = *start, jnp.zeros(queries.shape, jnp.float32)
-    top, total, out = _over_keys(problem, tile, first, block, carry)
+    top, total, out = _over(place.stretch, block, carry)
     sees = total > 0
     total = jnp.where(sees, total, 1.0)
-    out_ref[...] = (out * (scale[0] / total)[:, None]).astype(out_ref.dtype)
+    out_ref[...] = (out * (place.scale[0] / total)[:, None]).astype(out_ref.dtype)
     top_ref[...] = jnp.where(sees, top * np.float32(1 / _LOG2_E), 0.0)
     total_ref[...] = total
 
 
 def of_queries(
-    problem: Problem, tile: Tile, count: int, mask: Any, row: Any, scale: Any,
+    problem: Problem, tile: Tile, count: int, mask: Any, place: Place, sides: Sides,
     q: Any, k: Any, v: Any,
-    top: Any, total: Any, dout: Any, dspread: Any, dq_ref: Any,
+    base: Any, dout: Any, dspread: Any, dq_ref: Any,
 ) -> None:  # fmt: skip
     """The cotangent of a block of queries."""
-    first = row[0] + (count - 1 - pl.program_id(0)) * tile.queries
-    rows, queries, given = _places(first, tile.queries), q[...], dout[...]
-    base, per_total, more, kept = (
-        top[...] * np.float32(_LOG2_E),
-        1 / total[...],
-        dspread[...],
-        scale[0],
-    )
+    first = (count - 1 - pl.program_id(0)) * tile.queries
+    rows, columns = first + _numbers(tile.queries)[:, None], _numbers(tile.keys)[None, :]
+    queries, given, kept = q[...], dout[...], place.scale[0]
+    shift, more = -base[...][:, None], dspread[...][:, None]
+    exp2_of_sum, multiply_add, drop = _arithmetic(problem, mask)
 
     def block(j: jax.Array, dq: jax.Array, *, partly: bool) -> jax.Array:
-        columns, at = _places(j * tile.keys, tile.keys), pl.ds(j * tile.keys, tile.keys)
+        start, at = j * tile.keys, pl.ds(j * tile.keys, tile.keys)
         keys = k[at, :]
-        s = _scores(problem, queries, keys, rows[:, None], columns[None, :], partly)
-        p = jnp.exp2(s - base[:, None]) * per_total[:, None]
+        s = triton.dot(queries, keys, trans_b=True)
         dp = triton.dot(given, v[at, :], trans_b=True)
-        dp = _drop(_keep(problem, mask, rows[:, None], columns[None, :]), dp)
-        ds = p * (dp * kept + more[:, None])
+        bits = _bits(problem, mask, place.row[0] + rows, start, columns)
+        s, factor = _scores(
+            problem, place, sides, s, rows, start + columns, (slice(None), at), partly=partly
+        )
+        ds = exp2_of_sum(s, factor, shift) * multiply_add(drop(bits, dp), kept, more)
         return dq + triton.dot(ds.astype(keys.dtype), keys)
 
-    dq = _over_keys(problem, tile, first, block, jnp.zeros(queries.shape, jnp.float32))
+    dq = _over(place.stretch, block, jnp.zeros(queries.shape, jnp.float32))
     dq_ref[...] = dq * np.float32(problem.scale)
 
 
 def of_keys(
-    problem: Problem, tile: Tile, mask: Any, row: Any, scale: Any, q: Any, k: Any, v: Any,
-    top: Any, total: Any, dout: Any, dspread: Any, dk_ref: Any, dv_ref: Any,
+    problem: Problem, tile: Tile, mask: Any, place: Place, sides: Sides,
+    q: Any, k: Any, v: Any,
+    base: Any, dout: Any, dspread: Any, dk_ref: Any, dv_ref: Any,
 ) -> None:  # fmt: skip
     """The cotangents of a block of keys and of their values."""
-    first = pl.program_id(0) * tile.keys
-    columns, keys, values, kept = _places(first, tile.keys), k[...], v[...], scale[0]
+    first, kept = pl.program_id(0) * tile.keys, place.scale[0]
+    columns, keys, values = _numbers(tile.keys)[:, None], k[...], v[...]
+    rows = _numbers(tile.queries)[None, :]
+    exp2_of_sum, multiply_add, drop = _arithmetic(problem, mask)
 
     def block(
         i: jax.Array, carry: tuple[jax.Array, jax.Array], *, partly: bool
     ) -> tuple[jax.Array, jax.Array]:
         dk, dv = carry
         at = pl.ds(i * tile.queries, tile.queries)
-        rows = _places(row[0] + i * tile.queries, tile.queries)
-        queries, given = q[at, :], dout[at, :]
-        s = _scores(problem, keys, queries, rows[None, :], columns[:, None], partly)
-        p = jnp.exp2(s - (top[at] * np.float32(_LOG2_E))[None, :]) * (1 / total[at])[None, :]
-        keep = _keep(problem, mask, rows[None, :], columns[:, None])
-        dv += triton.dot(_drop(keep, p).astype(given.dtype), given)
-        dp = _drop(keep, triton.dot(values, given, trans_b=True))
-        ds = p * (dp * kept + dspread[at][None, :])
+        here, queries, given = i * tile.queries + rows, q[at, :], dout[at, :]
+        s = triton.dot(keys, queries, trans_b=True)
+        bits = _bits(problem, mask, place.row[0] + here, first, columns)
+        dp = triton.dot(values, given, trans_b=True)
+        s, factor = _scores(
+            problem, place, sides, s, here, first + columns, (at, slice(None)), partly=partly
+        )
+        p = exp2_of_sum(s, factor, -base[at][None, :])
+        dv += triton.dot(drop(bits, p).astype(given.dtype), given)
+        ds = p * multiply_add(drop(bits, dp), kept, dspread[at][None, :])
         return dk + triton.dot(ds.astype(queries.dtype), queries), dv
 
     none = jnp.zeros(keys.shape, jnp.float32)
-    dk, dv = _over_queries(problem, tile, first - row[0], q.shape[0], block, (none, none))
+    dk, dv = _over(place.stretch, block, (none, none))
     dk_ref[...] = dk * np.float32(problem.scale)
     dv_ref[...] = dv * kept
 
@@ -157,115 +191,102 @@ def of_keys(
 # -- parts of a kernel
 
 
-def _places(first: jax.Array, length: int) -> jax.Array:
-    return first + lax.iota(jnp.int32, length)
+def _numbers(length: int) -> jax.Array:
+    return lax.iota(jnp.int32, length)
+
+
+def _arithmetic(problem: Problem, mask: Any) -> tuple[Callable[..., jax.Array], ...]:
+    """The functions of `_triton_arithmetic`; `drop` takes bits and an array."""
+    interpret = problem.interpret
+    last = None if mask is None else mask.last[0]
+
+    def drop(bits: jax.Array | None, x: jax.Array) -> jax.Array:
+        return _triton_arithmetic.drop(bits, last, x, interpret=interpret)
+
+    return (
+        functools.partial(_triton_arithmetic.exp2_of_sum, interpret=interpret),
+        functools.partial(_triton_arithmetic.multiply_add, interpret=interpret),
+        drop,
+    )
 
 
 def _scores(
-    problem: Problem, a: jax.Array, b: jax.Array, row: jax.Array, column: jax.Array, partly: bool
-) -> jax.Array:
-    """Scores to base 2, of queries and keys or of keys and queries. If `partly`, some queries may
-    not see some keys, and their scores are minus infinity.
+    problem: Problem, place: Place, sides: Sides, s: jax.Array, row: jax.Array, column: jax.Array,
+    at: tuple[Any, Any], *, partly: bool,
+) -> tuple[jax.Array, float]:  # fmt: skip
+    """Scores, and a positive factor that makes them logarithms to base 2, from products of queries
+    and keys or of keys and queries. If `partly`, some queries may not see some keys, and their
+    scores are minus infinity.
+
+    `row` and `column` count the queries and keys of the head. `at` is the block's part of `sides`.
     """
-    s = triton.dot(a, b, trans_b=True) * np.float32(problem.scale * _LOG2_E)
+    queries_last = row.shape[0] == 1
+
+    def side(ref: Any) -> jax.Array:
+        x = ref[
+            tuple(
+                slice(None) if length == 1 else where
+                for length, where in zip(ref.shape, at, strict=True)
+            )
+        ]
+        return x.T if queries_last else x
+
+    factor = problem.scale * _LOG2_E
+    if factor <= 0 or sides.bias:
+        s, factor = s * np.float32(factor), 1.0
+    for ref in sides.bias:
+        s += side(ref).astype(jnp.float32) * np.float32(_LOG2_E)
     if not partly:
-        return s
-    seen = [column < problem.lengths[1]]
+        return s, factor
+    seen = [column < problem.lengths[1], row < problem.lengths[0]]
+    distance = column - (place.row[0] + row)
     if problem.after is not None:
-        seen.append(column <= row + problem.after)
+        seen.append(distance <= problem.after)
     if problem.before is not None:
-        seen.append(column >= row - problem.before)
-    return jnp.where(functools.reduce(jnp.logical_and, seen), s, -jnp.inf)
+        seen.append(distance >= -problem.before)
+    seen += [side(ref) != 0 for ref in sides.allowed]
+    if sides.segments:
+        of_queries, of_keys = map(side, sides.segments)
+        seen.append(of_queries == of_keys)
+    return jnp.where(functools.reduce(jnp.logical_and, seen), s, -jnp.inf), factor
 
 
-def _keep(problem: Problem, mask: Any, row: jax.Array, column: jax.Array) -> jax.Array | None:
-    """Which weights are kept; None for all."""
+def _bits(
+    problem: Problem, mask: Any, row: jax.Array, first: jax.Array, column: jax.Array
+) -> jax.Array | None:
+    """The random bits of the weights in rows `row` and columns `first + column`; None without a
+    mask.
+    """
     if mask is None:
         return None
-    words, last, low, high = mask
-    row, column, keys = row.astype(jnp.uint32), column.astype(jnp.uint32), problem.lengths[1]
+    row, first, column = (x.astype(jnp.uint32) for x in (row, first, column))
+    keys, low = problem.lengths[1], mask.low[0]
     if problem.mask_size <= WORD:
-        positions = Positions(None, low[0] + row * np.uint32(keys) + column)
+        high, low = None, low + row * np.uint32(keys)
     else:
-        start = add_wide((high[0], low[0]), multiply_wide(row, keys))
-        if WORD % keys == 0:  # a row of weights never crosses a multiple of 2**32
-            positions = Positions(start[0], start[1] + column)
-        else:
-            positions = Positions(*add_wide(start, (jnp.zeros_like(column), column)))
-    return problem.draw([words[at] for at in range(words.shape[0])], positions) <= last[0]
+        high, low = add_wide((mask.high[0], low), multiply_wide(row, keys))
+    if keys % column.size == 0:
+        # Blocks of keys fill the rows of weights, so a row of a block starts at a multiple of its
+        # length. The columns then only set bits that are 0 there, and nothing is carried: the
+        # generator's shifts of the position are the same number in a whole row.
+        positions = Positions(high, (low + first) ^ column)
+    elif high is None or WORD % keys == 0:  # no row of weights crosses a multiple of 2**32
+        positions = Positions(high, low + (first + column))
+    else:
+        column = first + column
+        positions = Positions(*add_wide((high, low), (jnp.zeros_like(column), column)))
+    return problem.draw([mask.words[at] for at in range(mask.words.shape[0])], positions)
 
 
-def _drop(keep: jax.Array | None, x: jax.Array) -> jax.Array:
-    return x if keep is None else jnp.where(keep, x, 0.0)
-
-
-def _over_keys(
-    problem: Problem, tile: Tile, first: jax.Array, block: Callable[..., Any], carry: Any
-) -> Any:
-    """Runs `block` for each block of keys that a query sees, of the block of queries that starts at
-    position `first`.
+def _over(stretch: Any, block: Callable[..., Any], carry: Any) -> Any:
+    """Runs `block` for each block of the stretch that is seen: first for the blocks in which every
+    query sees every key, which need no mask of scores, then for those on both sides of them.
     """
-    length, last = np.int32(tile.keys), first + (tile.queries - 1)
-    begin, end = jnp.int32(0), jnp.int32(-(-problem.lengths[1] // tile.keys))
-    whole_from, whole_to = begin, jnp.int32(problem.lengths[1] // tile.keys)
-    if problem.before is not None:
-        begin = lax.div(jnp.maximum(first - problem.before, 0), length)
-        whole_from = lax.div(jnp.maximum(last - problem.before, 0) + (length - 1), length)
-    if problem.after is not None:
-        end = jnp.minimum(end, lax.div(jnp.maximum(last + problem.after + length, 0), length))
-        whole_to = jnp.minimum(whole_to, lax.div(jnp.maximum(first + problem.after + 1, 0), length))
-    return _stretches(
-        begin, whole_from, whole_to, end, block, carry, head=problem.before is not None
-    )
+    begin, whole_from, whole_to, end = (stretch[at] for at in range(4))
+    before = whole_from - begin
 
+    def aside(n: jax.Array, carry: Any) -> Any:
+        return block(jnp.where(n < before, begin, whole_to - before) + n, carry, partly=True)
 
-def _over_queries(
-    problem: Problem,
-    tile: Tile,
-    first: jax.Array,
-    queries: int,
-    block: Callable[..., Any],
-    carry: Any,
-) -> Any:
-    """Runs `block` for each block of queries that see a key of a block of keys. `first` is the
-    position of the first key among the queries.
-    """
-    length, last = np.int32(tile.queries), first + (tile.keys - 1)
-    begin, end = jnp.int32(0), jnp.int32(queries // tile.queries)
-    whole_from, whole_to = begin, end
-    if problem.after is not None:
-        begin = lax.div(jnp.maximum(first - problem.after, 0), length)
-        whole_from = lax.div(jnp.maximum(last - problem.after, 0) + (length - 1), length)
-    if problem.before is not None:
-        end = jnp.minimum(end, lax.div(jnp.maximum(last + problem.before + length, 0), length))
-        whole_to = jnp.minimum(
-            whole_to, lax.div(jnp.maximum(first + problem.before + 1, 0), length)
-        )
-    if problem.lengths[1] % tile.keys:  # the last block of keys may hold padding
-        padded = pl.program_id(0) == problem.lengths[1] // tile.keys
-        whole_to = jnp.where(padded, jnp.int32(0), whole_to)
-    return _stretches(
-        begin, whole_from, whole_to, end, block, carry, head=problem.after is not None
-    )
-
-
-def _stretches(
-    begin: jax.Array,
-    whole_from: jax.Array,
-    whole_to: jax.Array,
-    end: jax.Array,
-    block: Callable[..., Any],
-    carry: Any,
-    *,
-    head: bool,
-) -> Any:
-    """Runs `block` from `begin` to `end`. From `whole_from` to `whole_to` every query sees every
-    key, and no scores are masked. Without `head`, `whole_from` is `begin`.
-    """
-    end = jnp.maximum(begin, end)
-    whole_from = jnp.clip(whole_from, begin, end) if head else begin
-    whole_to = jnp.clip(whole_to, whole_from, end)
-    if head:
-        carry = lax.fori_loop(begin, whole_from, functools.partial(block, partly=True), carry)
     carry = lax.fori_loop(whole_from, whole_to, functools.partial(block, partly=False), carry)
-    return lax.fori_loop(whole_to, end, functools.partial(block, partly=True), carry)
+    return lax.fori_loop(0, before + end - whole_to, aside, carry)
