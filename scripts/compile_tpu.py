@@ -30,6 +30,7 @@ from typing import Any
 # Before JAX is imported: libtpu would ask the cloud what machine this is, and JAX would look for a
 # TPU to run on.
 os.environ.update(
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # or a second compilation beside it dies on a lockfile
     TPU_SKIP_MDS_QUERY="1",
     TPU_WORKER_HOSTNAMES="localhost",
     TPU_ACCELERATOR_TYPE="v5litepod-4",
@@ -42,12 +43,14 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import jaxdrop
 from benchmarks import _peers, training
 from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report, versions
 from benchmarks.attention import NO_DROPOUT, attentions
+from jaxdrop.functional.attention import _kernels
 from training.layouts import layout
 
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -227,7 +230,72 @@ def train(mesh: Mesh) -> Iterator[Table | Bar]:
         )
 
 
-SUITES = {"attention": attention, "core": core, "train": train}
+def kernels(mesh: Mesh) -> Iterator[Table | Bar]:
+    """Attention's kernels for TPUs, forward and backward, with every option, on one device."""
+    shape, length = (1, 2048, 4, 128), 2048
+    options: dict[str, dict[str, Any]] = {
+        "no dropout": {},
+        "causal": {},
+        "lengths": {"query_seq_lengths": (1,), "key_value_seq_lengths": (1,)},
+        "segments": {"segment_ids": (1, length)},
+        "offset of each example": {"query_offset": (1,)},
+        "mask": {"mask": (1, 1, length, length)},
+        "bias": {"bias": (1, 4, length, length)},
+    }
+    dtypes = {"mask": jnp.bool_, "bias": jnp.bfloat16}
+    device = NamedSharding(Mesh(mesh.devices.reshape(-1)[:1], ("x",)), PartitionSpec())
+    _kernels.PLATFORM = "tpu"
+    figures: dict[Callable[[Any], Any], dict[str, dict[str, float]]] = {
+        calls: {},
+        scratch_bytes: {},
+    }
+    key = jax.eval_shape(lambda: jaxdrop.key(0))
+    for dtype, (name, given) in itertools.product((jnp.bfloat16, jnp.float32), options.items()):
+        arrays = [jax.ShapeDtypeStruct(shape, dtype)] * 4
+        extra = {
+            option: jax.ShapeDtypeStruct(size, dtypes.get(option, jnp.int32))
+            for option, size in given.items()
+        }
+
+        def both(key: Any, extra: Any, q: Any, k: Any, v: Any, c: Any, name: str = name) -> Any:
+            y, pull = jax.vjp(
+                lambda q, k, v: jaxdrop.dot_product_attention(
+                    key,
+                    q,
+                    k,
+                    v,
+                    0.0 if name == "no dropout" else 0.1,
+                    is_causal=True,
+                    implementation="pallas",
+                    **extra,
+                ),
+                q,
+                k,
+                v,
+            )
+            return y, *pull(c)
+
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), (key, extra, *arrays)
+        )
+        compiled = jax.jit(both).lower(*placed).compile()
+        for figure, table in figures.items():
+            table.setdefault(jnp.dtype(dtype).name, {})[name] = figure(compiled)
+    _kernels.PLATFORM = None
+    yield Table("kernels of forward + backward", "", figures[calls])
+    yield Table("temporaries", "B", figures[scratch_bytes])
+    every = [kernels for row in figures[calls].values() for kernels in row.values()]
+    yield Bar("programs that are not three kernels", sum(n != 3 for n in every), "<=", 0, "")
+    most = max(temporary for row in figures[scratch_bytes].values() for temporary in row.values())
+    yield Bar("temporaries over an array of queries", most / 2**21, "<=", 1)
+
+
+def calls(compiled: jax.stages.Compiled) -> int:
+    """How many kernels of Pallas a program calls."""
+    return (compiled.as_text() or "").count('custom_call_target="tpu_custom_call"')
+
+
+SUITES = {"attention": attention, "core": core, "kernels": kernels, "train": train}
 
 
 def main() -> None:

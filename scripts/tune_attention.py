@@ -27,7 +27,8 @@ import numpy as np
 import jaxdrop
 from jaxdrop.functional.attention import _sight, _triton
 from jaxdrop.functional.attention._block import Operands, Plan
-from jaxdrop.functional.attention._triton_kernels import Place, Problem, Sides, Tile, Tiles
+from jaxdrop.functional.attention._problem import Inputs, Mask, Place, Problem, Sides
+from jaxdrop.functional.attention._triton_kernels import Tile, Tiles
 from jaxdrop.random import _drawing
 
 _CANDIDATES = {
@@ -88,15 +89,14 @@ def _compiled(kernel: str, depth: int, tile: Tile) -> Callable[[], Any] | None:
         after=0,
         mask_size=_HEADS * _LENGTH**2,
         draw=draw,
+        precision=None,
         tiles=_triton.TILES[depth]._replace(**{kernel: tile}),
         interpret=False,
     )
     shape = (_HEADS, _LENGTH, depth)
     q, k, v, dout = (jax.random.normal(jax.random.key(i), shape, jnp.bfloat16) for i in range(4))
     head = jnp.arange(_HEADS, dtype=jnp.uint32)[:, None]
-    mask = _triton.Mask(
-        words, jnp.full(1, 0xE6666665, jnp.uint32), head * jnp.uint32(_LENGTH**2), 0 * head
-    )
+    mask = Mask(words, jnp.full(1, 0xE6666665, jnp.uint32), head * jnp.uint32(_LENGTH**2), 0 * head)
     plan = Plan((_LENGTH, _LENGTH), (1, 1), 1.0, None, 0, (), None, None)
     operands = Operands(None, None, None, q, k, v, None, (), None, None)
     seen = _sight.stretches(
@@ -111,7 +111,7 @@ def _compiled(kernel: str, depth: int, tile: Tile) -> Callable[[], Any] | None:
     given = () if kernel == "forward" else (_triton.Cotangents(rows, dout, rows),)
 
     def run(mask: Any, place: Any, q: Any, k: Any, v: Any, *given: Any) -> Any:
-        inputs = _triton.Inputs(place, Sides(), (_HEADS,), q, k, v)
+        inputs = Inputs(place, Sides(), (_HEADS,), q, k, v)
         return getattr(_triton, kernel)(problem, mask, inputs, *given)
 
     args = mask, place, q, k, v, *given

@@ -48,8 +48,8 @@ PRIVATE_IMPORTS: dict[str, set[str]] = {
     # The coordinates of a mask are made without a key, by the arithmetic of positions.
     "jaxdrop.masks._placement": {"jaxdrop.random._positions"},
     # A kernel of Pallas takes no keys, and draws its bits by the arithmetic of `random`.
-    "jaxdrop.functional.attention._gpu": {"jaxdrop.random._drawing", "jaxdrop.random._positions"},
-    "jaxdrop.functional.attention._triton_kernels": {
+    "jaxdrop.functional.attention._flat": {"jaxdrop.random._drawing", "jaxdrop.random._positions"},
+    "jaxdrop.functional.attention._problem": {
         "jaxdrop.random._positions",
         "jaxdrop.random._words",
     },

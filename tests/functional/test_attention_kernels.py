@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional.attention import _block, _gpu, _sight, _triton, _triton_kernels
+from jaxdrop.functional.attention import _block, _gpu, _problem, _sight, _triton
 from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick
@@ -253,14 +253,14 @@ def test_more_than_2_32_weights(keys: int) -> None:
         jnp.arange(16, dtype=jnp.uint32)[:, None],
         jnp.arange(keys - 16, keys, dtype=jnp.uint32)[None],
     )
-    problem = _triton.Problem(
-        (keys, keys), 1, 1.0, None, None, heads * keys**2, draw, _triton.TILES[16], True
+    problem = _problem.Problem(
+        (keys, keys), 1, 1.0, None, None, heads * keys**2, draw, None, _triton.TILES[16], True
     )
     for head in (0, 3, heads - 1):  # one that ends behind 2**32, and one that begins there
         high, low = (np.full(1, word, np.uint32) for word in divmod(head * keys**2, 2**32))
-        mask = _triton.Mask(words, last, low, high)
+        mask = _problem.Mask.loaded(_problem.Mask(words, last, low, high))
         first, near = columns[0, 0], columns - columns[0, 0]
-        found = _triton_kernels._bits(problem, mask, rows, first, near)
+        found = _problem.bits(problem, mask, rows, first, near)
         bits = jaxdrop.random.bits_at(
             catalogue.KEY, (jnp.full((1, 1), head), rows, columns), (heads, keys, keys)
         )

@@ -29,7 +29,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxdrop import _numerics
-from jaxdrop.functional.attention import _gpu
+from jaxdrop.functional.attention import _kernels
 from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor, at
 from jaxdrop.functional.attention._linear import linear_call
 
@@ -84,25 +84,22 @@ def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.A
     """The attention, and for each query its highest score and its sum of exponentials (0 and 1 for
     a query that sees no key).
     """
-    return _on_gpu(plan, operands, _gpu.forward, _forward, operands)
+    return _by_kernels(plan, operands, "forward", _forward, operands)
 
 
-def _on_gpu(
-    plan: Plan,
-    operands: Operands,
-    kernels: Callable[..., T],
-    blocks: Callable[..., T],
-    *arrays: Any,
+def _by_kernels(
+    plan: Plan, operands: Operands, name: str, blocks: Callable[..., T], *arrays: Any
 ) -> T:
-    """`kernels(plan, *arrays)` where the program runs on a GPU that has them, and `blocks(plan,
-    *arrays)` elsewhere.
+    """`blocks(plan, *arrays)`, or the function `name` of the kernels where the program runs on a
+    device for which they are chosen.
     """
-    kernels, blocks = functools.partial(kernels, plan), functools.partial(blocks, plan)
-    if not _gpu.are_chosen(plan, operands):
+    chosen, blocks = _kernels.chosen(plan, operands), functools.partial(blocks, plan)
+    if chosen is None:
         return blocks(*arrays)
-    if _gpu.INTERPRET:
+    kernels = functools.partial(getattr(chosen, name), plan)
+    if chosen.INTERPRET:
         return kernels(*arrays)
-    return lax.platform_dependent(*arrays, cuda=kernels, default=blocks)
+    return lax.platform_dependent(*arrays, **{chosen.PLATFORM: kernels}, default=blocks)
 
 
 def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -159,7 +156,7 @@ def _transposable(
 ) -> tuple[jax.Array, jax.Array]:
     """`_derivative`, with the transpose computed by the kernels if they are chosen."""
     derivative = jax.checkpoint(functools.partial(_derivative, plan), prevent_cse=False)
-    if not _gpu.are_chosen(plan, operands) or moving.bias is not None:
+    if _kernels.chosen(plan, operands) is None or moving.bias is not None:
         return derivative(operands, top, total, moving)
 
     def forward(constants: Any, moving: _Tangents) -> tuple[jax.Array, jax.Array]:
@@ -168,7 +165,7 @@ def _transposable(
     @jax.custom_jvp
     def transpose(constants: Any, cotangents: tuple[jax.Array, jax.Array]) -> _Tangents:
         found = (
-            *_on_gpu(plan, operands, _gpu.transposed, _transposed, *constants, *cotangents),
+            *_by_kernels(plan, operands, "transposed", _transposed, *constants, *cotangents),
             None,
         )
         return _Tangents(

@@ -96,11 +96,11 @@ def dot_product_attention(
       block_sizes: the numbers of queries and of keys in a block; chosen by the lengths by default.
         They change the rounding, but no mask.
       implementation: `'xla'` computes block by block in XLA, everywhere. `'pallas'` is a kernel for
-        GPUs, with the same masks. It takes bfloat16 and float16 and depths up to 128, and no
-        `precision`. A `bias` that needs a gradient is differentiated by XLA's blocks. The compiler
-        cannot divide a kernel: with several devices call it inside `shard_map`. By default the
-        kernel is used on a machine with one GPU for the options that one has been seen to compute
-        exactly, and XLA otherwise.
+        GPUs and TPUs, with the same masks. On a GPU it takes bfloat16 and float16, depths up to 128
+        and no `precision`; on a TPU bfloat16 and float32. A `bias` that needs a gradient is
+        differentiated by XLA's blocks. The compiler cannot divide a kernel: with several devices
+        call it inside `shard_map`. By default the kernel is used on a machine with one GPU, for the
+        options that one has been seen to compute exactly, and XLA otherwise.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the global
         array whose part on this device is `q`. Batch, queries and heads may be divided; `k` and `v`
         hold all keys for these queries. Without `spec`, devices that hold the same key draw the

@@ -6,20 +6,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdrop import _mapped_axes, masks
-from jaxdrop.functional.attention import _sight
-from jaxdrop.functional.attention._block import Operands, Plan, Scores
-from jaxdrop.random import _drawing
-from jaxdrop.random._positions import linear
-
-if TYPE_CHECKING:
-    from jaxdrop.functional.attention import _triton
+from jaxdrop.functional.attention import _flat
+from jaxdrop.functional.attention._block import Operands, Plan
 
 BY_DEFAULT = {
     "plain": True,
@@ -32,6 +25,7 @@ BY_DEFAULT = {
 """Which calls the kernels compute by default: those that `scripts/check_accelerator.py` has shown
 to be exact on a GPU. The others ask for them, by `implementation='pallas'`.
 """
+PLATFORM = "cuda"
 INTERPRET = False
 """Whether the kernels run in Pallas' interpreter, which computes anywhere: for tests."""
 _SHORT = 256
@@ -74,20 +68,6 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
     if any(axis >= q.ndim - 2 for axis in plan.shared):
         return "masks shared along queries or keys are for implementation='xla'"
     return None
-
-
-def are_chosen(plan: Plan, operands: Operands) -> bool:
-    """Whether the kernels compute this call: if the plan asks for them, or leaves the choice open
-    and they are faster.
-    """
-    if plan.kernels is None:
-        return pays(plan, operands)
-    if plan.kernels and (reason := refusal(plan, operands)):
-        raise ValueError(
-            f"implementation='pallas' does not take this: {reason}. Leave it out, or give"
-            " implementation='xla'."
-        )
-    return plan.kernels
 
 
 def pays(plan: Plan, operands: Operands) -> bool:
@@ -137,12 +117,14 @@ def transposed(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cotangents of `q`, `k` and `v` from those of the results of `_blocked._derivative`."""
     triton, settled = _loaded(), functools.partial(_settled, plan, operands)
-    queries, depth = -(-operands.q.shape[-2] // triton.PADDED) * triton.PADDED, _depth(operands.q)
-    share = math.prod(operands.q.shape[:-2]) // math.prod(operands.k.shape[:-2])
+    queries, depth = _whole(operands.q), _depth(operands.q)
+    share = _flat.share(operands)
     given = triton.Cotangents(
-        _padded(_merged(top * math.log2(math.e) + jnp.log2(total), 1), 1, queries),
-        _padded(_padded(_merged(moved, 2), 1, queries), 2, depth).astype(operands.v.dtype),
-        _padded(_merged(spread, 1), 1, queries),
+        _flat.padded(_flat.merged(top * math.log2(math.e) + jnp.log2(total), 1), 1, queries),
+        _flat.padded(_flat.padded(_flat.merged(moved, 2), 1, queries), 2, depth).astype(
+            operands.v.dtype
+        ),
+        _flat.padded(_flat.merged(spread, 1), 1, queries),
     )
     dq = triton.of_queries(*settled("of_queries"), given)
     dk, dv = triton.of_keys(*settled("of_keys"), given)
@@ -158,112 +140,24 @@ def _settled(plan: Plan, operands: Operands, kernel: str) -> tuple[Any, Any, Any
     """The static description of the problem, the arrays from which its mask is drawn, and the
     operands, padded, with all leading axes merged.
     """
-    triton, q = _loaded(), operands.q
-    scores = Scores(plan, operands)
-    problem = triton.Problem(
-        lengths=plan.lengths,
-        share=math.prod(q.shape[:-2]) // math.prod(operands.k.shape[:-2]),
-        scale=plan.scale,
-        before=plan.before,
-        after=plan.after,
-        mask_size=0 if operands.key is None else math.prod(scores.mask_shape),
-        draw=None if operands.key is None else _drawing.words_and_draw(operands.key)[1],
-        tiles=triton.TILES[_depth(q)],
+    triton, q, k = _loaded(), operands.q, operands.k
+    tiles, depth = triton.TILES[_depth(q)], _depth(q)
+    tile = getattr(tiles, kernel)
+    return _flat.described(
+        plan,
+        operands,
+        (tile.queries, tile.keys),
+        of_keys=kernel == "of_keys",
+        lengths=(_whole(q), _whole(k)),
+        depth=depth,
+        tiles=tiles,
         interpret=INTERPRET,
     )
-    return problem, _mask(scores), _inputs(scores, getattr(problem.tiles, kernel), kernel)
 
 
-def _mask(scores: Scores) -> Any:
-    triton, operands = _loaded(), scores.operands
-    if operands.key is None:
-        return None
-    q = operands.q
-    zero = jnp.zeros((1,) * q.ndim, jnp.uint32)
-    start = linear((*scores.lead, zero, zero), scores.mask_shape)
-    first = [
-        _by_head(jnp.zeros((), jnp.uint32) if x is None else x, q) for x in (start.low, start.high)
-    ]
-    words, _ = _drawing.words_and_draw(operands.key)
-    return triton.Mask(words, jnp.reshape(masks.last_kept(operands.threshold), 1), *first)
-
-
-def _inputs(scores: Scores, tile: Any, kernel: str) -> _triton.Inputs:
-    triton, plan, operands = _loaded(), scores.plan, scores.operands
-    q, k, v = operands.q, operands.k, operands.v
-    queries, keys = (-(-x.shape[-2] // triton.PADDED) * triton.PADDED for x in (q, k))
-    depth = _depth(q)
-    padded = operands._replace(
-        q=_padded(_padded(q, -2, queries), -1, depth),
-        k=_padded(_padded(k, -2, keys), -1, depth),
-        v=_padded(_padded(v, -2, keys), -1, depth),
-        bias=None if operands.bias is None else _sides(operands.bias, queries, keys),
-        allowed=tuple(_sides(mask, queries, keys) for mask in operands.allowed),
-        segments=(
-            None
-            if operands.segments is None
-            else (
-                _sides(operands.segments[0], queries, keys),
-                _sides(operands.segments[1], queries, keys),
-            )
-        ),
-    )
-    row = scores.row if _is_moved(plan, operands) else np.int32(0)
-    seen = _sight.stretches(
-        plan, padded, row, (tile.queries, tile.keys), of_keys=kernel == "of_keys"
-    )
-    lead = q.shape[:-2]
-    seen = jnp.broadcast_to(jnp.asarray(seen), (*lead, *seen.shape[-2:]))
-    place = triton.Place(
-        _by_head(scores.row, q).astype(jnp.int32),
-        seen.reshape(-1, *seen.shape[-2:]),
-        jnp.reshape(jnp.asarray(operands.scale, jnp.float32), 1),
-    )
-    sides = triton.Sides(
-        () if padded.bias is None else (padded.bias,),
-        tuple(mask.astype(jnp.int8) for mask in padded.allowed),
-        padded.segments or (),
-    )
-    arrays = (_merged(x, 2) for x in (padded.q, padded.k, padded.v))
-    return triton.Inputs(place, sides, lead, *arrays)
-
-
-def _is_moved(plan: Plan, operands: Operands) -> bool:
-    """Whether the position of the first query is known only when the program runs."""
-    divided, _ = _mapped_axes.names_and_size(plan.spec, [operands.q.ndim - 2])
-    return bool(divided) or operands.offset is not None
-
-
-def _by_head(x: jax.Array, q: jax.Array) -> jax.Array:
-    """A number, or an array with the axes of the weights, as `(heads, 1)`."""
-    return jnp.broadcast_to(x, (*q.shape[:-2], 1, 1)).reshape(-1, 1)
-
-
-def _sides(x: jax.Array, queries: int, keys: int) -> jax.Array:
-    """An array with the axes of the weights, padded with zeros where an axis has not length 1."""
-    queries, keys = (
-        1 if own == 1 else length for own, length in zip(x.shape[-2:], (queries, keys), strict=True)
-    )
-    return _padded(_padded(x, -2, queries), -1, keys)
+def _whole(x: jax.Array) -> int:
+    return _flat.rounded_up(x.shape[-2], _loaded().PADDED)
 
 
 def _depth(q: jax.Array) -> int:
     return min(depth for depth in _loaded().TILES if depth >= q.shape[-1])
-
-
-def _merged(x: jax.Array, last: int) -> jax.Array:
-    """All axes but the last ones as one."""
-    return x.reshape(-1, *x.shape[x.ndim - last :])
-
-
-def _padded(x: jax.Array, axis: int, length: int) -> jax.Array:
-    """`x` with zeros at the end of an axis, up to `length`."""
-    missing = length - x.shape[axis]
-    return (
-        jnp.pad(
-            x,
-            [(0, missing if at == axis % x.ndim else 0) for at in range(x.ndim)],
-        )
-        if missing
-        else x
-    )

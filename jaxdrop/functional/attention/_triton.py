@@ -16,9 +16,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxdrop.functional.attention import _triton_kernels
-from jaxdrop.functional.attention._block import anchor
-from jaxdrop.functional.attention._triton_kernels import Place, Problem, Sides, Tile, Tiles
+from jaxdrop.functional.attention import _flat, _triton_kernels
+from jaxdrop.functional.attention._problem import Inputs, Mask, Place, Problem, Sides
+from jaxdrop.functional.attention._triton_kernels import Tile, Tiles
 
 # The fastest tiles for each depth of the heads, measured on an H200 in bfloat16.
 TILES = {
@@ -27,39 +27,6 @@ TILES = {
 }
 PADDED = 128
 """Lengths are padded to a multiple of this; it is a multiple of all blocks."""
-
-
-class Mask(NamedTuple):
-    """The numbers from which a mask is drawn."""
-
-    words: jax.Array
-    """The words of the key."""
-    last: jax.Array
-    """The largest drawn word whose weight is kept, shape (1,)."""
-    low: jax.Array
-    """For each head the position of its first weight, modulo 2**32, shape (heads, 1)."""
-    high: jax.Array
-    """The position of the first weight divided by 2**32, shape (heads, 1)."""
-
-
-class Inputs(NamedTuple):
-    """The operands, padded to whole blocks."""
-
-    place: Place
-    """The position of the first query of each head, shape (heads, 1); as returned by `_sight`, of
-    shape (heads, blocks, 4); and the factor of kept weights, shape (1,).
-    """
-    sides: Sides
-    """Arrays of shapes (lead..., queries, keys), each axis of its length or of length 1, where
-    the heads are `lead` in row-major order.
-    """
-    lead: tuple[int, ...]
-    q: jax.Array
-    """`(heads, queries, depth)`."""
-    k: jax.Array
-    """`(heads / share, keys, depth)`."""
-    v: jax.Array
-    """As `k`."""
 
 
 def forward(
@@ -71,7 +38,7 @@ def forward(
     q, k, v = inputs.q, inputs.k, inputs.v
     tile = problem.tiles.forward
     last_first = _last_first(q.shape[1] // tile.queries)
-    operands, moved = _aligned((mask or (), inputs.place, inputs.sides, q, k, v))
+    operands, moved = _flat.aligned((mask or (), inputs.place, inputs.sides, q, k, v))
     out = [
         moved(q.shape, v.dtype),
         moved(q.shape[:2], jnp.float32),
@@ -113,7 +80,7 @@ class Cotangents(NamedTuple):
 def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents) -> jax.Array:
     """The cotangent of `q`, float32."""
     q, k, v = inputs.q, inputs.k, inputs.v
-    operands, moved = _aligned((mask or (), inputs.place, inputs.sides, q, k, v, *given))
+    operands, moved = _flat.aligned((mask or (), inputs.place, inputs.sides, q, k, v, *given))
     tile = problem.tiles.of_queries
     last_first = _last_first(q.shape[1] // tile.queries)
     rows = functools.partial(_block, tile.queries, order=last_first)
@@ -141,7 +108,7 @@ def of_keys(
     heads that share keys.
     """
     q, k, v = inputs.q, inputs.k, inputs.v
-    operands, moved = _aligned((mask or (), inputs.place, inputs.sides, q, k, v, *given))
+    operands, moved = _flat.aligned((mask or (), inputs.place, inputs.sides, q, k, v, *given))
     tile = problem.tiles.of_keys
     found = [moved((q.shape[0], *x.shape[1:]), jnp.float32) for x in (k, v)]
     call = pl.pallas_call(
@@ -207,12 +174,9 @@ def _side(
     """An array of `Sides`: along the axes of length 1 there is nothing to choose."""
 
     def index(i: Any, head: Any) -> tuple[Any, ...]:
-        place: list[Any] = []
-        inner = 1
-        for length, own in zip(reversed(lead), reversed(x.shape[:-2]), strict=True):
-            place.insert(0, 0 if own == 1 else lax.rem(lax.div(head, inner), length))
-            inner *= length
-        return *place, *(0 if size is None or own == 1 else order(i) for own, size in last)
+        return *_flat.place(head, lead, x.shape[:-2]), *(
+            0 if size is None or own == 1 else order(i) for own, size in last
+        )
 
     last = tuple(zip(x.shape[-2:], block, strict=True))
     shape = (own if size is None or own == 1 else size for own, size in last)
@@ -232,22 +196,6 @@ def _block(length: int, x: Any, order: _Order, share: int = 1) -> pl.BlockSpec:
         (None, length, *x.shape[2:]),
         lambda i, head: (lax.div(head, share), order(i), *(0,) * (len(x.shape) - 2)),
     )
-
-
-def _aligned(operands: Any) -> tuple[Any, Callable[..., jax.ShapeDtypeStruct]]:
-    """Operands that all vary over the mesh axes of a `shard_map` over which any of them varies, and
-    the constructor of output types that vary so.
-    """
-    zero = anchor(operands)
-    name = next(
-        name for name in ("manual_axis_type", "vma") if hasattr(jax.typeof(zero), name)
-    )  # before JAX 0.10 `vma`
-    kind = getattr(jax.typeof(zero), name)
-
-    def alike(x: jax.Array) -> jax.Array:
-        return x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype)
-
-    return jax.tree.map(alike, operands), functools.partial(jax.ShapeDtypeStruct, **{name: kind})
 
 
 def _options(problem: Problem, tile: Tile) -> dict[str, Any]:

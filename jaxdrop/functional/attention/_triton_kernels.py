@@ -20,9 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxdrop.functional.attention import _triton_arithmetic
-from jaxdrop.random._positions import Positions
-from jaxdrop.random._words import WORD, add_wide, multiply_wide
+from jaxdrop.functional.attention import _problem, _triton_arithmetic
+from jaxdrop.functional.attention._problem import Mask, Place, Problem, Sides
 
 _LOG2_E = math.log2(math.e)
 
@@ -46,48 +45,6 @@ class Tiles(NamedTuple):
     of_queries: Tile
 
 
-class Problem(NamedTuple):
-    """The static description of a call."""
-
-    lengths: tuple[int, int]
-    """The numbers of queries and of keys, before padding."""
-    share: int
-    """The number of heads that share keys and values."""
-    scale: float
-    before: int | None
-    after: int | None
-    mask_size: int
-    """The number of weights in the whole array."""
-    draw: Callable[..., jax.Array]
-    """The generator: words and positions -> bits."""
-    tiles: Tiles
-    interpret: bool
-
-
-class Place(NamedTuple):
-    """Where the queries of a program stand, and what they see."""
-
-    row: Any
-    """The position of the first query of the head, shape (1,)."""
-    stretch: Any
-    """A row of `_sight.stretches`, shape (4,)."""
-    scale: Any
-    """The factor of kept weights, shape (1,)."""
-
-
-class Sides(NamedTuple):
-    """Arrays with the two last axes of the weights, each axis of its length or of length 1: the
-    part for a program's block, and all of the other axis.
-    """
-
-    bias: tuple[Any, ...] = ()
-    """None or one."""
-    allowed: tuple[Any, ...] = ()
-    """Int8, 0 where a query may not see a key."""
-    segments: tuple[Any, ...] = ()
-    """Of the queries and of the keys, or empty."""
-
-
 # -- the kernels
 
 
@@ -100,13 +57,16 @@ def forward(
     first = (count - 1 - pl.program_id(0)) * tile.queries
     rows, queries = first + _numbers(tile.queries)[:, None], q[...]
     columns = _numbers(tile.keys)[None, :]
+    mask = Mask.loaded(mask)
     exp2_of_sum, _, drop = _arithmetic(problem, mask)
 
     def block(j: jax.Array, carry: tuple[jax.Array, ...], *, partly: bool) -> tuple[jax.Array, ...]:
         top, total, out = carry
         start, at = j * tile.keys, pl.ds(j * tile.keys, tile.keys)
         s = triton.dot(queries, k[at, :], trans_b=True)
-        bits = _bits(problem, mask, place.row[0] + rows, start, columns)  # during the product
+        bits = _problem.bits(
+            problem, mask, place.row[0] + rows, start, columns
+        )  # during the product
         s, factor = _scores(
             problem, place, sides, s, rows, start + columns, (slice(None), at), partly=partly
         )
@@ -136,6 +96,7 @@ def of_queries(
     rows, columns = first + _numbers(tile.queries)[:, None], _numbers(tile.keys)[None, :]
     queries, given, kept = q[...], dout[...], place.scale[0]
     shift, more = -base[...][:, None], dspread[...][:, None]
+    mask = Mask.loaded(mask)
     exp2_of_sum, multiply_add, drop = _arithmetic(problem, mask)
 
     def block(j: jax.Array, dq: jax.Array, *, partly: bool) -> jax.Array:
@@ -143,7 +104,7 @@ def of_queries(
         keys = k[at, :]
         s = triton.dot(queries, keys, trans_b=True)
         dp = triton.dot(given, v[at, :], trans_b=True)
-        bits = _bits(problem, mask, place.row[0] + rows, start, columns)
+        bits = _problem.bits(problem, mask, place.row[0] + rows, start, columns)
         s, factor = _scores(
             problem, place, sides, s, rows, start + columns, (slice(None), at), partly=partly
         )
@@ -163,6 +124,7 @@ def of_keys(
     first, kept = pl.program_id(0) * tile.keys, place.scale[0]
     columns, keys, values = _numbers(tile.keys)[:, None], k[...], v[...]
     rows = _numbers(tile.queries)[None, :]
+    mask = Mask.loaded(mask)
     exp2_of_sum, multiply_add, drop = _arithmetic(problem, mask)
 
     def block(
@@ -172,7 +134,7 @@ def of_keys(
         at = pl.ds(i * tile.queries, tile.queries)
         here, queries, given = i * tile.queries + rows, q[at, :], dout[at, :]
         s = triton.dot(keys, queries, trans_b=True)
-        bits = _bits(problem, mask, place.row[0] + here, first, columns)
+        bits = _problem.bits(problem, mask, place.row[0] + here, first, columns)
         dp = triton.dot(values, given, trans_b=True)
         s, factor = _scores(
             problem, place, sides, s, here, first + columns, (at, slice(None)), partly=partly
@@ -198,7 +160,7 @@ def _numbers(length: int) -> jax.Array:
 def _arithmetic(problem: Problem, mask: Any) -> tuple[Callable[..., jax.Array], ...]:
     """The functions of `_triton_arithmetic`; `drop` takes bits and an array."""
     interpret = problem.interpret
-    last = None if mask is None else mask.last[0]
+    last = None if mask is None else mask.last
 
     def drop(bits: jax.Array | None, x: jax.Array) -> jax.Array:
         return _triton_arithmetic.drop(bits, last, x, interpret=interpret)
@@ -249,33 +211,6 @@ def _scores(
         of_queries, of_keys = map(side, sides.segments)
         seen.append(of_queries == of_keys)
     return jnp.where(functools.reduce(jnp.logical_and, seen), s, -jnp.inf), factor
-
-
-def _bits(
-    problem: Problem, mask: Any, row: jax.Array, first: jax.Array, column: jax.Array
-) -> jax.Array | None:
-    """The random bits of the weights in rows `row` and columns `first + column`; None without a
-    mask.
-    """
-    if mask is None:
-        return None
-    row, first, column = (x.astype(jnp.uint32) for x in (row, first, column))
-    keys, low = problem.lengths[1], mask.low[0]
-    if problem.mask_size <= WORD:
-        high, low = None, low + row * np.uint32(keys)
-    else:
-        high, low = add_wide((mask.high[0], low), multiply_wide(row, keys))
-    if keys % column.size == 0:
-        # Blocks of keys fill the rows of weights, so a row of a block starts at a multiple of its
-        # length. The columns then only set bits that are 0 there, and nothing is carried: the
-        # generator's shifts of the position are the same number in a whole row.
-        positions = Positions(high, (low + first) ^ column)
-    elif high is None or WORD % keys == 0:  # no row of weights crosses a multiple of 2**32
-        positions = Positions(high, low + (first + column))
-    else:
-        column = first + column
-        positions = Positions(*add_wide((high, low), (jnp.zeros_like(column), column)))
-    return problem.draw([mask.words[at] for at in range(mask.words.shape[0])], positions)
 
 
 def _over(stretch: Any, block: Callable[..., Any], carry: Any) -> Any:
