@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,8 @@ def main() -> int:
     """Runs, or reads, what the arguments name; 1 if something failed."""
     parser = _parser()
     arguments = parser.parse_args()
+    # A run that is stopped leaves no battery running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if arguments.emit:
         programs.emit(arguments.emit, arguments.seed)
         return 0

@@ -7,11 +7,13 @@ it.
     .venv-tpu/bin/python scripts/compile_tpu.py core
     .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
     .venv-tpu/bin/python scripts/compile_tpu.py train --topology v5e:4x4
+    .venv-tpu/bin/python scripts/compile_tpu.py schedule
 
 The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its
 own, because JAX looks for a TPU wherever libtpu is installed. Cycles are the compiler's own
 estimates, summed over the instructions of one device's program: a loop's body as often as it runs,
-and of the branches of a condition the longest.
+and of the branches of a condition the longest. `schedule` reads the bundles of instructions that
+the compiler has scheduled, which is what vector arithmetic costs.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdrop
-from benchmarks import _peers, training
+from benchmarks import _peers, _schedule, training
 from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
@@ -131,6 +133,23 @@ def core(mesh: Mesh) -> Iterator[Table | Bar]:
     yield Bar(
         f"collectives, {case}", tables[collectives].figures[case][_peers.OWN_KEY], "<=", 0, ""
     )
+
+
+def schedule(mesh: Mesh) -> Iterator[Table | Bar]:
+    """One call over 4096 x 4096 bfloat16 entries on one device."""
+    alone = NamedSharding(Mesh(mesh.devices.ravel()[:1], ("data",)), PartitionSpec())
+    x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=alone)
+    found = {}
+    for name in (_peers.MULTIPLY, _peers.SAME_KEY, OWN_KEY):
+        peer = _peers.peers()[name]
+        single = jax.eval_shape(lambda keys=peer.keys: keys(2)[1])
+        key = jax.ShapeDtypeStruct(single.shape, single.dtype, sharding=alone)
+        lowered = jax.jit(peer.drop).lower(key, x)
+        found[name] = _schedule.bundles(lowered.compile)
+    bound = _schedule.memory_bound(mesh.devices.flat[0], 2 * x.size * x.dtype.itemsize)
+    case = "4096 x 4096, forward, bfloat16"
+    yield Table("bundles", "", {case: {**found, "cycles that the memory takes": bound}})
+    yield Bar(f"bundles, {case}: jaxdrop", found[OWN_KEY], "<=", 96e3, "")
 
 
 def attention(mesh: Mesh) -> Iterator[Table | Bar]:
@@ -295,7 +314,13 @@ def calls(compiled: jax.stages.Compiled) -> int:
     return (compiled.as_text() or "").count('custom_call_target="tpu_custom_call"')
 
 
-SUITES = {"attention": attention, "core": core, "kernels": kernels, "train": train}
+SUITES = {
+    "attention": attention,
+    "core": core,
+    "kernels": kernels,
+    "schedule": schedule,
+    "train": train,
+}
 
 
 def main() -> None:
@@ -313,6 +338,8 @@ def main() -> None:
             "libtpu is not installed in this environment. It needs one of its own:\n"
             + (__doc__ or "").split("\n\n")[1]
         )
+    if arguments.suite == "schedule":
+        _schedule.write_down()
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology)
     except jax.errors.JaxRuntimeError as error:

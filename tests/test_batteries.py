@@ -113,7 +113,7 @@ def test_a_table_grows_as_results_come(page: Path) -> None:
 
 
 @pytest.mark.skipif(programs.build("emit") is None, reason="no C compiler")
-@pytest.mark.parametrize("order", ["stream", "rows", "stratified", "philox/fold-in"])
+@pytest.mark.parametrize("order", ["stream", "rows", "stratified", "rbg/fold-in"])
 def test_the_c_program_draws_what_jax_draws(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     programs.verify(order, 5)
     with programs.source(order, 5) as source:

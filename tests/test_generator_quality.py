@@ -170,7 +170,7 @@ def _number_kept() -> dict[str, float]:
 
     Over all positions of one key, a permutation keeps exactly as many as are expected.
     """
-    keys = jax.random.split(jaxdrop.key(21), 64)
+    keys = jax.random.split(jaxdrop.key(21), 100)
     some = np.concatenate([np.asarray(_counts(key, 1, 2**22)) for key in keys])
     every = (
         np.asarray(_counts(jaxdrop.key(22), 2**10, 2**22)).astype(np.int64).sum(0, keepdims=True)

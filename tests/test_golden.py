@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
-from jaxdrop import random
-from tests import golden, reference
+from tests import golden
 from tests.catalogue import Variant, each_variant
 
 GOLDEN = json.loads(golden.FILE.read_text())
@@ -32,15 +30,3 @@ def test_masks_do_not_change(variant: Variant) -> None:
 
 def test_every_row_is_promised() -> None:
     assert set(GOLDEN["outputs"]) == {variant.name for variant in golden.VARIANTS}
-
-
-@pytest.mark.parametrize("seed", [0, 1, 20261126])
-def test_bits_are_those_of_the_reference(seed: int) -> None:
-    """The definition in NumPy, also past 2**32 entries."""
-    starts = np.array([0, 2**32, 2**63], np.uint64)
-    positions = (starts[:, None] + np.arange(1000, dtype=np.uint64)).ravel()
-    rows, columns = divmod(positions, np.uint64(2**32))
-    key = jax.random.fold_in(jax.random.key(seed, dtype=golden.GENERATORS["hash"].dtype), 3)
-    words = tuple(np.asarray(jax.random.key_data(key)).tolist())
-    drawn = random.bits_at(key, (rows.astype(np.uint32), columns.astype(np.uint32)), (2**32, 2**32))
-    np.testing.assert_array_equal(drawn, reference.bits(words, positions))

@@ -84,7 +84,8 @@ static inline uint32_t jaxdrop_threshold(double rate) {
   return (uint32_t)ceil((double)(float)(1.0 - rate) * 8388608.0);
 }
 
-/* Whether jaxdrop.dropout(key, x, rate) keeps the entry; kept ones are divided by 1 - rate. */
+/* Whether jaxdrop.dropout(key, x, rate) keeps the entry. Kept ones are divided by 1 - rate, or by
+ * threshold / 2^23 at rates above 15/16. */
 static inline int jaxdrop_keeps(jaxdrop_words words, uint64_t position, double rate) {
   return jaxdrop_bits(words, position) >> 9 < jaxdrop_threshold(rate);
 }

@@ -18,19 +18,21 @@ rbg, unsafe_rbg, philox, ...   their own `jax.random.bits`; such a stream has no
 
 `jax.random.uniform`, `normal`, `split`, Flax's `make_rng` and `nnx.Rngs` all take this library's
 keys. `import jaxdrop` registers the generators with JAX, so that `jax.random.key(0,
-impl="jaxdrop")` makes such a key and Orbax restores one. JAX takes only its own generators for the
+impl="jaxdrop")` makes such a key and Orbax restores one. `jax.random.key_impl(key)` tells the
+generator of a key; `key_dtype` is the dtype of `jaxdrop.key(0)`, and `jax.random.key(0,
+dtype=key_dtype)` such a key. JAX takes only its own generators for the
 `jax_default_prng_impl` setting, and as arguments of functions that `jax.export` writes. Formats
 that store arrays alone, such as `flax.serialization`, take typed keys of no generator at all. For
 exported functions and for such formats, `unwrap_keys(tree)` turns keys into plain arrays, and
 `wrap_keys` turns the arrays into keys again.
 
-`scripts/check_random.py` puts the hash through dieharder, in the orders in which dropout uses it.
-PractRand (stdin32) finds no failure in all 2**32 words of one key, 16 GiB; in 4 GiB of 8192 keys
-that are folded in, interleaved; and in 2 GiB of a walk with stride 2**16.
+`docs/randomness.md` defines the hash, gives the reason for each of its operations, and has the
+verdict of PractRand and TestU01 on it, in the orders in which dropout uses it.
+`scripts/check_random.py` runs these batteries.
 """
 
 from jaxdrop.random._drawing import bits, bits_at
-from jaxdrop.random._keys import fast, fold_in_axes, key
+from jaxdrop.random._keys import fast, fold_in_axes, key, key_dtype
 from jaxdrop.random._positions import Coordinate
 from jaxdrop.random._saved_keys import unwrap_keys, wrap_keys
 from jaxdrop.random._steps import step_key
@@ -42,6 +44,7 @@ __all__ = [
     "fast",
     "fold_in_axes",
     "key",
+    "key_dtype",
     "step_key",
     "unwrap_keys",
     "wrap_keys",

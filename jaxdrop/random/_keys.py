@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from jaxdrop import _checks, _mapped_axes
 from jaxdrop.random import _generators, _key_types
 
+key_dtype = jax.eval_shape(lambda: jax.random.key(0, impl=_key_types.HASH)).dtype
+"""The dtype of the keys that `key` makes, as does `jax.random.key(seed, dtype=key_dtype)`."""
+
 
 @_checks.hinted
 def key(seed: int | jax.Array) -> jax.Array:

@@ -20,13 +20,14 @@ _UNITS = {"kibi": 2**10, "mebi": 2**20, "gibi": 2**30, "tebi": 2**40}
 
 def run(order: str, seed: int, program: Path, length: str) -> Iterator[Verdict]:
     """The verdict after each report."""
-    with programs.source(order, seed) as source:
-        battery = subprocess.Popen(
-            [program, "stdin32", "-tlmin", "64MB", "-tlmax", length, "-multithreaded"],
-            stdin=source.stdout,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    command = [str(program), "stdin32", "-tlmin", "64MB", "-tlmax", length, "-multithreaded"]
+    with (
+        programs.source(order, seed) as source,
+        subprocess.Popen(
+            command, stdin=source.stdout, stdout=subprocess.PIPE, text=True
+        ) as battery,
+        programs.killed(battery),
+    ):
         assert battery.stdout is not None
         yield from parse(order, seed, battery.stdout)
 

@@ -4,6 +4,7 @@ generators", ACM Trans. Math. Softw. 33, 2007): SmallCrush and Crush.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -30,12 +31,12 @@ def run(
     if program is None:
         raise SystemExit("TestU01 needs a C compiler")
     programs.verify(order, seed)
-    with subprocess.Popen(
-        [str(program), battery, order, str(seed), *map(str, part)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"LD_LIBRARY_PATH": str(installed / "lib")},
-    ) as process:
+    command = [str(program), battery, order, str(seed), *map(str, part)]
+    found_by = {**os.environ, "LD_LIBRARY_PATH": str(installed / "lib")}
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=found_by) as process,
+        programs.killed(process),
+    ):
         assert process.stdout is not None
         yield from parse(order, seed, process.stdout)
 

@@ -56,7 +56,7 @@ class Verdict:
 
     def __str__(self) -> str:
         what = f"{self.battery}, {self.order}, {length([self])}"
-        return f"{what}: {self.outcome}, {self.values} p-values {'; '.join(self.unusual)}"
+        return "; ".join((f"{what}: {self.outcome}, p-values: {self.values}", *self.unusual))
 
 
 def worst(outcomes: Iterable[str]) -> str:

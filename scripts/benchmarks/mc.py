@@ -266,11 +266,20 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
         "mean squared error, stratified / independent",
         float(stratified / found["independent"][0]),
         "<=",
-        0.45,
+        0.36,
     )
     yield Bar(
         "bias of variances, stratified (population variance)", abs(float(bias)), "<=", 0.02, ""
     )
+    key = jaxdrop.key(2)
+    sources = {"hash": key, "stratified": mc.keys(key, samples)[3]}
+    draw = jax.jit(lambda key: jnp.sum(jaxdrop.random.bits(key, (2**16 if quick else 2**24,))))
+    times = interleaved(
+        {name: functools.partial(draw, key) for name, key in sources.items()},
+        seconds=0.1 if quick else 5,
+        quantile=_QUANTILE,
+    )
+    yield Bar("time of a word, stratified / hash", times["stratified"] / times["hash"], "<=", 2.6)
 
 
 def _calls(case: Case, samples: int, chunk: int) -> dict[str, Callable[[], Any]]:
