@@ -25,18 +25,10 @@ from jaxdrop import masks, random
 from jaxdrop.functional.attention import dot_product_attention
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
+from tests.compilation import quick
 
 P = PartitionSpec
 Tree = Any
-
-# Compiles in two thirds of the time: each case is a program of its own, and small.
-quick = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
