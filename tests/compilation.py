@@ -22,6 +22,7 @@ OPTIONS = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     **dict.fromkeys(_NEW, False),
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 """LLVM takes the shortest way. What XLA itself rewrites and fuses stays."""
 

@@ -32,12 +32,17 @@ Tree = Any
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def some(*shape: int) -> jax.Array:
     """A boolean mask."""
     return jnp.asarray(np.random.default_rng(3).random(shape) < 0.6)
+
+
+def cast(arrays: Tree, dtype: Any) -> Tree:
+    """By NumPy, for which nothing is compiled."""
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(jnp.dtype(dtype))), arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Case:
         q = normal(0, *self.batch, self.queries, self.heads, self.depth)
         k = normal(1, *self.batch, self.keys, self.groups, self.depth)
         v = normal(2, *self.batch, self.keys, self.groups, self.value_depth)
-        return jax.tree.map(lambda x: x.astype(dtype), (q, k, v, self.bias))
+        return cast((q, k, v, self.bias), dtype)
 
     def at(self, key: jax.Array | None, rate: Any = RATE, **more: Any) -> Callable[..., jax.Array]:
         """The function of the operands alone."""
@@ -154,7 +159,7 @@ def dense_derivatives(operands: Tree, constants: Tree) -> dict[str, Tree]:
 def expected(case: Case, operands: Tree, drawn: np.ndarray) -> dict[str, Tree]:
     """In float64, of operands of any dtype."""
     with jax.enable_x64(True):
-        operands = jax.tree.map(lambda x: x.astype(jnp.float64), operands)
+        operands = cast(operands, jnp.float64)
         scale = case.options.get("scale", case.depth**-0.5)
         return jax.tree.map(np.asarray, dense_derivatives(operands, (case.sight(), drawn, scale)))
 
