@@ -1,11 +1,14 @@
 """Breaks the package in one place at a time, and sees whether a test notices.
 
 python scripts/check_mutants.py --mutants 150 --seed 0 --skip nnx linen layers
+python scripts/check_mutants.py ... --results out/mutants.txt     # again: those without a result
+python scripts/check_mutants.py --only mc/_epig.py:67 --mutants 9  # of one line
 
 A mutant replaces one comparison, operator, connective, number, flag, argument or result. It runs in
 a copy of the repository, against the test files that `TESTS` names for its module, until one fails.
 A mutant that no test notices is printed with its line: it asks for a test, or it means the same.
-Takes ten to thirty seconds a mutant.
+Takes ten to thirty seconds a mutant. A file of results is added to as they come, and the mutants in
+it are not run again.
 """
 
 from __future__ import annotations
@@ -42,6 +45,10 @@ TESTS = {
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
     r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
+    r"_mapped_axes": (
+        "functional/test_residuals functional/test_heads functional/test_noise"
+        " functional/test_regions"
+    ),
     r"functional/_?([a-z]+).*": r"functional/test_\1",
     r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_acquisition",
     r"mc/_fitting/.*": "mc/test_choosing mc/test_calibration mc/test_binary",
@@ -208,6 +215,14 @@ def outcome(where: Path, files: list[str], limit: float) -> str:
     return "too slow"
 
 
+def known(results: Path | None) -> dict[str, str]:
+    """What a file of results says: mutant -> outcome."""
+    if results is None or not results.exists():
+        return {}
+    lines = [re.fullmatch(r"(.+?) +\d+ s  (.+)", line) for line in results.read_text().splitlines()]
+    return {line[2]: line[1] for line in lines if line}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -215,7 +230,10 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", nargs="*", default=[], help="folders or files of jaxdrop/")
-    parser.add_argument("--only", nargs="*", default=[""], help="beginnings of paths in jaxdrop/")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="beginnings of paths in jaxdrop/, or path:line"
+    )
+    parser.add_argument("--results", type=Path, help="a file that gets a line a mutant")
     parser.add_argument("--limit", type=float, default=600, help="seconds for one mutant")
     options = parser.parse_args()
 
@@ -224,14 +242,26 @@ def main() -> None:
         path
         for path in paths
         if not set(path.parts[1:]) & set(options.skip)
-        and str(path.relative_to("jaxdrop")).startswith(tuple(options.only))
+        and str(path.relative_to("jaxdrop")).startswith(
+            tuple(only.partition(":")[0] for only in options.only)
+        )
     ]
-    everything = [mutant for path in paths for mutant in mutants(path)]
+    everything = [
+        mutant
+        for path in paths
+        for mutant in mutants(path)
+        if f"{path.relative_to('jaxdrop')}:{mutant.node.lineno}:".startswith(tuple(options.only))
+    ]
     chosen = random.Random(options.seed).sample(everything, min(options.mutants, len(everything)))
-    print(f"{len(chosen)} of {len(everything)} mutants, seed {options.seed}", flush=True)
+    done = known(options.results)
+    counts = Counter(done[str(mutant)] for mutant in chosen if str(mutant) in done)
+    print(
+        f"{len(chosen)} of {len(everything)} mutants, seed {options.seed}, {counts.total()} done",
+        flush=True,
+    )
+    chosen = [mutant for mutant in chosen if str(mutant) not in done]
 
     warnings.filterwarnings("ignore", message=".*fork.*")
-    counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "repository"
         ignored = shutil.ignore_patterns(".*", "__pycache__", "out", "build", "*.egg-info")
@@ -256,7 +286,11 @@ def main() -> None:
             found = outcome(where, files, options.limit)
             (where / mutant.file).write_bytes(mutant.whole)
             counts[found] += 1
-            print(f"{found:9} {time.monotonic() - start:4.0f} s  {mutant}", flush=True)
+            line = f"{found:9} {time.monotonic() - start:4.0f} s  {mutant}"
+            print(line, flush=True)
+            if options.results is not None:
+                with options.results.open("a") as results:
+                    results.write(line + "\n")
     noticed, all_of_them = counts["killed"] + counts["too slow"], counts.total()
     print(
         f"{noticed} of {all_of_them} noticed: {100 * noticed / all_of_them:.1f} %, {dict(counts)}"

@@ -101,7 +101,7 @@ class Variant:
     def example(self, dtype: Any = jnp.float32) -> jax.Array:
         """An input of `shape` without zeros: what is 0 in the output has been dropped."""
         ramp = np.linspace(0.5, 2, int(np.prod(self.shape)), dtype=np.float32)
-        return jnp.asarray(ramp.reshape(self.shape).astype(jnp.dtype(dtype)))
+        return jax.device_put(ramp.reshape(self.shape).astype(jnp.dtype(dtype)))
 
     def at(
         self, key: jax.Array | None, rate: Any = RATE, **options: Any

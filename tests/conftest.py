@@ -10,26 +10,26 @@ import gc
 import os
 from collections.abc import Iterator
 
-# Most programs run once, and compiling them is most of the time. XLA rewrites and fuses as ever;
-# only LLVM takes the shortest way. `.ci/run` tests fully optimized programs too.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        *os.environ.get("XLA_FLAGS", "").split(),
-        "--xla_force_host_platform_device_count=8",
-        *(
-            ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-            if "JAXDROP_TEST_OPTIMIZED" not in os.environ
-            else []
-        ),
-    ]
-)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")  # which Keras reads when it is imported
 
 import hypothesis
-import jax  # after the environment, which JAX reads once
+import jax  # after these two, which JAX reads once
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from tests.compilation import OPTIONS
+
+# Most programs run once, and compiling them is most of the time. `.ci/run` tests fully optimized
+# programs too. XLA reads its flags when the first array is made.
+_OPTIONS = {} if "JAXDROP_TEST_OPTIMIZED" in os.environ else OPTIONS
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *os.environ.get("XLA_FLAGS", "").split(),
+        "--xla_force_host_platform_device_count=8",
+        *(f"--{name}={str(value).lower()}" for name, value in _OPTIONS.items()),
+    ]
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -39,6 +39,12 @@ hypothesis.settings.register_profile(
     "jaxdrop", deadline=None, derandomize=True, database=None, max_examples=50
 )
 hypothesis.settings.load_profile("jaxdrop")
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector passes over what will be there to the end: modules, and the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +61,11 @@ def uncached() -> Iterator[None]:
 
 
 @pytest.fixture
-def frozen_heap() -> Iterator[None]:
+def frozen_heap() -> None:
     """For `jax.checking_leaks`, which collects garbage each time that a trace ends: what earlier
     tests have left behind is not looked through again.
     """
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

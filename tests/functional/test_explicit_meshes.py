@@ -26,11 +26,11 @@ MESH = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(AxisType.Explicit,)
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def integers(seed: int, most: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).integers(0, most, shape), jnp.int32)
+    return jax.device_put(np.random.default_rng(seed).integers(0, most, shape, np.int32))
 
 
 def place(x: jax.Array, spec: PartitionSpec) -> jax.Array:

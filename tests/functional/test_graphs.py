@@ -145,7 +145,8 @@ def test_graphs_under_shard_map() -> None:
             *graphs.drop_node(KEY, senders, receivers, NODES // 4, RATE, spec=P("a")),
         )
 
-    results = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"))(SENDERS, RECEIVERS)
+    divided = jax.shard_map(local, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+    results = jax.jit(divided)(SENDERS, RECEIVERS)
     expected = (
         graphs.drop_edge(KEY, SENDERS, RECEIVERS, RATE),
         graphs.drop_edge(KEY, SENDERS, RECEIVERS, RATE, undirected=True),

@@ -262,7 +262,7 @@ def test_neftune_counts_the_whole_length_and_width(spec: PartitionSpec, masked: 
         out_specs=spec,
     )
     np.testing.assert_array_equal(
-        local(X, MASK), neftune(KEY, X, 5.0, mask=MASK if masked else None)
+        jax.jit(local)(X, MASK), neftune(KEY, X, 5.0, mask=MASK if masked else None)
     )
 
 

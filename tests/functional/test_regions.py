@@ -501,11 +501,9 @@ def test_drop_block_of_an_empty_array() -> None:
 
 LAYOUTS = [
     P(),
-    P("a"),
     P("a", None, None, "b"),
     P(None, "a", "b"),
     P("b", None, "a"),
-    P(None, None, None, ("a", "b")),
     P(("b", "a")),
 ]
 
@@ -543,7 +541,7 @@ def test_shard_map_with_spec_counts_the_whole_mask(
         out_specs=spec,
     )
     whole = value_and_pull(lambda x: drop(KEY, x), x)
-    for result, value in zip(local(x), whole, strict=True):
+    for result, value in zip(jax.jit(local)(x), whole, strict=True):
         np.testing.assert_array_equal(result, value)
 
 

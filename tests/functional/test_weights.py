@@ -212,7 +212,7 @@ def test_shared_masks_under_a_mesh() -> None:
         )
         whole = functools.partial(fn.func, per="example") if per_example else fn.func
         np.testing.assert_allclose(
-            local(X[:4], W[:, :2]), whole(KEY, X[:4], W[:, :2], RATE), rtol=1e-5, atol=1e-6
+            jax.jit(local)(X[:4], W[:, :2]), whole(KEY, X[:4], W[:, :2], RATE), rtol=1e-5, atol=1e-6
         )
 
 
@@ -323,7 +323,7 @@ def test_weight_drop_under_shard_map() -> None:
         in_specs=(specs,),
         out_specs=specs,
     )
-    chex.assert_trees_all_equal(local(params), expected)
+    chex.assert_trees_all_equal(jax.jit(local)(params), expected)
 
 
 def test_weight_drop_rejects() -> None:
@@ -390,7 +390,9 @@ def test_quant_noise_under_shard_map() -> None:
             in_specs=spec,
             out_specs=spec,
         )
-        np.testing.assert_array_equal(local(w), weights.quant_noise(KEY, w, RATE, **options))
+        np.testing.assert_array_equal(
+            jax.jit(local)(w), weights.quant_noise(KEY, w, RATE, **options)
+        )
 
 
 def test_quant_noise_rejects() -> None:

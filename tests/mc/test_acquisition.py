@@ -88,6 +88,15 @@ def test_epig_of_certain_and_of_unrelated_labels() -> None:
     np.testing.assert_allclose(acquisition.epig(probs=certain, target_probs=same), [0], atol=1e-7)
 
 
+def test_epig_of_labels_less_likely_than_the_smallest_number() -> None:
+    """Both together have a probability of 1.5e-38, which is a normal number. The product of the
+    marginal probabilities, half of that, is not, and a CPU makes it 0.
+    """
+    rare = np.float32([[[1, 3e-38]], [[1, 0]]])
+    targets = np.float32([[[0, 1]], [[1, 0]]])
+    np.testing.assert_allclose(acquisition.epig(probs=rare, target_probs=targets), [0], atol=1e-7)
+
+
 # -- BatchBALD
 
 

@@ -223,7 +223,7 @@ print("done", flush=True)
 
 
 def _start(path: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, str(path)],
         stdout=subprocess.PIPE,

@@ -103,6 +103,7 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_above_and_one_to_the_last() 
     )
     np.testing.assert_array_equal(found.count, [0, 0, 0, 0, 0, 1, 1, 1, 0, 2])
     np.testing.assert_array_equal(np.isnan(found.confidence), found.count == 0)
+    np.testing.assert_allclose(found.gap, [0] * 5 + [0.5, 0.4, 0.3, 0, 0.05], atol=1e-6)
     assert metrics.ece([0], [[1.0, 0.0]]) == metrics.mce([0], [[1.0, 0.0]]) == 0
 
 

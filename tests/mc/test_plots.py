@@ -111,6 +111,8 @@ def test_band() -> None:
     close(lines(ax)["mean"], np.stack([x, summary.mean])[:, order])
     close(lines(ax)["observed"], [[5, 6], [7, 8]])
     assert ax.get_title() == "Mean and 90 % band"
+    color = mpl.colors.to_rgb(ax.lines[0].get_color())
+    assert [tuple(band.get_facecolor()[0][:3]) for band in ax.collections] == [color] * 2
 
 
 def test_standard_error() -> None:

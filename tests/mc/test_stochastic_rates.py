@@ -453,7 +453,8 @@ def test_each_device_draws_its_part(flax: Framework) -> None:
         in_specs=P(),
         out_specs=P(),
         check_vma=False,
-    )(x)
+    )
+    whole = jax.jit(whole)(x)
     close(divided(make(rates={"*flax": 0.25}, spec=P("data")), x, P("data")), whole)
 
 

@@ -75,9 +75,11 @@ def test_without_dropout_it_is_flax(kind: Callable[..., Any]) -> None:
     )
     evaluated.eval()
     options = {"seq_lengths": LENGTHS, "reverse": True, "keep_order": True}
-    expected = plain(X, **options)
-    for layer in (RNN(cell, return_carry=True), evaluated):
-        jax.tree.map(np.testing.assert_array_equal, layer(X, **options), expected)
+    expected, *found = nnx.jit(lambda layers: [layer(X, **options) for layer in layers])(
+        [plain, RNN(cell, return_carry=True), evaluated]
+    )
+    for one in found:
+        jax.tree.map(np.testing.assert_array_equal, one, expected)
 
 
 @each_cell
@@ -92,10 +94,10 @@ def test_own_loop_is_that_of_flax(kind: Callable[..., Any]) -> None:
         "time_major": True,
     }
     x = X.swapaxes(0, 1)
-    carry, y = nnx.RNN(cell)(x, **options)
-    ours, outputs = RNN(cell, **dict.fromkeys(all_rates(cell), 1e-9), per_gate=True)(
-        x, **options, rngs=KEY
-    )
+    rnn = RNN(cell, **dict.fromkeys(all_rates(cell), 1e-9), per_gate=True)
+    (carry, y), (ours, outputs) = nnx.jit(
+        lambda flax, rnn: (flax(x, **options), rnn(x, **options, rngs=KEY))
+    )(nnx.RNN(cell), rnn)
     jax.tree.map(close, ours, carry)
     valid = np.arange(TIME)[:, None, None] < np.asarray(LENGTHS)[None, :, None]
     close(np.where(valid, outputs, 0), np.where(valid, y, 0))
@@ -318,7 +320,7 @@ def everything(**options: Any) -> RNN:
 
 
 def test_each_call_has_its_masks() -> None:
-    rnn = everything(rngs=nnx.Rngs(0))
+    rnn = RNN(cell_of(nnx.SimpleCell), output_rate=RATE, rngs=nnx.Rngs(0))
     first = rnn(X)
     assert not np.array_equal(first, rnn(X))
     np.testing.assert_array_equal(rnn(X, rngs=KEY), rnn(X, rngs=KEY))
@@ -346,24 +348,24 @@ def test_rates_of_a_call() -> None:
 
 def test_vmap_over_keys_and_remat() -> None:
     rnn = everything()
-    keys = jax.random.split(KEY, 3)
+    keys = jnp.stack([jax.random.fold_in(KEY, 0), KEY])
     graph, state = nnx.split(rnn)
 
-    def run(key: jax.Array) -> jax.Array:
+    def run(state: Any, key: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(X, rngs=key)
 
-    mapped, one = jax.jit(jax.vmap(run)), jax.jit(run)
-    for key, y in zip(keys, mapped(keys), strict=True):
-        close(one(key), y)
+    def loss(state: Any, wrap: Callable[..., Any]) -> tuple[jax.Array, jax.Array]:
+        y = wrap(lambda state: run(state, KEY))(state)
+        return (y**2).sum(), y
 
-    def loss(state: Any, wrap: Callable[..., Any]) -> jax.Array:
-        return (wrap(lambda state: nnx.merge(graph, state)(X, rngs=KEY))(state) ** 2).sum()
-
-    plain, again = (
-        jax.jit(jax.grad(lambda state, wrap=wrap: loss(state, wrap)))(state)
+    (plain, y), (again, _) = (
+        jax.jit(jax.grad(lambda state, wrap=wrap: loss(state, wrap), has_aux=True))(state)
         for wrap in (lambda f: f, jax.checkpoint)
     )
     jax.tree.map(close, again, plain)
+    other, mapped = jax.jit(jax.vmap(lambda key: run(state, key)))(keys)
+    close(mapped, y)
+    assert not np.array_equal(other, mapped)
 
 
 def test_sharded_batch() -> None:
@@ -383,7 +385,7 @@ def test_shard_map_with_spec_draws_the_whole_masks(time_major: bool) -> None:
         num_layers=2,
         dropout=RATE,
         **all_rates(cell_of(nnx.OptimizedLSTMCell)),
-        per_gate=True,
+        per_gate=time_major,
         time_major=time_major,
         rngs=nnx.Rngs(0),
     )
