@@ -1,0 +1,76 @@
+"""Deliberately broken models, each with a correct twin: what `jaxdrop.audit` is measured on.
+
+A case is a function of one flag. `case(True)` is a call of the broken model, `case(False)` the same
+call of its twin. A broken model was committed before the rule that finds it. `source` is the
+address of the public code that the case is rebuilt from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Call(NamedTuple):
+    """What is handed to `jaxdrop.audit.check`."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+class Case(NamedTuple):
+    """A broken model and its twin.
+
+    Attributes:
+      name: the function's name.
+      rule: the finding that the broken model must have, and the twin must not.
+      framework: `linen`, `nnx`, `equinox`, `haiku`, or `jax` for plain functions.
+      make: the call of the broken model (True) or of its twin (False).
+      source: where the fault stands in public code; None if it was made up.
+      also: other findings that the fault brings along.
+    """
+
+    name: str
+    rule: str
+    framework: str
+    make: Callable[[bool], Call]
+    source: str | None
+    also: frozenset[str]
+
+
+CASES: list[Case] = []
+KEY = jax.eval_shape(lambda: jax.random.key(0))
+STEP = jax.ShapeDtypeStruct((), jnp.int32)
+
+
+def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def call(fn: Callable[..., Any], *args: Any, **options: Any) -> Call:
+    return Call(fn, args, options)
+
+
+def case(
+    rule: str, framework: str, source: str | None = None, also: tuple[str, ...] = ()
+) -> Callable[[Callable[[bool], Call]], Callable[[bool], Call]]:
+    def register(make: Callable[[bool], Call]) -> Callable[[bool], Call]:
+        CASES.append(Case(make.__name__, rule, framework, make, source, frozenset(also)))
+        return make
+
+    return register
+
+
+def load() -> list[Case]:
+    """All cases of the frameworks that are installed."""
+    needed = {"_haiku": "haiku", "_equinox": "equinox"}
+    for module in ("_linen", "_nnx", "_equinox", "_haiku", "_jax", "_public"):
+        if importlib.util.find_spec(needed.get(module, "flax")):
+            importlib.import_module(f"{__name__}.{module}")
+    return CASES
