@@ -19,13 +19,13 @@ def variables(model: nn.Module, x: Any, **options: Any) -> Any:
     return jax.eval_shape(lambda keys, x: model.init(keys, x, **options), init, x)
 
 
-def applied(model: nn.Module, x: Any, training: bool | None = None, **options: Any) -> Call:
-    """A forward pass, with a key for dropout."""
+def applied(model: nn.Module, x: Any, audited: bool | None = None, **options: Any) -> Call:
+    """A forward pass, with a key for dropout. `audited` is what the audit is told of the mode."""
 
     def forward(weights: Any, key: jax.Array, x: jax.Array) -> Any:
         return model.apply(weights, x, rngs={"dropout": key}, mutable=["batch_stats"], **options)[0]
 
-    return call(forward, variables(model, x, **options), KEY, x, training=training)
+    return call(forward, variables(model, x, **options), KEY, x, training=audited)
 
 
 class MLP(nn.Module):
@@ -52,7 +52,7 @@ class MLP(nn.Module):
 
 @case("JD101", "linen")
 def a_rate_that_no_layer_reads(broken: bool) -> Call:
-    return applied(MLP(rate=0.1, used=not broken), X, training=True)
+    return applied(MLP(rate=0.1, used=not broken), X, audited=True)
 
 
 class Attention(nn.Module):
@@ -72,12 +72,12 @@ class Attention(nn.Module):
 
 @case("JD101", "linen")
 def attention_dropout_of_the_same_rate_as_the_hidden_one(broken: bool) -> Call:
-    return applied(Attention(applied=not broken), TOKENS, training=True)
+    return applied(Attention(applied=not broken), TOKENS, audited=True)
 
 
 @case("JD102", "linen")
 def training_mode_by_default(broken: bool) -> Call:
-    return applied(MLP(), X, training=False, **({} if broken else {"training": False}))
+    return applied(MLP(), X, audited=False, **({} if broken else {"training": False}))
 
 
 @case("JD102", "linen")
@@ -89,7 +89,7 @@ def the_flag_is_inverted(broken: bool) -> Call:
             x = nn.Dropout(0.2)(x, deterministic=not deterministic if broken else deterministic)
             return nn.Dense(2)(x)
 
-    return applied(Inverted(), X, training=False, deterministic=True)
+    return applied(Inverted(), X, audited=False, deterministic=True)
 
 
 @case("JD102", "linen")
@@ -102,12 +102,12 @@ def attention_that_is_told_nothing_of_the_mode(broken: bool) -> Call:
                 2, dropout_rate=0.1, broadcast_dropout=False, deterministic=mode
             )(x)
 
-    return applied(Block(), TOKENS, training=False, deterministic=True)
+    return applied(Block(), TOKENS, audited=False, deterministic=True)
 
 
 @case("JD103", "linen")
 def evaluation_mode_in_the_training_step(broken: bool) -> Call:
-    return applied(MLP(), X, training=True, **{"training": not broken})
+    return applied(MLP(), X, audited=True, training=not broken)
 
 
 @case("JD103", "linen")
@@ -127,7 +127,7 @@ def the_training_loss_calls_the_evaluation_function(broken: bool) -> Call:
 
 @case("JD105", "linen", also=("JD102",))
 def deterministic_false_in_the_constructor(broken: bool) -> Call:
-    return applied(MLP(frozen=broken), X, training=False, **{"training": False})
+    return applied(MLP(frozen=broken), X, audited=False, training=False)
 
 
 @case("JD105", "linen", also=("JD102",))
@@ -143,7 +143,7 @@ def deterministic_false_in_attention(broken: bool) -> Call:
             )
             return layer(x) if broken else layer(x, deterministic=deterministic)
 
-    return applied(Block(), TOKENS, training=False, deterministic=True)
+    return applied(Block(), TOKENS, audited=False, deterministic=True)
 
 
 def step_of(model: nn.Module, x: Any, make_key: Any, **more: Any) -> Call:

@@ -64,7 +64,7 @@ def maxtext_dot_product_attention(broken: bool) -> Call:
             x = nn.Dropout(rate, broadcast_dims=(-2,))(x, deterministic=False)
             return nn.Dense(4)(x)
 
-    return applied(Decoder(Config(dropout_rate=0.1)), TOKENS, training=True)
+    return applied(Decoder(Config(dropout_rate=0.1)), TOKENS, audited=True)
 
 
 def flash(
@@ -167,7 +167,7 @@ def maxtext_cudnn_attention_without_a_seed(broken: bool) -> Call:
                 x = x + nn.Dense(8)(cudnn_attention(x, x, x, 0.1, **seed))
             return nn.Dense(4)(x)
 
-    return applied(Layers(), TOKENS, training=True)
+    return applied(Layers(), TOKENS, audited=True)
 
 
 # -- layers of NNX that raise as soon as they are switched on
@@ -234,7 +234,10 @@ def mnist_gets_its_rngs_in_the_call(broken: bool) -> Call:
             return self.linear2(nnx.relu(self.dropout2(self.linear1(x), rngs=rngs)))
 
     def train(model: Any, rngs: nnx.Rngs, x: jax.Array) -> Any:
-        return nnx.grad(lambda model: model(x, None if broken else rngs).sum())(model)
+        def loss(model: Any, rngs: nnx.Rngs) -> jax.Array:
+            return model(x, None if broken else rngs).sum()
+
+        return nnx.grad(loss)(model, rngs)
 
     rngs = nnx.eval_shape(lambda: nnx.Rngs(dropout=0))
     return call(train, abstract(CNN), rngs, IMAGES, training=True)

@@ -1,0 +1,1 @@
+"""What dropout does in a given model, and what is wrong with it."""
