@@ -151,7 +151,7 @@ def _linen(probe: Probe, call: Any, args: Any, kwargs: Any, context: Any) -> Any
             _one_key(probe, module)
         layer = probe.see("linen", "/".join(module.path), module)
         if layer is not None:
-            _mode(layer, module, args, kwargs, context.orig_method)
+            note_mode(layer, module, args, kwargs)
     return call(*args, **kwargs)
 
 
@@ -173,7 +173,7 @@ def _haiku(probe: Probe, call: Any, args: Any, kwargs: Any, context: Any) -> Any
     return call(*args, **kwargs)
 
 
-def _mode(layer: Layer, module: Any, args: Any, kwargs: Any, method: Any) -> None:
+def note_mode(layer: Layer, module: Any, args: Any, kwargs: Any) -> None:
     """Notes whether a call is on, and who said so."""
     layer.called += 1
     told = kwargs.get("deterministic")

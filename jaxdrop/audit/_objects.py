@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from jaxdrop.audit._modules import Layer, Probe, _mode
+from jaxdrop.audit._modules import Layer, Probe, note_mode
+from jaxdrop.audit._places import WATCHED
 
 
 def is_nnx(value: Any) -> bool:
@@ -28,23 +29,21 @@ def is_model(value: Any) -> bool:
     return is_nnx(value) or is_equinox(value)
 
 
-def watch_nnx(probe: Probe, model: Any, prefix: str) -> None:
+def watch_nnx(probe: Probe, model: Any) -> None:
     """Makes the modules of a model note their calls, and name them in the program."""
     nnx = sys.modules["flax.nnx"]
     if not isinstance(model, nnx.Module):
         return
     for path, module in list(nnx.iter_modules(model)):
-        name = "/".join((prefix, *map(str, path))).strip("/")
+        name = "/".join(map(str, path))
         layer = probe.see("nnx", name, module)
-        last = str(path[-1]) if path else type(model).__name__
-        scope = "/".join(map(str, path[-2:])) if last.isdigit() else last
-        _instrument(module, scope, functools.partial(_nnx_call, layer, module))
+        _instrument(module, name, functools.partial(_nnx_call, layer, module))
 
 
 def _nnx_call(layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
     nnx = sys.modules["flax.nnx"]
     if layer is not None:
-        _mode(layer, module, args, kwargs, call)
+        note_mode(layer, module, args, kwargs)
         if isinstance(module, nnx.Dropout):
             missing = getattr(module, "rngs", None) is None and kwargs.get("rngs") is None
             layer.without_rngs = layer.without_rngs or missing
@@ -55,14 +54,12 @@ def _nnx_call(layer: Layer | None, module: Any, call: Callable[..., Any], *args:
     return call(*args, **kwargs)
 
 
-def watch_equinox(probe: Probe, model: Any, prefix: str) -> None:
-    for path, module in _equinox_modules(model, (prefix,) if prefix else ()):
+def watch_equinox(probe: Probe, model: Any) -> None:
+    """The same for a model of Equinox."""
+    for path, module in _equinox_modules(model, ()):
         name = "/".join(path)
         layer = probe.see("equinox", name, module)
-        scope = "/".join(path[-2:]) if path and path[-1].isdigit() else (path or ("",))[-1]
-        _instrument(
-            module, scope or type(module).__name__, functools.partial(_equinox_call, layer, module)
-        )
+        _instrument(module, name, functools.partial(_equinox_call, layer, module))
 
 
 def _equinox_call(layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
@@ -87,9 +84,10 @@ def _equinox_modules(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[
             yield from _equinox_modules(each, (*path, str(name)))
 
 
-def _instrument(module: Any, scope: str, around: Callable[..., Any]) -> None:
-    """Gives an object a class of its own, whose call runs `around` under the scope's name."""
+def _instrument(module: Any, path: str, around: Callable[..., Any]) -> None:
+    """Gives an object a class of its own, whose call runs `around` under a scope with the path."""
     cls = type(module)
+    scope = WATCHED + (path.replace("/", ".") or cls.__name__)
     if "__call__" not in dir(cls) or getattr(cls, "jaxdrop_watched", False):
         return
     original = cls.__call__

@@ -27,6 +27,8 @@ _DROPPED = frozenset(
 )
 _OURS = "jaxdrop."
 _EQUINOX = "eqx.nn."
+# What scopes begin with that stand for a module of NNX or Equinox, followed by its whole path.
+WATCHED = "model:"
 
 
 @dataclasses.dataclass(eq=False)
@@ -79,8 +81,18 @@ class Place:
     @property
     def path(self) -> tuple[str, ...]:
         """The modules around it, the outer one first."""
-        return tuple(
-            part for part in self._parts() if not part.startswith((_OURS, _EQUINOX))
+        parts = [part for part in self._parts() if not part.startswith((_OURS, _EQUINOX))]
+        watched = [part.removeprefix(WATCHED) for part in parts if part.startswith(WATCHED)]
+        return tuple(watched[-1].split(".") if watched else parts)
+
+    def within(self, path: str) -> bool:
+        """Whether it stands in the module with this path."""
+        parts = self._parts()
+        if WATCHED + path.replace("/", ".") in parts or not path:
+            return True
+        wanted = [part for part in path.split("/") if part != "~"]
+        return any(
+            parts[at : at + len(wanted)] == wanted for at in range(len(parts) - len(wanted) + 1)
         )
 
     @property

@@ -162,7 +162,7 @@ class _Arguments:
                 state = jax.tree.unflatten(self.state_tree, arrays[len(self.places) :])
                 models = nnx.merge(self.graph, state)
                 for model in models:
-                    _objects.watch_nnx(probe, model, "")
+                    _objects.watch_nnx(probe, model)
                 following = iter(models)
                 leaves = [
                     next(following) if _objects.is_nnx(leaf) else leaf for leaf in leaves
@@ -170,7 +170,7 @@ class _Arguments:
             args, kwargs = jax.tree.unflatten(self.tree, leaves)
             for value in (*args, *kwargs.values()):
                 if _objects.is_equinox(value):
-                    _objects.watch_equinox(probe, value, "")
+                    _objects.watch_equinox(probe, value)
             result = fn(*args, **kwargs)
             state_out: Any = ()
             if models:

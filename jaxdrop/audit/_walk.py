@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
@@ -145,8 +146,31 @@ class Walk:
             if name in _COLLECTIVES:
                 self._reduced(params, outs)
             self._settle(name, params, outs, inputs)
+        if name == "squeeze" and outs[0].is_key:
+            outs = (self._row_of_split(outs[0], eqn.outvars[0].aval, place),)
         self._note(name, eqn, outs, inputs, place)
         return outs
+
+    def _row_of_split(self, node: Node, aval: Any, place: Place) -> Node:
+        """A key taken from a split, as the key that folding its number in gives, if they are equal:
+        those of threefry, in the mode that is JAX's default.
+        """
+        rows = node.inputs[0]
+        split = rows.inputs[0] if rows.op == "slice" else None
+        if (
+            split is None
+            or split.op != "random_split"
+            or key_type(node.dtype) != "threefry2x32"
+            or len(split.shape) != 1
+            or not jax.config.jax_threefry_partitionable
+        ):
+            return node
+        number = self.graph.literal(
+            np.uint32(rows.params["start_indices"][0]), jax.ShapeDtypeStruct((), np.uint32)
+        )
+        inputs = (split.inputs[0], number)
+        (folded,), _ = self.graph.equal("random_fold_in", {}, inputs, [aval], place.backward)
+        return folded
 
     def _opaque(self, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
         deps = 0
@@ -238,7 +262,7 @@ def applied(
         data = [each for each in sides if not each.known and each.rand is None]
         if len(data) == 2 and ours and place.variant in ("zoneout", "recurrent_dropout"):
             data = data[1:]
-        if len(data) != 1 or not (ours or _is_float(data[0])):
+        if len(data) != 1 or not (ours or is_float(data[0])):
             return None
         side = sides.index(data[0])
         fill = sides[1 - side].const
@@ -250,7 +274,7 @@ def applied(
     if name in ("mul", "div") and len(inputs) == 2:
         random = [each for each in inputs if each.rand is not None]
         data = [each for each in inputs if each.rand is None]
-        if len(random) != 1 or data[0].size == 1 or data[0].known or not _is_float(data[0]):
+        if len(random) != 1 or data[0].size == 1 or data[0].known or not is_float(data[0]):
             return None
         mask = random[0].mask
         if mask is None and not ours:
@@ -288,7 +312,7 @@ def _names(axis: Any) -> list[str]:
     return [each for each in (axis if isinstance(axis, tuple | list) else (axis,)) if each]
 
 
-def _is_float(node: Node) -> bool:
+def is_float(node: Node) -> bool:
     return not node.is_key and bool(
         node.dtype.kind in "fc" or node.dtype.name.startswith(("bfloat", "float"))
     )
