@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxdrop.audit._graph import Node, moved_from
 from jaxdrop.audit._places import Loop, Place
 from jaxdrop.audit._walk import Application, Handler, Walk, entered
@@ -80,12 +82,13 @@ class _Plain:
 def _finished(walk: Walk, loop: Loop, init: Sequence[Node], outs: Sequence[Node]) -> list[Node]:
     """What a loop returns of what it carries."""
     final = []
+    whole = _link(walk, "loop", tuple(outs), Shape((), np.dtype(np.float32)), 0, loop.place)
     for before, out in zip(init, outs, strict=False):
         if out is before:
             final.append(out)
             continue
         deps = (before.deps | out.deps) & ~(loop.bit | loop.carried)
-        final.append(_link(walk, "final", (out, before), out, deps, loop.place))
+        final.append(_link(walk, "final", (out, before, whole), out, deps, loop.place))
     return final
 
 
@@ -103,10 +106,9 @@ def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
 
 
 def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
-    params = eqn.params
-    consts, carried = params["num_consts"], params["num_carry"]
-    body = params["jaxpr"]
-    loop = _new_loop(walk, "scan", params["length"], place)
+    body = eqn.params["jaxpr"]
+    consts, carried = _parts(eqn, body.jaxpr)
+    loop = _new_loop(walk, "scan", eqn.params["length"], place)
     arrays = inputs[consts + carried :]
     if place.backward:
         _note_kept(walk, inputs, place, "a scan")
@@ -117,13 +119,30 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
     loop.stacks = _stacks_weights(loop, xs)
     stacked = []
+    whole = _link(walk, "loop", tuple(outs), Shape((), np.dtype(np.float32)), 0, place)
     for out, var in zip(outs[carried:], eqn.outvars[carried:], strict=True):
         node = _link(
-            walk, "stack", (out,), var.aval, out.deps & ~(loop.bit | loop.carried), place
+            walk, "stack", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place
         )
         node.rand, node.mask, node.range = out.rand, out.mask, out.range
         stacked.append(node)
     return [*_finished(walk, loop, init, outs[:carried]), *stacked]
+
+
+def _parts(eqn: Any, body: Any) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries. Arrays that it goes over, and
+    those that it stacks, have one axis less in its body; the names of parameters differ between
+    versions of JAX.
+    """
+    carried = sum(
+        len(own.aval.shape) == len(inner.aval.shape)
+        for own, inner in zip(eqn.outvars, body.outvars, strict=True)
+    )
+    gone_over = sum(
+        len(own.aval.shape) > len(inner.aval.shape)
+        for own, inner in zip(eqn.invars, body.invars, strict=True)
+    )
+    return len(body.invars) - carried - gone_over, carried
 
 
 def _stacks_weights(loop: Loop, xs: Sequence[Node]) -> bool:

@@ -23,16 +23,27 @@ WORDS = RANDOM | frozenset(["gather", "threefry2x32.1", "mul_hi", "mulhi"])
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 
 _FOLDED: dict[str, Callable[..., Any]] = {
+    "abs": np.abs,
     "add": np.add,
+    "and": np.logical_and,
     "ceil": np.ceil,
     "div": np.true_divide,
+    "eq": np.equal,
     "exp": np.exp,
     "floor": np.floor,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "is_finite": np.isfinite,
+    "le": np.less_equal,
     "log": np.log,
+    "lt": np.less,
     "max": np.maximum,
     "min": np.minimum,
     "mul": np.multiply,
+    "ne": np.not_equal,
     "neg": np.negative,
+    "not": np.logical_not,
+    "or": np.logical_or,
     "pow": np.power,
     "sqrt": np.sqrt,
     "sub": np.subtract,
@@ -87,12 +98,20 @@ def is_uniform(node: Node) -> bool:
 
 def _fold(node: Node) -> None:
     inputs = node.inputs
-    if not inputs or any(each.const is None for each in inputs) or node.is_key:
+    if not inputs or node.is_key:
         return
-    if node.op in MOVES:
+    if any(each.const is None for each in inputs):
+        if node.op == "mul" and node.dtype.kind in "iu" and any(each.const == 0 for each in inputs):
+            node.const, node.deps = scalar(0, node.dtype), 0
+        return
+    if node.op in MOVES or node.op == "reduce_and":
         node.const = scalar(inputs[0].const, node.dtype)
     elif node.op == "integer_pow":
         node.const = scalar(np.power(inputs[0].const, node.params["y"]), node.dtype)
+    elif node.op == "select_n" and len(inputs) == 3:
+        node.const = scalar(inputs[2 if inputs[0].const else 1].const, node.dtype)
+    elif node.op in ("and", "not", "or") and node.dtype.kind != "b":
+        return
     elif node.op in _FOLDED:
         with np.errstate(all="ignore"):
             node.const = scalar(

@@ -110,9 +110,10 @@ def one_key_for_weights_and_masks(audit: Audit) -> Iterator[Seen]:
     for first, second in sorted(set(audit.program.probe.keys)):
         yield "the function", f"Linen gets one key for {first!r} and {second!r}"
     masks = {draw.key.number: found for found in audit.drawn() for draw in found.draws}
+    live = audit.program.live()
     applied = {id(draw) for found in audit.found for draw in found.draws}
     for draw in audit.program.walk.draws.values():
         found = masks.get(draw.key.number)
-        if found is not None and id(draw) not in applied and draw.places:
+        if found is not None and id(draw) not in applied and draw.places and draw.bits.number in live:
             where = draw.places[0].where
             yield found.site.where, f"the key {lineage(draw.key)} also draws at {where}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._rules import Audit, Seen, rule
+from jaxdrop.audit._rules_places import meets_activations
 from jaxdrop.audit._sites import Found
 
 _ATTENTION = re.compile(r"att")
@@ -31,7 +32,7 @@ def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Au
     """Why a rate has no effect; None if it has one."""
     if layer.without_rngs:
         return None  # JD104
-    inside = [each for each in audit.drawn() if each.first.place.within(layer.path)]
+    inside = [each for each in audit.found if each.first.place.within(layer.path)]
     if layer.is_layer:
         if not layer.called:
             return "and the layer is never called"
@@ -72,8 +73,7 @@ def _matches(found: Found, name: str, rate: float) -> bool:
     if isinstance(own, float) and abs(own - rate) > 2e-3:
         return False
     if _ATTENTION.search(name):
-        path = "/".join(found.first.place.path).lower()
-        return found.is_attention or "att" in path
+        return found.is_attention or meets_activations(found)
     return not (found.is_attention and _ELSEWHERE.search(name))
 
 

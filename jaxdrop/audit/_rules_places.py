@@ -182,6 +182,20 @@ def _only_weights(node: Node, audit: Audit) -> bool:
     )
 
 
+def meets_activations(found: Found) -> bool:
+    """Whether the result is multiplied, as a matrix, with something that is computed too."""
+    queue = [found.first.out]
+    for node in queue:
+        for user in node.users:
+            if user.op == "dot_general" and not user.backward:
+                others = [moved_from(each) for each in user.inputs if each is not node]
+                if any(each.op not in ("argument", "element", "constant") for each in others):
+                    return True
+            elif user.op in MOVES:
+                queue.append(user)
+    return False
+
+
 @rule("JD306")
 def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
     for found in audit.drawn():

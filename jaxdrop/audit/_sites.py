@@ -83,11 +83,12 @@ class Found:
 
 def find_sites(program: Program) -> list[Found]:
     """The sites at which a program drops something, in its order."""
+    live = program.live()
     groups: dict[Any, tuple[list[Draw], list[Application]]] = {}
     latest: dict[int, tuple[Any, Any]] = {}
     for application in program.walk.applications:
         draw = application.mask.rand
-        if draw is None:
+        if draw is None or application.out.number not in live:
             continue
         place = application.place
         # Several draws of one call of this library's are one site; a draw that is used twice too.

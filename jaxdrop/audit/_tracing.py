@@ -63,6 +63,17 @@ class Program:
     walk_seconds: float
     jaxpr: Any
 
+    def live(self) -> set[int]:
+        """The numbers of the nodes that the results are computed from."""
+        queue = list(self.outputs)
+        seen = {node.number for node in queue}
+        for node in queue:
+            for each in node.inputs:
+                if each.number not in seen:
+                    seen.add(each.number)
+                    queue.append(each)
+        return seen
+
     def arguments(self, deps: int) -> list[str]:
         """The names of the arguments that a value depends on."""
         return [source.name for bit, source in self.sources.items() if deps & bit]

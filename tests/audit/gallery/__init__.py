@@ -34,6 +34,7 @@ class Case(NamedTuple):
       make: the call of the broken model (True) or of its twin (False).
       source: where the fault stands in public code; None if it was made up.
       also: other findings that the fault brings along.
+      both: findings that the broken model and its twin have, because the source has them too.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     make: Callable[[bool], Call]
     source: str | None
     also: frozenset[str]
+    both: frozenset[str]
 
 
 CASES: list[Case] = []
@@ -58,10 +60,15 @@ def call(fn: Callable[..., Any], *args: Any, **options: Any) -> Call:
 
 
 def case(
-    rule: str, framework: str, source: str | None = None, also: tuple[str, ...] = ()
+    rule: str,
+    framework: str,
+    source: str | None = None,
+    also: tuple[str, ...] = (),
+    both: tuple[str, ...] = (),
 ) -> Callable[[Callable[[bool], Call]], Callable[[bool], Call]]:
     def register(make: Callable[[bool], Call]) -> Callable[[bool], Call]:
-        CASES.append(Case(make.__name__, rule, framework, make, source, frozenset(also)))
+        name, others = make.__name__, (frozenset(also), frozenset(both))
+        CASES.append(Case(name, rule, framework, make, source, *others))
         return make
 
     return register

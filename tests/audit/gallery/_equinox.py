@@ -43,7 +43,7 @@ def loss_step(model: Any, x: jax.Array, key: jax.Array) -> Any:
     return eqx.filter_grad(lambda model: jnp.square(batched(model, x, key)).mean())(model)
 
 
-@case("JD101", "equinox")
+@case("JD101", "equinox", also=("JD103",))
 def a_field_that_is_never_called(broken: bool) -> Call:
     return call(batched, abstract(MLP, used=not broken), X, KEY, training=True)
 
@@ -187,13 +187,11 @@ def dropout_of_the_residual_stream_in_equinox(broken: bool) -> Call:
 
 
 @case("JD307", "equinox")
-def float16_at_a_rate_of_three_tenths(broken: bool) -> Call:
+def bfloat16_in_equinox(broken: bool) -> Call:
     def run(model: Any, x: jax.Array, key: jax.Array) -> jax.Array:
-        rate = jnp.asarray(0.1 if broken else 0.5, jnp.bfloat16)
         half = jax.tree.map(
             lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_array(leaf) else leaf, model
         )
-        half = eqx.tree_at(lambda model: model.dropout.p, half, rate)
         return batched(half, x.astype(jnp.bfloat16), key)
 
-    return call(run, abstract(MLP), X, KEY)
+    return call(run, abstract(MLP, rate=0.1 if broken else 0.5), X, KEY)

@@ -45,7 +45,7 @@ def state_of(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-@case("JD101", "haiku")
+@case("JD101", "haiku", also=("JD103",))
 def a_haiku_module_that_keeps_its_rate(broken: bool) -> Call:
     return applied(lambda x: MLP(applied=not broken)(x), X, training=True)
 
@@ -55,7 +55,7 @@ def training_by_default_in_haiku(broken: bool) -> Call:
     return applied(lambda x: MLP()(x, training=broken), X, training=False)
 
 
-@case("JD103", "haiku")
+@case("JD103", "haiku", also=("JD101",))
 def evaluation_in_the_training_step_of_haiku(broken: bool) -> Call:
     return applied(lambda x: MLP()(x, training=not broken), X, training=True)
 

@@ -103,7 +103,7 @@ def a_rate_of_zero_by_hand(broken: bool) -> Call:
 @case("JD106", "jax")
 def a_schedule_that_has_ended(broken: bool) -> Call:
     def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
-        rate = jnp.float32(0.0) if broken else 0.0
+        rate = jnp.zeros(()) if broken else 0.0
         return model(w, key, x, rate, drop=jaxdrop.dropout)
 
     return call(run, W, KEY, X)

@@ -29,7 +29,7 @@ def applied(model: nn.Module, x: Any, audited: bool | None = None, **options: An
 
 
 class MLP(nn.Module):
-    rate: float = 0.1
+    dropout_rate: float = 0.1
     used: bool = True
     off: bool = False
     input_rate: float = 0.0
@@ -43,16 +43,16 @@ class MLP(nn.Module):
         x = nn.relu(nn.Dense(16)(x))
         if self.used:
             mode = {"deterministic": False} if self.frozen else {"deterministic": not training}
-            x = nn.Dropout(self.rate, **mode)(x)
+            x = nn.Dropout(self.dropout_rate, **mode)(x)
         x = nn.Dense(5)(x)
         if self.last_rate:
             x = nn.Dropout(self.last_rate)(x, deterministic=not training)
         return x
 
 
-@case("JD101", "linen")
+@case("JD101", "linen", also=("JD103",))
 def a_rate_that_no_layer_reads(broken: bool) -> Call:
-    return applied(MLP(rate=0.1, used=not broken), X, audited=True)
+    return applied(MLP(dropout_rate=0.1, used=not broken), X, audited=True)
 
 
 class Attention(nn.Module):
@@ -75,7 +75,7 @@ def attention_dropout_of_the_same_rate_as_the_hidden_one(broken: bool) -> Call:
     return applied(Attention(applied=not broken), TOKENS, audited=True)
 
 
-@case("JD102", "linen")
+@case("JD102", "linen", also=("JD105",))
 def training_mode_by_default(broken: bool) -> Call:
     return applied(MLP(), X, audited=False, **({} if broken else {"training": False}))
 
@@ -92,7 +92,7 @@ def the_flag_is_inverted(broken: bool) -> Call:
     return applied(Inverted(), X, audited=False, deterministic=True)
 
 
-@case("JD102", "linen")
+@case("JD102", "linen", also=("JD105",))
 def attention_that_is_told_nothing_of_the_mode(broken: bool) -> Call:
     class Block(nn.Module):
         @nn.compact
@@ -250,7 +250,7 @@ def dropout_before_batch_norm_in_evaluation(broken: bool) -> Call:
 
 @case("JD304", "linen")
 def a_keep_probability_as_a_rate(broken: bool) -> Call:
-    return applied(MLP(rate=0.9 if broken else 0.1), X)
+    return applied(MLP(dropout_rate=0.9 if broken else 0.1), X)
 
 
 @case("JD304", "linen")
