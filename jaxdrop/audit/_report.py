@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from jaxdrop.audit import _rules_keys, _rules_modes, _rules_places
+from jaxdrop.audit import _forms, _selection
 from jaxdrop.audit._findings import Finding, Severity
-from jaxdrop.audit._rules import Audit, findings
-from jaxdrop.audit._selection import selected
-from jaxdrop.audit._sites import Site, find_sites, inactive
-from jaxdrop.audit._tracing import Step, trace
-
-RULE_MODULES = (_rules_modes, _rules_keys, _rules_places)
+from jaxdrop.audit._sites import Site
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What dropout does in a function, and what is wrong with it.
+
+    `print(report)` shows a table, with rich if it is installed; a notebook shows HTML.
 
     Attributes:
       sites: one for each place where something is dropped, and for each layer that is off.
@@ -29,35 +29,61 @@ class Report:
 
     sites: list[Site]
     findings: list[Finding]
-    trace_seconds: float
-    audit_seconds: float
+    trace_seconds: float = 0.0
+    audit_seconds: float = 0.0
 
+    @property
     def worst(self) -> Severity | None:
         """The severity of the worst finding; None if there is none."""
         return max((each.severity for each in self.findings), default=None)
 
+    def without(self, baseline: str | os.PathLike[str] | Iterable[str]) -> Report:
+        """The report without findings that are known already.
 
-def check(
-    fn: Callable[..., Any],
-    *args: Any,
-    step: Step = None,
-    training: bool | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    select: Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
-) -> Report:
-    program = trace(fn, args, kwargs or {}, step)
-    import time
+        Args:
+          baseline: a file that `write_baseline` wrote, or fingerprints of findings.
 
-    begin = time.perf_counter()
-    found = find_sites(program)
-    audit = Audit(program, found, training, step is not None)
-    made = selected(findings(audit), select, ignore)
-    layers = [
-        layer
-        for layer in program.probe.layers.values()
-        if layer.is_layer and (layer.off or not layer.called)
-    ]
-    sites = [each.site for each in found] + [inactive(layer) for layer in layers]
-    seconds = program.walk_seconds + time.perf_counter() - begin
-    return Report(sites, made, program.trace_seconds, seconds)
+        Raises:
+          ValueError: the file holds something else.
+        """
+        known = _selection.fingerprints(baseline)
+        left = [each for each in self.findings if each.fingerprint not in known]
+        return dataclasses.replace(self, findings=left)
+
+    def write_baseline(self, file: str | os.PathLike[str]) -> None:
+        """Writes the fingerprints of all findings into a file, for `without`."""
+        known = sorted({each.fingerprint for each in self.findings})
+        Path(file).write_text(json.dumps({"version": 1, "fingerprints": known}, indent=1) + "\n")
+
+    def to_json(self) -> str:
+        """The report as JSON: `sites` and `findings`, each a list of objects."""
+        return json.dumps(
+            {
+                "sites": [each.as_dict() for each in self.sites],
+                "findings": [each.as_dict() for each in self.findings],
+            },
+            indent=1,
+        )
+
+    def to_sarif(self) -> str:
+        """The findings as SARIF 2.1.0, which code hosts show beside the code."""
+        return json.dumps(_forms.sarif(self.findings), indent=1)
+
+    def __str__(self) -> str:
+        return _forms.text(self.sites, self.findings)
+
+    def __rich__(self) -> Any:
+        return _forms.rich_table(self.sites, self.findings)
+
+    def _repr_html_(self) -> str:
+        return _forms.html(self.sites, self.findings)
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from treescope import repr_lib  # only treescope calls this
+
+        return repr_lib.render_object_constructor(
+            object_type=type(self),
+            attributes={"sites": self.sites, "findings": self.findings},
+            path=path,
+            subtree_renderer=subtree_renderer,
+        )

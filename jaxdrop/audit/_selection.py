@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from jaxdrop.audit._catalog import RULES
 from jaxdrop.audit._findings import Finding
@@ -42,3 +45,24 @@ def _prefixes(argument: str, given: Iterable[str]) -> tuple[str, ...]:
                 f"{prefix!r}; the rules are {', '.join(RULES)}"
             )
     return prefixes
+
+
+def fingerprints(baseline: str | os.PathLike[str] | Iterable[str]) -> frozenset[str]:
+    """The fingerprints of known findings.
+
+    Args:
+      baseline: a file, or fingerprints.
+
+    Raises:
+      ValueError: the file is no baseline.
+    """
+    if not isinstance(baseline, str | os.PathLike):
+        return frozenset(baseline)
+    try:
+        known = json.loads(Path(baseline).read_text())["fingerprints"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(
+            f"{os.fspath(baseline)!r} is no baseline file; Report.write_baseline, or "
+            "--write-baseline, makes one"
+        ) from None
+    return frozenset(known)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdrop import audit
+
 
 class Call(NamedTuple):
     """What is handed to `jaxdrop.audit.check`."""
@@ -81,3 +83,41 @@ def load() -> list[Case]:
         if importlib.util.find_spec(needed.get(module, "flax")):
             importlib.import_module(f"{__name__}.{module}")
     return CASES
+
+
+class Figures(NamedTuple):
+    """How well the audit does on cases.
+
+    Attributes:
+      recall: the part of the broken models whose fault is found.
+      precision: the part of the findings that are right. A finding is wrong if the model is a twin,
+        or if the fault does not bring it along.
+      cases, public: the number of cases, and of those from public code.
+      misses: a line for each fault that is not found, and each finding that is wrong.
+    """
+
+    recall: float
+    precision: float
+    cases: int
+    public: int
+    misses: list[str]
+
+
+def measure(cases: list[Case]) -> Figures:
+    """Audits all cases and their twins."""
+    found = right = wrong = 0
+    misses = []
+    for each in cases:
+        for broken in (True, False):
+            made = each.make(broken)
+            ids = [one.id for one in audit.check(made.fn, *made.args, **made.options).findings]
+            true = {*each.both, *(each.also | {each.rule} if broken else ())}
+            false = [name for name in ids if name not in true]
+            right, wrong = right + len(ids) - len(false), wrong + len(false)
+            if broken:
+                found += each.rule in ids
+                if each.rule not in ids:
+                    misses.append(f"{each.name}: {each.rule} is not found")
+            misses += [f"{each.name}, {'broken' if broken else 'twin'}: {name}" for name in false]
+    public = sum(each.source is not None for each in cases)
+    return Figures(found / len(cases), right / (right + wrong), len(cases), public, misses)
