@@ -20,6 +20,8 @@ RANDOM = MOVES | frozenset(
     ]
 )  # fmt: skip
 WORDS = RANDOM | frozenset(["gather", "threefry2x32.1", "mul_hi", "mulhi"])
+# Operations that use random words as they are, to choose some of many.
+_CHOICES = frozenset(["argmax", "argmin", "sort", "top_k"])
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 
 _FOLDED: dict[str, Callable[..., Any]] = {
@@ -68,7 +70,10 @@ def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> No
         node.range = _range(node, 2.0**32)
     if node.words is not None and node.op in ("bitcast_convert_type", "convert_element_type"):
         if np.issubdtype(np.dtype(node.dtype), np.floating):
-            node.rand, node.words = generator_of(inputs[0]), None
+            node.rand = node.drawn = generator_of(inputs[0])
+            node.words = None
+    if node.op in _CHOICES and len(words) == 1:
+        node.drawn = generator_of(next(each for each in inputs if each.words is not None))
     random = [each for each in inputs if each.rand is not None or each.words is not None]
     if not random:
         return
@@ -134,7 +139,9 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
         # A mask stored as a number, and compared with 0.
         node.rand, node.mask = bits.rand, Mask(before.draw, before.true, 1.0, before.traced)
         return
-    draw = bits.rand or generator_of(bits)
+    draw = bits.rand
+    if draw is None:
+        draw = node.drawn = generator_of(bits)
     true, traced = None, False
     if limit.const is not None:
         true = _probability(node.op, first, float(limit.const), bits)

@@ -67,6 +67,7 @@ class Node:
       deps: the sources that it depends on, as bits of a number.
       const: the value, if it is one number in all entries and known.
       rand: the draw of which it is an elementwise function, and of no other array.
+      drawn: the draw that begins with this value.
       words: the key whose raw words it is a function of.
       mask: set for random booleans, and for numbers made of one.
       range: how many values random bits can take.
@@ -83,6 +84,7 @@ class Node:
     deps: int
     const: Any = None
     rand: Draw | None = None
+    drawn: Draw | None = None
     words: Node | None = None
     mask: Mask | None = None
     range: float = 0.0

@@ -32,7 +32,7 @@ def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Au
     """Why a rate has no effect; None if it has one."""
     if layer.without_rngs:
         return None  # JD104
-    inside = [each for each in audit.found if each.first.place.within(layer.path)]
+    inside = [each for each in audit.found if each.within(layer.path)]
     if layer.is_layer:
         if not layer.called:
             return "and the layer is never called"

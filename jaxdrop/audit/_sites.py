@@ -76,6 +76,13 @@ class Found:
             deps |= draw.bits.deps | draw.key.deps
         return deps
 
+    def within(self, path: str) -> bool:
+        """Whether it is drawn, or applied, in the module with this path."""
+        places = [each.place for each in self.applications]
+        return any(
+            place.within(path) for place in places + [p for d in self.draws for p in d.places]
+        )
+
     @property
     def is_attention(self) -> bool:
         return "attention" in self.site.variant or self.site.variant in ("drop_key", "DropKey")
@@ -100,6 +107,16 @@ def find_sites(program: Program) -> list[Found]:
         if draw not in draws:
             draws.append(draw)
         latest[id(draw)] = (application, key)
+    for draw in program.walk.draws.values():
+        for place in draw.places:
+            # What this library draws for other purposes than a mask, such as a choice of tokens.
+            if place.variant and draw.bits.number in live and id(draw) not in latest:
+                key = (place.variant, id(place.source))
+                bits = draw.bits
+                own = Application("draw", bits, bits, bits, None, 0.0, place)
+                draws, applications = groups.setdefault(key, ([], []))
+                applications.append(own)
+                draws.append(draw)
     differentiated = any(node.backward for node in program.walk.graph.nodes)
     return [
         Found(_site(draws, applications, differentiated), draws, applications)
@@ -121,13 +138,16 @@ def _site(draws: list[Draw], applications: list[Application], differentiated: bo
         rate = "traced"
     elif first.keeps is not None:
         rate = round(1 - first.keeps, 6) + 0.0
-    shared = shared_axes(first)
+    variant = place.variant or next((each.variant for each in draw.places if each.variant), None)
+    shared = () if first.kind == "draw" else shared_axes(first)
+    if variant == "drop_block":
+        rate, shared = None, ()  # its mask is that of the corners of blocks
     words = sum(each.bits.size for each in draws) * place.repeats
     size = max(data.size, first.out.size) * place.repeats
     each = _OPERATIONS.get(draw.generator, _OPERATIONS_OF_OTHERS) + 6
     return Site(
         where=place.where,
-        variant=place.variant or _variant(first, shared),
+        variant=variant or _variant(first, shared),
         rate=rate,
         shape=first.out.shape,
         shared_axes=shared,

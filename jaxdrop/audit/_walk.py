@@ -192,10 +192,10 @@ class Walk:
         self, name: str, params: dict[str, Any], outs: Sequence[Node], inputs: tuple[Node, ...]
     ) -> None:
         if name == "random_bits":
-            outs[0].rand = self.draw(inputs[0], outs[0])
+            outs[0].rand = outs[0].drawn = self.draw(inputs[0], outs[0])
             outs[0].range = 2.0 ** int(params.get("bit_width", 32))
         elif name == "rng_bit_generator":
-            outs[1].rand = self.draw(inputs[0], outs[1])
+            outs[1].rand = outs[0].drawn = self.draw(inputs[0], outs[1])
             outs[1].range = 2.0 ** (8 * outs[1].dtype.itemsize)
         elif name == "random_unwrap":
             outs[0].words = inputs[0]
@@ -228,14 +228,8 @@ class Walk:
         """Notes where bits are drawn, and where a mask meets an array."""
         if not self.recording or not outs:
             return
-        drawn = outs[-1].rand
-        if drawn is not None and name in ("random_bits", "rng_bit_generator"):
-            self._drawn(drawn, place)
-        elif drawn is not None and name in _elementwise.COMPARISONS:
-            if drawn.bits.op not in ("random_bits", "rng_bit_generator.1") and any(
-                each.words is not None for each in inputs
-            ):
-                self._drawn(drawn, place)
+        if outs[0].drawn is not None:
+            self._drawn(outs[0].drawn, place)
         if place.backward:
             return
         application = applied(name, outs[0], inputs, place)
