@@ -237,7 +237,7 @@ def _flat(spec: Any) -> list[str]:
 
 def remat(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
     body = eqn.params["jaxpr"]
-    if eqn.params.get("differentiated"):
+    if place.backward:
         _note_kept(walk, inputs, place, "a checkpoint")
     return walk.closed(body, inputs, entered(body, place, eqn))
 

@@ -19,7 +19,7 @@ RANDOM = MOVES | frozenset(
         "sub", "threefry2x32", "xor",
     ]
 )  # fmt: skip
-WORDS = RANDOM | frozenset(["gather", "threefry2x32.1", "mul_hi", "mulhi"])
+WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "mulhi"])
 # Operations that use random words as they are, to choose some of many.
 _CHOICES = frozenset(["argmax", "argmin", "sort", "top_k"])
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])

@@ -282,12 +282,11 @@ def applied(
 def entered(inner: Any, place: Place, eqn: Any) -> Place:
     """The place of a program inside an equation."""
     jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
-    differentiated = eqn.params.get("differentiated")
+    # Whether a checkpoint is `differentiated` says nothing: in the forward scan of a gradient it is.
     return dataclasses.replace(
         place,
         held=place.held or function_is_library(jaxpr),
-        backward=place.backward or bool(differentiated),
-        remat=place.remat or differentiated is False,
+        remat=place.remat or "differentiated" in eqn.params,
     )
 
 
