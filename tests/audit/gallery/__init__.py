@@ -79,7 +79,7 @@ def case(
 def load() -> list[Case]:
     """All cases of the frameworks that are installed."""
     needed = {"_haiku": "haiku", "_equinox": "equinox"}
-    for module in ("_linen", "_nnx", "_equinox", "_haiku", "_jax", "_public"):
+    for module in ("_linen", "_nnx", "_equinox", "_haiku", "_jax", "_public", "_threads"):
         if importlib.util.find_spec(needed.get(module, "flax")):
             importlib.import_module(f"{__name__}.{module}")
     return CASES
