@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import numbers
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 # Names of fields that hold a rate, and names of classes whose field `rate` or `p` is one.
 _RATE = re.compile(
-    r"^(?:.*_)?(?:(?:drop(?:out|path|_path|_rate|_prob|connect)?|[a-z]*pdrop|p_drop)(?:_rate|_prob"
-    r"|_prob\w*|_p|_ratio|_probability)?|stochastic_depth(?:_rate|_prob)?|layerdrop)$"
+    r"^(?:.*_)?(?:dropout(?:_[a-z]+)*|drop(?:path|_path|connect)?(?:_rate|_prob\w*|_p|_ratio)?"
+    r"|[a-z]*pdrop|p_drop|stochastic_depth(?:_rate|_prob)?|layerdrop)$"
 )
 _LAYER = re.compile(r"drop(out|path|block|connect|key|head)?|stochasticdepth", re.IGNORECASE)
 _FIELDS_OF_LAYERS = ("rate", "p", "drop_prob", "drop_rate", "dropout_rate")
@@ -115,8 +115,7 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 def is_rate(value: Any) -> bool:
     return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool | jax.core.Tracer)
+        isinstance(value, float | np.floating)
         and 0 < float(value) <= 1
     )
 
