@@ -6,7 +6,8 @@
     (2, 3)
 
 `jaxdrop.nnx` and `jaxdrop.linen` hold the same names as Flax modules and are loaded, with Flax, on
-first use. `jaxdrop.audit` tells what dropout does in a model, and `jaxdrop.testing` is for its tests.
+first use. `jaxdrop.audit` tells what dropout does in a model, and `jaxdrop.testing` is for a model's
+tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """For the tests of a model: is its dropout on in training, off in evaluation, and right?
 
-    def test_dropout():
-        jaxdrop.testing.check_dropout(Model(), x)
+def test_dropout():
+    jaxdrop.testing.check_dropout(Model(), x)
 """
 
 from __future__ import annotations

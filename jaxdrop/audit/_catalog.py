@@ -41,7 +41,7 @@ _RULES = [
     Rule(
         "JD105", "frozen-on", WARNING,
         "A layer is on by its own field, and the call does not say otherwise",
-        "deterministic=False stands in the constructor, which is NNX's default. Evaluation is right "
+        "deterministic=False stands in the constructor, or is the default. Evaluation is right "
         "only if somebody remembers to call .eval(); in Linen nothing can switch it off.",
         "Hand deterministic on through the calls, or build the layer with deterministic=True and "
         "call model.train() in the training step.",
@@ -51,7 +51,7 @@ _RULES = [
         "Random bits are drawn at rate 0",
         "Nothing is dropped, and the bits are drawn and compared all the same: the rate is an "
         "array, whose value the compiler does not know, or the function does not look for 0.",
-        "Give the rate as the Python number 0, for which nothing is traced, or leave the layer out.",
+        "Give the Python number 0, for which nothing is traced, or leave the layer out.",
     ),
     Rule(
         "JD201", "one-key-at-two-sites", ERROR,

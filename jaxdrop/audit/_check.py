@@ -10,11 +10,12 @@ from jaxdrop import _checks
 
 # Imported for the rules that they register.
 from jaxdrop.audit import _rules_keys, _rules_modes, _rules_places  # noqa: F401
+from jaxdrop.audit._arguments import Step
 from jaxdrop.audit._report import Report
 from jaxdrop.audit._rules import Audit, findings
 from jaxdrop.audit._selection import selected
 from jaxdrop.audit._sites import find_sites, inactive
-from jaxdrop.audit._tracing import Step, trace
+from jaxdrop.audit._tracing import trace
 
 
 def check(

@@ -48,8 +48,10 @@ class Comparison:
     findings: list[Finding]
 
     def __str__(self) -> str:
-        ratio = "" if self.variance_ratio is None else (
-            f"; variance over examples, evaluation / training: {self.variance_ratio:.3g}"
+        ratio = (
+            ""
+            if self.variance_ratio is None
+            else (f"; variance over examples, evaluation / training: {self.variance_ratio:.3g}")
         )
         lines = [
             f"{self.samples} keys, {self.entries} entries: the worst mean is {self.worst:.2f} "

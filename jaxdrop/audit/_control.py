@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from jaxdrop.audit._applications import Application
 from jaxdrop.audit._graph import Node, moved_from
 from jaxdrop.audit._places import Loop, Place
-from jaxdrop.audit._walk import Application, Handler, Walk, entered
+from jaxdrop.audit._walk import Handler, Walk, entered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,9 @@ def _iterate(
 
 
 class _Plain:
-    params: dict[str, Any] = {}
+    """In place of an equation that has no parameters of interest."""
+
+    params: Mapping[str, Any] = MappingProxyType({})
 
 
 def _finished(walk: Walk, loop: Loop, init: Sequence[Node], outs: Sequence[Node]) -> list[Node]:
@@ -106,15 +110,14 @@ def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
 
 
 def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a scan, which goes over arrays and carries values."""
     body = eqn.params["jaxpr"]
     consts, carried = _parts(eqn, body.jaxpr)
     loop = _new_loop(walk, "scan", eqn.params["length"], place)
     arrays = inputs[consts + carried :]
     if place.backward:
         _note_kept(walk, inputs, place, "a scan")
-    xs = _elements(
-        walk, loop, arrays, [var.aval for var in body.jaxpr.invars[consts + carried :]]
-    )
+    xs = _elements(walk, loop, arrays, [var.aval for var in body.jaxpr.invars[consts + carried :]])
     init = inputs[consts : consts + carried]
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
     loop.stacks = _stacks_weights(loop, xs)
@@ -161,6 +164,7 @@ def _stacks_weights(loop: Loop, xs: Sequence[Node]) -> bool:
 
 
 def while_(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a while loop."""
     params = eqn.params
     of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
     loop = _new_loop(walk, "while", None, place)
@@ -170,6 +174,7 @@ def while_(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list
 
 
 def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a choice between branches, each of which is followed."""
     index, *operands = inputs
     branches = [
         walk.closed(branch, operands, entered(branch, place, _Plain()))
@@ -195,6 +200,7 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
 
 
 def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a program that runs on many devices, of one of which it sees the part."""
     params = eqn.params
     body = params["jaxpr"]
     loops, args = [], []
@@ -230,12 +236,13 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
 def _flat(spec: Any) -> list[str]:
     names: list[str] = []
     for entry in spec:
-        if entry is not None and not hasattr(entry, "_hash_unconstrained"):
-            names += [each for each in (entry if isinstance(entry, tuple) else (entry,))]
+        if entry is not None:
+            names += entry if isinstance(entry, tuple) else (entry,)
     return [name for name in names if isinstance(name, str)]
 
 
 def remat(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a checkpoint."""
     body = eqn.params["jaxpr"]
     if place.backward:
         _note_kept(walk, inputs, place, "a checkpoint")

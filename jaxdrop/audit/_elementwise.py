@@ -68,10 +68,9 @@ def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> No
     if words and node.op in WORDS and len(words) == 1:
         (node.words,) = words.values()
         node.range = _range(node, 2.0**32)
-    if node.words is not None and node.op in ("bitcast_convert_type", "convert_element_type"):
-        if np.issubdtype(np.dtype(node.dtype), np.floating):
-            node.rand = node.drawn = generator_of(inputs[0])
-            node.words = None
+    if node.words is not None and not node.is_key and np.issubdtype(node.dtype, np.floating):
+        node.rand = node.drawn = generator_of(inputs[0])
+        node.words = None
     if node.op in _CHOICES and len(words) == 1:
         node.drawn = generator_of(next(each for each in inputs if each.words is not None))
     random = [each for each in inputs if each.rand is not None or each.words is not None]
@@ -96,8 +95,10 @@ def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> No
 
 def is_uniform(node: Node) -> bool:
     """Whether a value is one number in all entries."""
-    return node.const is not None or node.size == 1 or (
-        node.op in MOVES and len(node.inputs) == 1 and is_uniform(node.inputs[0])
+    return (
+        node.const is not None
+        or node.size == 1
+        or (node.op in MOVES and len(node.inputs) == 1 and is_uniform(node.inputs[0]))
     )
 
 

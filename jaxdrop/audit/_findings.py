@@ -63,12 +63,15 @@ class Finding:
     def fingerprint(self) -> str:
         """What a baseline file knows the finding by: the rule and the place without its line."""
         place = self.where.split(":")[0]
-        return hashlib.sha256(f"{self.id}|{place}|{_words(self.evidence)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.id}|{place}|{_words(self.evidence)}".encode()).hexdigest()[
+            :16
+        ]
 
     def __str__(self) -> str:
         return f"{self.id} {self.severity.name.lower()} {self.where}: {self.evidence}"
 
     def as_dict(self) -> dict[str, Any]:
+        """The finding as JSON has it."""
         return {
             "id": self.id,
             "name": self.rule.name,

@@ -114,10 +114,8 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 
 def is_rate(value: Any) -> bool:
-    return (
-        isinstance(value, float | np.floating)
-        and 0 < float(value) <= 1
-    )
+    """Whether a value can be a rate that is on: a float in (0, 1]."""
+    return isinstance(value, float | np.floating) and 0 < float(value) <= 1
 
 
 def rates_of(fields: Mapping[str, Any], kind: str) -> dict[str, float]:

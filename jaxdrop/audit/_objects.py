@@ -22,10 +22,12 @@ def is_nnx(value: Any) -> bool:
 
 
 def is_equinox(value: Any) -> bool:
+    """Whether a value is a module of Equinox."""
     return "equinox" in sys.modules and isinstance(value, sys.modules["equinox"].Module)
 
 
 def is_model(value: Any) -> bool:
+    """Whether a value is a model that is an object."""
     return is_nnx(value) or is_equinox(value)
 
 
@@ -40,7 +42,9 @@ def watch_nnx(probe: Probe, model: Any) -> None:
         _instrument(module, name, functools.partial(_nnx_call, layer, module))
 
 
-def _nnx_call(layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
+def _nnx_call(
+    layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     nnx = sys.modules["flax.nnx"]
     if layer is not None:
         note_mode(layer, module, args, kwargs)
@@ -62,7 +66,9 @@ def watch_equinox(probe: Probe, model: Any) -> None:
         _instrument(module, name, functools.partial(_equinox_call, layer, module))
 
 
-def _equinox_call(layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
+def _equinox_call(
+    layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     if layer is not None:
         layer.called += 1
         told = kwargs.get("inference")
@@ -107,6 +113,7 @@ def _instrument(module: Any, path: str, around: Callable[..., Any]) -> None:
     if is_equinox(module):
         names["__init__"] = cls.__init__
     try:
-        object.__setattr__(module, "__class__", type(cls)(cls.__name__, (cls,), names))
+        own: Any = type(cls)
+        object.__setattr__(module, "__class__", own(cls.__name__, (cls,), names))
     except TypeError:
         return  # a class that cannot be derived from: its calls stay without a name

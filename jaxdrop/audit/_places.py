@@ -132,6 +132,7 @@ class Place:
 
 
 def is_library(file: str) -> bool:
+    """Whether a file belongs to a library, and not to the user."""
     return file.startswith("<") or any(part in file for part in _LIBRARIES)
 
 
@@ -149,6 +150,7 @@ def _short(file: str) -> str:
 
 
 def is_backward(scopes: str) -> bool:
+    """Whether a name stack is that of a backward pass."""
     return "transpose(" in scopes or "rematted_computation" in scopes
 
 
@@ -159,6 +161,7 @@ def key_type(dtype: Any) -> str:
 
 
 def is_array(value: Any) -> bool:
+    """Whether a value is an array, or the shape of one."""
     return isinstance(value, jax.Array | jax.ShapeDtypeStruct) or (
         hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "ndim")
     )

@@ -10,6 +10,7 @@ from jaxdrop.audit._sites import Found, depends_on
 
 @rule("JD201")
 def one_key_at_two_sites(audit: Audit) -> Iterator[Seen]:
+    """The keys of two sites are one node of the graph."""
     by_key: dict[int, list[Found]] = {}
     for found in audit.drawn():
         for key in {draw.key.number: draw.key for draw in found.draws}.values():
@@ -33,6 +34,7 @@ def _address(found: Found) -> tuple[str, ...]:
 
 @rule("JD202")
 def same_key_in_every_step(audit: Audit) -> Iterator[Seen]:
+    """The bits depend on arguments, but on none that changes from call to call."""
     program = audit.program
     for found in audit.drawn():
         deps = found.deps
@@ -55,6 +57,7 @@ def _all(audit: Audit) -> int:
 
 @rule("JD203")
 def same_key_in_every_iteration(audit: Audit) -> Iterator[Seen]:
+    """The bits do not depend on the number of the iteration."""
     for found in audit.drawn():
         for loop in found.first.place.loops:
             if loop.kind == "shard_map" or found.deps & loop.bit or loop.length == 1:
@@ -76,6 +79,7 @@ def same_key_in_every_iteration(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD204")
 def same_key_in_every_replica(audit: Audit) -> Iterator[Seen]:
+    """The array depends on the place on a mesh axis, and the bits do not."""
     for found in audit.drawn():
         for loop in found.first.place.loops:
             if (
@@ -92,6 +96,7 @@ def same_key_in_every_replica(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD205")
 def constant_seed(audit: Audit) -> Iterator[Seen]:
+    """The bits depend on no argument."""
     for found in audit.drawn():
         if not found.deps & _all(audit):
             yield found.site.where, f"the key is {lineage(found.draws[0].key)}"
@@ -99,6 +104,7 @@ def constant_seed(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD206")
 def rbg_under_vmap(audit: Audit) -> Iterator[Seen]:
+    """Bits are drawn from an array of rbg keys."""
     for found in audit.drawn():
         for draw in found.draws:
             if draw.batched and draw.generator in ("rbg", "unsafe_rbg"):
@@ -107,6 +113,7 @@ def rbg_under_vmap(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD207")
 def one_key_for_weights_and_masks(audit: Audit) -> Iterator[Seen]:
+    """Linen gets one key for two collections, or a mask and other bits come from one key."""
     for first, second in sorted(set(audit.program.probe.keys)):
         yield "the function", f"Linen gets one key for {first!r} and {second!r}"
     masks = {draw.key.number: found for found in audit.drawn() for draw in found.draws}
@@ -114,6 +121,11 @@ def one_key_for_weights_and_masks(audit: Audit) -> Iterator[Seen]:
     applied = {id(draw) for found in audit.found for draw in found.draws}
     for draw in audit.program.walk.draws.values():
         found = masks.get(draw.key.number)
-        if found is not None and id(draw) not in applied and draw.places and draw.bits.number in live:
+        if (
+            found is not None
+            and id(draw) not in applied
+            and draw.places
+            and draw.bits.number in live
+        ):
             where = draw.places[0].where
             yield found.site.where, f"the key {lineage(draw.key)} also draws at {where}"

@@ -17,6 +17,7 @@ _DEPTH = re.compile(r"depth|path|layerdrop")
 
 @rule("JD101")
 def configured_never_drawn(audit: Audit) -> Iterator[Seen]:
+    """A module, or an argument, has a rate at which nothing in it is drawn."""
     if audit.training is False or not (audit.training or audit.found):
         return
     layers = list(audit.program.probe.layers.values())
@@ -79,6 +80,7 @@ def _matches(found: Found, name: str, rate: float) -> bool:
 
 @rule("JD102")
 def drawn_in_evaluation(audit: Audit) -> Iterator[Seen]:
+    """A mask meets an array, and the caller says that this is evaluation."""
     if audit.training is False:
         for found in audit.drawn():
             yield found.site.where, f"{found.site.variant} at rate {_rate(found)}"
@@ -86,6 +88,7 @@ def drawn_in_evaluation(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD103")
 def nothing_drawn_in_training(audit: Audit) -> Iterator[Seen]:
+    """No mask meets an array, and the caller says that this is training."""
     if audit.training and not audit.drawn():
         layers = [each for each in audit.program.probe.layers.values() if each.is_layer]
         if any(each.without_rngs for each in layers):
@@ -102,6 +105,7 @@ def nothing_drawn_in_training(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD104")
 def raises_when_on(audit: Audit) -> Iterator[Seen]:
+    """An NNX layer without a stream was called without `rngs`."""
     for layer in audit.program.probe.layers.values():
         if layer.without_rngs and layer.called:
             now = "is off now" if layer.off else "is on, and raises"
@@ -110,6 +114,7 @@ def raises_when_on(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD105")
 def frozen_on(audit: Audit) -> Iterator[Seen]:
+    """A layer is on in evaluation, and nothing but its own field says so."""
     if audit.training is False:
         for layer in audit.program.probe.layers.values():
             if layer.own_mode and not layer.off:
@@ -118,9 +123,13 @@ def frozen_on(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD106")
 def rate_zero_costs(audit: Audit) -> Iterator[Seen]:
+    """The threshold keeps every entry."""
     for found in audit.found:
         if found.site.rate == 0:
-            yield found.site.where, f"{found.site.random_bits} random bits, about {found.site.flops} operations"
+            yield (
+                found.site.where,
+                f"{found.site.random_bits} random bits, about {found.site.flops} operations",
+            )
 
 
 def _rate(found: Found) -> str:

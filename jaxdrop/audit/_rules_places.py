@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
+from jaxdrop.audit._applications import is_float
 from jaxdrop.audit._graph import MOVES, Node, descendants, moved_from
 from jaxdrop.audit._rules import Audit, Seen, rule
 from jaxdrop.audit._sites import Found, depends_on, is_softmax
-from jaxdrop.audit._walk import is_float
 
 _MATRIX = ("dot_general", "conv_general_dilated")
 # Variants of this library whose purpose is to share a mask, or to drop at any rate.
@@ -19,6 +18,7 @@ _UNROUNDED = 1e-4
 
 @rule("JD301")
 def shared_over_batch_or_heads(audit: Audit) -> Iterator[Seen]:
+    """The mask does not vary along the first axis, or along that of attention's heads."""
     for found in audit.drawn():
         shape, shared = found.site.shape, found.site.shared_axes
         if found.site.variant not in _ENTRIES or len(shape) < 2 or _is_weight(found, audit):
@@ -34,6 +34,7 @@ def shared_over_batch_or_heads(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD302")
 def shared_over_positions(audit: Audit) -> Iterator[Seen]:
+    """The mask varies along the first and the last axis, and not along one between."""
     for found in audit.drawn():
         shape, shared = found.site.shape, found.site.shared_axes
         last = len(shape) - 1
@@ -44,6 +45,7 @@ def shared_over_positions(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD303")
 def before_batch_norm(audit: Audit) -> Iterator[Seen]:
+    """What is dropped reaches a product with an inverse deviation of channels."""
     for found in audit.drawn():
         if _is_weight(found, audit):
             continue
@@ -59,56 +61,46 @@ def before_batch_norm(audit: Audit) -> Iterator[Seen]:
 
 
 def _is_batch_norm(node: Node) -> bool:
-    """Whether a product is one with the inverse deviation of channels over a batch."""
-    if node.op not in ("mul", "div") or len(node.shape) < 2 or node.shape[0] < 2:
+    """Whether a value is a product with the inverse deviation of channels, which is the same for
+    all examples, as that of LayerNorm is not.
+    """
+    if node.op not in ("mul", "div") or len(node.shape) < 2:
         return False
-    for factor in node.inputs[1:] if node.op == "div" else node.inputs:
-        channels = _channels(factor)
-        if channels is not None and channels < node.size and factor is not node.inputs[-2:][0]:
-            return True
-        if channels is not None and channels < node.size and node.op == "mul":
-            return True
-    return False
+    factors = node.inputs[1:] if node.op == "div" else node.inputs
+    return any(1 < _channels(each) < node.size for each in factors)
 
 
-def _channels(node: Node) -> int | None:
-    """The length of an inverse deviation that is the same for all examples; None for others."""
-    constant = False
+def _channels(node: Node) -> int:
+    """The length of an inverse deviation, if its entries are those of channels; else 0."""
+    same = False  # for all examples, which lie along axis 0
     for _ in range(12):
-        if node.op == "rsqrt" or node.op == "sqrt":
-            constant = constant or (bool(node.shape) and node.shape[0] == 1)
-            return node.size if constant and node.size > 1 else None
-        if node.op == "broadcast_in_dim" and node.inputs and node.inputs[0].size < node.size:
-            axes = node.params["broadcast_dimensions"]
-            inner = node.inputs[0].shape
-            constant = 0 not in axes or (inner[axes.index(0)] == 1 and node.shape[0] > 1)
-            if not constant:
-                return None
-        elif node.op in ("reshape", "broadcast_in_dim", "expand_dims"):
-            constant = constant or (len(node.shape) > 1 and node.shape[0] == 1)
-        elif node.op == "mul":
-            found = [_channels_of_product(each) for each in node.inputs]
-            roots = [each for each in found if each is not None]
+        if node.op in ("rsqrt", "sqrt"):
+            return node.size if same or _first_is_short(node) else 0
+        if node.op == "broadcast_in_dim" and node.inputs:
+            axes, inner = node.params["broadcast_dimensions"], node.inputs[0].shape
+            same = same or 0 not in axes or inner[axes.index(0)] < node.shape[0]
+        elif node.op in ("mul", "add"):
+            # The product of the inverse deviation and the learned scale.
+            roots = [each for each in node.inputs if moved_from(each).op in ("rsqrt", "sqrt")]
             if not roots:
-                return None
-            constant = constant or (bool(node.shape) and node.shape[0] == 1)
+                return 0
+            same = same or _first_is_short(node)
             node = roots[0]
             continue
-        elif node.op not in MOVES and node.op not in ("add", "integer_pow"):
-            return None
-        if not node.inputs:
-            return None
+        elif node.op not in MOVES:
+            return 0
+        same = same or _first_is_short(node)
         node = node.inputs[0]
-    return None
+    return 0
 
 
-def _channels_of_product(node: Node) -> Node | None:
-    inner = moved_from(node)
-    return node if inner.op in ("rsqrt", "sqrt") else None
+def _first_is_short(node: Node) -> bool:
+    return len(node.shape) > 1 and node.shape[0] == 1
 
 
 @rule("JD304")
 def high_rate(audit: Audit) -> Iterator[Seen]:
+    """The rate is above .5, or above .2 where an argument is dropped."""
     for found in audit.drawn():
         rate = found.site.rate
         if not isinstance(rate, float) or found.site.variant not in (*_ENTRIES, "drop path"):
@@ -140,9 +132,13 @@ def _is_weight(found: Found, audit: Audit) -> bool:
 
 @rule("JD305")
 def behind_the_last_layer(audit: Audit) -> Iterator[Seen]:
+    """What is dropped comes from a linear map, and reaches neither weights nor a sum."""
     for found in audit.drawn():
         if _is_linear(found.first.data) and not found.is_attention and not _goes_on(found, audit):
-            yield found.site.where, "the output of a linear map is dropped, and meets no weights again"
+            yield (
+                found.site.where,
+                "the output of a linear map is dropped, and meets no weights again",
+            )
 
 
 def _is_linear(node: Node) -> bool:
@@ -177,9 +173,7 @@ def _goes_on(found: Found, audit: Audit) -> bool:
 
 
 def _only_weights(node: Node, audit: Audit) -> bool:
-    return all(
-        source.weights for bit, source in audit.program.sources.items() if node.deps & bit
-    )
+    return all(source.weights for bit, source in audit.program.sources.items() if node.deps & bit)
 
 
 def meets_activations(found: Found) -> bool:
@@ -198,6 +192,7 @@ def meets_activations(found: Found) -> bool:
 
 @rule("JD306")
 def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
+    """What is dropped is the sum of an array and of something computed from it."""
     for found in audit.drawn():
         node = found.first.data
         for _ in range(4):
@@ -221,12 +216,13 @@ def _branch_of(branch: Node, stream: Node) -> bool:
 
 @rule("JD307")
 def biased_scale(audit: Audit) -> Iterator[Seen]:
+    """The product of the keep probability and a 16-bit scale is not 1."""
     for found in audit.drawn():
         keeps = found.first.keeps
         if keeps is None or not is_float(found.first.data):
             continue
         for value, dtype in _factors(found):
-            if np.dtype(dtype).itemsize != 2:
+            if dtype.itemsize != 2:
                 continue
             bias = value * keeps - 1
             if _UNROUNDED < abs(bias) < 0.02:
@@ -234,7 +230,7 @@ def biased_scale(audit: Audit) -> Iterator[Seen]:
                 break
 
 
-def _factors(found: Found) -> Iterator[tuple[float, object]]:
+def _factors(found: Found) -> Iterator[tuple[float, Any]]:
     """The constants that an array is scaled by around its mask, with their dtypes."""
     first = found.first
     mask = first.mask.mask
@@ -252,6 +248,7 @@ def _factors(found: Found) -> Iterator[tuple[float, object]]:
 
 @rule("JD308")
 def mask_kept(audit: Audit) -> Iterator[Seen]:
+    """A mask is an operand of a loop, or of a checkpoint, of the backward pass."""
     sites = {id(draw): found for found in audit.found for draw in found.draws}
     for node, _, keeper in audit.program.walk.kept:
         found = sites.get(id(node.rand))

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from jaxdrop.audit._applications import Application
 from jaxdrop.audit._elementwise import COMPARISONS
 from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._tracing import Program
-from jaxdrop.audit._walk import Application
 
 # Operations for one word, without those that turn it into a number and compare it.
 _OPERATIONS = {"threefry2x32": 110, "jaxdrop": 15, "rbg": 2, "unsafe_rbg": 2}
@@ -53,6 +53,7 @@ class Site:
     repeats: int = 1
 
     def as_dict(self) -> dict[str, Any]:
+        """The site as JSON has it."""
         return dataclasses.asdict(self)
 
 
@@ -221,9 +222,7 @@ def is_softmax(node: Node) -> bool:
         node = moved_from(node)
         if node.op == "div" and node.inputs[1].const is None:
             above, below = moved_from(node.inputs[0]), moved_from(node.inputs[1])
-            if above.op == "exp" and below.op == "reduce_sum":
-                return True
-            return False
+            return above.op == "exp" and below.op == "reduce_sum"
         if node.op in ("mul", "div", "select_n") and node.inputs:
             rest = [each for each in node.inputs if not each.known and each.mask is None]
             if len(rest) != 1:
@@ -242,7 +241,8 @@ def shared_axes(application: Application) -> tuple[int, ...]:
     varying = _varies(application.mask, {})
     varying = (False,) * (len(shape) - len(varying)) + varying
     return tuple(
-        axis for axis, (own, size) in enumerate(zip(varying, shape, strict=True))
+        axis
+        for axis, (own, size) in enumerate(zip(varying, shape, strict=True))
         if not own and size > 1
     )
 
@@ -254,8 +254,10 @@ def _varies(node: Node, known: dict[int, tuple[bool, ...]]) -> tuple[bool, ...]:
     whole = tuple(size > 1 for size in node.shape)
     random = [each for each in node.inputs if each.rand is not None]
     found = whole
-    if node.words is not None or not random or (
-        node.op in COMPARISONS and any(each.words is not None for each in node.inputs)
+    if (
+        node.words is not None
+        or not random
+        or (node.op in COMPARISONS and any(each.words is not None for each in node.inputs))
     ):
         found = whole
     elif node.op == "broadcast_in_dim":

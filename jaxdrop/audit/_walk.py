@@ -11,6 +11,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxdrop.audit import _elementwise
+from jaxdrop.audit._applications import Application, applied
 from jaxdrop.audit._graph import Draw, Graph, Node
 from jaxdrop.audit._places import Place, function_is_library, is_backward, key_type
 
@@ -21,29 +22,6 @@ _COLLECTIVES = frozenset(
 )  # fmt: skip
 # What a second call need not return again.
 _IMPURE = frozenset(["get", "swap", "addupdate", "new_ref", "ref_get", "ref_swap", "io_callback"])
-
-
-@dataclasses.dataclass(eq=False)
-class Application:
-    """A mask that meets an array.
-
-    Attributes:
-      kind: `select`, `multiply`, `branch` or `noise`.
-      mask: the node of the mask; with one row for each entry of the array.
-      data: the array that is dropped from.
-      out: the result.
-      keeps: the probability that an entry is kept; None if it is not known in tracing.
-      fill: what stands in the place of a dropped entry.
-      place: where.
-    """
-
-    kind: str
-    mask: Node
-    data: Node
-    out: Node
-    keeps: float | None
-    fill: float
-    place: Place
 
 
 class Walk:
@@ -78,6 +56,7 @@ class Walk:
         return 1 << (self._sources - 1)
 
     def axis(self, name: str) -> int:
+        """The source that stands for an axis of a mesh."""
         if name not in self.axes:
             self.axes[name] = self.source()
         return self.axes[name]
@@ -120,6 +99,7 @@ class Walk:
         )
 
     def equation(self, eqn: Any, inputs: tuple[Node, ...], place: Place) -> Sequence[Node]:
+        """The results of an equation; what it draws and drops is noted."""
         name = eqn.primitive.name
         params = eqn.params
         if place.backward:
@@ -162,7 +142,7 @@ class Walk:
             or split.op != "random_split"
             or key_type(node.dtype) != "threefry2x32"
             or len(split.shape) != 1
-            or not jax.config.jax_threefry_partitionable
+            or not getattr(jax.config, "jax_threefry_partitionable", True)
         ):
             return node
         number = self.graph.literal(
@@ -210,6 +190,7 @@ class Walk:
         return self.draw(bits.words, bits)
 
     def draw(self, key: Node, bits: Node) -> Draw:
+        """The draw of these bits from this key."""
         found = self.draws.get((key.number, bits.number))
         if found is None:
             generator = key_type(key.dtype) if key.is_key else "raw words"
@@ -245,44 +226,11 @@ class Walk:
             draw.in_remat = draw.in_remat or place.remat
 
 
-def applied(
-    name: str, out: Node, inputs: tuple[Node, ...], place: Place
-) -> Application | None:
-    """What an operation drops, if it does."""
-    ours = place.variant is not None
-    if name == "select_n" and len(inputs) == 3 and inputs[0].mask is not None:
-        mask = inputs[0].mask
-        sides = list(inputs[1:])
-        data = [each for each in sides if not each.known and each.rand is None]
-        if len(data) == 2 and ours and place.variant in ("zoneout", "recurrent_dropout"):
-            data = data[1:]
-        if len(data) != 1 or not (ours or is_float(data[0])):
-            return None
-        side = sides.index(data[0])
-        fill = sides[1 - side].const
-        if fill is None and not ours:
-            return None
-        true = mask.true
-        keeps = true if side == 1 or true is None else 1 - true
-        return Application("select", inputs[0], data[0], out, keeps, float(fill or 0), place)
-    if name in ("mul", "div") and len(inputs) == 2:
-        random = [each for each in inputs if each.rand is not None]
-        data = [each for each in inputs if each.rand is None]
-        if len(random) != 1 or data[0].size == 1 or data[0].known or not is_float(data[0]):
-            return None
-        mask = random[0].mask
-        if mask is None and not ours:
-            return None
-        kind = "multiply" if mask is not None else "noise"
-        keeps = mask.true if mask is not None else None
-        return Application(kind, random[0], data[0], out, keeps, 0.0, place)
-    return None
-
-
 def entered(inner: Any, place: Place, eqn: Any) -> Place:
     """The place of a program inside an equation."""
     jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
-    # Whether a checkpoint is `differentiated` says nothing: in the forward scan of a gradient it is.
+    # Whether a checkpoint is `differentiated` says nothing: in the forward scan of a gradient it
+    # is, too.
     return dataclasses.replace(
         place,
         held=place.held or function_is_library(jaxpr),
@@ -293,7 +241,7 @@ def entered(inner: Any, place: Place, eqn: Any) -> Place:
 def _inner(params: dict[str, Any], count: int) -> Any | None:
     """The program that an equation calls with its operands, if it is that simple."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = params.get(name)
+        inner: Any = params.get(name)
         if isinstance(inner, Jaxpr | ClosedJaxpr) or hasattr(inner, "eqns"):
             jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
             if len(jaxpr.invars) == count:
@@ -303,12 +251,6 @@ def _inner(params: dict[str, Any], count: int) -> Any | None:
 
 def _names(axis: Any) -> list[str]:
     return [each for each in (axis if isinstance(axis, tuple | list) else (axis,)) if each]
-
-
-def is_float(node: Node) -> bool:
-    return not node.is_key and bool(
-        node.dtype.kind in "fc" or node.dtype.name.startswith(("bfloat", "float"))
-    )
 
 
 @dataclasses.dataclass(frozen=True)

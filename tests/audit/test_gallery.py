@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from collections import Counter
+
+import pytest
 
 from jaxdrop import audit
 from tests.audit import gallery

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -177,11 +178,8 @@ def dropout_of_the_residual_stream_in_equinox(broken: bool) -> Call:
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
             x = self.layers[0](x)
             branch = self.layers[1](jax.nn.relu(x))
-            if broken:
-                x = self.dropout(x + branch, key=key)
-            else:
-                x = x + self.dropout(branch, key=key)
-            return self.layers[2](x)
+            drop = functools.partial(self.dropout, key=key)
+            return self.layers[2](drop(x + branch) if broken else x + drop(branch))
 
     return call(batched, abstract(Net), X, KEY)
 

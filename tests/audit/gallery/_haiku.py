@@ -15,9 +15,7 @@ TOKENS = array(4, 6, 8)
 
 
 class MLP(hk.Module):
-    def __init__(
-        self, dropout_rate: float = 0.1, applied: bool = True, last: bool = False
-    ) -> None:
+    def __init__(self, dropout_rate: float = 0.1, applied: bool = True, last: bool = False) -> None:
         super().__init__()
         self.dropout_rate, self.applied, self.last_one = dropout_rate, applied, last
 

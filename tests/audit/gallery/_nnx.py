@@ -85,8 +85,13 @@ def no_rngs_in_attention(broken: bool) -> Call:
     class Block(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
             self.attention = nnx.MultiHeadAttention(
-                2, 8, dropout_rate=0.1, broadcast_dropout=False, deterministic=False,
-                decode=False, rngs=rngs,
+                2,
+                8,
+                dropout_rate=0.1,
+                broadcast_dropout=False,
+                deterministic=False,
+                decode=False,
+                rngs=rngs,
             )
             self.dropout = nnx.Dropout(0.1, rngs=None if broken else rngs)
             self.last = nnx.Linear(8, 2, rngs=rngs)

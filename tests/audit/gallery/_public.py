@@ -51,7 +51,12 @@ class AttentionOp(nn.Module):
         return jnp.einsum("bts,bsd->btd", weights, value)
 
 
-@case("JD101", "linen", "AI-Hypercomputer/maxtext@e591f30 attention_op.py:2327 (dot_product)", both=("JD302",))
+@case(
+    "JD101",
+    "linen",
+    "AI-Hypercomputer/maxtext@e591f30 attention_op.py:2327 (dot_product)",
+    both=("JD302",),
+)
 def maxtext_dot_product_attention(broken: bool) -> Call:
     class Decoder(nn.Module):
         config: Config
@@ -84,7 +89,12 @@ def flash(
     return jnp.einsum("bts,bsd->btd", weights, value)
 
 
-@case("JD101", "jax", "erfanzar/ejkernel@2107406 _pallas/tpu/flash_attention/_interface.py:76", ("JD103",))
+@case(
+    "JD101",
+    "jax",
+    "erfanzar/ejkernel@2107406 _pallas/tpu/flash_attention/_interface.py:76",
+    ("JD103",),
+)
 def ejkernel_deletes_the_argument(broken: bool) -> Call:
     fn = partial(flash, reads=not broken)
     return call(fn, TOKENS, TOKENS, TOKENS, 0.1, KEY, training=True)
@@ -174,7 +184,7 @@ def maxtext_cudnn_attention_without_a_seed(broken: bool) -> Call:
 
 
 def transformer(rngs_at: str, deterministic: bool = True) -> Any:
-    """The encoder block of these models, with `rngs` in the constructor, in the call, or nowhere."""
+    """The encoder block of these models, with `rngs` in the constructor, the call, or nowhere."""
 
     class Block(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
@@ -297,7 +307,12 @@ def sam2_is_on_until_eval_is_called(broken: bool) -> Call:
 # -- keys
 
 
-@case("JD207", "linen", "AI-Hypercomputer/maxtext@e591f30 utils/maxtext_utils.py:2054,2084", both=("JD302",))
+@case(
+    "JD207",
+    "linen",
+    "AI-Hypercomputer/maxtext@e591f30 utils/maxtext_utils.py:2054,2084",
+    both=("JD302",),
+)
 def maxtext_one_key_for_params_dropout_and_aqt(broken: bool) -> Call:
     class Net(nn.Module):
         @nn.compact

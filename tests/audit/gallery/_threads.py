@@ -1,8 +1,8 @@
 """Faults that people reported in issues and pull requests, rebuilt in JAX, each with its address.
 
 Some were found in PyTorch or TensorFlow; the fault is the same in every framework. All were written
-when the rules stood, and before any of them was audited. The rules then missed one of 28, whose rate
-is called `dropout_output`, and found nothing in the twins.
+when the rules stood, and before any of them was audited. The rules then missed one of 28, whose
+rate is called `dropout_output`, and found nothing in the twins.
 """
 
 from __future__ import annotations
