@@ -6,8 +6,7 @@
     (2, 3)
 
 `jaxdrop.nnx` and `jaxdrop.linen` hold the same names as Flax modules and are loaded, with Flax, on
-first use. `jaxdrop.audit` tells what dropout does in a model, and `jaxdrop.testing` is for a model's
-tests.
+first use. `jaxdrop.audit` tells what dropout does in a model; `jaxdrop.testing` is for its tests.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Arguments:
 
 
 def _same_structure(first: Any, second: Any) -> bool:
-    trees = [jax.tree.structure(_arrays_of(each)) for each in (first, second)]
+    trees: list[Any] = [jax.tree.structure(_arrays_of(each)) for each in (first, second)]
     return bool(trees[0] == trees[1])
 
 

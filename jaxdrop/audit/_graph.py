@@ -176,7 +176,7 @@ class Graph:
         number = None
         if (aval.shape == () and not hasattr(value, "dtype")) or np.size(value) == 1:
             number = scalar(value, aval.dtype)
-        address: Any = id(value) if number is None else (repr(number), aval.shape)
+        address: Any = id(value) if number is None else number.tobytes()
         key = (address, str(aval.dtype), aval.shape)
         if key not in self._literals:
             made = self.node("constant", {"value": value}, (), aval, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import sysconfig
@@ -125,10 +126,15 @@ class Place:
         return count
 
     def _parts(self) -> list[str]:
-        text = "/".join(self.scopes)
-        while (found := _WRAPPED.sub(r"\1", text)) != text:
-            text = found
-        return [part for part in text.split("/") if part not in _DROPPED]
+        return _parts_of("/".join(self.scopes))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts_of(text: str) -> list[str]:
+    """The names in a name stack, without those of transformations."""
+    while (found := _WRAPPED.sub(r"\1", text)) != text:
+        text = found
+    return [part for part in text.split("/") if part not in _DROPPED]
 
 
 def is_library(file: str) -> bool:

@@ -46,10 +46,13 @@ def shared_over_positions(audit: Audit) -> Iterator[Seen]:
 @rule("JD303")
 def before_batch_norm(audit: Audit) -> Iterator[Seen]:
     """What is dropped reaches a product with an inverse deviation of channels."""
+    norms = {node.number for node in audit.program.walk.graph.nodes if _is_batch_norm(node)}
+    if not norms:
+        return
     for found in audit.drawn():
         if _is_weight(found, audit):
             continue
-        if any(_is_batch_norm(node) for node in descendants(found.first.out)):
+        if any(node.number in norms for node in descendants(found.first.out)):
             rate = found.site.rate
             ratio = (
                 f"the variance in evaluation is {1 - rate:.3g} of that in training for inputs of "

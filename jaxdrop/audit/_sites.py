@@ -96,7 +96,7 @@ def find_sites(program: Program) -> list[Found]:
     latest: dict[int, tuple[Any, Any]] = {}
     for application in program.walk.applications:
         draw = application.mask.rand
-        if draw is None or application.out.number not in live:
+        if draw is None or draw.bits.number not in live:
             continue
         place = application.place
         # Several draws of one call of this library's are one site; a draw that is used twice too.

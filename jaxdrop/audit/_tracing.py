@@ -67,10 +67,18 @@ def trace(fn: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], step: St
     for name, value in arguments.named.items():
         probe.named(name, value)
     begin = time.perf_counter()
-    with watching(probe):
-        jaxpr, shapes = jax.make_jaxpr(arguments.run(fn, probe), return_shape=True)(
-            arguments.arrays
-        )
+    try:
+        with watching(probe):
+            jaxpr, shapes = jax.make_jaxpr(arguments.run(fn, probe), return_shape=True)(
+                arguments.arrays
+            )
+    except Exception as error:
+        if type(error).__name__ == "TraceContextError":
+            error.add_note(
+                "The function changes a model that it does not get as an argument. Audit a function"
+                " of the model: check(lambda model, x: model(x), model, x)."
+            )
+        raise
     middle = time.perf_counter()
     walk = Walk(HANDLERS)
     sources: dict[int, Source] = {}
