@@ -50,11 +50,12 @@ class Arguments:
         self.places: list[int] = []
         self.sources: list[Source] = []
         self.steps: list[bool] = []
-        names = list(self.named)
+        names, unseen = list(self.named), set(steps)
         for at, (path, leaf) in enumerate(found):
             which, *rest = path
             argument = names[rest[0].idx] if which.idx == 0 else rest[0].key
-            stepping = any(_matches(argument, rest[1:], wanted) for wanted in steps)
+            named = {wanted for wanted in steps if _matches(argument, rest[1:], wanted)}
+            stepping, unseen = bool(named), unseen - named
             if stepping and isinstance(leaf, int | float) and not isinstance(leaf, bool):
                 leaf = np.asarray(leaf)
             if _objects.is_nnx(leaf) or not is_array(leaf):
@@ -66,13 +67,11 @@ class Arguments:
             weights = _objects.is_model(holder) or _are_weights(argument, tuple(rest[1:]), holder)
             self.sources.append(Source(name, argument, weights))
             self.steps.append(stepping)
-        unseen = [
-            each for each in steps if not any(_known(each, argument) for argument in self.named)
-        ]
         if unseen:
+            arrays = ", ".join(source.name for source in self.sources[:20])
             raise ValueError(
-                f"step={unseen[0]!r} names no argument of the function, whose arguments are "
-                f"{', '.join(self.named) or 'none'}"
+                f"step={min(unseen)!r} names no argument of the function; among the arguments' "
+                f"arrays are {arrays or 'none'}"
             )
         self.graph: Any = None
         if self.models:
@@ -176,20 +175,16 @@ def _names(fn: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> dict
 def _steps(step: Step, names: list[str]) -> list[str]:
     if step is None:
         return []
-    wanted = [step] if isinstance(step, int | str) else list(step)
+    wanted: list[Any] = list(step) if isinstance(step, list | tuple) else [step]
     for each in wanted:
         if isinstance(each, bool) or not isinstance(each, int | str):
             raise TypeError(
                 f"step must be the number or the name of an argument, such as 2 or 'state.step', "
-                f"not {each!r}"
+                f"got {each!r}"
             )
         if isinstance(each, int) and not 0 <= each < len(names):
             raise ValueError(f"step={each} names no argument: the function is given {len(names)}")
     return [names[each] if isinstance(each, int) else each for each in wanted]
-
-
-def _known(wanted: str, argument: str) -> bool:
-    return wanted == argument or wanted.startswith((f"{argument}.", f"{argument}["))
 
 
 def _matches(argument: str, rest: Sequence[Any], wanted: str) -> bool:

@@ -178,7 +178,8 @@ def test_the_place_is_the_path_of_the_module_and_the_line() -> None:
             return self.layers[1](x, key)
 
     found = Outer()
-    where = only(nnx.jit(lambda model, x, key: model(x, key)), found, X, KEY).where
+    report = audit.check(nnx.jit(lambda model, x, key: model(x, key)), found, X, KEY)
+    (where,) = (site.where for site in report.sites if site.active)
     assert where.startswith("layers/1/drop (")
     assert "tests/audit/test_sites.py:" in where
     assert type(found) is Outer  # the model itself is not changed
