@@ -126,18 +126,19 @@ class Arguments:
         results, _ = shapes
         count = len(jax.tree.leaves(results))
         pairs = list(zip(inputs[len(self.places) :], outputs[count:], strict=True))
-        at = 0
+        at, left = 0, dict(self.named)
         for result in results if isinstance(results, tuple | list) else (results,):
             size = len(jax.tree.leaves(result))
-            for name, value in self.named.items():
+            for name, value in left.items():
                 # State that comes in and goes out: a result with the structure of an argument.
                 mine = [
                     node
                     for node, source in zip(inputs, self.sources, strict=True)
                     if source.argument == name
                 ]
-                if len(mine) == size > 1 and _same_structure(value, result):
+                if 0 < size == len(mine) and _same_structure(value, result):
                     pairs += zip(mine, outputs[at : at + size], strict=True)
+                    del left[name]
                     break
             at += size
         for before, after in pairs:
@@ -149,8 +150,9 @@ class Arguments:
 
 
 def _same_structure(first: Any, second: Any) -> bool:
+    """Whether two values are of one structure, which is more than that of an array alone."""
     trees: list[Any] = [jax.tree.structure(_arrays_of(each)) for each in (first, second)]
-    return bool(trees[0] == trees[1])
+    return bool(trees[0] == trees[1] != jax.tree.structure(0))
 
 
 def _names(fn: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

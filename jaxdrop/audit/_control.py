@@ -116,7 +116,7 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     loop = _new_loop(walk, "scan", eqn.params["length"], place)
     arrays = inputs[consts + carried :]
     if place.backward:
-        _note_kept(walk, inputs, place, "a scan")
+        _note_kept(walk, [node for node in inputs if node.op == "stack"], place, "a scan")
     xs = _elements(walk, loop, arrays, [var.aval for var in body.jaxpr.invars[consts + carried :]])
     init = inputs[consts : consts + carried]
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)

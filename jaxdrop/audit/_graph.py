@@ -195,8 +195,10 @@ def scalar(value: Any, dtype: Any) -> Any:
 
 
 def ancestors(start: Node, limit: int = 20000) -> Iterator[Node]:
-    """The values that a value is computed from, the nearest first."""
-    yield from _search((start,), lambda node: node.inputs, limit)
+    """The values that a value is computed from in the forward pass, the nearest first."""
+    yield from _search(
+        (start,), lambda node: (each for each in node.inputs if not each.backward), limit
+    )
 
 
 def descendants(start: Node, limit: int = 20000) -> Iterator[Node]:

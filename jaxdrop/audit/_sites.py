@@ -213,6 +213,8 @@ def _variant(first: Application, shared: tuple[int, ...]) -> str:
         return "alpha dropout"
     if rank > 1 and shared == tuple(range(1, rank)):
         return "drop path"
+    if rank > 3 and shared == tuple(range(1, rank - 1)):
+        return "spatial dropout"
     return "dropout"
 
 

@@ -77,6 +77,7 @@ def test_html_escapes_what_it_shows() -> None:
     assert "<lambda>" not in page._repr_html_()
 
 
+@pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")  # of treescope
 def test_treescope_shows_a_report() -> None:
     treescope = pytest.importorskip("treescope")
     text = treescope.render_to_text(REPORT)

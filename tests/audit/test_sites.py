@@ -152,6 +152,22 @@ def test_what_no_result_needs_is_no_site() -> None:
     assert audit.check(run, W, KEY, X).sites == []
 
 
+def test_two_passes_with_one_key_are_not_two_sites_of_one_key() -> None:
+    """As in sharpness-aware minimization, whose second gradient is taken with the same masks."""
+
+    def step(w: Any, key: jax.Array, x: jax.Array) -> Any:
+        gradient = jax.grad(lambda w: jnp.square(model(w, key, x)).mean())
+        return gradient(jax.tree.map(jnp.add, w, gradient(w)))
+
+    def twice(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        for _ in range(2):
+            x = dropout(key, jnp.tanh(x @ w["w"]), 0.1)
+        return x @ w["v"]
+
+    assert audit.check(step, W, KEY, X).findings == []
+    assert [each.id for each in audit.check(twice, W, KEY, X).findings] == ["JD201"]
+
+
 def test_layers_that_are_off_have_a_row() -> None:
     class Net(nn.Module):
         @nn.compact
