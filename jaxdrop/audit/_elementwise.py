@@ -20,8 +20,9 @@ RANDOM = MOVES | frozenset(
     ]
 )  # fmt: skip
 WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "mulhi"])
-# Operations that use random words as they are, to choose some of many.
-_CHOICES = frozenset(["argmax", "argmin", "sort", "top_k"])
+# Operations that use random words as they are: to choose some of many, or in a kernel, where a
+# key's words are all that is seen of what it draws.
+_CHOICES = frozenset(["argmax", "argmin", "pallas_call", "sort", "top_k"])
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 
 _FOLDED: dict[str, Callable[..., Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import re
 import sysconfig
@@ -120,10 +121,11 @@ class Place:
     @property
     def repeats(self) -> int:
         """How often the loops around it run it."""
-        count = 1
-        for loop in self.loops:
-            count *= loop.length or 1
-        return count
+        return self.runs(-1)
+
+    def runs(self, deps: int) -> int:
+        """How many values the loops around it make of one that depends on these sources."""
+        return math.prod(loop.length or 1 for loop in self.loops if loop.bit & deps)
 
     def _parts(self) -> list[str]:
         return _parts_of("/".join(self.scopes))

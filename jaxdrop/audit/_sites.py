@@ -175,7 +175,7 @@ def _kept(draws: list[Draw], first: Application, differentiated: bool) -> int:
     kept = 0
     for draw in draws:
         if draw.again or draw.in_remat:
-            kept += draw.key.nbytes * first.place.repeats
+            kept += draw.key.nbytes * first.place.runs(draw.key.deps)
         elif differentiated:
             nodes = {node.number: node for node in _made_of(draw)}
             given = [

@@ -108,7 +108,7 @@ class Walk:
         handler = self._handlers.get(name)
         if handler is not None:
             return handler(self, eqn, inputs, place)
-        inner = _inner(params, len(inputs))
+        inner = None if name == "pallas_call" else _inner(params, len(inputs))
         if inner is not None:
             return self.closed(inner, inputs, entered(inner, place, eqn))
         if name == "axis_index":

@@ -124,6 +124,14 @@ def test_a_loop_multiplies_what_is_drawn() -> None:
 
         return jax.lax.scan(layer, x, keys)[0]
 
+    def blocks(key: jax.Array, q: jax.Array) -> jax.Array:
+        return jaxdrop.dot_product_attention(key, q, q, q, 0.25, block_sizes=(128, 128))
+
+    site = only(blocks, FAST, array(1, 512, 2, 8))
+    assert (site.repeats, site.shape, site.rate) == (16, (1, 2, 1, 128, 128), 0.25)
+    assert site.random_bits == 32 * 2 * 512**2
+    assert site.kept_bytes == 8  # one key for all blocks
+
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     gradient = jax.grad(lambda w, keys, x: jnp.square(run(w, keys, x)).sum())
     for fn in (run, gradient):
