@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdrop.audit._applications import Application
@@ -14,11 +15,7 @@ from jaxdrop.audit._graph import Node, moved_from
 from jaxdrop.audit._places import Loop, Place
 from jaxdrop.audit._walk import Handler, Walk, entered
 
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    shape: tuple[int, ...]
-    dtype: Any
+_NUMBER = jax.ShapeDtypeStruct((), np.float32)
 
 
 def _fresh(walk: Walk, op: str, source: Node | None, aval: Any, deps: int, place: Place) -> Node:
@@ -86,7 +83,7 @@ class _Plain:
 def _finished(walk: Walk, loop: Loop, init: Sequence[Node], outs: Sequence[Node]) -> list[Node]:
     """What a loop returns of what it carries."""
     final = []
-    whole = _link(walk, "loop", tuple(outs), Shape((), np.dtype(np.float32)), 0, loop.place)
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, loop.place)
     for before, out in zip(init, outs, strict=False):
         if out is before:
             final.append(out)
@@ -122,7 +119,7 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
     loop.stacks = _stacks_weights(loop, xs)
     stacked = []
-    whole = _link(walk, "loop", tuple(outs), Shape((), np.dtype(np.float32)), 0, place)
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, place)
     for out, var in zip(outs[carried:], eqn.outvars[carried:], strict=True):
         node = _link(
             walk, "stack", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place

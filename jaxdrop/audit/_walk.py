@@ -47,7 +47,6 @@ class Walk:
         self.recording = True
         self._sources = 0
         self.axes: dict[str, int] = {}
-        self._backward: dict[Any, bool] = {}
         self._scopes: dict[Any, str] = {}
 
     def source(self) -> int:
@@ -112,7 +111,7 @@ class Walk:
         if inner is not None:
             return self.closed(inner, inputs, entered(inner, place, eqn))
         if name == "axis_index":
-            (out,), new = self.graph.equal(
+            (out,), _ = self.graph.equal(
                 name, params, inputs, [eqn.outvars[0].aval], place.backward
             )
             for axis in _names(params["axis_name"]):
@@ -128,7 +127,7 @@ class Walk:
             self._settle(name, params, outs, inputs)
         if name == "squeeze" and outs[0].is_key:
             outs = (self._row_of_split(outs[0], eqn.outvars[0].aval, place),)
-        self._note(name, eqn, outs, inputs, place)
+        self._note(name, outs, inputs, place)
         return outs
 
     def _row_of_split(self, node: Node, aval: Any, place: Place) -> Node:
@@ -179,9 +178,7 @@ class Walk:
             outs[1].range = 2.0 ** (8 * outs[1].dtype.itemsize)
         elif name == "random_unwrap":
             outs[0].words = inputs[0]
-        elif name == "random_split":
-            pass
-        else:
+        elif name != "random_split":
             for out in outs:
                 _elementwise.settle(self.graph, out, self._made_of_words)
 
@@ -201,7 +198,6 @@ class Walk:
     def _note(
         self,
         name: str,
-        eqn: Any,
         outs: Sequence[Node],
         inputs: tuple[Node, ...],
         place: Place,
