@@ -6,7 +6,7 @@
     (2, 3)
 
 `jaxdrop.nnx` and `jaxdrop.linen` hold the same names as Flax modules and are loaded, with Flax, on
-first use.
+first use. `jaxdrop.audit` tells what dropout does in a model; `jaxdrop.testing` is for its tests.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ from jaxdrop.functional import (
 from jaxdrop.random import key, step_key
 
 if TYPE_CHECKING:
-    from jaxdrop import linen, nnx
+    from jaxdrop import audit, linen, nnx, testing
 
 __version__ = "0.1.0"
 __all__ = [
     "alpha_dropout",
     "attention_dropout",
+    "audit",
     "bias_dropout_add",
     "classic_dropout",
     "concrete_dropout",
@@ -114,6 +115,7 @@ __all__ = [
     "spatial_dropout",
     "step_key",
     "symmetric_normalization",
+    "testing",
     "token_dropout",
     "uniform_dropout",
     "variational_dense",
@@ -126,7 +128,7 @@ __all__ = [
 
 _serialization.register()
 
-_ON_FIRST_USE = ("linen", "nnx")
+_ON_FIRST_USE = ("audit", "linen", "nnx", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("functional",),
     ("layers",),
     ("_mc_dropout",),
-    ("linen", "mc", "nnx"),
+    ("audit", "linen", "mc", "nnx"),
+    ("testing",),
     ("_serialization",),
     ("__init__",),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax
@@ -398,3 +398,73 @@ def test_cheap_operations_have_these_names() -> None:
     unknown = {name for name in prefix._CHEAP if not hasattr(primitives, f"{name}_p")}
     assert not unknown, f"{used}, _CHEAP: {unknown}"
     assert primitives.remat_p.name in prefix._CHECKPOINTS, f"{used}, _CHECKPOINTS"
+
+
+# -- Auditing
+
+
+def equations(program: Jaxpr, scopes: str = "") -> Iterator[tuple[str, Any]]:
+    """All equations of a program, with the name stacks around them."""
+    for equation in program.eqns:
+        inside = f"{scopes}/{equation.source_info.name_stack}"
+        yield inside, equation
+        inner = equation.params.get("jaxpr")
+        if inner is not None:
+            yield from equations(getattr(inner, "jaxpr", inner), inside)
+
+
+def test_name_stacks_tell_the_backward_pass_and_the_module() -> None:
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            return nn.Dropout(0.5)(jnp.sin(x), deterministic=False)
+
+    def gradient(cls: Any) -> Any:
+        loss = lambda x, key: jnp.square(cls().apply({}, x, rngs={"dropout": key})).sum()  # noqa: E731
+        return [*equations(jax.make_jaxpr(jax.grad(loss))(X, KEY).jaxpr)]
+
+    used = "jaxdrop/audit/_places.py: is_backward and Place.path"
+    drawn = [scopes for scopes, each in gradient(Block) if each.primitive.name == "random_bits"]
+    assert len(drawn) == 1, used
+    assert "Block)/Dropout_0" in drawn[0], used
+    assert "transpose(" not in drawn[0], used
+    masked = [scopes for scopes, each in gradient(Block) if each.primitive.name == "select_n"]
+    assert ["transpose(" in scopes for scopes in masked] == [False, True], used
+    again = [scopes for scopes, each in gradient(nn.remat(Block)) if "bits" in str(each.primitive)]
+    assert ["rematted_computation" in scopes for scopes in again] == [False, True], used
+
+
+def test_equations_know_the_line_and_jitted_functions_their_file() -> None:
+    used = "jaxdrop/audit/_places.py: Place.line and function_is_library"
+    program = jax.make_jaxpr(lambda x: jnp.where(x > 0, x, 0.0))(X).jaxpr
+    found = program.eqns[-1]
+    files = [frame.file_name for frame in found.source_info.traceback.frames]
+    assert __file__ in files, used
+    assert "site-packages" in found.params["jaxpr"].jaxpr.debug_info.func_src_info, used
+
+
+def test_split_keys_of_threefry_are_folded_keys() -> None:
+    rows = jax.random.split(KEY, 3)
+    assert equal(rows[1], jax.random.fold_in(KEY, 1)), "jaxdrop/audit/_walk.py: _row_of_split"
+
+
+def test_linen_modules_share_the_very_key_that_two_collections_were_given() -> None:
+    seen = []
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            seen.append({name: rng.rng for name, rng in self.scope.rngs.items()})
+            return x
+
+    jax.eval_shape(lambda key: Block().init({"params": key, "dropout": key}, X), KEY)
+    assert seen[0]["params"] is seen[0]["dropout"], "jaxdrop/audit/_modules.py: _one_key"
+
+
+def test_nnx_modules_take_another_class() -> None:
+    used = "jaxdrop/audit/_objects.py: _instrument"
+    layer = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    derived = type(nnx.Dropout)("Dropout", (nnx.Dropout,), {"__call__": lambda self, x: x + 1})
+    object.__setattr__(layer, "__class__", derived)
+    graph, state = nnx.split(layer)
+    assert equal(nnx.merge(graph, state)(X), X + 1), used

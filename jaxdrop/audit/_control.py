@@ -1,0 +1,264 @@
+"""Loops, branches, and programs on many devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdrop.audit._applications import Application
+from jaxdrop.audit._graph import Node, moved_from
+from jaxdrop.audit._places import Loop, Place
+from jaxdrop.audit._walk import Handler, Walk, entered
+
+_NUMBER = jax.ShapeDtypeStruct((), np.float32)
+
+
+def _fresh(walk: Walk, op: str, source: Node | None, aval: Any, deps: int, place: Place) -> Node:
+    inputs = () if source is None else (source,)
+    return walk.graph.node(op, {"of": id(place)}, inputs, aval, deps, place.backward)
+
+
+def _elements(walk: Walk, loop: Loop, arrays: Sequence[Node], avals: Any) -> list[Node]:
+    """What an iteration gets of arrays that a loop goes over."""
+    found = []
+    for array, aval in zip(arrays, avals, strict=True):
+        same = _repeated(array)
+        if same is not None and same.shape == aval.shape:
+            found.append(same)  # a value that was repeated for the loop
+            continue
+        node = _fresh(walk, "element", array, aval, array.deps | loop.bit, loop.place)
+        if array.op == "stack" and array.rand is not None:
+            node.rand, node.mask, node.range = array.rand, array.mask, array.range
+        found.append(node)
+    return found
+
+
+def _repeated(array: Node) -> Node | None:
+    """The value that an array repeats along its first axis."""
+    if array.op == "broadcast_in_dim" and array.inputs:
+        dims = array.params.get("broadcast_dimensions", ())
+        if 0 not in dims and tuple(dims) == tuple(range(1, len(array.shape))):
+            return array.inputs[0]
+    return None
+
+
+def _iterate(
+    walk: Walk, loop: Loop, body: Any, consts: Sequence[Node], init: Sequence[Node], xs: Any
+) -> list[Node]:
+    """The results of the body of a loop; what it carries is followed over the iterations."""
+    jaxpr = body.jaxpr
+    place = dataclasses.replace(
+        entered(body, loop.place, _Plain()), loops=(*loop.place.loops, loop)
+    )
+    avals = [var.aval for var in jaxpr.invars[len(consts) : len(consts) + len(init)]]
+    carry = [
+        _fresh(walk, "carry", node, aval, node.deps, place)
+        for node, aval in zip(init, avals, strict=True)
+    ]
+    if carry:
+        recording, walk.recording = walk.recording, False
+        outs = walk.closed(body, [*consts, *carry, *xs], place)
+        walk.recording = recording
+        for at, (node, out) in enumerate(zip(carry, outs, strict=False)):
+            if node is out:
+                carry[at] = init[at]  # the same in all iterations
+            else:
+                deps = init[at].deps | out.deps | loop.bit | loop.carried
+                carry[at] = _fresh(walk, "carry", init[at], avals[at], deps, place)
+                loop.carries = True
+    return walk.closed(body, [*consts, *carry, *xs], place)
+
+
+class _Plain:
+    """In place of an equation that has no parameters of interest."""
+
+    params: Mapping[str, Any] = MappingProxyType({})
+
+
+def _finished(walk: Walk, loop: Loop, init: Sequence[Node], outs: Sequence[Node]) -> list[Node]:
+    """What a loop returns of what it carries."""
+    final = []
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, loop.place)
+    for before, out in zip(init, outs, strict=False):
+        if out is before:
+            final.append(out)
+            continue
+        deps = (before.deps | out.deps) & ~(loop.bit | loop.carried)
+        final.append(_link(walk, "final", (out, before, whole), out, deps, loop.place))
+    return final
+
+
+def _link(
+    walk: Walk, op: str, inputs: tuple[Node, ...], aval: Any, deps: int, place: Place
+) -> Node:
+    return walk.graph.node(op, {"of": id(place)}, inputs, aval, deps, place.backward)
+
+
+def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
+    loop = Loop(kind, walk.source(), walk.source(), length, "", place)
+    if walk.recording:
+        walk.loops.append(loop)
+    return loop
+
+
+def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a scan, which goes over arrays and carries values."""
+    body = eqn.params["jaxpr"]
+    consts, carried = _parts(eqn, body.jaxpr)
+    loop = _new_loop(walk, "scan", eqn.params["length"], place)
+    arrays = inputs[consts + carried :]
+    if place.backward:
+        _note_kept(walk, [node for node in inputs if node.op == "stack"], place, "a scan")
+    xs = _elements(walk, loop, arrays, [var.aval for var in body.jaxpr.invars[consts + carried :]])
+    init = inputs[consts : consts + carried]
+    outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
+    loop.stacks = _stacks_weights(loop, xs)
+    stacked = []
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, place)
+    for out, var in zip(outs[carried:], eqn.outvars[carried:], strict=True):
+        node = _link(
+            walk, "stack", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place
+        )
+        node.rand, node.mask, node.range = out.rand, out.mask, out.range
+        stacked.append(node)
+    return [*_finished(walk, loop, init, outs[:carried]), *stacked]
+
+
+def _parts(eqn: Any, body: Any) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries. Arrays that it goes over, and
+    those that it stacks, have one axis less in its body; the names of parameters differ between
+    versions of JAX.
+    """
+    carried = sum(
+        len(own.aval.shape) == len(inner.aval.shape)
+        for own, inner in zip(eqn.outvars, body.outvars, strict=True)
+    )
+    gone_over = sum(
+        len(own.aval.shape) > len(inner.aval.shape)
+        for own, inner in zip(eqn.invars, body.invars, strict=True)
+    )
+    return len(body.invars) - carried - gone_over, carried
+
+
+def _stacks_weights(loop: Loop, xs: Sequence[Node]) -> bool:
+    """Whether an array that the loop goes over is multiplied with what it carries: weights."""
+    for array in xs:
+        queue = [array]
+        for node in queue:
+            for user in node.users:
+                if user.op in ("dot_general", "conv_general_dilated") and len(user.inputs) == 2:
+                    other = user.inputs[1 if moved_from(user.inputs[0]) is array else 0]
+                    if other.deps & loop.carried and not node.deps & loop.carried:
+                        return True
+                elif moved_from(user) is array and user is not array:
+                    queue.append(user)
+    return False
+
+
+def while_(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a while loop."""
+    params = eqn.params
+    of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
+    loop = _new_loop(walk, "while", None, place)
+    consts, init = inputs[of_test : of_test + of_body], inputs[of_test + of_body :]
+    outs = _iterate(walk, loop, params["body_jaxpr"], consts, init, ())
+    return _finished(walk, loop, init, outs)
+
+
+def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a choice between branches, each of which is followed."""
+    index, *operands = inputs
+    branches = [
+        walk.closed(branch, operands, entered(branch, place, _Plain()))
+        for branch in eqn.params["branches"]
+    ]
+    results = []
+    for var, *outs in zip(eqn.outvars, *branches, strict=True):
+        if all(out is outs[0] for out in outs):
+            results.append(outs[0])
+            continue
+        deps = index.deps
+        for out in outs:
+            deps |= out.deps
+        node = _link(walk, "cond", (index, *outs), var.aval, deps, place)
+        results.append(node)
+        mask = index.mask
+        computed = [out for out in outs if not out.known]
+        if mask is not None and computed and walk.recording and not place.backward:
+            walk.applications.append(
+                Application("branch", index, computed[-1], node, mask.true, 0.0, place)
+            )
+    return results
+
+
+def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a program that runs on many devices, of one of which it sees the part."""
+    params = eqn.params
+    body = params["jaxpr"]
+    loops, args = [], []
+    axes = sorted(
+        params.get("newly_manual_axes") or params.get("manual_axes") or params["mesh"].axis_names
+    )
+    for axis in axes:
+        size = dict(zip(params["mesh"].axis_names, params["mesh"].axis_sizes, strict=True))[axis]
+        loop = Loop("shard_map", walk.axis(axis), 0, None, axis, place)
+        if size > 1:
+            loops.append(loop)
+            if walk.recording:
+                walk.loops.append(loop)
+    for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):
+        bits = 0
+        for name in _flat(spec):
+            bits |= walk.axis(name)
+        if bits:
+            args.append(_fresh(walk, "shard", node, var.aval, node.deps | bits, place))
+        else:
+            args.append(node)
+    inside = dataclasses.replace(place, loops=(*place.loops, *loops))
+    outs = walk.closed(body, args, inside)
+    gone = 0
+    for axis in axes:
+        gone |= walk.axis(axis)
+    return [
+        _link(walk, "unshard", (out,), var.aval, out.deps & ~gone, place)
+        for out, var in zip(outs, eqn.outvars, strict=True)
+    ]
+
+
+def _flat(spec: Any) -> list[str]:
+    names: list[str] = []
+    for entry in spec:
+        if entry is not None:
+            names += entry if isinstance(entry, tuple) else (entry,)
+    return [name for name in names if isinstance(name, str)]
+
+
+def remat(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+    """The results of a checkpoint."""
+    body = eqn.params["jaxpr"]
+    if place.backward:
+        _note_kept(walk, inputs, place, "a checkpoint")
+    return walk.closed(body, inputs, entered(body, place, eqn))
+
+
+def _note_kept(walk: Walk, inputs: Sequence[Node], place: Place, by: str) -> None:
+    if walk.recording:
+        walk.kept += [
+            (node, place, by) for node in inputs if node.mask is not None and node.size > 1
+        ]
+
+
+HANDLERS: dict[str, Handler] = {
+    "scan": scan,
+    "while": while_,
+    "cond": cond,
+    "shard_map": shard_map,
+    "remat2": remat,
+    "checkpoint": remat,
+    "remat": remat,
+}

@@ -1,0 +1,200 @@
+"""What operations make of constants, random bits and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxdrop.audit._graph import MOVES, Draw, Graph, Mask, Node, scalar
+
+# Elementwise operations, and those that move entries: the result is as random as the operands.
+RANDOM = MOVES | frozenset(
+    [
+        "abs", "add", "and", "bitcast_convert_type", "cbrt", "ceil", "clamp", "concatenate", "cos",
+        "div", "dynamic_slice", "erf_inv", "exp", "floor", "integer_pow", "log", "log1p", "max",
+        "min", "mul", "neg", "not", "or", "pow", "rem", "rev", "round", "shift_left",
+        "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "slice", "sqrt", "square",
+        "sub", "threefry2x32", "xor",
+    ]
+)  # fmt: skip
+WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "mulhi"])
+# Operations that use random words as they are: to choose some of many, or in a kernel, where a
+# key's words are all that is seen of what it draws.
+_CHOICES = frozenset(["argmax", "argmin", "pallas_call", "sort", "top_k"])
+COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
+
+_FOLDED: dict[str, Callable[..., Any]] = {
+    "abs": np.abs,
+    "add": np.add,
+    "and": np.logical_and,
+    "ceil": np.ceil,
+    "div": np.true_divide,
+    "eq": np.equal,
+    "exp": np.exp,
+    "floor": np.floor,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "is_finite": np.isfinite,
+    "le": np.less_equal,
+    "log": np.log,
+    "lt": np.less,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "ne": np.not_equal,
+    "neg": np.negative,
+    "not": np.logical_not,
+    "or": np.logical_or,
+    "pow": np.power,
+    "sqrt": np.sqrt,
+    "sub": np.subtract,
+}
+
+
+def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> None:
+    """Fills in the fields of a new node that depend on the operation.
+
+    Args:
+      graph: the graph of the node.
+      node: the node.
+      generator_of: the draw of an array that is made of a key's raw words.
+    """
+    _fold(node)
+    inputs = node.inputs
+    if not any(each.rand is not None or each.words is not None for each in inputs):
+        return
+    words = {each.words.number: each.words for each in inputs if each.words is not None}
+    if words and node.op in WORDS and len(words) == 1:
+        (node.words,) = words.values()
+        node.range = _range(node, 2.0**32)
+    if node.words is not None and not node.is_key and np.issubdtype(node.dtype, np.floating):
+        node.rand = node.drawn = generator_of(inputs[0])
+        node.words = None
+    if node.op in _CHOICES and len(words) == 1:
+        node.drawn = generator_of(next(each for each in inputs if each.words is not None))
+    random = [each for each in inputs if each.rand is not None or each.words is not None]
+    if not random:
+        return
+    if node.op in COMPARISONS and len(random) == 1 and len(inputs) == 2:
+        _compare(node, random[0], generator_of)
+        return
+    draws = {id(each.rand): each.rand for each in inputs if each.rand is not None}
+    others = [each for each in inputs if each.rand is None]
+    if len(draws) != 1 or node.op not in RANDOM | {"select_n"}:
+        return
+    if node.is_key:
+        return
+    boolean = np.dtype(node.dtype) == np.bool_
+    if not boolean and not all(is_uniform(each) for each in others):
+        return
+    (node.rand,) = draws.values()
+    node.range = _range(node, max(each.range for each in random))
+    node.mask = _masked(node)
+
+
+def is_uniform(node: Node) -> bool:
+    """Whether a value is one number in all entries."""
+    return (
+        node.const is not None
+        or node.size == 1
+        or (node.op in MOVES and len(node.inputs) == 1 and is_uniform(node.inputs[0]))
+    )
+
+
+def _fold(node: Node) -> None:
+    inputs = node.inputs
+    if not inputs or node.is_key:
+        return
+    if any(each.const is None for each in inputs):
+        if node.op == "mul" and node.dtype.kind in "iu" and any(each.const == 0 for each in inputs):
+            node.const, node.deps = scalar(0, node.dtype), 0
+        return
+    if node.op in MOVES or node.op == "reduce_and":
+        node.const = scalar(inputs[0].const, node.dtype)
+    elif node.op == "integer_pow":
+        node.const = scalar(np.power(inputs[0].const, node.params["y"]), node.dtype)
+    elif node.op == "select_n" and len(inputs) == 3:
+        node.const = scalar(inputs[2 if inputs[0].const else 1].const, node.dtype)
+    elif node.op in ("and", "not", "or") and node.dtype.kind != "b":
+        return
+    elif node.op in _FOLDED:
+        with np.errstate(all="ignore"):
+            node.const = scalar(
+                _FOLDED[node.op](*(np.asarray(each.const) for each in inputs)), node.dtype
+            )
+
+
+def _range(node: Node, before: float) -> float:
+    """How many values bits can take behind a shift to the right."""
+    if node.op == "shift_right_logical" and node.inputs[1].const is not None:
+        return before / 2.0 ** float(node.inputs[1].const)
+    return before
+
+
+def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> None:
+    first = node.inputs[0] is bits
+    limit = node.inputs[1 if first else 0]
+    before = bits.mask
+    if before is not None:
+        # A mask stored as a number, and compared with 0.
+        node.rand, node.mask = bits.rand, Mask(before.draw, before.true, 1.0, before.traced)
+        return
+    draw = bits.rand
+    if draw is None:
+        draw = node.drawn = generator_of(bits)
+    true, traced = None, False
+    if limit.const is not None:
+        true = _probability(node.op, first, float(limit.const), bits)
+    else:
+        traced = limit.deps != 0
+    node.rand, node.mask = draw, Mask(draw, true, 1.0, traced)
+
+
+def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None:
+    """How often a comparison of uniform bits is true."""
+    if op in ("eq", "ne"):
+        return None
+    whole = np.issubdtype(np.dtype(bits.dtype), np.integer)
+    below = (op in ("lt", "le")) == first
+    if whole:
+        # The words below the limit: with the limit itself in `<=`, and in the complement of `>`.
+        strict = op in ("lt", "gt")
+        count = limit if below == strict else limit + 1
+        fraction = count / (bits.range or 2.0**32)
+    else:
+        fraction = limit
+    fraction = min(max(fraction, 0.0), 1.0)
+    return fraction if below else 1.0 - fraction
+
+
+def _masked(node: Node) -> Mask | None:
+    """The mask that an operation makes of masks and numbers."""
+    masks = [each for each in node.inputs if each.mask is not None]
+    if len(masks) != 1:
+        return masks[0].mask if masks else None
+    (operand,) = masks
+    mask = operand.mask
+    assert mask is not None
+    others = [each for each in node.inputs if each is not operand]
+    if node.op == "not":
+        return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)
+    if node.op == "sub" and node.inputs[0].const == 1:  # 1 - mask
+        return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)
+    if node.op in ("mul", "div") and others:
+        factor = others[0].const
+        if factor is None:
+            return Mask(mask.draw, mask.true, mask.scale, mask.traced)
+        value = float(factor)
+        scale = mask.scale * value if node.op == "mul" else mask.scale / (value or np.nan)
+        return Mask(mask.draw, mask.true, scale, mask.traced)
+    if node.op == "select_n" and len(node.inputs) == 3 and operand is node.inputs[0]:
+        off, on = (None if each.const is None else float(each.const) for each in node.inputs[1:])
+        if off == 0 and on is not None:
+            return Mask(mask.draw, mask.true, on, mask.traced)
+        if on == 0 and off is not None:
+            kept = None if mask.true is None else 1 - mask.true
+            return Mask(mask.draw, kept, off, mask.traced)
+        return None
+    return Mask(mask.draw, mask.true, mask.scale, mask.traced)

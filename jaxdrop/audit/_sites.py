@@ -1,0 +1,297 @@
+"""The rows of a report: each place where a function drops something, or could."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from jaxdrop.audit._applications import Application
+from jaxdrop.audit._elementwise import COMPARISONS
+from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from
+from jaxdrop.audit._modules import Layer
+from jaxdrop.audit._tracing import Program
+
+# Operations for one word, without those that turn it into a number and compare it.
+_OPERATIONS = {"threefry2x32": 110, "jaxdrop": 15, "rbg": 2, "unsafe_rbg": 2}
+_OPERATIONS_OF_OTHERS = 60
+_NORMALIZERS = ("exp", "reduce_sum", "reduce_max")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place where a function drops something, or could.
+
+    Attributes:
+      where: the module path, and the line of the user's code, as far as they are known.
+      variant: what is dropped, such as `dropout` or `attention dropout`.
+      rate: the probability of dropping, `"traced"` if it is a value of the program, None if it
+        cannot be told.
+      shape: that of the array, in one iteration of the loops around it.
+      shared_axes: the axes along which all entries have one mask.
+      generator: the generator of the key.
+      random_bits: how many bits one call of the function draws here, outside the backward pass.
+      kept_bytes: what the forward pass keeps of the mask for the backward pass. Estimated if the
+        function computes no gradient.
+      flops: operations of the mask and of its application, estimated.
+      bytes: memory that is read and written without fusion, estimated.
+      active: whether something is dropped. If not, a layer was seen that is off or not called.
+      repeats: how often the loops around it run it.
+    """
+
+    where: str
+    variant: str
+    rate: float | str | None
+    shape: tuple[int, ...]
+    shared_axes: tuple[int, ...]
+    generator: str
+    random_bits: int
+    kept_bytes: int
+    flops: int
+    bytes: int
+    active: bool
+    repeats: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The site as JSON has it."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(eq=False)
+class Found:
+    """A site, with what rules look at."""
+
+    site: Site
+    draws: list[Draw]
+    applications: list[Application]
+
+    @property
+    def first(self) -> Application:
+        return self.applications[0]
+
+    @property
+    def deps(self) -> int:
+        """The sources that the bits depend on."""
+        deps = 0
+        for draw in self.draws:
+            deps |= draw.bits.deps | draw.key.deps
+        return deps
+
+    def within(self, path: str) -> bool:
+        """Whether it is drawn, or applied, in the module with this path."""
+        places = [each.place for each in self.applications]
+        return any(
+            place.within(path) for place in places + [p for d in self.draws for p in d.places]
+        )
+
+    @property
+    def is_attention(self) -> bool:
+        return "attention" in self.site.variant or self.site.variant in ("drop_key", "DropKey")
+
+
+def find_sites(program: Program) -> list[Found]:
+    """The sites at which a program drops something, in its order."""
+    live = program.live()
+    groups: dict[Any, tuple[list[Draw], list[Application]]] = {}
+    latest: dict[int, tuple[Any, Any]] = {}
+    for application in program.walk.applications:
+        draw = application.mask.rand
+        if draw is None or draw.bits.number not in live:
+            continue
+        place = application.place
+        # Several draws of one call of this library's are one site; a draw that is used twice too.
+        key: Any = (place.variant, id(place.source)) if place.variant else id(draw)
+        if not place.variant and _drawn_again(draw, application, latest):
+            key = (id(draw), application.out.number)
+        draws, applications = groups.setdefault(key, ([], []))
+        applications.append(application)
+        if draw not in draws:
+            draws.append(draw)
+        latest[id(draw)] = (application, key)
+    for draw in program.walk.draws.values():
+        for place in draw.places:
+            # What this library draws for other purposes than a mask, such as a choice of tokens.
+            if place.variant and draw.bits.number in live and id(draw) not in latest:
+                key = (place.variant, id(place.source))
+                bits = draw.bits
+                own = Application("draw", bits, bits, bits, None, 0.0, place)
+                draws, applications = groups.setdefault(key, ([], []))
+                applications.append(own)
+                draws.append(draw)
+    differentiated = any(node.backward for node in program.walk.graph.nodes)
+    return [
+        Found(_site(draws, applications, differentiated), draws, applications)
+        for draws, applications in groups.values()
+    ]
+
+
+def _drawn_again(draw: Draw, application: Application, latest: dict[int, Any]) -> bool:
+    """Whether a mask that was applied before was drawn anew for this array."""
+    return id(draw) in latest and len(draw.places) > 1
+
+
+def _site(draws: list[Draw], applications: list[Application], differentiated: bool) -> Site:
+    first = applications[0]
+    data, place, draw = first.data, first.place, draws[0]
+    rate: float | str | None = None
+    mask = first.mask.mask
+    if mask is not None and mask.traced:
+        rate = "traced"
+    elif first.keeps is not None:
+        rate = round(1 - first.keeps, 6) + 0.0
+    variant = place.variant or next((each.variant for each in draw.places if each.variant), None)
+    shared = () if first.kind == "draw" else shared_axes(first)
+    if variant == "drop_block":
+        rate, shared = None, ()  # its mask is that of the corners of blocks
+    words = sum(each.bits.size for each in draws) * place.repeats
+    size = max(data.size, first.out.size) * place.repeats
+    each = _OPERATIONS.get(draw.generator, _OPERATIONS_OF_OTHERS) + 6
+    return Site(
+        where=place.where,
+        variant=variant or _variant(first, shared),
+        rate=rate,
+        shape=first.out.shape,
+        shared_axes=shared,
+        generator=draw.generator,
+        random_bits=sum(8 * d.bits.nbytes for d in draws) * place.repeats,
+        kept_bytes=_kept(draws, first, differentiated),
+        flops=words * each + 2 * size,
+        bytes=2 * data.nbytes * place.repeats,
+        active=True,
+        repeats=place.repeats,
+    )
+
+
+def inactive(layer: Layer) -> Site:
+    """The row of a layer that dropped nothing."""
+    rate = next(iter(layer.rates.values()))
+    kind = f"{layer.kind} ({'off' if layer.called else 'not called'})"
+    where = layer.path or layer.kind
+    return Site(where, kind, rate, (), (), "", 0, 0, 0, 0, active=False)
+
+
+def _kept(draws: list[Draw], first: Application, differentiated: bool) -> int:
+    """The bytes that the backward pass gets of masks."""
+    kept = 0
+    for draw in draws:
+        if draw.again or draw.in_remat:
+            kept += draw.key.nbytes * first.place.runs(draw.key.deps)
+        elif differentiated:
+            nodes = {node.number: node for node in _made_of(draw)}
+            given = [
+                node.nbytes * (1 if node.op == "stack" else first.place.repeats)
+                for node in nodes.values()
+                if not node.backward and any(user.backward for user in node.users)
+            ]
+            kept += max(given, default=0)
+        else:
+            kept += moved_from(first.mask).nbytes * first.place.repeats
+    return kept
+
+
+def _made_of(draw: Draw) -> Iterable[Node]:
+    """The masks of a draw."""
+    queue, seen = [draw.bits], {draw.bits.number}
+    for node in queue:
+        for user in node.users:
+            if user.number not in seen and user.rand is draw:
+                seen.add(user.number)
+                queue.append(user)
+    return [node for node in queue if node.mask is not None]
+
+
+def _variant(first: Application, shared: tuple[int, ...]) -> str:
+    """The name of what a mask does that this library did not make."""
+    rank = len(first.out.shape)
+    if first.kind == "branch":
+        return "layer drop"
+    if first.fill < -1e3 or first.fill == float("-inf"):
+        return "DropKey"
+    if is_softmax(first.data):
+        return "attention dropout"
+    if first.fill != 0:
+        return "alpha dropout"
+    if rank > 1 and shared == tuple(range(1, rank)):
+        return "drop path"
+    if rank > 3 and shared == tuple(range(1, rank - 1)):
+        return "spatial dropout"
+    return "dropout"
+
+
+def is_softmax(node: Node) -> bool:
+    """Whether a value is a softmax, up to moves and constant factors."""
+    for _ in range(12):
+        node = moved_from(node)
+        if node.op == "div" and node.inputs[1].const is None:
+            above, below = moved_from(node.inputs[0]), moved_from(node.inputs[1])
+            return above.op == "exp" and below.op == "reduce_sum"
+        if node.op in ("mul", "div", "select_n") and node.inputs:
+            rest = [each for each in node.inputs if not each.known and each.mask is None]
+            if len(rest) != 1:
+                return False
+            node = rest[0]
+        else:
+            return False
+    return False
+
+
+def shared_axes(application: Application) -> tuple[int, ...]:
+    """The axes of the array along which its entries have one mask."""
+    shape = application.out.shape
+    if application.kind == "branch":
+        return tuple(range(len(shape)))
+    varying = _varies(application.mask, {})
+    varying = (False,) * (len(shape) - len(varying)) + varying
+    return tuple(
+        axis
+        for axis, (own, size) in enumerate(zip(varying, shape, strict=True))
+        if not own and size > 1
+    )
+
+
+def _varies(node: Node, known: dict[int, tuple[bool, ...]]) -> tuple[bool, ...]:
+    """Along which axes the entries of a mask were drawn."""
+    if node.number in known:
+        return known[node.number]
+    whole = tuple(size > 1 for size in node.shape)
+    random = [each for each in node.inputs if each.rand is not None]
+    found = whole
+    if (
+        node.words is not None
+        or not random
+        or (node.op in COMPARISONS and any(each.words is not None for each in node.inputs))
+    ):
+        found = whole
+    elif node.op == "broadcast_in_dim":
+        inner = _varies(random[0], known)
+        axes = node.params["broadcast_dimensions"]
+        varies = [False] * len(node.shape)
+        for axis, own in zip(axes, inner, strict=True):
+            varies[axis] = own
+        found = tuple(varies)
+    elif node.op == "transpose":
+        inner = _varies(random[0], known)
+        found = tuple(inner[axis] for axis in node.params["permutation"])
+    elif node.op in ("reshape", "squeeze", "expand_dims"):
+        found = _reshaped(random[0].shape, _varies(random[0], known), node.shape)
+    elif random:
+        parts = [_varies(each, known) for each in random if len(each.shape) == len(node.shape)]
+        found = tuple(any(axis) for axis in zip(*parts, strict=True)) if parts else whole
+    known[node.number] = found
+    return found
+
+
+def _reshaped(
+    before: tuple[int, ...], varies: tuple[bool, ...], after: tuple[int, ...]
+) -> tuple[bool, ...]:
+    """The varying axes behind a reshape that adds or removes axes of length 1."""
+    long = [own for size, own in zip(before, varies, strict=True) if size > 1]
+    if [size for size in before if size > 1] != [size for size in after if size > 1]:
+        return tuple(size > 1 for size in after)
+    rest = iter(long)
+    return tuple(size > 1 and next(rest) for size in after)
+
+
+def depends_on(value: Node, other: Node) -> bool:
+    """Whether a value is computed from another one."""
+    return any(node is other for node in ancestors(value))

@@ -1,0 +1,87 @@
+"""Evaluation against training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxdrop
+from jaxdrop import audit
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+KEY = jaxdrop.key(3)
+X = np.linspace(0.5, 1.5, 32, dtype=np.float32).reshape(4, 8)
+W = np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3)
+RATE = 0.2
+
+
+def evaluate(key: jax.Array, x: jax.Array) -> jax.Array:
+    return x @ W
+
+
+def train(key: jax.Array, x: jax.Array, scale: float = 1 / (1 - RATE)) -> jax.Array:
+    return jnp.where(jax.random.bernoulli(key, 1 - RATE, x.shape), x * scale, 0) @ W
+
+
+def compared(first: Any, second: Any, **options: Any) -> tuple[list[str], audit.Comparison]:
+    found = audit.compare(first, second, X, key=KEY, **options)
+    return [each.id for each in found.findings], found
+
+
+def test_correct_functions_agree() -> None:
+    ids, found = compared(evaluate, train)
+    assert ids == []
+    assert found.scale == pytest.approx(1, abs=0.02)
+    assert found.worst < found.allowed == pytest.approx(stats.norm.isf(1e-3 / 2 / 12))
+    assert "1000 keys, 12 entries" in str(found)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(1.0, 1 - RATE), ((1 - RATE) ** -2, 1 / (1 - RATE))])
+def test_a_scale_that_is_forgotten_or_applied_twice_shows(scale: float, factor: float) -> None:
+    ids, found = compared(evaluate, lambda key, x: train(key, x, scale))
+    assert ids == ["JD403"]
+    assert found.scale == pytest.approx(factor, abs=0.02)
+
+
+def test_evaluation_that_draws_and_training_that_does_not() -> None:
+    assert compared(train, evaluate)[0] == ["JD401", "JD402", "JD403"]
+    assert compared(evaluate, evaluate)[0] == ["JD402"]
+
+
+def test_a_tolerance_is_for_nonlinear_models() -> None:
+    def nonlinear(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(train(key, x))
+
+    def expected(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(evaluate(key, x))
+
+    assert compared(expected, nonlinear)[0] == ["JD403"]
+    assert compared(expected, nonlinear, tolerance=0.5)[0] == []
+
+
+def test_the_variance_ratio_is_that_of_batch_norm() -> None:
+    """Inputs of mean 0: the variance in evaluation is 1 - rate of that in training."""
+    x = np.asarray(jax.random.normal(jax.random.key(0), (512, 4)))
+
+    def drop(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jaxdrop.dropout(key, x, 0.5)
+
+    found = audit.compare(lambda key, x: x, drop, x, key=KEY, samples=30)
+    assert found.variance_ratio == pytest.approx(0.5, abs=0.02)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="samples must be at least 30"):
+        compared(evaluate, train, samples=10)
+    with pytest.raises(ValueError, match="arrays of the same shapes"):
+        compared(evaluate, lambda key, x: x)
+    with pytest.raises(TypeError, match="must return arrays"):
+        compared(lambda key, x: None, train)
+    with pytest.raises(ValueError, match="tolerance"):
+        compared(evaluate, train, tolerance=-1.0)

@@ -1,0 +1,155 @@
+"""The forms of a report, the command line, and baselines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from jaxdrop import audit
+from jaxdrop.audit import _cli, _forms
+from tests.audit.gallery import KEY
+from tests.audit.gallery._jax import W, X, model
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+
+def wrong(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+    return model(w, jax.random.key(0), x, 0.9)
+
+
+def target() -> tuple[Any, ...]:
+    return wrong, W, KEY, X
+
+
+def good() -> tuple[Any, ...]:
+    return model, W, KEY, X
+
+
+def nothing() -> int:
+    return 3
+
+
+REPORT = audit.check(*target())
+HERE = __file__
+
+
+def test_text_has_a_row_a_site_and_what_to_do() -> None:
+    for text in (str(REPORT), _forms.plain(REPORT.sites, REPORT.findings)):
+        assert text.count("tests/audit/gallery/_jax.py") >= 3  # the row and two findings
+        assert "JD205 error" in text
+        assert audit.RULES["JD304"].fix.split(".")[0] in text
+        assert "1 sites, 1 drawn; findings: 1 error, 1 warning, 0 info" in text
+
+
+def test_text_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_forms._optional, "find", lambda name: None)
+    assert str(REPORT) == _forms.plain(REPORT.sites, REPORT.findings)
+
+
+def test_json_holds_all_fields() -> None:
+    read = json.loads(REPORT.to_json())
+    assert [each["id"] for each in read["findings"]] == ["JD205", "JD304"]
+    assert read["sites"] == [json.loads(json.dumps(site.as_dict())) for site in REPORT.sites]
+
+
+def test_sarif_has_a_rule_and_a_line_for_each_result() -> None:
+    (run,) = json.loads(REPORT.to_sarif())["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert rules == list(audit.RULES)
+    for result, level in zip(run["results"], ("error", "warning"), strict=True):
+        assert result["ruleId"] in rules
+        assert result["level"] == level
+        (location,) = result["locations"]
+        assert location["physicalLocation"]["artifactLocation"]["uri"].endswith("_jax.py")
+        assert location["physicalLocation"]["region"]["startLine"] > 0
+
+
+def test_html_escapes_what_it_shows() -> None:
+    site = audit.check(*good()).sites[0]
+    page = audit.Report([site.__class__(**{**site.as_dict(), "where": "<lambda>"})], [])
+    assert "&lt;lambda&gt;" in page._repr_html_()
+    assert "<lambda>" not in page._repr_html_()
+
+
+@pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")  # of treescope
+def test_treescope_shows_a_report() -> None:
+    treescope = pytest.importorskip("treescope")
+    text = treescope.render_to_text(REPORT)
+    assert text.startswith("Report(")
+    assert "Site(" in text
+
+
+def test_a_baseline_hides_what_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "known.json"
+    REPORT.write_baseline(file)
+    assert REPORT.without(file).findings == []
+    assert REPORT.without([REPORT.findings[0].fingerprint]).findings == REPORT.findings[1:]
+    assert REPORT.worst is audit.Severity.ERROR
+    assert REPORT.without(file).worst is None
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="is no baseline file"):
+        REPORT.without(file)
+
+
+def test_a_fingerprint_outlives_an_edit_above_the_line() -> None:
+    first = REPORT.findings[0]
+    moved = audit.Finding(first.rule, first.where.replace(":", ":1"), first.evidence)
+    other = audit.Finding(audit.RULES["JD204"], first.where, first.evidence)
+    assert moved.fingerprint == first.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        ([f"{HERE}:target"], 1, "JD205"),
+        ([f"{HERE}:good"], 0, "0 error, 0 warning, 0 info"),
+        ([f"{HERE}:target", "--select", "JD3"], 1, "JD304"),
+        ([f"{HERE}:target", "--ignore", "JD205", "--fail-level", "error"], 0, "JD304"),
+        ([f"{HERE}:good", "--evaluation"], 1, "JD102"),
+        ([f"{HERE}:good", "--training", "--step", "2"], 1, "JD202"),
+        ([f"{HERE}:target", "--format", "json"], 1, '"findings"'),
+        ([f"{HERE}:target", "--format", "sarif"], 1, "2.1.0"),
+        ([f"{HERE}:nothing"], 2, "must return a tuple"),
+        ([f"{HERE}:absent"], 2, "absent"),
+        (["no_such_module:f"], 2, "no_such_module"),
+        (["target"], 2, "module:function"),
+        ([f"{HERE}:target", "--select", "JX"], 2, "select must hold"),
+        ([f"{HERE}:target", "--baseline", "/no/such/file"], 2, "/no/such/file"),
+        (["--explain", "jd303"], 0, "1801.05134"),
+        (["--list-rules"], 0, "| JD101 | error |"),
+    ],
+)
+def test_the_command_line(
+    arguments: list[str], status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.main(arguments) == status
+    out, err = capsys.readouterr()
+    assert text in (err if status == 2 else out)
+
+
+def test_the_command_line_keeps_a_baseline(tmp_path: Path) -> None:
+    file = str(tmp_path / "known.json")
+    assert _cli.main([f"{HERE}:target", "--write-baseline", file]) == 0
+    assert _cli.main([f"{HERE}:target", "--baseline", file]) == 0
+
+
+def test_it_is_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdrop.audit", "--explain", "JD999"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no rule 'JD999'" in done.stderr
+
+
+def test_the_page_lists_the_rules() -> None:
+    page = Path(__file__).parents[2] / "docs" / "audit.md"
+    assert _cli.list_rules() in page.read_text()

@@ -1,0 +1,253 @@
+"""What the rows of a report say, against what the functions were given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jaxdrop
+from jaxdrop import audit
+from tests import catalogue
+from tests.audit.gallery import KEY, array
+from tests.audit.gallery._jax import W, X, dropout, model
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+FAST = jax.eval_shape(lambda: jaxdrop.key(0))
+Fn = Callable[..., Any]
+
+
+def only(fn: Fn, *args: Any, **options: Any) -> audit.Site:
+    (site,) = audit.check(fn, *args, **options).sites
+    return site
+
+
+def ours(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+    return model(w, key, x, 0.25, jaxdrop.dropout)
+
+
+@pytest.mark.parametrize("variant", catalogue.VARIANTS, ids=lambda variant: variant.name)
+def test_every_function_of_this_library_is_a_site(variant: catalogue.Variant) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return variant.call(key, x, 0.25)
+
+    report = audit.check(run, KEY, array(*variant.shape), training=True)
+    assert report.sites
+    assert {each.id for each in report.findings} <= {"JD301", "JD302", "JD304"}
+    assert all(site.active and site.random_bits > 0 for site in report.sites)
+    rates = {site.rate for site in report.sites} - {None}
+    assert rates <= {0.25}
+
+
+@pytest.mark.parametrize(
+    ("rate", "drop"),
+    [
+        (0.1, dropout),
+        (0.5, jaxdrop.dropout),
+        (0.3, lambda key, x, rate: jnp.where(jax.random.uniform(key, x.shape) > rate, x, 0)),
+        (0.25, lambda key, x, rate: x * (jax.random.bits(key, x.shape, "uint8") < 192)),
+        (0.25, lambda key, x, rate: jnp.where(jax.random.bernoulli(key, rate, x.shape), 0, x)),
+        (0.2, lambda key, x, rate: x * (1 - jax.random.bernoulli(key, rate, x.shape))),
+        (0.1, lambda key, x, rate: x * (jax.random.bernoulli(key, 1 - rate, x.shape) / (1 - rate))),
+    ],
+)
+def test_the_rate_is_read_from_the_threshold(rate: float, drop: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return drop(key, jnp.tanh(x), rate)
+
+    site = only(run, KEY, X)
+    assert site.rate == pytest.approx(rate, abs=1e-6)
+    assert (site.variant, site.shape, site.shared_axes) == ("dropout", X.shape, ())
+
+
+def test_a_traced_rate_is_said_to_be_traced() -> None:
+    assert only(model, W, KEY, X, array(), jaxdrop.dropout).rate == "traced"
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8), (4, 1, 8), (4, 6, 1), (4, 1, 1)])
+def test_shared_axes_are_those_of_length_one_in_the_mask(shape: tuple[int, ...]) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, shape), jnp.tanh(x), 0)
+
+    site = only(run, KEY, array(4, 6, 8))
+    assert site.shared_axes == tuple(axis for axis in range(3) if shape[axis] == 1)
+    assert site.random_bits == 32 * np.prod(shape)
+    assert site.variant == ("drop path" if shape == (4, 1, 1) else "dropout")
+
+
+def test_vmap_over_keys_draws_for_each_and_over_arrays_shares() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(key, jnp.tanh(x), 0.1)
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+    assert only(jax.vmap(run), keys, array(4, 8)).shared_axes == ()
+    assert only(jax.vmap(run, in_axes=(None, 0)), KEY, array(4, 8)).shared_axes == (0,)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (KEY, "threefry2x32"),
+        (FAST, "jaxdrop"),
+        (jax.eval_shape(lambda: jax.random.key(0, impl="rbg")), "rbg"),
+        (jax.ShapeDtypeStruct((2,), jnp.uint32), "threefry2x32"),
+    ],
+    ids=["threefry", "hash", "rbg", "legacy"],
+)
+def test_the_generator_is_that_of_the_key(key: Any, name: str) -> None:
+    for fn in (model, ours):
+        site = only(fn, W, key, X)
+        assert site.generator == name
+        assert site.random_bits == 32 * np.prod(X.shape)
+
+
+def test_this_library_keeps_a_key_and_others_keep_a_mask() -> None:
+    def gradient(fn: Fn) -> Fn:
+        return lambda w, key, x: jax.grad(lambda w: jnp.square(fn(w, key, x)).mean())(w)
+
+    for wrap in (gradient, lambda fn: fn):
+        assert only(wrap(ours), W, KEY, X).kept_bytes == 8
+        assert only(wrap(model), W, KEY, X).kept_bytes == np.prod(X.shape)
+
+
+def test_a_loop_multiplies_what_is_drawn() -> None:
+    def run(w: jax.Array, keys: jax.Array, x: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+            return jax.checkpoint(dropout, static_argnums=2)(key, x @ w, 0.1), None
+
+        return jax.lax.scan(layer, x, keys)[0]
+
+    def blocks(key: jax.Array, q: jax.Array) -> jax.Array:
+        return jaxdrop.dot_product_attention(key, q, q, q, 0.25, block_sizes=(128, 128))
+
+    site = only(blocks, FAST, array(1, 512, 2, 8))
+    assert (site.repeats, site.shape, site.rate) == (16, (1, 2, 1, 128, 128), 0.25)
+    assert site.random_bits == 32 * 2 * 512**2
+    assert site.kept_bytes == 8  # one key for all blocks
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+    gradient = jax.grad(lambda w, keys, x: jnp.square(run(w, keys, x)).sum())
+    for fn in (run, gradient):
+        site = only(fn, array(16, 16), keys, X)
+        assert (site.repeats, site.shape) == (3, X.shape)
+        assert site.random_bits == 3 * 32 * np.prod(X.shape)
+
+
+def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
+    def run(key: jax.Array, x: jax.Array) -> Any:
+        keys = jax.random.split(key, 5)
+        noise = jnp.tanh(x) + jnp.exp(x) * jax.random.normal(keys[0], x.shape)
+        flipped = jnp.where(jax.random.bernoulli(keys[1], 0.5, (8, 1)), x[:, ::-1], x)
+        ids = jnp.where(jax.random.bernoulli(keys[2], 0.15, (8,)), 103, jnp.arange(8))
+        chosen = jax.random.categorical(keys[3], x)
+        return noise, flipped, ids, chosen, jax.random.permutation(keys[4], x)
+
+    assert audit.check(run, KEY, X).sites == []
+
+
+def test_what_no_result_needs_is_no_site() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        model(w, key, x)
+        return x @ w["w"]
+
+    assert audit.check(run, W, KEY, X).sites == []
+
+
+def test_two_passes_with_one_key_are_not_two_sites_of_one_key() -> None:
+    """As in sharpness-aware minimization, whose second gradient is taken with the same masks."""
+
+    def step(w: Any, key: jax.Array, x: jax.Array) -> Any:
+        gradient = jax.grad(lambda w: jnp.square(model(w, key, x)).mean())
+        return gradient(jax.tree.map(jnp.add, w, gradient(w)))
+
+    def twice(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        for _ in range(2):
+            x = dropout(key, jnp.tanh(x @ w["w"]), 0.1)
+        return x @ w["v"]
+
+    assert audit.check(step, W, KEY, X).findings == []
+    assert [each.id for each in audit.check(twice, W, KEY, X).findings] == ["JD201"]
+
+
+def test_layers_that_are_off_have_a_row() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return nn.Dropout(0.4, deterministic=True)(x)
+
+    site = only(lambda x: Net().apply({}, x), X)
+    assert (site.active, site.rate, site.where) == (False, 0.4, "Dropout_0")
+
+
+def test_the_place_is_the_path_of_the_module_and_the_line() -> None:
+    class Inner(nnx.Module):
+        def __init__(self) -> None:
+            self.drop = nnx.Dropout(0.1)
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            return self.drop(x, rngs=key)
+
+    class Outer(nnx.Module):
+        def __init__(self) -> None:
+            self.layers = nnx.List([Inner(), Inner()])
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            return self.layers[1](x, key)
+
+    found = Outer()
+    report = audit.check(nnx.jit(lambda model, x, key: model(x, key)), found, X, KEY)
+    (where,) = (site.where for site in report.sites if site.active)
+    assert where.startswith("layers/1/drop (")
+    assert "tests/audit/test_sites.py:" in where
+    assert type(found) is Outer  # the model itself is not changed
+    assert type(found.layers[1]) is Inner
+
+
+def test_a_model_is_audited_without_a_change_of_its_state() -> None:
+    model = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    before = int(model.rngs.count[...])
+    audit.check(lambda model, x: model(x), model, X)
+    assert int(model.rngs.count[...]) == before
+
+
+def test_a_function_that_closes_over_a_model_is_told_so() -> None:
+    model = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    with pytest.raises(Exception, match="trace level") as caught:
+        audit.check(lambda x: model(x), X)
+    assert "check(lambda model, x" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"step": "stpe"}, ValueError, "step='stpe' names no argument"),
+        ({"step": 3}, ValueError, "step=3 names no argument"),
+        ({"step": True}, TypeError, "step must be the number or the name"),
+        ({"step": 1.5}, TypeError, "step must be the number or the name"),
+        ({"select": ["JX"]}, ValueError, "select must hold ids of rules"),
+        ({"ignore": "JD9"}, ValueError, "ignore must hold ids of rules"),
+        ({"training": "yes"}, TypeError, "training"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        audit.check(model, W, KEY, X, **options)
+
+
+def test_select_and_ignore() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return model(w, jax.random.key(0), x, 0.9)
+
+    def ids(**options: Any) -> list[str]:
+        return [each.id for each in audit.check(run, W, KEY, X, **options).findings]
+
+    assert ids() == ["JD205", "JD304"]
+    assert ids(select="JD2") == ids(ignore=["JD304"]) == ["JD205"]
+    assert ids(select=["JD205", "JD3"], ignore=["JD2"]) == ["JD304"]

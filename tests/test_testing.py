@@ -1,0 +1,85 @@
+"""`jaxdrop.testing`, on models of each framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jaxdrop.testing import check_dropout
+from tests.audit.gallery import KEY, array
+from tests.audit.gallery import _linen as linen
+from tests.audit.gallery import _nnx as in_nnx
+from tests.audit.gallery._jax import W, model
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+X = array(4, 8)
+
+
+def test_correct_models_pass() -> None:
+    for layers in (linen.MLP(), in_nnx.MLP(rngs=nnx.Rngs(0))):
+        training, evaluation = check_dropout(layers, X)
+        assert [site.active for site in training.sites] == [True]
+        assert [site.active for site in evaluation.sites] == [False]
+
+
+def test_an_nnx_model_keeps_its_mode() -> None:
+    layers = in_nnx.MLP(rngs=nnx.Rngs(0))
+    layers.eval()
+    check_dropout(layers, X)
+    assert layers.dropout.deterministic is True
+
+
+def test_equinox_models_go_through_inference_mode() -> None:
+    pytest.importorskip("equinox")
+    from tests.audit.gallery import _equinox
+
+    layers = _equinox.abstract(_equinox.MLP)
+    check_dropout(layers, array(8), KEY)
+    with pytest.raises(AssertionError, match="JD101"):
+        check_dropout(_equinox.abstract(_equinox.MLP, used=False), array(8), KEY)
+
+
+def test_a_function_says_its_mode() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array, training: bool) -> jax.Array:
+        return model(w, key, x) if training else jnp.tanh(x)
+
+    check_dropout(run, W, KEY, array(8, 16))
+    check_dropout(lambda w, key, x, on: run(w, key, x, on), W, KEY, array(8, 16),
+                  train={"on": True}, evaluate={"on": False})  # fmt: skip
+    with pytest.raises(TypeError, match="give train= and evaluate="):
+        check_dropout(lambda x: x, X)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (linen.MLP(frozen=True), "evaluation: JD102"),
+        (linen.MLP(used=False), "training: JD103"),
+        (linen.MLP(dropout_rate=0.9), "rate 0.9: is 0.1 meant"),
+    ],
+)
+def test_wrong_models_fail(model: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_dropout(model, X)
+
+
+def test_what_fails_can_be_chosen() -> None:
+    keep = linen.MLP(dropout_rate=0.9)
+    check_dropout(keep, X, ignore=["JD304"])
+    check_dropout(keep, X, select=["JD1"])
+    check_dropout(keep, X, fail_level="error")
+    with pytest.raises(ValueError, match="fail_level"):
+        check_dropout(keep, X, fail_level="fatal")
+
+
+def test_the_step_is_passed_on() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array, step: jax.Array, training: bool) -> jax.Array:
+        return model(w, key, x) if training else jnp.tanh(x)
+
+    with pytest.raises(AssertionError, match="JD202"):
+        check_dropout(run, W, KEY, array(8, 16), array(dtype=jnp.int32), step=3)
