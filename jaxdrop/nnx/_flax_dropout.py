@@ -30,6 +30,7 @@ class FlaxDropout(nnx.Dropout):
     def __call__(
         self, inputs: jax.Array, *, deterministic: bool | None = None, rngs: RngSource | None = None
     ) -> jax.Array:
+        """As Flax's layer is called."""
         layer: Any = self
         change = self.jaxdrop_change
         if change is None and not (self.jaxdrop_replaces and _draws(layer, deterministic)):

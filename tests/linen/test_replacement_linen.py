@@ -87,7 +87,7 @@ class Block(nn.Module):
             mask = nn.make_attention_mask(jnp.arange(6) < 4, jnp.arange(6) < 4)[None]
         attend = self.attention(2, dropout_rate=0.25, **dict(self.options))
         y = attend(nn.LayerNorm()(x), mask=mask, deterministic=not train)
-        x = x + StochasticDepth(0.5)(nn.Dropout(0.5)(y, not train), not train)
+        x = x + StochasticDepth(0.1)(nn.Dropout(0.25)(y, not train), not train)
         return x + nn.Dropout(0.5, broadcast_dims=[-2])(nn.Dense(8)(x), not train)
 
 
