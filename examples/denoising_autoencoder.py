@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Dropout on inputs as the corruption of a denoising autoencoder.
 
-    python examples/denoising_autoencoder.py            # about half a minute on two CPU cores
+    python examples/denoising_autoencoder.py            # about a minute on two CPU cores
     python examples/denoising_autoencoder.py --quick    # a few seconds, and blurred digits
 
 Trains two autoencoders on the digits of scikit-learn. One sees each image as it is; of the other's
-images half of the pixels are dropped, and it has to bring them back (Vincent et al., "Extracting and
-composing robust features with denoising autoencoders", ICML 2008). Prints the error of the
+images half of the pixels are dropped, and it has to bring them back (Vincent et al., "Extracting
+and composing robust features with denoising autoencoders", ICML 2008). Prints the error of the
 reconstructions from whole and from corrupted images, and writes a figure of some of them.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import jaxdrop
-import jaxdrop.nnx
 
 RATE = 0.5
 
 
 class Autoencoder(nnx.Module):
-    """Dropout of pixels, and a code of 32 numbers. Pixels that are kept are not scaled: `y = m x`,
-    as in the paper, is classic dropout, and in evaluation the image goes in whole.
+    """A code of 32 numbers between two layers each. Pixels that are kept are not scaled, as in the
+    paper: that is classic dropout. In evaluation nothing is dropped.
     """
 
     def __init__(self, rngs: nnx.Rngs) -> None:
@@ -82,7 +82,7 @@ def train(images: Array, denoises: bool, key: jax.Array, steps: int) -> Autoenco
 
 
 @mpl.rc_context(_figures.STYLE)
-def draw(rows: dict[str, Array]) -> Figure:
+def draw(rows: Mapping[str, Array]) -> Figure:
     """Images below each other."""
     count = 10
     figure = Figure(figsize=(8.6, 4.6))

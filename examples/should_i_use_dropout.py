@@ -34,7 +34,7 @@ from rich.console import Console
 
 from jaxdrop.mc import metrics
 
-RATES = (0.0, 0.1, 0.25, 0.5, 0.75)
+RATES: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75)
 NONE, REDUCED, FULL = 0.0, 0.1, 0.5
 NAMES = {NONE: "no dropout", REDUCED: "reduced, 0.1", FULL: "full, 0.5"}
 
