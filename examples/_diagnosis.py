@@ -18,7 +18,7 @@ import jaxdrop
 
 LARGEST = 128
 CHECKPOINTS = 10
-KINDS = ("plain", "inputs", "before norm", "after norm", "residual", "stream")
+RESIDUAL = ("residual", "stream")
 
 
 class Runs(NamedTuple):
@@ -41,7 +41,7 @@ class Curves(NamedTuple):
     """The cross-entropy of the training images, with nothing dropped, in nats."""
     validation: Array
     noise: Array
-    """The variance of the gradient over batches and masks, by the square of its mean."""
+    """The share of the gradient's mean square that is its variance over batches and masks."""
     ratio: Array
     """The mean variance, over running variance, of what batch norm gets in evaluation."""
     logits: Array
@@ -89,7 +89,8 @@ def train(
     """Trains a network for each run.
 
     `kind` says where dropout stands: behind each activation (`"plain"`), on the `"inputs"`, before
-    or after batch norm, in the branches of a residual network, or on its stream.
+    or after batch norm, in the branches of a residual network, or on its stream. A residual network
+    has four hidden layers, others two.
     """
     fixed = functools.partial(_train, pool, validation, kind, batch, steps)
     return jax.vmap(fixed)(which)
@@ -99,8 +100,9 @@ def _train(
     pool: Images, validation: Images, kind: str, batch: int, steps: int, run: Runs
 ) -> Curves:
     init_key, step_key = jax.random.split(jaxdrop.random.fast(jax.random.key(run.seed)))
-    params = _init(init_key, run.width)
-    optimizer = optax.adam(1e-3)
+    params = _init(init_key, run.width, 4 if kind in RESIDUAL else 2)
+    layers = len(params) - 1
+    optimizer = optax.adam(2e-3)
     mine = jnp.arange(len(pool.labels)) < run.number
 
     def loss(params: Any, statistics: Any, rows: jax.Array, key: jax.Array, rate: Any) -> Any:
@@ -133,9 +135,7 @@ def _train(
             return jax.flatten_util.ravel_pytree(found)[0]
 
         gradients = jax.lax.map(gradient, jnp.arange(4))
-        variance = gradients.var(0, ddof=1).sum()
-        # The square of the mean of four holds a fourth of their variance.
-        return variance / jnp.maximum((gradients.mean(0) ** 2).sum() - variance / 4, 1e-12)
+        return gradients.var(0, ddof=1).sum() / jnp.maximum((gradients**2).sum(1).mean(), 1e-12)
 
     def part(state: State, indices: jax.Array) -> tuple[State, Any]:
         state, _ = jax.lax.scan(step, state, indices)
@@ -148,7 +148,9 @@ def _train(
         seen = jnp.where(mine, own, 0.0).sum() / run.number
         return state, (seen, other, noise(state, indices[-1]), ratio)
 
-    start = State(params, optimizer.init(params), [(jnp.zeros(LARGEST), jnp.ones(LARGEST))] * 3)
+    start = State(
+        params, optimizer.init(params), [(jnp.zeros(LARGEST), jnp.ones(LARGEST))] * layers
+    )
     indices = jnp.arange(steps).reshape(CHECKPOINTS, -1)
     state, curves = jax.lax.scan(part, start, indices)
     gone = jax.random.bernoulli(jax.random.key(0), 0.3, validation.images.shape)
@@ -159,9 +161,9 @@ def _train(
     return Curves(curves[0], curves[1], curves[2], curves[3], logits, missing)
 
 
-def _init(key: jax.Array, width: Any) -> list[jax.Array]:
-    sizes = (64, LARGEST, LARGEST, LARGEST, 10)
-    fan_in = (64, width, width, width)
+def _init(key: jax.Array, width: Any, layers: int) -> list[jax.Array]:
+    sizes = (64, *[LARGEST] * layers, 10)
+    fan_in = (64, *[width] * layers)
     return [
         jax.random.normal(jax.random.fold_in(key, layer), shape) * jnp.sqrt(2 / fan_in[layer])
         for layer, shape in enumerate(itertools.pairwise(sizes))
@@ -202,7 +204,7 @@ def _apply(
             y = (y - mean) / jnp.sqrt(variance + 1e-5)
         y = jnp.where(units, jax.nn.relu(y), 0.0)
         y = drop(y) if kind in ("plain", "after norm", "residual") else y
-        residual = layer and kind in ("residual", "stream")
+        residual = layer and kind in RESIDUAL
         y = x + y if residual else y
         x = drop(y) if kind == "stream" else y
     return x @ params[-1], new or statistics, jnp.stack(ratios).mean() if ratios else jnp.ones(())

@@ -115,6 +115,7 @@ def draw(images: Array, columns: Mapping[str, Array]) -> Figure:
             shown = axes.imshow(maps[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
     for axes, title in zip(panels[0], ("image", *columns), strict=True):
         axes.set_title(title)
     bar = figure.colorbar(shown, ax=panels[:, -1], extend="both", fraction=0.1)
