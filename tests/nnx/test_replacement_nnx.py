@@ -161,6 +161,14 @@ def test_layers_stay_what_they_were() -> None:
         replace_dropout(nnx.Dropout(0.5, deterministic=None)).model(X)
 
 
+def test_two_views_are_one_graph_for_the_caches_of_nnx_jit() -> None:
+    model = nnx.List([OwnCall(0.5), nnx.MultiHeadAttention(2, 8, **ATTENTION)])
+    first, second = (nnx.graphdef(replace_dropout(model).model) for _ in range(2))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != nnx.graphdef(model)
+
+
 def test_stochastic_runs_a_replaced_model() -> None:
     view = replace_dropout(Transformer(nnx.Rngs(0, dropout=1))).model
     plain = jaxdrop.nnx.stochastic(Transformer(nnx.Rngs(0, dropout=1)), rate=jnp.float32(0.3))
