@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_key_types", "masks"),
     ("functional",),
     ("layers",),
-    ("_mc_dropout",),
+    ("_mc_dropout", "_replacing"),
     ("audit", "linen", "mc", "nnx"),
     ("testing",),
     ("_serialization",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,10 @@ BRINGS: dict[str, dict[str, Any]] = {
 """What a block brings that holds this text, beside `NAMES`."""
 
 
+OPTIONAL = {"equinox", "haiku", "keras"}
+"""Libraries that a page may import. A block that imports one that is missing is left out."""
+
+
 def blocks(page: Path) -> Iterator[tuple[int, str]]:
     """The line at which each block of Python begins, and its text."""
     text = page.read_text()
@@ -98,6 +103,9 @@ def test_code_blocks_run(page: Path) -> None:
     names = dict(NAMES)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for line, block in blocks(page):
+        imported = OPTIONAL & set(re.findall(r"(?m)^import (\w+)", block))
+        if not all(map(importlib.util.find_spec, imported)):
+            continue
         for text, more in BRINGS.items():
             names |= more if text in block else {}
         with jax.set_mesh(mesh) if "shard_map" in block else contextlib.nullcontext():

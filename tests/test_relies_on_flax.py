@@ -7,9 +7,10 @@ with a new version of Flax or JAX says which files have to change, and how they 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import flax
 import jax
@@ -21,6 +22,7 @@ from flax import nnx
 from jax.extend.core import Jaxpr, Literal, primitives
 
 import jaxdrop
+import jaxdrop.linen
 from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import _run
 from jaxdrop.layers.attention import with_attributes
@@ -57,7 +59,7 @@ def test_nnx_dropout_draws_the_mask_of_jaxdrop_dropout() -> None:
     layer = nnx.Dropout(0.25, broadcast_dims=(1,), deterministic=False)
     expected = jaxdrop.dropout(KEY, X, 0.25, broadcast_dims=(1,))
     assert equal(layer(X, rngs=KEY) == 0, expected == 0), (
-        "jaxdrop/nnx/_forced.py, class _Dropout: with a traced rate it stands in for Flax's layer"
+        "jaxdrop/nnx/_flax_dropout.py: with a traced rate it stands in for Flax's layer"
     )
 
 
@@ -233,6 +235,81 @@ def test_linen_attention_reads_self_attention_fn_and_self_dropout_rate() -> None
     assert seen["rate"] == 0.5, used
     assert seen["rng"] is not None, used
     assert set(variables["params"]) == {"query", "key", "value", "out"}, f"{used}, _attend"
+
+
+@pytest.mark.parametrize("kind", [nn.MultiHeadDotProductAttention, nn.SelfAttention])
+@pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated:DeprecationWarning")
+def test_linen_interceptors_see_flax_s_attention_in_its_subclasses(kind: Any) -> None:
+    seen = []
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        seen.append(getattr(context.orig_method, "func", None))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        jax.eval_shape(lambda: kind(2).init(KEY, X))
+    assert inspect.unwrap(nn.MultiHeadDotProductAttention.__call__) in seen, (
+        "jaxdrop/linen/replacement.py, _FLAX_ATTENTION"
+    )
+
+
+def test_linen_attention_passes_the_options_that_a_signature_names() -> None:
+    class Attend:
+        seen: ClassVar[dict[str, Any]] = {}
+        __signature__ = inspect.signature(jaxdrop.linen.dot_product_attention)
+
+        def __call__(self, query: Any, *operands: Any, **options: Any) -> Any:
+            self.seen.update(options)
+            return query
+
+    layer = nn.MultiHeadDotProductAttention(
+        2, dropout_rate=0.5, deterministic=False, attention_fn=Attend()
+    )
+    jax.eval_shape(lambda: layer.init({"params": KEY, "dropout": KEY}, X))
+    assert {"dropout_rng", "mask", "broadcast_dropout", "deterministic"} <= Attend.seen.keys(), (
+        "jaxdrop/_replacing.py, class _Attention"
+    )
+
+
+def test_linen_scopes_count_the_keys_that_are_drawn() -> None:
+    counts = []
+
+    class Draws(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for _ in range(2):
+                counts.append(dict(self.scope.rng_counters).get("dropout"))
+                self.make_rng("dropout")
+            return nn.Dropout(0.5, deterministic=False)(x)
+
+    jax.eval_shape(lambda: Draws().apply({}, X, rngs={"dropout": KEY}))
+    assert counts == [0, 1], "jaxdrop/linen/replacement.py, _drawn"
+
+
+def test_bridges_have_their_modules_under_these_names() -> None:
+    used = "jaxdrop/nnx/replacement.py and jaxdrop/linen/replacement.py say what they hold"
+    module = nn.Dense(3)
+    assert nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).to_nnx__module is module, used
+    assert nnx.bridge.ToLinen(nnx.Linear, args=(8, 3)).nnx_class is nnx.Linear, used
+
+
+def test_nnx_models_that_were_split_and_merged_share_their_variables() -> None:
+    layer = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    merged = nnx.merge(*nnx.split(layer))
+    assert merged is not layer
+    assert merged.rngs.count is layer.rngs.count, "jaxdrop/nnx/replacement.py"
+
+
+def test_flax_s_queries_that_see_no_key_get_the_mean_of_all_values_and_no_gradient() -> None:
+    used = "jaxdrop/_replacing.py, _flax_masked"
+    q, k, v = jax.random.normal(KEY, (3, 1, 2, 1, 4))
+    expected = jaxdrop.dropout(KEY, jnp.full((1, 1, 2, 2), 0.5), 0.5)[0, 0] @ v[0, :, 0]
+    options = {"mask": jnp.zeros((1, 1, 2, 2), bool), "dropout_rate": 0.5, "dropout_rng": KEY}
+    for attend in (nn.dot_product_attention, nnx.dot_product_attention):
+        attend = functools.partial(attend, **options)
+        y, pull = jax.vjp(lambda q, attend=attend: attend(q, k, v), q)
+        np.testing.assert_allclose(y[0, :, 0], expected, rtol=1e-5, err_msg=used)
+        assert not pull(y)[0].any(), used
 
 
 # -- settings of normalization

@@ -52,6 +52,7 @@ from jaxdrop.linen.attention import (
 )
 from jaxdrop.linen.mc_dropout import stochastic
 from jaxdrop.linen.recurrent import RNN
+from jaxdrop.linen.replacement import replace_dropout
 from jaxdrop.linen.stacked import StackedRNN
 
 __all__ = [
@@ -97,5 +98,6 @@ __all__ = [
     "WordDropout",
     "Zoneout",
     "dot_product_attention",
+    "replace_dropout",
     "stochastic",
 ]

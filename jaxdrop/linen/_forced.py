@@ -1,8 +1,12 @@
-"""An argument by which `stochastic` turns the Linen layers of this library on or off."""
+"""How Linen layers are made to follow settings: an argument by which `stochastic` turns the layers
+of this library on or off, and attributes that hold during one call.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,3 +34,16 @@ def is_off(layer: Any, deterministic: Any) -> bool:
         return deterministic.off
     merged = nn.merge_param("deterministic", layer.deterministic, deterministic)
     return _checks.check_flag(merged, "deterministic")
+
+
+@contextlib.contextmanager
+def with_attributes_set(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """Sets attributes of a module, which is otherwise frozen, during one call."""
+    before = {name: getattr(module, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            object.__setattr__(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(module, name, value)

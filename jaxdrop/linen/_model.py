@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +19,7 @@ from jaxdrop._mc_dropout.overrides import Change, Overrides
 from jaxdrop._mc_dropout.planning import Choice, Plan, Probe, Seen
 from jaxdrop.functional import elements
 from jaxdrop.linen._base import Stochastic
-from jaxdrop.linen._forced import Forced
+from jaxdrop.linen._forced import Forced, with_attributes_set
 from jaxdrop.linen.attention import MultiHeadDotProductAttention, dot_product_attention
 from jaxdrop.linen.recurrent import RNN
 from jaxdrop.linen.stacked import StackedRNN
@@ -168,7 +167,7 @@ def _called(
     """A call of the method of a module that is not of this library, which follows `settings`."""
     own, arguments = calls.settled(module, settings)
     given, named = calls.replaced(method, args, kwargs, arguments)
-    with _with_attributes(module, own | dict(attributes)):
+    with with_attributes_set(module, own | dict(attributes)):
         return call(*given, **named)
 
 
@@ -199,16 +198,3 @@ def _key(key: jax.Array, collection: str) -> jax.Array:
     return (
         key if collection == "dropout" else jax.random.fold_in(key, zlib.crc32(collection.encode()))
     )
-
-
-@contextlib.contextmanager
-def _with_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Sets attributes of a module, which is otherwise frozen, during one call."""
-    before = {name: getattr(module, name) for name in attributes}
-    try:
-        for name, value in attributes.items():
-            object.__setattr__(module, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            object.__setattr__(module, name, value)

@@ -12,39 +12,18 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 
 from jaxdrop._mc_dropout import calls
 from jaxdrop._mc_dropout.overrides import Change
-from jaxdrop.functional import elements
 from jaxdrop.layers.attention import with_attributes
-from jaxdrop.nnx._base import RngSource, Stochastic
+from jaxdrop.nnx._base import Stochastic
+from jaxdrop.nnx._flax_dropout import FlaxDropout, subclass
 from jaxdrop.nnx._told import RUN, Told, rate_of_flax
 from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
 
 OWN = (Stochastic, MultiHeadAttention)
 LAYERS = (*OWN, nnx.Dropout, nnx.MultiHeadAttention)
-
-
-class _Dropout(nnx.Dropout):
-    """Flax's layer with a traced rate, which Flax's code would compare, and a layout. The mask is
-    the same.
-    """
-
-    jaxdrop_change: Change | None = None
-
-    def __call__(
-        self, inputs: jax.Array, *, deterministic: bool | None = None, rngs: RngSource | None = None
-    ) -> jax.Array:
-        if self.jaxdrop_change is None:
-            return super().__call__(inputs, deterministic=deterministic, rngs=rngs)
-        layer: Any = self
-        key = Stochastic._key(layer, layer.rngs if rngs is None else rngs)
-        spec = self.jaxdrop_change.spec
-        return elements.dropout(
-            key, inputs, layer.rate, broadcast_dims=layer.broadcast_dims, spec=spec
-        )
 
 
 def settle_layer(layer: Any, off: bool, told: Told) -> None:
@@ -79,10 +58,7 @@ def settle(module: Any, settings: Mapping[str, Any], watched: Collection[str] = 
 
 @functools.cache
 def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
-    bases: tuple[Any, ...] = (cls,)
-    if issubclass(cls, nnx.Dropout):
-        # In a subclass of a user, `super().__call__` finds `_Dropout` before `nnx.Dropout`.
-        bases = (_Dropout,) if cls is nnx.Dropout else (cls, _Dropout)
+    base = subclass(cls, FlaxDropout) if issubclass(cls, nnx.Dropout) else cls
 
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,11 +70,11 @@ def _settled_class(cls: Any, arguments: tuple[tuple[str, Any], ...]) -> Any:
             return bound(*given, **named)
         change = run.enter(self, self.jaxdrop_told, kwargs)
         layer = _changed(self, change) if change else self
-        return bases[0].__call__(layer, *given, **named, **run.stream(self, named))
+        return base.__call__(layer, *given, **named, **run.stream(self, named))
 
     return type(cls)(
         cls.__name__,
-        bases,
+        (base,),
         {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__},
     )
 
