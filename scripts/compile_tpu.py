@@ -22,6 +22,7 @@ import argparse
 import functools
 import importlib.util
 import itertools
+import math
 import os
 import re
 import sys
@@ -305,8 +306,11 @@ def kernels(mesh: Mesh) -> Iterator[Table | Bar]:
     yield Table("temporaries", "B", figures[scratch_bytes])
     every = [kernels for row in figures[calls].values() for kernels in row.values()]
     yield Bar("programs that are not three kernels", sum(n != 3 for n in every), "<=", 0, "")
-    most = max(temporary for row in figures[scratch_bytes].values() for temporary in row.values())
-    yield Bar("temporaries over an array of queries", most / 2**21, "<=", 1)
+    for name, row in figures[scratch_bytes].items():
+        queries = math.prod(shape) * jnp.dtype(name).itemsize
+        yield Bar(
+            f"temporaries over an array of queries, {name}", max(row.values()) / queries, "<=", 8
+        )
 
 
 def calls(compiled: jax.stages.Compiled) -> int:

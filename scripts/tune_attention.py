@@ -15,10 +15,13 @@ import argparse
 import concurrent.futures
 import functools
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
