@@ -14,7 +14,10 @@ import jaxdrop
 from examples import _text
 from examples.models import rnn
 
-pytestmark = pytest.mark.usefixtures("relaxed")
+pytestmark = [
+    pytest.mark.usefixtures("relaxed"),
+    pytest.mark.skipif(not hasattr(nnx, "view"), reason="this Flax has no nnx.view"),
+]
 
 VOCABULARY, WIDTH = 7, 32
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(VOCABULARY, size=(2, 6)))

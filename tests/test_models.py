@@ -14,7 +14,10 @@ from flax import nnx
 import jaxdrop
 from examples.models import transformer, transformer_linen
 
-pytestmark = pytest.mark.usefixtures("relaxed")
+pytestmark = [
+    pytest.mark.usefixtures("relaxed"),
+    pytest.mark.skipif(not hasattr(nnx, "view"), reason="this Flax has no nnx.view"),
+]
 
 Apply = Callable[..., jax.Array]
 VOCABULARY = 64
