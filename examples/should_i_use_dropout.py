@@ -2,7 +2,7 @@
 """Should I use dropout? Three runs tell: without it, with a little, and with the usual rate.
 
     python examples/should_i_use_dropout.py            # about three minutes on two CPU cores
-    python examples/should_i_use_dropout.py --quick    # a quarter of a minute, too few steps to conclude
+    python examples/should_i_use_dropout.py --quick    # a quarter of a minute, and few steps
 
 Trains networks with two hidden layers on the digits of scikit-learn, over rates, training-set
 sizes and widths, each with several seeds. Rates, sizes and widths are arguments of one compiled
