@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Should I use dropout? Three runs tell: without it, with a little, and with the usual rate.
 
-    python examples/should_i_use_dropout.py            # about four minutes on two CPU cores
-    python examples/should_i_use_dropout.py --quick    # half a minute, too few steps to conclude
+    python examples/should_i_use_dropout.py            # about three minutes on two CPU cores
+    python examples/should_i_use_dropout.py --quick    # a quarter of a minute, and few steps
 
 Trains networks with two hidden layers on the digits of scikit-learn, over rates, training-set
 sizes and widths, each with several seeds. Rates, sizes and widths are arguments of one compiled
@@ -10,6 +10,12 @@ program, which `jax.vmap` runs for all of them at once. Prints for each size and
 three runs say in words, and a table of places and times at which dropout stands: before and after
 batch norm, raised late, on inputs, with small and large batches, inside and on the stream of a
 residual network. Writes three figures.
+
+What three seeds say of 1000 steps: a rate of 0.5 over-regularizes 32 units that learn from 800
+images, and has no certain effect elsewhere. In front of batch norm it leaves 0.47 of the variance
+in evaluation. On inputs it raises the accuracy with 30 % of the pixels missing from 75.5 to 84.1 %,
+and lowers it from 92.6 to 90.5 % with none missing. On the stream of a residual network the loss is
+0.43 nats, inside the branches 0.26, without dropout 0.31, each with an error of about 0.04.
 """
 
 from __future__ import annotations
@@ -127,7 +133,7 @@ def draw_curves(cases: Mapping[str, Mapping[float, Curves]], steps: int) -> Figu
         axes.set_ylabel("cross-entropy (nats)")
     for axes in panels[1]:
         axes.set_xlabel("step")
-    panels[0, 0].legend(fontsize="small", ncols=2)
+    panels[1, 0].legend(fontsize="small", ncols=2, loc="lower left")
     return figure
 
 

@@ -37,9 +37,19 @@ def test_importing_jaxdrop_imports_no_framework() -> None:
     loaded = run(
         "import sys, jaxdrop;"
         "print(*{'flax', 'optax', 'chex', 'matplotlib', 'sklearn', 'jaxdrop.nnx', 'jaxdrop.linen',"
-        " 'jax.experimental.pallas'} & set(sys.modules))"
+        " 'jax.experimental.pallas', 'jaxdrop.audit', 'jaxdrop.testing'} & set(sys.modules))"
     )
     assert loaded == []
+
+
+def test_importing_the_audit_imports_no_framework() -> None:
+    assert (
+        run(
+            "import sys, jaxdrop.audit, jaxdrop.testing;"
+            "print(*{'flax', 'equinox', 'haiku', 'rich', 'treescope'} & set(sys.modules))"
+        )
+        == []
+    )
 
 
 def test_flax_modules_load_on_first_use() -> None:

@@ -15,7 +15,7 @@ from jaxdrop.audit._report import Report
 from jaxdrop.audit._rules import Audit, findings
 from jaxdrop.audit._selection import selected
 from jaxdrop.audit._sites import find_sites, inactive
-from jaxdrop.audit._tracing import trace
+from jaxdrop.audit._tracing import trace, without_collection
 
 
 def check(
@@ -62,8 +62,9 @@ def check(
     selected([], select, ignore)  # before the work
     program = trace(fn, args, kwargs or {}, step)
     begin = time.perf_counter()
-    found = find_sites(program)
-    made = findings(Audit(program, found, training, step is not None))
+    with without_collection():
+        found = find_sites(program)
+        made = findings(Audit(program, found, training, step is not None))
     layers = [
         layer
         for layer in program.probe.layers.values()

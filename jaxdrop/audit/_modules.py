@@ -58,11 +58,13 @@ class Probe:
 
     Attributes:
       layers: by framework and path.
-      keys: pairs of collections that Linen was given one key for, with the path.
+      keys: pairs of collections that Linen was given one key for.
+      modules: the paths of the modules of models that are objects, and whether each was called.
     """
 
     layers: dict[tuple[str, str, str], Layer] = dataclasses.field(default_factory=dict)
     keys: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    modules: dict[tuple[str, str], bool] = dataclasses.field(default_factory=dict)
 
     def see(self, framework: str, path: str, module: Any) -> Layer | None:
         """Notes a module, and the configurations that it holds."""
@@ -78,6 +80,23 @@ class Probe:
         )
         key = (framework, path, type(module).__name__)
         return self.layers.setdefault(key, Layer(*key, rates, is_layer))
+
+    def note_module(self, framework: str, path: str, module: Any, called: bool) -> None:
+        """Notes a module that is no dropout layer, nor a layer around one."""
+        if not _LAYER.search(type(module).__name__):
+            key = (framework, path)
+            self.modules[key] = self.modules.get(key, False) or called
+
+    def takes_part(self, layer: Layer) -> bool:
+        """Whether the function calls the module that a layer belongs to. A function may use a part
+        of a model, such as its encoder.
+        """
+        parts = layer.path.split("/")
+        for length in range(len(parts) - 1, -1, -1):
+            called = self.modules.get((layer.framework, "/".join(parts[:length])))
+            if called is not None:
+                return called
+        return True
 
     def configuration(self, framework: str, value: Any, name: str = "") -> None:
         """Notes the rates of a configuration, which belong to the model as a whole."""

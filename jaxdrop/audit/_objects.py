@@ -39,7 +39,21 @@ def watch_nnx(probe: Probe, model: Any) -> None:
     for path, module in list(nnx.iter_modules(model)):
         name = "/".join(map(str, path))
         layer = probe.see("nnx", name, module)
-        _instrument(module, name, functools.partial(_nnx_call, layer, module))
+        around = functools.partial(_nnx_call, layer, module)
+        _instrument(module, name, _noting(probe, "nnx", name, module, around))
+
+
+def _noting(
+    probe: Probe, framework: str, path: str, module: Any, around: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`around`, which also notes that a module was called."""
+    probe.note_module(framework, path, module, called=False)
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        probe.note_module(framework, path, module, called=True)
+        return around(*args, **kwargs)
+
+    return noted
 
 
 def _nnx_call(
@@ -63,7 +77,8 @@ def watch_equinox(probe: Probe, model: Any) -> None:
     for path, module in _equinox_modules(model, ()):
         name = "/".join(path)
         layer = probe.see("equinox", name, module)
-        _instrument(module, name, functools.partial(_equinox_call, layer, module))
+        around = functools.partial(_equinox_call, layer, module)
+        _instrument(module, name, _noting(probe, "equinox", name, module, around))
 
 
 def _equinox_call(

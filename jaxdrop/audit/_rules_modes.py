@@ -36,7 +36,8 @@ def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Au
     inside = [each for each in audit.found if each.within(layer.path)]
     if layer.is_layer:
         if not layer.called:
-            return "and the layer is never called"
+            takes_part = audit.program.probe.takes_part(layer)
+            return "and the layer is never called" if takes_part else None
         if layer.off:
             return "and all its calls are off" if audit.training and audit.found else None
         return None if inside else "and its call draws nothing"

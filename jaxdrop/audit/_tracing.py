@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -88,9 +90,24 @@ def trace(fn: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], step: St
         sources[bit] = source
         node = walk.graph.node("argument", {"name": source.name}, (), var.aval, bit)
         nodes.append(node)
-    outputs = walk.closed(jaxpr, nodes, Place())
+    with without_collection():
+        outputs = walk.closed(jaxpr, nodes, Place())
     renewed, frozen = arguments.changes(nodes, outputs, shapes)
     end = time.perf_counter()
     return Program(
         walk, probe, sources, nodes, outputs, renewed, frozen, middle - begin, end - middle, jaxpr
     )
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Collects no garbage: a graph grows by thousands of nodes, each of which is needed to the end,
+    and Python would look through all of them, and the traced program, again and again.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -144,4 +144,4 @@ def _number(value: float, unit: str) -> str:
         return f"{value / 2**20:,.1f} MiB" if value >= 2**20 else f"{value:,.0f} B"
     if unit == "x":
         return f"{value:.4g}x"
-    return f"{value:,.0f}" if value == int(value) else f"{value:.2e}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.2e}"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from jaxdrop import audit
 from tests.audit.gallery import KEY, STEP, array
@@ -180,6 +181,28 @@ def test_nothing_is_reported_and_all_is_seen(model: nn.Module, x: Any, sites: in
     assert [str(each) for each in report.findings] == []
     assert len(report.sites) == sites
     assert all(site.active for site in report.sites)
+
+
+def test_a_function_may_use_a_part_of_a_model() -> None:
+    class Part(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.first, self.last = (nnx.Linear(8, 8, rngs=rngs) for _ in range(2))
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+            self.unused = nnx.Dropout(0.2, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.last(self.dropout(nnx.relu(self.first(x))))
+
+    class Both(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.encoder, self.decoder = Part(rngs), Part(rngs)
+
+    def encode(model: Any, x: jax.Array) -> jax.Array:
+        return model.encoder(x)
+
+    model = nnx.eval_shape(lambda: Both(nnx.Rngs(0)))
+    (found,) = audit.check(encode, model, array(4, 8), training=True).findings
+    assert (found.id, found.where) == ("JD101", "encoder/unused")
 
 
 def test_the_same_models_do_not_pass_as_evaluation() -> None:

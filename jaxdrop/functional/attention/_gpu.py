@@ -17,10 +17,11 @@ from jaxdrop.functional.attention._block import Operands, Plan
 BY_DEFAULT = {
     "plain": True,
     "bias": False,
-    "mask": False,
-    "lengths": False,
-    "segment_ids": False,
-    "query_offset of each example": False,
+    "bias of all queries": True,
+    "mask": True,
+    "lengths": True,
+    "segment_ids": True,
+    "query_offset of each example": True,
 }
 """Which calls the kernels compute by default: those that `scripts/check_accelerator.py` has shown
 to be exact on a GPU. The others ask for them, by `implementation='pallas'`.
@@ -88,7 +89,7 @@ def _options(operands: Operands) -> set[str]:
     """What of `BY_DEFAULT` a call has."""
     options = {"plain"}
     if operands.bias is not None:
-        options.add("bias")
+        options.add("bias" if operands.bias.shape[-2] > 1 else "bias of all queries")
     for mask in operands.allowed:
         options.add("lengths" if 1 in mask.shape[-2:] else "mask")
     if operands.segments is not None:
@@ -142,6 +143,10 @@ def _settled(plan: Plan, operands: Operands, kernel: str) -> tuple[Any, Any, Any
     """
     triton, q, k = _loaded(), operands.q, operands.k
     tiles, depth = triton.TILES[_depth(q)], _depth(q)
+    arrays = [*operands.allowed, *([] if operands.bias is None else [operands.bias])]
+    if any(1 not in x.shape[-2:] for x in arrays):
+        # A block of such an array takes room in the shared memory for each stage.
+        tiles = triton.Tiles(*(tile._replace(stages=2) for tile in tiles))
     tile = getattr(tiles, kernel)
     return _flat.described(
         plan,
