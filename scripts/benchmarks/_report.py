@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 import rich.table
@@ -89,7 +91,7 @@ class Report:
             ],
             **({"notes": self.notes} if self.notes else {}),
         }
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        path.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
     def _sentence(self, bar: Bar) -> str:
         value, bound = _number(bar.value, bar.unit), _number(bar.bound, bar.unit)
@@ -129,6 +131,15 @@ def _layout(table: Table) -> rich.table.Table:
                 cells.append(_number(row[name] / row[table.limit], "x"))
         shown.add_row(name, *cells)
     return shown
+
+
+def _finite(item: Any) -> Any:
+    """Null for a number that JSON does not have: the figure of what failed."""
+    if isinstance(item, dict):
+        return {name: _finite(entry) for name, entry in item.items()}
+    if isinstance(item, list):
+        return [_finite(entry) for entry in item]
+    return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
 def _number(value: float, unit: str) -> str:

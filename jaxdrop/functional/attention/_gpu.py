@@ -18,7 +18,7 @@ BY_DEFAULT = {
     "plain": True,
     "bias": False,
     "bias of all queries": True,
-    "mask": True,
+    "mask": False,
     "lengths": True,
     "segment_ids": True,
     "query_offset of each example": True,
