@@ -16,6 +16,10 @@ images, and has no certain effect elsewhere. In front of batch norm it leaves 0.
 in evaluation. On inputs it raises the accuracy with 30 % of the pixels missing from 75.5 to 84.1 %,
 and lowers it from 92.6 to 90.5 % with none missing. On the stream of a residual network the loss is
 0.43 nats, inside the branches 0.26, without dropout 0.31, each with an error of about 0.04.
+
+The verdicts are those of these settings. With three hidden layers, 600 steps and rates up to 0.75,
+dropout over-regularized in all four cases; and with three seeds, "no effect" mostly says that there
+are too few to tell.
 """
 
 from __future__ import annotations
