@@ -55,6 +55,7 @@ _IN_BOTH = (
     "NEFTune",
     "RNN",
     "StackedRNN",
+    "replace_dropout",
     "stochastic",
 )
 

@@ -36,6 +36,9 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     r"_checks/.*|_elsewhere|_optional": "test_bad_input test_errors",
     r"functional/attention/_(gpu|triton).*": "functional/test_attention_kernels",
+    r"functional/attention/_(kernels|mosaic|flat|problem|sight).*": (
+        "functional/test_attention_tpu functional/test_attention_kernels"
+    ),
     r"functional/attention/_flax": "nnx/test_attention_nnx linen/test_attention_linen",
     r"functional/attention/.*": (
         "functional/test_attention functional/test_heads functional/test_explicit_meshes"
@@ -72,6 +75,9 @@ TESTS = {
     ),
     r"random/_(lattices|samples)": "mc/test_keys",
     r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
+    r"audit/.*": "audit/test_sites audit/test_report audit/test_gallery audit/test_compare",
+    r"testing": "test_testing",
+    r"_replacing": "nnx/test_replacement_nnx linen/test_replacement_linen",
     r"schedules(/.*)?": "test_schedules",
     r"random/_steps": "test_training_keys",
     r"_?masks(/.*)?|_numerics|_laws": "test_masks functional/test_dropout test_extreme_bits",

@@ -50,6 +50,14 @@ class _Both(MLP):
         return LINEN.apply(LINEN.init({"params": KEY, "dropout": KEY}, x), x, rngs=rngs)
 
 
+class _Flax(MLP):
+    """A model with Flax's own dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+
 NAMES: dict[str, Any] = {
     "MLP": MLP,
     "P": PartitionSpec,
@@ -73,6 +81,14 @@ BRINGS: dict[str, dict[str, Any]] = {
     "stochastic(model)": {"x": jnp.ones((4, 8)), "model": MLP()},
     "dot_product_attention": dict.fromkeys("qkv", jnp.ones((2, 16, 4, 8))),
     "StackedRNN": {"x": jnp.ones((2, 5, 64)), "lengths": jnp.asarray([3, 5])},
+    "replace_dropout(model)": {
+        "x": jnp.ones((4, 8)),
+        "model": _Flax(),
+        "linen_model": LINEN,
+        "params": LINEN.init({"params": KEY, "dropout": KEY}, jnp.ones((4, 8))),
+        "key": KEY,
+        "train_step": lambda model, x, y: model(x) - y,
+    },
     "step_key": {
         "x": jnp.ones((4, 8)),
         "y": jnp.ones((4, 3)),

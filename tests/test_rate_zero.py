@@ -83,7 +83,10 @@ def links(
     dropping, plain = (list(side) for side in zip(*pairs, strict=True))
     used = {kind(link) for link in dropping}
     assert used | EXEMPT.keys() >= {
-        listed for listed in modules.__all__ if isinstance(getattr(modules, listed), type)
+        listed
+        for listed in modules.__all__
+        if isinstance(class_ := getattr(modules, listed), type)
+        and issubclass(class_, nnx.Module | nn.Module)
     }
     return dropping, plain
 

@@ -44,7 +44,7 @@ from jaxdrop.nnx._wrappers import LayerDrop, QuantNoise, WeightDrop
 from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
 from jaxdrop.nnx.mc_dropout import stochastic
 from jaxdrop.nnx.recurrent import RNN
-from jaxdrop.nnx.replacement import Replaced, replace_dropout
+from jaxdrop.nnx.replacement import replace_dropout
 from jaxdrop.nnx.stacked import StackedRNN
 
 __all__ = [
@@ -77,7 +77,6 @@ __all__ = [
     "MultiHeadAttention",
     "NEFTune",
     "QuantNoise",
-    "Replaced",
     "ShakeDrop",
     "SparseVariationalDense",
     "SpatialDropout",
