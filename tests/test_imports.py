@@ -63,6 +63,7 @@ def test_flax_modules_load_on_first_use() -> None:
     ]
 
 
+@pytest.mark.sweep
 def test_every_module_imports_alone() -> None:
     """In any order, that is: none relies on another one having been imported before it. A module in
     a package comes after its package, which is imported first in any case.

@@ -22,7 +22,7 @@ import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
 
-pytestmark = pytest.mark.usefixtures("relaxed")
+pytestmark = [pytest.mark.usefixtures("relaxed"), pytest.mark.sweep]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -20,6 +20,8 @@ import jaxdrop
 from jaxdrop import masks, random
 from tests import oracles
 
+pytestmark = pytest.mark.sweep
+
 ROOT = Path(__file__).parents[1]
 PORTS = ROOT / "examples" / "ports"
 
