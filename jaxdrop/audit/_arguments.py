@@ -1,4 +1,4 @@
-"""The arguments of a function that is traced: arrays, models, the step, and all else."""
+"""The arguments of a function that is traced: arrays, models, the step, and everything else."""
 
 from __future__ import annotations
 

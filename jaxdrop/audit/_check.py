@@ -39,7 +39,8 @@ def check(
     Args:
       fn: a function of arrays and models: a forward pass, a loss, or a whole training step.
       *args: its arguments. An array may be a `jax.ShapeDtypeStruct`. NNX and Equinox models are
-        taken as they are, and are not changed. Numbers and all else that is no array are constants.
+        taken as they are, and are not changed. Numbers, and everything that is no array, are
+        constants.
       step: the argument, or arguments, that change from step to step: the number of one, or its
         name, such as `"state.step"`. A key that is new in each call is one, too. Masks that depend
         on none of them are the same in every step.

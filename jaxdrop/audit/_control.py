@@ -171,7 +171,7 @@ def while_(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list
 
 
 def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
-    """The results of a choice between branches, each of which is followed."""
+    """The results of a choice between branches. Every branch is followed."""
     index, *operands = inputs
     branches = [
         walk.closed(branch, operands, entered(branch, place, _Plain()))
@@ -197,7 +197,7 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
 
 
 def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
-    """The results of a program that runs on many devices, of one of which it sees the part."""
+    """The results of a program that runs on many devices, and sees the part of one of them."""
     params = eqn.params
     body = params["jaxpr"]
     loops, args = [], []

@@ -187,7 +187,7 @@ class Graph:
 
 
 def scalar(value: Any, dtype: Any) -> Any:
-    """A number as NumPy has it in a dtype; None for keys and for what is no number."""
+    """A number as NumPy has it in a dtype; None for keys and other values that are no number."""
     try:
         return np.asarray(value).reshape(()).astype(dtype)
     except (TypeError, ValueError):
