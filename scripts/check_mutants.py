@@ -52,7 +52,7 @@ TESTS = {
         "functional/test_residuals functional/test_heads functional/test_noise"
         " functional/test_regions"
     ),
-    r"functional/_?([a-z]+).*": r"functional/test_\1",
+    r"functional/_?([a-z]+).*": r"functional/test_\1 test_rate_zero test_catalogue",
     r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_acquisition",
     r"mc/_fitting/.*": "mc/test_choosing mc/test_calibration mc/test_binary",
     r"mc/plots/.*": "mc/test_plots",

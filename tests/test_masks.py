@@ -192,6 +192,13 @@ def test_an_entry_is_kept_where_its_bits_are_below_the_threshold() -> None:
     assert masks.keep_mask(KEY, like, value + np.uint32(1)).all()
 
 
+def test_the_last_word_that_is_kept() -> None:
+    thresholds = masks.distribution(np.float32([0, 1e-7, 0.1, 0.5, 1 - 2**-23])).threshold[:, None]
+    last = np.asarray(masks.last_kept(thresholds))
+    bits = np.concatenate([last.ravel(), last.ravel() + 1, np.uint32([0, 2**32 - 1])])[None]
+    assert ((bits <= last) == masks.below(bits, thresholds)).all()
+
+
 def test_thresholds_with_axes_meet_the_last_axes_of_the_mask() -> None:
     like = jnp.ones((64, 3))
     mask = masks.keep_mask(KEY, like, masks.distribution(jnp.asarray([0, 0.5, 1])).threshold)

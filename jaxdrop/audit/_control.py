@@ -42,7 +42,7 @@ def _repeated(array: Node) -> Node | None:
     """The value that an array repeats along its first axis."""
     if array.op == "broadcast_in_dim" and array.inputs:
         dims = array.params.get("broadcast_dimensions", ())
-        if 0 not in dims and tuple(dims) == tuple(range(1, len(array.shape))):
+        if tuple(dims) == tuple(range(1, len(array.shape))):
             return array.inputs[0]
     return None
 

@@ -47,6 +47,16 @@ def test_text_has_a_row_a_site_and_what_to_do() -> None:
         assert "1 sites, 1 drawn; findings: 1 error, 1 warning, 0 info" in text
 
 
+def test_the_last_column_says_whether_a_site_drops() -> None:
+    def last(rate: float) -> str:
+        (site,) = audit.check(
+            lambda key, x: jax.random.bernoulli(key, 1 - rate, X.shape) * x, KEY, X
+        ).sites
+        return _forms.row(site)[-1]
+
+    assert (last(0.1), last(0.0)) == ("yes", "rate 0")
+
+
 def test_text_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_forms._optional, "find", lambda name: None)
     assert str(REPORT) == _forms.plain(REPORT.sites, REPORT.findings)

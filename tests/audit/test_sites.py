@@ -140,6 +140,16 @@ def test_a_loop_multiplies_what_is_drawn() -> None:
         assert site.random_bits == 3 * 32 * np.prod(X.shape)
 
 
+def test_a_key_that_is_repeated_for_a_loop_is_one_key() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        def micro_batch(_: None, key: jax.Array) -> tuple[None, jax.Array]:
+            return None, dropout(key, x, 0.1)
+
+        return jax.lax.scan(micro_batch, None, jnp.broadcast_to(key, (3,)))[1]
+
+    assert [finding.id for finding in audit.check(run, KEY, X).findings] == ["JD203"]
+
+
 def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
     def run(key: jax.Array, x: jax.Array) -> Any:
         keys = jax.random.split(key, 5)

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxdrop
 from jaxdrop import masks, random
 from jaxdrop.functional.attention import dot_product_attention
+from jaxdrop.functional.attention._block_sizes import block_sizes
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
 from tests.compilation import quick
@@ -879,3 +880,10 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
     dot_product_attention(None, q, k, v, key_value_seq_lengths=jnp.array([3, 8]))
     dot_product_attention(None, *(x.astype(jnp.float32) for x in (q, k, v)))
     assert not asked
+
+
+@pytest.mark.parametrize("keys", [77, 513, 1030, 4096, 5000])
+def test_blocks_fill_the_keys_with_little_left_over(keys: int) -> None:
+    _, size = block_sizes(None, (64, keys), (16, 12))
+    assert size <= 512
+    assert -keys % size < 8 * -(-keys // size)
