@@ -42,6 +42,7 @@ TESTS = {
     r"functional/attention/_flax": "nnx/test_attention_nnx linen/test_attention_linen",
     r"functional/attention/.*": (
         "functional/test_attention functional/test_heads functional/test_explicit_meshes"
+        " functional/test_attention_kernels"
     ),
     r"functional/recurrent/.*": "functional/test_recurrent nnx/test_recurrent_nnx",
     r"functional/_dense|functional/weights": "functional/test_weights functional/test_learned",

@@ -28,8 +28,9 @@ Carry: TypeAlias = Any
 Drop: TypeAlias = Callable[[jax.Array, int], jax.Array]
 
 
+@enum.unique
 class Site(enum.IntEnum):
-    """Where something is dropped. The number is folded into the key."""
+    """Where something is dropped. The number is folded into the key, and must not change."""
 
     INPUT = 0
     RECURRENT = 1
