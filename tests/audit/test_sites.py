@@ -16,7 +16,7 @@ import jaxdrop
 from jaxdrop import audit
 from tests import catalogue
 from tests.audit.gallery import KEY, array
-from tests.audit.gallery._jax import W, X, dropout, model
+from tests.audit.gallery._jax import ALL, W, X, dropout, model, sharded
 
 pytestmark = pytest.mark.usefixtures("relaxed")
 
@@ -148,6 +148,14 @@ def test_a_key_that_is_repeated_for_a_loop_is_one_key() -> None:
         return jax.lax.scan(micro_batch, None, jnp.broadcast_to(key, (3,)))[1]
 
     assert [finding.id for finding in audit.check(run, KEY, X).findings] == ["JD203"]
+
+
+def test_devices_that_compute_the_same_may_draw_the_same() -> None:
+    def body(w: jax.Array, key: jax.Array, x: jax.Array) -> jax.Array:
+        return model(w, key, x)
+
+    alike = sharded(body, 2, "data", (ALL, ALL, ALL), ALL)
+    assert not audit.check(alike, W, KEY, X).findings
 
 
 def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
