@@ -112,16 +112,8 @@ class Plan:
             rates.candidate_rate,
             *([rates.input_rate] if self.per_gate else []),
         )
-        return not all(
-            map(
-                is_zero,
-                (
-                    states
-                    if _checks.check_flag(self.deterministic, "deterministic")
-                    else (*states, *inside)
-                ),
-            )
-        )
+        off = _checks.check_flag(self.deterministic, "deterministic")
+        return not all(map(is_zero, states if off else (*states, *inside)))
 
     def hooks(self, t: jax.Array | int) -> Hooks:
         """The hooks of the cell in step `t`."""
