@@ -7,13 +7,13 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import masks
+from jaxdrop import _tables, masks
 
 Status: TypeAlias = Literal["replaced", "off", "kept"]
 
@@ -84,12 +84,7 @@ class Report:
     def __str__(self) -> str:
         if not self._rows:
             return self._nothing
-        table = [_HEADS, *(row.cells for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-            for cells in table
-        ]
+        lines = _tables.columns([_HEADS, *(row.cells for row in self.rows)])
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
     def __repr__(self) -> str:
@@ -97,13 +92,9 @@ class Report:
         return f"Report({counts})" if self._rows else f"Report({self._nothing})"
 
     def _repr_html_(self) -> str:
-        def line(cells: Collection[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells) + "</tr>"
-
         if not self._rows:
             return f"<p>{html.escape(self._nothing)}</p>"
-        body = "".join(line(row.cells, "td") for row in self.rows)
-        return f"<table>{line(_HEADS, 'th')}{body}</table>"
+        return _tables.html_table(_HEADS, (row.cells for row in self.rows))
 
 
 def unreached(cls: type, base: type) -> str:

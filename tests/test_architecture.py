@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_lengths",
         "_numerics",
         "_optional",
+        "_tables",
         "_variates",
     ),
     ("_mapped_axes", "schedules"),

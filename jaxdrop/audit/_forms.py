@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jaxdrop import _optional
+from jaxdrop import _optional, _tables
 from jaxdrop.audit._catalog import RULES
 from jaxdrop.audit._findings import Finding, Severity
 from jaxdrop.audit._sites import Site
@@ -75,12 +75,7 @@ def text(sites: Sequence[Site], findings: Sequence[Finding]) -> str:
 
 def plain(sites: Sequence[Site], findings: Sequence[Finding]) -> str:
     """The report as text, without rich."""
-    rows = [COLUMNS, *map(row, sites)]
-    widths = [max(len(cells[at]) for cells in rows) for at in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in rows
-    ]
+    lines = _tables.columns([COLUMNS, *map(row, sites)])
     for each in findings:
         lines += ["", str(each), f"  {each.rule.title}. {each.rule.why}", f"  Do: {each.rule.fix}"]
     return "\n".join([*lines, "", summary(sites, findings)])
@@ -104,21 +99,14 @@ def rich_table(sites: Sequence[Site], findings: Sequence[Finding]) -> Any:
 
 def html(sites: Sequence[Site], findings: Sequence[Finding]) -> str:
     """The report for a notebook."""
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_html.escape(cell)}</td>" for cell in row(site)) + "</tr>"
-        for site in sites
-    )
     notes = "".join(
         f"<li><b>{each.id}</b> {each.severity.name.lower()} "
         f"<code>{_html.escape(each.where)}</code>: {_html.escape(each.evidence)}"
         f"<br><small>{_html.escape(each.rule.why)} {_html.escape(each.rule.fix)}</small></li>"
         for each in findings
     )
-    return (
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        f"<ul>{notes}</ul><p>{_html.escape(summary(sites, findings))}</p>"
-    )
+    table = _tables.html_table(COLUMNS, map(row, sites))
+    return f"{table}<ul>{notes}</ul><p>{_html.escape(summary(sites, findings))}</p>"
 
 
 def sarif(findings: Sequence[Finding]) -> dict[str, Any]:
