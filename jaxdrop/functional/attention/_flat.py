@@ -17,7 +17,7 @@ from jax import lax
 from jaxdrop import _mapped_axes, masks
 from jaxdrop.functional.attention import _sight
 from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor
-from jaxdrop.functional.attention._problem import Inputs, Mask, Place, Problem, Sides
+from jaxdrop.functional.attention._problem import LOG2_E, Inputs, Mask, Place, Problem, Sides
 from jaxdrop.random import _drawing
 from jaxdrop.random._positions import linear
 
@@ -133,6 +133,23 @@ def share(operands: Operands) -> int:
 def rounded_up(length: int, of: int) -> int:
     """The least multiple of `of` that is not below `length`."""
     return -(-length // of) * of
+
+
+def log2_total(top: jax.Array, total: jax.Array) -> jax.Array:
+    """The binary logarithm of a row's sum of exponentials, from its largest score, `top`, and the
+    sum of `exp(score - top)`.
+    """
+    return top * LOG2_E + jnp.log2(total)
+
+
+def refusal(plan: Plan, operands: Operands) -> str | None:
+    """Why no kernel computes this, on whatever device; None if one may."""
+    q = operands.q
+    if not all(isinstance(length, int) for length in (*q.shape, *plan.lengths)):
+        return "the shapes are symbolic"
+    if any(axis >= q.ndim - 2 for axis in plan.shared):
+        return "masks shared along queries or keys are for implementation='xla'"
+    return None
 
 
 def merged(x: jax.Array, last: int) -> jax.Array:

@@ -5,11 +5,9 @@ how the arrays are laid out for them.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxdrop.functional.attention import _flat
 from jaxdrop.functional.attention._block import Operands, Plan
@@ -64,11 +62,7 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
             f"they take keys and values of one depth up to {max(triton.TILES)}, not of"
             f" {q.shape[-1]} and {v.shape[-1]}"
         )
-    if not all(isinstance(length, int) for length in (*q.shape, *plan.lengths)):
-        return "the shapes are symbolic"
-    if any(axis >= q.ndim - 2 for axis in plan.shared):
-        return "masks shared along queries or keys are for implementation='xla'"
-    return None
+    return _flat.refusal(plan, operands)
 
 
 def pays(plan: Plan, operands: Operands) -> bool:
@@ -121,7 +115,7 @@ def transposed(
     queries, depth = _whole(operands.q), _depth(operands.q)
     share = _flat.share(operands)
     given = triton.Cotangents(
-        _flat.padded(_flat.merged(top * math.log2(math.e) + jnp.log2(total), 1), 1, queries),
+        _flat.padded(_flat.merged(_flat.log2_total(top, total), 1), 1, queries),
         _flat.padded(_flat.padded(_flat.merged(moved, 2), 1, queries), 2, depth).astype(
             operands.v.dtype
         ),

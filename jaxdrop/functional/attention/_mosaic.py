@@ -34,10 +34,8 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
     q, v = operands.q, operands.v
     if q.dtype not in (jnp.float32, jnp.bfloat16) or v.dtype != q.dtype:
         return f"q is {q.dtype}, and on a TPU they take float32 and bfloat16"
-    if not all(isinstance(length, int) for length in (*q.shape, *plan.lengths)):
-        return "the shapes are symbolic"
-    if any(axis >= q.ndim - 2 for axis in plan.shared):
-        return "masks shared along queries or keys are for implementation='xla'"
+    if reason := _flat.refusal(plan, operands):
+        return reason
     queries, keys = (
         -(-length // of) for length, of in zip(plan.lengths, _block(plan), strict=True)
     )
@@ -84,7 +82,7 @@ def transposed(
         return _flat.padded(_flat.merged(x, 1), 1, length)[:, None]
 
     given = (
-        (_along_lanes, along_lanes(top * math.log2(math.e) + jnp.log2(total))),
+        (_along_lanes, along_lanes(_flat.log2_total(top, total))),
         (_of_rows, _flat.padded(_flat.merged(moved, 2), 1, length).astype(operands.v.dtype)),
         (_along_lanes, along_lanes(spread)),
     )

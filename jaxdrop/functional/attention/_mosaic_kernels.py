@@ -10,7 +10,6 @@ weights: a block draws its bits from its position.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jaxdrop.functional.attention import _problem
-from jaxdrop.functional.attention._problem import Mask, Problem, Sides
-
-_LOG2_E = math.log2(math.e)
+from jaxdrop.functional.attention._problem import LOG2_E, Mask, Problem, Sides
 
 
 class Scalars(NamedTuple):
@@ -114,7 +111,7 @@ def forward(
         sees = total[...] > 0
         sums = jnp.where(sees, total[...], 1.0)
         out_ref[...] = (out[...] * (scalars.scale[0] / sums)).T.astype(out_ref.dtype)
-        top_ref[...] = jnp.where(sees, top[...] * np.float32(1 / _LOG2_E), 0.0)
+        top_ref[...] = jnp.where(sees, top[...] * np.float32(1 / LOG2_E), 0.0)
         total_ref[...] = sums
 
 
@@ -200,9 +197,9 @@ def _scores(
     """Scores of base 2, keys x queries. If `partly`, some queries may not see some keys, and their
     scores are minus infinity.
     """
-    s = _product(problem, k, q, 1, 1) * np.float32(problem.scale * _LOG2_E)
+    s = _product(problem, k, q, 1, 1) * np.float32(problem.scale * LOG2_E)
     for ref in sides.bias:
-        s += _side(ref, s.shape).astype(jnp.float32) * np.float32(_LOG2_E)
+        s += _side(ref, s.shape).astype(jnp.float32) * np.float32(LOG2_E)
     if not partly:
         return s
     row, column = _coordinates(here, s.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,9 @@ import numpy as np
 
 from jaxdrop.random._positions import Positions
 from jaxdrop.random._words import WORD, add_wide, multiply_wide
+
+LOG2_E = math.log2(math.e)
+"""Kernels form powers of two: `exp(x) = exp2(LOG2_E x)`."""
 
 
 class Problem(NamedTuple):

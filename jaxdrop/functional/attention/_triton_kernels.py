@@ -9,7 +9,6 @@ the block's position. Exponentials are to base 2, which the hardware has.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxdrop.functional.attention import _problem, _triton_arithmetic
-from jaxdrop.functional.attention._problem import Mask, Place, Problem, Sides
-
-_LOG2_E = math.log2(math.e)
+from jaxdrop.functional.attention._problem import LOG2_E, Mask, Place, Problem, Sides
 
 
 class Tile(NamedTuple):
@@ -82,7 +79,7 @@ def forward(
     sees = total > 0
     total = jnp.where(sees, total, 1.0)
     out_ref[...] = (out * (place.scale[0] / total)[:, None]).astype(out_ref.dtype)
-    top_ref[...] = jnp.where(sees, top * np.float32(1 / _LOG2_E), 0.0)
+    top_ref[...] = jnp.where(sees, top * np.float32(1 / LOG2_E), 0.0)
     total_ref[...] = total
 
 
@@ -193,11 +190,11 @@ def _scores(
         ]
         return x.T if queries_last else x
 
-    factor = problem.scale * _LOG2_E
+    factor = problem.scale * LOG2_E
     if factor <= 0 or sides.bias:
         s, factor = s * np.float32(factor), 1.0
     for ref in sides.bias:
-        s += side(ref).astype(jnp.float32) * np.float32(_LOG2_E)
+        s += side(ref).astype(jnp.float32) * np.float32(LOG2_E)
     if not partly:
         return s, factor
     seen = [column < problem.lengths[1], row < problem.lengths[0]]
