@@ -235,7 +235,7 @@ def test_linen_attention_reads_self_attention_fn_and_self_dropout_rate() -> None
     variables = layer.init({"params": KEY, "dropout": KEY}, X)
     assert seen["rate"] == 0.5, used
     assert seen["rng"] is not None, used
-    assert set(variables["params"]) == {"query", "key", "value", "out"}, f"{used}, _attend"
+    assert set(variables["params"]) == {"query", "key", "value", "out"}, f"{used}, FLAX_ATTENTION"
 
 
 @pytest.mark.parametrize("kind", [nn.MultiHeadDotProductAttention, nn.SelfAttention])

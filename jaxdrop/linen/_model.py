@@ -24,9 +24,9 @@ from jaxdrop.linen.attention import MultiHeadDotProductAttention, dot_product_at
 from jaxdrop.linen.recurrent import RNN
 from jaxdrop.linen.stacked import StackedRNN
 
-_OWN = (Stochastic, RNN, StackedRNN, MultiHeadDotProductAttention)
-_LAYERS = (*_OWN, nn.Dropout, nn.MultiHeadDotProductAttention)
-_FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)
+OWN = (Stochastic, RNN, StackedRNN, MultiHeadDotProductAttention)
+_LAYERS = (*OWN, nn.Dropout, nn.MultiHeadDotProductAttention)
+FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Model:
                 probe == "flags" and layer.chosen and self.choice.layers != "last"
             )
             changed = change if path in on else None
-            if isinstance(module, _OWN):
+            if isinstance(module, OWN):
                 more = changed.arguments(kwargs) if changed else {}
                 settings = {"deterministic": Forced(not is_on), **more}
                 given, named = calls.replaced(method, args, kwargs, settings)
@@ -143,7 +143,7 @@ class Model:
             attributes: dict[str, Any] = {}
             if changed and isinstance(module, nn.Dropout):
                 attributes = changed.rates
-                if getattr(context.orig_method, "func", None) is _FLAX_DROPOUT:
+                if getattr(context.orig_method, "func", None) is FLAX_DROPOUT:
                     call = functools.partial(_dropout, module, changed)
             elif changed:
                 attributes = changed.attention(

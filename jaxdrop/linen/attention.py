@@ -179,12 +179,12 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
         layer = with_attributes(
             self, attention_fn=attention_fn, dropout_rate=stand_in(known), deterministic=own
         )
-        return _attend(layer, *args, deterministic=deterministic, **kwargs)
+        return FLAX_ATTENTION(layer, *args, deterministic=deterministic, **kwargs)
 
 
 # Without Flax's wrapper around methods, which has entered the module already: entered twice, its
 # output would be captured twice.
-_attend = inspect.unwrap(nn.MultiHeadDotProductAttention.__call__)
+FLAX_ATTENTION = inspect.unwrap(nn.MultiHeadDotProductAttention.__call__)
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,18 +13,13 @@ from flax import linen as nn
 from jaxdrop import masks
 from jaxdrop._replacing import Report, Row, Status, another, attention, unreached
 from jaxdrop.functional import elements
-from jaxdrop.linen._base import Stochastic
 from jaxdrop.linen._forced import with_attributes_set
-from jaxdrop.linen.attention import MultiHeadDotProductAttention, dot_product_attention
-from jaxdrop.linen.recurrent import RNN
-from jaxdrop.linen.stacked import StackedRNN
+from jaxdrop.linen._model import FLAX_DROPOUT, OWN
+from jaxdrop.linen.attention import FLAX_ATTENTION, dot_product_attention
 
 __all__ = ["replace_dropout"]
 
 _NOTHING = "no dropout layer of Flax ran here: models are listed when they are traced."
-_OWN = (Stochastic, RNN, StackedRNN, MultiHeadDotProductAttention)
-_FLAX_DROPOUT = inspect.unwrap(nn.Dropout.__call__)
-_FLAX_ATTENTION = inspect.unwrap(nn.MultiHeadDotProductAttention.__call__)
 _NNX = (
     "an NNX module, made in each call: wrap its class, as in ToLinen(lambda *args, **kwargs:"
     " jaxdrop.nnx.replace_dropout(Class(*args, **kwargs)).model, ...)"
@@ -94,12 +88,12 @@ class replace_dropout(contextlib.ContextDecorator):  # noqa: N801
             path = "/".join(module.path)
             self.report.add(Row(path, type(module).__name__, str(rate), status, reason))
 
-        if isinstance(module, _OWN):
+        if isinstance(module, OWN):
             if context.method_name == "__call__":
                 add("replaced", "a layer of jaxdrop already")
-        elif function is _FLAX_DROPOUT:
+        elif function is FLAX_DROPOUT:
             call = functools.partial(_dropout, call, module, add)
-        elif function is _FLAX_ATTENTION:
+        elif function is FLAX_ATTENTION:
             return _attend(call, module, add, args, kwargs)
         elif context.method_name != "setup":
             before = _drawn(module)

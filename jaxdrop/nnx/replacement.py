@@ -10,9 +10,9 @@ from flax import linen, nnx
 
 from jaxdrop import _checks
 from jaxdrop._replacing import Report, Row, Status, another, attention, unreached
-from jaxdrop.nnx._base import Stochastic
 from jaxdrop.nnx._flax_dropout import ReplacedDropout, subclass
-from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
+from jaxdrop.nnx._forced import OWN
+from jaxdrop.nnx.attention import dot_product_attention
 
 __all__ = ["Replaced", "replace_dropout"]
 
@@ -91,7 +91,7 @@ def _replace(node: Any, path: str, report: Report) -> None:
         if status != "off":
             report.add(Row(path, cls.__name__, str(rate), status, reason))
 
-    if isinstance(node, (Stochastic, MultiHeadAttention)):
+    if isinstance(node, OWN):
         rate = getattr(node, "dropout_rate", getattr(node, "rate", ""))
         add("replaced", "a layer of jaxdrop already", rate)
     elif isinstance(node, nnx.Dropout):
