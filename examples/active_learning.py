@@ -32,13 +32,13 @@ al., 2019, arXiv:1906.08158, and 2023, arXiv:2106.12059.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import _arguments
 import _figures
 import _images
 import _tables
@@ -322,9 +322,7 @@ def draw(accuracies: Array, labels: Sequence[int]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "few labels and few runs")
     parser.add_argument(
         "--data",
         type=Path,
@@ -337,13 +335,6 @@ def main() -> None:
         help="of the first run's images, and of weights and masks (default: 0)",
     )
     parser.add_argument("--runs", type=int, default=DEFAULT.runs, help=f"(default: {DEFAULT.runs})")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/active_learning"),
-        help="(default: out/active_learning)",
-    )
-    parser.add_argument("--quick", action="store_true", help="few labels and few runs")
     options = parser.parse_args()
     if options.runs < 2:
         parser.error(f"--runs must be at least 2, to have a standard error, got {options.runs}")

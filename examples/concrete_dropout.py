@@ -18,12 +18,11 @@ Three repetitions are few: from 50 points, single networks have errors from 1.05
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import _arguments
 import _figures
 import _tables
 import jax
@@ -301,20 +300,12 @@ def draw(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "a smaller network, fewer steps, one repetition")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the data, the weights and the masks (default: 0)"
     )
     parser.add_argument(
         "--repetitions", type=int, default=3, help="networks for each number of points (default: 3)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/concrete_dropout"), help="folder for the figure"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a smaller network, fewer steps, one repetition"
     )
     options = parser.parse_args()
     # As many steps as the authors take.

@@ -12,13 +12,12 @@ reconstructions from whole and from corrupted images, and writes a figure of som
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import _arguments
 import _figures
 import _images
 import _tables
@@ -98,16 +97,7 @@ def draw(rows: Mapping[str, Array]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/denoising_autoencoder"),
-        help="folder for the figure (default: out/denoising_autoencoder)",
-    )
-    parser.add_argument("--quick", action="store_true", help="few steps")
+    parser = _arguments.parser(__doc__, __file__, "few steps")
     options = parser.parse_args()
     start, console = time.perf_counter(), Console(highlight=False)
     training, validation = _images.load(None, 0)

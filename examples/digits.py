@@ -18,13 +18,12 @@ hardly better than no dropout does, 0.80 or 0.79 instead of 0.77. Most of those 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
+import _arguments
 import _figures
 import _images
 import _tables
@@ -255,19 +254,10 @@ def draw_turned(angles: Sequence[int], example: Array, means: Sequence[Array]) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "few epochs and few passes")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the split, the weights and the masks (default: 0)"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/digits"),
-        help="folder for the figures (default: out/digits)",
-    )
-    parser.add_argument("--quick", action="store_true", help="few epochs and few passes")
     options = parser.parse_args()
     epochs, passes = (5, 10) if options.quick else (100, 100)
     start = time.perf_counter()

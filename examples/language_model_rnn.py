@@ -31,7 +31,6 @@ whether masks change at each step or not, and 3.68 to 3.69 with AWD, which 20 sa
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import time
@@ -39,6 +38,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import _arguments
 import _figures
 import _tables
 import _text
@@ -355,9 +355,7 @@ def draw(runs: Mapping[str, Run], best: str, sampled: Array, epoch: int, unit: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "a smaller model, few steps and two seeds")
     parser.add_argument(
         "--data", type=Path, help="a text to learn from (default: Python's language reference)"
     )
@@ -400,12 +398,6 @@ def main() -> None:
         type=int,
         default=3,
         help="how many, of the parameters and the masks (default: 3)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/language_model_rnn"), help="folder for the figure"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a smaller model, few steps and two seeds"
     )
     options = parser.parse_args()
     if options.quick:

@@ -24,13 +24,13 @@ the passes help: noise is told apart with an AUROC of 0.93 by the entropy of the
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import _arguments
 import _figures
 import _images
 import _tables
@@ -316,9 +316,7 @@ def draw_novelty(one: Run) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "one network, few epochs and few passes")
     parser.add_argument(
         "--data",
         type=Path,
@@ -326,15 +324,6 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first network (default: 0)")
     parser.add_argument("--networks", type=int, default=5, help="how many to train (default: 5)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/mc_classification"),
-        help="(default: out/mc_classification)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one network, few epochs and few passes"
-    )
     options = parser.parse_args()
     epochs, passes, networks = (5, 10, 1) if options.quick else (100, 100, options.networks)
     start = time.perf_counter()

@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import _arguments
 import _co2
 import _figures
 import _tables
@@ -380,9 +381,7 @@ def draw(series: Series, grid: Array, results: Mapping[str, Result]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "small networks, few steps, few passes")
     parser.add_argument(
         "--data",
         type=Path,
@@ -413,12 +412,6 @@ def main() -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the weights and the masks (default: 0)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/mc_co2"), help="folder for the figure"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="small networks, few steps, few passes"
     )
     options = parser.parse_args()
     if options.quick:

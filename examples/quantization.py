@@ -14,11 +14,10 @@ mistake, and accuracy shows it with few bits only.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
+import _arguments
 import _figures
 import _images
 import _tables
@@ -129,16 +128,7 @@ def draw(off: Inputs, on: Inputs, found: Mapping[str, Sequence[float]]) -> Figur
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/quantization"),
-        help="folder for the figure (default: out/quantization)",
-    )
-    parser.add_argument("--quick", action="store_true", help="few steps")
+    parser = _arguments.parser(__doc__, __file__, "few steps")
     options = parser.parse_args()
     start, console = time.perf_counter(), Console(highlight=False, width=100)
     training, validation = _images.load(None, 0)

@@ -13,13 +13,12 @@ how fast the score falls when the pixels are taken away in their order. Writes a
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import _arguments
 import _figures
 import _images
 import _tables
@@ -124,16 +123,7 @@ def draw(images: Array, columns: Mapping[str, Array]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/saliency"),
-        help="folder for the figure (default: out/saliency)",
-    )
-    parser.add_argument("--quick", action="store_true", help="few steps and few masks")
+    parser = _arguments.parser(__doc__, __file__, "few steps and few masks")
     options = parser.parse_args()
     steps, passes = (50, 8) if options.quick else (600, 64)
     start, console = time.perf_counter(), Console(highlight=False)

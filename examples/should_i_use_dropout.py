@@ -24,12 +24,11 @@ are too few to tell.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import _arguments
 import _diagnosis
 import _figures
 import _images
@@ -204,17 +203,8 @@ PLACES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/should_i_use_dropout"),
-        help="folder for the figures (default: out/should_i_use_dropout)",
-    )
+    parser = _arguments.parser(__doc__, __file__, "few steps and two seeds")
     parser.add_argument("--seeds", type=int, default=3, help="of each setting (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="few steps and two seeds")
     options = parser.parse_args()
     seeds, steps = (2, 20) if options.quick else (options.seeds, 1000)
     start, console = time.perf_counter(), Console(highlight=False, width=110)

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import _arguments
 import _figures
 import _tables
 import _text
@@ -218,9 +219,7 @@ def draw(runs: dict[str, Curves], strengths: Array, rates: dict[str, float]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "a smaller model and few steps")
     parser.add_argument(
         "--data", type=Path, help="a text to learn from (default: Python's language reference)"
     )
@@ -256,10 +255,6 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the weights, the batches and the masks (default: 0)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/transformer"), help="folder for the figure"
-    )
-    parser.add_argument("--quick", action="store_true", help="a smaller model and few steps")
     options = parser.parse_args()
     if options.quick:
         options.layers, options.width, options.length, options.batch, options.steps = (

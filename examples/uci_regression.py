@@ -21,7 +21,6 @@ chosen on the last fifth of each training part.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import operator
 import time
@@ -29,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import _arguments
 import _figures
 import _tables
 import jax
@@ -564,9 +564,7 @@ def compare(axes: Any, reports: Sequence[Report]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _arguments.parser(__doc__, __file__, "five splits, few epochs, few passes")
     parser.add_argument(
         "--data", type=Path, help="folder of a data set in the authors' format, or of several"
     )
@@ -590,10 +588,6 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the weights, the batches and the masks (default: 0)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/uci_regression"), help="folder for the figure"
-    )
-    parser.add_argument("--quick", action="store_true", help="five splits, few epochs, few passes")
     options = parser.parse_args()
     if options.quick:
         options.epochs, options.samples, options.splits = 20, 100, 5
