@@ -32,6 +32,17 @@ class MLP(eqx.Module):
         return self.last(self.dropout(x, key=key) if self.used else x)
 
 
+class Layers(eqx.Module):
+    """Three linear layers, of which a model takes what it needs, and dropout."""
+
+    layers: list[eqx.nn.Linear]
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, key: jax.Array) -> None:
+        self.layers = [eqx.nn.Linear(8, 8, key=own) for own in jax.random.split(key, 3)]
+        self.dropout = eqx.nn.Dropout(0.1)
+
+
 def abstract(make: Any, *args: Any, **options: Any) -> Any:
     return eqx.filter_eval_shape(lambda key: make(key, *args, **options), KEY)
 
@@ -75,14 +86,7 @@ def a_rate_of_zero_that_is_an_array(broken: bool) -> Call:
 
 @case("JD201", "equinox")
 def one_key_for_two_layers_in_equinox(broken: bool) -> Call:
-    class Two(eqx.Module):
-        layers: list[eqx.nn.Linear]
-        dropout: eqx.nn.Dropout
-
-        def __init__(self, key: jax.Array) -> None:
-            self.layers = [eqx.nn.Linear(8, 8, key=own) for own in jax.random.split(key, 3)]
-            self.dropout = eqx.nn.Dropout(0.1)
-
+    class Two(Layers):
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
             first, second = (key, key) if broken else jax.random.split(key)
             x = self.dropout(jax.nn.relu(self.layers[0](x)), key=first)
@@ -148,14 +152,7 @@ def a_keep_probability_in_equinox(broken: bool) -> Call:
 
 @case("JD305", "equinox")
 def dropout_behind_the_last_layer_in_equinox(broken: bool) -> Call:
-    class Net(eqx.Module):
-        layers: list[eqx.nn.Linear]
-        dropout: eqx.nn.Dropout
-
-        def __init__(self, key: jax.Array) -> None:
-            self.layers = [eqx.nn.Linear(8, 8, key=own) for own in jax.random.split(key, 2)]
-            self.dropout = eqx.nn.Dropout(0.1)
-
+    class Net(Layers):
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
             x = jax.nn.relu(self.layers[0](x))
             if broken:
@@ -167,14 +164,7 @@ def dropout_behind_the_last_layer_in_equinox(broken: bool) -> Call:
 
 @case("JD306", "equinox")
 def dropout_of_the_residual_stream_in_equinox(broken: bool) -> Call:
-    class Net(eqx.Module):
-        layers: list[eqx.nn.Linear]
-        dropout: eqx.nn.Dropout
-
-        def __init__(self, key: jax.Array) -> None:
-            self.layers = [eqx.nn.Linear(8, 8, key=own) for own in jax.random.split(key, 3)]
-            self.dropout = eqx.nn.Dropout(0.1)
-
+    class Net(Layers):
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
             x = self.layers[0](x)
             branch = self.layers[1](jax.nn.relu(x))

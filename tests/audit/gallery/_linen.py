@@ -326,47 +326,36 @@ def bfloat16_at_a_rate_of_a_tenth(broken: bool) -> Call:
     return applied(Net(), X)
 
 
-@case("JD308", "linen")
-def layers_in_a_scan_keep_their_masks(broken: bool) -> Call:
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return x + nn.Dropout(0.1)(nn.relu(nn.Dense(8)(x)), deterministic=False), None
+class ScannedLayer(nn.Module):
+    """A layer of a scan."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return x + nn.Dropout(0.1)(nn.relu(nn.Dense(8)(x)), deterministic=False), None
+
+
+def scanned(layer: Any, split: bool = True) -> nn.Module:
+    """A model with three layers in a scan."""
 
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
-            body = Layer if broken else nn.remat(Layer, prevent_cse=False)
-            stack = nn.scan(
-                body,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                length=3,
-            )
+            rngs = {"params": True, "dropout": split}
+            stack = nn.scan(layer, variable_axes={"params": 0}, split_rngs=rngs, length=3)
             return nn.Dense(2)(stack()(x, None)[0])
 
-    return step_of(Net(), X, jax.random.fold_in)
+    return Net()
+
+
+@case("JD308", "linen")
+def layers_in_a_scan_keep_their_masks(broken: bool) -> Call:
+    layer = ScannedLayer if broken else nn.remat(ScannedLayer, prevent_cse=False)
+    return step_of(scanned(layer), X, jax.random.fold_in)
 
 
 @case("JD203", "linen")
 def layers_in_a_scan_share_their_key(broken: bool) -> Call:
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return x + nn.Dropout(0.1)(nn.relu(nn.Dense(8)(x)), deterministic=False), None
-
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            stack = nn.scan(
-                Layer,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": not broken},
-                length=3,
-            )
-            return nn.Dense(2)(stack()(x, None)[0])
-
-    return applied(Net(), X)
+    return applied(scanned(ScannedLayer, split=not broken), X)
 
 
 @case("JD203", "linen")
