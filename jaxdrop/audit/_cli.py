@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def list_rules() -> str:
     """All rules, as a table in Markdown."""
-    lines = ["| id | severity | name | what is wrong |", "|---|---|---|---|"]
+    lines = ["| id | severity | name | fault |", "|---|---|---|---|"]
     lines += [
         f"| {rule.id} | {rule.severity.name.lower()} | `{rule.name}` | {rule.title} |"
         for rule in RULES.values()
