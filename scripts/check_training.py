@@ -126,55 +126,42 @@ class Layout(NamedTuple):
     arguments: tuple[Any, ...] = ()
 
 
+def _meshes(*names: str, **place: Any) -> dict[str, Layout]:
+    """A layout for each mesh, by its name."""
+    title, arguments = place.pop("title"), place.pop("arguments", ())
+    return {
+        f"{title}, {name}": Layout(**place, arguments=(*arguments, "--mesh", name))
+        for name in names
+    }
+
+
 LAYOUTS = {
     "1 device": Layout(),
-    "8 devices, jit, data=8": Layout(8),
-    "8 devices, jit, data=4,model=2": Layout(
-        8,
-        arguments=(
-            "--mesh",
-            "data=4,model=2",
-        ),
+    **_meshes(
+        "data=8",
+        "data=4,tensor=2",
+        "fsdp=8",
+        "data=2,fsdp=2,tensor=2",
+        "data=2,tensor=2,sequence=2",
+        title="8 devices, jit",
+        devices=8,
     ),
-    "8 devices, jit, data=4,model=2, FSDP": Layout(
-        8,
-        arguments=(
-            "--mesh",
-            "data=4,model=2",
-            "--fsdp",
-        ),
+    **_meshes(
+        "data=8",
+        "data=4,tensor=2",
+        "data=4,fsdp=2",
+        title="8 devices, shard_map",
+        devices=8,
+        arguments=("--parallel", "shard_map"),
     ),
-    "8 devices, shard_map, data=8": Layout(
-        8,
-        arguments=(
-            "--parallel",
-            "shard_map",
-        ),
-    ),
-    "8 devices, shard_map, data=4,model=2": Layout(
-        8,
-        arguments=(
-            "--parallel",
-            "shard_map",
-            "--mesh",
-            "data=4,model=2",
-        ),
-    ),
-    "8 devices, pmap": Layout(
-        8,
-        arguments=(
-            "--parallel",
-            "pmap",
-        ),
-    ),
-    "2 processes x 4 devices, jit, data=8": Layout(4, 2),
-    "2 processes x 4 devices, jit, data=4,model=2": Layout(
-        4,
-        2,
-        (
-            "--mesh",
-            "data=4,model=2",
-        ),
+    "8 devices, pmap": Layout(8, arguments=("--parallel", "pmap")),
+    **_meshes(
+        "data=8",
+        "data=4,tensor=2",
+        "fsdp=8",
+        title="2 processes x 4 devices, jit",
+        devices=4,
+        processes=2,
     ),
 }
 
@@ -363,7 +350,7 @@ def errors(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     cases: dict[str, list[Any]] = {
         "there is no such model": ["--model", "resnet"],
         "is not the number of devices": ["--mesh", "data=3"],
-        "is none of data=N and model=N": ["--mesh", "rows=2"],
+        "is none of data=N, fsdp=N, tensor=N, sequence=N": ["--mesh", "rows=2"],
         "there is no such file or folder": ["--data", folder / "nowhere"],
         "not an idx file": ["--data", mnist],
         "not a text in UTF-8": [*text, "--data", folder / "binary.txt"],

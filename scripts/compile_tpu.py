@@ -26,6 +26,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ os.environ.update(
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -54,7 +56,7 @@ from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report, versions
 from benchmarks.attention import NO_DROPOUT, attentions
 from jaxdrop.functional.attention import _kernels
-from training.layouts import layout
+from training import layouts, parallel, steps
 
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -89,10 +91,26 @@ def cycles(compiled: jax.stages.Compiled) -> int:
     return total(entry)
 
 
+def kinds(compiled: jax.stages.Compiled) -> Counter[str]:
+    """How many instructions of each kind exchange data between devices. Those in a loop stand in
+    the text once.
+    """
+    names = "|".join(_COLLECTIVES)
+    return Counter(re.findall(rf" ({names})(?:-start)?\(", compiled.as_text() or ""))
+
+
 def collectives(compiled: jax.stages.Compiled) -> int:
     """How many instructions of a program exchange data between devices."""
-    names = "|".join(_COLLECTIVES)
-    return len(re.findall(rf" (?:{names})(?:-start)?\(", compiled.as_text() or ""))
+    return kinds(compiled).total()
+
+
+_CYCLES = "estimated cycles of one device"
+_TEMPORARIES = "temporaries of one device"
+_TRAINING: dict[str, Callable[[Any], float]] = {
+    _CYCLES: cycles,
+    _TEMPORARIES: scratch_bytes,
+    "parameters and optimizer on one device": held_bytes,
+}
 
 
 def core(mesh: Mesh) -> Iterator[Table | Bar]:
@@ -193,61 +211,52 @@ def attention(mesh: Mesh) -> Iterator[Table | Bar]:
 
 
 def train(mesh: Mesh) -> Iterator[Table | Bar]:
-    """The training step of a transformer, in bfloat16, its batch and its parameters divided."""
-    shape = training.Shape(
-        batch=8 * mesh.shape["data"], length=1024, width=1024, heads=16, layers=8
-    )
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    """The training step of a transformer, in bfloat16, two texts a device, divided in three ways:
+    by the batch, by FSDP, and by FSDP with four devices that share each matrix.
+    """
+    devices = [*mesh.devices.flat]
+    count, none = len(devices), training.NO_DROPOUT
+    shape = training.Shape(batch=2 * count, length=1024, width=1024, heads=16, layers=8)
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    exchanged: dict[str, dict[str, float]] = {}
+    for layout in (f"data={count}", f"fsdp={count}", f"fsdp={count // 4},tensor=4"):
+        for name in (none, training.NOT_IN_ATTENTION, OWN_KEY):
+            compiled = _training_step(shape, name, parallel.make_mesh(layout, devices))
+            for title, figure in _TRAINING.items():
+                figures.setdefault(title, {}).setdefault(layout, {})[name] = figure(compiled)
+            exchanged[f"{layout}, {name}"] = dict(kinds(compiled))
+    for title, rows in figures.items():
+        yield Table(f"{title}, {shape}", "B" if "cycles" not in title else "", rows, limit=none)
+    yield Table("collectives in the program's text", "", exchanged)
+    whole, divided, *_ = figures[_TEMPORARIES].values()
+    yield Bar("temporaries, no dropout: FSDP / data", divided[none] / whole[none], "<=", 1.1)
+    for layout, row in figures[_CYCLES].items():
+        for name, bound in ((training.NOT_IN_ATTENTION, 1.05), (OWN_KEY, 1.25)):
+            kept = figures[_TEMPORARIES][layout]
+            added = sum(exchanged[f"{layout}, {name}"].values()) - sum(
+                exchanged[f"{layout}, {none}"].values()
+            )
+            yield Bar(f"{layout}, cycles: {name} / none", row[name] / row[none], "<=", bound)
+            yield Bar(f"{layout}, collectives added: {name}", added, "<=", 0, "")
+            yield Bar(f"{layout}, temporaries: {name} / none", kept[name] / kept[none], "<=", 1.01)
+
+
+def _training_step(shape: training.Shape, name: str, mesh: Mesh) -> jax.stages.Compiled:
+    """The step with that dropout, on the mesh of `scripts/train.py`."""
+    candidate = training.candidates(shape, jnp.bfloat16)[name]
+    given = jax.eval_shape(candidate.start)
+    # The moments of Adam have the names of the parameters, and so their layout; the key and
+    # counters have none.
+    shardings = layouts.layout(given, mesh)
+    given = steps.with_layout(given, shardings)
     tokens = jax.ShapeDtypeStruct(
         (shape.batch, shape.length + 1),
         jnp.int32,
-        sharding=NamedSharding(mesh, PartitionSpec("data")),
+        sharding=NamedSharding(mesh, PartitionSpec(parallel.BATCH)),
     )
-    figures: dict[Callable[[Any], Any], dict[str, float]] = {
-        cycles: {},
-        scratch_bytes: {},
-        held_bytes: {},
-        collectives: {},
-    }
-    for name, candidate in training.candidates(shape, jnp.bfloat16).items():
-        given = jax.eval_shape(candidate.start)
-        # The moments of Adam have the names of the parameters, and so their layout; the key and
-        # counters have none.
-        layouts = layout(given, mesh, fsdp=False)
-        given = jax.tree.map(
-            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), given, layouts
-        )
-        compiled = (
-            jax.jit(candidate.run, out_shardings=(*layouts[1:], everywhere))
-            .lower(*given, tokens)
-            .compile()
-        )
-        for figure, row in figures.items():
-            row[name] = figure(compiled)
-    case, none = str(shape), training.NO_DROPOUT
-    yield Table(
-        f"estimated cycles of one of {mesh.size} devices", "", {case: figures[cycles]}, limit=none
-    )
-    yield Table("temporaries of one device", "B", {case: figures[scratch_bytes]})
-    yield Table("parameters and optimizer on one device", "B", {case: figures[held_bytes]})
-    yield Table("collectives", "", {case: figures[collectives]})
-    for name, bound in ((training.NOT_IN_ATTENTION, 1.05), (OWN_KEY, 1.25)):
-        yield Bar(
-            f"cycles: {name} / none", figures[cycles][name] / figures[cycles][none], "<=", bound
-        )
-        yield Bar(
-            f"collectives added: {name}",
-            figures[collectives][name] - figures[collectives][none],
-            "<=",
-            0,
-            "",
-        )
-        yield Bar(
-            f"temporaries: {name} / none",
-            figures[scratch_bytes][name] / figures[scratch_bytes][none],
-            "<=",
-            1.01,
-        )
+    results = (*shardings[1:], layouts.replicated(mesh))
+    with jax.set_mesh(mesh), linen.logical_axis_rules(layouts.RULES):
+        return jax.jit(candidate.run, out_shardings=results).lower(*given, tokens).compile()
 
 
 def kernels(mesh: Mesh) -> Iterator[Table | Bar]:

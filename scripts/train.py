@@ -5,7 +5,7 @@ copied.
     python scripts/train.py --model transformer --out out/run
     python scripts/train.py --model cnn --data folder/with/mnist --micro-batches 2 --dtype bfloat16
     python scripts/train.py --model mlp --compare
-    python scripts/train.py --model transformer --mesh data=4,model=2 --fsdp
+    python scripts/train.py --model transformer --mesh fsdp=4,tensor=2
     python scripts/train.py --coordinator host0:1234 --num-processes 2 --process-id 0 ...  # host 0
     python scripts/train.py --distributed ...  # TPU pods, SLURM
 
@@ -47,7 +47,6 @@ _FREE = {
     "coordinator",
     "distributed",
     "eval_every",
-    "fsdp",
     "keep",
     "mesh",
     "num_processes",
@@ -147,11 +146,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="jit",
         help="who divides the work (default: jit)",
     )
-    add("--mesh", help="such as data=4,model=2 (default: all devices divide the batch)")
     add(
-        "--fsdp",
-        action="store_true",
-        help="divide the parameters among the devices of the axis data too",
+        "--mesh",
+        help=(
+            "such as fsdp=4,tensor=2: data and fsdp divide the batch, fsdp also the parameters,"
+            " tensor units and heads, sequence tokens (default: data=N, all devices)"
+        ),
     )
     add(
         "--distributed",
@@ -243,7 +243,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     )
     network = models.build(options, source)
     optimizer = steps.make_optimizer(options)
-    init, target = steps.initialize(network, optimizer, mesh, fsdp=options.fsdp)
+    init, target = steps.initialize(network, optimizer, mesh)
     step = steps.make_step(network, optimizer, options, mesh)
     judge = steps.make_evaluation(network)
     if options.compare:
@@ -262,6 +262,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     }
 
     with ExitStack() as stack:
+        if options.parallel != "pmap":
+            stack.enter_context(jax.set_mesh(mesh))  # that models name the axes of
         checkpoints = Checkpoints(
             options.out.absolute() / "checkpoints", keep=options.keep, say=console.print
         )

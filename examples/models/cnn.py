@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.linen import with_logical_constraint as constrain
 
 import jaxdrop
 import jaxdrop.nnx
@@ -89,7 +90,7 @@ class CNN(nnx.Module):
         run: Callable[..., jax.Array] = nnx.remat(Block.__call__) if self.remat else Block.__call__
         x = self.stem(images)
         for block in self.blocks:
-            x = run(block, x, strength, rngs)
+            x = constrain(run(block, x, strength, rngs), ("batch", None, None, None))
         return self.last(
             self.dropout(jnp.mean(x, axis=(1, 2)), rate=strength * self.dropout.rate, rngs=rngs)
         )

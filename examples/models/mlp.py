@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 from flax import nnx
+from flax.linen import with_logical_constraint as constrain
 
 import jaxdrop.nnx
 
@@ -66,5 +67,5 @@ class MLP(nnx.Module):
         run: Callable[..., jax.Array] = nnx.remat(Layer.__call__) if self.remat else Layer.__call__
         x = images.reshape(len(images), -1)
         for layer in self.hidden:
-            x = run(layer, x, strength, rngs)
+            x = constrain(run(layer, x, strength, rngs), ("batch", "mlp"))
         return self.last(x)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.linen import with_logical_constraint as constrain
 
 import jaxdrop.nnx
 
@@ -119,6 +120,7 @@ class LanguageModel(nnx.Module):
         )
         rates = {name: strength * rate for name in _RATES if (rate := getattr(self.rnn, name))}
         x = self.embedding_dropout(self.tokens(tokens), ids=tokens, rate=embedding_rate, rngs=rngs)
+        x = constrain(x, ("batch", None, None))
         carry, hidden = self.rnn(x, initial_carry=carry, rates=rates, rngs=rngs)
         dropped = self.output_dropout(hidden, rate=output_rate, rngs=rngs)
         return Output(self.tokens.attend(dropped) + self.bias, carry, hidden, dropped)

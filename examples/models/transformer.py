@@ -11,12 +11,24 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.linen import with_logical_constraint as constrain
 from jax import lax
 
 import jaxdrop
 import jaxdrop.nnx
 
 Norm: TypeAlias = Literal["pre", "post"]
+RESIDUAL = "batch", "length", None
+"""The axes between two branches, by name. Without `flax.linen.logical_axis_rules` names do
+nothing; with them, each device keeps its part of the batch in its hands, and parameters that are
+divided among devices are gathered where they are used."""
+
+
+def look_up(table: nnx.Embed, ids: jax.Array) -> jax.Array:
+    """Rows of a table. It is gathered first where it is divided among devices: the compiler would
+    rather gather the whole batch.
+    """
+    return jnp.take(constrain(table.embedding[...], (None, None)), ids, axis=0)
 
 
 class Block(nnx.Module):
@@ -50,10 +62,12 @@ class Block(nnx.Module):
             return self.attention(x, is_causal=True, rate=rate, rngs=rngs)
 
         def mlp(x: jax.Array) -> jax.Array:
-            return self.down(self.dropout(nnx.gelu(self.up(x)), rate=rate, rngs=rngs))
+            hidden = constrain(nnx.gelu(self.up(x)), ("batch", "length", "mlp"))
+            return self.down(self.dropout(hidden, rate=rate, rngs=rngs))
 
         for branch, norm in ((attention, self.attention_norm), (mlp, self.mlp_norm)):
             y = branch(norm(x) if self.norm == "pre" else x)
+            y = constrain(y, RESIDUAL)
             x += self.drop_path(self.dropout(y, rate=rate, rngs=rngs), rate=path_rate, rngs=rngs)
             x = norm(x) if self.norm == "post" else x
         return x
@@ -110,8 +124,10 @@ class Transformer(nnx.Module):
           rngs: where the keys come from, if anything is to be dropped. There is no stored stream.
           strength: multiplies all rates; a traced value, as of a schedule, does not recompile.
         """
-        x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[1])[None])
-        x = self.dropout(x, rate=strength * self.rate, rngs=rngs)
+        x = look_up(self.tokens, tokens) + look_up(
+            self.positions, jnp.arange(tokens.shape[1])[None]
+        )
+        x = self.dropout(constrain(x, RESIDUAL), rate=strength * self.rate, rngs=rngs)
 
         layers = len(self.path_rates)
         path_rates = strength * jnp.array(self.path_rates)
@@ -130,4 +146,4 @@ class Transformer(nnx.Module):
         # The scan stands between a layer and its copy in the backward pass, so no barrier has to
         # (`prevent_cse`).
         x, _ = lax.scan(jax.checkpoint(block, prevent_cse=False), x, (params, path_rates, keys))
-        return self.head(self.norm(x))
+        return constrain(self.head(self.norm(x)), ("batch", "length", "vocabulary"))

@@ -13,6 +13,8 @@ from flax import linen as nn
 import jaxdrop
 import jaxdrop.linen
 
+RESIDUAL = "batch", "length", None
+
 
 class Block(nn.Module):
     """Attention and an MLP, each with a residual sum."""
@@ -47,11 +49,14 @@ class Block(nn.Module):
         )
 
         def mlp(x: jax.Array) -> jax.Array:
-            return nn.Dense(width, name="down")(dropout(nn.gelu(nn.Dense(4 * width, name="up")(x))))
+            hidden = nn.gelu(nn.Dense(4 * width, name="up")(x))
+            hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+            return nn.Dense(width, name="down")(dropout(hidden))
 
         for name, branch in (("attention", attention), ("mlp", mlp)):
             norm = nn.LayerNorm(name=f"{name}_norm")
-            y = dropout(branch(norm(x) if self.norm == "pre" else x))
+            y = nn.with_logical_constraint(branch(norm(x) if self.norm == "pre" else x), RESIDUAL)
+            y = dropout(y)
             x += jaxdrop.linen.DropPath(0.0, deterministic=self.deterministic)(y, rate=path_rate)
             x = norm(x) if self.norm == "post" else x
         return x, None
@@ -77,7 +82,7 @@ class Transformer(nn.Module):
         x = nn.Embed(self.vocabulary, self.width, name="tokens")(tokens)
         x += nn.Embed(self.length, self.width, name="positions")(jnp.arange(tokens.shape[1])[None])
         x = jaxdrop.linen.Dropout(self.rate, deterministic=deterministic)(
-            x, rate=strength * self.rate
+            nn.with_logical_constraint(x, RESIDUAL), rate=strength * self.rate
         )
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False),
@@ -90,4 +95,5 @@ class Transformer(nn.Module):
         )(self.heads, self.rate, self.norm, deterministic, name="blocks")
         path_rates = strength * jnp.array(jaxdrop.depth_rates(self.path_rate, self.layers))
         x, _ = blocks(x, path_rates, jnp.asarray(strength))
-        return nn.Dense(self.vocabulary, name="head")(nn.LayerNorm(name="norm")(x))
+        logits = nn.Dense(self.vocabulary, name="head")(nn.LayerNorm(name="norm")(x))
+        return nn.with_logical_constraint(logits, ("batch", "length", "vocabulary"))

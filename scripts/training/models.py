@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
+from flax import linen, nnx
 from models.cnn import CNN
 from models.mlp import MLP
 from models.rnn import LanguageModel
 from models.transformer import Transformer
 
 from training.data import Array, Data, Examples, Kind
+from training.layouts import within
 from training.local import localize
 from training.probe import Probe, checksum
 
@@ -139,7 +140,9 @@ def build(options: argparse.Namespace, data: Data) -> Network:
             model.train()
         if axis is not None:
             localize(model, axis)
-        logits = model(inputs, None if key is None else nnx.Rngs(dropout=key), strength=strength)
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        with linen.logical_axis_rules(within(options.parallel, axis)):
+            logits = model(inputs, rngs, strength=strength)
         return logits.astype(jnp.float32), split(model)[2]
 
     return Network(lambda: split(make())[1:], apply, entry.loss)

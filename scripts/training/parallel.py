@@ -9,12 +9,15 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
+from flax import linen
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.data import Examples
+from training.layouts import MESH_AXES, RULES
 
 P = PartitionSpec
+BATCH = linen.logical_to_mesh_axes(("batch",), RULES)[0]
 Parallel: TypeAlias = Literal["jit", "shard_map", "pmap"]
 Gradients: TypeAlias = Callable[..., tuple[Any, Any, dict[str, jax.Array]]]
 
@@ -35,26 +38,35 @@ def start(
 
 
 def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
-    """A mesh with the axes `data` and `model`, from a text such as `data=4,model=2`; by default all
-    devices divide the batch.
+    """A mesh with the axes `layouts.MESH_AXES`, from a text such as `fsdp=4,tensor=2`; by default
+    all devices divide the batch.
     """
-    sizes = {"data": len(devices), "model": 1}
-    if text is not None:
-        sizes = {"data": 1, "model": 1}
-        for part in text.split(","):
-            match = re.fullmatch(r"\s*(data|model)\s*=\s*([1-9]\d*)\s*", part)
-            if match is None:
-                raise SystemExit(f"--mesh {text}: {part!r} is none of data=N and model=N")
-            sizes[match[1]] = int(match[2])
+    sizes = dict.fromkeys(MESH_AXES, 1)
+    if text is None:
+        sizes["data"] = len(devices)
+    else:
+        named = "|".join(MESH_AXES)
+        parts = [
+            re.fullmatch(rf"\s*({named})\s*=\s*([1-9]\d*)\s*", part) for part in text.split(",")
+        ]
+        for written, part in zip(text.split(","), parts, strict=True):
+            if part is None:
+                raise SystemExit(
+                    f"--mesh {text}: {written!r} is none of"
+                    f" {', '.join(f'{axis}=N' for axis in MESH_AXES)}"
+                )
+        given = [part[1] for part in parts if part is not None]
+        if twice := sorted({axis for axis in given if given.count(axis) > 1}):
+            raise SystemExit(f"--mesh {text}: {twice[0]} stands there twice")
+        sizes |= {part[1]: int(part[2]) for part in parts if part is not None}
     if math.prod(sizes.values()) != len(devices):
         raise SystemExit(
-            f"--mesh {text}: {' x '.join(map(str, sizes.values()))} is not the number of devices,"
-            f" {len(devices)} ({devices[0].platform}). On CPU,"
+            f"--mesh {text}: {' x '.join(str(size) for size in sizes.values() if size > 1) or 1} is"
+            f" not the number of devices, {len(devices)} ({devices[0].platform}). On CPU,"
             " XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of them."
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    kinds = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
 
 
 class Placement:
@@ -65,14 +77,16 @@ class Placement:
             raise SystemExit(
                 f"--batch {size}: is not a multiple of --micro-batches {micro_batches}"
             )
-        if size // micro_batches % mesh.shape["data"]:
+        parts = math.prod(mesh.shape[axis] for axis in BATCH)
+        if size // micro_batches % parts:
             raise SystemExit(
                 f"--batch {size}: its {micro_batches} micro-batches of {size // micro_batches}"
-                f" examples cannot be divided among {mesh.shape['data']} devices (--mesh"
-                f" data={mesh.shape['data']})"
+                f" examples cannot be divided among {parts} devices (the axes"
+                f" {' and '.join(BATCH)} of --mesh)"
             )
         self.shape = micro_batches, size // micro_batches
-        self.sharding = NamedSharding(mesh, P(None, "data"))
+        self.parts = parts
+        self.sharding = NamedSharding(mesh, P(None, BATCH))
         self.parallel = parallel
         self.devices = mesh.size
 
@@ -112,8 +126,8 @@ class Placement:
 
     def whole(self, examples: Examples) -> Examples:
         """Examples that each process holds all of, as many as the devices can divide among them."""
-        sharding = NamedSharding(self.sharding.mesh, P("data"))
-        count = len(examples.labels) // sharding.mesh.shape["data"] * sharding.mesh.shape["data"]
+        sharding = NamedSharding(self.sharding.mesh, P(BATCH))
+        count = len(examples.labels) // self.parts * self.parts
 
         def one(leaf: Any) -> jax.Array:
             return jax.make_array_from_callback(
@@ -141,10 +155,10 @@ def divide(gradients: Gradients, mesh: Mesh, parallel: Parallel) -> Gradients:
         return lax.pmean(gradients(params, stats, batch, step, strength, axis="data"), "data")
 
     if parallel == "shard_map":
-        # The axis `model` stays with the compiler.
+        # The other axes stay with the compiler.
         specs = {"in_specs": (P(None, "data"), P()), "out_specs": P()}
         mapped = jax.shard_map(local, mesh=mesh, **specs, axis_names={"data"}, check_vma=False)
-    elif jax.process_count() > 1 or mesh.shape["model"] > 1:
+    elif jax.process_count() > 1 or mesh.size > mesh.shape["data"]:
         raise SystemExit(
             "--parallel pmap: is for one process and --mesh data=N. Take jit or shard_map."
         )

@@ -55,7 +55,7 @@ def make_optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
 
 
 def initialize(
-    network: Network, optimizer: optax.GradientTransformation, mesh: Mesh, *, fsdp: bool
+    network: Network, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[Callable[[], State], State]:
     """What makes the first state on the mesh, and its shapes and layout."""
 
@@ -65,7 +65,7 @@ def initialize(
 
     shapes = jax.eval_shape(init)
     whole = layouts.replicated(mesh)
-    of_params = layouts.layout(shapes.params, mesh, fsdp=fsdp)
+    of_params = layouts.layout(shapes.params, mesh)
     of_optimizer = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,

@@ -13,12 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxdrop
 import train
-from training import checkpoints, data, layouts, models, parallel
+from training import checkpoints, data, models, parallel
 
 pytestmark = pytest.mark.usefixtures("relaxed")
 
@@ -143,17 +142,15 @@ def test_masks_do_not_depend_on_the_layout(tmp_path: Path, monkeypatch: pytest.M
         expected = losses(run(tmp_path / "one", *MASKS))
     assert len(set(expected)) == 8
     moved = tmp_path / "moved"
-    run(moved, *MASKS, "--stop-at", 3, "--parallel", "shard_map", "--mesh", "data=4,model=2")
+    run(moved, *MASKS, "--stop-at", 3, "--parallel", "shard_map", "--mesh", "data=4,tensor=2")
     run(moved, *MASKS, "--stop-at", 6, "--parallel", "pmap")
-    assert losses(run(moved, *MASKS, "--mesh", "data=2,model=4")) == expected
+    assert losses(run(moved, *MASKS, "--mesh", "data=2,tensor=4")) == expected
 
 
 def test_divided_parameters_and_bfloat16(tmp_path: Path) -> None:
     """The same steps up to the rounding of bfloat16; the parameters stay in float32."""
     expected = losses(run(tmp_path / "plain", *MLP))
-    found = run(
-        tmp_path / "divided", *MLP, "--mesh", "data=4,model=2", "--fsdp", "--dtype", "bfloat16"
-    )
+    found = run(tmp_path / "divided", *MLP, "--mesh", "fsdp=4,tensor=2", "--dtype", "bfloat16")
     np.testing.assert_allclose(losses(found), expected, rtol=3e-3)
     state = checkpoints.read(tmp_path / "divided" / "checkpoints" / "4")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state["params"])} == {"float32"}
@@ -184,12 +181,13 @@ def test_a_device_draws_its_part_of_the_masks(model: str) -> None:
     def local(inputs: jax.Array) -> jax.Array:
         return network.apply(params, stats, inputs, key, axis="data")[0]
 
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    divided = jax.shard_map(
-        local, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
-    )
+    mesh = parallel.make_mesh("data=4", jax.devices()[:4])
+    specs: dict[str, Any] = {"in_specs": P("data"), "out_specs": P("data"), "axis_names": {"data"}}
+    divided = jax.jit(jax.shard_map(local, mesh=mesh, **specs, check_vma=False))
     whole = jax.jit(lambda inputs: network.apply(params, stats, inputs, key)[0])
-    np.testing.assert_allclose(jax.jit(divided)(inputs), whole(inputs), rtol=1e-4, atol=1e-5)
+    expected = whole(inputs)
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(divided(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_compare_trains_each_run_as_if_it_were_alone(tmp_path: Path) -> None:
@@ -221,8 +219,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mesh", "data=3"], "--mesh data=3: 3 x 1 is not the number of devices, 8"),
-        (["--mesh", "data=4,rows=2"], "'rows=2' is none of data=N and model=N"),
+        (["--mesh", "data=3"], "--mesh data=3: 3 is not the number of devices, 8"),
+        (["--mesh", "data=4,rows=2"], "'rows=2' is none of data=N, fsdp=N, tensor=N, sequence=N"),
+        (["--mesh", "data=2,data=4"], "--mesh data=2,data=4: data stands there twice"),
         (
             ["--batch", 12],
             "--batch 12: its 1 micro-batches of 12 examples cannot be divided among 8 devices",
@@ -231,7 +230,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
             ["--batch", 16, "--micro-batches", 3],
             "--batch 16: is not a multiple of --micro-batches 3",
         ),
-        (["--parallel", "pmap", "--mesh", "data=4,model=2"], "--parallel pmap: is for one process"),
+        (
+            ["--parallel", "pmap", "--mesh", "data=4,tensor=2"],
+            "--parallel pmap: is for one process",
+        ),
         (
             ["--coordinator", "localhost:1"],
             "--coordinator, --num-processes and --process-id go together",
@@ -266,24 +268,3 @@ def test_bad_options(
         run(tmp_path, *arguments)
     assert raised.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_parameters_are_divided() -> None:
-    mesh = parallel.make_mesh("data=4,model=2", jax.devices())
-    shapes = {
-        "blocks": {
-            "up": {"kernel": np.zeros((2, 8, 32)), "bias": np.zeros((2, 32))},
-            "norm": {"scale": np.zeros((2, 8))},
-        }
-    }
-    specs = jax.tree.map(
-        lambda sharding: tuple(sharding.spec), layouts.layout(shapes, mesh, fsdp=True)
-    )
-    assert specs == {
-        "blocks": {
-            "up": {"kernel": (None, "data", "model"), "bias": (None, "model")},
-            "norm": {"scale": (None, None)},
-        }
-    }
-    whole = layouts.layout(shapes, mesh, fsdp=False)["blocks"]["up"]["kernel"].spec
-    assert tuple(whole) == (None, None, "model")

@@ -1,0 +1,110 @@
+"""What divides a training step among devices, read from the compiled program: FSDP is data
+parallelism with parameters that lie in parts, and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from training import data, layouts, models, parallel, steps
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+LENGTH, WIDTH, BATCH = 48, 64, 32
+MATRICES = 6  # of a block: query, key, value, out, up, down
+TABLES = 3  # tokens, positions, head
+
+
+@functools.cache
+def compiled(mesh: str) -> jax.stages.Compiled:
+    """A step of the transformer on eight devices."""
+    sizes = ["--length", LENGTH, "--width", WIDTH, "--batch", BATCH, "--mesh", mesh]
+    options = train.parse([*map(str, ["--model", "transformer", *sizes])])
+    devices = parallel.make_mesh(options.mesh, jax.devices())
+    placement = parallel.Placement(devices, BATCH, 1, "jit")
+    source = data.Windows(np.zeros(200, np.int32), LENGTH)
+    network = models.build(options, data.Data(source, source, classes=96))
+    optimizer = steps.make_optimizer(options)
+    with jax.set_mesh(devices):
+        _, target = steps.initialize(network, optimizer, devices)
+        step = steps.make_step(network, optimizer, options, devices)
+        return steps.compile_once(step, target, placement.shapes(source[0]), "jit")
+
+
+def collectives(mesh: str) -> Counter[str]:
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    return Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled(mesh).as_text() or ""))
+
+
+def activations(mesh: str, width: int) -> set[tuple[int, int]]:
+    """The shapes of arrays with one row for each token, on one device: (batch, length)."""
+    found = re.findall(rf"f32\[(\d+),(\d+),{width}\]", compiled(mesh).as_text() or "")
+    shapes = {(int(batch), int(length)) for batch, length in found}
+    return {shape for shape in shapes if shape[0] > 2 and shape[1] in (LENGTH, LENGTH // 2)}
+
+
+def test_fsdp_divides_the_batch_and_gathers_each_matrix() -> None:
+    """Twice, in the forward pass and where the backward pass computes the block again; tables once.
+
+    On CPU, XLA writes the sum and the division of a gradient as an all-reduce and a slice.
+    """
+    assert activations("fsdp=8", WIDTH) == {(BATCH // 8, LENGTH)}
+    assert activations("fsdp=8", 4 * WIDTH) == {(BATCH // 8, LENGTH)}
+    found = collectives("fsdp=8")
+    assert found.keys() == {"all-gather", "all-reduce"}
+    assert found["all-gather"] == 2 * MATRICES + TABLES
+
+
+def test_fsdp_takes_the_work_and_memory_of_data_parallelism() -> None:
+    whole, divided = compiled("data=8"), compiled("fsdp=8")
+    assert divided.cost_analysis()["flops"] <= 1.02 * whole.cost_analysis()["flops"]
+    temporaries, held = (
+        [getattr(program.memory_analysis(), name) for program in (whole, divided)]
+        for name in ("temp_size_in_bytes", "argument_size_in_bytes")
+    )
+    assert temporaries[1] <= 1.1 * temporaries[0]
+    assert held[1] <= held[0] / 6
+
+
+def test_all_axes_together() -> None:
+    """Two gathers more: the accuracy's argmax, over logits divided by vocabulary, has two parts."""
+    mesh = "data=2,fsdp=2,tensor=2"
+    assert activations(mesh, WIDTH) == {(BATCH // 4, LENGTH)}
+    assert activations(mesh, 4 * WIDTH // 2) == {(BATCH // 4, LENGTH)}
+    assert collectives(mesh)["all-gather"] == 2 * MATRICES + TABLES + 2
+
+
+def test_the_sequence_divides_tokens() -> None:
+    assert activations("data=2,tensor=2,sequence=2", WIDTH) <= {
+        (BATCH // 2, LENGTH // 2),
+        (BATCH // 2, LENGTH),  # keys and values
+    }
+
+
+def test_parameters_are_divided() -> None:
+    mesh = parallel.make_mesh("fsdp=4,tensor=2", jax.devices())
+    shapes: Any = {
+        "blocks": {
+            "up": {"kernel": np.zeros((2, 8, 32)), "bias": np.zeros((2, 32))},
+            "norm": {"scale": np.zeros((2, 8))},
+        },
+        "stem": {"kernel": np.zeros((3, 3, 6, 16))},
+        "odd": {"kernel": np.zeros((3, 5))},
+    }
+    specs = jax.tree.map(lambda sharding: tuple(sharding.spec), layouts.layout(shapes, mesh))
+    assert specs == {
+        "blocks": {
+            "up": {"kernel": (None, "fsdp", "tensor"), "bias": (None, "tensor")},
+            "norm": {"scale": (None, None)},
+        },
+        "stem": {"kernel": (None, None, None, "fsdp")},
+        "odd": {"kernel": (None, None)},
+    }
