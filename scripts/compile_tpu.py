@@ -26,6 +26,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,7 +222,9 @@ def train(mesh: Mesh) -> Iterator[Table | Bar]:
     exchanged: dict[str, dict[str, float]] = {}
     for layout in (f"data={count}", f"fsdp={count}", f"fsdp={count // 4},tensor=4"):
         for name in (none, training.NOT_IN_ATTENTION, OWN_KEY):
+            started = time.monotonic()
             compiled = _training_step(shape, name, parallel.make_mesh(layout, devices))
+            print(f"{layout}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
             for title, figure in _TRAINING.items():
                 figures.setdefault(title, {}).setdefault(layout, {})[name] = figure(compiled)
             exchanged[f"{layout}, {name}"] = dict(kinds(compiled))

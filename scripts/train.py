@@ -21,8 +21,9 @@ jaxdrop[scripts].
 
 from __future__ import annotations
 
-import argparse
+import fcntl
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,209 +35,20 @@ import _tables
 import absl.logging
 import jax
 import numpy as np
+import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training import compare, data, models, parallel, steps
-from training.checkpoints import Checkpoints
+from training import compare, config, data, models, parallel, steps
+from training.checkpoints import Checkpoints, newest_params
+from training.config import Config
 from training.metrics import Log
 from training.preemption import EXIT_CODE, Preemption
-
-# What may differ between the parts of a resumed run. Everything else decides what it computes.
-_FREE = {
-    "coordinator",
-    "distributed",
-    "eval_every",
-    "keep",
-    "mesh",
-    "num_processes",
-    "out",
-    "parallel",
-}
-_FREE |= {"process_id", "save_every", "stop_at"}
+from training.progress import progress
 
 
-def count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def rate(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(
-            f"must be in [0, 1], the probability of dropping, got {text}"
-        )
-    return value
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument_group("what to train").add_argument
-    add("--model", default="mlp", help=f"one of {', '.join(models.MODELS)} (default: mlp)")
-    add(
-        "--data",
-        type=Path,
-        help=(
-            "a folder with MNIST's idx files, or a text (default: digits; Python's language"
-            " reference)"
-        ),
-    )
-    add("--layers", type=count, default=2, help="(default: 2)")
-    add("--width", type=count, default=64, help="features, units or channels (default: 64)")
-    add("--heads", type=count, default=4, help="of attention (default: 4)")
-    add("--length", type=count, default=64, help="of windows of text, in characters (default: 64)")
-    add = parser.add_argument_group("dropout").add_argument
-    add("--rate", type=rate, default=0.1, help="of dropout (default: 0.1)")
-    add(
-        "--path-rate",
-        type=rate,
-        default=0.05,
-        help="of drop path, in the last layer; the first has 0 (default: 0.05)",
-    )
-    add("--block-rate", type=rate, default=0.05, help="of DropBlock (default: 0.05)")
-    add(
-        "--schedule",
-        choices=steps.SCHEDULES,
-        default="constant",
-        help="of all rates, over the run (default: constant)",
-    )
-    add(
-        "--compare",
-        action="store_true",
-        help="train at none, half and all of the rates, side by side, and draw the three",
-    )
-    add = parser.add_argument_group("how to train").add_argument
-    add("--steps", type=count, default=500, help="(default: 500)")
-    add(
-        "--stop-at",
-        type=count,
-        metavar="STEP",
-        help="stop there, to go on later (default: go through)",
-    )
-    add("--batch", type=count, default=64, help="examples a step, over all devices (default: 64)")
-    add(
-        "--micro-batches",
-        type=count,
-        default=1,
-        help="parts of a batch whose gradients are accumulated (default: 1)",
-    )
-    add("--learning-rate", type=float, default=1e-3, help="the highest, of AdamW (default: 0.001)")
-    add("--weight-decay", type=float, default=0.01, help="(default: 0.01)")
-    add("--adam-eps", type=float, default=1e-8, help="(default: 1e-8)")
-    add("--clip", type=float, default=1.0, help="the greatest norm of a gradient (default: 1)")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the computation (default: float32)",
-    )
-    add(
-        "--remat",
-        action="store_true",
-        help="store nothing within layers; the transformer never does",
-    )
-    add("--seed", type=int, default=0, help="of weights, batches and masks (default: 0)")
-    add = parser.add_argument_group("where").add_argument
-    add(
-        "--parallel",
-        choices=("jit", "shard_map", "pmap"),
-        default="jit",
-        help="who divides the work (default: jit)",
-    )
-    add(
-        "--mesh",
-        help=(
-            "such as fsdp=4,tensor=2: data and fsdp divide the batch, fsdp also the parameters,"
-            " tensor units and heads, sequence tokens (default: data=N, all devices)"
-        ),
-    )
-    add(
-        "--distributed",
-        action="store_true",
-        help="find the other processes by the environment: TPU pods, SLURM",
-    )
-    add("--coordinator", help="address:port of the first process")
-    add("--num-processes", type=int)
-    add("--process-id", type=int)
-    add = parser.add_argument_group("what to keep").add_argument
-    add(
-        "--out",
-        type=Path,
-        default=Path("out/train"),
-        help="folder of the run; shared by all processes (default: out/train)",
-    )
-    add(
-        "--save-every",
-        type=count,
-        default=100,
-        help="steps from checkpoint to checkpoint (default: 100)",
-    )
-    add("--keep", type=count, default=3, help="checkpoints (default: 3)")
-    add("--eval-examples", type=count, default=512, help="to validate on (default: 512)")
-    add(
-        "--eval-every",
-        type=count,
-        default=50,
-        help="steps from validation to validation (default: 50)",
-    )
-    options = parser.parse_args(arguments)
-    if options.model not in models.MODELS:
-        parser.error(
-            f"--model {options.model}: there is no such model. There are"
-            f" {', '.join(models.MODELS)}."
-        )
-    if options.compare and options.parallel != "jit":
-        parser.error("--compare: goes with --parallel jit")
-    if options.remat and options.model == "rnn":
-        parser.error("--remat: goes with mlp, cnn and transformer")
-    return options
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What decides the results of a run."""
-    chosen = {name: value for name, value in vars(options).items() if name not in _FREE}
-    return chosen | {"data": None if options.data is None else str(options.data)}
-
-
-def check_same_run(options: argparse.Namespace, saved: dict[str, Any]) -> None:
-    """A run goes on as it was begun, or not at all."""
-    now = settings(options)
-    changed = [
-        f"--{name.replace('_', '-')} was {saved[name]} and is {now[name]}"
-        for name in now
-        if saved[name] != now[name]
-    ]
-    if changed:
-        raise SystemExit(
-            f"{options.out} holds another run: {'; '.join(changed)}. Take those values, or another"
-            " --out."
-        )
-
-
-@contextmanager
-def bar(console: Console, start: int, end: int) -> Iterator[Any]:
-    """Yields `show(step, text)`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("Training", total=end, completed=start, text="")
-        yield lambda step, text="": progress.update(
-            task, completed=step, **({"text": text} if text else {})
-        )
-
-
-def run(options: argparse.Namespace, console: Console) -> None:
-    mesh = parallel.make_mesh(options.mesh, jax.devices())
+def run(options: Config, console: Console) -> None:
+    devices = jax.devices()
+    mesh = parallel.make_mesh(options.mesh, devices)
     placement = parallel.Placement(mesh, options.batch, options.micro_batches, options.parallel)
     source = data.load(
         models.MODELS[options.model].kind, options.data, length=options.length, seed=options.seed
@@ -246,6 +58,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
     init, target = steps.initialize(network, optimizer, mesh)
     step = steps.make_step(network, optimizer, options, mesh)
     judge = steps.make_evaluation(network)
+    count = sum(leaf.size for leaf in jax.tree.leaves(target.params))
+    sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+    console.print(
+        f"{options.model} of {count} parameters on {len(devices)} x {devices[0].device_kind}"
+        f" ({sizes or 'one device'}, {jax.process_count()} processes), to {options.out}"
+    )
     if options.compare:
         init, target, step, judge = compare.side_by_side(init, target, step, judge)
     batches = data.batches(
@@ -262,30 +80,38 @@ def run(options: argparse.Namespace, console: Console) -> None:
     }
 
     with ExitStack() as stack:
+        stack.enter_context(alone_in(options.out))
         if options.parallel != "pmap":
             stack.enter_context(jax.set_mesh(mesh))  # that models name the axes of
         checkpoints = Checkpoints(
             options.out.absolute() / "checkpoints", keep=options.keep, say=console.print
         )
         stack.callback(checkpoints.close)
-        start, config = checkpoints.newest or 0, settings(options)
+        notes = {"settings": options.experiment, "data": data.digest(source)}
+        start = checkpoints.newest or 0
         if start:
-            notes = checkpoints.notes()
-            check_same_run(options, notes["settings"])
+            saved = checkpoints.notes()
+            check_same_run(options, notes, saved)
             state = checkpoints.restore(target)
-            batches.set_state(notes["batches"])
+            batches.set_state(saved["batches"])
             console.print(f"Going on behind step {start} of {options.out}")
         else:
             state = init()
+            if options.init_from is not None:
+                state = newest_params(options.init_from, state)
         log = Log(options.out, start)
         stack.callback(log.close)
-        show = stack.enter_context(bar(console, start, options.steps))
+        if jax.process_index() == 0:
+            (options.out / "config.yaml").write_text(yaml.safe_dump(config.plain(options)))
 
         preemption = stack.enter_context(Preemption())
+        began = time.monotonic()
         step = steps.compile_once(
             step, target, placement.shapes(source.training[0]), options.parallel
         )
+        console.print(f"Compiled in {time.monotonic() - began:.1f} s")
         end = min(options.steps, options.stop_at or options.steps)
+        show = stack.enter_context(progress(console, start, end, options.batch))
         for taken in range(start, end):
             state, metrics = step(state, placement(next(batches)), np.int32(taken))
             done = taken + 1
@@ -302,7 +128,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             preempted = preemption.reached(done)
             if done % options.save_every == 0 or done == end or preempted:
                 log.flush()
-                checkpoints.save(done, state, {"settings": config, "batches": batches.get_state()})
+                checkpoints.save(done, state, notes | {"batches": batches.get_state()})
             show(done)
             if preempted and done < end:
                 console.print(
@@ -312,8 +138,41 @@ def run(options: argparse.Namespace, console: Console) -> None:
     report(options, console, max(start, end), state, samples, judge)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds a folder for this run, until the process ends however it ends: two runs would write
+    over each other.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"--out {folder}: another run writes there. Take another."
+            raise SystemExit(message) from None
+        yield
+
+
+def check_same_run(options: Config, now: dict[str, Any], saved: dict[str, Any]) -> None:
+    """A run goes on as it was begun, or not at all."""
+    changed = config.changes(options, saved["settings"])
+    if changed:
+        raise SystemExit(
+            f"{options.out} holds another run: {'; '.join(changed)}. Take those values, or another"
+            " --out."
+        )
+    if saved.get("data", now["data"]) != now["data"]:
+        raise SystemExit(
+            f"{options.out} was trained on other data: --data {options.data} has changed since."
+            " Bring it back, or take another --out; --init-from goes on with the parameters."
+        )
+
+
 def report(
-    options: argparse.Namespace, console: Console, done: int, state: Any, samples: Any, judge: Any
+    options: Config, console: Console, done: int, state: Any, samples: Any, judge: Any
 ) -> None:
     """A table of how the model does with nothing dropped, and with `--compare` a figure."""
     rows = []
@@ -336,11 +195,9 @@ def report(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
+    options = config.parse(arguments, __doc__)
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it also raises
-    parallel.start(
-        options.coordinator, options.num_processes, options.process_id, options.distributed
-    )
+    parallel.start(options)
     console = Console(highlight=False, quiet=jax.process_index() > 0, soft_wrap=True)
     try:
         run(options, console)

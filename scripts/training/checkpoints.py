@@ -17,6 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from training import layouts
+
 # In the form of sha256sum, which checks it too: `sha256sum --check SHA256SUMS`.
 _DIGESTS = "SHA256SUMS"
 
@@ -117,6 +119,40 @@ def read(checkpoint: Path) -> Any:
         tree = reader.metadata(checkpoint / "state").item_metadata.tree
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(checkpoint / "state", ocp.args.PyTreeRestore(restore_args=arguments))
+
+
+def newest_params(run: Path, state: Any) -> Any:
+    """The state of a new run that begins with the newest parameters and statistics of another.
+
+    Raises:
+      SystemExit: there are none, or they are another model's.
+    """
+    folder = run / "checkpoints"
+    found = _newest_first(folder) if folder.is_dir() else []
+    if not found:
+        raise SystemExit(f"--init-from {run}: holds no checkpoint")
+    saved = read(found[0])
+    target = {"params": state.params, "stats": state.stats}
+    here, there = (
+        {layouts.name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (target, {name: saved.get(name, {}) for name in target})
+    )
+    wrong = [
+        name
+        for name in sorted(here.keys() | there.keys())
+        if getattr(here.get(name), "shape", None) != getattr(there.get(name), "shape", None)
+    ]
+    if wrong:
+        raise SystemExit(
+            f"--init-from {run}: its model is another; {wrong[0]} is"
+            f" {getattr(there.get(wrong[0]), 'shape', 'not there')}, and here"
+            f" {getattr(here.get(wrong[0]), 'shape', 'not there')}"
+        )
+    leaves = [
+        jax.make_array_from_callback(leaf.shape, leaf.sharding, there[name].__getitem__)
+        for name, leaf in here.items()
+    ]
+    return state._replace(**jax.tree.unflatten(jax.tree.structure(target), leaves))
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -125,6 +127,14 @@ def spread(source: Source, count: int) -> Examples:
     return source[np.linspace(0, len(source) - 1, min(count, len(source)), dtype=int)]
 
 
+def digest(data: Data) -> str:
+    """Tells whether data are those that a run began with."""
+    found = hashlib.sha256()
+    for array in jax.tree.leaves((data.training, data.validation)):
+        found.update(np.asarray(array).tobytes())
+    return found.hexdigest()
+
+
 # -- images
 
 
@@ -160,12 +170,16 @@ def _read(path: Path) -> str:
 
 def _text(text: str, path: Path | None, length: int) -> Data:
     """Characters as numbers. The last tenth is kept for validation."""
-    alphabet, tokens = np.unique(np.array(list(text)), return_inverse=True)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    present = np.zeros(sys.maxunicode + 1, bool)
+    present[codes] = True
+    tokens = (np.cumsum(present, dtype=np.int32) - 1)[codes]
     cut = len(tokens) * 9 // 10
     if len(tokens) - cut <= length:
         raise SystemExit(
             f"--data {path}: has {len(tokens)} characters; windows of {length} take more than"
             f" {10 * length}. See --length."
         )
-    tokens = tokens.astype(np.int32)
-    return Data(Windows(tokens[:cut], length), Windows(tokens[cut:], length), classes=len(alphabet))
+    return Data(
+        Windows(tokens[:cut], length), Windows(tokens[cut:], length), classes=int(present.sum())
+    )

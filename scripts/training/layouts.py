@@ -69,8 +69,7 @@ def layout(params: Any, mesh: Mesh) -> Any:
     """The sharding of each parameter. An axis that the devices cannot divide evenly stays whole."""
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        name = "/".join(str(getattr(entry, "key", getattr(entry, "idx", ""))) for entry in path)
-        spec = linen.logical_to_mesh_axes(_axes(name, leaf.shape, mesh), RULES)
+        spec = linen.logical_to_mesh_axes(_axes(name(path), leaf.shape, mesh), RULES)
         axes = [
             axis if size % _devices(mesh, axis) == 0 else None
             for size, axis in zip(leaf.shape, spec, strict=True)
@@ -78,6 +77,12 @@ def layout(params: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree.map_with_path(one, params)
+
+
+def name(path: Any) -> str:
+    """The name of a parameter, such as `blocks/up/kernel`, in a model's state or a checkpoint."""
+    entries = [str(getattr(entry, "key", getattr(entry, "idx", ""))) for entry in path]
+    return "/".join(entry for entry in entries if entry not in ("", "value"))
 
 
 def _axes(name: str, shape: tuple[int, ...], mesh: Mesh) -> list[str | None]:

@@ -37,7 +37,14 @@ class Log:
             self._events = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
-        """Takes figures, which may still be on their way to being computed."""
+        """Takes figures, which may still be on their way to being computed: those before them are
+        looked at, while the device works on these.
+
+        Raises:
+          SystemExit: a figure before these is not finite. Lines before it are written.
+        """
+        if self._waiting and not _finite(self._waiting[-1][1]):
+            self.flush()
         self._waiting.append((step, metrics))
 
     def flush(self) -> None:
@@ -47,17 +54,16 @@ class Log:
           SystemExit: a figure is not finite. Lines before it are written.
         """
         for step, metrics in self._waiting:
+            if not _finite(metrics):
+                self._sync()
+                bad, value = next(item for item in metrics.items() if not _finite(dict([item])))
+                raise SystemExit(
+                    f"Step {step}: {bad} is {np.asarray(value).tolist()}. Try a lower"
+                    " --learning-rate or --clip."
+                )
             values = {
                 name: np.asarray(value, np.float64).tolist() for name, value in metrics.items()
             }
-            bad = next(
-                (name for name, value in values.items() if not np.isfinite(value).all()), None
-            )
-            if bad is not None:
-                self._sync()
-                raise SystemExit(
-                    f"Step {step}: {bad} is {values[bad]}. Try a lower --learning-rate or --clip."
-                )
             if self._writes:
                 self._file.write(json.dumps({"step": step} | values) + "\n")
                 for name, value in values.items():
@@ -79,6 +85,10 @@ class Log:
         if self._writes:
             self._file.flush()
             os.fsync(self._file.fileno())
+
+
+def _finite(metrics: dict[str, Any]) -> bool:
+    return all(np.isfinite(np.asarray(value, np.float64)).all() for value in metrics.values())
 
 
 def _truncate(path: Path, steps: int) -> None:

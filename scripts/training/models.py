@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +14,7 @@ from models.mlp import MLP
 from models.rnn import LanguageModel
 from models.transformer import Transformer
 
+from training.config import Config, Experiment, Model
 from training.data import Array, Data, Examples, Kind
 from training.layouts import within
 from training.local import localize
@@ -33,34 +33,48 @@ class Entry(NamedTuple):
     """A model by name: the data it takes, how to make it, and its loss."""
 
     kind: Kind
-    make: Callable[[argparse.Namespace, Data, nnx.Rngs], nnx.Module]
+    make: Callable[[Experiment, Data, nnx.Rngs], nnx.Module]
     loss: Loss = cross_entropy
 
 
-def _mlp(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
-    features = data.training[0].inputs.size
-    shape = {
-        "width": options.width,
-        "layers": options.layers,
-        "rate": options.rate,
-        "remat": options.remat,
-    }
-    return MLP(features, data.classes, **shape, rngs=rngs)
+def _mlp(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    return MLP(
+        data.training[0].inputs.size,
+        data.classes,
+        width=options.width,
+        layers=options.layers,
+        rate=options.rate,
+        remat=options.remat,
+        rngs=rngs,
+    )
 
 
-def _cnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
-    shape = {"channels": options.width, "layers": options.layers, "remat": options.remat}
-    rates = {"rate": options.rate, "block_rate": options.block_rate, "path_rate": options.path_rate}
-    return CNN(data.training[0].inputs.shape[-1], data.classes, **shape, **rates, rngs=rngs)
+def _cnn(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    return CNN(
+        data.training[0].inputs.shape[-1],
+        data.classes,
+        channels=options.width,
+        layers=options.layers,
+        rate=options.rate,
+        block_rate=options.block_rate,
+        path_rate=options.path_rate,
+        remat=options.remat,
+        rngs=rngs,
+    )
 
 
-def _transformer(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+def _transformer(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
     """Its layers run under `lax.scan`, always with remat."""
-    shape = {
-        name: getattr(options, name)
-        for name in ("length", "width", "heads", "layers", "rate", "path_rate")
-    }
-    return Transformer(data.classes, **shape, rngs=rngs)
+    return Transformer(
+        data.classes,
+        length=options.length,
+        width=options.width,
+        heads=options.heads,
+        layers=options.layers,
+        rate=options.rate,
+        path_rate=options.path_rate,
+        rngs=rngs,
+    )
 
 
 class _Recurrent(nnx.Module):
@@ -75,19 +89,21 @@ class _Recurrent(nnx.Module):
         return self.model(tokens, rngs=rngs, strength=strength).logits
 
 
-def _rnn(options: argparse.Namespace, data: Data, rngs: nnx.Rngs) -> nnx.Module:
-    rates = {
-        "embedding_rate": options.rate,
-        "output_rate": options.rate,
-        "weight_rate": options.rate,
-    }
-    rates |= {"dropout": options.rate} if options.layers > 1 else {}
-    return _Recurrent(
-        LanguageModel(data.classes, width=options.width, layers=options.layers, **rates, rngs=rngs)
+def _rnn(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
+    model = LanguageModel(
+        data.classes,
+        width=options.width,
+        layers=options.layers,
+        embedding_rate=options.rate,
+        output_rate=options.rate,
+        weight_rate=options.rate,
+        dropout=options.rate if options.layers > 1 else 0.0,
+        rngs=rngs,
     )
+    return _Recurrent(model)
 
 
-MODELS = {
+MODELS: dict[Model, Entry] = {
     "mlp": Entry("images", _mlp),
     "cnn": Entry("images", _cnn),
     "transformer": Entry("text", _transformer),
@@ -105,7 +121,7 @@ class Network(NamedTuple):
     loss: Loss
 
 
-def build(options: argparse.Namespace, data: Data) -> Network:
+def build(options: Config, data: Data) -> Network:
     """The model that `options.model` names. No stream of random numbers is part of it."""
     entry = MODELS[options.model]
 

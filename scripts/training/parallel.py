@@ -13,6 +13,7 @@ from flax import linen
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from training.config import Config
 from training.data import Examples
 from training.layouts import MESH_AXES, RULES
 
@@ -22,19 +23,29 @@ Parallel: TypeAlias = Literal["jit", "shard_map", "pmap"]
 Gradients: TypeAlias = Callable[..., tuple[Any, Any, dict[str, jax.Array]]]
 
 
-def start(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, automatic: bool
-) -> None:
+def start(config: Config) -> None:
     """Joins the other processes of the run, if there are any. Comes before anything else that asks
     JAX for its devices.
+
+    Raises:
+      SystemExit: they are not found.
     """
-    given = [value is not None for value in (coordinator, num_processes, process_id)]
-    if any(given) and not all(given):
-        raise SystemExit("--coordinator, --num-processes and --process-id go together")
-    if all(given):
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif automatic:
-        jax.distributed.initialize()
+    if config.coordinator is None and not config.distributed:
+        return
+    try:
+        jax.distributed.initialize(
+            config.coordinator,
+            config.num_processes,
+            config.process_id,
+            initialization_timeout=config.start_timeout,
+            heartbeat_timeout_seconds=config.heartbeat_timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(
+            f"The other processes were not found: {error}. --distributed reads the environment of"
+            " TPU pods, SLURM and Open MPI; elsewhere name --coordinator, --num-processes and"
+            " --process-id."
+        ) from None
 
 
 def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
@@ -73,10 +84,6 @@ class Placement:
     """How batches of `(micro_batches, examples, ...)` come from this process onto the devices."""
 
     def __init__(self, mesh: Mesh, size: int, micro_batches: int, parallel: Parallel) -> None:
-        if size % micro_batches:
-            raise SystemExit(
-                f"--batch {size}: is not a multiple of --micro-batches {micro_batches}"
-            )
         parts = math.prod(mesh.shape[axis] for axis in BATCH)
         if size // micro_batches % parts:
             raise SystemExit(

@@ -4,7 +4,6 @@ update.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,10 +17,11 @@ from jax.sharding import Mesh
 import jaxdrop
 from jaxdrop import schedules
 from training import layouts, parallel
+from training.config import Config, Schedule
 from training.data import Examples
 from training.models import Network, Strength, measure
 
-SCHEDULES: dict[str, Callable[[int], schedules.Schedule]] = {
+SCHEDULES: dict[Schedule, Callable[[int], schedules.Schedule]] = {
     "constant": lambda steps: schedules.constant(1.0),
     "linear": lambda steps: schedules.linear(0.0, 1.0, max(steps // 4, 1)),
     "cosine": lambda steps: schedules.cosine(0.0, 1.0, steps),
@@ -39,15 +39,15 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def learning_rates(options: argparse.Namespace) -> optax.Schedule:
+def learning_rates(options: Config) -> optax.Schedule:
     """Up within a tenth of the steps, and down to a tenth along a cosine."""
-    highest = options.learning_rate
+    highest, warmup = options.learning_rate, max(options.steps // 10, 1)
     return optax.warmup_cosine_decay_schedule(
-        0.0, highest, max(options.steps // 10, 1), options.steps, highest / 10
+        0.0, highest, warmup, max(options.steps, warmup + 1), highest / 10
     )
 
 
-def make_optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
+def make_optimizer(options: Config) -> optax.GradientTransformation:
     adam = optax.adamw(
         learning_rates(options), weight_decay=options.weight_decay, eps=options.adam_eps
     )
@@ -135,7 +135,7 @@ def make_gradients(network: Network, seed: int) -> parallel.Gradients:
 def make_step(
     network: Network,
     optimizer: optax.GradientTransformation,
-    options: argparse.Namespace,
+    options: Config,
     mesh: Mesh,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """`step(state, batch, count, scale=1.0) -> (state, metrics)`, where `count` is the number of

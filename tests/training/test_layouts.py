@@ -13,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-import train
-from training import data, layouts, models, parallel, steps
+from training import config, data, layouts, models, parallel, steps
 
 pytestmark = pytest.mark.usefixtures("relaxed")
 
@@ -27,7 +26,7 @@ TABLES = 3  # tokens, positions, head
 def compiled(mesh: str) -> jax.stages.Compiled:
     """A step of the transformer on eight devices."""
     sizes = ["--length", LENGTH, "--width", WIDTH, "--batch", BATCH, "--mesh", mesh]
-    options = train.parse([*map(str, ["--model", "transformer", *sizes])])
+    options = config.parse([*map(str, ["--model", "transformer", *sizes])])
     devices = parallel.make_mesh(options.mesh, jax.devices())
     placement = parallel.Placement(devices, BATCH, 1, "jit")
     source = data.Windows(np.zeros(200, np.int32), LENGTH)
