@@ -25,6 +25,9 @@ def launch(
       devices: how many the CPU is to pass for.
       largest_file: in bytes; to write more is an error, as on a full disk.
     """
+    # The server of Python 3.11 and 3.12 is not told `sys.path`, and passes over what it cannot find.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "training.launch"])
     process = context.Process(
