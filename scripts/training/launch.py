@@ -6,13 +6,18 @@ import multiprocessing
 import os
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 
 def launch(
-    arguments: Sequence[object], output: Path, *, devices: int = 1, largest_file: int | None = None
+    arguments: Sequence[object],
+    output: Path,
+    *,
+    devices: int = 1,
+    largest_file: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> BaseProcess:
     """Starts a run.
 
@@ -24,41 +29,66 @@ def launch(
       output: the file that gets what it prints.
       devices: how many the CPU is to pass for.
       largest_file: in bytes; to write more is an error, as on a full disk.
+      environment: further variables.
     """
-    # The server of Python 3.11 and 3.12 is not told `sys.path`, and passes over what it cannot find.
+    # The server of Python 3.11 and 3.12 is not told `sys.path`, and passes in silence over modules
+    # that it does not find.
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "training.launch"])
     process = context.Process(
-        target=_train, args=([*map(str, arguments)], output, devices, largest_file)
+        target=_train,
+        args=([*map(str, arguments)], output, devices, largest_file, {**(environment or {})}),
     )
     process.start()
     return process
 
 
 def launch_all(
-    count: int, arguments: Sequence[object], output: Path, *, devices: int
+    count: int, arguments: Sequence[object], output: Path, *, devices: int, slurm: bool = False
 ) -> list[BaseProcess]:
-    """Starts the processes of one run, which find each other on this machine. They print to
-    `output` and a number.
+    """Starts the processes of one run, which find each other on this machine: by options, or by the
+    variables that SLURM sets. They print to `output` and a number.
     """
+    port = _free_port()
+    runs = []
+    for index in range(count):
+        if slurm:
+            options: list[object] = ["--distributed"]
+            # JAX takes a port from the number of the job; a variable of its own goes before that.
+            variables = {
+                "JAX_COORDINATOR_PORT": str(port),
+                "SLURM_JOB_ID": "1",
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_NTASKS": str(count),
+                "SLURM_PROCID": str(index),
+                "SLURM_LOCALID": str(index),
+            }
+        else:
+            options = ["--coordinator", f"localhost:{port}", "--num-processes", count]
+            options += ["--process-id", index]
+            variables = {}
+        own = output.with_name(f"{output.name}.{index}")
+        runs.append(launch([*arguments, *options], own, devices=devices, environment=variables))
+    return runs
+
+
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = ["--coordinator", f"localhost:{port}", "--num-processes", count]
-    return [
-        launch(
-            [*arguments, *together, "--process-id", index],
-            output.with_name(f"{output.name}.{index}"),
-            devices=devices,
-        )
-        for index in range(count)
-    ]
+        port: int = free.getsockname()[1]
+        return port
 
 
-def _train(arguments: Sequence[str], output: Path, devices: int, largest_file: int | None) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _train(
+    arguments: Sequence[str],
+    output: Path,
+    devices: int,
+    largest_file: int | None,
+    environment: Mapping[str, str],
+) -> None:
+    os.environ.update({"JAX_PLATFORMS": "cpu", **environment})
     # The last one counts where a flag stands twice.
     flags = (os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={devices}")
     os.environ["XLA_FLAGS"] = " ".join(flags)

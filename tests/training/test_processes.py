@@ -65,11 +65,11 @@ def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -
 
 
 def test_a_run_that_is_told_to_stop_saves_its_step(tmp_path: Path) -> None:
-    """SIGTERM to one of two processes, then to the one that goes on: no step is lost, and none is
-    taken twice.
+    """SIGTERM to one of two processes, which SLURM's variables brought together, then to the one
+    that goes on: no step is lost, and none is taken twice.
     """
     long = [*SHORT, "--steps", 10_000, "--save-every", 5, "--out", tmp_path / "run"]
-    both = launch.launch_all(2, long, tmp_path / "run.txt", devices=2)
+    both = launch.launch_all(2, long, tmp_path / "run.txt", devices=2, slurm=True)
     wait(both[0], tmp_path / "run", tmp_path / "run.txt.0")
     both[1].terminate()
     for process in both:
