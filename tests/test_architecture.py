@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_compiler",
         "_elsewhere",
         "_kernel",
+        "_layouts",
         "_lengths",
         "_numerics",
         "_optional",
