@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules
+from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules, subsets
 from jaxdrop.functional import (
     alpha_dropout,
     attention_dropout,
@@ -114,6 +114,7 @@ __all__ = [
     "sparse_variational_dense",
     "spatial_dropout",
     "step_key",
+    "subsets",
     "symmetric_normalization",
     "testing",
     "token_dropout",

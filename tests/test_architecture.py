@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_mapped_axes", "schedules"),
     ("random",),
     ("_key_types", "masks"),
+    ("subsets",),
     ("functional",),
     ("layers",),
     ("_mc_dropout", "_replacing"),
