@@ -3,7 +3,7 @@ it drops.
 
     kept = subsets.draw(key, 2048, 0.5)  # 1024 of 2048 hidden units, in ascending order
     hidden = jax.nn.relu(x @ kept.gather(w1, axis=1) + kept.gather(b1))
-    y = (kept.scale * hidden) @ kept.gather(w2)
+    y = kept.scaled(hidden) @ kept.gather(w2)
 
 A Bernoulli mask keeps a number of entries that differs from key to key. The shape of an array
 may not depend on a key, so work is saved only if that number is fixed. Here exactly k of n members

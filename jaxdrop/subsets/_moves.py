@@ -25,9 +25,7 @@ def runs(start: jax.Array, members: int, kept: int) -> tuple[jax.Array, jax.Arra
 
 
 def _gather_units(x: jax.Array, indices: jax.Array, ranks: jax.Array, *, axis: int) -> jax.Array:
-    return x.at[(*[slice(None)] * axis, indices)].get(
-        mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True
-    )
+    return x.at[(*[slice(None)] * axis, indices)].get(mode="promise_in_bounds")
 
 
 def _scatter_units(y: jax.Array, indices: jax.Array, ranks: jax.Array, *, axis: int) -> jax.Array:
