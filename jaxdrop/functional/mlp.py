@@ -115,10 +115,9 @@ def dropout_mlp(
     options: dict[str, Any] = {"pattern": pattern, "block_size": block_size, "groups": groups}
     spec = _checks.check_spec(spec, x.ndim)
     num_masks = _count(num_masks, "num_masks")
-    parts = _parts(x, num_masks, spec)
     if _checks.check_flag(deterministic, "deterministic") or rate == 0:
         return _mlp(x, weights, activation)
-    key = _checks.consume_key(key, "dropout_mlp")
+    key, parts = _checks.consume_key(key, "dropout_mlp"), _parts(x, num_masks, spec)
     with jax.named_scope("jaxdrop.dropout_mlp"):
         if num_masks == 1:
             layout = None if spec is None else PartitionSpec(*spec[x.ndim - 1 :])
@@ -127,7 +126,7 @@ def dropout_mlp(
         layout = spec and PartitionSpec(spec[0], *spec[x.ndim - 1 :])
         split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
         several = subsets.draw(key, (parts, units), rate, **options, spec=layout)
-        several = subsets.Subset(*(_as_divided(each, split) for each in several))
+        several = jax.tree.map(lambda each: _as_divided(each, split), several)
         y = jax.vmap(lambda x, kept: _mlp(x, weights, activation, kept))(split, several)
         return y.reshape(x.shape[0], *y.shape[2:])
 
@@ -177,10 +176,8 @@ def _parts(x: jax.Array, num_masks: int, spec: PartitionSpec | None) -> int:
     return num_masks // devices
 
 
-def _as_divided(array: jax.Array | None, x: jax.Array) -> jax.Array | None:
+def _as_divided(array: jax.Array, x: jax.Array) -> jax.Array:
     """The array, with its first axis divided as that of `x` on a mesh with explicit axes."""
-    if array is None:
-        return None
     first, *_ = _layouts.axes(x)
     return _layouts.placed(array, _layouts.mesh_of(x), [first, *[()] * (array.ndim - 1)])
 

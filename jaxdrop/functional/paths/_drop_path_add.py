@@ -33,7 +33,7 @@ def drop_path_add(
     rate: float,
     branch: Callable[..., T],
     *,
-    operands: Sequence[Any] = (),
+    args: Sequence[Any] = (),
     batch_axis: int = 0,
     groups: int = 1,
     masked_below: float = 0.1,
@@ -57,9 +57,9 @@ def drop_path_add(
       x: an array, or a pytree of arrays with one batch axis, of any floating or complex dtypes.
       rate: the probability of dropping, in [0, 1): a number, not a traced value, since it sets
         shapes; `k = round((1 - rate) n)`. `jaxdrop.depth_rates` makes one for each layer.
-      branch: `branch(x, *operands)` returns what is like its first argument. It may be a module of
+      branch: `branch(x, *args)` returns what is like its first argument. It may be a module of
         Flax.
-      operands: further arguments of `branch`: arrays, or pytrees of arrays, with the batch axis of
+      args: further arguments of `branch`: arrays, or pytrees of arrays, with the batch axis of
         `x`, such as attention masks. Their examples are taken along with those of `x`.
       batch_axis: where the examples are.
       groups: how many groups of consecutive examples keep k / groups each. Where the batch is
@@ -93,21 +93,21 @@ def drop_path_add(
     if not leaves:
         raise ValueError(f"{_checks.shown('x')} has no array")
     axis, *_ = (_checks.check_axis(batch_axis, "batch_axis", leaf.ndim) for leaf in leaves)
-    operands = tuple(operands)
-    examples = _number_of_examples([*leaves, *jax.tree.leaves(operands)], batch_axis)
+    args = tuple(args)
+    examples = _number_of_examples([*leaves, *jax.tree.leaves(args)], batch_axis)
     groups = _checks.check_count(groups, "groups")
     threshold = _threshold(masked_below, "masked_below")
     spec = _checks.check_spec(spec, max(leaf.ndim for leaf in leaves))
     x = jax.tree.unflatten(structure, leaves)
     if _checks.check_flag(deterministic, "deterministic") or rate == 0:
-        return jax.tree.map(jnp.add, x, like(branch(x, *operands), x, rate))
+        return jax.tree.map(jnp.add, x, like(branch(x, *args), x, rate))
     key = _checks.consume_key(key, "drop_path_add")
     layout = None if spec is None else PartitionSpec(*spec[axis : axis + 1])
     with jax.named_scope("jaxdrop.drop_path_add"):
         if rate < threshold:
-            return _masked(key, x, rate, like(branch(x, *operands), x, rate), batch_axis, layout)
+            return _masked(key, x, rate, like(branch(x, *args), x, rate), batch_axis, layout)
         kept = subsets.draw(key, examples, rate, groups=groups, spec=layout)
-        part, *parts = jax.tree.map(lambda leaf: kept.gather(leaf, batch_axis), (x, *operands))
+        part, *parts = jax.tree.map(lambda leaf: kept.gather(leaf, batch_axis), (x, *args))
         update = like(branch(part, *parts), part, rate)
         return jax.tree.map(
             lambda leaf, new: leaf + kept.scatter(kept.scaled(new), batch_axis), x, update
@@ -118,7 +118,7 @@ def _number_of_examples(arrays: Sequence[Any], batch_axis: int) -> int:
     """The length of the batch axis, which all arrays have in common."""
     shapes = [jnp.shape(array) for array in arrays]
     if any(not -len(shape) <= batch_axis < len(shape) for shape in shapes):
-        raise ValueError(f"batch_axis={batch_axis} is no axis of an array of operands: {shapes}")
+        raise ValueError(f"batch_axis={batch_axis} is no axis of an array of args: {shapes}")
     lengths = [shape[batch_axis] for shape in shapes]
     if not all(_lengths.is_known(length) for length in lengths):
         raise TypeError(
@@ -126,7 +126,7 @@ def _number_of_examples(arrays: Sequence[Any], batch_axis: int) -> int:
         )
     if len({*lengths}) != 1:
         raise ValueError(
-            f"{_checks.shown('x')} and operands must have one number of examples, along"
+            f"{_checks.shown('x')} and args must have one number of examples, along"
             f" batch_axis={batch_axis}, but their shapes are {shapes}."
         )
     return lengths[0]
