@@ -111,12 +111,23 @@ def check_known_rate(rate: Any, name: str) -> float:
 
 def _smallest(bits: jax.Array, kept: int) -> Subset:
     """The members of the smallest words; of equal words, those that come first."""
-    numbers = lax.broadcasted_iota(jnp.int32, bits.shape, bits.ndim - 1)
+    numbers = lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1)
+    # The sum with 0 gives the numbers the layout of the bits: under `vmap` over keys that are
+    # divided over an explicit mesh, JAX loses the mesh of a sorted operand which is not divided.
+    zero = bits >> jnp.uint32(31) >> jnp.uint32(1)
+    numbers = (numbers + zero).astype(jnp.int32)
     words, order = lax.sort((bits, numbers), num_keys=1, is_stable=True)
-    word, number = words[..., kept - 1 : kept], order[..., kept - 1 : kept]
-    keep = (bits < word) | ((bits == word) & (numbers <= number))
-    place = jnp.cumsum(keep, axis=-1, dtype=jnp.int32) - 1
+    last = words[..., kept - 1 : kept]
+    below, equal = bits < last, bits == last
+    others = kept - below.sum(-1, keepdims=True, dtype=jnp.int32)
+    keep = below | (equal & (_counted(equal) <= others))
+    place = _counted(keep) - 1
     return Subset(jnp.sort(order[..., :kept], axis=-1), jnp.where(keep, place, kept))
+
+
+def _counted(flags: jax.Array) -> jax.Array:
+    """How many flags up to each are set, that one included."""
+    return jnp.cumsum(flags, axis=-1, dtype=jnp.int32)
 
 
 def _slice(starts: jax.Array, members: int, kept: int) -> Subset:

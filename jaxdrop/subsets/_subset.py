@@ -62,7 +62,7 @@ class Subset(NamedTuple):
         the places of dropped entries.
         """
         there = self.scatter(jnp.ones_like(y, bool), axis)
-        return jnp.where(there, self.scatter(y, axis), x)
+        return jnp.where(*_layouts.alike(there, self.scatter(y, axis), x))
 
     def _move(self, x: jax.Array, axis: int, count: int, moves: tuple[Move, Move]) -> jax.Array:
         """Moves the members that stand along an axis of `x`, `count` in each group."""
@@ -83,6 +83,13 @@ class Subset(NamedTuple):
         arrays = self._laid_out(x, axis)
         before, after = x.shape[:axis], x.shape[axis + 1 :]
         members = x.reshape(*before, groups, count, length // (groups * count), *after)
+        if _layouts.mesh_of(*arrays) is not None:
+            # Both branches have the values of `members`. The purpose of the select is a type: under
+            # `vmap` over keys that are divided over an explicit mesh, ranks are divided over the
+            # mapped axis, and so must `members` be.
+            axes = [*range(lead, axis), *range(axis + 2, members.ndim)]
+            there = lax.expand_dims(arrays[1][..., :1] >= 0, axes)
+            members = jnp.where(there, members, lax.stop_gradient(members))
         move = functools.partial(moves[self.starts is not None], axis - lead)
         if groups == 1:
             members, *arrays = (
