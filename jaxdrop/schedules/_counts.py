@@ -59,7 +59,7 @@ def known_rate(name: str, rate: Any) -> float:
 
 def whole_steps(count: Any) -> int:
     """The argument `count` as a Python integer. A traced one has no value yet."""
-    way = "the rate of a stage is a number that sets shapes. Call the schedule outside of jax.jit."
+    way = "call the schedule outside of jax.jit, and hand its rate on, marked as static"
     _checks.check_not_traced(count, "count", way)
     number = np.asarray(_checks.check_array(count, "count"))
     if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):

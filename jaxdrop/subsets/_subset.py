@@ -62,7 +62,8 @@ class Subset(NamedTuple):
         the places of dropped entries.
         """
         there = self.scatter(jnp.ones_like(y, bool), axis)
-        return jnp.where(*_layouts.alike(there, self.scatter(y, axis), x))
+        there, spread, x = _layouts.alike(there, self.scatter(y, axis), x)
+        return jnp.where(there, spread, x)
 
     def _move(self, x: jax.Array, axis: int, count: int, moves: tuple[Move, Move]) -> jax.Array:
         """Moves the members that stand along an axis of `x`, `count` in each group."""
