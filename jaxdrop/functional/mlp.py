@@ -112,12 +112,17 @@ def dropout_mlp(
     units = weights["w_in"].shape[1]
     rate = subsets.check_known_rate(rate, "rate")
     activation = _activation(activation, "activation")
-    options: dict[str, Any] = {"pattern": pattern, "block_size": block_size, "groups": groups}
+    _checks.check_one_of(pattern, "pattern", subsets.Pattern)
+    options: dict[str, Any] = {
+        "pattern": pattern,
+        "block_size": _count(block_size, "block_size"),
+        "groups": _count(groups, "groups"),
+    }
     spec = _checks.check_spec(spec, x.ndim)
     num_masks = _count(num_masks, "num_masks")
     if _checks.check_flag(deterministic, "deterministic") or rate == 0:
         return _mlp(x, weights, activation)
-    key, parts = _checks.consume_key(key, "dropout_mlp"), _parts(x, num_masks, spec)
+    key, parts = _checks.check_key(key, "dropout_mlp"), _parts(x, num_masks, spec)
     with jax.named_scope("jaxdrop.dropout_mlp"):
         if num_masks == 1:
             layout = None if spec is None else PartitionSpec(*spec[x.ndim - 1 :])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, masks
+from jaxdrop._kernel import kernel
 from jaxdrop.subsets._moves import runs
 from jaxdrop.subsets._subset import Subset, check_groups
 
@@ -63,10 +64,34 @@ def draw(
     check_groups(groups, [devices], names)
     groups //= devices
     draws = groups if pattern == "slice" else groups * members
-    bits = masks.draw(key, jax.ShapeDtypeStruct((*rows, draws), jnp.uint32), spec=spec)
-    if pattern == "slice":
+    key = _checks.consume_key(key, "subsets.draw")
+    return cast(
+        Subset,
+        _draw(
+            key,
+            shape=(*rows, draws),
+            members=members,
+            kept=kept,
+            slices=pattern == "slice",
+            spec=spec,
+        ),
+    )
+
+
+@kernel("subset", checkpoint=False)
+def _draw(
+    key: jax.Array,
+    *,
+    shape: tuple[int, ...],
+    members: int,
+    kept: int,
+    slices: bool,
+    spec: PartitionSpec | None,
+) -> Subset:
+    bits = masks.draw(key, jax.ShapeDtypeStruct(shape, jnp.uint32), spec=spec)
+    if slices:
         return _slice((bits % jnp.uint32(members)).astype(jnp.int32), members, kept)
-    return _smallest(bits.reshape(*rows, groups, members), kept)
+    return _smallest(bits.reshape(*shape[:-1], -1, members), kept)
 
 
 def number_kept(
@@ -80,7 +105,8 @@ def number_kept(
     rate = check_known_rate(rate, "rate")
     groups = _checks.check_count(groups, "groups")
     _checks.check_one_of(pattern, "pattern", Pattern)
-    block = _checks.check_count(block_size, "block_size") if pattern == "block" else 1
+    block = _checks.check_count(block_size, "block_size")
+    block = block if pattern == "block" else 1
     if size % (groups * block):
         of = f" of blocks of block_size={block} entries" if pattern == "block" else ""
         raise ValueError(f"groups={groups} do not divide {size} entries into equal groups{of}.")

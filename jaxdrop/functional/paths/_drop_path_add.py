@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, _lengths, subsets
-from jaxdrop.functional.paths._drop_path import drop_path
+from jaxdrop import _checks, _lengths, masks, subsets
 from jaxdrop.functional.paths._layer_drop import like
 
 T = TypeVar("T")
@@ -93,7 +93,8 @@ def drop_path_add(
     if not leaves:
         raise ValueError(f"{_checks.shown('x')} has no array")
     axis, *_ = (_checks.check_axis(batch_axis, "batch_axis", leaf.ndim) for leaf in leaves)
-    args = tuple(args)
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(f"args must be a tuple of arguments of branch, got {_checks.quoted(args)}")
     examples = _number_of_examples([*leaves, *jax.tree.leaves(args)], batch_axis)
     groups = _checks.check_count(groups, "groups")
     threshold = _threshold(masked_below, "masked_below")
@@ -101,11 +102,12 @@ def drop_path_add(
     x = jax.tree.unflatten(structure, leaves)
     if _checks.check_flag(deterministic, "deterministic") or rate == 0:
         return jax.tree.map(jnp.add, x, like(branch(x, *args), x, rate))
-    key = _checks.consume_key(key, "drop_path_add")
+    key = _checks.check_key(key, "drop_path_add")
     layout = None if spec is None else PartitionSpec(*spec[axis : axis + 1])
     with jax.named_scope("jaxdrop.drop_path_add"):
         if rate < threshold:
-            return _masked(key, x, rate, like(branch(x, *args), x, rate), batch_axis, layout)
+            update = like(branch(x, *args), x, rate)
+            return _masked(key, x, rate, update, batch_axis, examples, layout)
         kept = subsets.draw(key, examples, rate, groups=groups, spec=layout)
         part, *parts = jax.tree.map(lambda leaf: kept.gather(leaf, batch_axis), (x, *args))
         update = like(branch(part, *parts), part, rate)
@@ -133,15 +135,23 @@ def _number_of_examples(arrays: Sequence[Any], batch_axis: int) -> int:
 
 
 def _masked(
-    key: jax.Array, x: T, rate: float, update: T, batch_axis: int, layout: PartitionSpec | None
+    key: jax.Array,
+    x: T,
+    rate: float,
+    update: T,
+    batch_axis: int,
+    examples: int,
+    spec: PartitionSpec | None,
 ) -> T:
-    """`drop_path` of the update of each array. They have one mask: it depends on the example
-    alone.
-    """
+    """`drop_path` of the update, with one mask for all arrays."""
+    key = _checks.consume_key(key, "drop_path_add")
+    like = jax.ShapeDtypeStruct((examples,), jnp.float32)
+    threshold = jnp.asarray(masks.distribution(rate).threshold)
+    keep = masks.below(masks.draw(key, like, spec=spec), threshold)
 
     def added(leaf: jax.Array, new: jax.Array) -> jax.Array:
-        axis = batch_axis % leaf.ndim
-        spec = None if layout is None else PartitionSpec(*[None] * axis, *layout)
-        return leaf + drop_path(key, new, rate, batch_axis=axis, spec=spec)
+        others = set(range(leaf.ndim)) - {batch_axis % leaf.ndim}
+        scale = jnp.asarray(masks.distribution(rate, new.dtype).scale)
+        return leaf + masks.scaled(lax.expand_dims(keep, sorted(others)), new, scale)
 
     return jax.tree.map(added, x, update)

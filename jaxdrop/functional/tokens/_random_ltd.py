@@ -107,7 +107,7 @@ def random_ltd(
     }
     if _checks.check_flag(deterministic, "deterministic") or rate == 0:
         return like(layer(x, **follow), x, rate)
-    key = _checks.consume_key(key, "random_ltd")
+    key = _checks.check_key(key, "random_ltd")
     layout = None if spec is None else PartitionSpec(*[*spec, None, None][: x.ndim - 1])
     with jax.named_scope("jaxdrop.random_ltd"):
         shape = (*batch, tokens - prefix)
