@@ -907,6 +907,7 @@ VARIANTS += [
             "test_rate_zero_is_no_operation": "the sum remains",
             "test_deterministic_is_no_operation": "the sum remains",
             "test_dropped_values_do_not_leak": "x itself remains",
+            "test_export_with_a_symbolic_batch": "the number of examples sets shapes",
         },
     ),
     Variant(

@@ -15,8 +15,8 @@ from jaxdrop.audit._tracing import Program
 # Operations for one word, without those that turn it into a number and compare it.
 _OPERATIONS = {"threefry2x32": 110, "jaxdrop": 15, "rbg": 2, "unsafe_rbg": 2}
 _OPERATIONS_OF_OTHERS = 60
-# The mask of `drop_block` is that of the corners of blocks. The others compare a word of each member
-# with one of these words.
+# The mask of `drop_block` is that of the corners of blocks. The others compare a word of each
+# member with one of these words.
 _NO_MASK_OF_ENTRIES = ("drop_block", "subset", "dropout_mlp", "drop_path_add", "random_ltd")
 _NORMALIZERS = ("exp", "reduce_sum", "reduce_max")
 

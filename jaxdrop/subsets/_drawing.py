@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, _mapped_axes, masks
+from jaxdrop import _checks, _lengths, _mapped_axes, masks
 from jaxdrop._kernel import kernel
 from jaxdrop.subsets._moves import runs
 from jaxdrop.subsets._subset import Subset, check_groups
@@ -48,11 +48,10 @@ def draw(
         dropped; the axis cannot be divided into groups, or the groups over the devices.
       NotImplementedError: as `jaxdrop.dropout`.
     """
-    *rows, size = (
-        _checks.check_integers(shape, "shape")
-        if isinstance(shape, Sequence)
-        else (_checks.check_integer(shape, "shape"),)
-    )
+    *rows, last = shape if isinstance(shape, (tuple, list)) and shape else (shape,)
+    # The other lengths may be symbols of `jax.export`.
+    known = [length for length in rows if _lengths.is_known(length)]
+    *_, size = _checks.check_integers((*known, last), "shape")
     if size < 1:
         raise ValueError(f"shape must end in a length of at least 1, got {shape}")
     spec = _checks.check_spec(spec, len(rows) + 1, "shape")

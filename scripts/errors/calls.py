@@ -69,7 +69,7 @@ NODES = array("i", shape="same", low=0, high=2)
 PROBABILITIES = array("f", shape="same", low=0, high=1)
 POSITIVE = number(0, least=False, axes=True)
 
-_STATIC = kinds.known(number(0, 0.8))
+STATIC = kinds.known(number(0, 0.8))
 _W_IN, _W_OUT = jnp.ones((X.shape[-1], 4), jnp.float32), jnp.ones((4, 3), jnp.float32)
 
 # What an argument of this name is, where nothing else is said.
@@ -227,22 +227,21 @@ def functions() -> list[Call]:
         call(jaxdrop.drop_path, base),
         call(
             jaxdrop.drop_path_add,
-            base | {"rate": 0.5, "branch": _double},
-            x=array("fc", shape="same"),
-            rate=_STATIC,
+            base | {"rate": 0.5, "branch": _first},
+            rate=STATIC,
             branch=kinds.CALLABLE,
-            args=kinds.Kind(lambda v, valid: isinstance(v, (tuple, list)) and not v),
+            args=kinds.Kind(lambda v, valid: isinstance(v, (tuple, list)) and not any(v)),
             groups=integer(1, 2),
-            masked_below=_STATIC,
+            masked_below=STATIC,
         ),
         call(
             jaxdrop.dropout_mlp,
             {"key": KEY, "x": X, "w_in": _W_IN, "w_out": _W_OUT, "rate": 0.5},
             x=array("fc", shape="last"),
-            rate=_STATIC,
+            rate=STATIC,
             w_in=LIKE,
             w_out=LIKE,
-            **dict.fromkeys(("b_in", "b_out", "w_gate", "b_gate"), kinds.Kind(_is_none)),
+            **dict.fromkeys(("b_in", "b_out", "w_gate", "b_gate"), kinds.Kind(is_none)),
             activation=kinds.CALLABLE,
             pattern=choice("unit", "slice"),
             block_size=integer(1),
@@ -368,10 +367,10 @@ def functions() -> list[Call]:
         call(
             jaxdrop.random_ltd,
             {"key": KEY, "x": SEQUENCE, "rate": 0.5, "layer": _double},
-            rate=_STATIC,
+            rate=STATIC,
             layer=kinds.CALLABLE,
-            positions=kinds.Kind(_is_none),
-            mask=kinds.Kind(_is_none),
+            positions=kinds.Kind(is_none),
+            mask=kinds.Kind(is_none),
             num_prefix_tokens=integer(0, 3),
             groups=integer(1, 1),
         ),
@@ -736,8 +735,12 @@ _INDEX = kinds.Kind(
 )
 
 
-def _is_none(value: Any, valid: Any) -> bool:
+def is_none(value: Any, valid: Any) -> bool:
     return value is None
+
+
+def _first(x: Any, *others: Any) -> Any:
+    return x
 
 
 def _double(x: Any) -> Any:

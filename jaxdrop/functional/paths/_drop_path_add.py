@@ -103,6 +103,10 @@ def drop_path_add(
     if _checks.check_flag(deterministic, "deterministic") or rate == 0:
         return jax.tree.map(jnp.add, x, like(branch(x, *args), x, rate))
     key = _checks.check_key(key, "drop_path_add")
+    if not _lengths.is_known(examples):
+        raise TypeError(
+            f"drop_path_add needs to know the number of examples, which sets shapes, got {examples}"
+        )
     layout = None if spec is None else PartitionSpec(*spec[axis : axis + 1])
     with jax.named_scope("jaxdrop.drop_path_add"):
         if rate < threshold:
@@ -122,15 +126,13 @@ def _number_of_examples(arrays: Sequence[Any], batch_axis: int) -> int:
     if any(not -len(shape) <= batch_axis < len(shape) for shape in shapes):
         raise ValueError(f"batch_axis={batch_axis} is no axis of an array of args: {shapes}")
     lengths = [shape[batch_axis] for shape in shapes]
-    if not all(_lengths.is_known(length) for length in lengths):
-        raise TypeError(
-            f"drop_path_add needs to know the number of examples, which sets shapes, got {lengths}"
-        )
     if len({*lengths}) != 1:
         raise ValueError(
             f"{_checks.shown('x')} and args must have one number of examples, along"
             f" batch_axis={batch_axis}, but their shapes are {shapes}."
         )
+    if lengths[0] == 0:
+        raise ValueError(f"{_checks.shown('x')} has no examples along batch_axis={batch_axis}")
     return lengths[0]
 
 
