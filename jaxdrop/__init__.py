@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules
+from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules, subsets
 from jaxdrop.functional import (
     alpha_dropout,
     attention_dropout,
@@ -32,8 +32,10 @@ from jaxdrop.functional import (
     drop_key,
     drop_node,
     drop_path,
+    drop_path_add,
     dropout,
     dropout_add_layer_norm,
+    dropout_mlp,
     embedding_dropout,
     feature_alpha_dropout,
     gaussian_dropout,
@@ -46,7 +48,9 @@ from jaxdrop.functional import (
     neftune,
     quant_noise,
     r_drop,
+    random_ltd,
     recurrent_dropout,
+    reinsert_tokens,
     shake_drop,
     sparse_kl,
     sparse_log_alpha,
@@ -86,8 +90,10 @@ __all__ = [
     "drop_key",
     "drop_node",
     "drop_path",
+    "drop_path_add",
     "dropout",
     "dropout_add_layer_norm",
+    "dropout_mlp",
     "embedding_dropout",
     "feature_alpha_dropout",
     "gaussian_dropout",
@@ -106,7 +112,9 @@ __all__ = [
     "quant_noise",
     "r_drop",
     "random",
+    "random_ltd",
     "recurrent_dropout",
+    "reinsert_tokens",
     "schedules",
     "shake_drop",
     "sparse_kl",
@@ -114,6 +122,7 @@ __all__ = [
     "sparse_variational_dense",
     "spatial_dropout",
     "step_key",
+    "subsets",
     "symmetric_normalization",
     "testing",
     "token_dropout",

@@ -51,6 +51,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdrop
 from benchmarks import _peers, _schedule, training
+from benchmarks import compute as skipping
 from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
@@ -211,6 +212,38 @@ def attention(mesh: Mesh) -> Iterator[Table | Bar]:
     yield Bar("collectives", figures[collectives][OWN_KEY], "<=", 0, "")
 
 
+def compute(mesh: Mesh) -> Iterator[Table | Bar]:
+    """The gradient of an MLP that does not compute the hidden units which it drops, on one device,
+    by pattern.
+    """
+    alone = NamedSharding(Mesh(mesh.devices.ravel()[:1], ("data",)), PartitionSpec())
+    tokens, features, units = 8192, 1024, 4096
+
+    def given(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=alone)
+
+    single = jax.eval_shape(lambda: jaxdrop.key(0))
+    key = jax.ShapeDtypeStruct(single.shape, single.dtype, sharding=alone)
+    weights = {"w_in": given(features, units), "w_out": given(units, features)}
+    case = f"MLP {features}-{units}-{features}, {tokens} tokens, bfloat16, gradient"
+    figures: dict[Callable[[Any], Any], dict[str, float]] = {
+        cycles: {},
+        skipping.flops: {},
+        scratch_bytes: {},
+    }
+    for name, program in skipping.mlps(jax.nn.gelu).items():
+        gradient = jax.jit(jax.grad(program, (1, 2)))
+        compiled = gradient.lower(key, weights, given(tokens, features)).compile()
+        for figure, row in figures.items():
+            row[name] = figure(compiled)
+    none = skipping.NO_DROPOUT
+    yield Table("estimated cycles", "", {case: figures[cycles]}, limit=none)
+    yield Table("FLOPs", "", {case: figures[skipping.flops]}, limit=none)
+    yield Table("temporaries", "B", {case: figures[scratch_bytes]})
+    ratio = figures[cycles][skipping.BLOCKS] / figures[cycles][none]
+    yield Bar(f"cycles: {skipping.BLOCKS} / {none}", ratio, "<=", 0.7)
+
+
 def train(mesh: Mesh) -> Iterator[Table | Bar]:
     """The training step of a transformer, in bfloat16, two texts a device, divided in three ways:
     by the batch, by FSDP, and by FSDP with four devices that share each matrix.
@@ -332,6 +365,7 @@ def calls(compiled: jax.stages.Compiled) -> int:
 
 SUITES = {
     "attention": attention,
+    "compute": compute,
     "core": core,
     "kernels": kernels,
     "schedule": schedule,

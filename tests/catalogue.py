@@ -681,6 +681,17 @@ def _put_back(layer: Layer, x: jax.Array) -> jax.Array:
     return jnp.where(found.any(-1, keepdims=True), back, jnp.zeros_like(x))
 
 
+_STATIC = "the rate sets a shape: it cannot be traced"
+_SETS_A_SHAPE = {
+    "test_no_tracer_leaks": _STATIC,
+    "test_rate_gets_no_gradient": _STATIC,
+    "test_an_impossible_rate_is_not_taken_for_another": _STATIC,
+    "test_traced_rate_traces_once_and_draws_the_same_mask": _STATIC,
+    "test_rate_one_gives_zeros": "something must stay",
+    "test_law": "exactly k of n stay: they depend on each other; see test_subsets.py",
+}
+
+
 def _first_of_two(layer: Layer, x: jax.Array) -> jax.Array:
     return layer((x, x))[0]
 
@@ -814,17 +825,8 @@ VARIANTS += [
         law=Law(shared(2)),
         shape=(8, 6, 16),
         large=(64, 16, 1024),
-        exempt={
-            "test_no_tracer_leaks": "the rate sets a shape: it cannot be traced",
-            "test_rate_gets_no_gradient": "the rate sets a shape: it cannot be traced",
-            "test_an_impossible_rate_is_not_taken_for_another": (
-                "the rate sets a shape: it cannot be traced"
-            ),
-            "test_traced_rate_traces_once_and_draws_the_same_mask": (
-                "the rate sets a shape: it cannot be traced"
-            ),
-            "test_rate_one_gives_zeros": "some token must stay",
-            "test_law": "exactly k of n tokens stay: they depend on each other; see test_tokens.py",
+        exempt=_SETS_A_SHAPE
+        | {
             "test_nothing_of_the_size_of_x_is_stored": (
                 "the adapter needs the indices again; see test_tokens.py"
             ),
@@ -842,6 +844,90 @@ VARIANTS += [
         paper="arXiv:1501.00102",
         law=Law(shared(1), rates=lambda rate, shape: np.full(shape, rate - rate**2 / 2)),
         exempt={"test_rate_one_gives_zeros": "one of the two always stays"},
+    ),
+]
+
+
+# -- what is dropped is not computed
+
+_COMPUTED = _SETS_A_SHAPE | {
+    "test_nothing_of_the_size_of_x_is_stored": "the products of matrices need their operands",
+    "test_forward_pass_needs_no_memory": "what is kept is gathered into memory",
+}
+
+
+def _changed(layer: Layer, x: jax.Array) -> jax.Array:
+    """A layer that adds `x` to itself, without the `x` that is always there: `m x`."""
+    return layer(x) - x
+
+
+def _identity_mlp(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any) -> jax.Array:
+    eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+    return jaxdrop.dropout_mlp(key, x, eye, eye, rate, activation=lambda x: x, **options)
+
+
+VARIANTS += [
+    Variant(
+        name="dropout_mlp",
+        function=jaxdrop.dropout_mlp,
+        paper="arXiv:1502.02478",
+        call=_identity_mlp,
+        law=Law(shared(0)),
+        nnx=jaxdrop.nnx.DropoutMLP,
+        linen=jaxdrop.linen.DropoutMLP,
+        exempt=_PRODUCT
+        | _COMPUTED
+        | {
+            "test_dropped_values_do_not_leak": "x is not dropped but multiplied by weights",
+            "test_jit_draws_the_same_mask_under_every_layout": (
+                "a sum over a divided axis crosses devices; see test_mlp.py"
+            ),
+            "test_eager_calls_and_gradients_keep_the_layout": (
+                "a sum over a divided axis needs the layout of its result; see test_mlp.py"
+            ),
+            "test_shard_map_with_spec_draws_the_whole_mask": (
+                "weights must be divided along with their units; see test_mlp.py"
+            ),
+        },
+    ),
+    Variant(
+        **adapted(
+            jaxdrop.drop_path_add,
+            jaxdrop.nnx.DropPathAdd,
+            jaxdrop.linen.DropPathAdd,
+            lambda layer, x: _changed(functools.partial(layer, branch=lambda x: x), x),
+            groups=8,
+        ),
+        name="drop_path_add",
+        paper="arXiv:2304.07193",
+        law=Law(shared(1)),
+        shape=(64, 16),
+        exempt=_COMPUTED
+        | {
+            "test_rate_zero_is_no_operation": "the sum remains",
+            "test_deterministic_is_no_operation": "the sum remains",
+            "test_dropped_values_do_not_leak": "x itself remains",
+            "test_export_with_a_symbolic_batch": "the number of examples sets shapes",
+        },
+    ),
+    Variant(
+        **adapted(
+            jaxdrop.random_ltd,
+            jaxdrop.nnx.RandomLTD,
+            jaxdrop.linen.RandomLTD,
+            lambda layer, x: _changed(functools.partial(layer, layer=lambda x: x + x), x),
+        ),
+        name="random_ltd",
+        paper="arXiv:2211.11586",
+        law=Law(shared(2)),
+        shape=(8, 6, 16),
+        large=(64, 16, 1024),
+        exempt=_COMPUTED
+        | {
+            "test_rate_zero_is_no_operation": "the layer remains",
+            "test_deterministic_is_no_operation": "the layer remains",
+            "test_dropped_values_do_not_leak": "x itself remains",
+        },
     ),
 ]
 

@@ -31,7 +31,15 @@ CONSTANT = define_prng_impl(
 KEYS = [jax.random.wrap_key_data(jnp.asarray([bit], jnp.uint32), impl=CONSTANT) for bit in (0, 1)]
 
 EXEMPT = {
-    tokens.token_dropout: "its rate sets a shape: it cannot be traced",
+    **dict.fromkeys(
+        (
+            tokens.token_dropout,
+            jaxdrop.dropout_mlp,
+            jaxdrop.drop_path_add,
+            jaxdrop.random_ltd,
+        ),
+        "its rate sets a shape: it cannot be traced",
+    ),
     graphs.drop_node: "it asks for the bits of single nodes; this generator draws whole arrays",
     sequences.embedding_dropout: "it asks for the bits of single ids",
 }

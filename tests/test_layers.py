@@ -33,7 +33,13 @@ from tests.catalogue import KEY
 OTHERS = {"RNN", "StackedRNN", "MultiHeadAttention", "MultiHeadDotProductAttention"}
 PACKAGES = {"nnx": jaxdrop.nnx, "linen": jaxdrop.linen}
 SHARED = ("deterministic", "rng_collection", "rngs", "spec", "parent", "name")
-SIZES = {"in_features": 6, "out_features": 3, "features": 3, "num_features": 6}
+SIZES = {
+    "in_features": 6,
+    "hidden_features": 8,
+    "out_features": 3,
+    "features": 3,
+    "num_features": 6,
+}
 LAYOUT, OTHER_LAYOUT = PartitionSpec("data"), PartitionSpec(None, "model")
 X, IDS = jnp.linspace(1, 2, 24).reshape(4, 6), jnp.arange(24).reshape(4, 6) % 5
 ENDS = jnp.asarray([0, 1, 2, 2])
@@ -217,6 +223,60 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
 }
+MLP = {
+    "activation": jax.nn.gelu,
+    "pattern": "block",
+    "block_size": 2,
+    "groups": 2,
+    "num_masks": 4,
+}
+CASES["DropoutMLP"] = [
+    Case(
+        {"rate": 0.3, **MLP, "use_bias": False, "kernel_init": filled(2), "param_dtype": HALF},
+        (X,),
+        {},
+        {"kernel_in": jnp.full((6, 8), 2, HALF), "kernel_out": jnp.full((8, 3), 2, HALF)},
+        lambda _: (X, jnp.full((6, 8), 2.0), jnp.full((8, 3), 2.0)),
+        options=MLP | dict.fromkeys(("b_in", "b_out", "w_gate", "b_gate")),
+    ),
+    Case(
+        {"rate": 0.3, **MLP, "gated": True, "kernel_init": filled(2), "bias_init": filled(5)},
+        (X,),
+        {},
+        {
+            "kernel_in": jnp.full((6, 8), 2.0),
+            "kernel_gate": jnp.full((6, 8), 2.0),
+            "kernel_out": jnp.full((8, 3), 2.0),
+            "bias_in": jnp.full(8, 5.0),
+            "bias_gate": jnp.full(8, 5.0),
+            "bias_out": jnp.full(3, 5.0),
+        },
+        lambda _: (X, jnp.full((6, 8), 2.0), jnp.full((8, 3), 2.0)),
+        options=MLP
+        | {
+            "b_in": jnp.full(8, 5.0),
+            "b_out": jnp.full(3, 5.0),
+            "w_gate": jnp.full((6, 8), 2.0),
+            "b_gate": jnp.full(8, 5.0),
+        },
+    ),
+]
+BATCH = {"batch_axis": 1, "groups": 2, "masked_below": 0.2}
+CASES["DropPathAdd"] = [
+    Case(
+        {"rate": 0.3, **BATCH},
+        (X, jnp.add, X + 1),
+        operands=lambda _: (X,),
+        options={**BATCH, "branch": jnp.add, "args": (X + 1,)},
+    )
+]
+CASES["RandomLTD"] = [
+    Case(
+        {"rate": 0.3, "num_prefix_tokens": 1, "groups": 2},
+        (X,),
+        {"layer": jnp.tanh, "positions": IDS[0], "mask": IDS > 2},
+    )
+]
 WRAPPERS = ("LayerDrop", "WeightDrop", "QuantNoise")
 LAYERS = [(package, name) for package in PACKAGES for name in (*CASES, *WRAPPERS)]
 each_layer = pytest.mark.parametrize(("package", "name"), LAYERS)

@@ -21,6 +21,9 @@ Loss = Callable[[list[jax.Array], jax.Array], jax.Array]
 IDS = jnp.arange(2 * 3 * 4).reshape(2, 3, 4) % 13
 EXEMPT = {
     "DropConnect": "it is a dense layer, whose product remains; see test_weights.py",
+    "DropoutMLP": "it computes, and the products remain",
+    "DropPathAdd": "it adds, and the sum remains",
+    "RandomLTD": "it runs a layer, and the layer remains",
     "DropEdge": "it returns a mask, and the choice by it remains; see test_graphs.py",
     "DropNode": "it returns a mask, and the choice by it remains; see test_graphs.py",
     "BiasDropoutAdd": "it adds, and the sum remains",

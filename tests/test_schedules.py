@@ -343,3 +343,25 @@ def test_a_constant_zero_is_no_operation() -> None:
 def test_bad_input(make: Callable[[], Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+def test_stages_have_few_rates_and_both_ends() -> None:
+    """Each rate compiles one program."""
+    rate = schedules.in_stages(schedules.linear(0.5, 0.0, 100), 100, stages=5)
+    found = [rate(count) for count in range(-5, 130)]
+    assert [*dict.fromkeys(found)] == [0.5, 0.375, 0.25, 0.125, 0.0]
+    assert [found.index(each) - 5 for each in (0.375, 0.25, 0.125, 0.0)] == [20, 40, 60, 80]
+    assert all(type(each) is float for each in found)
+    assert rate(jnp.int32(20)) == 0.375
+    optax_form = schedules.in_stages(optax.linear_schedule(0.0, 0.5, 10), 10, stages=2)
+    assert [optax_form(4), optax_form(5)] == [0.0, 0.5]
+    with pytest.raises(TypeError, match=r"count must be known(.|\n)*outside of jax.jit"):
+        jax.jit(rate)(3)
+    with pytest.raises(TypeError, match="count must be the number of steps"):
+        rate(2.5)
+    with pytest.raises(ValueError, match="steps must be at least 3"):
+        schedules.in_stages(schedules.constant(0.5), 2, 3)
+    with pytest.raises(ValueError, match="stages must be at least 2"):
+        schedules.in_stages(schedules.constant(0.5), 10, 1)
+    with pytest.raises(ValueError, match="schedule must lie in"):
+        schedules.in_stages(lambda count: 2.0, 10, 2)

@@ -15,6 +15,9 @@ from jaxdrop.audit._tracing import Program
 # Operations for one word, without those that turn it into a number and compare it.
 _OPERATIONS = {"threefry2x32": 110, "jaxdrop": 15, "rbg": 2, "unsafe_rbg": 2}
 _OPERATIONS_OF_OTHERS = 60
+# The mask of `drop_block` is that of the corners of blocks. The others compare a word of each
+# member with one of these words.
+_NO_MASK_OF_ENTRIES = ("drop_block", "subset", "dropout_mlp", "drop_path_add", "random_ltd")
 _NORMALIZERS = ("exp", "reduce_sum", "reduce_max")
 
 
@@ -141,8 +144,8 @@ def _site(draws: list[Draw], applications: list[Application], differentiated: bo
         rate = round(1 - first.keeps, 6) + 0.0
     variant = place.variant or next((each.variant for each in draw.places if each.variant), None)
     shared = () if first.kind == "draw" else shared_axes(first)
-    if variant == "drop_block":
-        rate, shared = None, ()  # its mask is that of the corners of blocks
+    if variant in _NO_MASK_OF_ENTRIES:
+        rate, shared = None, ()
     words = sum(each.bits.size for each in draws) * place.repeats
     size = max(data.size, first.out.size) * place.repeats
     each = _OPERATIONS.get(draw.generator, _OPERATIONS_OF_OTHERS) + 6

@@ -30,8 +30,9 @@ from jaxdrop.functional.learned import (
     variational_kl,
 )
 from jaxdrop.functional.losses import multi_sample_dropout, r_drop
+from jaxdrop.functional.mlp import dropout_mlp
 from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
-from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, shake_drop
+from jaxdrop.functional.paths import depth_rates, drop_path, drop_path_add, layer_drop, shake_drop
 from jaxdrop.functional.regions import drop_block, spatial_dropout
 from jaxdrop.functional.residuals import bias_dropout_add, dropout_add_layer_norm
 from jaxdrop.functional.sequences import (
@@ -41,7 +42,13 @@ from jaxdrop.functional.sequences import (
     word_dropout,
     zoneout,
 )
-from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
+from jaxdrop.functional.tokens import (
+    label_dropout,
+    modality_dropout,
+    random_ltd,
+    reinsert_tokens,
+    token_dropout,
+)
 from jaxdrop.functional.weights import drop_connect, drop_connect_gaussian, quant_noise, weight_drop
 
 __all__ = [
@@ -61,8 +68,10 @@ __all__ = [
     "drop_key",
     "drop_node",
     "drop_path",
+    "drop_path_add",
     "dropout",
     "dropout_add_layer_norm",
+    "dropout_mlp",
     "embedding_dropout",
     "feature_alpha_dropout",
     "gaussian_dropout",
@@ -75,7 +84,9 @@ __all__ = [
     "neftune",
     "quant_noise",
     "r_drop",
+    "random_ltd",
     "recurrent_dropout",
+    "reinsert_tokens",
     "shake_drop",
     "sparse_kl",
     "sparse_log_alpha",

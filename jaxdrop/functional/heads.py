@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, _mapped_axes, masks
+from jaxdrop import _checks, _layouts, _mapped_axes, masks
 from jaxdrop._kernel import kernel
-from jaxdrop.functional import _layouts, elements
+from jaxdrop.functional import elements
 
 __all__ = [
     "Normalize",

@@ -11,9 +11,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, _numerics, masks
+from jaxdrop import _checks, _layouts, _numerics, masks
 from jaxdrop._kernel import kernel
-from jaxdrop.functional import _layouts
 from jaxdrop.functional.elements import dropout
 
 __all__ = [

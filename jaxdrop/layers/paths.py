@@ -3,7 +3,7 @@
 from jaxdrop.functional import paths
 from jaxdrop.layers._variant import Variant
 
-__all__ = ["DropPath", "LayerDrop", "ShakeDrop"]
+__all__ = ["DropPath", "DropPathAdd", "LayerDrop", "ShakeDrop"]
 
 
 class DropPath(Variant, function=paths.drop_path):
@@ -20,6 +20,34 @@ class DropPath(Variant, function=paths.drop_path):
     mode: paths.Mode = "row"
     batch_axis: int = 0
     scale_by_keep: bool = True
+
+
+class DropPathAdd(Variant, function=paths.drop_path_add):
+    """`jaxdrop.drop_path_add` as a layer: `layer(x, branch)` is `x + m branch(x)`, and the branch
+    is computed only for the examples that keep it.
+
+    The branch is the caller's: its parameters are where they are without this layer. Linen's `init`
+    runs it for all examples.
+
+    Args:
+      rate: the probability of dropping, a number in [0, 1).
+      batch_axis: where the examples are.
+      groups: how many groups of examples keep equally many.
+      masked_below: the rate below which the branch is computed for all examples.
+      deterministic: if True, the branch is added for all examples.
+    """
+
+    call = """`inputs + m branch(inputs, *args)`.
+
+    Args:
+      inputs: an array, or a pytree of arrays.
+      branch: a module of the same framework, or a function, that returns what is like `inputs`.
+      *args: further arguments of the branch, which have the batch axis too.
+    """
+    rate: float
+    batch_axis: int = 0
+    groups: int = 1
+    masked_below: float = 0.1
 
 
 class LayerDrop(Variant, function=paths.layer_drop):

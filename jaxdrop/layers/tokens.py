@@ -8,7 +8,7 @@ import jax
 from jaxdrop.functional import tokens
 from jaxdrop.layers._variant import Variant
 
-__all__ = ["LabelDropout", "ModalityDropout", "TokenDropout"]
+__all__ = ["LabelDropout", "ModalityDropout", "RandomLTD", "TokenDropout"]
 
 
 class TokenDropout(Variant, function=tokens.token_dropout):
@@ -27,6 +27,33 @@ class TokenDropout(Variant, function=tokens.token_dropout):
     num_prefix_tokens: int
     rule: tokens.TokenRule = "timm"
     ordered: bool = False
+
+
+class RandomLTD(Variant, function=tokens.random_ltd):
+    """`jaxdrop.random_ltd` as a layer: `ltd(x, layer)` runs `layer` on some of the tokens, which
+    then return to their places.
+
+    The layer is the caller's: its parameters are where they are without this one. Linen's `init`
+    runs it on all tokens.
+
+    Args:
+      rate: the probability of dropping, a number in [0, 1).
+      num_prefix_tokens: how many tokens at the start are always kept.
+      groups: how many groups of tokens keep equally many.
+      deterministic: if True, the layer sees all tokens.
+    """
+
+    call = """`inputs`, with `layer` of the kept tokens in their places.
+
+    Args:
+      inputs: shape (..., tokens, features).
+      layer: a module of the same framework, or a function, that returns what is like `inputs`.
+      positions: of the tokens; the layer gets those of the kept ones, as `positions`.
+      mask: of attention; the layer gets its part, as `mask`.
+    """
+    rate: float
+    num_prefix_tokens: int = 0
+    groups: int = 1
 
 
 class LabelDropout(Variant, function=tokens.label_dropout):

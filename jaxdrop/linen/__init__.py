@@ -36,13 +36,16 @@ from jaxdrop.linen._parameters import (
     ConcreteDropout,
     DropConnect,
     DropoutAddLayerNorm,
+    DropoutMLP,
     SparseVariationalDense,
     VariationalDense,
     VariationalDropout,
 )
 from jaxdrop.linen._wrappers import (
+    DropPathAdd,
     LayerDrop,
     QuantNoise,
+    RandomLTD,
     WeightDrop,
 )
 from jaxdrop.linen.attention import (
@@ -69,11 +72,13 @@ __all__ = [
     "DropKey",
     "DropNode",
     "DropPath",
+    "DropPathAdd",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "DropoutAddLayerNorm",
+    "DropoutMLP",
     "EmbeddingDropout",
     "FeatureAlphaDropout",
     "GaussianDropout",
@@ -86,6 +91,7 @@ __all__ = [
     "MultiHeadDotProductAttention",
     "NEFTune",
     "QuantNoise",
+    "RandomLTD",
     "ShakeDrop",
     "SparseVariationalDense",
     "SpatialDropout",

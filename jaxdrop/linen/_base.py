@@ -129,6 +129,22 @@ class Layer(Switched):
 
     spec: PartitionSpec | None = None
 
+    def _drop_behind_init(
+        self,
+        operands: Sequence[Any],
+        deterministic: bool | None,
+        rng: jax.Array | None,
+        rate: Any = None,
+        spec: PartitionSpec | None = None,
+        **further: Any,
+    ) -> Any:
+        """As `_drop`, but `init` drops nothing: what it is given, an example or a token, may be too
+        few to keep a part of them.
+        """
+        if self.is_initializing():
+            return self._evaluate(None, operands, 0.0, deterministic=True, spec=None, **further)
+        return self._drop(operands, deterministic, rng, rate, spec, **further)
+
 
 class Plain(Layer):
     """A layer with one input, like its output."""

@@ -12,7 +12,7 @@ from jax.nn.initializers import constant
 
 from jaxdrop import _checks
 from jaxdrop.functional import learned as functional
-from jaxdrop.layers import Kernel, Variant, learned, residuals, weights
+from jaxdrop.layers import Kernel, Variant, learned, mlp, residuals, weights
 from jaxdrop.linen._base import Call, Flag, Given, Key, Layer
 
 
@@ -58,6 +58,28 @@ class DropConnect(Dense, weights.DropConnect, Size):
     def __call__(self, inputs: jax.Array, deterministic: Flag = None, rng: Key = None,
                  **call: Unpack[Call]) -> jax.Array:
         return self._shifted(self._drop(self._kernel(inputs), deterministic, rng, **call))
+
+class HiddenSizes(Variant):
+    """The sizes of two dense layers, one behind the other."""
+
+    hidden_features: int
+    out_features: int
+
+class DropoutMLP(Parametrized, Kernel, mlp.DropoutMLP, HiddenSizes):
+    @nn.compact
+    def __call__(self, inputs: jax.Array, deterministic: Flag = None, rng: Key = None,
+                 **call: Unpack[Call]) -> jax.Array:
+        inputs = _checks.check_features(inputs, type(self).__name__)
+        features = inputs.shape[-1]
+        shapes = self._kernels(features, self.hidden_features, self.out_features, self.gated)
+        kernels, biases = {}, {}
+        for kind, shape in shapes.items():
+            kernels[kind] = self._param(f"kernel_{kind}", self.kernel_init, shape)
+            biases[kind] = self._param(
+                f"bias_{kind}", self.bias_init, shape[1:], self.use_bias
+            )
+        operands, others = self._weights(inputs, kernels, biases)
+        return self._drop_behind_init(operands, deterministic, rng, **others, **call)
 
 class Learned(Layer):
     """A layer whose amount is a parameter, `_learned(inputs)`."""

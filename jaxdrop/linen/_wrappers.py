@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 from flax import linen as nn
 
 from jaxdrop import masks
 from jaxdrop.functional import paths as functional
-from jaxdrop.layers import Variant, paths, weights
-from jaxdrop.linen._base import Layer, Switched, check_module
+from jaxdrop.layers import Variant, paths, tokens, weights
+from jaxdrop.linen._base import Call, Flag, Key, Layer, Switched, check_module
 
 
 # fmt: off
@@ -29,6 +29,22 @@ class LayerDrop(Switched, paths.LayerDrop):
 
         runs = self.is_initializing() or functional.layer_runs(key, amount, deterministic=off)
         return functional.cond(nn.cond, runs, run, lambda layer, x: x, layer, inputs)
+
+class DropPathAdd(Layer, paths.DropPathAdd):
+    @nn.compact
+    def __call__(self, inputs: Any, branch: Callable[..., Any], *args: Any,
+                 deterministic: Flag = None, rng: Key = None, **call: Unpack[Call]) -> Any:
+        further = {"branch": branch, "args": args}
+        return self._drop_behind_init((inputs,), deterministic, rng, **further, **call)
+
+class RandomLTD(Layer, tokens.RandomLTD):
+    @nn.compact
+    def __call__(self, inputs: jax.Array, layer: Callable[..., jax.Array],
+                 deterministic: Flag = None, rng: Key = None, *,
+                 positions: jax.Array | None = None, mask: jax.Array | None = None,
+                 **call: Unpack[Call]) -> jax.Array:
+        further = {"layer": layer, "positions": positions, "mask": mask}
+        return self._drop_behind_init((inputs,), deterministic, rng, **further, **call)
 
 class Wrapped(Variant):
     """The module that a wrapper runs."""

@@ -36,11 +36,12 @@ from jaxdrop.nnx._parameters import (
     ConcreteDropout,
     DropConnect,
     DropoutAddLayerNorm,
+    DropoutMLP,
     SparseVariationalDense,
     VariationalDense,
     VariationalDropout,
 )
-from jaxdrop.nnx._wrappers import LayerDrop, QuantNoise, WeightDrop
+from jaxdrop.nnx._wrappers import DropPathAdd, LayerDrop, QuantNoise, RandomLTD, WeightDrop
 from jaxdrop.nnx.attention import MultiHeadAttention, dot_product_attention
 from jaxdrop.nnx.mc_dropout import stochastic
 from jaxdrop.nnx.recurrent import RNN
@@ -61,11 +62,13 @@ __all__ = [
     "DropKey",
     "DropNode",
     "DropPath",
+    "DropPathAdd",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "DropoutAddLayerNorm",
+    "DropoutMLP",
     "EmbeddingDropout",
     "FeatureAlphaDropout",
     "GaussianDropout",
@@ -77,6 +80,7 @@ __all__ = [
     "MultiHeadAttention",
     "NEFTune",
     "QuantNoise",
+    "RandomLTD",
     "ShakeDrop",
     "SparseVariationalDense",
     "SpatialDropout",

@@ -13,7 +13,7 @@ from flax.typing import Dtype, Initializer
 
 from jaxdrop import _checks
 from jaxdrop.functional import learned as functional
-from jaxdrop.layers import Kernel, Variant, learned, residuals, weights
+from jaxdrop.layers import Kernel, Variant, learned, mlp, residuals, weights
 from jaxdrop.nnx._base import Call, Given, Layer
 
 
@@ -45,6 +45,13 @@ class Sizes(Variant):
     in_features: int
     out_features: int
 
+class HiddenSizes(Variant):
+    """The sizes of two dense layers, one behind the other."""
+
+    in_features: int
+    hidden_features: int
+    out_features: int
+
 class Features(Variant):
     """The size of a layer that keeps the last axis."""
 
@@ -69,6 +76,26 @@ class Dense(Parametrized, Kernel):
 class DropConnect(Dense, weights.DropConnect, Sizes):
     def __call__(self, inputs: jax.Array, **call: Unpack[Call]) -> jax.Array:
         return self._dense(inputs, **call)
+
+class DropoutMLP(Parametrized, Kernel, mlp.DropoutMLP, HiddenSizes):
+    def _create(self, in_features: int, hidden_features: int, out_features: int, gated: bool,
+                use_bias: bool, param_dtype: Dtype, kernel_init: Initializer,
+                bias_init: Initializer, rngs: nnx.Rngs) -> None:
+        shapes = self._kernels(in_features, hidden_features, out_features, gated)
+        for kind in mlp.KINDS:
+            shape, use = shapes.get(kind, (0, 0)), kind in shapes
+            kernel = _param(rngs, kernel_init, shape, param_dtype, use)
+            bias = _param(rngs, bias_init, shape[1:], param_dtype, use and use_bias)
+            setattr(self, f"kernel_{kind}", kernel)
+            setattr(self, f"bias_{kind}", bias)
+
+    def __call__(self, inputs: jax.Array, **call: Unpack[Call]) -> jax.Array:
+        features, _ = self._parameter("kernel_in").shape
+        inputs = _checks.check_features(inputs, type(self).__name__, features)
+        kernels = {kind: self._optional(f"kernel_{kind}") for kind in mlp.KINDS}
+        biases = {kind: self._optional(f"bias_{kind}") for kind in mlp.KINDS}
+        operands, others = self._weights(inputs, kernels, biases)
+        return self._drop(operands, **others, **call)
 
 class Learned(Layer):
     """A layer whose amount is a parameter."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
+import jax
 from flax import nnx
 
 from jaxdrop import masks
 from jaxdrop.functional import paths as functional
-from jaxdrop.layers import Variant, paths, weights
-from jaxdrop.nnx._base import Layer, RngSource, Switched, check_module
+from jaxdrop.layers import Variant, paths, tokens, weights
+from jaxdrop.nnx._base import Call, Layer, RngSource, Switched, check_module
 
 
 # fmt: off
@@ -28,6 +29,17 @@ class LayerDrop(Switched, paths.LayerDrop):
 
         runs = functional.layer_runs(key, amount, deterministic=off)
         return functional.cond(nnx.cond, runs, run, lambda layer, x: x, layer, inputs)
+
+class DropPathAdd(Layer, paths.DropPathAdd):
+    def __call__(self, inputs: Any, branch: Callable[..., Any], *args: Any,
+                 **call: Unpack[Call]) -> Any:
+        return self._drop((inputs,), branch=branch, args=args, **call)
+
+class RandomLTD(Layer, tokens.RandomLTD):
+    def __call__(self, inputs: jax.Array, layer: Callable[..., jax.Array], *,
+                 positions: jax.Array | None = None, mask: jax.Array | None = None,
+                 **call: Unpack[Call]) -> jax.Array:
+        return self._drop((inputs,), layer=layer, positions=positions, mask=mask, **call)
 
 class Wrapped(Variant):
     """The module that a wrapper runs."""

@@ -27,6 +27,7 @@ from jaxdrop.schedules._recipes import (
     late,
     scheduled_drop_path,
 )
+from jaxdrop.schedules._stages import in_stages
 
 __all__ = [
     "Count",
@@ -38,6 +39,7 @@ __all__ = [
     "cyclic",
     "dropblock",
     "early",
+    "in_stages",
     "late",
     "linear",
     "scheduled_drop_path",

@@ -57,6 +57,18 @@ def known_rate(name: str, rate: Any) -> float:
     )
 
 
+def whole_steps(count: Any) -> int:
+    """The argument `count` as a Python integer. A traced one has no value yet."""
+    way = "call the schedule outside of jax.jit, and hand its rate on, marked as static"
+    _checks.check_not_traced(count, "count", way)
+    number = np.asarray(_checks.check_array(count, "count"))
+    if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
+        raise TypeError(
+            f"count must be the number of steps taken so far, got {_checks.quoted(count)}"
+        )
+    return int(number)
+
+
 def speed_of(gamma: Any) -> float:
     """The argument `gamma` as a positive number."""
     _checks.check_not_traced(gamma, "gamma")

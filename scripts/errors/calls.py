@@ -69,6 +69,9 @@ NODES = array("i", shape="same", low=0, high=2)
 PROBABILITIES = array("f", shape="same", low=0, high=1)
 POSITIVE = number(0, least=False, axes=True)
 
+STATIC = kinds.known(number(0, 0.8))
+_W_IN, _W_OUT = jnp.ones((X.shape[-1], 4), jnp.float32), jnp.ones((4, 3), jnp.float32)
+
 # What an argument of this name is, where nothing else is said.
 NAMES: dict[str, Kind] = {
     "key": kinds.KEY.or_none(),
@@ -223,6 +226,29 @@ def functions() -> list[Call]:
         ),
         call(jaxdrop.drop_path, base),
         call(
+            jaxdrop.drop_path_add,
+            base | {"rate": 0.5, "branch": _first},
+            rate=STATIC,
+            branch=kinds.CALLABLE,
+            args=kinds.Kind(lambda v, valid: isinstance(v, (tuple, list)) and not any(v)),
+            groups=integer(1, 2),
+            masked_below=STATIC,
+        ),
+        call(
+            jaxdrop.dropout_mlp,
+            {"key": KEY, "x": X, "w_in": _W_IN, "w_out": _W_OUT, "rate": 0.5},
+            x=array("fc", shape="last"),
+            rate=STATIC,
+            w_in=LIKE,
+            w_out=LIKE,
+            **dict.fromkeys(("b_in", "b_out", "w_gate", "b_gate"), kinds.Kind(is_none)),
+            activation=kinds.CALLABLE,
+            pattern=choice("unit", "slice"),
+            block_size=integer(1),
+            groups=kinds.Kind(lambda v, valid: integer(1).fits(v, 0) and int(v) in (1, 2)),
+            num_masks=kinds.Kind(lambda v, valid: integer(1).fits(v, 0) and int(v) in (1, 2, 4)),
+        ),
+        call(
             jaxdrop.layer_drop,
             base | {"layer": _double},
             x=kinds.ANYTHING,
@@ -339,6 +365,16 @@ def functions() -> list[Call]:
             rule=choice("timm", "floor", "round"),
         ),
         call(
+            jaxdrop.random_ltd,
+            {"key": KEY, "x": SEQUENCE, "rate": 0.5, "layer": _double},
+            rate=STATIC,
+            layer=kinds.CALLABLE,
+            positions=kinds.Kind(is_none),
+            mask=kinds.Kind(is_none),
+            num_prefix_tokens=integer(0, 3),
+            groups=integer(1, 1),
+        ),
+        call(
             jaxdrop.label_dropout,
             {"key": KEY, "labels": LABELS, "rate": 0.3, "null_id": 3},
             labels=ID,
@@ -427,6 +463,13 @@ def functions() -> list[Call]:
         call(schedules.annealed, {"rate": 0.1, "gamma": 0.1}, rate=one),
         call(schedules.dropblock, {"rate": 0.1, "steps": 10}, rate=one, group=integer(1, 4)),
         call(schedules.scheduled_drop_path, {"rate": 0.1, "steps": 10}, rate=one),
+        call(
+            schedules.in_stages,
+            {"schedule": schedules.linear(0.1, 0.3, 10), "steps": 10, "stages": 3},
+            schedule=kinds.CALLABLE,
+            steps=integer(3),
+            stages=integer(2, 10),
+        ),
         call(
             schedules.linear(0.1, 0.3, 10), {"count": 3}, "schedules.linear(...)", count=array("fi")
         ),
@@ -690,6 +733,14 @@ _PRECISION = kinds.Kind(
 _INDEX = kinds.Kind(
     lambda value, valid: value is None or integer(0, 2**32 - 1).fits(value, 0), traced=True
 )
+
+
+def is_none(value: Any, valid: Any) -> bool:
+    return value is None
+
+
+def _first(x: Any, *others: Any) -> Any:
+    return x
 
 
 def _double(x: Any) -> Any:

@@ -207,6 +207,48 @@ LAYERS: dict[str, Layer] = {
         for rank in (1, 2, 3)
     },
     "DropPath": Layer({"rate": 0.3}, {"inputs": X}),
+    "DropPathAdd": Layer(
+        {"rate": 0.5},
+        {"inputs": X, "branch": jnp.tanh},
+        {
+            "rate": calls.STATIC,
+            "branch": kinds.CALLABLE,
+            "groups": integer(1, 2),
+            "masked_below": calls.STATIC,
+        },
+        in_call=calls.STATIC,
+    ),
+    "DropoutMLP": Layer(
+        {"rate": 0.5},
+        {"inputs": X},
+        {
+            "inputs": array("fc", shape="last"),
+            "rate": calls.STATIC,
+            "activation": kinds.CALLABLE,
+            "gated": kinds.FLAG,
+            "pattern": choice("unit", "slice"),
+            "block_size": integer(1),
+            "groups": Kind(lambda v, valid: integer(1).fits(v, 0) and int(v) in (1, 2)),
+            "num_masks": Kind(lambda v, valid: integer(1).fits(v, 0) and int(v) in (1, 2, 4)),
+            "hidden_features": integer(4, 4),
+        },
+        {"in_features": 8, "hidden_features": 4, "out_features": 3},
+        {"hidden_features": 4, "out_features": 3},
+        in_call=calls.STATIC,
+    ),
+    "RandomLTD": Layer(
+        {"rate": 0.5},
+        {"inputs": SEQUENCE, "layer": jnp.tanh},
+        {
+            "rate": calls.STATIC,
+            "layer": kinds.CALLABLE,
+            "positions": Kind(calls.is_none),
+            "mask": Kind(calls.is_none),
+            "num_prefix_tokens": integer(0, 3),
+            "groups": integer(1, 1),
+        },
+        in_call=calls.STATIC,
+    ),
     "LayerDrop": Layer(
         {"rate": 0.3},
         {"inputs": X},

@@ -221,3 +221,45 @@ def test_counted_heads_may_not_be_divided(normalize: Normalize) -> None:
 
     with pytest.raises(ValueError, match="divides the heads"):
         jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(HEADS)
+
+
+# -- heads that are not computed
+
+
+def test_a_subset_of_the_heads_is_a_mask_of_heads() -> None:
+    """With grouped queries, the subset of the keys' heads takes the queries' heads in groups."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6))
+    shapes = {"q": (6, 4, 3), "k": (6, 2, 3), "v": (6, 2, 3), "out": (4, 3, 6)}
+    weights = {
+        name: jax.random.normal(jax.random.key(seed), shape)
+        for seed, (name, shape) in enumerate(shapes.items())
+    }
+
+    def attend(weights: dict[str, jax.Array], keep: jax.Array, scale: float) -> jax.Array:
+        q, k, v = (jnp.einsum("btd,dhc->bthc", x, weights[name]) for name in "qkv")
+        y = jaxdrop.dot_product_attention(None, q, k, v, 0.0, is_causal=True)
+        y = jnp.where(jnp.expand_dims(keep, (0, 1, 3)), jnp.float32(scale) * y, 0)
+        return jnp.einsum("bthc,hcd->btd", y, weights["out"])
+
+    def skipped(key: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        kept = jaxdrop.subsets.draw(key, 2, 0.5)
+        axes = {"q": 1, "k": 1, "v": 1, "out": 0}
+        part = {name: kept.gather(weights[name], axis) for name, axis in axes.items()}
+        assert part["q"].shape == (6, 2, 3)
+        return attend(part, jnp.ones(2, bool), kept.scale)
+
+    def masked(key: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        kept = jaxdrop.subsets.draw(key, 2, 0.5)
+        return attend(weights, jnp.repeat(kept.ranks[0] < 1, 2), kept.scale)
+
+    @jax.jit
+    def both(key: jax.Array) -> Any:
+        found = []
+        for f in (skipped, masked):
+            y, pull = jax.vjp(lambda weights, f=f: f(key, weights), weights)
+            found.append((y, pull(y)[0]))
+        return found
+
+    for seed in range(3):
+        for one, other in zip(*map(jax.tree.leaves, both(jaxdrop.key(seed))), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -20,9 +20,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
 
 import jaxdrop
+from jaxdrop import subsets
 from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, layer_runs, shake_drop
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
+from tests.compilation import quick
 from tests.oracles import require, torch_value_and_pull, value_and_pull
 
 Block = Callable[[jax.Array], jax.Array]
@@ -31,6 +33,107 @@ LEVELS = {"batch": (0, 1, 2), "image": (1, 2), "channel": (1,), "pixel": ()}
 X = jnp.linspace(0.5, 2, 8 * 5 * 3).reshape(8, 5, 3)
 
 each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+
+
+# -- drop path that computes a branch for some examples
+
+
+def branch(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """Sees the examples that it is given: their mean is in its result."""
+    return jnp.tanh(x) * jnp.expand_dims(gain, (1, 2)) + 0.1 * x.mean(0, keepdims=True)
+
+
+def test_the_branch_is_that_of_the_kept_examples() -> None:
+    """In values, gradients and tangents, for a pytree with a batch axis that is not the first."""
+    gain = jnp.linspace(1.0, 2.0, 8)
+
+    def subset(key: jax.Array, x: jax.Array) -> jax.Array:
+        tree = {"x": jnp.swapaxes(x, 0, 1), "sum": x.sum((1, 2))[None]}
+
+        def of_tree(tree: Any, gain: jax.Array) -> Any:
+            y = branch(jnp.swapaxes(tree["x"], 0, 1), gain[0])
+            return {"x": jnp.swapaxes(y, 0, 1), "sum": 2 * tree["sum"]}
+
+        y = jaxdrop.drop_path_add(key, tree, 0.4, of_tree, args=(gain[None],), batch_axis=1)
+        return jnp.swapaxes(y["x"], 0, 1) + jnp.expand_dims(y["sum"][0], (1, 2))
+
+    def reference(key: jax.Array, x: jax.Array) -> jax.Array:
+        places = jnp.sort(subsets.draw(key, 8, 0.4).indices[0])
+        part = 8 / 5 * branch(x[places], gain[places])
+        total = x.sum((1, 2))
+        total = total.at[places].add(8 / 5 * 2 * total[places])
+        return x.at[places].add(part) + jnp.expand_dims(total, (1, 2))
+
+    @quick
+    def both(key: jax.Array) -> Any:
+        found = []
+        for f in (subset, reference):
+            y, pull = jax.vjp(functools.partial(f, key), X)
+            tangent = jax.jvp(functools.partial(f, key), (X,), (X,))[1]
+            found.append((y, *pull(y), tangent))
+        return found
+
+    for seed in range(3):
+        for one, other in zip(*both(jaxdrop.key(seed)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+def test_the_mean_over_all_sets_of_examples_is_the_sum() -> None:
+    """Each of the 6 sets of 2 of 4 examples once."""
+    x = X[:4]
+    keys = jax.random.split(KEY, 64)
+    y = quick(jax.vmap(lambda key: jaxdrop.drop_path_add(key, x, 0.5, jnp.tanh)))(keys)
+    kept = (np.asarray(y) != np.asarray(x))[..., 0, 0]
+    _, first = np.unique(kept, axis=0, return_index=True)
+    assert first.size == 6
+    np.testing.assert_allclose(np.asarray(y)[first].mean(0), x + jnp.tanh(x), rtol=1e-6)
+
+
+def test_at_low_rates_examples_are_masked() -> None:
+    add = functools.partial(jaxdrop.drop_path_add, KEY, X, 0.09, jnp.tanh)
+    np.testing.assert_array_equal(add(), X + drop_path(KEY, jnp.tanh(X), 0.09))
+    with pytest.raises(ValueError, match=r"rate=0.05 drops nothing: of 8 members"):
+        jaxdrop.drop_path_add(KEY, X, 0.05, jnp.tanh, masked_below=0.0)
+    assert (np.asarray(add(masked_below=0.0)) == X).any((1, 2)).sum() == 1
+    for rate in depth_rates(0.3, 4):
+        assert jaxdrop.drop_path_add(KEY, X, rate, jnp.tanh).shape == X.shape
+
+
+def test_the_branch_takes_the_share_of_the_work() -> None:
+    x = jnp.ones((10, 16, 64))
+
+    def flops(add: Callable[..., jax.Array]) -> float:
+        def loss(w: jax.Array) -> jax.Array:
+            return add(lambda x: jnp.square(x @ w) @ w.T).sum()
+
+        w = jax.ShapeDtypeStruct((64, 256), jnp.float32)
+        analysis: Any = quick(jax.grad(loss)).lower(w).compile().cost_analysis()
+        return float(analysis["flops"])
+
+    subset = flops(lambda branch: jaxdrop.drop_path_add(KEY, x, 0.4, branch))
+    assert subset <= 0.61 * flops(lambda branch: x + drop_path(KEY, branch(x), 0.4))
+
+
+@pytest.mark.parametrize(
+    ("x", "branch", "options", "error", "message"),
+    [
+        (X, jnp.tanh, {"rate": 1.0}, ValueError, "rate must be below 1"),
+        (X, jnp.tanh, {"groups": 3}, ValueError, "groups=3 do not divide 8 entries"),
+        (X, jnp.tanh, {"groups": 8}, ValueError, "drops nothing: of 1 members"),
+        (X, jnp.sum, {}, TypeError, "must return what is like its argument"),
+        (X, None, {}, TypeError, "branch must be a function of x"),
+        (X, jnp.add, {"args": (X[:4],)}, ValueError, "x and args must have one number of examples"),
+        (X, jnp.add, {"args": (3.0,)}, ValueError, "batch_axis=0 is no axis of"),
+        ((), jnp.tanh, {}, ValueError, "x has no array"),
+        (X, jnp.tanh, {"batch_axis": 3}, ValueError, "batch_axis=3 is out of range"),
+    ],
+)
+def test_bad_input_of_drop_path_add(
+    x: Any, branch: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    given = {"rate": 0.4} | options
+    with pytest.raises(error, match=message):
+        jaxdrop.drop_path_add(KEY, x, given.pop("rate"), branch, **given)
 
 
 # -- drop path

@@ -21,6 +21,7 @@ from jaxdrop import masks
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
+from tests.compilation import quick
 from tests.oracles import require
 
 P = PartitionSpec
@@ -445,3 +446,113 @@ def test_stratified_keys_divide_the_choice_among_samples() -> None:
     counts = (np.asarray(indices)[..., None] == np.arange(8)).sum((0, 2))
     independent = math.sqrt(64 * 0.5 * 0.5)
     assert counts.std() < 0.7 * independent
+
+
+# -- layers that see some of the tokens
+
+
+def test_reinsertion_is_the_inverse_of_token_dropout() -> None:
+    """In any order of tokens; with the gradients of what is put in the places of the others."""
+
+    @quick
+    def both(key: jax.Array) -> Any:
+        found = []
+        for ordered in (False, True):
+            kept, indices = token_dropout(key, X, 0.5, num_prefix_tokens=1, ordered=ordered)
+            there = (jnp.expand_dims(indices, 1) == jnp.expand_dims(jnp.arange(9), (0, 2))).any(-1)
+            y, pull = jax.vjp(lambda x, k, i=indices: jaxdrop.reinsert_tokens(x, k, i), -X, kept)
+            found.append((y, jnp.expand_dims(there, 2), *pull(X), kept))
+        return found
+
+    for y, there, others, tokens, kept in both(KEY):
+        np.testing.assert_array_equal(y, np.where(there, X, -X))
+        np.testing.assert_array_equal(others, np.where(there, 0, X))
+        np.testing.assert_array_equal(tokens, kept)
+
+
+def test_a_layer_sees_the_kept_tokens_in_order() -> None:
+    """Their positions and their part of a mask too; the others pass unchanged. The kept tokens are
+    those of token_dropout.
+    """
+    mask = jnp.asarray(np.random.default_rng(0).random((4, 2, 9, 9)) < 0.5)
+
+    def layer(x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
+        seen = mask.sum(1).astype(x.dtype) @ x
+        return jnp.cos(x) * (1 + jnp.expand_dims(positions, 2).astype(x.dtype)) + seen
+
+    def reference(key: jax.Array, x: jax.Array) -> jax.Array:
+        _, indices = token_dropout(key, x, 0.4, num_prefix_tokens=0, ordered=True, rule="round")
+
+        def of_one(x: jax.Array, places: jax.Array, mask: jax.Array) -> jax.Array:
+            part = mask[:, places][:, :, places]
+            new = layer(x[places][None], places[None], part[None])[0]
+            return x.at[places].set(new)
+
+        return jax.vmap(of_one)(x, indices, mask)
+
+    def ltd(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jaxdrop.random_ltd(key, x, 0.4, layer, positions=jnp.arange(9), mask=mask)
+
+    @quick
+    def both(key: jax.Array) -> Any:
+        found = []
+        for f in (ltd, reference):
+            y, pull = jax.vjp(lambda x, f=f: f(key, x), X)
+            found.append((y, *pull(y)))
+        return found
+
+    for seed in range(3):
+        for one, other in zip(*both(jaxdrop.key(seed)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_a_causal_model_stays_causal_and_prefixes_stay() -> None:
+    """Under a scan over layers, each of which draws its own tokens: later tokens change nothing."""
+
+    def block(x: jax.Array) -> jax.Array:
+        return x + jnp.cumsum(x, axis=1)
+
+    @quick
+    def model(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def layer(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            y = jaxdrop.random_ltd(key, x, 0.5, block, num_prefix_tokens=1)
+            return y, (y != x).any(2)
+
+        return jax.lax.scan(layer, x, jax.random.split(KEY, 5))
+
+    y, seen = model(X)
+    changed, _ = model(X.at[:, 6:].add(1.0))
+    np.testing.assert_array_equal(y[:, :6], changed[:, :6])
+    assert np.all(seen[..., 0])
+    np.testing.assert_array_equal(seen.sum(-1), 5)
+    assert len(np.unique(seen.reshape(-1, 9), axis=0)) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rate": 1.0}, ValueError, "rate must be below 1"),
+        ({"rate": 0.01}, ValueError, "drops nothing: of 9 members"),
+        ({"num_prefix_tokens": 10}, ValueError, "at least num_prefix_tokens=10 tokens"),
+        ({"num_prefix_tokens": 3, "groups": 3}, ValueError, "belong to the first of groups=3"),
+        ({"groups": 2}, ValueError, "groups=2 do not divide 9"),
+        ({"positions": jnp.arange(8)}, ValueError, r"positions must have .* got \(8,\)"),
+        ({"mask": jnp.ones((3, 9, 9))}, ValueError, r"mask must have the shape \(9, 9\)"),
+        ({"layer": jnp.sum}, TypeError, "must return what is like its argument"),
+    ],
+)
+def test_bad_input_of_random_ltd(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = {"rate": 0.5, "layer": jnp.tanh} | options
+    with pytest.raises(error, match=message):
+        jaxdrop.random_ltd(KEY, X, given.pop("rate"), given.pop("layer"), **given)
+
+
+def test_bad_input_of_reinsert_tokens() -> None:
+    kept, indices = X[:, :3], jnp.zeros((4, 3), jnp.int32)
+    for arrays in ((X, kept, indices[:, :2]), (X[..., :2], kept, indices), (kept, X, indices)):
+        with pytest.raises(ValueError, match="reinsert_tokens takes x of shape"):
+            jaxdrop.reinsert_tokens(*arrays)
+    with pytest.raises(TypeError, match="tokens must be of the dtype of x"):
+        jaxdrop.reinsert_tokens(X, kept.astype(jnp.bfloat16), indices)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, reshard
 
-from jaxdrop.functional import _layouts
-from jaxdrop.functional._layouts import Names
+from jaxdrop import _layouts
+from jaxdrop._layouts import Names
 
 T = TypeVar("T")
 

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks, random
+from jaxdrop import _checks, _layouts, masks, random
 from jaxdrop._kernel import kernel
-from jaxdrop.functional import _layouts
 from jaxdrop.functional.graphs._edges import checked_edges
 
 

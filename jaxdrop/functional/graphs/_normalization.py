@@ -10,9 +10,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdrop import _checks
+from jaxdrop import _checks, _layouts
 from jaxdrop._kernel import kernel
-from jaxdrop.functional import _layouts
 from jaxdrop.functional.graphs._edges import checked_edges
 
 

@@ -1,0 +1,188 @@
+"""Dropout that does not compute what it drops: time and FLOPs of a gradient."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jaxdrop
+from benchmarks._figures import Bar, Table
+from benchmarks._timing import interleaved
+
+NO_DROPOUT = "no dropout"
+MASKED = "masked"
+UNITS = "units"
+BLOCKS = "blocks of 128"
+SLICE = "slice"
+SUBSET = "k of n examples"
+WHOLE = "whole length"
+HALF = "half length, 10 of 12 layers"
+MLP_RATE = 0.5
+PATH_RATE = 0.4
+TOKEN_RATE = 0.5
+# Of the times of a call. What else runs on the machine only ever adds to them.
+_QUANTILE = 0.1
+
+Weights = dict[str, jax.Array]
+Program = Callable[[jax.Array, Weights, jax.Array], jax.Array]
+"""A loss: `program(key, weights, x)`."""
+
+
+def flops(compiled: jax.stages.Compiled) -> float:
+    """The FLOPs of a program without loops: of a loop's body XLA counts one pass."""
+    analysis: Any = compiled.cost_analysis()
+    return float(analysis["flops"])
+
+
+def mlps(activation: Callable[[jax.Array], jax.Array]) -> dict[str, Program]:
+    """Hidden units dropped by a mask that the batch shares, or not computed."""
+
+    def loss(drop: Callable[[jax.Array, Weights, jax.Array], jax.Array]) -> Program:
+        return lambda key, weights, x: jnp.square(drop(key, weights, x)).sum()
+
+    def masked(key: jax.Array, weights: Weights, x: jax.Array) -> jax.Array:
+        hidden = activation(x @ weights["w_in"])
+        return jaxdrop.dropout(key, hidden, MLP_RATE, broadcast_dims=(0,)) @ weights["w_out"]
+
+    def skipped(rate: float, **options: Any) -> Program:
+        return loss(
+            lambda key, weights, x: jaxdrop.dropout_mlp(
+                key, x, weights["w_in"], weights["w_out"], rate, activation=activation, **options
+            )
+        )
+
+    return {
+        NO_DROPOUT: skipped(0.0),
+        MASKED: loss(masked),
+        UNITS: skipped(MLP_RATE),
+        BLOCKS: skipped(MLP_RATE, pattern="block"),
+        SLICE: skipped(MLP_RATE, pattern="slice"),
+    }
+
+
+def mlp(quick: bool) -> Iterator[Table | Bar]:
+    """An MLP: the gradient of its weights."""
+    batch, features, units = (8, 16, 256) if quick else (512, 512, 2048)
+    weights = _normal(w_in=(features, units), w_out=(units, features))
+    x = _normal(x=(batch, features))["x"]
+    times: dict[str, dict[str, float]] = {}
+    work: dict[str, dict[str, float]] = {}
+    for activation in (jax.nn.relu, jax.nn.gelu):
+        case = activation.__name__
+        times[case], work[case] = _measured(mlps(activation), weights, x, quick)
+    title = f"MLP {features}-{units}-{features}, batch {batch}, rate {MLP_RATE}: gradient"
+    yield Table(title, "s", times, limit=NO_DROPOUT)
+    yield Table(f"FLOPs of the {title}", "", work, limit=NO_DROPOUT)
+    for case, row in times.items():
+        for name, bound in ((UNITS, 0.65), (BLOCKS, 0.6), (SLICE, 0.57)):
+            ratio = row[name] / row[NO_DROPOUT]
+            yield Bar(f"time, {case}, {name} / {NO_DROPOUT}", ratio, "<=", bound)
+            ratio = work[case][name] / work[case][NO_DROPOUT]
+            yield Bar(f"FLOPs, {case}, {name} / {NO_DROPOUT}", ratio, "<=", 0.51)
+
+
+def residual(quick: bool) -> Iterator[Table | Bar]:
+    """A residual block with stochastic depth: the gradient of its weights and its input."""
+    examples, length, features = (10, 2, 8) if quick else (20, 64, 512)
+    weights = _normal(w_in=(features, 4 * features), w_out=(4 * features, features))
+    x = _normal(x=(examples, length, features))["x"]
+
+    def branch(weights: Weights, x: jax.Array) -> jax.Array:
+        return jax.nn.gelu(_normalized(x) @ weights["w_in"]) @ weights["w_out"]
+
+    def masked(key: jax.Array, weights: Weights, x: jax.Array) -> jax.Array:
+        return jnp.square(x + jaxdrop.drop_path(key, branch(weights, x), PATH_RATE)).sum()
+
+    def subset(key: jax.Array, weights: Weights, x: jax.Array) -> jax.Array:
+        part = functools.partial(branch, weights)
+        return jnp.square(jaxdrop.drop_path_add(key, x, PATH_RATE, part)).sum()
+
+    times, work = _measured({MASKED: masked, SUBSET: subset}, weights, x, quick, inputs=True)
+    title = f"residual block, {examples} x {length} x {features}, drop path {PATH_RATE}: gradient"
+    yield Table(title, "s", {"": times}, limit=MASKED)
+    yield Bar(f"time, {SUBSET} / {MASKED}", times[SUBSET] / times[MASKED], "<=", 0.62)
+    kept = 1 - PATH_RATE
+    yield Bar(f"FLOPs, {SUBSET} / {MASKED}", work[SUBSET] / work[MASKED], "<=", kept + 0.01)
+
+
+def tokens(quick: bool) -> Iterator[Table | Bar]:
+    """A transformer of 12 layers under `scan`, of which 10 see half of the tokens."""
+    batch, length, features = (2, 8, 16) if quick else (2, 1024, 256)
+    shapes = {
+        "qkv": (3, features, features),
+        "out": (features, features),
+        "w_in": (features, 4 * features),
+        "w_out": (4 * features, features),
+    }
+    weights = _normal(**{name: (12, *shape) for name, shape in shapes.items()})
+    x = _normal(x=(batch, length, features))["x"]
+
+    def block(weights: Weights, x: jax.Array) -> jax.Array:
+        heads = (*x.shape[:2], -1, min(64, features))
+        normal = _normalized(x)
+        query, key, value = ((normal @ weights["qkv"][which]).reshape(heads) for which in range(3))
+        attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        x = x + attended.reshape(x.shape) @ weights["out"]
+        return x + jax.nn.gelu(_normalized(x) @ weights["w_in"]) @ weights["w_out"]
+
+    def model(rate: float) -> Program:
+        def middle(x: jax.Array, layer: tuple[jax.Array, Weights]) -> tuple[jax.Array, None]:
+            key, weights = layer
+            return jaxdrop.random_ltd(key, x, rate, functools.partial(block, weights)), None
+
+        def loss(key: jax.Array, weights: Weights, x: jax.Array) -> jax.Array:
+            first, inner, last = (
+                jax.tree.map(lambda w, part=part: w[part], weights)
+                for part in (0, slice(1, -1), -1)
+            )
+            x, _ = lax.scan(middle, block(first, x), (jax.random.split(key, 10), inner))
+            return jnp.square(block(last, x)).sum()
+
+        return loss
+
+    times, _ = _measured({WHOLE: model(0.0), HALF: model(TOKEN_RATE)}, weights, x, quick)
+    title = f"transformer, 12 layers, {batch} x {length} x {features}: gradient"
+    yield Table(title, "s", {"": times}, limit=WHOLE)
+    yield Bar(f"time, {HALF} / {WHOLE}", times[HALF] / times[WHOLE], "<=", 0.55)
+
+
+def _measured(
+    programs: dict[str, Program],
+    weights: Weights,
+    x: jax.Array,
+    quick: bool,
+    *,
+    inputs: bool = False,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The seconds and the FLOPs of the gradient of each program, in its weights, or also in x."""
+    key = jaxdrop.key(1)
+    compiled = {
+        name: jax.jit(jax.grad(program, (1, 2) if inputs else 1)).lower(key, weights, x).compile()
+        for name, program in programs.items()
+    }
+    calls = {
+        name: functools.partial(program, key, weights, x) for name, program in compiled.items()
+    }
+    times = interleaved(calls, seconds=0 if quick else 20, quantile=_QUANTILE)
+    return times, {name: flops(program) for name, program in compiled.items()}
+
+
+def _normal(**shapes: tuple[int, ...]) -> Weights:
+    """Normal weights of a variance that keeps that of a dense layer's outputs."""
+    keys = jax.random.split(jaxdrop.key(0), len(shapes))
+    return {
+        name: jax.random.normal(key, shape) / jnp.sqrt(jnp.float32(shape[-2]))
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def _normalized(x: jax.Array) -> jax.Array:
+    return (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+MEASUREMENTS = (mlp, residual, tokens)

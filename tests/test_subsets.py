@@ -1,0 +1,204 @@
+"""Random subsets of exactly k of n members: their distribution, how entries move, and layouts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxdrop
+from jaxdrop import subsets
+from tests import statistics
+from tests.compilation import quick
+
+P = PartitionSpec
+KEY = jaxdrop.key(5)
+SIZE = 48
+COLLECTIVES = re.compile("all-gather|all-reduce|all-to-all|reduce-scatter|collective")
+CASES: list[dict[str, Any]] = [
+    {"rate": 0.5},
+    {"rate": 0.3, "groups": 8},
+    {"rate": 0.5, "pattern": "block", "block_size": 3},
+    {"rate": 0.5, "pattern": "block", "block_size": 3, "groups": 8},
+    {"rate": 0.3, "pattern": "slice"},
+    {"rate": 0.6, "pattern": "slice", "groups": 8},
+]
+WHOLE = r"groups=4 cannot be divided over the 8 devices of \('d',\)"
+KEEP_ALL_BUT_ONE = {"rate": 1 / SIZE}
+KEEP_ONE = {"rate": 0.99, "pattern": "slice"}
+
+
+def mask_of(kept: subsets.Subset) -> jax.Array:
+    """For each entry of the axis, whether it is kept."""
+    keep = (kept.ranks < kept.indices.shape[-1]).ravel()
+    return jnp.repeat(keep, SIZE // keep.size)
+
+
+def test_entries_move_as_under_a_mask() -> None:
+    """Values, gradients, tangents, and Hessian-vector products."""
+    x = np.random.default_rng(0).normal(size=(2, SIZE, 3)).astype(np.float32)
+
+    def moved(kept: subsets.Subset, x: jax.Array) -> jax.Array:
+        inner = jnp.sin(jnp.float32(kept.scale) * kept.gather(x, axis=-2))
+        return jnp.cos(kept.scatter(inner, axis=-2))
+
+    def masked(kept: subsets.Subset, x: jax.Array) -> jax.Array:
+        keep = jnp.expand_dims(mask_of(kept), (*range(x.ndim - 2), x.ndim - 1))
+        return jnp.cos(jnp.where(keep, jnp.sin(jnp.float32(kept.scale) * x), 0))
+
+    @quick
+    def all_of_them(key: jax.Array, x: jax.Array) -> Any:
+        found = []
+        for case in (*CASES, KEEP_ALL_BUT_ONE, KEEP_ONE):
+            kept = subsets.draw(key, SIZE, **case)
+
+            def both(f: Any, kept: subsets.Subset = kept) -> Any:
+                loss = jax.grad(lambda x: (f(kept, x) ** 2).sum())
+                value, tangent = jax.jvp(lambda x: f(kept, x), (x,), (x,))
+                return value, tangent, *jax.jvp(loss, (x,), (x,)), jax.vmap(f, (None, 0))(kept, x)
+
+            found.append((kept, mask_of(kept), both(moved), both(masked)))
+        return found
+
+    every = (each for seed in range(4) for each in all_of_them(jaxdrop.key(seed), x))
+    for kept, keep, *results in every:
+        ranks, indices = np.asarray(kept.ranks), np.asarray(kept.indices)
+        assert int(keep.sum()) * kept.scale == pytest.approx(SIZE)
+        for rank, index in zip(ranks, indices, strict=True):
+            np.testing.assert_array_equal(np.flatnonzero(rank < index.size), index)
+            np.testing.assert_array_equal(rank[index], np.arange(index.size))
+        for one, other in zip(*results, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_no_derivative_scatters() -> None:
+    """Nor updates a slice: each is one pass over its result."""
+    for case in CASES:
+
+        def loss(x: jax.Array, case: dict[str, Any] = case) -> jax.Array:
+            kept = subsets.draw(KEY, SIZE, **case)
+            return jnp.sin(kept.scatter(jnp.sin(kept.gather(x)))).sum()
+
+        program = jax.jit(jax.grad(loss)).lower(jnp.ones((SIZE, 2))).as_text()
+        assert "gather" in program or "dynamic_slice" in program
+        assert "scatter" not in program
+        assert "dynamic_update_slice" not in program
+
+
+def test_integers_and_booleans_move_too() -> None:
+    kept = subsets.draw(KEY, SIZE, 0.5)
+    numbers = jnp.arange(SIZE)
+
+    @quick
+    @jax.grad
+    def gradient(x: jax.Array) -> jax.Array:
+        there = kept.scatter(kept.gather(numbers > 0))
+        return (x * jnp.where(there, kept.scatter(kept.gather(numbers)), 0).astype(x.dtype)).sum()
+
+    expected = np.where(mask_of(kept), numbers, 0)
+    np.testing.assert_array_equal(gradient(jnp.ones(SIZE)), expected)
+
+
+@pytest.mark.parametrize("key", [jaxdrop.key(1), jax.random.key(1)], ids=["hash", "threefry"])
+def test_all_subsets_are_equally_likely(key: jax.Array) -> None:
+    """Ideal subsets fail with a probability of 4e-6."""
+    size, kept, samples = 6, 3, 2**13
+    keys = jax.random.split(key, samples)
+
+    @quick
+    @jax.vmap
+    def chosen(key: jax.Array) -> Any:
+        slices = subsets.draw(jax.random.fold_in(key, 1), size, 0.5, pattern="slice").starts
+        return subsets.draw(key, (2, 2 * size), 0.5, groups=2).indices, slices
+
+    indices, starts = (np.asarray(each) for each in chosen(keys))
+    every = list(itertools.combinations(range(size), kept))
+    code = np.zeros(2**size, np.int64)
+    code[[sum(2**at for at in each) for each in every]] = np.arange(len(every))
+    numbers = code[(2**indices).sum(-1)].reshape(samples, 4)  # of rows and groups
+    counts = [np.bincount(column, minlength=len(every)) for column in numbers.T]
+    assert min(statistics.chi_square(count, samples / len(every)) for count in counts) > 1e-6
+    assert statistics.chi_square(np.bincount(starts.ravel()), samples / size) > 1e-6
+    pairs = np.bincount(numbers[:, 0] * len(every) + numbers[:, 1], minlength=len(every) ** 2)
+    assert statistics.chi_square(pairs, samples / len(every) ** 2) > 1e-6
+    assert len(every) == math.comb(size, kept)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("case", [each for each in CASES if "groups" in each])
+def test_whole_groups_need_no_communication(case: dict[str, Any], kind: AxisType) -> None:
+    """On eight devices the subset is that of one, under `jit` and under `shard_map`."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    x = np.random.default_rng(0).normal(size=(SIZE, 3)).astype(np.float32)
+    layout = NamedSharding(mesh, P("d"))
+
+    def through(key: jax.Array, x: jax.Array, **more: Any) -> jax.Array:
+        kept = subsets.draw(key, x.shape[0], **case, **more)
+        return kept.scatter(jnp.sin(kept.gather(x)))
+
+    def value_and_gradient(x: jax.Array, key: jax.Array, **more: Any) -> Any:
+        y, pull = jax.vjp(lambda x: through(key, x, **more), x)
+        return y, pull(x)[0]
+
+    expected = quick(value_and_gradient)(x, KEY)
+    divided = jax.device_put(x, layout)
+    local = jax.shard_map(
+        lambda x, key: value_and_gradient(x, key, spec=P("d")),
+        mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"),
+    )  # fmt: skip
+    for f in (value_and_gradient, local):
+        with jax.set_mesh(mesh):
+            compiled = quick(f, out_shardings=layout).lower(divided, KEY).compile()
+        assert not COLLECTIVES.search(compiled.as_text())
+        for one, other in zip(compiled(divided, KEY), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": 1.0}, "must be below 1"),
+        ({"rate": 0.01}, "rate=0.01 drops nothing: of 48 members"),
+        ({"rate": 0.0}, "rate=0 drops nothing"),
+        ({"groups": 5}, "groups=5 do not divide 48 entries into equal groups"),
+        ({"groups": 0}, "groups must be at least 1"),
+        ({"pattern": "block"}, "do not divide 48 entries .* of blocks of block_size=128"),
+        ({"pattern": "units"}, "pattern must be one of"),
+        ({"shape": (2, 0)}, "shape must end in a length of at least 1"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        subsets.draw(KEY, **({"shape": SIZE, "rate": 0.5} | options))
+
+
+def test_bad_moves() -> None:
+    kept = subsets.draw(KEY, SIZE, 0.5)
+    with pytest.raises(ValueError, match="x has 47 entries along axis 0"):
+        kept.gather(jnp.ones(47))
+    with pytest.raises(ValueError, match="axis=2 is out of range"):
+        kept.gather(jnp.ones(48), axis=2)
+    with pytest.raises(ValueError, match=r"subsets of shape .*vmap"):
+        subsets.draw(KEY, (3, SIZE), 0.5).gather(jnp.ones(48))
+    with pytest.raises(TypeError, match=r"jax.jit\(f, static_argnames='rate'\)"):
+        jax.eval_shape(lambda rate: subsets.draw(KEY, SIZE, rate), 0.5)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    divided = jax.device_put(np.ones(SIZE), NamedSharding(mesh, P("d")))
+    with (
+        jax.set_mesh(mesh),
+        pytest.raises(ValueError, match=WHOLE),
+    ):
+        subsets.draw(KEY, SIZE, 0.5, groups=4).gather(divided)
+    local = jax.shard_map(
+        lambda key: subsets.draw(key, SIZE // 8, 0.5, groups=4, spec=P("d")).ranks,
+        mesh=mesh, in_specs=P(), out_specs=P("d"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=WHOLE):
+        jax.eval_shape(local, KEY)
