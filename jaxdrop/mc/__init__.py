@@ -8,11 +8,11 @@ samples.
 Gal & Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
 learning", ICML 2016, arXiv:1506.02142.
 
-`mc.acquisition`, `mc.metrics` and `mc.plots` are modules with functions of their own. All other
-public names are those of this package, and its other modules are private.
+`mc.acquisition`, `mc.conformal`, `mc.metrics` and `mc.plots` are modules with functions of their
+own. All other public names are those of this package, and its other modules are private.
 """
 
-from jaxdrop.mc import acquisition, metrics, plots
+from jaxdrop.mc import acquisition, conformal, metrics, plots
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._datasets import predict_dataset
 from jaxdrop.mc._fitting import (
@@ -46,6 +46,7 @@ __all__ = [
     "acquisition",
     "cdf",
     "classification",
+    "conformal",
     "fit_rate",
     "fit_tau",
     "fit_temperature",

@@ -1,0 +1,142 @@
+"""Selective prediction with a bound on the error rate of what is accepted."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdrop import _checks
+from jaxdrop.mc import _binomial, _inputs, _reduction
+from jaxdrop.mc._reduction import masked, reduction
+
+
+class Selection(NamedTuple):
+    """Which predictions to accept, so that few of them are wrong."""
+
+    threshold: jax.Array
+    """Accept an input whose uncertainty is below it, a scalar. Infinity accepts all, minus infinity
+    none: the examples are too few, or too many of them are wrong.
+    """
+    coverage: jax.Array
+    """The share of the examples that it accepts, a scalar."""
+    risk: jax.Array
+    """The error rate of those that it accepts, a scalar; NaN if it accepts none."""
+
+
+@_checks.hinted
+def selective(
+    errors: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    risk: _inputs.Number,
+    *,
+    confidence: _inputs.Number = 0.95,
+    num_candidates: int = 20,
+    where: _inputs.ArrayLike | None = None,
+) -> Selection:
+    """The largest threshold of the uncertainty below which predictions are wrong at a rate of at
+    most `risk`, with probability `confidence`.
+
+    With probability `confidence` over the n examples, new inputs whose uncertainty is below the
+    threshold have an error rate of at most `risk`. Nothing is assumed of the uncertainty. A useless
+    one gives a threshold that accepts all or nothing.
+
+    M thresholds are tested: those below which a number of the examples lie that depends on n only,
+    and infinity. Given the threshold, errors below it are a binomial sample, so that `P(Bin(k,
+    risk) <= e)` is a p-value for k examples with e errors. (In other words: the Clopper-Pearson
+    bound of the error rate is at most `risk`.) It must be at most `(1 - confidence) / M`, so that
+    the probability that any of the M tests is wrong is at most `1 - confidence`.
+
+        errors = summary.mean.argmax(-1) != labels
+        found = mc.conformal.selective(errors, summary.predictive_entropy, risk=0.02)
+        accepted = new_summary.predictive_entropy < found.threshold
+
+    Args:
+      errors: whether each prediction is wrong, booleans or numbers 0 and 1; any shape.
+      uncertainty: of the same shape; larger is less certain.
+      risk: the error rate to stay below, in (0, 1); may be traced.
+      confidence: in (0, 1); may be traced.
+      num_candidates: M, at least 1. More are finer, and each of them needs more evidence.
+      where: booleans, the examples that count, as in `mc.metrics`.
+
+    Returns:
+      A `Selection`.
+
+    Raises:
+      TypeError: not real numbers, or `num_candidates` is not an integer.
+      ValueError: shapes differ or are empty, an entry that counts is NaN, an error is neither 0 nor
+        1, or a number is out of range. Under `jit` the result is NaN then.
+
+    References:
+      Geifman & El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017,
+      arXiv:1705.08500. Angelopoulos, Bates, Candès, Jordan & Lei, "Learn then test: calibrating
+      predictive algorithms to achieve risk control", 2021, arXiv:2110.01052.
+    """
+    arrays, selected = _inputs.entries("selective", where, errors=errors, uncertainty=uncertainty)
+    if not _inputs.holds(lambda x: (x == 0) | (x == 1), arrays[0], selected):
+        raise ValueError(
+            "errors must be 0 or 1, or booleans, such as summary.mean.argmax(-1) != labels, got"
+            f" {_inputs.range_of(arrays[0])}"
+        )
+    levels = []
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        level = _inputs.setting("selective", name, value)
+        if level.ndim:
+            raise ValueError(f"{name} must be one number, got an array of shape {level.shape}")
+        _inputs.fraction(name, level)
+        level = level.astype(arrays[0].dtype)
+        levels.append(_inputs.nan_unless((level > 0) & (level < 1), level))
+    count = _checks.check_count(num_candidates, "num_candidates")
+    return _selective(arrays, selected, *levels, num_candidates=count)
+
+
+@reduction("selective")
+def _selective(
+    arrays: list[jax.Array],
+    where: jax.Array | None,
+    risk: jax.Array,
+    confidence: jax.Array,
+    *,
+    num_candidates: int,
+) -> Selection:
+    errors, uncertainty = arrays
+    dtype = errors.dtype
+    known = ((errors == 0) | (errors == 1)) & ~jnp.isnan(uncertainty)
+    impossible = ~masked(where, known, fill=True).all() | jnp.isnan(risk) | jnp.isnan(confidence)
+    counts = jnp.ones(errors.size, bool) if where is None else where.ravel()
+    # What does not count comes last, and is infinitely uncertain.
+    apart, ordered, wrong = lax.sort(
+        (~counts, masked(where, uncertainty, jnp.inf).ravel(), masked(where, errors).ravel()),
+        num_keys=2,
+    )
+    below = jnp.concatenate([jnp.zeros(1, jnp.int32), wrong.astype(jnp.int32).cumsum()])
+    number = _reduction.number(where, errors.size)
+    least = jnp.log((1 - confidence) / num_candidates)
+    # With fewer examples, no number of errors is few enough.
+    first = jnp.minimum(jnp.ceil(least / jnp.log1p(-risk)).astype(jnp.int32), number)
+    steps = jnp.linspace(0, 1, num_candidates + 1, dtype=dtype)[1:]
+    ranks = first + jnp.floor((number - first).astype(dtype) * steps).astype(jnp.int32)
+    ranks = jnp.where(steps == 1, number, jnp.minimum(ranks, number))
+    at = jnp.minimum(ranks, errors.size - 1)
+    all_of_them = ranks >= number
+    thresholds = jnp.where(all_of_them, jnp.inf, ordered[at])
+    start, _ = _reduction.ties(apart, ordered)
+    accepted = jnp.where(all_of_them, number, start[at])
+    failed = below[accepted]
+    tail = _binomial.lower_tail(failed, jnp.maximum(accepted, 1), risk)
+    passed = (accepted > 0) & (tail <= (1 - confidence) / num_candidates)
+    best = jnp.where(passed, accepted, -1).argmax()
+    some = passed.any()
+    chosen, mistakes = accepted[best].astype(dtype), failed[best].astype(dtype)
+    return Selection(
+        *(
+            jnp.where(impossible, jnp.nan, x)
+            for x in (
+                jnp.where(some, thresholds[best], -jnp.inf),
+                jnp.where(some, chosen / jnp.maximum(number, 1).astype(dtype), 0),
+                jnp.where(some, mistakes / jnp.maximum(chosen, 1), jnp.nan),
+            )
+        )
+    )
