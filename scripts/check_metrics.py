@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import special
+from scipy import integrate, special
 
 from jaxdrop import mc
 from jaxdrop.mc import metrics
@@ -93,6 +93,19 @@ def cases(number: int) -> dict[str, Case]:
         pairs = ordered * (np.arange(4)[:, None] * 2 - 3)
         return float((np.abs(ordered).mean(0) - pairs.sum(0) / 16).mean())
 
+    def crps_mixture() -> float:
+        def absolute(gap: np.ndarray, variance: float) -> np.ndarray:
+            z = gap / np.sqrt(variance)
+            density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+            return gap * (2 * special.ndtr(z) - 1) + 2 * np.sqrt(variance) * density
+
+        apart = np.mean([absolute(a - b, 4).mean() for a in wide[3] for b in wide[3]])
+        return float(absolute(wide[3] - wide[0], 2).mean() - apart / 2)
+
+    wide_interval = [(mean - std).astype(np.float64), (mean + std).astype(np.float64)]
+    levels_of_quantiles = np.array([0.25, 0.375, 0.5, 0.75])
+    covered = np.take_along_axis(two > 0.05, labels[:, None], -1)[:, 0]
+
     def observed() -> Any:
         return (
             np.searchsorted(
@@ -136,6 +149,21 @@ def cases(number: int) -> dict[str, Case]:
             lambda: metrics.aurc(levels, np.zeros_like(levels)),
             lambda: levels.mean(dtype=np.float64),
         ),
+        "augrc": (
+            lambda: metrics.augrc(errors, tied),
+            lambda: (
+                integrate.trapezoid(np.r_[0, risks(tied, ones) * np.arange(1, number + 1) / number])
+                / number
+            ),
+        ),
+        "coverage_at_risk": (
+            lambda: metrics.coverage_at_risk(errors, 1 - p, 0.03),
+            lambda: (np.flatnonzero(risks(1 - p, ones) <= 0.03)[-1] + 1) / number,
+        ),
+        "risk_at_coverage": (
+            lambda: metrics.risk_at_coverage(errors, 1 - p, 0.8),
+            lambda: risks(1 - p, ones)[-(-4 * number // 5) - 1],
+        ),
         "risk_coverage": (
             lambda: metrics.risk_coverage(errors, tied).risk,
             lambda: risks(tied, ones),
@@ -151,6 +179,34 @@ def cases(number: int) -> dict[str, Case]:
         ),
         "crps_gaussian": (lambda: metrics.crps_gaussian(y, mean, std), crps),
         "crps_samples": (lambda: metrics.crps_samples(y, samples), crps_samples),
+        "crps_mixture": (
+            lambda: metrics.crps_mixture(y, samples, tau=0.5),
+            crps_mixture,
+        ),
+        "interval_score": (
+            lambda: metrics.interval_score(y, mean - std, mean + std, 0.7),
+            lambda: (
+                wide_interval[1]
+                - wide_interval[0]
+                + 2 / 0.3 * np.maximum(wide_interval[0] - wide[0], 0)
+                + 2 / 0.3 * np.maximum(wide[0] - wide_interval[1], 0)
+            ).mean(),
+        ),
+        "pinball": (
+            lambda: metrics.pinball(y, samples, levels_of_quantiles),
+            lambda: np.mean(
+                [
+                    np.maximum(level * (wide[0] - row), (level - 1) * (wide[0] - row)).mean()
+                    for row, level in zip(wide[3], levels_of_quantiles, strict=True)
+                ]
+            ),
+        ),
+        "set_coverage": (lambda: metrics.set_coverage(labels, two > 0.05), lambda: covered.mean()),
+        "set_size": (lambda: metrics.set_size(two > 0.05), lambda: (two > 0.05).sum() / number),
+        "coverage_by_group": (
+            lambda: metrics.coverage_by_group(covered, labels).coverage,
+            lambda: np.bincount(labels, covered) / np.bincount(labels),
+        ),
         "picp": (
             lambda: metrics.picp(y, mean - std, mean + std),
             lambda: ((mean - std <= y) & (y <= mean + std)).mean(),

@@ -25,6 +25,7 @@ from jaxdrop.mc._fitting import (
     tau_from_weight_decay,
     weight_decay_from_tau,
 )
+from jaxdrop.mc._logits import energy, max_logit
 from jaxdrop.mc._moments import Moments
 from jaxdrop.mc._observations import Regression, regression
 from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
@@ -47,6 +48,7 @@ __all__ = [
     "cdf",
     "classification",
     "conformal",
+    "energy",
     "fit_rate",
     "fit_tau",
     "fit_temperature",
@@ -54,6 +56,7 @@ __all__ = [
     "keys",
     "log_likelihood",
     "log_mean_exp",
+    "max_logit",
     "metrics",
     "moments",
     "open_results",

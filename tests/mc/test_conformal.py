@@ -180,8 +180,11 @@ def test_the_tail_of_a_binomial() -> None:
         np.testing.assert_allclose(found, expected, rtol=5e-4)
 
 
+@pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("rates", [(0.1, 0.7), (0.45, 0.6), (0.6, 0.2), (0.55, 0.55)])
-def test_the_risk_is_exceeded_as_seldom_as_stated(rates: tuple[float, float]) -> None:
+def test_the_risk_is_exceeded_as_seldom_as_stated(
+    rates: tuple[float, float], sequence: bool
+) -> None:
     """Over all data sets of seven examples of two uncertainties, also where the more certain ones
     are wrong more often.
     """
@@ -189,13 +192,12 @@ def test_the_risk_is_exceeded_as_seldom_as_stated(rates: tuple[float, float]) ->
     errors, uncertainty = (each % 2).astype(np.float32), (each // 2).astype(np.float32)
     chance = np.where(uncertainty == 0, rates[0], rates[1])
     weight = np.where(errors == 1, chance, 1 - chance).prod(-1) / 2**7
-    select = functools.partial(conformal.selective, num_candidates=2)
-    found = quick(
-        jax.vmap(lambda e, u: select(e, u, jnp.float32(0.5), confidence=jnp.float32(0.8)))
-    )(errors, uncertainty)
-    threshold = np.asarray(found.threshold)
-    assert set(threshold) <= {-np.inf, 1, np.inf}
-    actual = np.select([threshold == 1, threshold == np.inf], [rates[0], np.mean(rates)], 0)
+    options = {"thresholds": np.float32([1, 2])} if sequence else {"num_candidates": 2}
+    select = functools.partial(conformal.selective, risk=0.5, confidence=0.8, **options)
+    found = jax.tree.map(np.asarray, quick(jax.vmap(select))(errors, uncertainty))
+    threshold = found.threshold
+    assert set(threshold) <= {-np.inf, 1, 2 if sequence else np.inf}
+    actual = np.select([threshold == 1, threshold >= 2], [rates[0], np.mean(rates)], 0)
     assert weight[actual > 0.5].sum() <= 0.2
     accepted = uncertainty < threshold[:, None]
     np.testing.assert_allclose(found.coverage, accepted.mean(-1), rtol=1e-6)
@@ -214,6 +216,10 @@ def test_all_or_nothing() -> None:
     assert (nothing.threshold, nothing.coverage) == (-np.inf, 0)
     assert np.isnan(nothing.risk)
     errors = np.r_[np.zeros(500), np.ones(500)]
+    steps = np.arange(100.0, 1000, 50)
+    sequence = conformal.selective(errors, np.arange(1000.0), 0.05, thresholds=steps)
+    assert sequence.threshold == 500
+    assert conformal.selective(1 - errors, np.arange(1000.0), 0.05, thresholds=steps).coverage == 0
     half = conformal.selective(errors, np.arange(1000.0), 0.05, where=np.arange(1000) % 2 == 0)
     assert 400 < half.threshold <= 550
     assert half.risk <= 0.05
@@ -383,6 +389,11 @@ def test_bad_input() -> None:
         ValueError,
         r"risk must lie in \(0, 1\), got 5",
         lambda: conformal.selective(scores > 1, scores, 5),
+    )
+    _raises(
+        ValueError,
+        "thresholds must increase",
+        lambda: conformal.selective(scores > 1, scores, 0.1, thresholds=[0.2, 0.1]),
     )
     _raises(
         ValueError,

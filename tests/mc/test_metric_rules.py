@@ -77,6 +77,16 @@ def _observed(metric: Callable[..., Any], *arrays: np.ndarray, bad: Any = ()) ->
     return {metric.__name__: Judge(metric, arrays, (*nan, *bad))}
 
 
+def _curves(errors: Any, uncertainty: Any, **options: Any) -> jax.Array:
+    return metrics.coverage_at_risk(errors, uncertainty, 0.9, **options) + metrics.risk_at_coverage(
+        errors, uncertainty, 0.7, **options
+    )
+
+
+def _interval_scores(*arrays: Any, **options: Any) -> jax.Array:
+    return metrics.interval_score(*arrays, coverage=0.7, **options)
+
+
 JUDGES = {
     name: judge
     for each in (
@@ -108,6 +118,31 @@ JUDGES = {
         _observed(metrics.sharpness, STD, bad=[(-1,)]),
         _observed(metrics.rmsce, CDF, bad=[(1.5,), (-0.5,)]),
         _observed(metrics.aurc, ERRORS, CDF),
+        _observed(metrics.augrc, ERRORS, CDF),
+        _observed(_curves, ERRORS, CDF),
+        _observed(_interval_scores, Y, MEAN - STD, MEAN + STD, bad=[(0, 1, -1)]),
+        {
+            "crps_mixture": Judge(
+                _samples(functools.partial(metrics.crps_mixture, tau=4.0)),
+                (Y, SAMPLES.T),
+                ((np.nan, SAMPLES[:, 0]), (0, np.nan)),
+            ),
+            "pinball": Judge(
+                _samples(
+                    functools.partial(metrics.pinball, q=np.float32([0.1, 0.2, 0.5, 0.8, 0.9]))
+                ),
+                (Y, SAMPLES.T),
+                ((np.nan, SAMPLES[:, 0]), (0, np.nan)),
+            ),
+            "set_coverage": Judge(metrics.set_coverage, (LABELS, PROBS > 0.2), ((4, True),)),
+            "coverage_by_group": Judge(
+                lambda covered, groups, **options: metrics.coverage_by_group(
+                    covered, groups, num_groups=4, **options
+                ).coverage.mean(),
+                (PROBS[:, 0] > 0.2, LABELS),
+                ((True, 4), (True, -1)),
+            ),
+        },
         _observed(metrics.ause, ERRORS, CDF),
     )
     for name, judge in each.items()
@@ -144,7 +179,7 @@ def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> Non
         assert np.isnan(traced(everywhere, *arrays)), bad
         with pytest.raises(
             ValueError,
-            match=r"labels must lie|without NaN|must lie in|must not be negative|lower <= upper",
+            match=r"must lie in|without NaN|must not be negative|lower <= upper",
         ):
             _value(judge, *arrays)
     np.testing.assert_allclose(

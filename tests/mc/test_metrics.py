@@ -4,8 +4,10 @@ scikit-learn.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from sklearn import metrics as sklearn_metrics
 
 from jaxdrop import mc
@@ -253,6 +255,26 @@ def test_bad_errors() -> None:
         metrics.aurc(np.ones(2), np.array([0.0, np.nan]))
 
 
+def test_selection_of_sklearn() -> None:
+    """Traub et al. give the area in terms of the AUROC of failure detection."""
+    errors = RNG.random(300) < 0.2
+    uncertainty = np.round(RNG.random(300) + 0.3 * errors, 1)  # with ties
+    accuracy, auroc = 1 - errors.mean(), sklearn_metrics.roc_auc_score(errors, uncertainty)
+    expected = (1 - auroc) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+    np.testing.assert_allclose(metrics.augrc(errors, uncertainty), expected, rtol=1e-5)
+    curve = metrics.risk_coverage(errors, uncertainty)
+    for level in (0.1, 0.15, 1.0):
+        found = metrics.coverage_at_risk(errors, uncertainty, level)
+        assert found == np.where(np.asarray(curve.risk) <= level, curve.coverage, 0).max()
+    for level in (0.001, 0.56, 0.8, 0.999):
+        found = metrics.risk_at_coverage(errors, uncertainty, level)
+        assert found == curve.risk[math.ceil(Fraction(f"{level}") * 300) - 1]
+    assert metrics.coverage_at_risk(np.ones(3), np.ones(3), 0.5) == 0
+    assert metrics.coverage_at_risk(np.float32([0.1] * 7), np.zeros(7), 0.1) == 1
+    assert metrics.augrc(np.zeros(3), np.ones(3)) == 0
+    assert metrics.augrc([True], [0.3]) == 0.5
+
+
 # -- novelty
 
 
@@ -364,6 +386,77 @@ def test_fair_scores_do_not_depend_on_the_number_of_samples() -> None:
     scores = np.array([metrics.crps_samples(Y, pair, fair=True) for pair in np.float32(draws)])
     exact = metrics.crps_gaussian(Y, CENTER, STD)
     assert abs(scores.mean() - exact) < 4 * stats.sem(scores)
+
+
+def test_crps_of_the_mixture() -> None:
+    """Its definition, integrated, and what it is without noise and with one sample."""
+    samples, variance = RNG.normal(size=(3, 6)), RNG.uniform(0.1, 2, (3, 6))
+    grid = np.linspace(-15, 15, 60001)
+    mixture = stats.norm.cdf(grid[:, None, None], samples, np.sqrt(variance)).mean(1)
+    y = grid[::9000][:6] / 5
+    expected = integrate.trapezoid((mixture - (grid[:, None] >= y)) ** 2, grid, axis=0).mean()
+    found = metrics.crps_mixture(y, samples, variance=variance)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics.crps_mixture(y, samples, tau=np.inf), metrics.crps_samples(y, samples), rtol=1e-5
+    )
+    one = metrics.crps_mixture(y, samples[:1], variance=variance[:1])
+    gaussian = metrics.crps_gaussian(y, samples[0], np.sqrt(variance[0]))
+    np.testing.assert_allclose(one, gaussian, rtol=1e-5)
+
+
+def test_quantiles_and_intervals_of_sklearn() -> None:
+    q = np.array([0.1, 0.5, 0.9])
+    quantiles = CENTER + STD * stats.norm.ppf(q)[:, None]
+    losses = [
+        sklearn_metrics.mean_pinball_loss(Y, row, alpha=level)
+        for row, level in zip(quantiles, q, strict=True)
+    ]
+    np.testing.assert_allclose(metrics.pinball(Y, quantiles, q), np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(metrics.pinball(Y, quantiles[0], 0.1), losses[0], rtol=1e-5)
+    # Gneiting & Raftery, equations 40 and 43: the score is that of the two quantiles.
+    found = metrics.interval_score(Y, quantiles[0], quantiles[2], 0.8)
+    np.testing.assert_allclose(found, 2 / 0.2 * (losses[0] + losses[2]), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"the shape of q, .* got \(3, 200\), \(2,\) and \(200,\)"):
+        metrics.pinball(Y, quantiles, q[:2])
+    with pytest.raises(ValueError, match=r"q must lie in \(0, 1\), got 0.1 to 1"):
+        metrics.pinball(Y, quantiles[:2], [0.1, 1])
+    with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 80"):
+        metrics.interval_score(Y, Y, Y, 80)
+
+
+def test_sets_and_groups() -> None:
+    sets = RNG.random((500, 4)) < 0.6
+    covered = sets[np.arange(500), CLASSES]
+    np.testing.assert_allclose(metrics.set_coverage(CLASSES, sets), covered.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics.set_size(sets), sets.sum() / 500, rtol=1e-6)
+    sizes = sets.sum(-1)
+    found = metrics.coverage_by_group(covered, sizes, num_groups=6)
+    np.testing.assert_array_equal(found.size, np.bincount(sizes, minlength=6))
+    with np.errstate(invalid="ignore"):
+        expected = np.bincount(sizes, covered, 6) / np.bincount(sizes, minlength=6)
+    np.testing.assert_allclose(found.coverage, expected, rtol=1e-6)
+    with pytest.raises(TypeError, match="set_size takes boolean sets, got float"):
+        metrics.set_size(PROBS)
+    with pytest.raises(TypeError, match="takes boolean covered, got int"):
+        metrics.coverage_by_group(sizes, sizes)
+
+
+def test_scores_of_logits() -> None:
+    logits = RNG.normal(scale=5, size=(3, 20, 4))
+    for temperature in (1.0, 2.5):
+        expected = -temperature * special.logsumexp(logits / temperature, axis=-1).mean(0)
+        np.testing.assert_allclose(
+            mc.energy(logits, temperature=temperature), expected, rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_allclose(mc.max_logit(logits), -logits.max(-1).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(mc.energy(logits, temperature=1e-3), mc.max_logit(logits), atol=2e-3)
+    ruled_out = np.float32([[[0, -np.inf]], [[-np.inf, 2]]])
+    np.testing.assert_array_equal(mc.energy(ruled_out), [-1])
+    with pytest.raises(ValueError, match=r"temperature must lie in \(0, infinity\), got 0"):
+        mc.energy(logits, temperature=0)
+    with pytest.raises(ValueError, match=r"logits must have shape \(S, ..., C\)"):
+        mc.energy(logits[0, 0])
 
 
 @pytest.mark.parametrize("proportion", ["interval", "quantile"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _labels, _reduction
+from jaxdrop.mc._labels import group_numbers
 from jaxdrop.mc._ranks import Share
 from jaxdrop.mc._reduction import reduction
 
@@ -70,48 +70,6 @@ def calibrate(
         return _calibrate(checked, None, selected, share, num_groups=1)[0]
     given, count = group_numbers("calibrate", groups, checked.shape[:1], num_groups)
     return _calibrate(checked, given, selected, share, num_groups=count)
-
-
-def group_numbers(
-    caller: str,
-    groups: _inputs.ArrayLike,
-    shape: tuple[int, ...],
-    num_groups: int | None,
-    where: jax.Array | None = None,
-) -> tuple[jax.Array, int]:
-    """The arguments `groups`, of `shape`, and `num_groups`, checked. Where groups were traced, some
-    may be out of range.
-    """
-    given = _inputs.array(groups, caller, "groups of integers")
-    if not jnp.issubdtype(given.dtype, jnp.integer):
-        raise TypeError(f"{caller} takes groups of integers, got {given.dtype}{list(given.shape)}")
-    if given.shape != shape:
-        raise ValueError(
-            f"{caller} takes a group for each example, groups of shape {shape}, got {given.shape}"
-        )
-    if num_groups is None:
-        if not _inputs.is_known(given):
-            raise TypeError(
-                f"{caller} takes num_groups=..., the number of groups, where groups are traced: it"
-                " is the shape of the result"
-            )
-        counted = np.asarray(given)[... if where is None else np.asarray(where)]
-        num_groups = int(counted.max()) + 1
-    count = _checks.check_count(num_groups, "num_groups")
-
-    def inside(x: np.ndarray) -> np.ndarray:
-        return (x >= 0) & (x < count)
-
-    if not _inputs.holds(inside, given, where):
-        raise ValueError(
-            f"groups must lie in [0, {count}), where {count} is num_groups, got"
-            f" {_inputs.range_of(np.asarray(given))}"
-        )
-    return (
-        given
-        if isinstance(given, jax.Array)
-        else jnp.asarray(np.where(inside(given), given, -1).astype(np.int32))
-    ), count
 
 
 @reduction("calibrate")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
@@ -34,6 +35,7 @@ def selective(
     *,
     confidence: _inputs.Number = 0.95,
     num_candidates: int = 20,
+    thresholds: _inputs.ArrayLike | None = None,
     where: _inputs.ArrayLike | None = None,
 ) -> Selection:
     """The largest threshold of the uncertainty below which predictions are wrong at a rate of at
@@ -49,16 +51,24 @@ def selective(
     bound of the error rate is at most `risk`.) It must be at most `(1 - confidence) / M`, so that
     the probability that any of the M tests is wrong is at most `1 - confidence`.
 
+    With `thresholds`, these are tested one after the other, until one fails, and each may use the
+    whole `1 - confidence` (fixed-sequence testing). This finds larger thresholds from the same
+    examples, if the first one accepts enough of them: 0 errors in `log(1 - confidence) / log(1 -
+    risk)`, 59 for a risk of 0.05 and a confidence of 0.95, are the least evidence.
+
         errors = summary.mean.argmax(-1) != labels
         found = mc.conformal.selective(errors, summary.predictive_entropy, risk=0.02)
-        accepted = new_summary.predictive_entropy < found.threshold
+        accepted = new.predictive_entropy < found.threshold
 
     Args:
       errors: whether each prediction is wrong, booleans or numbers 0 and 1; any shape.
       uncertainty: of the same shape; larger is less certain.
       risk: the error rate to stay below, in (0, 1); may be traced.
       confidence: in (0, 1); may be traced.
-      num_candidates: M, at least 1. More are finer, and each of them needs more evidence.
+      num_candidates: M, at least 1. More are finer, and each of them needs more evidence. Not used
+        with `thresholds`.
+      thresholds: shape (M,), in increasing order, chosen without these examples: quantiles of the
+        uncertainty of other inputs, whose labels are not needed, or `np.linspace(0.3, 0.9, 13)`.
       where: booleans, the examples that count, as in `mc.metrics`.
 
     Returns:
@@ -89,12 +99,31 @@ def selective(
         level = level.astype(arrays[0].dtype)
         levels.append(_inputs.nan_unless((level > 0) & (level < 1), level))
     count = _checks.check_count(num_candidates, "num_candidates")
-    return _selective(arrays, selected, *levels, num_candidates=count)
+    tested = None
+    if thresholds is not None:
+        tested = _inputs.reals("selective", thresholds=thresholds)[0].astype(arrays[0].dtype)
+        if tested.ndim != 1 or not tested.size:
+            raise ValueError(f"thresholds must have shape (M,), got {tested.shape}")
+        if not _inputs.holds(lambda x: np.append(x[1:] > x[:-1], True), tested):
+            raise ValueError("thresholds must increase, and hold no NaN")
+    return _selective(arrays, tested, selected, *levels, num_candidates=count)
+
+
+class _Examples(NamedTuple):
+    """The examples in order of uncertainty; those that do not count come last."""
+
+    apart: jax.Array
+    uncertainty: jax.Array
+    errors_before: jax.Array
+    """How many of the first j are wrong, for j = 0, ..., n."""
+    number: jax.Array
+    """How many count."""
 
 
 @reduction("selective")
 def _selective(
     arrays: list[jax.Array],
+    thresholds: jax.Array | None,
     where: jax.Array | None,
     risk: jax.Array,
     confidence: jax.Array,
@@ -106,37 +135,54 @@ def _selective(
     known = ((errors == 0) | (errors == 1)) & ~jnp.isnan(uncertainty)
     impossible = ~masked(where, known, fill=True).all() | jnp.isnan(risk) | jnp.isnan(confidence)
     counts = jnp.ones(errors.size, bool) if where is None else where.ravel()
-    # What does not count comes last, and is infinitely uncertain.
     apart, ordered, wrong = lax.sort(
-        (~counts, masked(where, uncertainty, jnp.inf).ravel(), masked(where, errors).ravel()),
+        (~counts, masked(where, uncertainty, np.inf).ravel(), masked(where, errors).ravel()),
         num_keys=2,
     )
     below = jnp.concatenate([jnp.zeros(1, jnp.int32), wrong.astype(jnp.int32).cumsum()])
-    number = _reduction.number(where, errors.size)
-    least = jnp.log((1 - confidence) / num_candidates)
-    # With fewer examples, no number of errors is few enough.
-    first = jnp.minimum(jnp.ceil(least / jnp.log1p(-risk)).astype(jnp.int32), number)
-    steps = jnp.linspace(0, 1, num_candidates + 1, dtype=dtype)[1:]
-    ranks = first + jnp.floor((number - first).astype(dtype) * steps).astype(jnp.int32)
-    ranks = jnp.where(steps == 1, number, jnp.minimum(ranks, number))
-    at = jnp.minimum(ranks, errors.size - 1)
-    all_of_them = ranks >= number
-    thresholds = jnp.where(all_of_them, jnp.inf, ordered[at])
-    start, _ = _reduction.ties(apart, ordered)
-    accepted = jnp.where(all_of_them, number, start[at])
+    examples = _Examples(apart, ordered, below, _reduction.number(where, errors.size))
+    in_sequence = thresholds is not None
+    if thresholds is None:
+        level = (1 - confidence) / num_candidates
+        thresholds, accepted = _candidates(
+            examples, jnp.log(level) / jnp.log1p(-risk), num_candidates
+        )
+    else:
+        level = 1 - confidence
+        accepted = jnp.minimum(jnp.searchsorted(ordered, thresholds), examples.number)
+        accepted = accepted.astype(jnp.int32)
+        impossible = impossible | ~(thresholds[1:] > thresholds[:-1]).all()
     failed = below[accepted]
     tail = _binomial.lower_tail(failed, jnp.maximum(accepted, 1), risk)
-    passed = (accepted > 0) & (tail <= (1 - confidence) / num_candidates)
+    passed = (accepted > 0) & (tail <= level)
+    if in_sequence:
+        passed = jnp.cumprod(passed.astype(jnp.int32)) == 1
     best = jnp.where(passed, accepted, -1).argmax()
-    some = passed.any()
     chosen, mistakes = accepted[best].astype(dtype), failed[best].astype(dtype)
+    share = chosen / jnp.maximum(examples.number, 1).astype(dtype)
+    found = thresholds[best], share, mistakes / jnp.maximum(chosen, 1)
+    nothing = -jnp.inf, 0, jnp.nan
     return Selection(
         *(
-            jnp.where(impossible, jnp.nan, x)
-            for x in (
-                jnp.where(some, thresholds[best], -jnp.inf),
-                jnp.where(some, chosen / jnp.maximum(number, 1).astype(dtype), 0),
-                jnp.where(some, mistakes / jnp.maximum(chosen, 1), jnp.nan),
-            )
+            jnp.where(impossible, jnp.nan, jnp.where(passed.any(), some, none))
+            for some, none in zip(found, nothing, strict=True)
         )
+    )
+
+
+def _candidates(examples: _Examples, least: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """Thresholds, the last one infinite, and how many examples lie below each. With fewer than
+    `least`, no number of errors is few enough.
+    """
+    size = examples.uncertainty.size
+    first = jnp.minimum(jnp.ceil(least).astype(jnp.int32), examples.number)
+    steps = jnp.asarray(np.arange(1, num + 1) / num, least.dtype)
+    between = (examples.number - first).astype(least.dtype) * steps
+    ranks = jnp.minimum(first + jnp.floor(between).astype(jnp.int32), examples.number)
+    everything = (ranks == examples.number) | (np.arange(num) == num - 1)
+    at = jnp.minimum(ranks, size - 1)
+    start, _ = _reduction.ties(examples.apart, examples.uncertainty)
+    return (
+        jnp.where(everything, jnp.inf, examples.uncertainty[at]),
+        jnp.where(everything, examples.number, start[at]),
     )

@@ -44,23 +44,34 @@ from jaxdrop.mc.metrics._coverage import (
     sharpness,
 )
 from jaxdrop.mc.metrics._novelty import aupr, auroc, fpr95
-from jaxdrop.mc.metrics._regression import crps_gaussian, crps_samples, gaussian_nll, rmse
+from jaxdrop.mc.metrics._quantiles import interval_score, pinball
+from jaxdrop.mc.metrics._regression import (
+    crps_gaussian,
+    crps_mixture,
+    crps_samples,
+    gaussian_nll,
+    rmse,
+)
 from jaxdrop.mc.metrics._selective import (
     RiskCoverage,
-    Sparsification,
+    augrc,
     aurc,
-    ause,
+    coverage_at_risk,
+    risk_at_coverage,
     risk_coverage,
-    sparsification,
 )
+from jaxdrop.mc.metrics._sets import GroupCoverage, coverage_by_group, set_coverage, set_size
+from jaxdrop.mc.metrics._sparsification import Sparsification, ause, sparsification
 
 __all__ = [
     "CalibrationCurve",
+    "GroupCoverage",
     "Reliability",
     "RiskCoverage",
     "Sparsification",
     "accuracy",
     "adaptive_ece",
+    "augrc",
     "aupr",
     "aurc",
     "auroc",
@@ -68,21 +79,29 @@ __all__ = [
     "brier",
     "calibration_curve",
     "classwise_ece",
+    "coverage_at_risk",
+    "coverage_by_group",
     "crps_gaussian",
+    "crps_mixture",
     "crps_samples",
     "ece",
     "fpr95",
     "gaussian_nll",
+    "interval_score",
     "mace",
     "mce",
     "miscalibration_area",
     "mpiw",
     "nll",
     "picp",
+    "pinball",
     "reliability",
+    "risk_at_coverage",
     "risk_coverage",
     "rmsce",
     "rmse",
+    "set_coverage",
+    "set_size",
     "sharpness",
     "sparsification",
 ]

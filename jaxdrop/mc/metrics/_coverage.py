@@ -163,7 +163,7 @@ def picp(
       ValueError: shapes differ or are empty, or an entry that counts is NaN, or a lower bound that
         lies above the upper one.
     """
-    return _picp(*_bounds("picp", where, y=y, lower=lower, upper=upper))
+    return _picp(*bounds("picp", where, y=y, lower=lower, upper=upper))
 
 
 @reduction("picp")
@@ -180,7 +180,7 @@ def mpiw(
     lower: _inputs.ArrayLike, upper: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None
 ) -> jax.Array:
     """The mean width of prediction intervals, `mean_n (upper_n - lower_n)`; args as in `picp`."""
-    return _mpiw(*_bounds("mpiw", where, lower=lower, upper=upper))
+    return _mpiw(*bounds("mpiw", where, lower=lower, upper=upper))
 
 
 @reduction("mpiw")
@@ -216,9 +216,10 @@ def _sharpness(std: jax.Array, where: jax.Array | None) -> jax.Array:
     return jnp.sqrt(_reduction.mean(jnp.where(std >= 0, std, jnp.nan) ** 2, where))
 
 
-def _bounds(
+def bounds(
     caller: str, where: _inputs.ArrayLike | None, **arrays: _inputs.Number
 ) -> tuple[list[jax.Array], jax.Array | None]:
+    """Checks arrays, the last two being the bounds of intervals."""
     checked, selected = _inputs.entries(caller, where, **arrays)
     lower, upper = checked[-2:]
     if (bound := _inputs.known(lower)) is not None and not _inputs.holds(

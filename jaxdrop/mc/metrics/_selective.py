@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _reduction
+from jaxdrop.mc._ranks import Share
 from jaxdrop.mc._reduction import masked, reduction
 
 
@@ -24,39 +26,29 @@ class RiskCoverage(NamedTuple):
     @property
     def aurc(self) -> jax.Array:
         """The area under the curve, as the mean of the risks."""
-        return _area(self.risk, self.coverage)
-
-
-class Sparsification(NamedTuple):
-    """The mean error when the k least certain of n predictions are removed, for k = 0, ..., n -
-    1.
-    """
-
-    removed: jax.Array
-    """`k/n`, shape (n,). If only m of the n count, 0 for the first n - m, then `k/m`."""
-    error: jax.Array
-    """The mean error of the remaining predictions, shape (n,)."""
-    oracle: jax.Array
-    """The mean error if the predictions with the largest errors are removed, shape (n,): no
-    uncertainty gives a lower one.
-    """
+        return area(self.risk, self.coverage)
 
     @property
-    def ause(self) -> jax.Array:
-        """The area between the two curves, as the mean over k of their difference, in the units of
-        the errors.
-        """
-        return _area((self.error - self.oracle)[::-1], 1 - self.removed[::-1])
+    def augrc(self) -> jax.Array:
+        """The area under the generalized risk, `coverage * risk`, by trapezoids from 0 on."""
+        return _generalized_area(self.risk, self.coverage)
 
 
 @reduction("area")
-def _area(height: jax.Array, coverage: jax.Array) -> jax.Array:
+def area(height: jax.Array, coverage: jax.Array) -> jax.Array:
     """`1/n sum_k height_k`, by the widths between coverages, which are 0 for entries that do not
     count. Rounding errors of the coverages cancel in the sum.
     """
     return height.size * _reduction.mean(
         height * jnp.diff(coverage, prepend=jnp.zeros(1, coverage.dtype))
     )
+
+
+@reduction("generalized_area")
+def _generalized_area(risk: jax.Array, coverage: jax.Array) -> jax.Array:
+    wrong = risk * coverage
+    before = jnp.concatenate([jnp.zeros(1, wrong.dtype), wrong[:-1]])
+    return area((before + wrong) / 2, coverage)
 
 
 @_checks.hinted
@@ -113,73 +105,118 @@ def aurc(
 
 
 @_checks.hinted
-def sparsification(
+def augrc(
     errors: _inputs.ArrayLike,
     uncertainty: _inputs.ArrayLike,
     *,
     where: _inputs.ArrayLike | None = None,
-) -> Sparsification:
-    """The sparsification curve: the mean error of the remaining predictions when the most uncertain
-    ones are removed.
+) -> jax.Array:
+    """The area under the generalized risk-coverage curve, `integral of coverage * risk(coverage)`;
+    less is better.
 
-    It is the curve of `risk_coverage` read from the other end, together with the best possible
-    curve. Args, ties and Raises are those of `risk_coverage`.
-
-    Returns:
-      A `Sparsification`.
+    The generalized risk is the probability that a prediction is wrong and accepted. The area is its
+    mean over coverages, so that no error counts more because it comes early. In terms of the
+    accuracy a and the AUROC of failure detection it is `(1 - AUROC) a (1 - a) + (1 - a)^2 / 2`.
+    Args, Raises and ties are those of `risk_coverage`.
 
     References:
-      Ilg, Çiçek, Galesso, Klein, Makansi, Hutter & Brox, "Uncertainty estimates and
-      multi-hypotheses networks for optical flow", ECCV 2018, arXiv:1802.07095.
+      Traub, Bungert, Lüth, Baumgartner, Maier-Hein, Maier-Hein & Jäger, "Overcoming common flaws in
+      the evaluation of selective classification systems", NeurIPS 2024, arXiv:2407.01032.
     """
-    return _sparsification(
-        *_inputs.entries("sparsification", where, errors=errors, uncertainty=uncertainty)
-    )
+    return _risk_coverage(
+        *_inputs.entries("augrc", where, errors=errors, uncertainty=uncertainty)
+    ).augrc
 
 
 @_checks.hinted
-def ause(
+def coverage_at_risk(
     errors: _inputs.ArrayLike,
     uncertainty: _inputs.ArrayLike,
+    risk: _inputs.Number,
     *,
-    normalize: bool = False,
     where: _inputs.ArrayLike | None = None,
 ) -> jax.Array:
-    """The area between the sparsification curve and the best one, `1/n sum_k (error(k/n) -
-    oracle(k/n))`; 0 is best.
+    """The largest coverage at which the risk is at most `risk`; 0 if there is none.
+
+    It is what happened to be so for these data. `mc.conformal.selective` gives a threshold with a
+    guarantee for others.
 
     Args:
       errors: as in `risk_coverage`.
       uncertainty: as in `risk_coverage`.
-      normalize: whether to divide by the mean error of all predictions, so that the result has no
-        unit. It is NaN if no prediction has an error.
+      risk: the mean error to stay below, a number; in [0, 1] if errors are 0 or 1.
       where: as in `risk_coverage`.
 
-    Raises:
-      TypeError, ValueError: as `risk_coverage`, or `normalize` is not a bool.
+    Returns:
+      A scalar array in [0, 1].
 
-    References:
-      Ilg et al., 2018, arXiv:1802.07095.
+    Raises:
+      TypeError, ValueError: as `risk_coverage`, or `risk` is not a number.
     """
-    divided = _checks.check_flag(normalize, "normalize")
-    curves = _sparsification(
-        *_inputs.entries("ause", where, errors=errors, uncertainty=uncertainty)
+    arrays, selected = _inputs.entries(
+        "coverage_at_risk", where, errors=errors, uncertainty=uncertainty
     )
-    return curves.ause / curves.error[0] if divided else curves.ause
+    level = _inputs.setting("coverage_at_risk", "risk", risk)
+    if level.ndim or not _inputs.holds(lambda x: ~np.isnan(x), level):
+        raise ValueError(f"risk must be a number, got {_checks.quoted(risk)}")
+    return _coverage_at_risk(arrays, selected, level.astype(arrays[0].dtype))
+
+
+@reduction("coverage_at_risk")
+def _coverage_at_risk(
+    arrays: list[jax.Array], where: jax.Array | None, level: jax.Array
+) -> jax.Array:
+    found = curve(arrays[0], arrays[1], where)
+    # A mean of floats may exceed by rounding what it is in exact arithmetic.
+    slack = 4 * jnp.finfo(level.dtype).eps * jnp.abs(level)
+    largest = jnp.where(found.risk <= level + slack, found.coverage, 0).max()
+    return jnp.where(jnp.isnan(found.risk).any() | jnp.isnan(level), jnp.nan, largest)
+
+
+@_checks.hinted
+def risk_at_coverage(
+    errors: _inputs.ArrayLike,
+    uncertainty: _inputs.ArrayLike,
+    coverage: _inputs.Number,
+    *,
+    where: _inputs.ArrayLike | None = None,
+) -> jax.Array:
+    """The mean error of the `ceil(coverage n)` most certain of n predictions.
+
+    Args:
+      errors: as in `risk_coverage`.
+      uncertainty: as in `risk_coverage`.
+      coverage: the share of predictions to keep, in (0, 1).
+      where: as in `risk_coverage`.
+
+    Returns:
+      A scalar array.
+
+    Raises:
+      TypeError, ValueError: as `risk_coverage`, or `coverage` is not in (0, 1).
+    """
+    arrays, selected = _inputs.entries(
+        "risk_at_coverage", where, errors=errors, uncertainty=uncertainty
+    )
+    share = Share.of("risk_at_coverage", "coverage", coverage)
+    return _risk_at_coverage(arrays, selected, share)
+
+
+@reduction("risk_at_coverage")
+def _risk_at_coverage(arrays: list[jax.Array], where: jax.Array | None, share: Share) -> jax.Array:
+    rank = share.of_count(_reduction.number(where, arrays[0].size))
+    risk = curve(arrays[0], arrays[1], where).risk
+    found = risk[jnp.clip(rank - 1, 0, risk.size - 1)]
+    return jnp.where(jnp.isnan(share.rest), jnp.nan, found)
 
 
 @reduction("risk_coverage")
 def _risk_coverage(arrays: list[jax.Array], where: jax.Array | None) -> RiskCoverage:
-    return _curve(arrays[0], arrays[1], where)
+    return curve(arrays[0], arrays[1], where)
 
 
-@reduction("sparsification")
-def _sparsification(arrays: list[jax.Array], where: jax.Array | None) -> Sparsification:
-    own, best = _curve(arrays[0], arrays[1], where), _curve(arrays[0], arrays[0], where)
-    return Sparsification(1 - own.coverage[::-1], own.risk[::-1], best.risk[::-1])
-
-
-def _curve(errors: jax.Array, uncertainty: jax.Array, where: jax.Array | None) -> RiskCoverage:
+def curve(errors: jax.Array, uncertainty: jax.Array, where: jax.Array | None) -> RiskCoverage:
+    """The curve of checked arrays."""
     unknown = masked(where, jnp.isnan(errors) | jnp.isnan(uncertainty)).any()
     errors, uncertainty = (masked(where, x).ravel() for x in (errors, uncertainty))
     size = errors.size
