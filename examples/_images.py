@@ -48,6 +48,11 @@ def turn(images: Array, degrees: float) -> Array:
     return ndimage.rotate(images, degrees, axes=(2, 1), reshape=False, order=1)
 
 
+def blur(images: Array, pixels: float) -> Array:
+    """Images blurred by a Gaussian with this standard deviation."""
+    return ndimage.gaussian_filter(images, (0, pixels, pixels))
+
+
 def take(data: Images, number: int, seed: int) -> tuple[Images, Images]:
     """So many images, of which each digit has its share, and the others; if there are no more than
     `number`, no others.

@@ -15,6 +15,7 @@ own. All other public names are those of this package, and its other modules are
 from jaxdrop.mc import acquisition, conformal, metrics, plots
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._datasets import predict_dataset
+from jaxdrop.mc._ensembles import Ensemble, ensemble
 from jaxdrop.mc._fitting import (
     FittedRate,
     FittedTau,
@@ -37,6 +38,7 @@ from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
 __all__ = [
     "Classification",
     "DatasetResults",
+    "Ensemble",
     "FittedRate",
     "FittedTau",
     "FittedTemperature",
@@ -49,6 +51,7 @@ __all__ = [
     "classification",
     "conformal",
     "energy",
+    "ensemble",
     "fit_rate",
     "fit_tau",
     "fit_temperature",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxdrop import mc
 from jaxdrop.mc import metrics, plots
@@ -247,3 +248,89 @@ def test_matplotlib_is_an_extra() -> None:
         == "jaxdrop.mc.plots needs matplotlib: pip install 'jaxdrop[plot]', or pip install"
         " matplotlib"
     )
+
+
+CDF = np.float32(RNG.random(60))
+
+
+def test_calibration() -> None:
+    ax = plots.calibration({"a": CDF, "b": CDF**2}, proportion="quantile")
+    for name, values in (("a", CDF), ("b", CDF**2)):
+        curve = metrics.calibration_curve(values, proportion="quantile")
+        close(lines(ax)[name], np.stack([curve.expected, curve.observed]))
+        area = metrics.miscalibration_area(values, proportion="quantile")
+        assert f"{name}, area {area:.3f}" in legend(ax)
+    assert ax.get_ylabel() == "share of observations below the quantile"
+
+
+def test_pit() -> None:
+    where = np.arange(60) % 3 != 0
+    ax = plots.pit(np.where(where, CDF, 9), num_bins=5, where=where)
+    heights = [bar.get_height() for bar in ax.patches]
+    close(heights, np.histogram(CDF[where], 5, (0, 1), density=True)[0])
+    band = stats.binom.std(40, 0.2) * 1.96 * 5 / 40
+    close([line.get_ydata()[0] for line in ax.lines], [1, 1 - band, 1 + band])
+
+
+def test_coverage_by_group() -> None:
+    groups = np.array([0, 1, 3, 3] * 10)
+    ax = plots.coverage_by_group(ERRORS == 0, groups, coverage=0.5, names=[*"abcd"])
+    found = metrics.coverage_by_group(ERRORS == 0, groups)
+    filled = np.array([0, 1, 3])
+    (points,) = [line for line in ax.lines if line.get_marker() == "o"]
+    close(points.get_ydata(), found.coverage[filled])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a\nn=10", "b\nn=10", "d\nn=20"]
+    (bars,) = (c for c in ax.containers if c.has_yerr)
+    ends = np.array([segment[:, 1] for segment in bars[2][0].get_segments()])
+    right = np.asarray(found.coverage[filled] * found.size[filled].astype(np.float32))
+    expected = [
+        stats.binomtest(round(float(hits)), int(size)).proportion_ci(method="wilson")
+        for hits, size in zip(right, found.size[filled], strict=True)
+    ]
+    np.testing.assert_allclose(ends, [[ci.low, ci.high] for ci in expected], atol=1e-4)
+
+
+def test_coverage_by_size() -> None:
+    sets = mc.conformal.sets(mc.conformal.lac(SUMMARY.mean), 0.65)
+    ax = plots.coverage_by_size(LABELS, sets, coverage=0.9)
+    held = np.take_along_axis(np.asarray(sets), np.asarray(LABELS)[:, None], -1)[:, 0]
+    found = metrics.coverage_by_group(held, sets.sum(-1))
+    filled = np.flatnonzero(np.asarray(found.size))
+    (points,) = [line for line in ax.lines if line.get_marker() == "o"]
+    close(np.stack(points.get_data()), np.stack([filled, found.coverage[filled]]))
+    (below,) = ax.child_axes
+    assert [bar.get_height() for bar in below.patches] == found.size[filled].tolist()
+
+
+def test_maps() -> None:
+    images, truth = RNG.random((2, 4, 5)), RNG.integers(0, 3, (2, 4, 5))
+    summary = mc.classification(logits=LOGITS.reshape(6, 2, 4, 5, 3))
+    ax = plots.maps(images, summary, truth=truth)
+    shown = [np.asarray(cell.images[0].get_array()) for cell in ax.child_axes]
+    titles = [cell.get_title().split("\n0")[0] for cell in ax.child_axes]
+    expected = {
+        "image": images,
+        "truth": truth,
+        "prediction": summary.mean.argmax(-1),
+        "expected entropy": summary.expected_entropy,
+        "mutual information": summary.mutual_information,
+    }
+    assert [title.replace("\n", " ") for title in titles if title] == [*expected]
+    for column, values in enumerate(expected.values()):
+        close(np.stack(shown[2 * column : 2 * column + 2]), values)
+    regression = mc.regression(LOGITS[..., 0].reshape(6, 2, 4, 5), tau=4.0)
+    assert len(plots.maps(images, regression).child_axes) == 8
+    with pytest.raises(ValueError, match=r"maps takes images \(N, height, width\)"):
+        plots.maps(images[:1], summary)
+    with pytest.raises(TypeError, match="maps takes a Classification or a Regression summary"):
+        plots.maps(images, images)
+
+
+def test_bad_input_of_coverage() -> None:
+    with pytest.raises(ValueError, match="names must be one for each of 2 groups, got 1"):
+        plots.coverage_by_group(np.array([True, False]), np.array([0, 1]), names=["a"])
+    with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 90"):
+        plots.coverage_by_size(LABELS, np.ones((40, 3), bool), coverage=90)
+    with pytest.raises(ValueError, match=r"cdf must lie in \[0, 1\]"):
+        plots.pit(CDF + 1)
+    assert pyplot.get_fignums() == []

@@ -9,7 +9,10 @@ labels and titles can be changed. The numbers are those of `mc.metrics`, and the
 as there. matplotlib is imported on the first call.
 """
 
+from jaxdrop.mc.plots._calibration import calibration, pit
 from jaxdrop.mc.plots._certainty import certainty
+from jaxdrop.mc.plots._coverage import coverage_by_group, coverage_by_size
+from jaxdrop.mc.plots._maps import maps
 from jaxdrop.mc.plots._novelty import novelty
 from jaxdrop.mc.plots._regression import band
 from jaxdrop.mc.plots._reliability import reliability
@@ -18,8 +21,13 @@ from jaxdrop.mc.plots._selective import risk_coverage, sparsification
 
 __all__ = [
     "band",
+    "calibration",
     "certainty",
+    "coverage_by_group",
+    "coverage_by_size",
+    "maps",
     "novelty",
+    "pit",
     "reliability",
     "risk_coverage",
     "sparsification",
