@@ -35,6 +35,7 @@ from jaxdrop.mc.metrics._calibration import (
 from jaxdrop.mc.metrics._classification import accuracy, brier, nll
 from jaxdrop.mc.metrics._coverage import (
     CalibrationCurve,
+    Proportion,
     calibration_curve,
     mace,
     miscalibration_area,
@@ -66,6 +67,7 @@ from jaxdrop.mc.metrics._sparsification import Sparsification, ause, sparsificat
 __all__ = [
     "CalibrationCurve",
     "GroupCoverage",
+    "Proportion",
     "Reliability",
     "RiskCoverage",
     "Sparsification",

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, metrics
-from jaxdrop.mc.metrics._coverage import Proportion
 from jaxdrop.mc.plots import _axes
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def calibration(
     cdf: _axes.Arrays,
     *,
-    proportion: Proportion = "interval",
+    proportion: metrics.Proportion = "interval",
     where: _inputs.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
