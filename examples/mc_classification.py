@@ -338,7 +338,7 @@ def sets_table(runs: Sequence[Run]) -> Table:
 
 @mpl.rc_context(_figures.STYLE)
 def draw_sets(one: Run) -> Figure:
-    figure = Figure(figsize=(13, 4.5))
+    figure = Figure(figsize=(13, 5.2))
     left, right = figure.subplots(1, 2)
     labels = np.asarray(one.data.test.labels)
     members = {kind: np.asarray(one.sets["MC-dropout", kind]) for kind in SETS}

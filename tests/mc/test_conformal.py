@@ -208,6 +208,16 @@ def test_the_risk_is_exceeded_as_seldom_as_stated(
         assert weight[threshold > -np.inf].sum() > 0.3  # not by accepting nothing
 
 
+@pytest.mark.parametrize("number", [1, 4])
+def test_everything_is_accepted_if_the_clopper_pearson_bound_is_low_enough(number: int) -> None:
+    """Each of the tests takes its share of what may go wrong."""
+    errors = np.tril(np.ones((41, 40), np.float32), -1)
+    select = functools.partial(conformal.selective, risk=0.3, confidence=0.9, num_candidates=number)
+    found = quick(jax.vmap(select, (0, None)))(errors, np.zeros(40, np.float32))
+    bound = stats.beta.ppf(1 - 0.1 / number, np.arange(40) + 1, 40 - np.arange(40))
+    np.testing.assert_array_equal(np.isposinf(found.threshold), np.append(bound <= 0.3, False))
+
+
 def test_all_or_nothing() -> None:
     uncertainty = RNG.random(1000)
     everything = conformal.selective(np.zeros(1000), uncertainty, 0.02)
@@ -220,6 +230,9 @@ def test_all_or_nothing() -> None:
     sequence = conformal.selective(errors, np.arange(1000.0), 0.05, thresholds=steps)
     assert sequence.threshold == 500
     assert conformal.selective(1 - errors, np.arange(1000.0), 0.05, thresholds=steps).coverage == 0
+    first_wrong = np.arange(1000) < 20
+    stopped = conformal.selective(first_wrong, np.arange(1000.0), 0.05, thresholds=steps)
+    assert stopped.threshold == -np.inf  # although the risk of all is 0.02
     half = conformal.selective(errors, np.arange(1000.0), 0.05, where=np.arange(1000) % 2 == 0)
     assert 400 < half.threshold <= 550
     assert half.risk <= 0.05

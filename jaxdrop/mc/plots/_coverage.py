@@ -81,7 +81,11 @@ def coverage_by_group(
     ticks = [f"{labels[group]}\nn={size[group]}" for group in filled]
     ax.set_xticks(place, ticks)
     ax.set(title=title, ylabel="coverage", xlim=(-0.5, len(filled) - 0.5))
+    ticks_of_coverage = [tick for tick in ax.get_yticks() if tick <= 1 + 1e-9]
     _axes.legend(ax, "upper left", headroom=0.1 + 0.08 * len(found))
+    bottom, top = ax.get_ylim()
+    ax.set_yticks([tick for tick in ticks_of_coverage if tick >= bottom])
+    ax.set_ylim(bottom, top)
     return ax
 
 
