@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Maps of uncertainty: a segmentation whose network says of each pixel what it does not know.
 
-    python examples/segmentation.py            # about a minute on two CPU cores
+    python examples/segmentation.py            # two minutes on two CPU cores
     python examples/segmentation.py --quick    # seconds, and a network that has learned little
 
 Scenes are four digits of scikit-learn side by side, with noise. A convolutional network says of
@@ -107,7 +107,7 @@ def draw(data: Images, summary: mc.Classification) -> Figure:
 def main() -> None:
     options = _arguments.parser(__doc__, __file__, "few steps, few passes").parse_args()
     start, console = time.perf_counter(), Console(highlight=False)
-    steps, passes = (30, 8) if options.quick else (1500, 50)
+    steps, passes = (30, 8) if options.quick else (800, 50)
     pool, test = _images.load(None, 0)
     known = Images(*(x[np.asarray(pool.labels) != UNKNOWN] for x in pool))
     model = train(scenes(known, 2000, 0), steps)

@@ -19,6 +19,24 @@ def check_function(caller: str, fn: Any, form: str) -> None:
         )
 
 
+def check_call(caller: str, call: str, fn: Callable[..., Any], count: int, advice: str = "") -> str:
+    """Checks that `fn` takes `count` arguments, and returns its name. `call` and `advice` are for
+    the message.
+    """
+    name = getattr(fn, "__qualname__", None) or f"a {type(fn).__name__}"
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # not all builtins have one
+        return name
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise TypeError(
+            f"{caller} calls {call}, but fn is {name}{signature}: {error}.{advice}"
+        ) from None
+    return name
+
+
 def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable[..., Any]:
     """`fn`, if it takes a key and this number of inputs. The TypeError of a call that does not fit
     names the caller.
@@ -30,18 +48,7 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
         if num_inputs
         else f" Close over the inputs: {caller}(lambda key: model(x, rngs=key), ...)."
     )
-    name = getattr(fn, "__qualname__", None) or f"a {type(fn).__name__}"
-    try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # not all builtins have one
-        signature = None
-    try:
-        if signature is not None:
-            signature.bind(*[None] * (num_inputs + 1))
-    except TypeError as error:
-        raise TypeError(
-            f"{caller} calls {call}, but fn is {name}{signature}: {error}.{advice}"
-        ) from None
+    name = check_call(caller, call, fn, num_inputs + 1, advice)
 
     @functools.wraps(fn, updated=())
     def called(*args: Any) -> Any:

@@ -99,6 +99,12 @@ def ensemble(
     """
     _calls.check_function("mc.ensemble", fn, "fn, members, keys")
     num = _number(members)
+    if keys is None:
+        advice = " For MC dropout pass the keys of all members, mc.keys(key, M * S, groups=M)."
+        _calls.check_call("mc.ensemble", "fn(member)", fn, 1, advice)
+    else:
+        advice = " Without dropout leave the keys out."
+        _calls.check_call("mc.ensemble", "fn(member, key)", fn, 2, advice)
     if summary is not None:
         _checks.check_callable(summary, "summary", "samples")
     sets = None

@@ -4,6 +4,7 @@ mostly outside `jit`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -237,5 +238,6 @@ def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.
     except Exception:  # whatever a foreign object raises
         found = np.empty(0, object)
     if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == np.bool_):
-        raise TypeError(f"{caller} takes an array {name}, got {_checks.quoted(x)}")
+        field = ". Pass one of its fields, such as .mean" if dataclasses.is_dataclass(x) else ""
+        raise TypeError(f"{caller} takes an array {name}, got {_checks.quoted(x)}{field}")
     return found.astype(np.float64) if found.dtype == np.longdouble else found

@@ -201,8 +201,7 @@ def test_the_risk_is_exceeded_as_seldom_as_stated(
     assert weight[actual > 0.5].sum() <= 0.2
     accepted = uncertainty < threshold[:, None]
     np.testing.assert_allclose(found.coverage, accepted.mean(-1), rtol=1e-6)
-    with np.errstate(invalid="ignore"):
-        risk = (errors * accepted).sum(-1) / accepted.sum(-1)
+    risk = (errors * accepted).sum(-1) / np.maximum(accepted.sum(-1), 1)
     np.testing.assert_allclose(found.risk, risk, rtol=1e-6)
     if rates == (0.1, 0.7):
         assert weight[threshold > -np.inf].sum() > 0.3  # not by accepting nothing
@@ -223,8 +222,7 @@ def test_all_or_nothing() -> None:
     everything = conformal.selective(np.zeros(1000), uncertainty, 0.02)
     assert (everything.threshold, everything.coverage, everything.risk) == (np.inf, 1, 0)
     nothing = conformal.selective(np.zeros(30), uncertainty[:30], 0.02)
-    assert (nothing.threshold, nothing.coverage) == (-np.inf, 0)
-    assert np.isnan(nothing.risk)
+    assert (nothing.threshold, nothing.coverage, nothing.risk) == (-np.inf, 0, 0)
     errors = np.r_[np.zeros(500), np.ones(500)]
     steps = np.arange(100.0, 1000, 50)
     sequence = conformal.selective(errors, np.arange(1000.0), 0.05, thresholds=steps)
@@ -339,6 +337,12 @@ def test_bad_input() -> None:
     )
     _raises(ValueError, "at least one entry", lambda: calibrate(np.zeros(0)))
     _raises(ValueError, "got a single number", lambda: calibrate(np.float32(1)))
+    summary = mc.regression(scores[None], tau=1.0)
+    _raises(
+        TypeError,
+        r"got Regression\(.*Pass one of its fields, such as .mean",
+        lambda: conformal.residual_scores(scores, summary),
+    )
     groups = np.arange(20)
     _raises(
         ValueError,

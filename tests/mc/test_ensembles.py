@@ -93,5 +93,9 @@ def test_bad_input() -> None:
         mc.ensemble(lambda member, key: X @ member["w"], MEMBERS, KEYS)
     with pytest.raises(TypeError, match=r"summary must return a Classification"):
         mc.ensemble(passes, MEMBERS, KEYS, summary=lambda y: y)
+    with pytest.raises(TypeError, match=r"calls fn\(member\), but fn is .* pass the key"):
+        mc.ensemble(passes, MEMBERS)
+    with pytest.raises(TypeError, match=r"calls fn\(member, key\), .* leave the keys out"):
+        mc.ensemble(lambda member: member["w"], MEMBERS, KEYS)
     with pytest.raises(TypeError, match="fn must be a function"):
         mc.ensemble(MEMBERS, passes, KEYS)

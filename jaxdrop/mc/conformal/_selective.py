@@ -24,7 +24,7 @@ class Selection(NamedTuple):
     coverage: jax.Array
     """The share of the examples that it accepts, a scalar."""
     risk: jax.Array
-    """The error rate of those that it accepts, a scalar; NaN if it accepts none."""
+    """The error rate of those that it accepts, a scalar; 0 if it accepts none."""
 
 
 @_checks.hinted
@@ -161,7 +161,7 @@ def _selective(
     chosen, mistakes = accepted[best].astype(dtype), failed[best].astype(dtype)
     share = chosen / jnp.maximum(examples.number, 1).astype(dtype)
     found = thresholds[best], share, mistakes / jnp.maximum(chosen, 1)
-    nothing = -jnp.inf, 0, jnp.nan
+    nothing = -jnp.inf, 0, 0
     return Selection(
         *(
             jnp.where(impossible, jnp.nan, jnp.where(passed.any(), some, none))

@@ -18,8 +18,14 @@ class GroupCoverage(NamedTuple):
 
     size: jax.Array
     """The number of examples, integers of shape (G,)."""
-    coverage: jax.Array
-    """The share that is covered, shape (G,); NaN in an empty group."""
+    covered: jax.Array
+    """How many of them are covered, numbers of shape (G,)."""
+
+    @property
+    def coverage(self) -> jax.Array:
+        """The share that is covered, shape (G,); NaN in an empty group."""
+        number = jnp.maximum(self.size, 1).astype(self.covered.dtype)
+        return jnp.where(self.size > 0, self.covered / number, jnp.nan)
 
 
 @_checks.hinted
@@ -124,9 +130,8 @@ def _coverage_by_group(
     bins = masked(where, groups, num_groups).ravel()
     count = _reduction.counts(bins, num_groups)
     hits = _reduction.counts(jnp.where(covered.ravel(), bins, num_groups), num_groups)
-    share = hits.astype(jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32)
     known = masked(where, inside, fill=True).all()
-    return GroupCoverage(count, jnp.where(known & (count > 0), share, jnp.nan))
+    return GroupCoverage(count, jnp.where(known, hits.astype(jnp.float32), jnp.nan))
 
 
 def _members(caller: str, sets: _inputs.ArrayLike) -> jax.Array:
