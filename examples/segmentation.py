@@ -37,7 +37,7 @@ import jaxdrop.nnx
 from jaxdrop import mc
 from jaxdrop.mc import metrics, plots
 
-CLASSES, UNKNOWN, CHANNELS = 11, 9, 32
+CLASSES, UNKNOWN, CHANNELS = 11, 9, 16
 
 
 class Network(nnx.Module):
@@ -107,7 +107,7 @@ def draw(data: Images, summary: mc.Classification) -> Figure:
 def main() -> None:
     options = _arguments.parser(__doc__, __file__, "few steps, few passes").parse_args()
     start, console = time.perf_counter(), Console(highlight=False)
-    steps, passes = (30, 8) if options.quick else (800, 50)
+    steps, passes = (30, 8) if options.quick else (600, 50)
     pool, test = _images.load(None, 0)
     known = Images(*(x[np.asarray(pool.labels) != UNKNOWN] for x in pool))
     model = train(scenes(known, 2000, 0), steps)
