@@ -13,7 +13,7 @@ import pytest
 
 FACES = ["jaxdrop"]
 FACES += [f"jaxdrop.{name}" for name in ("nnx", "linen", "random", "masks", "schedules")]
-FACES += [f"jaxdrop.mc{name}" for name in ("", ".metrics", ".plots", ".acquisition")]
+FACES += [f"jaxdrop.mc{name}" for name in ("", ".acquisition", ".conformal", ".metrics", ".plots")]
 
 POINTER = re.compile(
     r"\b([Aa]rguments?|[Pp]arameters?|[Aa]rgs|Returns|Raises)\b[^.]*?\b(as|of|in|see|like)\b"
