@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Maps of uncertainty: a segmentation whose network says of each pixel what it does not know.
 
-    python examples/segmentation.py            # two minutes on two CPU cores
+    python examples/segmentation.py            # half a minute on two CPU cores
     python examples/segmentation.py --quick    # seconds, and a network that has learned little
 
-Scenes are four digits of scikit-learn side by side, with noise. A convolutional network says of
-each pixel whether it is background, or of which digit. It drops whole channels, in training and in
-Monte Carlo passes. Of the digit 9 it has seen none. The figure shows four scenes, and for each
-pixel the expected entropy, which is high where ink begins (aleatoric), and the mutual information
-with the weights, which is high on the 9s and on what looks like them (epistemic). The table has the
-share of pixels that are right, and how well each uncertainty tells pixels of a 9 from other ink.
+A network says of each pixel of a noisy digit of scikit-learn whether it is background, or ink of
+which digit, with dropout in training and in Monte Carlo passes. Of the digit 9 it has seen none.
+The figure shows digits, two of them a 9, and for each pixel the expected entropy (aleatoric) and
+the mutual information with the weights (epistemic). The table has the share of pixels that are
+right, 95 % but for those of a 9, and how well each uncertainty tells ink of a 9 from other ink: by
+an AUROC of 0.88 for mutual information, 0.87 and 0.85 for predictive and expected entropy.
 """
 
 from __future__ import annotations
@@ -37,46 +37,40 @@ import jaxdrop.nnx
 from jaxdrop import mc
 from jaxdrop.mc import metrics, plots
 
-CLASSES, UNKNOWN, CHANNELS = 11, 9, 16
+CLASSES, UNKNOWN, WIDTH = 11, 9, 256
 
 
 class Network(nnx.Module):
-    """Convolutions, each of which sees a pixel farther, with dropped channels between them."""
+    """Two hidden layers, from all pixels to the classes of each."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        sizes = [(1, CHANNELS), *[(CHANNELS, CHANNELS)] * 4]
-        self.layers = nnx.List([nnx.Conv(*size, (3, 3), rngs=rngs) for size in sizes])
-        self.last = nnx.Conv(CHANNELS, CLASSES, (1, 1), rngs=rngs)
-        self.dropout = jaxdrop.nnx.SpatialDropout(0.2)
+        sizes = [(64, WIDTH), (WIDTH, WIDTH)]
+        self.layers = nnx.List([nnx.Linear(*size, rngs=rngs) for size in sizes])
+        self.last = nnx.Linear(WIDTH, 64 * CLASSES, rngs=rngs)
+        self.dropout = jaxdrop.nnx.Dropout(0.3)
 
     def __call__(self, images: Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The logits of each pixel, `(batch, height, width, classes)`."""
-        x = jnp.asarray(images)[..., None]
+        x = jnp.asarray(images).reshape(len(images), -1)
         for layer in self.layers:
             x = self.dropout(nnx.relu(layer(x)), rngs=rngs)
-        return self.last(x)
+        return self.last(x).reshape(*images.shape, CLASSES)
 
 
-def scenes(data: Images, number: int, seed: int) -> Images:
-    """Four digits each, and the class of each pixel: 0 for the background, 1 more than the digit
+def segmented(data: Images, seed: int) -> Images:
+    """Digits with noise, and the class of each pixel: 0 for the background, 1 more than the digit
     for ink.
     """
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, len(data.labels), (number, 2, 2))
-
-    def joined(parts: Array) -> Array:
-        return np.asarray(parts).transpose(0, 1, 3, 2, 4).reshape(number, 16, 16)
-
-    ink = np.asarray(data.images)[rows]
-    labels = np.where(ink > 0.4, np.asarray(data.labels)[rows][..., None, None] + 1, 0)
-    noise = rng.normal(scale=0.1, size=(number, 16, 16))
-    return Images((joined(ink) + noise).astype(np.float32), joined(labels).astype(np.int32))
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=data.images.shape)
+    ink = np.asarray(data.images) > 0.4
+    labels = np.where(ink, np.asarray(data.labels)[:, None, None] + 1, 0).astype(np.int32)
+    return Images((data.images + noise).astype(np.float32), labels)
 
 
 def train(data: Images, steps: int) -> Network:
     model = Network(nnx.Rngs(0))
     graph, params = nnx.split(model)
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    optimizer = optax.adam(1e-3)
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
 
     def loss(params: Any, rows: jax.Array, key: jax.Array) -> jax.Array:
@@ -86,7 +80,7 @@ def train(data: Images, steps: int) -> Network:
     def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
         params, state = carry
         first, second = jax.random.split(key)
-        rows = jax.random.randint(first, (16,), 0, len(images))
+        rows = jax.random.randint(first, (50,), 0, len(images))
         updates, state = optimizer.update(jax.grad(loss)(params, rows, second), state)
         return (optax.apply_updates(params, updates), state), None
 
@@ -98,7 +92,7 @@ def train(data: Images, steps: int) -> Network:
 
 @mpl.rc_context(_figures.STYLE)
 def draw(data: Images, summary: mc.Classification) -> Figure:
-    """The first scenes."""
+    """Some digits."""
     figure = Figure(figsize=(9, 7))
     plots.maps(data.images, summary, truth=data.labels, ax=figure.add_subplot())
     return figure
@@ -107,11 +101,11 @@ def draw(data: Images, summary: mc.Classification) -> Figure:
 def main() -> None:
     options = _arguments.parser(__doc__, __file__, "few steps, few passes").parse_args()
     start, console = time.perf_counter(), Console(highlight=False)
-    steps, passes = (30, 8) if options.quick else (600, 50)
+    steps, passes = (100, 10) if options.quick else (3000, 50)
     pool, test = _images.load(None, 0)
     known = Images(*(x[np.asarray(pool.labels) != UNKNOWN] for x in pool))
-    model = train(scenes(known, 2000, 0), steps)
-    data = scenes(test, 100, 1)
+    model = train(segmented(known, 0), steps)
+    data = segmented(test, 1)
 
     fn = jaxdrop.nnx.stochastic(model)
     # A chunk of passes at a time is summarized, so that memory does not grow with the passes.
@@ -134,8 +128,10 @@ def main() -> None:
     right = metrics.accuracy(data.labels, summary.mean, where=~unknown)
     title = f"Pixels that are right: {right:.1%}, but for those of a {UNKNOWN}"
     console.print(_tables.table(title, ["", f"AUROC of ink\nof a {UNKNOWN}"], rows))
-    few = jax.tree.map(lambda x: x[:4] if x.ndim else x, summary)
-    shown = Images(*(x[:4] for x in data))
+    is_unknown = np.asarray(test.labels) == UNKNOWN
+    rows_shown = np.r_[np.flatnonzero(~is_unknown)[:2], np.flatnonzero(is_unknown)[:2]]
+    few = jax.tree.map(lambda x: x[rows_shown] if x.ndim else x, summary)
+    shown = Images(*(x[rows_shown] for x in data))
     _figures.save({"segmentation.png": draw(shown, few)}, options.out, console, start)
 
 
