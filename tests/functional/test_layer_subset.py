@@ -35,6 +35,7 @@ def numbers(rates: Any, count: int) -> np.ndarray:
     return np.asarray(draw(jax.random.split(KEY, count)))
 
 
+@pytest.mark.sweep
 def test_layers_of_equal_rates_are_a_simple_random_subset() -> None:
     drawn = numbers([0.4] * 5, 20_000)
     ways = [sum(1 << i for i in way) for way in itertools.combinations(range(5), 3)]

@@ -18,6 +18,7 @@ from tests import statistics
 LEVEL = 1e-6
 
 
+@pytest.mark.sweep
 def test_all_masks_that_fill_the_layer_are_equally_likely() -> None:
     """By enumeration: three sets of two of four features that together are all four. That is the
     distribution of the authors' sets of two of any number of positions, if they fill four.
@@ -34,6 +35,7 @@ def test_all_masks_that_fill_the_layer_are_equally_likely() -> None:
     assert statistics.chi_square(counts, 20_000 / len(ways)) > LEVEL
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("num", "scale"), [(4, 2.0), (2, 1.25)])
 def test_sizes_and_overlap_are_those_of_the_paper(num: int, scale: float) -> None:
     """The intersection over union of two sets is 1 / (2 s - 1): to 5 standard deviations of the
