@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -69,3 +70,20 @@ def assert_close(
         np.testing.assert_allclose(
             np.where(where, mine, 0), np.where(where, value, 0), rtol=2e-6, atol=1e-6
         )
+
+
+def torchtune_scale(kind: str, period: int, value: float) -> float:
+    """`get_scale` of torchtune's `modules/layer_dropout.py`, with the `step` of its first version:
+    the fraction of the last layer's rate, for layer `value` of `period + 1`.
+    """
+    if period == 0:
+        return 1.0
+    return {
+        "uniform": 1.0,
+        "exp": math.exp(value * math.log(2) / period) - 1,
+        "linear": value / period,
+        "log": math.log(value + 1) / math.log(period + 1),
+        "sin": math.sin(0.5 * math.pi * value / period),
+        "sigmoid": 1 / (1 + math.exp(-10 * (value / period - 0.5))),
+        "step": 0.0 if value < period else 1.0,
+    }[kind]

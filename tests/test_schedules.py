@@ -4,6 +4,7 @@ compiled step.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from jaxdrop import schedules
 from jaxdrop.functional.paths import depth_rates
 from tests.catalogue import DROPOUT, KEY
 from tests.compilation import OPTIMIZED
+from tests.oracles import torchtune_scale
 
 
 class Case(NamedTuple):
@@ -109,6 +111,15 @@ CASES = [
         schedules.scheduled_drop_path(0.4, 12),
         lambda c: 1 - (1 - min(c / 12, 1) * (1 - 0.6)),
         {0: 0.0, 12: 0.4, 13: 0.4},
+    ),
+    *(
+        Case(
+            f"layer_skip_{shape}",
+            schedules.layer_skip(0.3, 12, shape=shape),
+            functools.partial(lambda shape, c: 0.3 * torchtune_scale(shape, 12, min(c, 12)), shape),
+            {0: 0.0, 12: 0.3, 13: 0.3},
+        )
+        for shape in ("exp", "log", "step")
     ),
 ]
 
@@ -214,7 +225,7 @@ def test_optax_joins_these_and_its_own() -> None:
 
 
 def test_scheduled_drop_path_of_all_cells() -> None:
-    """NASNet's three versions: by time, by depth, by both."""
+    """NASNet's three versions: by time, by depth, by both. And LayerSkip's product."""
     schedule, cells, rate = schedules.scheduled_drop_path(0.4, 10), 5, 0.4
     for count in (0, 4, 10, 12):
         time = min(count / 10, 1)
@@ -223,6 +234,9 @@ def test_scheduled_drop_path_of_all_cells() -> None:
         np.testing.assert_allclose(
             both, [time * (cell + 1) / cells * rate for cell in range(cells)], rtol=1e-6
         )
+        rising = schedules.layer_skip(0.4, 10)(count)
+        exponential = [(2 ** (cell / 4) - 1) * (2**time - 1) * rate for cell in range(cells)]
+        np.testing.assert_allclose(depth_rates(rising, cells, "exp"), exponential, rtol=1e-5)
 
 
 # -- in a training step
@@ -332,6 +346,11 @@ def test_a_constant_zero_is_no_operation() -> None:
             lambda: schedules.dropblock(0.1, 5, group=5),
             ValueError,
             "group must be 1, 2, 3 or 4, got 5",
+        ),
+        (
+            lambda: schedules.layer_skip(0.1, 5, shape="cubic"),
+            ValueError,
+            "shape must be one of 'linear', 'exp', .*, got 'cubic'",
         ),
         (
             lambda: schedules.scheduled_drop_path(0.1, None),

@@ -32,7 +32,14 @@ from jaxdrop.functional.learned import (
 from jaxdrop.functional.losses import multi_sample_dropout, r_drop
 from jaxdrop.functional.mlp import dropout_mlp
 from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
-from jaxdrop.functional.paths import depth_rates, drop_path, drop_path_add, layer_drop, shake_drop
+from jaxdrop.functional.paths import (
+    depth_rates,
+    drop_path,
+    drop_path_add,
+    layer_drop,
+    layer_subset,
+    shake_drop,
+)
 from jaxdrop.functional.regions import drop_block, spatial_dropout
 from jaxdrop.functional.residuals import bias_dropout_add, dropout_add_layer_norm
 from jaxdrop.functional.sequences import (
@@ -78,6 +85,7 @@ __all__ = [
     "gaussian_noise",
     "label_dropout",
     "layer_drop",
+    "layer_subset",
     "locked_dropout",
     "modality_dropout",
     "multi_sample_dropout",

@@ -27,6 +27,7 @@ from jaxdrop.mc._fitting import (
     weight_decay_from_tau,
 )
 from jaxdrop.mc._logits import energy, max_logit
+from jaxdrop.mc._masksembles import masksembles
 from jaxdrop.mc._moments import Moments
 from jaxdrop.mc._observations import Regression, regression
 from jaxdrop.mc._regression import cdf, interval, log_likelihood, quantiles
@@ -34,6 +35,7 @@ from jaxdrop.mc._results import DatasetResults, open_results
 from jaxdrop.mc._running import Reached, moments, until
 from jaxdrop.mc._sampling import Strategy, keys, predict
 from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
+from jaxdrop.mc._subnetworks import subnetwork
 
 __all__ = [
     "Classification",
@@ -59,6 +61,7 @@ __all__ = [
     "keys",
     "log_likelihood",
     "log_mean_exp",
+    "masksembles",
     "max_logit",
     "metrics",
     "moments",
@@ -69,6 +72,7 @@ __all__ = [
     "quantiles",
     "regression",
     "sequence_scores",
+    "subnetwork",
     "tau_from_weight_decay",
     "until",
     "weight_decay_from_tau",

@@ -25,6 +25,7 @@ from jaxdrop.schedules._recipes import (
     dropblock,
     early,
     late,
+    layer_skip,
     scheduled_drop_path,
 )
 from jaxdrop.schedules._stages import in_stages
@@ -41,6 +42,7 @@ __all__ = [
     "early",
     "in_stages",
     "late",
+    "layer_skip",
     "linear",
     "scheduled_drop_path",
 ]

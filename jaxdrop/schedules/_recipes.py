@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop import _checks
+from jaxdrop import _checks, _shapes
 from jaxdrop.schedules._counts import (
     Schedule,
+    between,
+    fraction_of,
     known_rate,
     speed_of,
     step_of,
@@ -154,3 +156,33 @@ def scheduled_drop_path(rate: float, steps: int) -> Schedule:
       recognition", 2017, arXiv:1707.07012.
     """
     return linear(0.0, known_rate("rate", rate), steps)
+
+
+@_checks.hinted
+def layer_skip(rate: float, steps: int, *, shape: _shapes.Shape = "exp") -> Schedule:
+    """LayerSkip's schedule of layer dropout: `rate (2**(count / steps) - 1)`, from 0 to `rate`
+    within `steps` steps.
+
+    `jaxdrop.depth_rates(schedule(count), num_layers, rule="exp")` gives the rates of all layers,
+    `rate (2**(i / (n - 1)) - 1) (2**(count / steps) - 1)`: the paper's `p_max D(l) S(t)` for
+    training from scratch. For continued training and fine-tuning it has `S(t) = 1`, which is
+    `constant(rate)`. Progressive layer dropping (arXiv:2010.13369) keeps a layer with a probability
+    that falls from 1 towards `k`: `curriculum(1 - k, gamma)`, with the rule `paper`.
+
+    Args:
+      rate: a number in [0, 1], that of the last layer at the end.
+      steps: how many steps the rise takes, at least 1: those of the whole training.
+      shape: `'exp'`, or another shape of `jaxdrop.depth_rates` by its formula there, in `count` for
+        `i` and `steps` for `n - 1`: `'linear'`, `'log'`, `'sin'`, `'sigmoid'`, `'step'`.
+
+    Raises:
+      TypeError, ValueError: `rate` is not a number in [0, 1], `steps` not a positive integer, or
+        `shape` unknown.
+
+    References:
+      Elhoushi et al., "LayerSkip: enabling early exit inference and self-speculative decoding",
+      2024, arXiv:2404.16710. The other shapes: torchtune, `modules/layer_dropout.py`.
+    """
+    rate, fraction = known_rate("rate", rate), fraction_of(steps, 0)
+    _checks.check_one_of(shape, "shape", _shapes.Shape)
+    return lambda count: between(0.0, rate, _shapes.risen(shape, fraction(count), steps, jnp))

@@ -17,7 +17,7 @@ k / g. A device that holds whole groups chooses and gathers among its own member
 communication, and the subset is the same on every such mesh and on one device.
 """
 
-from jaxdrop.subsets._drawing import Pattern, check_known_rate, draw, number_kept
+from jaxdrop.subsets._drawing import Pattern, check_known_rate, draw, number_kept, smallest
 from jaxdrop.subsets._subset import Subset
 
-__all__ = ["Pattern", "Subset", "check_known_rate", "draw", "number_kept"]
+__all__ = ["Pattern", "Subset", "check_known_rate", "draw", "number_kept", "smallest"]

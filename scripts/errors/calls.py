@@ -8,17 +8,20 @@ import dataclasses
 import functools
 import inspect
 import math
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 import jaxdrop
 from errors import kinds
 from errors.kinds import Kind, array, axis, choice, integer, integers, number, pair
 from jaxdrop import mc, random, schedules
+from jaxdrop.functional.paths import DepthRule
 
 KEY = jaxdrop.key(7)
 X = jnp.linspace(0.5, 2, 32, dtype=jnp.float32).reshape(4, 8)
@@ -69,6 +72,18 @@ NODES = array("i", shape="same", low=0, high=2)
 PROBABILITIES = array("f", shape="same", low=0, high=1)
 POSITIVE = number(0, least=False, axes=True)
 
+
+def _are_rates_of_layers(value: Any, valid: Any) -> bool:
+    found = kinds.numeric(value)
+    return (
+        found is not None
+        and found.ndim == 1
+        and all(kinds.ONE_RATE.fits(rate, 0.0) for rate in found)
+        and 0 < len(found) > round(float(found.sum()))
+    )
+
+
+_LIKE_IT = Kind(lambda value, valid: isinstance(value, Mapping) and set(value) == set(valid))
 STATIC = kinds.known(number(0, 0.8))
 _W_IN, _W_OUT = jnp.ones((X.shape[-1], 4), jnp.float32), jnp.ones((4, 3), jnp.float32)
 
@@ -256,6 +271,11 @@ def functions() -> list[Call]:
             layer=kinds.CALLABLE,
         ),
         call(
+            jaxdrop.layer_subset,
+            {"key": KEY, "rates": [0.25, 0.5, 0.25]},
+            rates=kinds.Kind(_are_rates_of_layers),
+        ),
+        call(
             jaxdrop.shake_drop,
             base,
             rate=kinds.ONE_RATE,
@@ -269,7 +289,7 @@ def functions() -> list[Call]:
             {"rate": 0.3, "num_layers": 4},
             rate=kinds.ONE_RATE,
             num_layers=integer(1),
-            rule=choice("timm", "torchvision", "efficientnet", "paper"),
+            rule=choice(*typing.get_args(DepthRule)),
         ),
         call(jaxdrop.drop_connect, dense | {"rate": 0.3}, x=LAST, per=choice("batch", "example")),
         call(jaxdrop.drop_connect_gaussian, dense | {"rate": 0.3}, x=LAST, w=LIKE),
@@ -464,6 +484,12 @@ def functions() -> list[Call]:
         call(schedules.dropblock, {"rate": 0.1, "steps": 10}, rate=one, group=integer(1, 4)),
         call(schedules.scheduled_drop_path, {"rate": 0.1, "steps": 10}, rate=one),
         call(
+            schedules.layer_skip,
+            {"rate": 0.1, "steps": 10},
+            rate=one,
+            shape=choice("linear", "exp", "log", "sin", "sigmoid", "step"),
+        ),
+        call(
             schedules.in_stages,
             {"schedule": schedules.linear(0.1, 0.3, 10), "steps": 10, "stages": 3},
             schedule=kinds.CALLABLE,
@@ -530,6 +556,27 @@ def statistics() -> list[Call]:
     positive, noiseless = number(0, least=False, axes=True), {"tau": _PRECISION}
     found = [
         call(mc.keys, {"key": KEY, "num_samples": 4}, key=kinds.KEY),
+        call(
+            mc.masksembles,
+            {"key": KEY, "num_masks": 3, "features": 8},
+            key=kinds.KEY,
+            num_masks=integer(1),
+            features=integer(1, 2**31 - 1),
+            scale=kinds.known(number(1, 6)),
+        ),
+        call(
+            mc.subnetwork,
+            {
+                "params": {"w": W},
+                "axes": {"w": PartitionSpec("units*")},
+                "factors": {"units": jnp.arange(8.0)},
+                "sizes": {"units": 7},
+            },
+            params=_LIKE_IT,
+            axes=_LIKE_IT,
+            factors=_LIKE_IT,
+            sizes=_LIKE_IT.or_none(),
+        ),
         call(mc.predict, {"fn": fn, "keys": KEYS}),
         call(mc.moments, {"fn": fn, "keys": KEYS}, batch_size=integer(1)),
         call(
@@ -806,7 +853,7 @@ def _is_one_or_several(kind: Kind) -> Callable[[Any, Any], bool]:
 
 
 def _begins(value: Any, valid: Any) -> bool:
-    return array("i").fits(value, valid) and jnp.shape(value) == EMBEDDED.shape[: jnp.ndim(value)]
+    return array("i").fits(value, valid) and np.shape(value) == EMBEDDED.shape[: np.ndim(value)]
 
 
 def _is_block_size(value: Any, valid: Any) -> bool:

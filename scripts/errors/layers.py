@@ -473,7 +473,9 @@ def _linen(name: str, layer: Layer) -> list[Call]:
 
     @functools.cache
     def variables() -> Any:
-        return build(made).init(rngs, *inputs, **called)
+        # What is cached must not be traced, if the first call is.
+        with jax.ensure_compile_time_eval():
+            return build(made).init(rngs, *inputs, **called)
 
     def invoke(**arguments: Any) -> Any:
         return build({**made, "deterministic": None}).apply(

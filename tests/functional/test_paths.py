@@ -25,7 +25,7 @@ from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, layer_r
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
 from tests.compilation import quick
-from tests.oracles import require, torch_value_and_pull, value_and_pull
+from tests.oracles import require, torch_value_and_pull, torchtune_scale, value_and_pull
 
 Block = Callable[[jax.Array], jax.Array]
 
@@ -705,11 +705,17 @@ def test_depth_rates_are_those_of_the_sources(n: int) -> None:
     huang = [1 - (1 - layer / n * (1 - 0.8)) for layer in range(1, n + 1)]
     np.testing.assert_allclose(depth_rates(0.2, n, rule="paper"), huang, rtol=1e-14)
     assert depth_rates(0.2, n)[-1] == depth_rates(0.2, n, rule="paper")[-1] == 0.2
+    for rule in ("uniform", "linear", "exp", "log", "sin", "sigmoid", "step"):
+        scales = [torchtune_scale(rule, n - 1, layer) for layer in range(n)]
+        found = depth_rates(0.2, n, rule)
+        np.testing.assert_allclose(found, [0.2 * scale for scale in scales], rtol=1e-14)
+        assert all(isinstance(rate, float) for rate in found)
 
 
 def test_depth_rates_of_one_layer() -> None:
     assert depth_rates(0.2, 1) == depth_rates(0.2, 1, "efficientnet") == (0.0,)
-    assert depth_rates(0.2, 1, "paper") == (0.2,)
+    assert depth_rates(0.2, 1, "paper") == depth_rates(0.2, 1, "exp") == (0.2,)
+    assert depth_rates(0.2, 1, "log") == depth_rates(0.2, 1, "step") == (0.2,)
 
 
 def test_depth_rates_of_a_traced_rate() -> None:
@@ -731,9 +737,9 @@ def test_depth_rates_of_a_traced_rate() -> None:
         ((0.2, 2.5), TypeError, "num_layers must be an integer, got 2.5"),
         ((20, 5), ValueError, "20"),
         (
-            (0.2, 5, "linear"),
+            (0.2, 5, "cubic"),
             ValueError,
-            "rule must be one of 'timm', 'torchvision', 'efficientnet', 'paper', got 'linear'",
+            "rule must be one of 'timm', 'torchvision', 'efficientnet', .*, got 'cubic'",
         ),
     ],
 )

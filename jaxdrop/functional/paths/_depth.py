@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
+import numpy as np
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks, _shapes, masks
 
-DepthRule = Literal["timm", "torchvision", "efficientnet", "paper"]
+DepthRule = Literal[
+    "timm",
+    "torchvision",
+    "efficientnet",
+    "paper",
+    "uniform",
+    "linear",
+    "exp",
+    "log",
+    "sin",
+    "sigmoid",
+    "step",
+]
+
+
+def _shaped(shape: _shapes.Shape, i: int, n: int) -> float:
+    """Torchtune's scale, which is 1 for a single layer."""
+    return 1.0 if n == 1 else float(_shapes.risen(shape, i / (n - 1), n - 1, np))
+
+
 # The fraction of the last rate that layer i of n has, i = 0, ..., n - 1.
 _DEPTH_RULES: dict[str, Callable[[int, int], float]] = {
     "timm": lambda i, n: i / max(n - 1, 1),
     "torchvision": lambda i, n: i / max(n - 1, 1),
     "efficientnet": lambda i, n: i / n,
     "paper": lambda i, n: (i + 1) / n,
+    "uniform": lambda i, n: 1.0,
+    **{shape: functools.partial(_shaped, shape) for shape in get_args(_shapes.Shape)},
 }
 
 
@@ -32,14 +55,28 @@ def depth_rates(
     `torchvision`   `i / (n - 1)`          torchvision's ConvNeXt and Swin: the same
     `efficientnet`  `i / n`                the EfficientNets of torchvision and TensorFlow; the last
                                            layer gets less than `rate`
-    `paper`         `(i + 1) / n`          stochastic depth, ShakeDrop and NASNet's
-                                           ScheduledDropPath; the first gets more than 0
+    `paper`         `(i + 1) / n`          stochastic depth, ShakeDrop, NASNet's ScheduledDropPath
+                                           and progressive layer dropping; the first gets more than
+                                           0
+    `uniform`       1                      LayerDrop; and torchtune's layer dropout, as all below,
+                                           with `f = i / (n - 1)`
+    `linear`        `f`                    the first layer gets 0, as in the next ones
+    `exp`           `2**f - 1`             LayerSkip
+    `log`           `ln(i + 1) / ln n`
+    `sin`           `sin(pi f / 2)`
+    `sigmoid`       `1 / (1 +              from 0.0067 to 0.9933
+                    exp(-10 (f - 0.5)))`
+    `step`          1 if `f = 1`, else 0   only the last layer
     ==============  =====================  =========================================================
+
+    Rates that grow with time as well are those of a schedule, `depth_rates(schedule(count), n,
+    rule)`: `jaxdrop.schedules.layer_skip` has the same shapes.
 
     Args:
       rate: in [0, 1]: a number, or a traced scalar, such as the value of a schedule. A layer whose
         factor is 0 gets the number 0, at which nothing is drawn.
-      num_layers: the n of the table, at least 1; with one layer, `timm` gives it 0.
+      num_layers: the n of the table, at least 1. A single layer gets 0 by `timm`, `torchvision`
+        and `efficientnet`, and `rate` by the other rules.
       rule: a name of the table.
 
     Raises:
@@ -48,7 +85,9 @@ def depth_rates(
 
     References:
       Huang, Sun, Liu, Sedra & Weinberger, "Deep networks with stochastic depth", 2016,
-      arXiv:1603.09382.
+      arXiv:1603.09382. Elhoushi et al., "LayerSkip: enabling early exit inference and
+      self-speculative decoding", 2024, arXiv:2404.16710. Zhang & He, "Accelerating training of
+      transformer-based language models with progressive layer dropping", 2020, arXiv:2010.13369.
     """
     _checks.check_one_of(rule, "rule", DepthRule)
     num_layers = _checks.check_count(num_layers, "num_layers")
