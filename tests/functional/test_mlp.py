@@ -32,10 +32,12 @@ SIZES = {
 Weights = dict[str, Any]
 CASES: list[tuple[list[str], dict[str, Any]]] = [
     (["w_in", "w_out"], {}),
-    (["w_in", "w_out", "b_in", "b_out"], {"activation": jax.nn.gelu, "pattern": "slice"}),
     ([*SIZES], {"activation": jax.nn.silu, "num_masks": 4}),
     (["w_in", "w_out", "w_gate"], {"pattern": "block", "block_size": 2, "groups": 2}),
-    (["w_in", "w_out", "b_in"], {"pattern": "slice", "groups": 4, "num_masks": 2}),
+    (
+        ["w_in", "w_out", "b_in", "b_out"],
+        {"activation": jax.nn.gelu, "pattern": "slice", "groups": 4, "num_masks": 2},
+    ),
 ]
 
 
@@ -82,7 +84,7 @@ def assert_close(found: Any, expected: Any) -> None:
     """
     for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_array_equal(one == 0, other == 0)
-        np.testing.assert_allclose(one, other, rtol=0, atol=3e-6 * np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
 def test_it_is_the_masked_mlp() -> None:
@@ -142,7 +144,9 @@ def test_half_of_the_units_take_half_of_the_work(pattern: Any) -> None:
     assert flops(0.5) <= 0.51 * flops(0.0)
 
 
-@pytest.mark.parametrize("kind", ["data", "tensor", "both"])
+@pytest.mark.parametrize(
+    "kind", ["both", *(pytest.param(kind, marks=pytest.mark.sweep) for kind in ("data", "tensor"))]
+)
 def test_devices_compute_as_one_and_communicate_what_they_do_without_dropout(kind: str) -> None:
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     data = "data" if kind != "tensor" else None
