@@ -80,6 +80,7 @@ NAMES: dict[str, Kind] = {
     "rate": kinds.RATE,
     "deterministic": kinds.FLAG,
     "spec": kinds.SPEC,
+    "part": kinds.Kind(lambda value, valid: value is None or isinstance(value, jaxdrop.Part)),
     "broadcast_dims": integers(-2, 1),
     "batch_axis": axis(2),
     "channel_axis": integer(-1, -1),
