@@ -194,13 +194,17 @@ class Transformer(nnx.Module):
             path_rate, key = drawn
             return block(x, rate, path_rate, None if key is None else nnx.Rngs(key), part), None
 
-        for chosen, drawn in ((slice(first), None), (slice(first, None), (path_rates, keys))):
-            own = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], (params, drawn))
-            if decode:
-                for at, cache in enumerate(self.caches[chosen]):
-                    x, _ = block(x, jax.tree.map(lambda leaf, at=at: leaf[at], own), cache)
-            elif first > 0 or drawn is not None:
-                # The scan stands between a layer and its copy in the backward pass, so no barrier
-                # has to (`prevent_cse`).
-                x, _ = lax.scan(jax.checkpoint(block, prevent_cse=False), x, own)
+        drawn = path_rates, keys
+        if decode:
+            for at, cache in enumerate(self.caches):
+                own = params, drawn if at >= first else None
+                x, _ = block(x, jax.tree.map(lambda leaf, at=at: leaf[at], own), cache)
+        else:
+            # The scan stands between a layer and its copy in the backward pass, so no barrier has
+            # to (`prevent_cse`).
+            again = jax.checkpoint(block, prevent_cse=False)
+            if first > 0:
+                x, _ = lax.scan(again, x, (jax.tree.map(lambda leaf: leaf[:first], params), None))
+                params, drawn = jax.tree.map(lambda leaf: leaf[first:], (params, drawn))
+            x, _ = lax.scan(again, x, (params, drawn))
         return constrain(self.head(self.norm(x)), ("batch", "length", "vocabulary"))
