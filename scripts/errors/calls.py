@@ -123,6 +123,7 @@ NAMES: dict[str, Kind] = {
     "num_samples": integer(1, 65535),
     "strategy": choice("stratified", "antithetic", "independent"),
     "batch_size": integer(1).or_none(),
+    "examples": integer(1).or_none(),
     "summary": kinds.CALLABLE.or_none(),
     "fn": kinds.CALLABLE,
     "loss": kinds.CALLABLE,
