@@ -67,6 +67,7 @@ from jaxdrop.functional import (
     word_dropout,
     zoneout,
 )
+from jaxdrop.masks import Part
 from jaxdrop.random import key, step_key
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Part",
     "alpha_dropout",
     "attention_dropout",
     "audit",

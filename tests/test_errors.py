@@ -141,6 +141,7 @@ def test_signatures_stay() -> None:
         "broadcast_dims",
         "deterministic",
         "spec",
+        "part",
     ]
     assert list(inspect.signature(jaxdrop.nnx.Dropout.__init__).parameters)[:3] == [
         "self",

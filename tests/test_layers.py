@@ -41,6 +41,7 @@ SIZES = {
     "num_features": 6,
 }
 LAYOUT, OTHER_LAYOUT = PartitionSpec("data"), PartitionSpec(None, "model")
+PART = jaxdrop.Part(2, 9, axis=0)
 X, IDS = jnp.linspace(1, 2, 24).reshape(4, 6), jnp.arange(24).reshape(4, 6) % 5
 ENDS = jnp.asarray([0, 1, 2, 2])
 HALF = jnp.bfloat16
@@ -389,13 +390,17 @@ def check_case(package: str, name: str, case: Case) -> None:
     drawn = own | case.further
     key = own_key(package)
 
-    def expect(received: Received, key: Any, amount: Any, off: bool, spec: Any) -> None:
+    placed = {"part": PART} if "part" in inspect.signature(layer.function).parameters else {}
+
+    def expect(
+        received: Received, key: Any, amount: Any, off: bool, spec: Any, **called: Any
+    ) -> None:
         same(received.parameters, case.parameters)
         same(received.key, key)
         same(received.operands, case.operands(case.parameters) if case.operands else case.inputs)
         np.testing.assert_allclose(received.amount, amount, rtol=1e-2 if learned else 0)
-        assert received.options.keys() == {*drawn, "deterministic", "spec"}
-        same(received.options, {**drawn, "deterministic": off, "spec": spec})
+        assert received.options.keys() == {*drawn, *called, "deterministic", "spec"}
+        same(received.options, {**drawn, **called, "deterministic": off, "spec": spec})
 
     amount: Any = case.amount if learned else made[case.amount]
     given = run(package, name, made | shared, case, **case.further)
@@ -406,13 +411,21 @@ def check_case(package: str, name: str, case: Case) -> None:
     source = {"rngs" if package == "nnx" else "rng": KEY}
     rate = {} if learned else {case.amount: 0.7}
     undecided = made | shared | {"deterministic": None}
-    call = {**source, **rate, **case.further, "deterministic": False, "spec": OTHER_LAYOUT}
+    call = {
+        **source,
+        **rate,
+        **case.further,
+        "deterministic": False,
+        "spec": OTHER_LAYOUT,
+        **placed,
+    }
     expect(
         run(package, name, undecided, case, **call),
         KEY,
         0.7 if rate else amount,
         False,
         OTHER_LAYOUT,
+        **placed,
     )
     call["deterministic"] = True
     expect(
@@ -421,6 +434,7 @@ def check_case(package: str, name: str, case: Case) -> None:
         0.7 if rate else amount,
         True,
         OTHER_LAYOUT,
+        **placed,
     )
 
 

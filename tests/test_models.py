@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxdrop
+from examples import _generation
 from examples.models import transformer, transformer_linen
 
 pytestmark = [
@@ -116,6 +117,101 @@ def test_deep_layers_are_dropped_more_often(build: Callable[..., Apply]) -> None
     """
     logits = build(path_rate=1.0)(marked(), TOKENS, jaxdrop.key(0))
     assert [len(np.unique(row.round(3))) for row in logits[:, 0]] == [2, 2]
+
+
+def nnx_decoder(**changes: Any) -> tuple[Apply, Any, Apply]:
+    """Logits of a whole text, an empty cache, and logits of the tokens that continue a text."""
+    model = transformer.Transformer(VOCABULARY, **SHAPE | changes, rngs=nnx.Rngs(0))
+    model.init_cache(2)
+    graph, cache, others = nnx.split(model, nnx.Cache, ...)
+
+    def step(cache: Any, tokens: Any, key: Any) -> Any:
+        model = nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, (cache, others)))
+        logits = model(tokens, nnx.Rngs(key), decode=True)
+        return logits, nnx.state(model, nnx.Cache)
+
+    return lambda tokens, key: model(tokens, nnx.Rngs(key)), cache, step
+
+
+def linen_decoder(**changes: Any) -> tuple[Apply, Any, Apply]:
+    model = transformer_linen.Transformer(VOCABULARY, **SHAPE | changes)
+    decoder = model.clone(decode=True)
+    variables = decoder.init(jax.random.key(0), TOKENS, deterministic=True)
+    params = {"params": variables["params"]}
+
+    def step(cache: Any, tokens: Any, key: Any) -> Any:
+        logits, changed = decoder.apply(
+            params | {"cache": cache}, tokens, rngs={"dropout": key}, mutable=["cache"]
+        )
+        return logits, changed["cache"]
+
+    def whole(tokens: Any, key: Any) -> jax.Array:
+        return model.apply(params, tokens, rngs={"dropout": key})
+
+    return whole, variables["cache"], step
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (nnx_decoder, {"path_rate": 0.5, "groups": 1, "window": 2}),
+        (linen_decoder, {"path_rate": 0.5, "window": 2}),
+    ],
+    ids=["nnx", "linen"],
+)
+def test_decoding_with_a_cache_is_the_whole_pass(build: Any, options: dict[str, Any]) -> None:
+    """Every token's logits, with the masks of its place in all five kinds of dropout; and these
+    depend on the key.
+    """
+    whole, cache, step = build(**options)
+    whole, step, key = jax.jit(whole), jax.jit(step), jaxdrop.key(1)
+    found = []
+    for tokens in (TOKENS[:, :4], TOKENS[:, 4:5], TOKENS[:, 5:]):
+        logits, cache = step(cache, tokens, key)
+        found.append(logits)
+    expected = whole(TOKENS, key)
+    np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=5e-6)
+    assert np.abs(expected - whole(TOKENS, jaxdrop.key(2))).max() > 0.1
+
+
+def test_texts_of_samples_share_what_no_dropout_precedes() -> None:
+    """A sample's text is as probable as one pass of its network over it says. The block without
+    dropout reads the prompt once for all samples: only the other's products have their axis.
+    """
+    model = transformer.Transformer(VOCABULARY, **SHAPE, rngs=nnx.Rngs(0))
+    keys = jaxdrop.mc.keys(jaxdrop.key(3), 3)
+    cache, decode = _generation.decoder(model, first=1)
+
+    @jax.jit
+    def both(keys: jax.Array) -> Any:
+        options = {"count": 2}
+        many = _generation.write_many(decode, cache, TOKENS[0, :4], keys, **options)
+        text = jnp.append(TOKENS[0, :4], many.tokens[1])
+        logits = model(text[None], nnx.Rngs(jax.random.split(keys[1])[0]), first=1)[0, 3:5]
+        return many, jnp.take_along_axis(jax.nn.log_softmax(logits), text[4:, None], 1)[:, 0]
+
+    many, log_probs = both(keys)
+    np.testing.assert_allclose(many.log_probs[1], log_probs, rtol=1e-5)
+    assert len(np.unique(many.log_probs[:, 0])) == 3
+
+    prompt = jax.jit(jax.vmap(lambda key: decode(cache, TOKENS[0, :4], key)[0])).lower(keys)
+    width = SHAPE["width"]
+    products = [line for line in prompt.as_text().splitlines() if "dot_general" in line]
+    up = [line for line in products if f"{width}x{4 * width}xf32>)" in line]
+    assert [line.count("tensor<3x") > 0 for line in up] == [False, True]
+
+
+@pytest.mark.sweep
+def test_uncertainty_of_a_text() -> None:
+    model = transformer.Transformer(VOCABULARY, **SHAPE, rngs=nnx.Rngs(0))
+    cache, decode = _generation.decoder(model, first=1)
+    sure = _generation.uncertainty(
+        decode, cache, TOKENS[0, :3], TOKENS[0, 3:], jaxdrop.key(4), tolerance=0.1, batch_size=4
+    )
+    assert sure.tokens.mutual_information.shape == (3,)
+    assert sure.num_samples >= 16
+    assert np.isfinite(sure.score)
+    assert sure.spread > 0
 
 
 def test_memory_grows_no_faster_than_the_length() -> None:

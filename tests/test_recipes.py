@@ -296,3 +296,44 @@ def test_a_pipeline_of_two_programs_is_one_program() -> None:
     assert_close(z, expected)
     total = jax.tree.map(lambda a, b: np.asarray(a) + np.asarray(b), of_params_0, of_params_1)
     assert_close(total, jax.tree.map(np.asarray, back(jnp.ones_like(expected))[0]))
+
+
+def test_the_update_of_a_policy_sees_the_masks_of_the_rollout() -> None:
+    """Consistent dropout (Hausknecht & Wagener, 2022, arXiv:2202.11818), by the key alone: step t
+    of the rollout is part t of one array, and a minibatch of the update any steps of it. The first
+    ratio of probabilities is then 1.
+    """
+    steps, environments = 12, 4
+    weights = np.random.default_rng(0).normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    start = IMAGES[:environments]
+
+    def log_probs(x: jax.Array, key: jax.Array, part: jaxdrop.Part | None = None) -> jax.Array:
+        hidden = jaxdrop.dropout(key, jnp.tanh(x @ weights), 0.5, part=part)
+        return jax.nn.log_softmax(hidden[..., :3])
+
+    def at(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
+        return log_probs(x[None], key, jaxdrop.Part(t, steps, axis=0))[0]
+
+    def act(x: jax.Array, t: jax.Array) -> Any:
+        found = at(x, t, KEY)
+        action = jax.random.categorical(jax.random.fold_in(jax.random.key(1), t), found)
+        return jnp.roll(x, 1, axis=1) + action[:, None], (x, action, found)
+
+    def ratio(found: jax.Array, before: jax.Array, actions: jax.Array) -> jax.Array:
+        chosen = jnp.take_along_axis(found - before, actions[..., None], -1)
+        return jnp.exp(chosen[..., 0])
+
+    @jax.jit
+    def update(order: jax.Array) -> Any:
+        _, (seen, actions, before) = lax.scan(act, start, jnp.arange(steps))
+        shuffled = jax.vmap(at, in_axes=(0, 0, None))(seen[order], order, KEY)
+        return (
+            ratio(log_probs(seen, KEY), before, actions),
+            ratio(shuffled, before[order], actions[order]),
+            ratio(log_probs(seen, step_key(KEY, 1)), before, actions),
+        )
+
+    whole, minibatch, other = update(np.random.default_rng(1).permutation(steps)[:5])
+    np.testing.assert_allclose(whole, 1, rtol=1e-5)
+    np.testing.assert_allclose(minibatch, 1, rtol=1e-5)
+    assert np.abs(other - 1).max() > 0.1

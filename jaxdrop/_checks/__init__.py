@@ -45,6 +45,7 @@ from jaxdrop._checks._numbers import (
     check_rate,
     check_rate_shape,
 )
+from jaxdrop._checks._offsets import check_offset
 from jaxdrop._checks._settings import (
     LONGEST,
     axis_numbers,
@@ -93,6 +94,7 @@ __all__ = [
     "check_not_traced",
     "check_number",
     "check_numbers",
+    "check_offset",
     "check_one_of",
     "check_one_rate",
     "check_parameter",

@@ -30,18 +30,26 @@ def replacing(caller: str, name: str, of: str) -> Callable[..., jax.Array]:
         protected: Sequence[int],
         deterministic: bool,
         spec: PartitionSpec | None,
+        part: masks.Part | None = None,
     ) -> jax.Array:
         ids = _checks.check_ids(ids, caller, of)
         rate = _checks.check_rate(rate)
         _checks.check_rate_shape(rate, ids.shape, ())
         spec = _checks.check_spec(spec, ids.ndim, of)
+        part = masks.check_part(part, ids, spec, of)
         replacement = fitting(name, replacement, ids.dtype)
         safe = _checks.check_integers(protected, "protected")
         if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
             return ids
         key = None if masks.is_number(rate, 1) else _checks.consume_key(key, caller)
         return compiled(
-            key, ids, masks.threshold(rate), replacement=replacement, protected=safe, spec=spec
+            key,
+            ids,
+            masks.nan_outside(masks.threshold(rate), part),
+            part,
+            replacement=replacement,
+            protected=safe,
+            spec=spec,
         )
 
     return replace
@@ -63,6 +71,7 @@ def _replaced(
     key: jax.Array | None,
     ids: jax.Array,
     threshold: jax.Array,
+    part: masks.Part | None,
     *,
     replacement: int,
     protected: tuple[int, ...],
@@ -71,7 +80,7 @@ def _replaced(
     keep = (
         jnp.zeros_like(ids, bool)
         if key is None
-        else masks.keep_mask(key, ids, threshold, spec=spec)
+        else masks.keep_mask(key, ids, threshold, spec=spec, part=part)
     )
     limits = jnp.iinfo(ids.dtype)
     for number in protected:

@@ -34,6 +34,7 @@ def attention_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Dropout of an array of attention weights, after the softmax: `y = m weights / (1 - rate)`.
 
@@ -48,6 +49,7 @@ def attention_dropout(
         batch and heads, `(0, 1)`.
       deterministic: if True, or if `rate` is the number 0, `weights` itself is returned.
       spec: as in `jaxdrop.dropout`.
+      part: as in `jaxdrop.dropout`: queries among as many as there are keys, for example.
 
     Returns:
       An array like `weights`.
@@ -66,6 +68,7 @@ def attention_dropout(
             broadcast_dims=broadcast_dims,
             deterministic=deterministic,
             spec=spec,
+            part=part,
         )
 
 
@@ -79,6 +82,7 @@ def drop_key(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """DropKey: logits become minus infinity with probability `rate`, before the softmax.
 
@@ -96,6 +100,7 @@ def drop_key(
       broadcast_dims: axes along which the mask is shared; not the last one.
       deterministic: if True, or if `rate` is the number 0, `logits` itself is returned.
       spec: as in `jaxdrop.dropout`; the last axis may not be divided.
+      part: as in `jaxdrop.dropout`, of queries: of the last axis there must be all.
 
     Returns:
       An array like `logits`.
@@ -129,6 +134,9 @@ def drop_key(
         raise ValueError(
             f"spec={spec} divides the keys, axis {last}, of which one must stay. Gather them first."
         )
+    part = masks.check_part(part, logits, spec)
+    if part is not None and part.axis == last:
+        raise ValueError(f"part={part} is one of the keys, axis {last}, of which one must stay.")
     if not isinstance(rate, float) and rate.ndim and rate.shape[-1] != 1:
         raise ValueError(
             "drop_key takes one rate for all keys of a query, got rates of shape"
@@ -137,7 +145,10 @@ def drop_key(
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return logits
     key, logits = _checks.consume_key(key, "drop_key"), masks.nan_if_impossible(logits, rate)
-    return _drop_key(key, logits, masks.distribution(rate).threshold, shared=shared, spec=spec)
+    logits = masks.nan_outside(logits, part)
+    return _drop_key(
+        key, logits, masks.distribution(rate).threshold, part, shared=shared, spec=spec
+    )
 
 
 @kernel("drop_key")
@@ -145,11 +156,12 @@ def _drop_key(
     key: jax.Array,
     logits: jax.Array,
     threshold: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    bits = masks.draw(key, logits, broadcast_dims=shared, spec=spec)
+    bits = masks.draw(key, logits, broadcast_dims=shared, spec=spec, part=part)
     # A key is kept if its bits are below a threshold, which falls as the rate rises. So the key
     # with the lowest bits stays up to the highest rate.
     there = jnp.where(jnp.isneginf(logits), np.uint32(0xFFFFFFFF), bits)

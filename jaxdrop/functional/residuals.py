@@ -32,6 +32,7 @@ def bias_dropout_add(
     *,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """The end of a residual branch in one pass over memory: `y = residual + dropout(x + bias)`.
 
@@ -44,6 +45,7 @@ def bias_dropout_add(
         `jaxdrop.dropout(key, x, rate)`.
       deterministic: if True, or if `rate` is the number 0, this is `residual + (x + bias)`.
       spec: as in `jaxdrop.dropout`.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       An array like `residual`. The sums are formed in its dtype, in float32 at least.
@@ -61,9 +63,10 @@ def bias_dropout_add(
     residual = _like("residual", residual, x, "bias_dropout_add")
     if bias is not None:
         bias = _broadcast("bias", bias, x.shape, "bias_dropout_add")
-    distribution = _distribution(rate, x, deterministic)
+    part = masks.check_part(part, x, spec)
+    distribution = _distribution(rate, x, deterministic, part)
     key = None if distribution is None else _checks.consume_key(key, "bias_dropout_add")
-    return _bias_dropout_add(key, x, bias, residual, distribution, spec=spec)
+    return _bias_dropout_add(key, x, bias, residual, distribution, part, spec=spec)
 
 
 @kernel("bias_dropout_add")
@@ -73,6 +76,7 @@ def _bias_dropout_add(
     bias: jax.Array | None,
     residual: jax.Array,
     distribution: masks.Distribution | None,
+    part: masks.Part | None,
     *,
     spec: PartitionSpec | None,
 ) -> jax.Array:
@@ -84,7 +88,7 @@ def _bias_dropout_add(
         if bias is None
         else x.astype(kind) + _numerics.expand(bias, x.ndim).astype(kind)
     )
-    branch = _dropped(key, branch, distribution, spec)
+    branch = _dropped(key, branch, distribution, spec, part)
     return (residual.astype(kind) + branch).astype(residual.dtype)
 
 
@@ -111,6 +115,7 @@ def dropout_add_layer_norm(
     prenorm: bool = False,
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Dropout, residual sum and layer normalization in one: `z = dropout(row_scale x) + residual`,
     `y = LayerNorm(z)`.
@@ -132,6 +137,7 @@ def dropout_add_layer_norm(
       prenorm: if True, `z` is returned too, for the next residual sum.
       deterministic: if True, or if `rate` is the number 0, nothing is dropped.
       spec: as in `jaxdrop.dropout`; the last axis may not be divided.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       `y`, of the dtype of `x`; with `prenorm` `(y, z)`, `z` of the dtype of `residual` if there is
@@ -176,10 +182,11 @@ def dropout_add_layer_norm(
         row_scale = _checks.check_real(
             _broadcast("row_scale", row_scale, x.shape[:-1], caller), caller, "row_scale"
         )
-    distribution = _distribution(rate, x, deterministic)
+    part = masks.check_part(part, x, spec)
+    distribution = _distribution(rate, x, deterministic, part)
     key = None if distribution is None else _checks.consume_key(key, caller)
     y, z = _dropout_add_layer_norm(
-        key, x, residual, scale, bias, row_scale, distribution, epsilon=eps, spec=spec
+        key, x, residual, scale, bias, row_scale, distribution, part, epsilon=eps, spec=spec
     )
     return (y, z) if prenorm else y
 
@@ -193,6 +200,7 @@ def _dropout_add_layer_norm(
     bias: jax.Array | None,
     row_scale: jax.Array | None,
     distribution: masks.Distribution | None,
+    part: masks.Part | None,
     *,
     epsilon: float,
     spec: PartitionSpec | None,
@@ -207,7 +215,7 @@ def _dropout_add_layer_norm(
         else x.astype(kind)
         * jnp.expand_dims(_numerics.expand(row_scale, x.ndim - 1), -1).astype(kind)
     )
-    z = _dropped(key, branch, distribution, spec)
+    z = _dropped(key, branch, distribution, spec, part)
     if residual is not None:
         z = residual.astype(kind) + z
     centered = z - z.mean(-1, keepdims=True)
@@ -218,11 +226,14 @@ def _dropout_add_layer_norm(
 
 
 def _distribution(
-    rate: float | jax.Array, x: jax.Array, deterministic: bool
+    rate: float | jax.Array, x: jax.Array, deterministic: bool, part: masks.Part | None
 ) -> masks.Distribution | None:
     """The distribution of the mask, or None if no entry is dropped."""
     off = _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0)
-    return None if off else masks.distribution(rate, x.dtype)
+    if off:
+        return None
+    threshold, scale = masks.distribution(rate, x.dtype)
+    return masks.Distribution(threshold, masks.nan_outside(scale, part))
 
 
 def _dropped(
@@ -230,11 +241,12 @@ def _dropped(
     x: jax.Array,
     distribution: masks.Distribution | None,
     spec: PartitionSpec | None,
+    part: masks.Part | None,
 ) -> jax.Array:
     if key is None or distribution is None:
         return x
     threshold, scale = map(jnp.asarray, distribution)
-    return masks.scaled(masks.keep_mask(key, x, threshold, spec=spec), x, scale)
+    return masks.scaled(masks.keep_mask(key, x, threshold, spec=spec, part=part), x, scale)
 
 
 def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:

@@ -16,8 +16,16 @@ from typing import Any, TypeVar
 import jax
 
 from jaxdrop import _checks, masks
+from jaxdrop.layers._cache import Cache, knows_places
 
-__all__ = ["checked_rate", "stand_in", "with_attributes", "with_options"]
+__all__ = [
+    "Cache",
+    "checked_rate",
+    "knows_places",
+    "stand_in",
+    "with_attributes",
+    "with_options",
+]
 
 Layer = TypeVar("Layer")
 

@@ -60,6 +60,23 @@ class Call(TypedDict, total=False):
     spec: PartitionSpec | None
 
 
+class PlacedGiven(Given, total=False):
+    """Other arguments: as in `Dropout`."""
+
+    part: masks.Part | None
+
+
+class PlacedCall(Call, total=False):
+    """Other arguments of the call of a layer whose input may be a part of a longer one."""
+
+    part: masks.Part | None
+
+
+PlacedCall.__doc__ = f"""{(Call.__doc__ or "").rstrip()}
+      part: the place of the input in a longer one, such as that of a token in a text.
+    """
+
+
 class Stochastic(Hinted):
     """A module that takes a key for each call. Subclasses declare the fields `deterministic` and
     `rng_collection`.
@@ -156,5 +173,21 @@ class Plain(Layer):
         deterministic: Flag = None,
         rng: Key = None,
         **call: Unpack[Call],
+    ) -> jax.Array:
+        return self._drop((inputs,), deterministic, rng, **call)
+
+
+class Placed(Layer):
+    """A layer with one input, like its output, and a mask entry for each entry of it, so that the
+    input may be a part of a longer one.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        deterministic: Flag = None,
+        rng: Key = None,
+        **call: Unpack[PlacedCall],
     ) -> jax.Array:
         return self._drop((inputs,), deterministic, rng, **call)

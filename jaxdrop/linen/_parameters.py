@@ -13,7 +13,7 @@ from jax.nn.initializers import constant
 from jaxdrop import _checks
 from jaxdrop.functional import learned as functional
 from jaxdrop.layers import Kernel, Variant, learned, mlp, residuals, weights
-from jaxdrop.linen._base import Call, Flag, Given, Key, Layer
+from jaxdrop.linen._base import Call, Flag, Given, Key, Layer, PlacedCall, PlacedGiven
 
 
 # fmt: off
@@ -86,7 +86,7 @@ class Learned(Layer):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, deterministic: Flag = None, rng: Key = None,
-                 **call: Unpack[Given]) -> jax.Array:
+                 **call: Unpack[PlacedGiven]) -> jax.Array:
         (inputs,) = self._check_operands(inputs)
         return self._drop((inputs,), deterministic, rng, self._learned(inputs), **call)
 
@@ -123,7 +123,7 @@ class SparseVariationalDense(LearnedDense, learned.SparseVariationalDense, Size)
 class BiasDropoutAdd(Parametrized, residuals.BiasDropoutAdd):
     @nn.compact
     def __call__(self, inputs: jax.Array, residual: jax.Array, deterministic: Flag = None,
-                 rng: Key = None, **call: Unpack[Call]) -> jax.Array:
+                 rng: Key = None, **call: Unpack[PlacedCall]) -> jax.Array:
         inputs = _checks.check_features(inputs, type(self).__name__)
         bias = self._param("bias", self.bias_init, inputs.shape[-1:], self.use_bias)
         return self._drop((inputs, bias, residual), deterministic, rng, **call)
@@ -132,7 +132,7 @@ class DropoutAddLayerNorm(Parametrized, residuals.DropoutAddLayerNorm):
     @nn.compact
     def __call__(self, inputs: jax.Array, residual: jax.Array | None = None,
                  deterministic: Flag = None, rng: Key = None, *, row_scale: jax.Array | None = None,
-                 **call: Unpack[Call]) -> jax.Array | tuple[jax.Array, jax.Array]:
+                 **call: Unpack[PlacedCall]) -> jax.Array | tuple[jax.Array, jax.Array]:
         inputs = _checks.check_features(inputs, type(self).__name__)
         scale = self._param("scale", self.scale_init, inputs.shape[-1:], self.use_scale)
         bias = self._param("bias", self.bias_init, inputs.shape[-1:], self.use_bias)

@@ -8,13 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
 from jaxdrop.functional.attention import Products
-from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
+from jaxdrop.layers.attention import (
+    Cache,
+    checked_rate,
+    knows_places,
+    stand_in,
+    with_attributes,
+    with_options,
+)
 from jaxdrop.linen._base import Hinted
 from jaxdrop.linen._forced import Forced
 
@@ -42,6 +50,8 @@ def dot_product_attention(
     *,
     is_causal: bool = False,
     spec: PartitionSpec | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_offset: int | jax.Array | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for
     its `attention_fn`.
@@ -78,6 +88,11 @@ def dot_product_attention(
         it: a function that does, or `functools.partial(dot_product_attention, is_causal=True)`, is
         their `attention_fn`.
       spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
+      local_window_size: as in `jaxdrop.dot_product_attention`. Flax's modules do not pass it:
+        `functools.partial(dot_product_attention, local_window_size=(64, 0))` is their
+        `attention_fn`.
+      query_offset: as in `jaxdrop.dot_product_attention`; the layers of this module pass it when
+        they decode.
 
     Returns:
       `(batch..., length, heads, depth)`.
@@ -112,6 +127,8 @@ def dot_product_attention(
         precision=precision,
         is_causal=is_causal,
         spec=spec,
+        local_window_size=local_window_size,
+        query_offset=query_offset,
         sow=(
             None
             if module is None
@@ -131,6 +148,11 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
     `jaxdrop.linen.dot_product_attention`, and `broadcast_dropout` is False, so that each example
     and head has a mask of its own. `spec` is that of `jaxdrop.dot_product_attention`: how the axes
     of the query, `(batch..., length, heads, depth)`, are divided inside `shard_map` and `pmap`.
+
+    Decoding takes one token a call, or several, such as a prompt. With dropout, and the same key in
+    each call, a token gets the mask that one call on the whole text gives it, if the text is as
+    long as the cache. (An `attention_fn` that takes no `query_offset` decodes as in Flax: one token
+    a call, all with the mask of the first.)
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -176,10 +198,41 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
             dropout_rate=known if takes_rate else None,
             spec=self.spec if spec is None else spec,
         )
+        from_cache = self.decode and knows_places(self.attention_fn)
         layer = with_attributes(
-            self, attention_fn=attention_fn, dropout_rate=stand_in(known), deterministic=own
+            self,
+            attention_fn=self._from_cache(attention_fn) if from_cache else attention_fn,
+            dropout_rate=stand_in(known),
+            deterministic=own,
+            decode=self.decode and not from_cache,
         )
         return FLAX_ATTENTION(layer, *args, deterministic=deterministic, **kwargs)
+
+    def _from_cache(self, attention_fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        """An `attention_fn` that takes all keys and values so far, of which Flax's variables keep
+        the new ones. The first call, without a cache, makes one of the length of its inputs.
+        """
+
+        @functools.wraps(attention_fn)
+        def attend(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
+            is_made = self.has_variable("cache", "cached_key")
+            variables = (
+                self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype),
+                self.variable("cache", "cached_value", jnp.zeros, value.shape, value.dtype),
+                self.variable("cache", "cache_index", lambda: jnp.array(0, jnp.int32)),
+            )
+            if not is_made:
+                return attention_fn(query, key, value, **options)
+            place = variables[-1].value
+            cache, query = Cache(*(variable.value for variable in variables)).extended(
+                type(self).__name__, query, key, value
+            )
+            for variable, changed in zip(variables, cache, strict=True):
+                variable.value = changed
+            options |= {"is_causal": True, "query_offset": place}
+            return attention_fn(query, cache.key, cache.value, **options)
+
+        return attend
 
 
 # Without Flax's wrapper around methods, which has entered the module already: entered twice, its

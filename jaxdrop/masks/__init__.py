@@ -18,14 +18,17 @@ from jaxdrop.masks._distribution import (
     unit_scale,
 )
 from jaxdrop.masks._drawing import below, draw, keep_mask, last_kept, scaled
+from jaxdrop.masks._parts import Part, check_part, nan_outside
 from jaxdrop.masks._placement import Block, block, coordinates, positions
 
 __all__ = [
     "Block",
     "Distribution",
+    "Part",
     "Rate",
     "below",
     "block",
+    "check_part",
     "coordinates",
     "distribution",
     "draw",
@@ -33,6 +36,7 @@ __all__ = [
     "keep_mask",
     "last_kept",
     "nan_if_impossible",
+    "nan_outside",
     "positions",
     "scaled",
     "threshold",

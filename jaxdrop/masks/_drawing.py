@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _compiler, _lengths, _numerics, random
-from jaxdrop.masks._placement import block
+from jaxdrop.masks._parts import Part
+from jaxdrop.masks._placement import block, coordinates
 
 # If at least this many results share an entry of a mask, storing the mask is faster than computing
 # it again for each of them.
@@ -24,6 +25,7 @@ def keep_mask(
     *,
     broadcast_dims: tuple[int, ...] = (),
     spec: PartitionSpec | None = None,
+    part: Part | None = None,
 ) -> jax.Array:
     """The keep mask of an array.
 
@@ -34,16 +36,19 @@ def keep_mask(
       threshold: from `distribution`; of a shape that broadcasts to that of the mask.
       broadcast_dims: axes, from 0 on, along which all entries share their mask.
       spec: inside `shard_map` or `pmap`, the layout of the whole array, a part of which is `like`.
+      part: from `check_part`: the place of `like`, or with `spec` of the whole array, in a
+        longer one, of whose mask it gets its part.
 
     Returns:
       A bool array of the shape of `like`, with length 1 along the axes in `broadcast_dims`.
 
     Raises:
-      NotImplementedError: `spec` divides the array, and the key's generator can only draw whole
-        arrays.
+      NotImplementedError: `spec` divides the array, or `part` is given, and the key's generator
+        can only draw whole arrays.
       ValueError: `spec` names an axis that is not a mapped axis.
     """
-    mask = below(draw(key, like, broadcast_dims=broadcast_dims, spec=spec), threshold)
+    bits = draw(key, like, broadcast_dims=broadcast_dims, spec=spec, part=part)
+    mask = below(bits, threshold)
     few = _lengths.at_most(math.prod(like.shape[axis] for axis in broadcast_dims), _MANY - 1)
     return mask if few else _compiler.materialize(mask)
 
@@ -80,6 +85,7 @@ def draw(
     *,
     broadcast_dims: tuple[int, ...] = (),
     spec: PartitionSpec | None = None,
+    part: Part | None = None,
 ) -> jax.Array:
     """The 32 random bits of each entry of a mask.
 
@@ -88,6 +94,7 @@ def draw(
       like: as in `keep_mask`.
       broadcast_dims: as in `keep_mask`.
       spec: as in `keep_mask`.
+      part: as in `keep_mask`.
 
     Returns:
       A uint32 array of the shape of the mask.
@@ -95,6 +102,11 @@ def draw(
     Raises:
       NotImplementedError, ValueError: as `keep_mask`.
     """
+    if part is not None:
+        found, whole = coordinates(like, broadcast_dims=broadcast_dims, spec=spec, part=part)
+        bits = random.bits_at(key, found, whole)
+        # Axes of length 1 in the whole have no coordinates.
+        return bits if bits.ndim else jnp.broadcast_to(bits, (1,) * len(like.shape))
     return random.bits(key, **block(like, broadcast_dims=broadcast_dims, spec=spec)._asdict())
 
 

@@ -6,9 +6,11 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import _mapped_axes
+from jaxdrop.masks._parts import Part
 from jaxdrop.random import Coordinate
 from jaxdrop.random._positions import coordinate, grid
 
@@ -54,7 +56,11 @@ def block(
 
 
 def coordinates(
-    like: jax.Array, *, broadcast_dims: tuple[int, ...] = (), spec: PartitionSpec | None = None
+    like: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    broadcast_dims: tuple[int, ...] = (),
+    spec: PartitionSpec | None = None,
+    part: Part | None = None,
 ) -> tuple[list[Coordinate], tuple[int, ...]]:
     """The coordinates of the entries of a mask in the whole mask: the arguments of
     `jaxdrop.random.bits_at`.
@@ -63,16 +69,18 @@ def coordinates(
       like: as in `keep_mask`.
       broadcast_dims: as in `keep_mask`.
       spec: as in `keep_mask`.
+      part: as in `keep_mask`.
 
     Returns:
-      For each axis the coordinates along it, of length 1 along the other axes; and the shape of the
-      whole mask.
+      For each axis the coordinates along it, of length 1 along the other axes (those along the axis
+      of a part also have the axes of its offset); and the shape of the whole mask.
 
     Raises:
       ValueError: `spec` names an axis that is not a mapped axis.
     """
     place = block(like, broadcast_dims=broadcast_dims, spec=spec)
     ndim = len(place.shape)
+    whole = list(place.global_shape)
     found = []
     for axis, length in enumerate(place.shape):
         sharding = None
@@ -82,8 +90,19 @@ def coordinates(
             sharding = NamedSharding(place.sharding.mesh, PartitionSpec(*alone))
         shape = tuple(length if at == axis else 1 for at in range(ndim))
         origin = 0 if place.origin is None else place.origin[axis]
-        found.append(coordinate(shape, axis, origin, place.global_shape[axis], sharding))
-    return found, place.global_shape
+        found.append(coordinate(shape, axis, origin, whole[axis], sharding))
+    if part is not None and part.axis not in broadcast_dims:
+        found[part.axis] = _moved(found[part.axis], part, ndim)
+        whole[part.axis] = part.length
+    return found, tuple(whole)
+
+
+def _moved(place: Coordinate, part: Part, ndim: int) -> Coordinate:
+    """The coordinates along the axis of a part, in the whole."""
+    offset = jnp.asarray(part.offset).astype(jnp.uint32)
+    offset = offset.reshape(*offset.shape, *(1,) * (ndim - offset.ndim))
+    # The axis of a part has at most 2**31 - 1 entries: a high word, of a symbolic length, is 0.
+    return (place[1] if isinstance(place, tuple) else place) + offset
 
 
 def positions(

@@ -7,7 +7,6 @@ import logging
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +37,7 @@ def predict_dataset(
     *,
     summary: Callable[[Any], Any] | None = None,
     batch_size: int | None = None,
+    examples: int | None = None,
     path: str | os.PathLike[str] | None = None,
     progress: bool = True,
     same_keys: bool = False,
@@ -64,12 +64,16 @@ def predict_dataset(
       fn: a function of a key and inputs, such as `jaxdrop.nnx.stochastic(model)`.
       batches: an iterable of tuples or lists of `inputs`, or of single inputs. An input is an
         array, or a pytree of arrays such as a dictionary; the first axis is that of the examples. A
-        batch of another size, such as the last, is compiled once more.
+        batch of another size, such as the last, is compiled once more. Loaders of PyTorch and grain
+        are such iterables; tensors become arrays. With `examples`, `batches` is instead one such
+        batch, of arrays of the whole data set.
       keys: a key array of shape (S,).
       summary: a function of the samples of a batch, of shape (S, batch, ...). It returns arrays
         whose first axis is the batch, and numbers that are the same in all batches, as
         `mc.classification` and `mc.regression` do. By default the samples are kept.
       batch_size: how many samples to run at once; all by default.
+      examples: the number of examples in a batch, into which the arrays `batches` are cut; by
+        default `batches` is an iterable of batches.
       path: a directory for the results, one `.npz` file a batch; they are kept in memory if None.
       progress: whether to show a bar, with its end if `batches` has a length. Without rich (`pip
         install 'jaxdrop[progress]'`) it shows lines of text.
@@ -100,7 +104,9 @@ def predict_dataset(
     if summary is not None:
         _checks.check_callable(summary, "summary", "the samples of a batch")
     if path is not None:
-        path = _path(path)
+        path = _storage.checked_path(path)
+    if examples is not None:
+        batches = _cut(batches, _checks.check_count(examples, "examples"))
     if not _is_iterable(batches):
         raise TypeError(f"batches must be an iterable of inputs, got {_checks.quoted(batches)}")
     batch_axis = 1 if summary is None else 0
@@ -166,16 +172,6 @@ def _is_iterable(batches: Any) -> bool:
     return hasattr(type(batches), "__iter__") or hasattr(type(batches), "__getitem__")
 
 
-def _path(path: Any) -> Path:
-    try:
-        return Path(path)
-    except TypeError:
-        raise TypeError(
-            "path must be that of a directory, as a str or a pathlib.Path, got"
-            f" {_checks.quoted(path)}"
-        ) from None
-
-
 class _Program(NamedTuple):
     run: Callable[..., list[jax.Array]]
     """Returns the leaves of the results."""
@@ -233,7 +229,38 @@ def _inputs_of(batch: Any, index: int) -> Any:
 
 
 def _array(x: Any) -> Any:
-    return x if isinstance(x, jax.Array) else np.asarray(x)
+    if isinstance(x, jax.Array):
+        return x
+    if hasattr(x, "detach"):  # a tensor of PyTorch, on whatever device, with gradients or without
+        x = x.detach().cpu()
+        return jnp.from_dlpack(x) if str(x.dtype) == "torch.bfloat16" else x.numpy()
+    return np.asarray(x)
+
+
+class _Cut(Sequence[Any]):
+    """Arrays of a whole data set as batches of `size` examples."""
+
+    def __init__(self, data: Any, size: int, length: int) -> None:
+        self._data, self._size, self._length = data, size, length
+
+    def __len__(self) -> int:
+        return -(-self._length // self._size)
+
+    def __getitem__(self, index: Any) -> Any:
+        start = range(len(self))[index] * self._size
+        return jax.tree.map(lambda x: x[start : start + self._size], self._data)
+
+
+def _cut(data: Any, size: int) -> _Cut:
+    arrays = _inputs_of(data, 0)
+    lengths = {x.shape[0] if x.ndim else -1 for x in jax.tree.leaves(arrays)}
+    if len(lengths) > 1 or -1 in lengths:
+        shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(arrays))
+        raise ValueError(
+            "with examples, batches must be arrays that have all examples of the data set on their"
+            f" first axis, got shapes {shapes}"
+        )
+    return _Cut(arrays, size, lengths.pop())
 
 
 def _on_host(x: jax.Array) -> np.ndarray[Any, Any]:

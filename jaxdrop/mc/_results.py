@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxdrop import _checks
-from jaxdrop.mc import _storage, _structures
+from jaxdrop.mc import _exports, _storage, _structures
 
 _SHOWN = 3
 
@@ -106,6 +106,36 @@ class DatasetResults(Sequence[Any]):
         if not len(self):
             raise ValueError("there is nothing to concatenate: the data had no batches")
         return jax.tree.map(self._together, *self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the results of all examples into one file for other programs, batch by batch.
+
+            results.save("results.parquet")
+
+        Arrays are written under the names that `repr(results)` shows, with the examples on their
+        first axis: samples as (example, sample, ...). Floats of 16 bits that NumPy does not have
+        become float32.
+
+        Args:
+          path: ends with `.npz` for `numpy.load`; with `.parquet` for a table with a row for each
+            example (`pip install 'jaxdrop[parquet]'`), in which arrays of more axes are lists in
+            row-major order, and numbers, with the shapes of arrays, metadata of the file; or with
+            `.zarr` for a group of chunked arrays (`pip install 'jaxdrop[zarr]'`), of which numbers
+            are the attributes. What stands there is replaced when all is written.
+
+        Raises:
+          ValueError: there are no batches, or another suffix.
+          ImportError: the package is not installed.
+        """
+        if self._form is None or not len(self):
+            raise ValueError("there is nothing to save: the data had no batches")
+        form, store = self._form, self._store
+        _exports.save(
+            lambda: _exports.as_batches(
+                map(store.read, range(len(self))), form.arrays, form.batch_axis
+            ),
+            _storage.checked_path(path, "path must be that of a file"),
+        )
 
     def _read(self, index: int) -> Any:
         assert self._form is not None

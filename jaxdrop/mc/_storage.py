@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdrop import _checks
 from jaxdrop.mc import _structures
 
 Array = np.ndarray[Any, Any]
@@ -224,6 +225,14 @@ class Directory:
             directory = os.open(self.path, os.O_RDONLY)
             os.fsync(directory)
             os.close(directory)
+
+
+def checked_path(path: Any, rule: str = "path must be that of a directory") -> Path:
+    """The argument `path` as a path. `rule` begins the message."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"{rule}, as a str or a pathlib.Path, got {_checks.quoted(path)}") from None
 
 
 def damaged(path: Path) -> ValueError:

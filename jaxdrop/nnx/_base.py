@@ -45,6 +45,23 @@ class Call(TypedDict, total=False):
     spec: PartitionSpec | None
 
 
+class PlacedGiven(Given, total=False):
+    """Other arguments: as in `Dropout`."""
+
+    part: masks.Part | None
+
+
+class PlacedCall(Call, total=False):
+    """Other arguments of the call of a layer whose input may be a part of a longer one."""
+
+    part: masks.Part | None
+
+
+PlacedCall.__doc__ = f"""{(Call.__doc__ or "").rstrip()}
+      part: the place of the input in a longer one, such as that of a token in a text.
+    """
+
+
 class Stochastic(nnx.Module):
     """A module that takes a key for each call."""
 
@@ -234,6 +251,15 @@ class Plain(Layer):
     """A layer with one input, like its output."""
 
     def __call__(self, inputs: jax.Array, **call: Unpack[Call]) -> jax.Array:
+        return self._drop((inputs,), **call)
+
+
+class Placed(Layer):
+    """A layer with one input, like its output, and a mask entry for each entry of it, so that the
+    input may be a part of a longer one.
+    """
+
+    def __call__(self, inputs: jax.Array, **call: Unpack[PlacedCall]) -> jax.Array:
         return self._drop((inputs,), **call)
 
 

@@ -14,7 +14,7 @@ from flax.typing import Dtype, Initializer
 from jaxdrop import _checks
 from jaxdrop.functional import learned as functional
 from jaxdrop.layers import Kernel, Variant, learned, mlp, residuals, weights
-from jaxdrop.nnx._base import Call, Given, Layer
+from jaxdrop.nnx._base import Call, Given, Layer, PlacedCall, PlacedGiven
 
 
 def _param(rngs: nnx.Rngs, init: Initializer, shape: Any, dtype: Dtype, use: bool = True) -> Any:
@@ -100,7 +100,7 @@ class DropoutMLP(Parametrized, Kernel, mlp.DropoutMLP, HiddenSizes):
 class Learned(Layer):
     """A layer whose amount is a parameter."""
 
-    def __call__(self, inputs: jax.Array, **call: Unpack[Given]) -> jax.Array:
+    def __call__(self, inputs: jax.Array, **call: Unpack[PlacedGiven]) -> jax.Array:
         return self._drop((inputs,), rate=self._parameter(self.learned), **call)
 
 class LearnedDense(Dense):
@@ -139,7 +139,8 @@ class BiasDropoutAdd(Parametrized, residuals.BiasDropoutAdd, Features):
                 rngs: nnx.Rngs) -> None:
         self.bias = _param(rngs, bias_init, (num_features,), param_dtype, use_bias)
 
-    def __call__(self, inputs: jax.Array, residual: jax.Array, **call: Unpack[Call]) -> jax.Array:
+    def __call__(self, inputs: jax.Array, residual: jax.Array,
+                 **call: Unpack[PlacedCall]) -> jax.Array:
         return self._drop((inputs, self._optional("bias"), residual), **call)
 
 class DropoutAddLayerNorm(Parametrized, residuals.DropoutAddLayerNorm, Features):
@@ -150,6 +151,6 @@ class DropoutAddLayerNorm(Parametrized, residuals.DropoutAddLayerNorm, Features)
 
     def __call__(self, inputs: jax.Array, residual: jax.Array | None = None, *,
                  row_scale: jax.Array | None = None,
-                 **call: Unpack[Call]) -> jax.Array | tuple[jax.Array, jax.Array]:
+                 **call: Unpack[PlacedCall]) -> jax.Array | tuple[jax.Array, jax.Array]:
         operands = (inputs, residual, self._optional("scale"), self._optional("bias"))
         return self._drop(operands, row_scale=row_scale, **call)

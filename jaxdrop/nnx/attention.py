@@ -13,7 +13,14 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional import attention
-from jaxdrop.layers.attention import checked_rate, stand_in, with_attributes, with_options
+from jaxdrop.layers.attention import (
+    Cache,
+    checked_rate,
+    knows_places,
+    stand_in,
+    with_attributes,
+    with_options,
+)
 from jaxdrop.nnx._told import Told, follow
 
 __all__ = ["MultiHeadAttention", "dot_product_attention"]
@@ -37,6 +44,8 @@ def dot_product_attention(
     is_causal: bool = False,
     *,
     spec: PartitionSpec | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_offset: int | jax.Array | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for
     its `attention_fn`.
@@ -67,6 +76,11 @@ def dot_product_attention(
         one dtype.
       is_causal: whether a query sees only the keys up to its own place.
       spec: as in `jaxdrop.dot_product_attention`, inside `shard_map` and `pmap`.
+      local_window_size: as in `jaxdrop.dot_product_attention`. Flax's modules do not pass it:
+        `functools.partial(dot_product_attention, local_window_size=(64, 0))` is their
+        `attention_fn`.
+      query_offset: as in `jaxdrop.dot_product_attention`; the layers of this module pass it when
+        they decode.
 
     Returns:
       `(batch..., length, heads, depth)`.
@@ -91,6 +105,8 @@ def dot_product_attention(
         precision=precision,
         is_causal=is_causal,
         spec=spec,
+        local_window_size=local_window_size,
+        query_offset=query_offset,
         sow=(
             None
             if module is None
@@ -107,6 +123,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     `jaxdrop.nnx.dot_product_attention`, and `broadcast_dropout` is False, so that each example and
     head has a mask of its own. `spec` is that of `jaxdrop.dot_product_attention`: how the axes of
     the query, `(batch..., length, heads, depth)`, are divided inside `shard_map` and `pmap`.
+
+    Decoding takes one token a call, or several, such as a prompt. With dropout, and the same key in
+    each call, `rngs=key`, a token gets the mask that one call on the whole text gives it, if the
+    text is as long as the cache. (An `attention_fn` that takes no `query_offset` decodes as in
+    Flax: one token a call, each with the mask of the first.)
 
     References:
       Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762.
@@ -171,10 +192,12 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 "rngs must be an nnx.Rngs, an nnx.RngStream or a JAX key, got"
                 f" {_checks.quoted(rngs)}"
             )
-        if self.decode if kwargs.get("decode") is None else kwargs["decode"]:
+        decodes = self.decode if kwargs.get("decode") is None else kwargs["decode"]
+        from_cache = decodes and knows_places(self.attention_fn)
+        if decodes:
             # The mask of the cache is causal already. Flax before 0.12.12 would add one by which
             # the only query sees the first key alone.
-            kwargs["is_causal"] = False
+            kwargs |= {"is_causal": False, "decode": not from_cache}
         # Flax takes a key by calling `rngs`.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
         source = (lambda: _checks.check_key(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
@@ -184,9 +207,31 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         def attention_fn(
             *operands: jax.Array, module: nnx.Module | None = None, **options: Any
         ) -> jax.Array:
+            if from_cache:
+                options |= {"is_causal": True, "query_offset": self._place()}
+                operands = self._through_cache(*operands)
             # What is sown in a copy of the layer would be lost.
             return attend(*operands, **options, module=None if module is None else self)
 
         layer = with_attributes(self, attention_fn=attention_fn, dropout_rate=stand_in(rate))
         output: Any = super(MultiHeadAttention, layer).__call__(*args, rngs=source, **kwargs)
         return output
+
+    def _place(self) -> jax.Array:
+        """The number of tokens in the cache."""
+        if self.cache_index is None:
+            raise ValueError(
+                "MultiHeadAttention has no cache yet. Before it decodes, call"
+                " init_cache((batch..., length, features)), with the greatest length of a text."
+            )
+        return self.cache_index[...]
+
+    def _through_cache(self, query: jax.Array, *new: jax.Array) -> tuple[jax.Array, ...]:
+        """The queries, and all keys and values so far, of which the cache keeps the new ones."""
+        variables = self.cached_key, self.cached_value, self.cache_index
+        cache, query = Cache(*(variable[...] for variable in variables)).extended(
+            "MultiHeadAttention", query, *new
+        )
+        for variable, changed in zip(variables, cache, strict=True):
+            variable[...] = changed
+        return query, cache.key, cache.value

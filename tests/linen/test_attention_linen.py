@@ -204,3 +204,29 @@ def test_a_part_of_the_batch() -> None:
         functools.partial(apply, part), mesh=mesh, in_specs=P("data"), out_specs=P("data")
     )
     np.testing.assert_allclose(jax.jit(local)(X), apply(whole, X), rtol=1e-5, atol=2e-6)
+
+
+def test_a_decoder_draws_the_masks_of_the_whole() -> None:
+    """A prompt, and then token by token. The cache is that of Flax's layer."""
+    window = functools.partial(jaxdrop.linen.dot_product_attention, local_window_size=(4, 0))
+    options: dict[str, Any] = {"num_heads": 4, "dropout_rate": 0.4, "deterministic": False}
+    layer = jaxdrop.linen.MultiHeadAttention(**options, attention_fn=window, decode=True)
+    rngs = {"params": THREEFRY, "dropout": THREEFRY}
+    variables = layer.init(rngs, X)
+    stock = nn.MultiHeadAttention(**options, decode=True).init(rngs, X)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, stock)
+    params, cache = variables["params"], variables["cache"]
+    expected = layer.clone(
+        attention_fn=functools.partial(window, is_causal=True), decode=False
+    ).apply({"params": params}, X, rngs=rngs)
+
+    @jax.jit
+    def step(cache: Any, x: jax.Array) -> Any:
+        return layer.apply({"params": params, "cache": cache}, x, rngs=rngs, mutable=["cache"])
+
+    found = []
+    for start, end in ((0, 9), (9, 10), (10, 11), (11, 12)):
+        y, changed = step(cache, X[:, start:end])
+        found.append(y)
+        cache = changed["cache"]
+    np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=2e-6)

@@ -297,3 +297,104 @@ def test_numbers_that_differ() -> None:
     assert len(set(map(float, results))) == 3
     with pytest.raises(ValueError, match="not the same in all batches"):
         results.concatenate()
+
+
+# -- what users have, and what they read
+
+
+def _numbered(key: jax.Array, x: jax.Array) -> dict[str, object]:
+    logits = _fn(key, x)
+    return {"half": logits.astype(jnp.bfloat16), "first": logits[:, 0] > 0}
+
+
+def _loader() -> object:
+    grain = pytest.importorskip("grain")
+    return grain.MapDataset.source(DATA).batch(4)
+
+
+def _torch() -> object:
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(DATA))
+    return torch.utils.data.DataLoader(data, batch_size=4)
+
+
+@pytest.mark.parametrize("source", [_loader, _torch], ids=["grain", "torch"])
+def test_loaders_of_others(source: object) -> None:
+    np.testing.assert_array_equal(_run(source()).concatenate(), _run().concatenate())
+
+
+def test_tensors_of_every_kind() -> None:
+    torch = pytest.importorskip("torch")
+    half = torch.from_numpy(DATA[:4]).to(torch.bfloat16)
+    tensors = [torch.from_numpy(DATA[:4]).requires_grad_(), half]
+    found = _run([{"x": tensors[0], "half": half}], fn=lambda key, batch: _fn(key, batch["x"]))
+    np.testing.assert_array_equal(found.concatenate(), _run([DATA[:4]]).concatenate())
+    found = _run([half], fn=lambda key, x: jaxdrop.dropout(key, x, 0.5))
+    assert found[0].dtype == jnp.bfloat16
+
+
+def test_arrays_are_cut() -> None:
+    """Of several inputs too, and the rest is a batch of its own."""
+    np.testing.assert_array_equal(_run(DATA, examples=4).concatenate(), _run().concatenate())
+    data = DATA, {"y": np.arange(10)}
+    both = _run(data, examples=4, fn=lambda key, x, y: (_fn(key, x), y["y"]))
+    assert len(both) == 3
+    np.testing.assert_array_equal(both.concatenate()[1], np.tile(np.arange(10), (5, 1)))
+    for data, words in (((DATA, DATA[:9]), "first axis"), ((DATA, 3), "first axis")):
+        with pytest.raises(ValueError, match=words):
+            _run(data, examples=4, fn=lambda key, x, y: _fn(key, x))
+    with pytest.raises(ValueError, match="examples must be at least 1"):
+        _run(DATA, examples=0)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet", "zarr"])
+def test_results_for_other_programs(tmp_path: Path, suffix: str) -> None:
+    """Examples come first, numbers are kept, and what was there before is replaced."""
+    if suffix != "npz":
+        pytest.importorskip({"parquet": "pyarrow", "zarr": "zarr"}[suffix])
+    file, results = tmp_path / f"out.{suffix}", _run(fn=_numbered)
+    classified = _run(summary=_classified)
+    for saved in (results, classified):
+        saved.save(file)
+    whole = classified.concatenate()
+    if suffix == "npz":
+        with np.load(file) as arrays:
+            found, number = arrays["log_mean"], arrays["num_samples"]
+    elif suffix == "parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(file)
+        about = json.loads(table.schema.metadata[b"jaxdrop"])
+        found, number = np.array(table["log_mean"].to_pylist()), about["numbers"]["num_samples"]
+        assert about["shapes"]["log_mean"] == [3]
+        assert "half" not in table.column_names
+    else:
+        import zarr
+
+        group = zarr.open_group(str(file), mode="r")
+        found, number = group["log_mean"][:], group.attrs["num_samples"]
+    np.testing.assert_allclose(found, whole.log_mean, rtol=1e-6)
+    assert number == 5
+    results.save(tmp_path / "half.npz")
+    with np.load(tmp_path / "half.npz") as arrays:
+        expected = np.moveaxis(results.concatenate()["half"], 1, 0)
+        np.testing.assert_array_equal(arrays["half"], expected.astype(np.float32))
+        assert arrays["first"].shape == (10, 5)
+    assert {x.name for x in tmp_path.iterdir()} == {file.name, "half.npz"}
+
+
+def test_no_such_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = _run()
+    with pytest.raises(ValueError, match=r"\.npz, \.parquet, \.zarr"):
+        results.save(tmp_path / "out.csv")
+    with pytest.raises(TypeError, match="path must be that of a file"):
+        results.save(3)
+    (tmp_path / "out.zarr").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        results.save(tmp_path / "out.zarr")
+    with pytest.raises(ValueError, match="nothing to save"):
+        _run([]).save(tmp_path / "out.npz")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"jaxdrop\[parquet\]"):
+        results.save(tmp_path / "out.parquet")
+    assert [x.name for x in tmp_path.iterdir()] == ["out.zarr"]

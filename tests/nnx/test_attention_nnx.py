@@ -233,3 +233,37 @@ def test_decoding_is_causal_by_itself() -> None:
     for step in range(2):
         one = X[:, step : step + 1]
         np.testing.assert_array_equal(layers[0](one, is_causal=True), layers[1](one))
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_a_decoder_draws_the_masks_of_the_whole() -> None:
+    """A prompt, and then token by token, with grouped queries, with a window and without; by
+    blocks, and with weights to sow. More tokens than the cache has room for are NaN, or an error.
+    """
+    for window, sow in (((4, 0), False), (None, True)):
+        layer = jaxdrop.nnx.MultiHeadAttention(
+            4,
+            16,
+            num_kv_heads=2,
+            dropout_rate=0.4,
+            broadcast_dropout=sow,
+            decode=False,
+            deterministic=False,
+            keep_rngs=False,
+            attention_fn=functools.partial(
+                jaxdrop.nnx.dot_product_attention, local_window_size=window
+            ),
+            rngs=nnx.Rngs(0),
+        )
+        expected = layer(X, is_causal=True, rngs=KEY)
+        step = nnx.jit(lambda layer, x, sow=sow: layer(x, decode=True, rngs=KEY, sow_weights=sow))
+        with pytest.raises(ValueError, match="init_cache"):
+            step(layer, X)
+        layer.init_cache(X.shape)
+        found = [step(layer, X[:, :9]), *(step(layer, X[:, t : t + 1]) for t in range(9, 12))]
+        np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=2e-6)
+        assert layer.cache_index[...] == 12
+    assert jnp.isnan(step(layer, X[:, :1])).all()
+    for tokens, words in ((X[:, :1], "room for 12 tokens"), (X[:1, :1], r"\(2, 12, 2, 4\)")):
+        with pytest.raises(ValueError, match=words):
+            layer(tokens, decode=True, rngs=KEY)

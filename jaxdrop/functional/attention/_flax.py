@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks
-from jaxdrop.functional.attention import _weights
+from jaxdrop import _checks, _mapped_axes, masks
+from jaxdrop.functional.attention import _block_sizes, _weights
 from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._layout import Arrays
 from jaxdrop.functional.attention._shapes import Shapes, check_spec
@@ -32,6 +32,8 @@ def flax_dot_product_attention(
     precision: Any,
     is_causal: bool,
     spec: PartitionSpec | None,
+    local_window_size: int | tuple[int, int] | None = None,
+    query_offset: int | jax.Array | None = None,
     sow: Callable[[jax.Array], Any] | None,
     force_fp32_for_softmax: bool = False,
     products: Products | None = None,
@@ -72,6 +74,8 @@ def flax_dot_product_attention(
             bias=bias,
             mask=mask,
             is_causal=is_causal,
+            local_window_size=local_window_size,
+            query_offset=query_offset,
             broadcast_dims=shared,
             deterministic=deterministic,
             precision=precision,
@@ -82,6 +86,9 @@ def flax_dot_product_attention(
     _checks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
     distribution = masks.distribution(rate if draws else 0.0, dtype)
+    layout = check_spec(spec, shapes)
+    parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])[1]
+    whole = shapes.queries * parts if draws else None
     arrays = Arrays(
         key=_checks.consume_key(dropout_rng, "dot_product_attention") if draws else None,
         threshold=distribution.threshold,
@@ -93,15 +100,15 @@ def flax_dot_product_attention(
         allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
         inside=(None, None),
         segments=None,
-        offset=None,
+        offset=None if query_offset is None else shapes.offset(query_offset, whole),
     )
     weights, output = _weights.attend(
         arrays,
         products or Products.of(precision, dtype, dot_general),
-        is_causal=is_causal,
+        window=_block_sizes.window(local_window_size, is_causal),
         broadcast_dims=shared,
         dtype=wide,
-        spec=check_spec(spec, shapes),
+        spec=layout,
     )
     if sow is not None:
         sow(weights)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import checkify
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks
@@ -176,42 +175,18 @@ class Shapes(NamedTuple):
         `queries` is the number of queries of the whole array if masks are drawn, for each query
         must then have a row among the weights; otherwise None.
         """
-        dtype = getattr(query_offset, "dtype", None)
-        if dtype is None:
-            query_offset = np.asarray(
-                _checks.check_integer(
-                    query_offset, "query_offset", "an integer, or an array of integers"
-                )
-            )
-        elif not jnp.issubdtype(dtype, jnp.integer):
-            raise TypeError(
-                f"query_offset must be an integer, or an array of integers, got {dtype}"
-            )
-        if query_offset.shape not in ((), self.batch):
-            raise ValueError(
-                f"query_offset must be one number, or one for each example, shape {self.batch}, got"
-                f" shape {query_offset.shape}"
-            )
-        last = 2**31 - 1 if queries is None else self.keys - queries
-        rule = "query_offset must be at least 0" + (
-            "" if queries is None else f" and, with the {queries} queries, at most {last}"
+        if queries is None:
+            shapes = {(), self.batch}
+            return _checks.check_offset(query_offset, "query_offset", shapes, 2**31 - 1)
+        last = self.keys - queries
+        return _checks.check_offset(
+            query_offset,
+            "query_offset",
+            {(), self.batch},
+            last,
+            f" and, with the {queries} queries, at most {last}",
+            f" Each query draws at a place of its own among {self.keys}, as many as keys.",
         )
-        if isinstance(query_offset, jax.core.Tracer):
-            inside = jnp.all((query_offset >= 0) & (query_offset <= last))
-            checkify.debug_check(inside, f"{rule}, got {{value}}", value=query_offset)
-        elif getattr(query_offset, "is_fully_addressable", True):  # not spread over processes
-            known = np.asarray(query_offset)
-            if not np.all((known >= 0) & (known <= last)):
-                place = (
-                    ""
-                    if queries is None
-                    else (
-                        f" Each query draws at a place of its own among {self.keys}, as many as"
-                        " keys."
-                    )
-                )
-                raise ValueError(f"{rule}, got {known}.{place}")
-        return jnp.asarray(query_offset).astype(jnp.int32)
 
 
 def check_spec(spec: PartitionSpec | None, shapes: Shapes) -> PartitionSpec | None:

@@ -61,14 +61,15 @@ def attend(
     arrays: Arrays,
     products: Products,
     *,
-    is_causal: bool,
+    window: tuple[int | None, int | None],
     broadcast_dims: tuple[int, ...],
     dtype: Any,
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     """The weights before dropout, of `dtype`, and the output. Logits and softmax are computed in
-    float32 at least.
+    float32 at least. `window` is how many keys before its place and behind it a query sees.
     """
+    before, after = window
 
     def local(arrays: Arrays, spec: PartitionSpec | None) -> tuple[jax.Array, jax.Array]:
         q, k, v = arrays.q, arrays.k, arrays.v
@@ -81,16 +82,18 @@ def attend(
         if arrays.bias is not None:
             s += arrays.bias.astype(s.dtype)
         allowed = list(arrays.allowed)
-        if is_causal:
-            row, column = (
-                lax.broadcasted_iota(jnp.int32, (*(1,) * (lead + 1), *s.shape[-2:]), lead + at)
-                for at in (1, 2)
-            )
-            allowed.append(
-                column
-                <= row
-                + (_mapped_axes.index_and_size(names)[0] * np.int32(s.shape[-2]) if names else 0)
-            )
+        row, column = (
+            lax.broadcasted_iota(jnp.int32, (*(1,) * (lead + 1), *s.shape[-2:]), lead + at)
+            for at in (1, 2)
+        )
+        if names:
+            row += _mapped_axes.index_and_size(names)[0] * np.int32(s.shape[-2])
+        if arrays.offset is not None:
+            row += jnp.expand_dims(arrays.offset, range(arrays.offset.ndim, lead + 3))
+        if before is not None:
+            allowed.append(column >= row - before)
+        if after is not None:
+            allowed.append(column <= row + after)
         for seen in allowed:
             s = jnp.where(seen, s, jnp.asarray(-jnp.inf, s.dtype))
         weights = softmax(s).astype(dtype)
@@ -102,8 +105,17 @@ def attend(
                 if spec is None
                 else PartitionSpec(*entries[:lead], entries[lead + 1], entries[lead])
             )
+            # The whole has as many queries as keys, if an offset says where these are.
+            part = (
+                None if arrays.offset is None else masks.Part(arrays.offset, s.shape[-1], lead + 1)
+            )
             keep = masks.keep_mask(
-                arrays.key, weights, arrays.threshold, broadcast_dims=broadcast_dims, spec=whole
+                arrays.key,
+                weights,
+                arrays.threshold,
+                broadcast_dims=broadcast_dims,
+                spec=whole,
+                part=part,
             )
             kept = masks.scaled(keep, weights, arrays.scale)
         return weights, products.output(

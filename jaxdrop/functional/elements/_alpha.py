@@ -27,6 +27,7 @@ def alpha_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Dropout for SELU networks: `y = a (m x + (1 - m) f) + b` with `m ~ Bernoulli(1 - rate)` and
     the SELU's floor `f = -1.7581`.
@@ -42,6 +43,7 @@ def alpha_dropout(
       broadcast_dims: axes along which all entries share one mask value.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `dropout`.
+      part: as in `dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -54,16 +56,21 @@ def alpha_dropout(
       arXiv:1706.02515.
     """
     x, rate, shared, spec = _checks.check_site("alpha_dropout", x, rate, broadcast_dims, spec)
+    part = masks.check_part(part, x, spec)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
     threshold = masks.distribution(rate, x.dtype).threshold
+    mean, scale, dropped = _affine(rate, x.dtype)
     return _alpha_dropout(
         _checks.consume_key(key, "alpha_dropout"),
         x,
         threshold,
-        *_affine(rate, x.dtype),
+        mean,
+        masks.nan_outside(scale, part),
+        dropped,
+        part,
         shared=shared,
         spec=spec,
     )
@@ -77,6 +84,7 @@ def _alpha_dropout(
     mean: jax.Array,
     scale: jax.Array,
     dropped: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
@@ -85,7 +93,7 @@ def _alpha_dropout(
     mean, scale, dropped = (
         _numerics.expand(number, x.ndim).astype(wide) for number in (mean, scale, dropped)
     )
-    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec)
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec, part=part)
     # First the sum, then the product. A product followed by a sum may become one fused operation,
     # rounded once, in one program, and two operations, rounded twice, in another.
     return jnp.where(keep, (x.astype(wide) - mean) * scale, dropped).astype(x.dtype)

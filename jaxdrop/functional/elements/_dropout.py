@@ -21,6 +21,7 @@ def dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Inverted dropout: `y = m x / (1 - rate)` with `m ~ Bernoulli(1 - rate)` for each entry, so
     that `E[y] = x`.
@@ -44,17 +45,21 @@ def dropout(
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         array, `x` being this device's part. The mask is then this device's part of the mask of the
         whole array, bit for bit. Without `spec`, devices that hold the same key draw the same mask.
+      part: the place of `x` in a longer array, such as that of one token in a text,
+        `jaxdrop.Part(offset, length, axis)`; the mask is then that part of the whole array's. With
+        `spec`, it is the place of the array that the devices hold together.
 
     Returns:
       An array like `x`, of its shape and dtype.
 
     Raises:
-      TypeError: `x` holds integers or booleans; `rate`, `key`, `broadcast_dims`, `spec` or
-        `deterministic` is of a wrong type.
+      TypeError: `x` holds integers or booleans; `rate`, `key`, `broadcast_dims`, `spec`,
+        `part` or `deterministic` is of a wrong type.
       ValueError: `rate` is outside [0, 1] or does not fit the mask, `key` is missing or an array of
-        keys, `broadcast_dims` or `spec` does not fit `x`.
-      NotImplementedError: `spec` divides an axis, and the key's generator can only draw whole
-        arrays (rbg, philox).
+        keys, `broadcast_dims` or `spec` does not fit `x`, or `part` is not inside its whole. (A
+        traced offset at which it is not makes the output NaN.)
+      NotImplementedError: `spec` divides an axis or `part` is given, and the key's generator can
+        only draw whole arrays (rbg, philox).
 
     References:
       Hinton, Srivastava, Krizhevsky, Sutskever & Salakhutdinov, "Improving neural networks by
@@ -63,14 +68,18 @@ def dropout(
       the probability of keeping).
     """
     x, rate, shared, spec = _checks.check_site("dropout", x, rate, broadcast_dims, spec)
+    part = masks.check_part(part, x, spec)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     if masks.is_number(rate, 1):
         return jnp.zeros_like(x)
+    threshold, scale = masks.distribution(rate, x.dtype)
     return _dropout(
         _checks.consume_key(key, "dropout"),
         x,
-        *masks.distribution(rate, x.dtype),
+        threshold,
+        masks.nan_outside(scale, part),
+        part,
         shared=shared,
         spec=spec,
     )
@@ -82,11 +91,12 @@ def _dropout(
     x: jax.Array,
     threshold: jax.Array,
     scale: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec)
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec, part=part)
     return masks.scaled(keep, x, scale)
 
 
@@ -99,6 +109,7 @@ def classic_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Dropout as first published: `y = m x` with `m ~ Bernoulli(1 - rate)` in training, `y = (1 -
     rate) x` in evaluation.
@@ -116,6 +127,7 @@ def classic_dropout(
       deterministic: if True, `(1 - rate) x` is returned. If `rate` is the number 0, `x` itself is
         returned.
       spec: as in `dropout`.
+      part: as in `dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -129,6 +141,7 @@ def classic_dropout(
       "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
     """
     x, rate, shared, spec = _checks.check_site("classic_dropout", x, rate, broadcast_dims, spec)
+    part = masks.check_part(part, x, spec)
     evaluation = _checks.check_flag(deterministic, "deterministic")
     if masks.is_number(rate, 0):
         return x
@@ -138,8 +151,9 @@ def classic_dropout(
         return _weighted(x, 1 - rate)
     return _classic_dropout(
         _checks.consume_key(key, "classic_dropout"),
-        masks.nan_if_impossible(x, rate),
+        masks.nan_outside(masks.nan_if_impossible(x, rate), part),
         masks.distribution(rate, x.dtype).threshold,
+        part,
         shared=shared,
         spec=spec,
     )
@@ -150,15 +164,13 @@ def _classic_dropout(
     key: jax.Array,
     x: jax.Array,
     threshold: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return jnp.where(
-        masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec),
-        x,
-        jnp.zeros((), x.dtype),
-    )
+    keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec, part=part)
+    return jnp.where(keep, x, jnp.zeros((), x.dtype))
 
 
 @kernel("classic_dropout")

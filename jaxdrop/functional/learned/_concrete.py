@@ -35,6 +35,7 @@ def concrete_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Concrete dropout: `y = x (1 - z) / (1 - p)` with `z = sigmoid((logit + log u - log(1 - u)) /
     temperature)`.
@@ -58,6 +59,7 @@ def concrete_dropout(
       deterministic: if True, `x` itself is returned.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         `x`.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -70,11 +72,19 @@ def concrete_dropout(
     """
     x, logit, shared, spec = site("concrete_dropout", x, logit, "logit", broadcast_dims, spec)
     temperature = _temperature(temperature, "temperature")
+    part = masks.check_part(part, x, spec)
     if _checks.check_flag(deterministic, "deterministic"):
         return x
     key = _checks.consume_key(key, "concrete_dropout")
     return _concrete_dropout(
-        key, x, logit, 1 + exp(logit), 1 / temperature, shared=shared, spec=spec
+        key,
+        masks.nan_outside(x, part),
+        logit,
+        1 + exp(logit),
+        1 / temperature,
+        part,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -85,11 +95,12 @@ def _concrete_dropout(
     logit: jax.Array,
     scale: jax.Array,
     sharpness: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    bits = masks.draw(key, x, broadcast_dims=shared, spec=spec)
+    bits = masks.draw(key, x, broadcast_dims=shared, spec=spec, part=part)
     # In the middles of 2**23 intervals, so that neither 0 nor 1 meets a logarithm.
     u = _variates.uniform(bits) + np.float32(2**-24)
     logit = _numerics.expand(logit, x.ndim).astype(jnp.float32)

@@ -25,6 +25,7 @@ def variational_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Gaussian variational dropout, type A: `y = x n` with `n ~ N(1, alpha)` for each entry.
 
@@ -42,6 +43,7 @@ def variational_dropout(
       deterministic: if True, `x` itself is returned.
       spec: only inside `shard_map`, `pmap` or a `vmap` with an axis name: the layout of the whole
         `x`.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -56,12 +58,14 @@ def variational_dropout(
     x, log_alpha, shared, spec = site(
         "variational_dropout", x, log_alpha, "log_alpha", broadcast_dims, spec
     )
+    part = masks.check_part(part, x, spec)
     if _checks.check_flag(deterministic, "deterministic"):
         return x
     return _variational_dropout(
         _checks.consume_key(key, "variational_dropout"),
-        x,
+        masks.nan_outside(x, part),
         exp(log_alpha / 2),
+        part,
         shared=shared,
         spec=spec,
     )
@@ -72,13 +76,13 @@ def _variational_dropout(
     key: jax.Array,
     x: jax.Array,
     stddev: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return multiplied(
-        x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
-    )
+    bits = masks.draw(key, x, broadcast_dims=shared, spec=spec, part=part)
+    return multiplied(x, stddev, _variates.normal(bits))
 
 
 @_checks.hinted

@@ -39,6 +39,7 @@ def gaussian_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Gaussian dropout: `y = x n` with `n ~ N(1, rate / (1 - rate))` for each entry.
 
@@ -54,6 +55,7 @@ def gaussian_dropout(
       broadcast_dims: axes along which all entries share one `n`.
       deterministic: if True, or if `rate` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -67,11 +69,17 @@ def gaussian_dropout(
       neural networks from overfitting", JMLR 15, 2014, section 10.
     """
     x, rate, shared, spec = _checks.check_site("gaussian_dropout", x, rate, broadcast_dims, spec)
+    part = masks.check_part(part, x, spec)
     rate = _below_one(rate, "rate")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x
     return _gaussian_dropout(
-        _checks.consume_key(key, "gaussian_dropout"), x, rate, shared=shared, spec=spec
+        _checks.consume_key(key, "gaussian_dropout"),
+        masks.nan_outside(x, part),
+        rate,
+        part,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -80,15 +88,15 @@ def _gaussian_dropout(
     key: jax.Array,
     x: jax.Array,
     rate: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
     rate = rate.astype(jnp.float32)
     stddev = jnp.sqrt(rate / jnp.maximum(1 - rate, np.float32(_LEAST_KEEP)))
-    return multiplied(
-        x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec))
-    )
+    bits = masks.draw(key, x, broadcast_dims=shared, spec=spec, part=part)
+    return multiplied(x, stddev, _variates.normal(bits))
 
 
 @_checks.hinted
@@ -101,6 +109,7 @@ def gaussian_noise(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Gaussian noise: `y = x + stddev n` with `n ~ N(0, 1)` for each entry.
 
@@ -114,6 +123,7 @@ def gaussian_noise(
       broadcast_dims: axes along which all entries share one `n`.
       deterministic: if True, or if `stddev` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -134,10 +144,16 @@ def gaussian_noise(
         broadcast_dims,
         spec,
     )
+    part = masks.check_part(part, x, spec)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(stddev, 0):
         return x
     return _gaussian_noise(
-        _checks.consume_key(key, "gaussian_noise"), x, stddev, shared=shared, spec=spec
+        _checks.consume_key(key, "gaussian_noise"),
+        masks.nan_outside(x, part),
+        stddev,
+        part,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -146,11 +162,13 @@ def _gaussian_noise(
     key: jax.Array,
     x: jax.Array,
     stddev: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return added(x, stddev, _variates.normal(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    bits = masks.draw(key, x, broadcast_dims=shared, spec=spec, part=part)
+    return added(x, stddev, _variates.normal(bits))
 
 
 @_checks.hinted
@@ -163,6 +181,7 @@ def uniform_dropout(
     broadcast_dims: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Uniform dropout ("Uout"): `y = x (1 + r)` with `r ~ U(-beta, beta)` for each entry.
 
@@ -179,6 +198,7 @@ def uniform_dropout(
       broadcast_dims: axes along which all entries share one `r`.
       deterministic: if True, or if `beta` is the number 0, `x` itself is returned.
       spec: as in `jaxdrop.dropout`.
+      part: as in `jaxdrop.dropout`.
 
     Returns:
       An array like `x`, of its shape and dtype.
@@ -191,10 +211,16 @@ def uniform_dropout(
       variance shift", 2018, arXiv:1801.05134.
     """
     x, beta, shared, spec = site("uniform_dropout", x, beta, "beta", broadcast_dims, spec)
+    part = masks.check_part(part, x, spec)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(beta, 0):
         return x
     return _uniform_dropout(
-        _checks.consume_key(key, "uniform_dropout"), x, beta, shared=shared, spec=spec
+        _checks.consume_key(key, "uniform_dropout"),
+        masks.nan_outside(x, part),
+        beta,
+        part,
+        shared=shared,
+        spec=spec,
     )
 
 
@@ -203,8 +229,10 @@ def _uniform_dropout(
     key: jax.Array,
     x: jax.Array,
     beta: jax.Array,
+    part: masks.Part | None,
     *,
     shared: tuple[int, ...],
     spec: PartitionSpec | None,
 ) -> jax.Array:
-    return multiplied(x, beta, symmetric(masks.draw(key, x, broadcast_dims=shared, spec=spec)))
+    bits = masks.draw(key, x, broadcast_dims=shared, spec=spec, part=part)
+    return multiplied(x, beta, symmetric(bits))

@@ -27,6 +27,7 @@ def word_dropout(
     protected: Sequence[int] = (),
     deterministic: bool = False,
     spec: PartitionSpec | None = None,
+    part: masks.Part | None = None,
 ) -> jax.Array:
     """Word dropout: `y = ids` with probability `1 - rate`, else `replacement`, for each word on its
     own. Nothing is scaled.
@@ -43,6 +44,7 @@ def word_dropout(
       protected: ids that are never replaced, such as padding and the marks of beginning and end.
       deterministic: if True, or if `rate` is the number 0, `ids` itself is returned.
       spec: as in `jaxdrop.dropout`.
+      part: as in `jaxdrop.dropout`; of `ids` of shape `(batch, time)` the axis of time is -1.
 
     Returns:
       An array like `ids`, of its shape and dtype.
@@ -66,6 +68,7 @@ def word_dropout(
         protected=protected,
         deterministic=deterministic,
         spec=spec,
+        part=part,
     )
 
 
