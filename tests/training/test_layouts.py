@@ -43,6 +43,14 @@ def collectives(mesh: str) -> Counter[str]:
     return Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled(mesh).as_text() or ""))
 
 
+def gathered(mesh: str) -> Counter[tuple[int, ...]]:
+    """The shapes of what all-gathers put together."""
+    found = re.findall(
+        r" f32\[([\d,]+)\]\S* all-gather(?:-start)?\(", compiled(mesh).as_text() or ""
+    )
+    return Counter(tuple(map(int, shape.split(","))) for shape in found)
+
+
 def activations(mesh: str, width: int) -> set[tuple[int, int]]:
     """The shapes of arrays with one row for each token, on one device: (batch, length)."""
     found = re.findall(rf"f32\[(\d+),(\d+),{width}\]", compiled(mesh).as_text() or "")
@@ -74,11 +82,19 @@ def test_fsdp_takes_the_work_and_memory_of_data_parallelism() -> None:
 
 
 def test_all_axes_together() -> None:
-    """Two gathers more: the accuracy's argmax, over logits divided by vocabulary, has two parts."""
-    mesh = "data=2,fsdp=2,tensor=2"
+    """Each matrix is gathered along `fsdp`, and stays divided along `tensor`."""
+    mesh, half = "data=2,fsdp=2,tensor=2", WIDTH // 2
     assert activations(mesh, WIDTH) == {(BATCH // 4, LENGTH)}
-    assert activations(mesh, 4 * WIDTH // 2) == {(BATCH // 4, LENGTH)}
-    assert collectives(mesh)["all-gather"] == 2 * MATRICES + TABLES + 2
+    assert activations(mesh, 4 * half) == {(BATCH // 4, LENGTH)}
+    heads, depth = 4 // 2, WIDTH // 4
+    matrices = {(WIDTH, heads, depth): 3, (heads, depth, WIDTH): 1, (WIDTH, 4 * half): 1}
+    matrices |= {(4 * half, WIDTH): 1}
+    found = gathered(mesh)
+    assert {shape: found[shape] for shape in matrices} == {
+        shape: 2 * count for shape, count in matrices.items()
+    }
+    for table in ((96, WIDTH), (LENGTH, WIDTH), (WIDTH, 96 // 2)):
+        assert found[table] == 1
 
 
 def test_the_sequence_divides_tokens() -> None:
