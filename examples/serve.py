@@ -6,9 +6,9 @@ loads without jaxdrop, and answers batches of any size.
     python examples/serve.py --quick  # some seconds, and a classifier that has learned little
 
 Learns scikit-learn's digits, and exports `predict(seed, images)`: for each image the mean of the
-probabilities over the samples, their standard deviation, and the set of digits whose mean is at
-least a threshold. The threshold is the one at which the sets of images kept back from training hold
-the right digit as often as asked (a split conformal prediction set). Then a process that knows
+probabilities over the samples, their standard deviation, and a set of digits that holds the right
+one as often as asked: a split conformal prediction set, calibrated on images that are kept back
+from training. Then a process that knows
 nothing of jaxdrop and Flax loads the file (`_predictor.py`), answers the test images, and measures
 how long an answer takes.
 """
@@ -37,6 +37,7 @@ from sklearn.datasets import load_digits
 
 import jaxdrop
 import jaxdrop.nnx
+from jaxdrop.mc import conformal
 
 
 class Classifier(nnx.Module):
@@ -79,18 +80,10 @@ def predictor(model: Classifier, samples: int, threshold: float) -> Any:
         keys = jaxdrop.mc.keys(jaxdrop.key(seed), samples)
         moments = jaxdrop.mc.moments(lambda key: jax.nn.softmax(fn(key, images)), keys)
         spread = jnp.sqrt(moments.variance)
-        return {"mean": moments.mean, "spread": spread, "set": moments.mean >= threshold}
+        chosen = conformal.sets(conformal.lac(moments.mean), threshold)
+        return {"mean": moments.mean, "spread": spread, "set": chosen}
 
     return predict
-
-
-def threshold_of(probs: Any, labels: Any, coverage: float) -> float:
-    """The largest threshold at which a share `coverage` of `n` sets, and one set more for the next
-    image, hold the right digit.
-    """
-    right = np.sort(probs[np.arange(len(labels)), labels])
-    place = int(np.floor((len(labels) + 1) * (1 - coverage))) - 1
-    return float(right[place]) if place >= 0 else 0.0
 
 
 def main() -> None:
@@ -114,7 +107,8 @@ def main() -> None:
     train(model, images[learned], digits.target[learned], options.steps)
 
     calibration = jax.jit(predictor(model, options.samples, 0.0))(np.uint32(0), images[kept])
-    threshold = threshold_of(np.asarray(calibration["mean"]), digits.target[kept], options.coverage)
+    scores = conformal.of_labels(digits.target[kept], conformal.lac(calibration["mean"]))
+    threshold = float(conformal.calibrate(scores, options.coverage))
     predict = jax.jit(predictor(model, options.samples, threshold))
     (batch,) = export.symbolic_shape("batch")
     exported = export.export(predict)(
