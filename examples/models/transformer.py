@@ -8,7 +8,8 @@ the whole text draws.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,32 @@ import jaxdrop
 import jaxdrop.nnx
 
 Norm: TypeAlias = Literal["pre", "post"]
+Branch: TypeAlias = Callable[[jax.Array], jax.Array]
 RESIDUAL = "batch", "length", None
 """The axes between two branches, by name. Without `flax.linen.logical_axis_rules` names do
 nothing; with them, each device keeps its part of the batch in its hands, and parameters that are
 divided among devices are gathered where they are used."""
+
+
+class Skip(NamedTuple):
+    """What a training step does not compute. These rates set shapes: they are numbers, which no
+    `strength` multiplies.
+    """
+
+    units: float = 0.0
+    """The share of the hidden units of each MLP (`jaxdrop.dropout_mlp`), in place of dropout."""
+    pattern: jaxdrop.subsets.Pattern = "unit"
+    """`'unit'`, `'block'` of 128 units, or `'slice'`."""
+    examples: float = 0.0
+    """That of the examples, in each residual branch (`jaxdrop.drop_path_add`), instead of drop
+    path.
+    """
+    tokens: float = 0.0
+    """That of the tokens, in all blocks but the first and the last (`jaxdrop.random_ltd`)."""
+    groups: int = 1
+    """How many groups of units, and of examples, keep equally many: a multiple of the number of
+    devices that divide them, and then nothing is communicated.
+    """
 
 
 def look_up(table: nnx.Embed, ids: jax.Array) -> jax.Array:
@@ -44,10 +67,11 @@ class Block(nnx.Module):
         window: int | None,
         rate: float,
         norm: Norm,
+        skip: Skip,
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        self.norm = norm
+        self.norm, self.skip = norm, skip
         self.attention = jaxdrop.nnx.MultiHeadAttention(
             heads,
             width,
@@ -68,6 +92,7 @@ class Block(nnx.Module):
         self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
         self.dropout = jaxdrop.nnx.Dropout(rate)
         self.drop_path = jaxdrop.nnx.DropPath(0.0)
+        self.drop_path_add = jaxdrop.nnx.DropPathAdd(skip.examples, groups=skip.groups)
 
     def __call__(
         self,
@@ -85,15 +110,41 @@ class Block(nnx.Module):
             return self.attention(x, is_causal=True, rate=rate, rngs=rngs, decode=decode)
 
         def mlp(x: jax.Array) -> jax.Array:
+            if self.skip.units and rngs is not None:
+                return self._skipping_mlp(x, rngs)
             hidden = constrain(nnx.gelu(self.up(x)), ("batch", "length", "mlp"))
             return self.down(dropout(hidden))
 
         for branch, norm in ((attention, self.attention_norm), (mlp, self.mlp_norm)):
-            y = branch(norm(x) if self.norm == "pre" else x)
-            y = constrain(y, RESIDUAL)
-            x += self.drop_path(dropout(y), rate=path_rate, rngs=rngs)
+
+            def residual(
+                x: jax.Array, branch: Branch = branch, norm: nnx.LayerNorm = norm
+            ) -> jax.Array:
+                y = branch(norm(x) if self.norm == "pre" else x)
+                return dropout(constrain(y, RESIDUAL))
+
+            if self.skip.examples:
+                x = self.drop_path_add(x, residual, rngs=rngs)
+            else:
+                x += self.drop_path(residual(x), rate=path_rate, rngs=rngs)
             x = norm(x) if self.norm == "post" else x
         return x
+
+    def _skipping_mlp(self, x: jax.Array, rngs: nnx.Rngs) -> jax.Array:
+        up, down, skip = self.up, self.down, self.skip
+        return jaxdrop.dropout_mlp(
+            rngs.dropout(),
+            x,
+            up.kernel[...],
+            down.kernel[...],
+            skip.units,
+            b_in=up.bias[...],
+            b_out=down.bias[...],
+            activation=nnx.gelu,
+            pattern=skip.pattern,
+            groups=skip.groups,
+            deterministic=bool(self.dropout.deterministic),
+        )
 
 
 class Transformer(nnx.Module):
@@ -111,6 +162,7 @@ class Transformer(nnx.Module):
       groups: how many heads of keys and values there are; as many as `heads` by default.
       window: how many tokens before its own a token sees; all by default.
       norm: `'pre'`, at the start of each residual branch, or `'post'`, behind each residual sum.
+      skip: what a training step does not compute; nothing by default.
       rngs: for the parameters.
     """
 
@@ -127,15 +179,17 @@ class Transformer(nnx.Module):
         groups: int | None = None,
         window: int | None = None,
         norm: Norm = "pre",
+        skip: Skip | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.rate, self.length = rate, length
+        self.rate, self.length, skip = rate, length, skip or Skip()
         self.path_rates = jaxdrop.depth_rates(path_rate, layers)
         self.tokens = nnx.Embed(vocabulary, width, rngs=rngs)
         self.positions = nnx.Embed(length, width, rngs=rngs)
         self.dropout = jaxdrop.nnx.Dropout(rate)
         keys = jax.random.split(rngs.params(), layers)
-        block = functools.partial(Block, width, heads, groups or heads, window, rate, norm)
+        block = functools.partial(Block, width, heads, groups or heads, window, rate, norm, skip)
+        self.random_ltd = jaxdrop.nnx.RandomLTD(skip.tokens)
         self.blocks = nnx.vmap(lambda key: block(rngs=nnx.Rngs(key)))(keys)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = nnx.Linear(width, vocabulary, rngs=rngs)
@@ -183,7 +237,9 @@ class Transformer(nnx.Module):
         keys = None if rngs is None else jax.random.split(rngs.dropout(), layers)
         graph, params = nnx.split(self.blocks)
 
-        def block(x: jax.Array, own: Any, cache: Any = None) -> tuple[jax.Array, None]:
+        def block(
+            x: jax.Array, own: Any, cache: Any = None, *, some: bool = False
+        ) -> tuple[jax.Array, None]:
             params, drawn = own
             block = nnx.merge(graph, params)
             if cache is not None:
@@ -192,7 +248,12 @@ class Transformer(nnx.Module):
             if drawn is None:
                 return block(x, 0.0, 0.0, None, part), None
             path_rate, key = drawn
-            return block(x, rate, path_rate, None if key is None else nnx.Rngs(key), part), None
+            rngs = None if key is None else nnx.Rngs(key)
+
+            def whole(x: jax.Array) -> jax.Array:
+                return block(x, rate, path_rate, rngs, part)
+
+            return self.random_ltd(x, whole, rngs=rngs) if some else whole(x), None
 
         drawn = path_rates, keys
         if decode:
@@ -202,9 +263,20 @@ class Transformer(nnx.Module):
         else:
             # The scan stands between a layer and its copy in the backward pass, so no barrier has
             # to (`prevent_cse`).
-            again = jax.checkpoint(block, prevent_cse=False)
+            def through(x: jax.Array, start: int, end: int, some: bool = False) -> jax.Array:
+                own = params, drawn if start >= first else None
+                own = (
+                    jax.tree.map(lambda leaf: leaf[start:end], own) if end - start < layers else own
+                )
+                run = jax.checkpoint(functools.partial(block, some=some), prevent_cse=False)
+                return lax.scan(run, x, own)[0]
+
             if first > 0:
-                x, _ = lax.scan(again, x, (jax.tree.map(lambda leaf: leaf[:first], params), None))
-                params, drawn = jax.tree.map(lambda leaf: leaf[first:], (params, drawn))
-            x, _ = lax.scan(again, x, (params, drawn))
+                x = through(x, 0, first)
+            if self.random_ltd.rate and layers - first > 2:
+                x = through(x, first, first + 1)
+                x = through(x, first + 1, layers - 1, some=True)
+                x = through(x, layers - 1, layers)
+            else:
+                x = through(x, first, layers)
         return constrain(self.head(self.norm(x)), ("batch", "length", "vocabulary"))

@@ -59,7 +59,14 @@ class Experiment:
       rate: of dropout, the probability of dropping.
       path_rate: of drop path, in the last layer; the first has 0.
       block_rate: of DropBlock; the CNN's.
-      schedule: of all rates, over the run.
+      schedule: of all rates but those of what is skipped, over the run.
+      skip_units: the share of the hidden units of each MLP that a step does not compute; the
+        transformer's, as all that is skipped.
+      skip_pattern: single units, blocks of 128, or a slice of them.
+      skip_examples: the share of the examples for which a residual branch is not computed.
+      skip_tokens: the share of the tokens that all layers but the first and the last pass over.
+      skip_groups: how many groups of units and of examples keep equally many: a multiple of the
+        number of devices that divide them.
       compare: train at none, half and all of the rates, side by side, and draw the three.
       steps: of the optimizer; the schedules of rates and of the learning rate span them.
       batch: examples a step, over all devices.
@@ -85,6 +92,11 @@ class Experiment:
     path_rate: Rate = 0.05
     block_rate: Rate = 0.05
     schedule: Schedule = "constant"
+    skip_units: Rate = 0.0
+    skip_pattern: Literal["unit", "block", "slice"] = "unit"
+    skip_examples: Rate = 0.0
+    skip_tokens: Rate = 0.0
+    skip_groups: Count = 1
     compare: bool = False
     steps: Count = 500
     batch: Count = 64
@@ -141,6 +153,7 @@ class Config(Experiment):
         _check_fields(self)
         together = (self.coordinator, self.num_processes, self.process_id)
         given = [value is not None for value in together]
+        skipped = self.skip_units, self.skip_examples, self.skip_tokens
         problems = {
             f"--heads {self.heads}: does not divide --width {self.width}": (
                 self.model == "transformer" and self.width % self.heads
@@ -148,6 +161,13 @@ class Config(Experiment):
             "--width 1: LayerNorm leaves nothing of a single feature": (
                 self.model == "transformer" and self.width == 1
             ),
+            "--skip-units, --skip-examples and --skip-tokens: go with --model transformer": (
+                any(skipped) and self.model != "transformer"
+            ),
+            "--skip-units, --skip-examples and --skip-tokens: go with --parallel jit": (
+                any(skipped) and self.parallel != "jit"
+            ),
+            "--skip-units, --skip-examples and --skip-tokens: must be less than 1": 1 in skipped,
             "--compare: goes with --parallel jit": self.compare and self.parallel != "jit",
             "--remat: goes with mlp, cnn and transformer": self.remat and self.model == "rnn",
             f"--stop-at {self.stop_at}: is behind the last of the --steps {self.steps}": (

@@ -12,7 +12,7 @@ from flax import linen, nnx
 from models.cnn import CNN
 from models.mlp import MLP
 from models.rnn import LanguageModel
-from models.transformer import Transformer
+from models.transformer import Skip, Transformer
 
 from training.config import Config, Experiment, Model
 from training.data import Array, Data, Examples, Kind
@@ -73,6 +73,13 @@ def _transformer(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
         layers=options.layers,
         rate=options.rate,
         path_rate=options.path_rate,
+        skip=Skip(
+            options.skip_units,
+            options.skip_pattern,
+            options.skip_examples,
+            options.skip_tokens,
+            options.skip_groups,
+        ),
         rngs=rngs,
     )
 

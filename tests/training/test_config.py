@@ -39,6 +39,11 @@ PAIRS: dict[str, list[Any]] = {
     "--heads 3: does not divide --width 64": ["--model", "transformer", "--heads", 3],
     "--width 1: LayerNorm": ["--model", "transformer", "--width", 1, "--heads", 1],
     "--compare: goes with --parallel jit": ["--compare", "--parallel", "pmap"],
+    "--skip-tokens: go with --model transformer": ["--skip-tokens", 0.5],
+    "--skip-tokens: go with --parallel jit": [
+        *["--model", "transformer", "--skip-units", 0.5, "--parallel", "shard_map"]
+    ],
+    "--skip-tokens: must be less than 1": ["--model", "transformer", "--skip-examples", 1],
     "--remat: goes with": ["--remat", "--model", "rnn"],
     "--stop-at 9: is behind the last of the --steps 8": ["--stop-at", 9, "--steps", 8],
     "--batch 16: is not a multiple of --micro-batches 3": ["--batch", 16, "--micro-batches", 3],

@@ -23,24 +23,25 @@ TABLES = 3  # tokens, positions, head
 
 
 @functools.cache
-def compiled(mesh: str) -> jax.stages.Compiled:
+def compiled(mesh: str, *options: str) -> jax.stages.Compiled:
     """A step of the transformer on eight devices."""
-    sizes = ["--length", LENGTH, "--width", WIDTH, "--batch", BATCH, "--mesh", mesh]
-    options = config.parse([*map(str, ["--model", "transformer", *sizes])])
-    devices = parallel.make_mesh(options.mesh, jax.devices())
+    sizes = ["--length", LENGTH, "--width", WIDTH, "--batch", BATCH, "--mesh", mesh, *options]
+    chosen = config.parse([*map(str, ["--model", "transformer", *sizes])])
+    devices = parallel.make_mesh(mesh, jax.devices())
     placement = parallel.Placement(devices, BATCH, 1, "jit")
     source = data.Windows(np.zeros(200, np.int32), LENGTH)
-    network = models.build(options, data.Data(source, source, classes=96))
-    optimizer = steps.make_optimizer(options)
+    network = models.build(chosen, data.Data(source, source, classes=96))
+    optimizer = steps.make_optimizer(chosen)
     with jax.set_mesh(devices):
         _, target = steps.initialize(network, optimizer, devices)
-        step = steps.make_step(network, optimizer, options, devices)
+        step = steps.make_step(network, optimizer, chosen, devices)
         return steps.compile_once(step, target, placement.shapes(source[0]), "jit")
 
 
-def collectives(mesh: str) -> Counter[str]:
+def collectives(mesh: str, *options: str) -> Counter[str]:
     kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-    return Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled(mesh).as_text() or ""))
+    text = compiled(mesh, *options).as_text() or ""
+    return Counter(re.findall(rf" ({kinds})(?:-start)?\(", text))
 
 
 def gathered(mesh: str) -> Counter[tuple[int, ...]]:
@@ -95,6 +96,14 @@ def test_all_axes_together() -> None:
     }
     for table in ((96, WIDTH), (LENGTH, WIDTH), (WIDTH, 96 // 2)):
         assert found[table] == 1
+
+
+def test_what_is_skipped_is_skipped_on_each_device() -> None:
+    """Half of the units and of the examples of each device, and no word between them."""
+    skip = "--skip-units=0.5", "--skip-examples=0.5", "--skip-groups=8"
+    assert collectives("data=8", *skip) == collectives("data=8")
+    work = [compiled("data=8", *options).cost_analysis()["flops"] for options in ((), skip)]
+    assert work[1] < 0.55 * work[0]
 
 
 def test_the_sequence_divides_tokens() -> None:
