@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_numerics",
         "_optional",
         "_shapes",
+        "_source_lines",
         "_tables",
         "_variates",
     ),
