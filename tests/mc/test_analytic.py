@@ -309,3 +309,48 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(NotImplementedError, match=r"test_analytic\.py.*\n1\. sample"):
             mc.analytic(draws)()
+
+
+def test_the_linear_part_is_a_control_variate() -> None:
+    """Of a function that is linear in its masks it is all that varies; of another one it has the
+    mean 0. It draws the masks that the function draws, whatever library does.
+    """
+
+    def linear(key: jax.Array, x: jax.Array) -> jax.Array:
+        first, second = jax.random.split(key)
+        own = nnx.Dropout(0.25)(x, rngs=nnx.Rngs(first)) @ W
+        return own + jaxdrop.dropout(second, jax.device_put(x), 0.5) @ W
+
+    keys = mc.keys(jaxdrop.key(5), 64, "independent")
+    y, c = jax.jit(
+        lambda keys: mc.predict(lambda key: (linear(key, X), mc.linear_part(linear)(key, X)), keys)
+    )(keys)
+    np.testing.assert_allclose(y - c, np.broadcast_to(2 * X @ W, y.shape), rtol=1e-4, atol=1e-4)
+
+    def bent(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(two_masks(key, x))
+
+    keys = mc.keys(jaxdrop.key(6), 2**12, "independent")
+    y, c = jax.jit(
+        lambda keys: mc.predict(lambda key: (bent(key, X), mc.linear_part(bent)(key, X)), keys)
+    )(keys)
+    c, y = np.asarray(c, np.float64), np.asarray(y, np.float64)
+    assert statistics.normal(c.mean(0) / (c.std(0) / np.sqrt(len(c)))) > 1e-6
+    beta = ((y - y.mean(0)) * c).mean(0) / (c**2).mean(0)
+    assert (y - beta * c).var(0).sum() < 0.6 * y.var(0).sum()
+    with pytest.raises(ValueError, match="depends on its key"):
+        mc.linear_part(lambda key, x: x)(jaxdrop.key(0), X)
+
+
+def test_attention_of_this_library() -> None:
+    """Its weights are known if queries and keys are; else it is an error."""
+    q, k, v = RNG.normal(size=(3, 1, 5, 2, 4)).astype(np.float32)
+
+    def attend(key: jax.Array, q: jax.Array) -> jax.Array:
+        return jaxdrop.dot_product_attention(key, q, k, v, 0.2)
+
+    weights = jax.nn.softmax(np.einsum("bqhd,bkhd->bhqk", q, k) / 2, axis=-1)
+    exact = np.einsum("bhqk,bkhd->bqhd", weights**2 * 0.25, v**2)
+    np.testing.assert_allclose(mc.analytic(attend)(q).variance, exact, rtol=1e-4)
+    with pytest.raises(NotImplementedError, match="queries or keys are random"):
+        mc.analytic(lambda key, q: attend(key, jaxdrop.dropout(key, q, 0.5)))(jnp.asarray(q))

@@ -10,6 +10,6 @@ The traced program runs on values of which mean and variance are known, in place
 - `_precisions`: one pass; with the covariance that masks make; with dropped inputs enumerated.
 """
 
-from jaxdrop.mc._analytic._function import Analytic, Precision, analytic
+from jaxdrop.mc._analytic._function import Analytic, Precision, analytic, linear_part
 
-__all__ = ["Analytic", "Precision", "analytic"]
+__all__ = ["Analytic", "Precision", "analytic", "linear_part"]

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _source_lines
-from jaxdrop.mc._analytic import _values
+from jaxdrop.mc._analytic import _operations, _values
 from jaxdrop.mc._analytic._gaussian import Result
 from jaxdrop.mc._analytic._values import Coin, Hidden, Moments, Nodes, Points, Tag, Uniform
 
@@ -30,21 +30,25 @@ class Context:
       coins: the coins in the order in which the program draws them.
       where: the place of the current operation.
       unrolled: whether each turn of a loop is a program of its own, as sources of variance need it.
+      draws: whether masks are drawn.
     """
 
     def __init__(
-        self, shift: Callable[[Array, Array], Array] | None = None, given: Any = None
+        self, shift: Callable[..., Array] | None = None, given: Any = None, draws: bool = False
     ) -> None:
         """
         Args:
           shift: takes the mean and variance of a source, and returns the mean with what is added to
-            it; None if no source is followed.
+            it; None if no source is followed. For coins it takes their values too, if masks are
+            drawn.
           given: a function from a `Coin`, just drawn, to an array in its place, or None.
+          draws: whether keys and words have values, and masks are drawn from them.
         """
         self.linearized: dict[str, None] = {}
         self.coins: list[Coin] = []
         self.where = "?"
         self.unrolled = shift is not None
+        self.draws = draws
         self._shift = shift
         self._given = given
         self._names: dict[Any, int] = {}
@@ -94,22 +98,38 @@ class Context:
             return repr(part)
         return part
 
+    def drawn_by(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
+        """The results of an equation on keys and words for one key; None where none are drawn."""
+        if not self.draws:
+            return [None] * len(eqn.outvars)
+        return _operations.bind(eqn, [self._value(value) for value in values])
+
+    def _value(self, x: Any) -> Any:
+        if isinstance(x, Points) and isinstance(x.base, Coin):
+            value = None if x.base.value is None else jnp.where(x.base.value, *x.values[::-1])
+        else:
+            value = x.value if isinstance(x, Hidden | Uniform) else x
+        if value is None or isinstance(value, Points | Moments):
+            raise unknown("random words that are made of random numbers", self.where)
+        return value
+
     # -- sources of variance
 
-    def coin(self, shape: Sequence[int], true: Array, *parts: Any) -> Any:
+    def coin(self, shape: Sequence[int], true: Array, value: Array, *parts: Any) -> Any:
         """Coins, as booleans: equal ones for equal parts."""
         name = self.name("coin", *parts)
         for known in self.coins:
             if known.name == name:
                 return _booleans(known)
         true = jnp.broadcast_to(jnp.clip(_values.real(true), 0, 1), tuple(shape))
-        coin = Coin(name, true, number=len(self.coins))
+        coin = Coin(name, true, number=len(self.coins), value=value)
         self.coins.append(coin)
         given = self._given(coin) if self._given else None
         if given is not None:
             coin.true = given
         elif self._shift:
-            coin.true = self._shift(true, true * (1 - true))
+            own = (coin.value,) if self.draws else ()
+            coin.true = self._shift(true, true * (1 - true), *own)
         return _booleans(coin)
 
     def moved(self, coin: Coin, true: Array, *parts: Any) -> Coin:

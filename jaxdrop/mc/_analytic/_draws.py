@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,16 +30,19 @@ def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
             true = _share_below(name, first, words.count, limit)
             if true is None:
                 raise unknown(f"a comparison of random words ({name})", context.where)
-            return [context.coin(words.shape, true, name, first, words, limit)]
-    made = []
+            (value,) = context.drawn_by(eqn, values)
+            return [context.coin(words.shape, true, value, name, first, words, limit)]
+    made: list[Any] = []
+    drawn = context.drawn_by(eqn, values)
     for number, var in enumerate(eqn.outvars):
         aval = var.aval
         own = context.name(name, number, str(eqn.params), aval.shape, str(aval.dtype), *values)
         if _operations.is_number(aval.dtype):
-            made.append(_floats(context, eqn, values, own))
+            made.append(_floats(context, eqn, values, own, drawn[number]))
         else:
             count, bits = _count(eqn, values, aval.dtype), _set_bits(name, values)
-            made.append(Hidden(tuple(aval.shape), aval.dtype, own, count, bits))
+            value = drawn[number]
+            made.append(Hidden(tuple(aval.shape), aval.dtype, own, count, bits, value))
     return made
 
 
@@ -53,7 +57,7 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
     if any(is_random(value) for value in others) or len(eqn.outvars) != 1:
         return None
     if name in ("convert_element_type", *_operations.SAME):
-        return [random]
+        return [dataclasses.replace(random, value=_drawn(context, eqn, values))]
     if name in _operations.MOVES and place == 0 and name != "pad":
         if context.unrolled and np.prod(shape) > np.prod(random.shape):
             raise unknown("a random number for several entries", context.where)
@@ -63,7 +67,7 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
             else _operations.bind(eqn, [jnp.broadcast_to(end, random.shape), *others])[0]
             for end in (random.low, random.high)
         )
-        return [Uniform(shape, own, low, high)]
+        return [Uniform(shape, own, low, high, _drawn(context, eqn, values))]
     if name == "erf_inv":
         if not _is_symmetric(random):
             return None
@@ -71,9 +75,9 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
         return [context.drawn(mean, mean + 0.5)]
     if name in ("add", "mul", "sub", "div", "neg") and not (name == "div" and place == 1):
         low, high = (_put(eqn, values, place, end) for end in (random.low, random.high))
-        return [Uniform(shape, random.name, low, high)]
+        return [Uniform(shape, random.name, low, high, _drawn(context, eqn, values))]
     if name in ("max", "min"):  # what is cut off is less than the grid of the numbers
-        return [random]
+        return [dataclasses.replace(random, value=_drawn(context, eqn, values))]
     if name in _operations.COMPARISONS:
         (limit,) = others
         width = random.high - random.low
@@ -83,8 +87,13 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
         if name in ("eq", "ne"):
             return None
         # `1 - below` for a limit that rounds like 1 - rate is the rate that was asked for.
-        return [context.coin(shape, below if less else 1 - below, name, place, random, limit)]
+        true = below if less else 1 - below
+        return [context.coin(shape, true, _drawn(context, eqn, values), name, place, random, limit)]
     return None
+
+
+def _drawn(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
+    return context.drawn_by(eqn, values)[0]
 
 
 def _put(eqn: Any, values: Sequence[Any], place: int, end: Any) -> Any:
@@ -168,7 +177,7 @@ def _constant(value: Any) -> int | None:
     return int(found.ravel()[0]) if (found == found.ravel()[0]).all() else None
 
 
-def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int) -> Any:
+def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int, drawn: Any) -> Any:
     """Floats that are made of random words."""
     dtype, shape = eqn.outvars[0].aval.dtype, tuple(eqn.outvars[0].aval.shape)
     words = next(value for value in values if isinstance(value, Hidden))
@@ -176,10 +185,10 @@ def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int) -> Any:
         width = np.dtype(dtype).itemsize * 8
         one = int(np.asarray(1, dtype).view(f"uint{width}"))
         if words.set_bits == one and words.count == 2.0 ** jnp.finfo(dtype).nmant:
-            return Uniform(shape, own, np.float32(1), np.float32(2))
+            return Uniform(shape, own, np.float32(1), np.float32(2), drawn)
     if eqn.primitive.name == "convert_element_type" and np.isfinite(words.count):
         if words.dtype == jnp.bool_:
             half = jnp.full(shape, 0.5, jnp.float32)
             return Moments(half, lax.full_like(half, 0.25))
-        return Uniform(shape, own, np.float32(0), np.float32(words.count))
+        return Uniform(shape, own, np.float32(0), np.float32(words.count), drawn)
     raise unknown(f"floats that {eqn.primitive.name} makes of random words", context.where)

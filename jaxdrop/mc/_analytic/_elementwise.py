@@ -23,6 +23,9 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     values = [context.expanded(x) if isinstance(x, Uniform) else x for x in values]
     shape = tuple(eqn.outvars[0].aval.shape)
     values = [_nodes.repeated(context, x, shape) if is_random(x) else x for x in values]
+    if name == "sub" and _is_largest_of(values[1], values[0]):
+        # As a softmax does, whose value does not depend on the number that is subtracted.
+        values[1] = lax.stop_gradient(context.moments(values[1]).mean)
     random = [value for value in values if is_random(value)]
     if name == "convert_element_type" and isinstance(random[0], Moments):
         return random[0]
@@ -69,6 +72,11 @@ def _unbounded(name: str, values: Sequence[Any]) -> Any:
         if known and not isinstance(other, jax.core.Tracer) and np.asarray(other).item() == least:
             return random
     return None
+
+
+def _is_largest_of(x: Any, source: Any) -> bool:
+    tag = getattr(x, "tag", None)
+    return tag is not None and tag.kind == "max" and tag.source is source
 
 
 def _quotient(context: Context, eqn: Any, values: Sequence[Any]) -> Any:

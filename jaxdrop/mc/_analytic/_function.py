@@ -153,6 +153,53 @@ def analytic(
     return run
 
 
+@_checks.hinted
+def linear_part(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The part of `fn(key, *inputs)` that is linear in its masks: a control variate.
+
+    Its mean over the keys is exactly 0. So `fn(key, x) - coefficient * part(key, x)` has the mean
+    of `fn(key, x)`, and varies less: on a digits MLP with independent keys the squared error of the
+    mean falls to .07 of what it was, for 1.9 times the time. Stratified keys alone do as much, and
+    where the number of samples times the rate is whole, nothing is left to gain: docs/analytic.md.
+
+        part = mc.linear_part(fn)
+        y, c = mc.predict(lambda key: (fn(key, x), part(key, x)), pilot_keys)
+        coefficient = ((y - y.mean(0)) * c).mean(0) / (c**2).mean(0)
+        mc.moments(lambda key: fn(key, x) - coefficient * part(key, x), other_keys).mean
+
+    Fit the coefficient on other keys than those of the mean, which is biased otherwise. With 1 in
+    place of it, single outputs got up to 21 times worse.
+
+    Args:
+      fn: as in `mc.analytic`.
+
+    Returns:
+      A function of a key and the inputs, which returns what `fn` returns: zeros, and what the masks
+      of this key change, by the derivative that `mc.analytic` has with `precision="linearized"`.
+      Random numbers that are no masks, as Gaussian noise, count with their means. Under `jax.vmap`
+      over keys, the pass that yields the derivative runs once.
+
+    Raises:
+      TypeError, ValueError, NotImplementedError: as `mc.analytic`.
+    """
+    _calls.check_function("mc.linear_part", fn, "fn")
+
+    def part(key: jax.Array, *inputs: Any) -> Any:
+        key = _checks.check_key(key, "mc.linear_part", always=True)
+        own = _calls.of_key("mc.linear_part", fn, len(inputs))
+        batch = _Batch.of(inputs, None)
+        program, shapes = jax.make_jaxpr(
+            lambda key, *arrays: own(key, *batch.rebuilt(arrays)), return_shape=True
+        )(key, *batch.arrays)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            found = _precisions.linear_part(program, program.consts, batch.arrays, key)
+        if not found.random:
+            raise _execution.nothing_random("mc.linear_part")
+        return jax.tree.unflatten(jax.tree.structure(shapes), found.means)
+
+    return part
+
+
 @dataclasses.dataclass(frozen=True)
 class _Batch:
     """Inputs, with the axes of their examples."""

@@ -45,36 +45,16 @@ def linearized(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
     """One pass forward, in which each mask and each nonlinear function is a source of variance, and
     one backward for each entry of the results: what is linear in the sources has all covariances.
     """
-    shapes: list[Any] = []
     plain: list[Found] = []
+    zeros = _sources(program, constants, inputs, plain)
 
-    def collect(mean: Any, variance: Any) -> Any:
-        shapes.append(jax.ShapeDtypeStruct(variance.shape, variance.dtype))
-        return mean
-
-    def dry() -> Any:
-        context = Context(collect)
-        plain.append(_found(context, _run(context, program, constants, inputs)))
-        return plain[-1].means
-
-    jax.eval_shape(dry)
-
-    def shifted(shifts: Sequence[Any]) -> tuple[Any, Any]:
-        left = iter(shifts)
-        sources = []
-
-        def shift(mean: Any, variance: Any) -> Any:
-            sources.append(lax.stop_gradient(variance))
-            return mean + next(left)
-
-        context = Context(shift)
-        found = _found(context, _run(context, program, constants, inputs))
-        floats = [x for x in found.means if _operations.is_number(x.dtype)]
+    def rows_of(shifts: Sequence[Any]) -> tuple[Any, Any]:
+        means, (variances, sources) = _shifted(program, constants, inputs, shifts)
+        floats = [x for x in means if _operations.is_number(x.dtype)]
         rows = jnp.concatenate([x.ravel().astype(jnp.float32) for x in floats])
-        return rows, (found.means, found.variances, sources)
+        return rows, (means, variances, sources)
 
-    zeros = [jnp.zeros(like.shape, like.dtype) for like in shapes]
-    rows, pull, (means, variances, sources) = jax.vjp(shifted, zeros, has_aux=True)
+    rows, pull, (means, variances, sources) = jax.vjp(rows_of, zeros, has_aux=True)
 
     def total(row: Any) -> Any:
         (slopes,) = pull(row)
@@ -95,6 +75,64 @@ def linearized(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
         else:
             found.append(variance)
     return Found(means, found, plain[-1].linearized, plain[-1].random)
+
+
+def _sources(program: Any, constants: Any, inputs: Any, found: list[Found]) -> list[Any]:
+    """A zero for each source of variance; the moments without covariance join `found`."""
+    shapes: list[Any] = []
+
+    def collect(mean: Any, variance: Any) -> Any:
+        shapes.append(jax.ShapeDtypeStruct(variance.shape, variance.dtype))
+        return mean
+
+    def dry() -> Any:
+        context = Context(collect)
+        found.append(_found(context, _run(context, program, constants, inputs)))
+        return found[-1].means
+
+    jax.eval_shape(dry)
+    return [jnp.zeros(like.shape, like.dtype) for like in shapes]
+
+
+def _shifted(program: Any, constants: Any, inputs: Any, shifts: Sequence[Any]) -> tuple[Any, Any]:
+    """The means, with something added to each source of variance; and, beside them, the variances
+    of the results and of the sources.
+    """
+    left, sources = iter(shifts), []
+
+    def shift(mean: Any, variance: Any) -> Any:
+        sources.append(lax.stop_gradient(variance))
+        return mean + next(left)
+
+    context = Context(shift)
+    found = _found(context, _run(context, program, constants, inputs))
+    return found.means, (found.variances, sources)
+
+
+def linear_part(program: Any, constants: Sequence[Any], inputs: Sequence[Any], key: Any) -> Found:
+    """What the masks of `key` change in the means, as far as it is linear in the masks."""
+    plain: list[Found] = []
+    zeros = _sources(program, constants, inputs, plain)
+    changes: list[Any] = []
+
+    def draw(mean: Any, variance: Any, value: Any = None) -> Any:
+        change = jnp.zeros_like(mean) if value is None else value.astype(mean.dtype) - mean
+        changes.append(change)
+        return mean
+
+    context = Context(draw, draws=True)
+    _run(context, program, constants, inputs, key)
+    floats = [i for i, x in enumerate(plain[-1].means) if _operations.is_number(x.dtype)]
+
+    def means(shifts: Sequence[Any]) -> list[Any]:
+        found, _ = _shifted(program, constants, inputs, shifts)
+        return [found[i] for i in floats]
+
+    _, tangents = jax.jvp(means, (zeros,), (changes,))
+    found = [jnp.zeros(x.shape, x.dtype) for x in plain[-1].means]
+    for i, tangent in zip(floats, tangents, strict=True):
+        found[i] = tangent
+    return dataclasses.replace(plain[-1], means=found, variances=[])
 
 
 def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> Found:
@@ -158,10 +196,10 @@ def _coin_of(program: Any, constants: Any, inputs: Any, number: int) -> Any:
     return context.coins[number].true
 
 
-def _run(context: Context, program: Any, constants: Any, inputs: Any) -> list[Any]:
+def _run(context: Context, program: Any, constants: Any, inputs: Any, key: Any = None) -> list[Any]:
     """The results of a program whose first argument is a key."""
-    key, *_ = program.jaxpr.invars
-    hidden = Hidden(tuple(key.aval.shape), key.aval.dtype, context.fresh())
+    aval = program.jaxpr.invars[0].aval
+    hidden = Hidden(tuple(aval.shape), aval.dtype, context.fresh(), value=key)
     jaxpr = program.replace(consts=list(constants)) if hasattr(program, "replace") else program
     return Interpreter(context).run(jaxpr, [hidden, *inputs])
 

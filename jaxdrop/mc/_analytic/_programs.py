@@ -169,7 +169,8 @@ def _unrolled(
 def _row(context: Context, x: Any, number: int) -> Any:
     if isinstance(x, Hidden):
         name = context.name("row", number, x)
-        return Hidden(x.shape[1:], x.dtype, name, x.count, x.set_bits)
+        value = None if x.value is None else x.value[number]
+        return Hidden(x.shape[1:], x.dtype, name, x.count, x.set_bits, value)
     if is_random(x):
         moments = context.moments(x)
         return context.linear(moments.mean[number], moments.variance[number])

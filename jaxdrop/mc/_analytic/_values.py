@@ -13,13 +13,14 @@ Array = Any
 
 @dataclasses.dataclass(eq=False)
 class Hidden:
-    """A key, or random words: a value that depends on the key, and is never computed.
+    """A key, or random words: a value that depends on the key.
 
     Attributes:
       shape, dtype: those of the value.
       name: a number that equal values share.
       count: how many values a word can take, each equally likely.
       set_bits: the constant that was joined to the words by `or`, as when a float is made of them.
+      value: its value for one key, if masks are drawn; usually it is never computed.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +28,7 @@ class Hidden:
     name: int
     count: float = 2.0**32
     set_bits: int | None = None
+    value: Array = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,12 +39,14 @@ class Uniform:
       shape: that of the value.
       name: a number that equal values share.
       low, high: numbers, or arrays of the shape of the value.
+      value: its value for one key, if masks are drawn.
     """
 
     shape: tuple[int, ...]
     name: int
     low: Array
     high: Array
+    value: Array = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,6 +59,7 @@ class Coin:
       root: the coins as they were drawn, before entries were moved or repeated.
       number: how many coins the program draws before.
       used: whether an array of numbers depends on them.
+      value: the booleans for one key, if masks are drawn.
     """
 
     name: int
@@ -62,6 +67,7 @@ class Coin:
     root: Coin | None = None
     number: int = -1
     used: bool = False
+    value: Array = None
 
 
 @dataclasses.dataclass(eq=False)
