@@ -52,7 +52,7 @@ BARS: dict[tuple[str, str], tuple[float, float | None, Callable[[int, int], int]
     ("digits", "diagonal"): (0.88, None, lambda inputs, outputs: 3),
     ("convolutions", "diagonal"): (0.90, None, lambda inputs, outputs: 3),
     ("uci", "diagonal"): (0.65, None, lambda inputs, outputs: 3),
-    ("transformer", "diagonal"): (0.70, None, lambda inputs, outputs: 3),
+    ("block", "diagonal"): (0.70, None, lambda inputs, outputs: 3),
     ("digits", "linearized"): (0.98, 0.10, lambda inputs, outputs: 1 + outputs),
     ("uci", "enumerated"): (0.93, 0.10, lambda inputs, outputs: 1 + inputs),
 }
@@ -324,7 +324,7 @@ def main() -> int:
     )
     parser.add_argument("--uci", type=Path, help="the folder UCI_Datasets")
     parser.add_argument(
-        "--only", nargs="*", default=["digits", "convolutions", "transformer", "uci"]
+        "--only", nargs="*", default=["digits", "convolutions", "block", "transformer", "uci"]
     )
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each timing")
@@ -333,13 +333,23 @@ def main() -> int:
     makers: dict[str, list[Callable[[], Case]]] = {
         "digits": [lambda: digits("digits", Perceptron(), 400, 1500)],
         "convolutions": [lambda: digits("convolutions", Convolutions(), 64, 400)],
-        "transformer": [lambda: digits("transformer", Transformer(), 128, 800)],
+        "transformer": [lambda: digits("transformer", Transformer(), 64, 800)],
+        # The same network up to the output of its block: 32 features of each of 8 tokens.
+        "block": [
+            lambda: dataclasses.replace(
+                digits("transformer", Transformer(), 64, 800),
+                name="block",
+                kind="block",
+                model=Transformer(head=False),
+            )
+        ],
         "uci": [functools.partial(regression, args.uci, name, 256) for name in UCI] if args.uci
         else [],
     }  # fmt: skip
     precisions = {
         "digits": ("diagonal", "linearized", "enumerated"),
         "convolutions": ("diagonal", "linearized"),
+        "block": ("diagonal", "linearized"),
         "transformer": ("diagonal", "linearized"),
         "uci": ("diagonal", "linearized", "enumerated"),
     }

@@ -90,6 +90,7 @@ def _with_moments(
 
 
 def total(x: Any) -> Tag | None:
+    """What a value is the sum of, if it is one."""
     return x.tag if getattr(x, "tag", None) is not None and x.tag.kind == "sum" else None
 
 
