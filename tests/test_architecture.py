@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_lengths",
         "_numerics",
         "_optional",
+        "_scans",
         "_shapes",
         "_source_lines",
         "_tables",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdrop import _scans
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._elementwise import chosen
 from jaxdrop.mc._analytic._values import Hidden, Moments, is_random
@@ -56,7 +57,7 @@ def scan(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[An
     """The results of `scan`."""
     params = eqn.params
     body, length = params["jaxpr"], params["length"]
-    constants, carry, stacked = _divided(values, params["num_consts"], params["num_carry"])
+    constants, carry, stacked = _divided(values, *_scans.parts(eqn))
     if context.unrolled:
         return _unrolled(context, run, eqn, constants, carry, stacked)
     if all(isinstance(x, Hidden) for x in values if is_random(x)) and all(
