@@ -514,7 +514,7 @@ def test_name_stacks_tell_the_backward_pass_and_the_module() -> None:
 
 
 def test_equations_know_the_line_and_jitted_functions_their_file() -> None:
-    used = "jaxdrop/audit/_places.py: Place.line and function_is_library"
+    used = "jaxdrop/_source_lines.py: user_line and names_library"
     program = jax.make_jaxpr(lambda x: jnp.where(x > 0, x, 0.0))(X).jaxpr
     found = program.eqns[-1]
     files = [frame.file_name for frame in found.source_info.traceback.frames]

@@ -37,7 +37,7 @@ def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Ca
 
     def shared(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = jax.tree.flatten((args, kwargs))
-        axes = _leaf_axes(in_axes, args, kwargs)
+        axes = leaf_axes(in_axes, args, kwargs)
         mapped = {place: axis for place, axis in enumerate(axes) if axis is not None}
         if not mapped:
             raise ValueError(
@@ -49,7 +49,7 @@ def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Ca
             args, kwargs = jax.tree.unflatten(
                 structure, [batches.get(place, leaf) for place, leaf in enumerate(leaves)]
             )
-            return jax.tree.map(functools.partial(_only, axis=out_axes), run(key, *args, **kwargs))
+            return jax.tree.map(functools.partial(only, axis=out_axes), run(key, *args, **kwargs))
 
         return jax.vmap(example, in_axes=(mapped,), out_axes=out_axes)(
             {place: leaves[place] for place in mapped}
@@ -58,7 +58,7 @@ def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Ca
     return shared
 
 
-def _leaf_axes(in_axes: InAxes, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int | None]:
+def leaf_axes(in_axes: InAxes, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int | None]:
     """The batch axis of each leaf of (args, kwargs), None where it has none."""
     axes = list(in_axes) if isinstance(in_axes, Sequence) else [in_axes] * len(args)
     if len(axes) != len(args):
@@ -73,12 +73,14 @@ def _leaf_axes(in_axes: InAxes, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     ]
 
 
-def _only(output: jax.Array, axis: int) -> jax.Array:
-    """The output for the only example of a batch, without the batch axis."""
+def only(output: jax.Array, axis: int, caller: str = "shared_mask=True") -> jax.Array:
+    """The output for the only example of a batch, without the batch axis. `caller` is named in the
+    error for an output without one.
+    """
     shape = np.shape(output)
     if not -len(shape) <= axis < len(shape) or shape[axis] != 1:
         raise ValueError(
-            "shared_mask=True runs the model on one example at a time, and its output of shape"
+            f"{caller} runs the model on one example at a time, and its output of shape"
             f" {shape} has no batch axis of length 1 at out_axes={axis}. Inputs without a batch"
             " axis are named in in_axes, as in in_axes=(0, None)."
         )

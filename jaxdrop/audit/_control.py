@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdrop import _scans
 from jaxdrop.audit._applications import Application
 from jaxdrop.audit._graph import Node, moved_from
 from jaxdrop.audit._places import Loop, Place
@@ -109,7 +110,7 @@ def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
 def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
     """The results of a scan, which goes over arrays and carries values."""
     body = eqn.params["jaxpr"]
-    consts, carried = _parts(eqn, body.jaxpr)
+    consts, carried = _scans.parts(eqn)
     loop = _new_loop(walk, "scan", eqn.params["length"], place)
     arrays = inputs[consts + carried :]
     if place.backward:
@@ -127,22 +128,6 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
         node.rand, node.mask, node.range = out.rand, out.mask, out.range
         stacked.append(node)
     return [*_finished(walk, loop, init, outs[:carried]), *stacked]
-
-
-def _parts(eqn: Any, body: Any) -> tuple[int, int]:
-    """How many constants a scan has, and how many values it carries. Arrays that it goes over, and
-    those that it stacks, have one axis less in its body; the names of parameters differ between
-    versions of JAX.
-    """
-    carried = sum(
-        len(own.aval.shape) == len(inner.aval.shape)
-        for own, inner in zip(eqn.outvars, body.outvars, strict=True)
-    )
-    gone_over = sum(
-        len(own.aval.shape) > len(inner.aval.shape)
-        for own, inner in zip(eqn.invars, body.invars, strict=True)
-    )
-    return len(body.invars) - carried - gone_over, carried
 
 
 def _stacks_weights(loop: Loop, xs: Sequence[Node]) -> bool:

@@ -5,21 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import re
-import sysconfig
 from typing import Any
 
 import jax
 
-# Code of these packages is not the user's. This package stands beside its tests, so its own folder
-# is given whole.
-_PACKAGES = ("jax", "jaxlib", "flax", "equinox", "haiku", "keras", "jaxtyping", "optax", "chex")
-_LIBRARIES = (
-    *(os.sep + os.path.join("site-packages", name) + os.sep for name in _PACKAGES),
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
-    sysconfig.get_paths()["stdlib"] + os.sep,
-)
+from jaxdrop import _source_lines
+
 _WRAPPED = re.compile(
     r"\b(?:jvp|vmap|transpose|jit|pjit|pmap|shard_map|remat\w*|checkpoint|scan|while|cond|linearize)"
     r"\(([^()]*)\)"
@@ -106,11 +98,7 @@ class Place:
     @property
     def line(self) -> str | None:
         """`file:line` in the user's code; None if no frame of it is known."""
-        traceback = getattr(self.source, "traceback", None)
-        for frame in getattr(traceback, "frames", ()):
-            if not is_library(frame.file_name):
-                return f"{_short(frame.file_name)}:{frame.line_num}"
-        return None
+        return _source_lines.user_line(self.source)
 
     @property
     def where(self) -> str:
@@ -139,22 +127,12 @@ def _parts_of(text: str) -> list[str]:
     return [part for part in text.split("/") if part not in _DROPPED]
 
 
-def is_library(file: str) -> bool:
-    """Whether a file belongs to a library, and not to the user."""
-    return file.startswith("<") or any(part in file for part in _LIBRARIES)
-
-
 def function_is_library(jaxpr: Any) -> bool:
     """Whether a traced function was written by a library. Its trace may be an old one, made for
     another call, whose lines are those of that call.
     """
     text = getattr(getattr(jaxpr, "debug_info", None), "func_src_info", None)
-    return isinstance(text, str) and any(part in text for part in _LIBRARIES)
-
-
-def _short(file: str) -> str:
-    here = os.path.relpath(file)
-    return file if here.startswith("..") else here
+    return isinstance(text, str) and _source_lines.names_library(text)
 
 
 def is_backward(scopes: str) -> bool:

@@ -13,6 +13,7 @@ own. All other public names are those of this package, and its other modules are
 """
 
 from jaxdrop.mc import acquisition, conformal, metrics, plots
+from jaxdrop.mc._analytic import Analytic, analytic, linear_part
 from jaxdrop.mc._classification import Classification, classification
 from jaxdrop.mc._datasets import predict_dataset
 from jaxdrop.mc._ensembles import Ensemble, ensemble
@@ -38,6 +39,7 @@ from jaxdrop.mc._sequences import log_mean_exp, sequence_scores
 from jaxdrop.mc._subnetworks import subnetwork
 
 __all__ = [
+    "Analytic",
     "Classification",
     "DatasetResults",
     "Ensemble",
@@ -49,6 +51,7 @@ __all__ = [
     "Regression",
     "Strategy",
     "acquisition",
+    "analytic",
     "cdf",
     "classification",
     "conformal",
@@ -59,6 +62,7 @@ __all__ = [
     "fit_temperature",
     "interval",
     "keys",
+    "linear_part",
     "log_likelihood",
     "log_mean_exp",
     "masksembles",

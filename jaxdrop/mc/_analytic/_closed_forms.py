@@ -1,0 +1,106 @@
+"""Functions of one random value whose moments have a closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop.mc._analytic import _gaussian, _nodes
+from jaxdrop.mc._analytic._context import Context
+from jaxdrop.mc._analytic._gaussian import Result
+from jaxdrop.mc._analytic._values import Moments, Points, Tag, real
+
+_POWERS = {"sqrt": 0.5, "rsqrt": -0.5}
+
+
+def of_one(context: Context, eqn: Any, values: Sequence[Any], x: Moments) -> Any:
+    """A function of one value known by its moments, in closed form; None if there is none."""
+    name = eqn.primitive.name
+    place = next(i for i, value in enumerate(values) if value is x)
+    others = [real(value) for i, value in enumerate(values) if value is not x]
+    if len(others) + 1 != len(values):  # the same value twice
+        return None
+    straight = linear(context, name, values, x)
+    if straight is not None:
+        straight.points = _nodes.at_nodes(
+            eqn, [context.expanded(y) if y is x else y for y in values]
+        )
+        return straight
+    if name in ("max", "min"):
+        sign = 1 if name == "max" else -1
+        (bound,) = others
+        finite = jnp.isfinite(bound)
+        safe = jnp.where(finite, bound, 0)
+        found = _gaussian.at_least(sign * x.mean, x.variance, sign * safe)
+        exact = (x.mean, x.variance, x.variance, 1.0)
+        own = found._replace(mean=sign * found.mean)
+        found = Result(*(jnp.where(finite, a, b) for a, b in zip(own, exact, strict=True)))
+        return _with_moments(context, eqn, values, x, found)
+    if name in _POWERS:
+        return context.made(_gaussian.power(x.mean, x.variance, _POWERS[name]))
+    if name == "integer_pow" and eqn.params["y"] < 0:
+        return context.made(_gaussian.power(x.mean, x.variance, eqn.params["y"]))
+    if name == "pow" and place == 0:
+        return context.made(_gaussian.power(x.mean, x.variance, others[0]))
+    if name in ("log", "log1p"):
+        if (of := total(x)) is not None and name == "log":
+            return _log_of_sum(context, of, x)
+        mean = x.mean + 1 if name == "log1p" else x.mean
+        return context.made(_gaussian.logarithm(mean, x.variance))
+    if name == "exp":
+        mean = jnp.exp(x.mean + x.variance / 2)
+        variance = mean**2 * jnp.expm1(x.variance)
+        found = Result(mean, variance, mean**2 * x.variance)
+        return _with_moments(context, eqn, values, x, found)
+    return None
+
+
+def linear(context: Context, name: str, values: Sequence[Any], x: Moments) -> Moments | None:
+    """A linear function of one value and of arrays; None if it is not linear."""
+    place = next(i for i, value in enumerate(values) if value is x)
+    others = [real(value) for value in values if value is not x]
+    if name == "convert_element_type":
+        return x
+    if name == "shift_right_logical" and place == 0:  # of a count
+        factor = 0.5 ** others[0]
+        return context.linear(x.mean * factor, x.variance * factor * factor)
+    if name == "neg":
+        return context.linear(-x.mean, x.variance)
+    if name in ("add", "add_any", "sub"):
+        first, second = (x.mean if i == place else real(value) for i, value in enumerate(values))
+        return context.linear(first - second if name == "sub" else first + second, x.variance)
+    if name == "mul" or (name == "div" and place == 0):
+        (factor,) = others if name == "mul" else (1 / others[0],)
+        return context.linear(x.mean * factor, x.variance * factor * factor)
+    return None
+
+
+def _with_moments(
+    context: Context, eqn: Any, values: Sequence[Any], x: Moments, found: Result
+) -> Points:
+    """A function of one value at the nodes of its variable, with moments in closed form."""
+    points = _nodes.at_nodes(eqn, [context.expanded(y) if y is x else y for y in values])
+    points.moments = context.made(found, of=x if found.slope is not None else None)
+    points.tag = Tag("exp", x) if eqn.primitive.name == "exp" else None
+    points.moments.tag = points.tag
+    return points
+
+
+def total(x: Any) -> Tag | None:
+    """What a value is the sum of, if it is one."""
+    return x.tag if getattr(x, "tag", None) is not None and x.tag.kind == "sum" else None
+
+
+def _log_of_sum(context: Context, total: Tag, x: Moments) -> Moments:
+    """The logarithm of a sum of exponentials."""
+    exponent = total.source.tag.source if total.source.tag is not None else None
+    if not isinstance(exponent, Moments):
+        return context.made(_gaussian.logarithm(x.mean, x.variance))
+    context.note("logsumexp linearized")
+    mean = jax.nn.logsumexp(exponent.mean, axis=total.axes)
+    share = jax.nn.softmax(exponent.mean, axis=total.axes)
+    variance = (share**2 * exponent.variance).sum(total.axes)
+    return context.linear(mean.reshape(x.shape), variance.reshape(x.shape))

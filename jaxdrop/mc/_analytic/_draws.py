@@ -1,0 +1,194 @@
+"""Keys, random words, and the masks that are made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdrop.mc._analytic import _operations
+from jaxdrop.mc._analytic._context import Context, unknown
+from jaxdrop.mc._analytic._values import Hidden, Moments, Uniform, is_random, real
+
+_BIT_DRAWS = ("random_bits", "rng_bit_generator")
+_UNKNOWN = float("nan")
+
+
+def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """The results of an operation on keys or random words."""
+    name = eqn.primitive.name
+    if name in _operations.COMPARISONS and len(values) == 2:
+        first = isinstance(values[0], Hidden)
+        words, limit = values if first else reversed(values)
+        if not is_random(limit):
+            true = _share_below(name, first, words.count, limit)
+            if true is None:
+                raise unknown(f"a comparison of random words ({name})", context.where)
+            (value,) = context.drawn_by(eqn, values)
+            return [context.coin(words.shape, true, value, name, first, words, limit)]
+    made: list[Any] = []
+    drawn = context.drawn_by(eqn, values)
+    for number, var in enumerate(eqn.outvars):
+        aval = var.aval
+        own = context.name(name, number, str(eqn.params), aval.shape, str(aval.dtype), *values)
+        if _operations.is_number(aval.dtype):
+            made.append(_floats(context, eqn, values, own, drawn[number]))
+        else:
+            count, bits = _count(eqn, values, aval.dtype), _set_bits(name, values)
+            value = drawn[number]
+            made.append(Hidden(tuple(aval.shape), aval.dtype, own, count, bits, value))
+    return made
+
+
+def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | None:
+    """The results of an operation on uniform random numbers; None if they must be written out."""
+    name = eqn.primitive.name
+    place = next(i for i, value in enumerate(values) if isinstance(value, Uniform))
+    random = values[place]
+    others = [value for i, value in enumerate(values) if i != place]
+    shape = tuple(eqn.outvars[0].aval.shape)
+    own = context.name(name, str(eqn.params), shape, *values)
+    if any(is_random(value) for value in others) or len(eqn.outvars) != 1:
+        return None
+    if name in ("convert_element_type", *_operations.SAME):
+        return [dataclasses.replace(random, value=_drawn(context, eqn, values))]
+    if name in _operations.MOVES and place == 0 and name != "pad":
+        if context.unrolled and np.prod(shape) > np.prod(random.shape):
+            raise unknown("a random number for several entries", context.where)
+        low, high = (
+            end
+            if jnp.ndim(end) == 0
+            else _operations.bind(eqn, [jnp.broadcast_to(end, random.shape), *others])[0]
+            for end in (random.low, random.high)
+        )
+        return [Uniform(shape, own, low, high, _drawn(context, eqn, values))]
+    if name == "erf_inv":
+        if not _is_symmetric(random):
+            return None
+        mean = jnp.zeros(shape, jnp.float32)
+        return [context.drawn(mean, mean + 0.5)]
+    if name in ("add", "mul", "sub", "div", "neg") and not (name == "div" and place == 1):
+        low, high = (_put(eqn, values, place, end) for end in (random.low, random.high))
+        return [Uniform(shape, random.name, low, high, _drawn(context, eqn, values))]
+    if name in ("max", "min"):  # what is cut off is less than the grid of the numbers
+        return [dataclasses.replace(random, value=_drawn(context, eqn, values))]
+    if name in _operations.COMPARISONS:
+        (limit,) = others
+        width = random.high - random.low
+        share = (real(limit) - random.low) / jnp.where(width == 0, 1, width)
+        below = jnp.where(width < 0, 1 - jnp.clip(share, 0, 1), jnp.clip(share, 0, 1))
+        less = (name in ("lt", "le")) == (place == 0)
+        if name in ("eq", "ne"):
+            return None
+        # `1 - below` for a limit that rounds like 1 - rate is the rate that was asked for.
+        true = below if less else 1 - below
+        return [context.coin(shape, true, _drawn(context, eqn, values), name, place, random, limit)]
+    return None
+
+
+def _drawn(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
+    return context.drawn_by(eqn, values)[0]
+
+
+def _put(eqn: Any, values: Sequence[Any], place: int, end: Any) -> Any:
+    """The operation at one end of the interval."""
+    operands = [end if i == place else value for i, value in enumerate(values)]
+    traced = any(isinstance(operand, jax.core.Tracer) for operand in operands)
+    with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
+        shape = np.broadcast_shapes(*(np.shape(operand) for operand in operands))
+        return _operations.bind(eqn, [jnp.broadcast_to(real(x), shape) for x in operands])[0]
+
+
+def _is_symmetric(random: Uniform) -> bool:
+    """Whether the interval is that from -1 to 1, up to what is left out for the sake of floats."""
+    ends = (random.low, random.high)
+    if any(isinstance(end, jax.core.Tracer) for end in ends):
+        return False
+    return all(np.allclose(end, own, atol=1e-3) for end, own in zip(ends, (-1, 1), strict=True))
+
+
+def _share_below(name: str, first: bool, count: float, limit: Any) -> Any:
+    """How often a comparison of words with a limit is true; None if it is not known."""
+    if not np.isfinite(count):
+        return None
+    limit = jnp.asarray(limit)
+    if not jnp.issubdtype(limit.dtype, jnp.integer):
+        return None
+    limit = limit.astype(jnp.float32)
+    if name in ("eq", "ne"):
+        share = jnp.where((limit >= 0) & (limit < count), 1 / count, 0)
+        return share if name == "eq" else 1 - share
+    less = (name in ("lt", "le")) == first
+    strict = name in ("lt", "gt")
+    below = limit / count if less == strict else (limit + 1) / count
+    return jnp.clip(below if less else 1 - below, 0, 1)
+
+
+def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
+    """How many values the words of a result take, each equally often; NaN if it is not known."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return _UNKNOWN
+    if dtype == jnp.bool_:
+        return 2.0
+    name, bits = eqn.primitive.name, jnp.iinfo(dtype).bits
+    full = 2.0 ** (bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else bits - 1)
+    if name in (*_BIT_DRAWS, "random_unwrap", "threefry2x32"):
+        return 2.0**bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else _UNKNOWN
+    if name not in _operations.WORDS:
+        return _UNKNOWN
+    counts = [value.count for value in values if isinstance(value, Hidden)]
+    words = next(value for value in values if isinstance(value, Hidden))
+    constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None
+    if name == "shift_right_logical" and constant is not None:
+        return words.count / 2.0**constant
+    if name == "rem" and constant:
+        return float(constant)
+    if name == "and" and constant is not None and (constant + 1) & constant == 0:
+        return min(words.count, constant + 1.0)
+    if name == "or" and constant is not None:
+        return words.count
+    if name in _operations.MOVES | _operations.SAME or name == "convert_element_type":
+        return words.count if words.count <= full else _UNKNOWN
+    # A sum or product with words that take all values takes all of them.
+    return full if max((c for c in counts if np.isfinite(c)), default=0) >= full else _UNKNOWN
+
+
+def _set_bits(name: str, values: Sequence[Any]) -> int | None:
+    """The constant that was joined to words by `or`, also by an operation before."""
+    if name == "or":
+        for value in values:
+            if not isinstance(value, Hidden):
+                return _constant(value)
+    if name in _operations.MOVES | _operations.SAME and isinstance(values[0], Hidden):
+        return values[0].set_bits
+    return None
+
+
+def _constant(value: Any) -> int | None:
+    if is_random(value) or isinstance(value, jax.core.Tracer) or np.size(value) == 0:
+        return None
+    found = np.asarray(value)
+    return int(found.ravel()[0]) if (found == found.ravel()[0]).all() else None
+
+
+def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int, drawn: Any) -> Any:
+    """Floats that are made of random words."""
+    dtype, shape = eqn.outvars[0].aval.dtype, tuple(eqn.outvars[0].aval.shape)
+    words = next(value for value in values if isinstance(value, Hidden))
+    if eqn.primitive.name == "bitcast_convert_type" and words.set_bits is not None:
+        width = np.dtype(dtype).itemsize * 8
+        one = int(np.asarray(1, dtype).view(f"uint{width}"))
+        if words.set_bits == one and words.count == 2.0 ** jnp.finfo(dtype).nmant:
+            return Uniform(shape, own, np.float32(1), np.float32(2), drawn)
+    if eqn.primitive.name == "convert_element_type" and np.isfinite(words.count):
+        if words.dtype == jnp.bool_:
+            half = jnp.full(shape, 0.5, jnp.float32)
+            return Moments(half, lax.full_like(half, 0.25))
+        return Uniform(shape, own, np.float32(0), np.float32(words.count), drawn)
+    raise unknown(f"floats that {eqn.primitive.name} makes of random words", context.where)

@@ -1,0 +1,244 @@
+"""Operations that move entries, add them up, or take the largest of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdrop.mc._analytic import _gaussian, _operations
+from jaxdrop.mc._analytic._context import Context, unknown
+from jaxdrop.mc._analytic._gaussian import Result
+from jaxdrop.mc._analytic._values import Coin, Moments, Nodes, Points, Tag, is_random, real
+
+# Of more entries than these the largest is taken to be the one with the largest mean.
+_MOST_MAXIMA = 16
+
+
+def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """The results of an operation that moves entries."""
+    first, *others = values
+    if eqn.primitive.name == "gather" and _is_coin(others[0]) and not is_random(first):
+        return [_looked_up(context, eqn, first, others[0])]
+    if any(is_random(other) for other in others) and eqn.primitive.name not in (
+        "concatenate",
+        "pad",
+        "dynamic_update_slice",
+    ):
+        raise unknown(f"an index or a position ({eqn.primitive.name})", context.where)
+    alone = not any(is_random(other) for other in others) and eqn.primitive.name != "concatenate"
+    if _is_coin(first) and alone:
+        return _moved_coins(context, eqn, first, others)
+    moments = [context.moments(x) if is_random(x) else x for x in values]
+    means = [x.mean if isinstance(x, Moments) else _as_real(x) for x in moments]
+    # A constant, as the value with which an array is padded, has the variance 0.
+    variances = [
+        x.variance if isinstance(x, Moments) else _none(real_x)
+        for x, real_x in zip(moments, means, strict=True)
+    ]
+    params = {"fill_value": None} if eqn.params.get("fill_value") is not None else {}
+    tag = _moved_tag(eqn, first)
+    return [
+        context.linear(mean, variance, tag)
+        for mean, variance in zip(
+            _operations.bind(eqn, means, **params),
+            _operations.bind(eqn, variances, **params),
+            strict=True,
+        )
+    ]
+
+
+def _as_real(x: Any) -> Any:
+    return real(x) if _operations.is_number(jnp.result_type(x)) else x
+
+
+def _none(x: Any) -> Any:
+    return jnp.zeros_like(x) if _operations.is_number(jnp.result_type(x)) else x
+
+
+def _is_coin(x: Any) -> bool:
+    return isinstance(x, Points) and isinstance(x.base, Coin) and x.moments is None
+
+
+def _looked_up(context: Context, eqn: Any, table: Any, index: Points) -> Points:
+    """Rows of a table, as words are looked up, whose indices are functions of coins."""
+    coin = index.base
+    assert isinstance(coin, Coin)
+    rows = jax.vmap(lambda place: _operations.bind(eqn, [table, place])[0])(index.values)
+    true = jnp.broadcast_to(coin.true, index.shape)[..., 0]
+    for axis in sorted(eqn.params["dimension_numbers"].offset_dims):
+        true = jnp.expand_dims(true, axis)
+    return Points(context.moved(coin, true, str(eqn.params), table), rows)
+
+
+def _moved_coins(context: Context, eqn: Any, x: Points, others: Sequence[Any]) -> list[Any]:
+    coin = x.base
+    assert isinstance(coin, Coin)
+
+    def move(array: Any) -> list[Any]:
+        if eqn.primitive.name == "pad":
+            return _operations.bind(eqn, [array, jnp.asarray(others[0]).astype(array.dtype)])
+        return _operations.bind(eqn, [array, *others])
+
+    parts = (eqn.primitive.name, str(eqn.params), *others)
+    return [
+        Points(context.moved(coin, true, number, *parts), value, tag=_moved_tag(eqn, x))
+        for number, (true, value) in enumerate(
+            zip(move(jnp.broadcast_to(coin.true, x.shape)), jax.vmap(move)(x.values), strict=True)
+        )
+    ]
+
+
+def _moved_tag(eqn: Any, x: Any) -> Tag | None:
+    """The tag of a sum or maximum that is repeated along the axes over which it was taken."""
+    tag = getattr(x, "tag", None)
+    if tag is None or tag.kind not in ("sum", "max"):
+        return None
+    if tag.kind == "max" or eqn.primitive.name in ("broadcast_in_dim", "reshape"):
+        return tag
+    return None
+
+
+def summed(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
+    """A sum of entries."""
+    first = values[0]
+    moments = [context.moments(x) if is_random(x) else x for x in values]
+    if eqn.primitive.name.startswith("scatter") and is_random(values[1]):
+        raise unknown("an index (scatter)", context.where)
+    means = [x.mean if isinstance(x, Moments) else _as_real(x) for x in moments]
+    variances = [
+        x.variance if isinstance(x, Moments) else _none(mean)
+        for x, mean in zip(moments, means, strict=True)
+    ]
+    tag = None
+    if eqn.primitive.name == "reduce_sum":
+        tag = Tag("sum", first, tuple(eqn.params["axes"]))
+    (mean,), (variance,) = _operations.bind(eqn, means), _operations.bind(eqn, variances)
+    return context.linear(mean, variance, tag)
+
+
+def bilinear(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
+    """A product of matrices, or a convolution."""
+    a, b = values
+
+    def product(x: Any, y: Any) -> Any:
+        return _operations.bind(eqn, [x, y], preferred_element_type=None)[0]
+
+    if is_random(a) and is_random(b):
+        x, y = context.moments(a), context.moments(b)
+        mean = product(x.mean, y.mean)
+        own = product(x.mean**2, y.variance)
+        both = product(x.variance, y.mean**2 + y.variance)
+        rest = product(x.variance, y.variance) if context.unrolled else 0
+        return context.made(Result(mean, own + both, own + both - rest))
+    if is_random(a):
+        x, y = context.moments(a), real(b)
+        return context.linear(product(x.mean, y), product(x.variance, y * y))
+    x, y = real(a), context.moments(b)
+    return context.linear(product(x, y.mean), product(x * x, y.variance))
+
+
+def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
+    """The largest, or the smallest, of some axes."""
+    sign = 1 if eqn.primitive.name == "reduce_max" else -1
+    x = context.moments(values[0])
+    axes = tuple(eqn.params["axes"])
+    tag = Tag("max", values[0], axes)
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    shape = [x.shape[axis] for axis in kept]
+    mean, variance = (
+        jnp.transpose(part, (*axes, *kept)).reshape(-1, *shape) for part in (x.mean, x.variance)
+    )
+    if len(mean) <= _MOST_MAXIMA:
+        found = fold([(sign * m, v) for m, v in zip(mean, variance, strict=True)])
+        return context.made(Result(sign * found.mean, found.variance, found.explained), tag)
+    context.note(f"{eqn.primitive.name} linearized")
+    place = jnp.argmax(sign * mean, 0)[None]
+    mean, variance = (jnp.take_along_axis(part, place, 0)[0] for part in (mean, variance))
+    return context.linear(mean, variance, tag)
+
+
+def all_or_any(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
+    """Whether all of some booleans are true, or any is."""
+    axes = tuple(eqn.params["axes"])
+    x = context.moments(values[0])
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    shape = [x.shape[axis] for axis in kept]
+    mean, variance = (
+        jnp.transpose(part, (*axes, *kept)).reshape(-1, *shape) for part in (x.mean, x.variance)
+    )
+    return context.made(combined(mean, variance, every=eqn.primitive.name == "reduce_and"))
+
+
+def combined(mean: Any, variance: Any, every: bool) -> Result:
+    """Whether all of the booleans along the first axis are true, or any is."""
+    true = mean if every else 1 - mean
+    product = jnp.prod(true, 0)
+    slope = product / jnp.where(true > 0, true, 1)
+    found = product if every else 1 - product
+    return Result(found, product * (1 - product), (slope**2 * variance).sum(0))
+
+
+def fold(parts: Sequence[tuple[Any, Any]]) -> Result:
+    """The largest of independent normal variables, two by two."""
+    found = [Result(mean, variance, variance) for mean, variance in parts]
+    while len(found) > 1:
+        pairs = [_pair(found[i], found[i + 1]) for i in range(0, len(found) - 1, 2)]
+        found = pairs + ([found[-1]] if len(found) % 2 else [])
+    return found[0]
+
+
+def _pair(a: Result, b: Result) -> Result:
+    found = _gaussian.maximum(a.mean, a.variance, b.mean, b.variance)
+    total = a.variance + b.variance
+    share = (a.explained + b.explained) / jnp.where(total > 0, total, 1)
+    return Result(found.mean, found.variance, found.explained * share)
+
+
+def by_jacobian(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Any other operation, by its derivative."""
+    random = [i for i, value in enumerate(values) if is_random(value)]
+    moments = [context.moments(values[i]) for i in random]
+    means = tuple(x.mean for x in moments)
+
+    def run(*operands: Any) -> Any:
+        arrays = list(values)
+        for i, operand, var in zip(random, operands, (eqn.invars[i] for i in random), strict=True):
+            arrays[i] = operand.astype(var.aval.dtype)
+        return tuple(_operations.bind(eqn, arrays))
+
+    number = sum(math.prod(x.shape) for x in moments)
+    if number > _MOST_COLUMNS:
+        raise unknown(
+            f"{eqn.primitive.name}, whose derivative in {number} random entries is too large a"
+            " matrix",
+            context.where,
+        )
+    found = run(*means)
+    if not all(_operations.is_number(x.dtype) for x in found):
+        raise unknown(f"whole numbers that {eqn.primitive.name} makes", context.where)
+    context.note(f"{eqn.primitive.name} linearized")
+    variances = [jnp.zeros(x.shape, jnp.float32) for x in found]
+    for place, x in enumerate(moments):
+        for i, column in enumerate(jax.jacfwd(run, argnums=place)(*means)):
+            rows = column.reshape(*found[i].shape, -1)
+            variances[i] = variances[i] + (rows**2 * x.variance.ravel()).sum(-1)
+    return [context.linear(real(x), v) for x, v in zip(found, variances, strict=True)]
+
+
+# Columns of a derivative that is formed as a matrix.
+_MOST_COLUMNS = 4096
+
+
+def largest_index(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Where the largest entry is: that of the means."""
+    x = values[0]
+    if isinstance(x, Points) and isinstance(x.base, Nodes) and x.base.origin is None:
+        raise unknown(
+            f"the place of the largest random number ({eqn.primitive.name})", context.where
+        )
+    context.note(f"{eqn.primitive.name} of the means")
+    return _operations.bind(eqn, [context.moments(values[0]).mean])

@@ -1,0 +1,44 @@
+"""Elementwise operations at the nodes of one random variable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdrop.mc._analytic import _operations
+from jaxdrop.mc._analytic._context import Context
+from jaxdrop.mc._analytic._values import Coin, Points, Tag, real
+
+
+def at_nodes(eqn: Any, values: Sequence[Any]) -> Points:
+    """The operation at each node of the one variable on which all random operands depend."""
+    name = eqn.primitive.name
+    points = [value for value in values if isinstance(value, Points)]
+    random = [isinstance(value, Points) for value in values]
+    arrays = [value.values if isinstance(value, Points) else value for value in values]
+    first = 1 if name == "select_n" else 0
+    if any(_operations.is_number(jnp.result_type(x)) for x in arrays[first:]):
+        # Moments, of float32 at least, may meet integers, and arrays of fewer bits.
+        dtype = jnp.result_type(*(real(x) for x in arrays[first:]))
+        arrays[first:] = [jnp.asarray(x).astype(dtype) for x in arrays[first:]]
+    number = len(points[0].values)
+    shape = (number, *np.broadcast_shapes(*(point.shape for point in points)))
+    arrays = [
+        x if own else jnp.broadcast_to(x, shape) for x, own in zip(arrays, random, strict=True)
+    ]
+    (found,) = _operations.bind(eqn, arrays)
+    return Points(points[0].base, found, tag=Tag("exp", points[0]) if name == "exp" else None)
+
+
+def repeated(context: Context, x: Any, shape: tuple[int, ...]) -> Any:
+    """A random operand, repeated along axes of length 1."""
+    if x.shape == shape:
+        return x
+    if isinstance(x, Points) and isinstance(x.base, Coin) and x.moments is None:
+        return Points(x.base, jnp.broadcast_to(x.values, (2, *shape)), tag=x.tag)
+    moments = context.moments(x)
+    mean, variance = (jnp.broadcast_to(part, shape) for part in (moments.mean, moments.variance))
+    return context.linear(mean, variance, moments.tag)

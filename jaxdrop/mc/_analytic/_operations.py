@@ -1,0 +1,72 @@
+"""Kinds of operations, by name: where a version of JAX renames one, its rule is lost, and what it
+does is linearized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+# One entry of the result is a function of one entry of each operand.
+ELEMENTWISE = frozenset(
+    [
+        "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
+        "bitcast_convert_type", "cbrt", "ceil", "clamp", "convert_element_type", "cos", "cosh",
+        "digamma", "div", "eq",
+        "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow",
+        "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+        "neg", "nextafter", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt",
+        "select_n", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan",
+        "tanh", "xor",
+    ]
+)  # fmt: skip
+COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
+
+# A program that runs on the operands.
+CALLS = frozenset(
+    [
+        "checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
+        "custom_vjp_call_jaxpr", "custom_vmap_call", "jit", "pjit", "remat", "remat2",
+    ]
+)  # fmt: skip
+
+# The value itself.
+SAME = frozenset(
+    [
+        "checkpoint_name", "copy", "copy_p", "name", "optimization_barrier", "pcast", "pvary",
+        "reduce_precision", "reshard", "sharding_constraint",
+    ]
+)  # fmt: skip
+# Each entry of the result is an entry of an operand, or a constant.
+MOVES = frozenset(
+    [
+        "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+        "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "transpose",
+    ]
+)  # fmt: skip
+# Sums of entries of an operand.
+SUMS = frozenset(
+    ["cumsum", "psum", "reduce_sum", "reduce_window_sum", "scatter", "scatter-add", "scatter_add"]
+)
+
+# Operations on random words whose result is as random as the words.
+WORDS = MOVES | SAME | frozenset(
+    [
+        "add", "and", "bitcast_convert_type", "convert_element_type", "mul", "mul_hi", "not", "or",
+        "rem", "select_n", "shift_left", "shift_right_logical", "stop_gradient", "sub",
+        "threefry2x32", "xor",
+    ]
+)  # fmt: skip
+
+
+def bind(eqn: Any, values: Sequence[Any], **params: Any) -> list[Any]:
+    """The results of one equation for other operands, whose dtypes may differ, and parameters."""
+    found = eqn.primitive.bind(*values, **{**eqn.params, **params})
+    return list(found) if eqn.primitive.multiple_results else [found]
+
+
+def is_number(dtype: Any) -> bool:
+    """Whether values of a dtype are real numbers that are not whole."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact))

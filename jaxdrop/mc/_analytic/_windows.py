@@ -1,0 +1,63 @@
+"""Operations on windows, such as max pooling."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdrop.mc._analytic import _linear
+from jaxdrop.mc._analytic._context import Context, unknown
+from jaxdrop.mc._analytic._gaussian import Result
+from jaxdrop.mc._analytic._values import Moments
+
+
+def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
+    """The largest entry of each window, or the smallest."""
+    x = context.moments(values[0])
+    sign = 1 if eqn.primitive.name == "reduce_window_max" else -1
+    # Far below every number, and its square is finite.
+    outside = -1e15 if x.dtype == jnp.float32 else -1e100
+    mean, variance = (
+        _parts(context, eqn, part, fill)
+        for part, fill in ((sign * x.mean, outside), (x.variance, 0.0))
+    )
+    found = _linear.fold(list(zip(mean, variance, strict=True)))
+    return context.made(Result(sign * found.mean, found.variance, found.explained))
+
+
+def combined(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
+    """Whether all booleans of each window are true, or any is, as for blocks of dropped entries."""
+    inside = eqn.params["jaxpr"]
+    inside = getattr(inside, "jaxpr", inside)
+    (name,) = {each.primitive.name for each in inside.eqns} or {""}
+    if name not in ("and", "or") or len(values) != 2:
+        raise unknown("a function of a window (reduce_window)", context.where)
+    x = context.moments(values[0])
+    every = name == "and"
+    mean, variance = (
+        jnp.stack(_parts(context, eqn, part, fill))
+        for part, fill in ((x.mean, float(every)), (x.variance, 0.0))
+    )
+    return context.made(_linear.combined(mean, variance, every))
+
+
+def _parts(context: Context, eqn: Any, x: Any, outside: float) -> list[Any]:
+    """For each place in a window, its entry in each window."""
+    params = eqn.params
+    sizes, strides = params["window_dimensions"], params["window_strides"]
+    if any(step != 1 for step in (*params["base_dilation"], *params["window_dilation"])):
+        raise unknown("a dilated window", context.where)
+    pads = [(low, high, 0) for low, high in params["padding"]]
+    x = lax.pad(x, jnp.asarray(outside, x.dtype), pads)
+    reach = [
+        (length - size) // stride * stride + 1
+        for length, size, stride in zip(x.shape, sizes, strides, strict=True)
+    ]
+    return [
+        lax.slice(x, start, [a + b for a, b in zip(start, reach, strict=True)], strides)
+        for start in itertools.product(*map(range, sizes))
+    ]

@@ -1,0 +1,350 @@
+"""Mean and variance without samples."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from scipy import integrate, stats
+
+import jaxdrop
+import jaxdrop.linen
+import jaxdrop.nnx
+from jaxdrop import mc
+from tests import statistics
+from tests.catalogue import RATE, VARIANTS, Variant
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(3, 4)).astype(np.float32)
+W = RNG.normal(size=(4, 5)).astype(np.float32)
+U = RNG.normal(size=(5, 2)).astype(np.float32)
+# What they return is a sum, or is divided by the number of what is kept.
+SUMS = {"drop_connect", "drop_connect_per_example", "drop_head", "rnn_input", "rnn_recurrent"}
+PRECISIONS = ("diagonal", "linearized", "enumerated")
+UNKNOWN = {
+    # Exactly so many are dropped, or at least one is kept.
+    *("drop_head_fixed", "drop_key", "embedding_dropout_per_sequence"),
+    *("modality_dropout", "token_dropout"),
+}
+
+
+def two_masks(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Linear in each of its masks."""
+    first, second = jax.random.split(key)
+    return jaxdrop.dropout(second, jaxdrop.dropout(first, x, 0.25) @ W, 0.5) @ U
+
+
+def every_mask(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of `two_masks`, by enumeration."""
+    mean, second = 0.0, 0.0
+    for bits in itertools.product((0, 1), repeat=9):
+        kept = np.array(bits)
+        chance = np.prod(np.where(kept[:4], 0.75, 0.25)) / 2**5
+        y = ((x * kept[:4] / 0.75) @ W * kept[4:] * 2) @ U
+        mean, second = mean + chance * y, second + chance * y**2
+    return mean, second - mean**2
+
+
+def test_linear_in_each_mask_is_exact() -> None:
+    result = mc.analytic(two_masks, precision="linearized")(X)
+    mean, variance = np.stack([every_mask(x) for x in X], axis=1)
+    np.testing.assert_allclose(result.mean, mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.variance, variance, rtol=1e-5)
+    np.testing.assert_allclose(result.std, np.sqrt(variance), rtol=1e-5)
+    assert result.linearized == ()
+    diagonal = mc.analytic(two_masks)(X)
+    np.testing.assert_allclose(diagonal.mean, mean, rtol=1e-5, atol=1e-5)
+    assert np.abs(diagonal.variance / variance - 1).max() > 0.1, "there is nothing to covary"
+
+
+def test_one_mask_behind_which_nothing_covaries_is_exact_by_all() -> None:
+    def fn(key: jax.Array, x: jax.Array) -> jax.Array:
+        return nnx.Dropout(0.25)(x, rngs=nnx.Rngs(key)) @ W
+
+    for precision in PRECISIONS:
+        result = mc.analytic(fn, precision=precision)(X)
+        np.testing.assert_allclose(result.mean, X @ W, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(result.variance, X**2 / 3 @ W**2, rtol=1e-4)
+
+
+def test_an_enumerated_input_is_a_jump() -> None:
+    """A function of one coin, however nonlinear, has two values."""
+
+    def fn(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sin(3 * jaxdrop.dropout(key, x, 0.25)) ** 2
+
+    low, high = 0.0, np.sin(3 * X / 0.75) ** 2
+    result = mc.analytic(fn, precision="enumerated", in_axes=(0,))(X)
+    np.testing.assert_allclose(result.mean, 0.75 * high + 0.25 * low, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.variance, 0.75 * 0.25 * high**2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_coin_of_many_entries() -> None:
+    """All entries of an example fall together: its sum is kept, or is 0."""
+
+    def fn(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jaxdrop.drop_path(key, x, 0.25).sum(-1)
+
+    exact = X.sum(-1) ** 2 / 3
+    np.testing.assert_allclose(
+        mc.analytic(fn, precision="linearized")(X).variance, exact, rtol=1e-5
+    )
+    np.testing.assert_allclose(mc.analytic(fn)(X).variance, (X**2 / 3).sum(-1), rtol=1e-5)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "exact gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "softplus": jax.nn.softplus,
+    "leaky relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.2),
+    "elu": jax.nn.elu,
+    "relu6": jax.nn.relu6,
+    "square": jnp.square,
+    "exp": lambda x: jnp.exp(x / 4),
+    "clipped": lambda x: jnp.minimum(jnp.maximum(x, -0.5), 0.5),
+}
+
+
+def test_activations_of_a_normal_variable() -> None:
+    """Gaussian noise makes a value exactly normal: the moments are integrals."""
+    means = np.float32([-2, -0.4, 0, 0.7, 3])
+
+    def fn(key: jax.Array) -> dict[str, jax.Array]:
+        x = means + 0.6 * jax.random.normal(key, (5,))
+        return {name: activation(x) for name, activation in ACTIVATIONS.items()}
+
+    result = mc.analytic(fn)()
+    z = np.linspace(-8, 8, 4001)
+    for name, activation in ACTIVATIONS.items():
+        values = np.asarray(activation(means[:, None] + np.float32(0.6 * z)), np.float64)
+        mean = integrate.trapezoid(values * stats.norm.pdf(z), z)
+        variance = integrate.trapezoid((values - mean[:, None]) ** 2 * stats.norm.pdf(z), z)
+        smooth = name not in ("leaky relu", "elu", "relu6", "clipped")
+        near = 2e-3 if smooth else 2e-2
+        np.testing.assert_allclose(result.mean[name], mean, atol=near, err_msg=name)
+        np.testing.assert_allclose(result.variance[name], variance, atol=near, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [v for v in VARIANTS if v.name not in SUMS and "test_law" not in v.exempt],
+    ids=lambda v: v.name,
+)
+def test_every_variant_drops_as_often_as_it_should(variant: Variant) -> None:
+    ones = np.ones(variant.shape, np.float32)
+
+    def dropped(key: jax.Array) -> jax.Array:
+        return variant.call(key, ones, RATE) == 0
+
+    if variant.name in UNKNOWN:
+        with pytest.raises(NotImplementedError, match=r"at .*(jaxdrop\.|test_analytic)"):
+            mc.analytic(dropped)()
+        return
+    result = mc.analytic(dropped)()
+    rates = np.broadcast_to(variant.law.rates(RATE, variant.shape), variant.shape)
+    np.testing.assert_allclose(result.mean, rates, atol=2e-6)
+    np.testing.assert_allclose(result.variance, rates * (1 - rates), atol=2e-6)
+
+
+def test_it_is_an_oracle_of_the_samplers() -> None:
+    """Of 2^14 samples of each kind of key, mean and variance are those that are known. Ideal
+    samples fail with a probability of 1e-6.
+    """
+    known = mc.analytic(two_masks, precision="linearized")(X)
+    sample = jax.jit(lambda keys: mc.predict(lambda key: two_masks(key, X), keys))
+    for strategy in ("independent", "stratified", "antithetic"):
+        keys = mc.keys(jaxdrop.key(3), 2**14, strategy)
+        y = np.asarray(sample(keys), np.float64)
+        apart = y - np.asarray(known.mean)
+        squares = apart**2 - np.asarray(known.variance)
+        for each in (apart, squares):  # strata only make the error of a mean smaller
+            z = each.mean(0) / (each.std(0) / np.sqrt(len(y)))
+            assert statistics.normal(z) > 1e-6 / 6
+
+
+class Mixed(nn.Module):
+    """What the rules have to meet in real models."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool = True) -> jax.Array:
+        rate = functools.partial(nn.Dropout, deterministic=not training)
+        x = nn.Conv(8, (3,))(rate(0.1)(x.reshape(-1, 4, 4)))
+        x = nn.BatchNorm(use_running_average=True)(x)
+        x = nn.max_pool(nn.relu(x), (2,), (2,))
+        x = x + nn.MultiHeadDotProductAttention(
+            2, dropout_rate=0.1, deterministic=not training, broadcast_dropout=False
+        )(nn.LayerNorm()(x))
+        return nn.softmax(nn.Dense(3)(x.mean(1)))
+
+
+def test_a_model_of_many_parts() -> None:
+    model, x = Mixed(), RNG.normal(size=(6, 16)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x, training=False)
+    fn = jaxdrop.linen.stochastic(model, variables)
+    samples = np.asarray(
+        jax.jit(lambda keys: mc.predict(lambda key: fn(key, x), keys))(
+            mc.keys(jaxdrop.key(0), 2000)
+        )
+    )
+    for precision, low, high in (("diagonal", 0.5, 3.5), ("linearized", 0.6, 1.8)):
+        result = jax.jit(mc.analytic(fn, precision=precision))(x)
+        error = np.abs(result.mean - samples.mean(0)) / samples.std(0)
+        assert error.max() < 0.5
+        ratio = result.std / samples.std(0)
+        assert low < ratio.min()
+        assert ratio.max() < high
+        assert any("softmax" in each for each in result.linearized)
+
+
+def test_nnx_transformations_and_loops() -> None:
+    """An NNX model under `stochastic`, under `vmap`; the loop of a scan; a branch by a coin."""
+
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            self.linear = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+            self.dropout = jaxdrop.nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return jnp.tanh(self.linear(self.dropout(x)))
+
+    net = Net()
+    fn = jaxdrop.nnx.stochastic(net)
+    whole = mc.analytic(fn)(X)
+    rows = jax.vmap(lambda x: mc.analytic(fn)(x[None]))(X)
+    np.testing.assert_allclose(rows.variance[:, 0], whole.variance, rtol=1e-5)
+
+    kernel = net.linear.kernel[...]
+
+    def step(h: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = jnp.tanh(jaxdrop.dropout(key, h, 0.5) @ kernel)
+        return h, h
+
+    def scanned(key: jax.Array) -> Any:
+        return jax.lax.scan(step, jnp.asarray(X), jax.random.split(key, 3))
+
+    def unrolled(key: jax.Array) -> Any:
+        h, rows = jnp.asarray(X), []
+        for own in jax.random.split(key, 3):
+            h, row = step(h, own)
+            rows.append(row)
+        return h, jnp.stack(rows)
+
+    for precision in ("diagonal", "linearized"):
+        found, expected = (mc.analytic(each, precision=precision)() for each in (scanned, unrolled))
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+            (found.mean, found.variance),
+            (expected.mean, expected.variance),
+        )
+
+    def branch(key: jax.Array) -> jax.Array:
+        return jax.lax.cond(jax.random.bernoulli(key, 0.2), lambda: 5.0, lambda: 1.0)
+
+    found = mc.analytic(branch)()
+    np.testing.assert_allclose((found.mean, found.variance), (1.8, 16 * 0.16), rtol=1e-5)
+
+
+def test_words_that_are_dropped() -> None:
+    """Looked up in a table: the row of the word, or that of the unknown word."""
+    table = jax.device_put(W)
+    ids = np.array([[1, 2, 3]])
+
+    def fn(key: jax.Array) -> jax.Array:
+        return table[jaxdrop.word_dropout(key, ids, 0.3, replacement=0)]
+
+    result = mc.analytic(fn)()
+    np.testing.assert_allclose(result.mean, 0.7 * W[ids] + 0.3 * W[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.variance, 0.21 * (W[ids] - W[0]) ** 2, rtol=1e-4)
+
+
+def test_what_has_no_rule_is_linearized_and_named() -> None:
+    def fn(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        noisy = x + 1e-3 * jax.random.normal(key, x.shape)
+        return {"solved": jnp.linalg.solve(W[:, :4] + 3 * jnp.eye(4), noisy[0]), "plain": x}
+
+    result = mc.analytic(fn)(X)
+    inverse = np.linalg.inv(W[:, :4] + 3 * np.eye(4))
+    np.testing.assert_allclose(result.variance["solved"], (inverse**2).sum(1) * 1e-6, rtol=1e-2)
+    assert not result.variance["plain"].any()
+    assert any("linearized at" in each and "test_analytic.py" in each for each in result.linearized)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(TypeError, match=r"mc\.analytic calls fn\(key, input\)"):
+        mc.analytic(jaxdrop.nnx.Dropout(0.5))(X)
+    with pytest.raises(ValueError, match="precision must be one of"):
+        mc.analytic(two_masks, precision="full")
+    with pytest.raises(ValueError, match=r"mc\.analytic would see[^$]*allow_deterministic"):
+        mc.analytic(lambda key, x: x)(X)
+    fixed = mc.analytic(lambda key, x: 2 * x, allow_deterministic=True)(X)
+    assert not fixed.variance.any()
+    with pytest.raises(ValueError, match="no batch axis of length 1"):
+        mc.analytic(lambda key, x: jaxdrop.dropout(key, x, 0.5).sum(), precision="linearized")(X)
+    with pytest.raises(ValueError, match="in_axes"):
+        mc.analytic(two_masks, precision="linearized", in_axes=(0, 0))(X)
+    with pytest.raises(ValueError, match=r"enumerated.*draws no mask"):
+        mc.analytic(lambda key, x: x + jax.random.normal(key, x.shape), precision="enumerated")(X)
+    for draws in (
+        lambda key: jax.random.gamma(key, 2.0),
+        lambda key: jax.random.permutation(key, X[0])[0],
+        lambda key: jax.random.categorical(key, jnp.zeros(3)),
+    ):
+        with pytest.raises(NotImplementedError, match=r"test_analytic\.py.*\n1\. sample"):
+            mc.analytic(draws)()
+
+
+def test_the_linear_part_is_a_control_variate() -> None:
+    """Of a function that is linear in its masks it is all that varies; of another one it has the
+    mean 0. It draws the masks that the function draws, whatever library does.
+    """
+
+    def linear(key: jax.Array, x: jax.Array) -> jax.Array:
+        first, second = jax.random.split(key)
+        own = nnx.Dropout(0.25)(x, rngs=nnx.Rngs(first)) @ W
+        return own + jaxdrop.dropout(second, jax.device_put(x), 0.5) @ W
+
+    keys = mc.keys(jaxdrop.key(5), 64, "independent")
+    y, c = jax.jit(
+        lambda keys: mc.predict(lambda key: (linear(key, X), mc.linear_part(linear)(key, X)), keys)
+    )(keys)
+    np.testing.assert_allclose(y - c, np.broadcast_to(2 * X @ W, y.shape), rtol=1e-4, atol=1e-4)
+
+    def bent(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(two_masks(key, x))
+
+    keys = mc.keys(jaxdrop.key(6), 2**12, "independent")
+    y, c = jax.jit(
+        lambda keys: mc.predict(lambda key: (bent(key, X), mc.linear_part(bent)(key, X)), keys)
+    )(keys)
+    c, y = np.asarray(c, np.float64), np.asarray(y, np.float64)
+    assert statistics.normal(c.mean(0) / (c.std(0) / np.sqrt(len(c)))) > 1e-6
+    beta = ((y - y.mean(0)) * c).mean(0) / (c**2).mean(0)
+    assert (y - beta * c).var(0).sum() < 0.6 * y.var(0).sum()
+    with pytest.raises(ValueError, match="depends on its key"):
+        mc.linear_part(lambda key, x: x)(jaxdrop.key(0), X)
+
+
+def test_attention_of_this_library() -> None:
+    """Its weights are known if queries and keys are; else it is an error."""
+    q, k, v = RNG.normal(size=(3, 1, 5, 2, 4)).astype(np.float32)
+
+    def attend(key: jax.Array, q: jax.Array) -> jax.Array:
+        return jaxdrop.dot_product_attention(key, q, k, v, 0.2)
+
+    weights = jax.nn.softmax(np.einsum("bqhd,bkhd->bhqk", q, k) / 2, axis=-1)
+    exact = np.einsum("bhqk,bkhd->bqhd", weights**2 * 0.25, v**2)
+    np.testing.assert_allclose(mc.analytic(attend)(q).variance, exact, rtol=1e-4)
+    with pytest.raises(NotImplementedError, match="queries or keys are random"):
+        mc.analytic(lambda key, q: attend(key, jaxdrop.dropout(key, q, 0.5)))(jnp.asarray(q))
