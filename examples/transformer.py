@@ -72,8 +72,10 @@ class Curves(NamedTuple):
 # -- the model as a function of its parameters
 
 
-def nnx_model(seed: int, **shape: Any) -> tuple[Apply, Any]:
-    graph, params = nnx.split(transformer.Transformer(**shape, rngs=nnx.Rngs(seed)))
+def nnx_model(
+    seed: int, *, skip: transformer.Skip | None = None, **shape: Any
+) -> tuple[Apply, Any]:
+    graph, params = nnx.split(transformer.Transformer(**shape, skip=skip, rngs=nnx.Rngs(seed)))
 
     def apply(
         params: Any, tokens: Array, key: jax.Array | None = None, strength: float | jax.Array = 1.0
@@ -285,10 +287,27 @@ def main() -> None:
         default=0.1,
         help="of dropout; drop path ends at half of it (default: 0.1)",
     )
+    for name, help in {
+        "units": "of hidden units of the MLPs",
+        "examples": "of examples in a residual branch",
+        "tokens": "of tokens in all layers but the first and the last",
+    }.items():
+        parser.add_argument(
+            f"--skip-{name}",
+            type=float,
+            default=0.0,
+            metavar="RATE",
+            help=f"the share {help} that training does not compute, in NNX (default: 0)",
+        )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the weights, the batches and the masks (default: 0)"
     )
     options = parser.parse_args()
+    skip = transformer.Skip(
+        units=options.skip_units, examples=options.skip_examples, tokens=options.skip_tokens
+    )
+    if options.linen and any((skip.units, skip.examples, skip.tokens)):
+        parser.error("--skip-units, --skip-examples and --skip-tokens: go without --linen")
     if options.quick:
         options.layers, options.width, options.length, options.batch, options.steps = (
             2,
@@ -305,7 +324,7 @@ def main() -> None:
         name: getattr(options, name)
         for name in ("length", "width", "heads", "layers", "rate", "norm")
     }
-    make = linen_model if options.linen else nnx_model
+    make = linen_model if options.linen else functools.partial(nnx_model, skip=skip)
     shape |= {"vocabulary": len(text.vocabulary), "path_rate": options.rate / 2}
     apply, params = make(options.seed, **shape)
     rising = jaxdrop.schedules.linear(0.0, 1.0, max(options.steps // 4, 1))

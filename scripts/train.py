@@ -124,7 +124,8 @@ def run(options: Config, console: Console) -> None:
                 }
                 log.add(done, judged)
                 log.flush()
-                show(done, f"validation loss {np.round(judged['validation_loss'], 3)}")
+                loss = np.asarray(judged["validation_loss"], np.float64).round(3)
+                show(done, f"validation loss {loss}")
             preempted = preemption.reached(done)
             if done % options.save_every == 0 or done == end or preempted:
                 log.flush()
