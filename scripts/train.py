@@ -43,6 +43,7 @@ from training.checkpoints import Checkpoints, newest_params
 from training.config import Config
 from training.metrics import Log
 from training.preemption import EXIT_CODE, Preemption
+from training.profiling import profile
 from training.progress import progress
 
 
@@ -81,6 +82,7 @@ def run(options: Config, console: Console) -> None:
 
     with ExitStack() as stack:
         stack.enter_context(alone_in(options.out))
+        stack.enter_context(jax.default_matmul_precision(options.precision))
         if options.parallel != "pmap":
             stack.enter_context(jax.set_mesh(mesh))  # that models name the axes of
         checkpoints = Checkpoints(
@@ -112,9 +114,12 @@ def run(options: Config, console: Console) -> None:
         console.print(f"Compiled in {time.monotonic() - began:.1f} s")
         end = min(options.steps, options.stop_at or options.steps)
         show = stack.enter_context(progress(console, start, end, options.batch))
+        behind = stack.enter_context(profile(options.profile, options.out / "profile"))
+        behind(start, state)
         for taken in range(start, end):
             state, metrics = step(state, placement(next(batches)), np.int32(taken))
             done = taken + 1
+            behind(done, metrics)
             log.add(done, metrics)
             if done % options.eval_every == 0 or done == options.steps:
                 judged = {
@@ -198,6 +203,8 @@ def report(
 def main(arguments: Sequence[str] | None = None) -> None:
     options = config.parse(arguments, __doc__)
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it also raises
+    if options.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(options.compilation_cache.absolute()))
     parallel.start(options)
     console = Console(highlight=False, quiet=jax.process_index() > 0, soft_wrap=True)
     try:

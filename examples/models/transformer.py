@@ -163,6 +163,8 @@ class Transformer(nnx.Module):
       window: how many tokens before its own a token sees; all by default.
       norm: `'pre'`, at the start of each residual branch, or `'post'`, behind each residual sum.
       skip: what a training step does not compute; nothing by default.
+      remat_policy: what the backward pass does not compute again, of `jax.checkpoint_policies`;
+        nothing by default.
       rngs: for the parameters.
     """
 
@@ -180,9 +182,11 @@ class Transformer(nnx.Module):
         window: int | None = None,
         norm: Norm = "pre",
         skip: Skip | None = None,
+        remat_policy: Callable[..., bool] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.rate, self.length, skip = rate, length, skip or Skip()
+        self.remat_policy = remat_policy
         self.path_rates = jaxdrop.depth_rates(path_rate, layers)
         self.tokens = nnx.Embed(vocabulary, width, rngs=rngs)
         self.positions = nnx.Embed(length, width, rngs=rngs)
@@ -268,8 +272,9 @@ class Transformer(nnx.Module):
                 own = (
                     jax.tree.map(lambda leaf: leaf[start:end], own) if end - start < layers else own
                 )
-                run = jax.checkpoint(functools.partial(block, some=some), prevent_cse=False)
-                return lax.scan(run, x, own)[0]
+                run = functools.partial(block, some=some)
+                again = jax.checkpoint(run, prevent_cse=False, policy=self.remat_policy)
+                return lax.scan(again, x, own)[0]
 
             if first > 0:
                 x = through(x, 0, first)

@@ -19,6 +19,9 @@ import tyro
 import yaml
 
 Model: TypeAlias = Literal["mlp", "cnn", "transformer", "rnn", "masks"]
+RematPolicy: TypeAlias = Literal[
+    "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"
+]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "early", "late", "curriculum"]
 
 
@@ -76,7 +79,10 @@ class Experiment:
       adam_eps: of AdamW.
       clip: the greatest norm of a gradient.
       dtype: of the computation; parameters are float32.
-      remat: store nothing within layers; the transformer never does.
+      remat: compute layers again in the backward pass; the transformer always does.
+      remat_policy: what the transformer's layers keep nevertheless: nothing, the results of
+        products of matrices, or of those without a batch axis; as in `jax.checkpoint_policies`.
+      precision: of products of matrices, as in `jax.default_matmul_precision`.
       seed: of weights, batches and masks.
       eval_examples: how many to judge by, of each part of the data.
       init_from: the folder of a run whose newest parameters this one begins with.
@@ -107,6 +113,8 @@ class Experiment:
     clip: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
+    remat_policy: RematPolicy = "nothing_saveable"
+    precision: Literal["default", "high", "highest"] = "default"
     seed: Seed = 0
     eval_examples: Count = 512
     init_from: Path | None = None
@@ -123,6 +131,9 @@ class Config(Experiment):
       eval_every: steps from validation to validation.
       save_every: steps from checkpoint to checkpoint.
       keep: how many checkpoints.
+      profile: the first of five steps that are recorded, for TensorBoard, in the folder `profile`.
+      compilation_cache: a folder of compiled programs, with which a run that resumes compiles
+        nothing; shared by all processes.
       parallel: who divides the work.
       mesh: such as fsdp=4,tensor=2. `data` and `fsdp` divide the batch, `fsdp` also the parameters,
         `tensor` units and heads, `sequence` tokens; by default data=N, all devices.
@@ -140,6 +151,8 @@ class Config(Experiment):
     eval_every: Count = 50
     save_every: Count = 100
     keep: Count = 3
+    profile: Count | None = None
+    compilation_cache: Path | None = None
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
     mesh: str | None = None
     distributed: bool = False
@@ -172,6 +185,9 @@ class Config(Experiment):
             "--remat: goes with mlp, cnn and transformer": self.remat and self.model == "rnn",
             f"--stop-at {self.stop_at}: is behind the last of the --steps {self.steps}": (
                 (self.stop_at or 0) > self.steps
+            ),
+            f"--profile {self.profile}: is behind the last of the --steps {self.steps}": (
+                (self.profile or 0) > self.steps
             ),
             f"--batch {self.batch}: is not a multiple of --micro-batches {self.micro_batches}": (
                 self.batch % self.micro_batches
@@ -244,7 +260,11 @@ def load(path: Path) -> Config:
     if not isinstance(given, dict) or (unknown := given.keys() - fields):
         named = sorted(map(str, unknown)) if isinstance(given, dict) else given
         raise ValueError(f"--config {path}: {named} are not options; there are {sorted(fields)}")
-    paths = {name for name in ("data", "out", "init_from") if given.get(name) is not None}
+    paths = {
+        name
+        for name in ("data", "out", "init_from", "compilation_cache")
+        if given.get(name) is not None
+    }
     try:
         return Config(**given | {name: Path(given[name]) for name in paths})
     except (TypeError, ValueError) as error:

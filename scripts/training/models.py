@@ -80,6 +80,7 @@ def _transformer(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
             options.skip_tokens,
             options.skip_groups,
         ),
+        remat_policy=getattr(jax.checkpoint_policies, options.remat_policy),
         rngs=rngs,
     )
 

@@ -46,6 +46,7 @@ PAIRS: dict[str, list[Any]] = {
     "--skip-tokens: must be less than 1": ["--model", "transformer", "--skip-examples", 1],
     "--remat: goes with": ["--remat", "--model", "rnn"],
     "--stop-at 9: is behind the last of the --steps 8": ["--stop-at", 9, "--steps", 8],
+    "--profile 9: is behind the last of the --steps 8": ["--profile", 9, "--steps", 8],
     "--batch 16: is not a multiple of --micro-batches 3": ["--batch", 16, "--micro-batches", 3],
     "--process-id go together": ["--coordinator", "localhost:1"],
     "--coordinator localhost: must be": [

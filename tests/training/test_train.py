@@ -170,7 +170,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_gets_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path, *MASKS, "--mesh", "data=4,tensor=2")
+    """And the profiler a window of steps."""
+    run(tmp_path, *MASKS, "--mesh", "data=4,tensor=2", "--profile", 7)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"masks of 1 parameters on 8 x cpu \(data=4, tensor=2, 1 processes\), to .*", lines[0]
