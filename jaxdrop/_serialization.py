@@ -13,14 +13,17 @@ from typing import Any
 
 from jax import export
 
-from jaxdrop import mc
+from jaxdrop import masks, mc
 from jaxdrop.functional import graphs
 from jaxdrop.mc import acquisition, metrics
 
 RESULTS: tuple[type[Any], ...] = (
     graphs.Kept,
     graphs.Normalized,
+    masks.Part,
+    mc.Analytic,
     mc.Classification,
+    mc.Ensemble,
     mc.FittedRate,
     mc.FittedTau,
     mc.FittedTemperature,
@@ -29,6 +32,7 @@ RESULTS: tuple[type[Any], ...] = (
     mc.Regression,
     acquisition.Batch,
     metrics.CalibrationCurve,
+    metrics.GroupCoverage,
     metrics.Reliability,
     metrics.RiskCoverage,
     metrics.Sparsification,
@@ -52,5 +56,10 @@ def _register(result: type[Any], name: str) -> None:
         result,
         serialized_name=name,
         serialize_auxdata=lambda static: json.dumps(static).encode(),
-        deserialize_auxdata=lambda written: tuple(json.loads(written)),
+        deserialize_auxdata=lambda written: _as_tuples(json.loads(written)),
     )
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

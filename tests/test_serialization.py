@@ -41,14 +41,15 @@ def test_every_result_is_written_and_read() -> None:
     require("flatbuffers")
 
     def make(x: jax.Array) -> list[Any]:
-        def fields(kind: type[Any]) -> int:
-            return (
-                len(dataclasses.fields(kind))
-                if dataclasses.is_dataclass(kind)
-                else len(kind._fields)
-            )
+        def fields(kind: type[Any]) -> list[Any]:
+            if not dataclasses.is_dataclass(kind):
+                return [x] * len(kind._fields)
+            return [
+                (1, "two") if field.metadata.get("static") else x
+                for field in dataclasses.fields(kind)
+            ]
 
-        return [kind(*[x] * fields(kind)) for kind in _serialization.RESULTS]
+        return [kind(*fields(kind)) for kind in _serialization.RESULTS]
 
     exported = export.export(jax.jit(make))(jax.ShapeDtypeStruct((), jnp.float32))
     assert jax.tree.structure(

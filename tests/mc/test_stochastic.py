@@ -171,6 +171,7 @@ ROWS = [
         "drop_connect_gaussian",
         lambda flax: flax.layer("DropConnect", *flax.width, 8, gaussian=True),
     ),
+    Row("dropout_mlp", lambda flax: flax.layer("DropoutMLP", *flax.width, 16, 8, 0.5)),
     Row("variational_dense", lambda flax: flax.layer("VariationalDense", *flax.width, 8)),
     Row(
         "sparse_variational_dense",

@@ -135,14 +135,18 @@ def test_a_run_goes_on_as_it_was_begun(whole: Path, tmp_path: Path) -> None:
         run(tmp_path / "run", *CNN, "--rate", 0.2, "--layers", 2)
 
 
-def test_a_run_goes_on_with_its_data(whole: Path, tmp_path: Path) -> None:
-    text, out = tmp_path / "text", tmp_path / "run"
-    words = ["--model", "rnn", "--width", 4, "--layers", 1, "--length", 4, "--data", text, *SHORT]
-    text.write_text("ab cd " * 50)
-    run(out, *words, "--steps", 4, "--stop-at", 2)
-    text.write_text("ab dc " * 50)
+def test_a_run_goes_on_with_its_data(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    digests = []
+    for content in ("ab cd " * 50, "ab cd " * 50, "ab dc " * 50):
+        text.write_text(content)
+        digests.append(data.digest(data.load("text", text, length=4, seed=0)))
+    assert digests[0] == digests[1] != digests[2]
+    options = config.Config(data=text)
+    saved = {"settings": options.experiment, "data": digests[0]}
+    train.check_same_run(options, saved | {"data": digests[1]}, saved)
     with pytest.raises(SystemExit, match="was trained on other data"):
-        run(out, *words, "--steps", 4)
+        train.check_same_run(options, saved | {"data": digests[2]}, saved)
 
 
 def test_a_run_is_made_longer_and_begun_from_another(whole: Path, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_a_run_is_made_longer_and_begun_from_another(whole: Path, tmp_path: Path
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 11))
 
     begun = tmp_path / "begun"
-    first = run(begun, *CNN, "--init-from", whole, "--steps", 1)
+    first = run(begun, *CNN, "--init-from", whole, "--stop-at", 1)
     last = next(line for line in reversed(logged(whole)) if "loss" in line)
     assert first[0]["strength"] == 0
     assert first[0]["loss"] < last["loss"] + 0.3

@@ -24,11 +24,7 @@ _WAYS = {
 }
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["mean", "variance"],
-    meta_fields=["precision", "linearized"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Analytic:
     """Mean and variance of a function's outputs over its dropout masks. The arrays are pytrees of
@@ -39,9 +35,9 @@ class Analytic:
     """The mean."""
     variance: Any
     """The variance of each entry; 0 for outputs that do not depend on the key."""
-    precision: str
+    precision: str = dataclasses.field(metadata={"static": True})
     """How both were computed."""
-    linearized: tuple[str, ...]
+    linearized: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     """The operations of which only a linear part was used, with their places."""
 
     @property
