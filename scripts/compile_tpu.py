@@ -19,15 +19,12 @@ the compiler has scheduled, which is what vector arithmetic costs.
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib.util
 import itertools
 import math
 import os
-import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,66 +42,21 @@ os.environ.update(
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdrop
+from ahead import programs
+from ahead.text import collectives, cycles, kinds
 from benchmarks import _peers, _schedule, training
 from benchmarks import compute as skipping
 from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report, versions
-from benchmarks.attention import NO_DROPOUT, attentions
+from benchmarks.attention import NO_DROPOUT
 from jaxdrop.functional.attention import _kernels
-from training import layouts, parallel, steps
-
-_COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
-
-
-def cycles(compiled: jax.stages.Compiled) -> int:
-    """The estimated cycles of a program on one device."""
-    computations: dict[str, list[str]] = {}
-    entry = current = ""
-    for line in (compiled.as_text() or "").splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
-            current = head[2]
-            entry = current if head[1] else entry
-        elif line.startswith(" "):
-            computations.setdefault(current, []).append(line)
-
-    @functools.cache
-    def total(name: str) -> int:
-        return sum(map(instruction, computations.get(name, ())))
-
-    def instruction(line: str) -> int:
-        own = re.search(r'"estimated_cycles":"(\d+)"', line)
-        if loop := re.search(r" while\(.*body=%?([\w.\-]+)", line):
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            return total(loop[1]) * (int(trips[1]) if trips else 1)
-        if " conditional(" in line:
-            branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
-            listed = re.search(r"branch_computations=\{([^}]*)\}", line)
-            branches += re.findall(r"%?([\w.\-]+)", listed[1]) if listed else []
-            return max(map(total, branches), default=0)
-        return int(own[1]) if own else 0
-
-    return total(entry)
-
-
-def kinds(compiled: jax.stages.Compiled) -> Counter[str]:
-    """How many instructions of each kind exchange data between devices. Those in a loop stand in
-    the text once.
-    """
-    names = "|".join(_COLLECTIVES)
-    return Counter(re.findall(rf" ({names})(?:-start)?\(", compiled.as_text() or ""))
-
-
-def collectives(compiled: jax.stages.Compiled) -> int:
-    """How many instructions of a program exchange data between devices."""
-    return kinds(compiled).total()
-
+from training import parallel
 
 _CYCLES = "estimated cycles of one device"
 _TEMPORARIES = "temporaries of one device"
@@ -117,10 +69,6 @@ _TRAINING: dict[str, Callable[[Any], float]] = {
 
 def core(mesh: Mesh) -> Iterator[Table | Bar]:
     """One call over an array of 16384 x 4096 that is divided along both axes."""
-    divided, everywhere = (
-        NamedSharding(mesh, PartitionSpec(*mesh.axis_names)),
-        NamedSharding(mesh, PartitionSpec()),
-    )
     tables = {
         cycles: Table(
             f"estimated cycles of one of {mesh.size} devices", "", {}, limit=_peers.MULTIPLY
@@ -128,20 +76,10 @@ def core(mesh: Mesh) -> Iterator[Table | Bar]:
         scratch_bytes: Table("temporaries", "B", {}),
         collectives: Table("collectives", "", {}),
     }
-    passes: tuple[tuple[str, int, Callable[[Any], Any]], ...] = (
-        ("forward", 1, lambda drop: drop),
-        ("forward + backward", 2, _peers.with_gradient),
-    )
-    for dtype, (title, arrays, build) in itertools.product((jnp.bfloat16, jnp.float32), passes):
-        values = [jax.ShapeDtypeStruct((16384, 4096), dtype, sharding=divided)] * arrays
-        for name, peer in _peers.peers().items():
-            single = jax.eval_shape(lambda keys=peer.keys: keys(2)[1])
-            key = jax.ShapeDtypeStruct(single.shape, single.dtype, sharding=everywhere)
-            compiled = jax.jit(build(peer.drop)).lower(key, *values).compile()
-            for figure, table in tables.items():
-                table.figures.setdefault(f"{title}, {jnp.dtype(dtype).name}", {})[name] = figure(
-                    compiled
-                )
+    for case, name, program in programs.core(mesh):
+        compiled = program.lower().compile()
+        for figure, table in tables.items():
+            table.figures.setdefault(case, {})[name] = figure(compiled)
     yield from tables.values()
     case = "forward, bfloat16"
     estimate = tables[cycles].figures[case]
@@ -177,21 +115,13 @@ def attention(mesh: Mesh) -> Iterator[Table | Bar]:
     """Forward and backward over 4096 tokens of 8 examples with 16 heads of 64, divided by example
     and head.
     """
-    divided, everywhere = (
-        NamedSharding(mesh, PartitionSpec("data", None, "model")),
-        NamedSharding(mesh, PartitionSpec()),
-    )
-    arrays = [jax.ShapeDtypeStruct((8, 4096, 16, 64), jnp.bfloat16, sharding=divided)] * 4
     figures: dict[Callable[[Any], Any], dict[str, float]] = {
         cycles: {},
         scratch_bytes: {},
         collectives: {},
     }
-    for name, (attend, key) in attentions().items():
-        single = jax.tree.map(
-            lambda key: jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere), key
-        )
-        compiled = jax.jit(_peers.with_gradient(attend)).lower(single, *arrays).compile()
+    for name, program in programs.attention(mesh):
+        compiled = program.lower().compile()
         for figure, row in figures.items():
             row[name] = figure(compiled)
     case = "8 x 16 heads of 64, length 4096, bfloat16, forward + backward"
@@ -256,7 +186,8 @@ def train(mesh: Mesh) -> Iterator[Table | Bar]:
     for layout in (f"data={count}", f"fsdp={count}", f"fsdp={count // 4},tensor=4"):
         for name in (none, training.NOT_IN_ATTENTION, OWN_KEY):
             started = time.monotonic()
-            compiled = _training_step(shape, name, parallel.make_mesh(layout, devices))
+            program = programs.training_step(shape, name, parallel.make_mesh(layout, devices))
+            compiled = program.lower().compile()
             print(f"{layout}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
             for title, figure in _TRAINING.items():
                 figures.setdefault(title, {}).setdefault(layout, {})[name] = figure(compiled)
@@ -275,24 +206,6 @@ def train(mesh: Mesh) -> Iterator[Table | Bar]:
             yield Bar(f"{layout}, cycles: {name} / none", row[name] / row[none], "<=", bound)
             yield Bar(f"{layout}, collectives added: {name}", added, "<=", 0, "")
             yield Bar(f"{layout}, temporaries: {name} / none", kept[name] / kept[none], "<=", 1.01)
-
-
-def _training_step(shape: training.Shape, name: str, mesh: Mesh) -> jax.stages.Compiled:
-    """The step with that dropout, on the mesh of `scripts/train.py`."""
-    candidate = training.candidates(shape, jnp.bfloat16)[name]
-    given = jax.eval_shape(candidate.start)
-    # The moments of Adam have the names of the parameters, and so their layout; the key and
-    # counters have none.
-    shardings = layouts.layout(given, mesh)
-    given = steps.with_layout(given, shardings)
-    tokens = jax.ShapeDtypeStruct(
-        (shape.batch, shape.length + 1),
-        jnp.int32,
-        sharding=NamedSharding(mesh, PartitionSpec(parallel.BATCH)),
-    )
-    results = (*shardings[1:], layouts.replicated(mesh))
-    with jax.set_mesh(mesh), linen.logical_axis_rules(layouts.RULES):
-        return jax.jit(candidate.run, out_shardings=results).lower(*given, tokens).compile()
 
 
 def kernels(mesh: Mesh) -> Iterator[Table | Bar]:
