@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, _lengths, masks, subsets
+from jaxdrop import _checks, _compiler, _lengths, masks, subsets
 from jaxdrop.functional.paths._layer_drop import like
 
 T = TypeVar("T")
@@ -116,8 +116,21 @@ def drop_path_add(
         part, *parts = jax.tree.map(lambda leaf: kept.gather(leaf, batch_axis), (x, *args))
         update = like(branch(part, *parts), part, rate)
         return jax.tree.map(
-            lambda leaf, new: leaf + kept.scatter(kept.scaled(new), batch_axis), x, update
+            lambda leaf, new: leaf + kept.scatter(_rounded(kept.scaled(new)), batch_axis), x, update
         )
+
+
+@jax.custom_jvp
+def _rounded(x: jax.Array) -> jax.Array:
+    """The product with n / k, which XLA must not contract with the sum that follows, in some
+    programs and not in others. The derivative is set to 1, so that nothing is stored for it.
+    """
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x
+    return jnp.where(jnp.isinf(x), x, _compiler.rounding_barrier(x))  # an overflow stays one
+
+
+_rounded.defjvp(lambda primals, tangents: (_rounded(*primals), *tangents))
 
 
 def _number_of_examples(arrays: Sequence[Any], batch_axis: int) -> int:
