@@ -348,7 +348,7 @@ def errors(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     (folder / "binary.txt").write_bytes(bytes(range(256)))
     text = ["--model", "transformer"]
     cases: dict[str, list[Any]] = {
-        "there is no such model": ["--model", "resnet"],
+        "invalid choice 'resnet'": ["--model", "resnet"],
         "is not the number of devices": ["--mesh", "data=3"],
         "is none of data=N, fsdp=N, tensor=N, sequence=N": ["--mesh", "rows=2"],
         "there is no such file or folder": ["--data", folder / "nowhere"],
