@@ -256,17 +256,17 @@ def load(path: Path) -> Config:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {path}: not a YAML file ({error})") from None
-    fields = {field.name for field in dataclasses.fields(Config)}
-    if not isinstance(given, dict) or (unknown := given.keys() - fields):
+    hints = typing.get_type_hints(Config)
+    if not isinstance(given, dict) or (unknown := given.keys() - hints.keys()):
         named = sorted(map(str, unknown)) if isinstance(given, dict) else given
-        raise ValueError(f"--config {path}: {named} are not options; there are {sorted(fields)}")
-    paths = {
-        name
-        for name in ("data", "out", "init_from", "compilation_cache")
-        if given.get(name) is not None
-    }
+        raise ValueError(f"--config {path}: {named} are not options; there are {sorted(hints)}")
     try:
-        return Config(**given | {name: Path(given[name]) for name in paths})
+        paths = {
+            name: Path(value)
+            for name, value in given.items()
+            if value is not None and Path in (hints[name], *typing.get_args(hints[name]))
+        }
+        return Config(**given | paths)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--config {path}: {error}") from None
 
@@ -277,17 +277,22 @@ def changes(config: Config, saved: dict[str, Any]) -> list[str]:
     """
     before = {field.name: field.default for field in dataclasses.fields(Experiment)} | saved
     return [
-        f"--{name.replace('_', '-')} was {before[name]} and is {value}"
+        f"{_option(name)} was {before[name]} and is {value}"
         for name, value in config.experiment.items()
         if before[name] != value
         and not (name == "steps" and config.extend and value > before[name])
     ]
 
 
+def _option(name: str) -> str:
+    """How the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _check_fields(config: Config) -> None:
     """Also what a file gives, whose types nobody else looks at."""
     for name, hint in typing.get_type_hints(Config, include_extras=True).items():
-        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        value, option = getattr(config, name), _option(name)
         optional = type(None) in typing.get_args(hint)
         if value is None and optional:
             continue

@@ -27,6 +27,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, start: int) -> None:
+        self._coming: tuple[int, dict[str, Any]] | None = None
         self._waiting: list[tuple[int, dict[str, Any]]] = []
         self._writes = jax.process_index() == 0
         if self._writes:
@@ -38,14 +39,13 @@ class Log:
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes figures, which may still be on their way to being computed: those before them are
-        looked at, while the device works on these.
+        fetched, while the device works on these.
 
         Raises:
           SystemExit: a figure before these is not finite. Lines before it are written.
         """
-        if self._waiting and not _finite(self._waiting[-1][1]):
-            self.flush()
-        self._waiting.append((step, metrics))
+        self._fetch()
+        self._coming = step, metrics
 
     def flush(self) -> None:
         """Writes all lines to the disk.
@@ -53,42 +53,42 @@ class Log:
         Raises:
           SystemExit: a figure is not finite. Lines before it are written.
         """
-        for step, metrics in self._waiting:
-            if not _finite(metrics):
-                self._sync()
-                bad, value = next(item for item in metrics.items() if not _finite(dict([item])))
-                raise SystemExit(
-                    f"Step {step}: {bad} is {np.asarray(value).tolist()}. Try a lower"
-                    " --learning-rate or --clip."
-                )
-            values = {
-                name: np.asarray(value, np.float64).tolist() for name, value in metrics.items()
-            }
-            if self._writes:
-                self._file.write(json.dumps({"step": step} | values) + "\n")
-                for name, value in values.items():
-                    for run, number in (
-                        enumerate(value) if isinstance(value, list) else [("", value)]
-                    ):
-                        self._events.add_scalar(
-                            f"{name}{f'/{run}' if run != '' else ''}", number, step
-                        )
-        self._waiting.clear()
-        self._sync()
+        self._fetch()
+        self._write()
+
+    def _fetch(self) -> None:
+        """Takes the last figures from the device, all at once."""
+        if self._coming is None:
+            return
+        (step, metrics), self._coming = self._coming, None
+        values = {
+            name: np.asarray(value, np.float64).tolist()
+            for name, value in jax.device_get(metrics).items()
+        }
+        bad = next((name for name, value in values.items() if not np.isfinite(value).all()), None)
+        if bad is not None:
+            self._write()
+            raise SystemExit(
+                f"Step {step}: {bad} is {values[bad]}. Try a lower --learning-rate or --clip."
+            )
+        self._waiting.append((step, values))
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not self._writes:
+            return
+        for step, values in waiting:
+            self._file.write(json.dumps({"step": step} | values) + "\n")
+            for name, value in values.items():
+                for run, number in enumerate(value) if isinstance(value, list) else [("", value)]:
+                    self._events.add_scalar(f"{name}{f'/{run}' if run != '' else ''}", number, step)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._writes:
             self._file.close()
             self._events.close()
-
-    def _sync(self) -> None:
-        if self._writes:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-
-def _finite(metrics: dict[str, Any]) -> bool:
-    return all(np.isfinite(np.asarray(value, np.float64)).all() for value in metrics.values())
 
 
 def _truncate(path: Path, steps: int) -> None:

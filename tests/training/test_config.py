@@ -108,6 +108,7 @@ def test_a_file_and_options_over_it(tmp_path: Path) -> None:
         ("model: resnet", "--model resnet: there are mlp, cnn, transformer, rnn, masks"),
         ("- model", "['model'] are not options"),
         ("rate: [", "not a YAML file"),
+        ("out: 3", "int"),
     ],
 )
 def test_a_wrong_file(
