@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,17 +25,27 @@ def materialize(mask: jax.Array) -> jax.Array:
     return lax.sqrt(mask.astype(jnp.float32)).astype(jnp.int32) > 0
 
 
-@jax.custom_jvp
-def rounding_barrier(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rounding_barrier(x: jax.Array, finite: bool = False) -> jax.Array:
     """`x` rounded to its dtype: XLA contracts no operation that forms `x` with one that uses it.
 
     XLA may contract a product and a sum into one operation with one rounding, and regroup factors.
     Whether it does depends on the program around them, so the same key would give other bits under
-    another layout. A minimum with the largest number of the dtype changes no value, and nothing is
-    contracted or regrouped across a minimum. The derivative is set to 1: the derivative of a
-    minimum would compare, and store, two more arrays.
+    another layout. A minimum with the largest number of the dtype changes no finite value, and
+    nothing is contracted or regrouped across a minimum. The derivative is set to 1: the derivative
+    of a minimum would compare, and store, two more arrays.
+
+    Args:
+      x: a floating or complex array.
+      finite: whether `x` is known to be finite. Otherwise three more operations keep its
+        infinities, of which the minimum would make the positive one the largest number.
     """
-    return jnp.minimum(x, jnp.finfo(x.dtype).max)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return lax.complex(rounding_barrier(x.real, finite), rounding_barrier(x.imag, finite))
+    lower = jnp.minimum(x, jnp.finfo(x.dtype).max)
+    return lower if finite else jnp.where(jnp.isinf(x), x, lower)
 
 
-rounding_barrier.defjvp(lambda primals, tangents: (rounding_barrier(*primals), *tangents))
+@rounding_barrier.defjvp
+def _(finite: bool, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+    return rounding_barrier(*primals, finite), *tangents

@@ -32,9 +32,9 @@ def times(amount: jax.Array, noise: jax.Array) -> jax.Array:
     """`amount noise` in float32, rounded before it is used: a compiler may otherwise fuse it with
     the sum that follows, and round only once.
     """
-    return _compiler.rounding_barrier(
-        _numerics.expand(amount, noise.ndim).astype(jnp.float32) * _compiler.rounding_barrier(noise)
-    )
+    amount = _numerics.expand(amount, noise.ndim).astype(jnp.float32)
+    noise = _compiler.rounding_barrier(noise, finite=True)
+    return _compiler.rounding_barrier(amount * noise, finite=True)
 
 
 def site(

@@ -115,22 +115,12 @@ def drop_path_add(
         kept = subsets.draw(key, examples, rate, groups=groups, spec=layout)
         part, *parts = jax.tree.map(lambda leaf: kept.gather(leaf, batch_axis), (x, *args))
         update = like(branch(part, *parts), part, rate)
-        return jax.tree.map(
-            lambda leaf, new: leaf + kept.scatter(_rounded(kept.scaled(new)), batch_axis), x, update
-        )
 
+        def added(leaf: jax.Array, new: jax.Array) -> jax.Array:
+            scaled = _compiler.rounding_barrier(kept.scaled(new))
+            return leaf + kept.scatter(scaled, batch_axis)
 
-@jax.custom_jvp
-def _rounded(x: jax.Array) -> jax.Array:
-    """The product with n / k, which XLA must not contract with the sum that follows, in some
-    programs and not in others. The derivative is set to 1, so that nothing is stored for it.
-    """
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return x
-    return jnp.where(jnp.isinf(x), x, _compiler.rounding_barrier(x))  # an overflow stays one
-
-
-_rounded.defjvp(lambda primals, tangents: (_rounded(*primals), *tangents))
+        return jax.tree.map(added, x, update)
 
 
 def _number_of_examples(arrays: Sequence[Any], batch_axis: int) -> int:
