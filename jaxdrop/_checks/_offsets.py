@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxdrop._checks._arrays import unwrapped
+from jaxdrop import _lengths
+from jaxdrop._checks._arrays import known, unwrapped
 from jaxdrop._checks._settings import check_integer
 
 
@@ -47,11 +48,11 @@ def check_offset(
             f" {offset.shape}"
         )
     rule = f"{name} must be at least 0{bound}"
-    if isinstance(offset, jax.core.Tracer) or not isinstance(last, int):
+    if isinstance(offset, jax.core.Tracer) or not _lengths.is_known(last):
         inside = jnp.all((offset >= 0) & (offset <= last))
         checkify.debug_check(inside, f"{rule}, got {{value}}", value=jnp.asarray(offset))
-    elif getattr(offset, "is_fully_addressable", True):  # not spread over processes
-        known = np.asarray(offset)
-        if not np.all((known >= 0) & (known <= last)):
-            raise ValueError(f"{rule}, got {known}.{reason}")
+    elif known(offset):
+        values = np.asarray(offset)
+        if not np.all((values >= 0) & (values <= last)):
+            raise ValueError(f"{rule}, got {values}.{reason}")
     return jnp.asarray(offset).astype(jnp.int32)

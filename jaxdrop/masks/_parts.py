@@ -11,7 +11,7 @@ import numpy as np
 from jax import export
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, _mapped_axes
+from jaxdrop import _checks, _lengths, _mapped_axes
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +64,7 @@ def check_part(part: Any, x: jax.Array, spec: PartitionSpec | None, name: str = 
     if not export.is_symbolic_dim(length):
         length = _checks.check_count(length, "the length of part", most=_checks.LONGEST)
     here = x.shape[axis] * _mapped_axes.names_and_size(spec, [axis])[1]
-    if isinstance(here, int) and isinstance(length, int) and here > length:
+    if _lengths.is_known(here) and _lengths.is_known(length) and here > length:
         raise ValueError(
             f"{_checks.shown(name)} has {here} entries along axis {axis}, more than the length of"
             f" the whole: {_checks.quoted(part)}"

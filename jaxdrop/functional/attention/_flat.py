@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdrop import _mapped_axes, masks
+from jaxdrop import _lengths, _mapped_axes, masks
 from jaxdrop.functional.attention import _sight
 from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor
 from jaxdrop.functional.attention._problem import LOG2_E, Inputs, Mask, Place, Problem, Sides
@@ -145,7 +145,7 @@ def log2_total(top: jax.Array, total: jax.Array) -> jax.Array:
 def refusal(plan: Plan, operands: Operands) -> str | None:
     """Why no kernel computes this, on whatever device; None if one may."""
     q = operands.q
-    if not all(isinstance(length, int) for length in (*q.shape, *plan.lengths)):
+    if not all(_lengths.is_known(length) for length in (*q.shape, *plan.lengths)):
         return "the shapes are symbolic"
     if any(axis >= q.ndim - 2 for axis in plan.shared):
         return "masks shared along queries or keys are for implementation='xla'"
