@@ -120,13 +120,19 @@ def number_kept(
     return members, kept
 
 
-def check_known_rate(rate: Any, name: str) -> float:
-    """Checks a rate that sets a shape: a number in [0, 1)."""
+def check_known_rate(
+    rate: Any,
+    name: str,
+    way: str = "drop by a mask, which takes a traced rate, and saves no work.",
+) -> float:
+    """Checks a rate that sets a shape: a number in [0, 1). `way` is what else a caller with a
+    traced rate can do.
+    """
     reason = (
         "it sets a shape. Either\n"
         "1. mark it static, and change it in few steps, for each of which JAX compiles a program:"
         " jax.jit(f, static_argnames='rate');\n"
-        "2. drop by a mask, which takes a traced rate, and saves no work."
+        f"2. {way}"
     )
     known = _checks.check_known_rate(rate, name, reason)
     if known == 1:

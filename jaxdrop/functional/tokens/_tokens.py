@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks, masks
+from jaxdrop import _checks, masks, subsets
 from jaxdrop._kernel import kernel
 
 TokenRule = Literal["timm", "floor", "round"]
@@ -28,15 +28,11 @@ _prefix = _checks.at_least(0)
 
 
 def _known_rate(rate: Any, name: str) -> float:
-    reason = (
-        "it sets the shape of the result. Either\n1. mark it static, and change it rarely:"
-        " jax.jit(f, static_argnames='rate');\n2. keep the shape, and drop whole tokens from it:"
+    way = (
+        "keep the shape, and drop whole tokens from it:"
         " jaxdrop.dropout(key, x, rate, broadcast_dims=(-1,))."
     )
-    known = _checks.check_known_rate(rate, name, reason)
-    if known == 1:
-        raise ValueError(f"{name} must be below 1 in token_dropout: some token must stay.")
-    return known
+    return subsets.check_known_rate(rate, name, way)
 
 
 @_checks.hinted
