@@ -11,19 +11,7 @@ import numpy as np
 
 from jaxdrop import _checks, _shapes, masks
 
-DepthRule = Literal[
-    "timm",
-    "torchvision",
-    "efficientnet",
-    "paper",
-    "uniform",
-    "linear",
-    "exp",
-    "log",
-    "sin",
-    "sigmoid",
-    "step",
-]
+DepthRule = Literal["timm", "torchvision", "efficientnet", "paper", "uniform", _shapes.Shape]
 
 
 def _shaped(shape: _shapes.Shape, i: int, n: int) -> float:
