@@ -159,8 +159,8 @@ def _checked_weights(x: jax.Array, w_in: Any, w_out: Any, *others: Any) -> dict[
         "w_gate": (features, units),
         "b_gate": (units,),
     }
+    like = f"for {_checks.shown('x')} of {features} features, {units} hidden units, the shape"
     for name, value in found.items():
-        like = f"for {_checks.shown('x')} of {features} features, {units} hidden units, the shape"
         _checks.check_shape(value, name, shapes[name], like)
     if "b_gate" in found and "w_gate" not in found:
         raise ValueError(f"{_checks.shown('b_gate')} belongs to w_gate, which is not given.")

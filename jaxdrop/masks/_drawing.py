@@ -20,7 +20,7 @@ _MANY = 8
 
 def keep_mask(
     key: jax.Array,
-    like: jax.Array,
+    like: jax.Array | jax.ShapeDtypeStruct,
     threshold: jax.Array,
     *,
     broadcast_dims: tuple[int, ...] = (),

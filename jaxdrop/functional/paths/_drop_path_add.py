@@ -150,9 +150,10 @@ def _masked(
 ) -> T:
     """`drop_path` of the update, with one mask for all arrays."""
     key = _checks.consume_key(key, "drop_path_add")
-    like = jax.ShapeDtypeStruct((examples,), jnp.float32)
+    batch = jax.ShapeDtypeStruct((examples,), jnp.float32)
     threshold = jnp.asarray(masks.distribution(rate).threshold)
-    keep = masks.below(masks.draw(key, like, spec=spec), threshold)
+    # All entries of an example share its coin.
+    keep = _compiler.materialize(masks.keep_mask(key, batch, threshold, spec=spec))
 
     def added(leaf: jax.Array, new: jax.Array) -> jax.Array:
         others = set(range(leaf.ndim)) - {batch_axis % leaf.ndim}
