@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxdrop import _lengths
 from jaxdrop._checks._arrays import known, unwrapped
 from jaxdrop._checks._settings import check_integer
 
@@ -48,7 +47,7 @@ def check_offset(
             f" {offset.shape}"
         )
     rule = f"{name} must be at least 0{bound}"
-    if isinstance(offset, jax.core.Tracer) or not _lengths.is_known(last):
+    if isinstance(offset, jax.core.Tracer) or not isinstance(last, int):
         inside = jnp.all((offset >= 0) & (offset <= last))
         checkify.debug_check(inside, f"{rule}, got {{value}}", value=jnp.asarray(offset))
     elif known(offset):
