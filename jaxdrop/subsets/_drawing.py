@@ -129,7 +129,7 @@ def check_known_rate(
     traced rate can do.
     """
     reason = (
-        "it sets a shape. Either\n"
+        "it sets the shape of what is computed. Either\n"
         "1. mark it static, and change it in few steps, for each of which JAX compiles a program:"
         " jax.jit(f, static_argnames='rate');\n"
         f"2. {way}"
