@@ -131,8 +131,7 @@ def coverage_by_size(
         name = f"{curve.name}, {whole:.3f}, mean size {mean:.2f}"
         drawn.append((curve, name, metrics.coverage_by_group(held, members.sum(-1))))
     ax = _axes.axes(ax)
-    below = ax.inset_axes((0, -0.32, 1, 0.26), sharex=ax)
-    width = 0.8 / len(drawn)
+    width, bars = 0.8 / len(drawn), []
     for number, (curve, name, group) in enumerate(drawn):
         size, share = np.asarray(group.size), np.asarray(group.coverage, float)
         filled = np.flatnonzero(size)
@@ -147,15 +146,13 @@ def coverage_by_size(
             capsize=3,
             label=name,
         )
-        below.bar(at, size[filled], width, color=curve.style["color"], edgecolor="white")
+        bars.append(_axes.Bars(at - width / 2, size[filled], curve.style["color"]))
     if level is not None:
         ax.axhline(level, color="black", linewidth=0.8, linestyle=":", label="asked for")
     ax.set(ylim=(0, 1.05), ylabel="coverage", title="Coverage by the size of the set")
-    ax.tick_params(labelbottom=False)
-    below.set(xlabel="size of the set", ylabel="count", yscale="log", ylim=(0.7, None))
+    below = _axes.histogram_below(ax, bars, width, "size of the set")
     sizes = np.arange(max(len(np.asarray(group.size)) for _, _, group in drawn))
     below.set_xticks(sizes[:: max(len(sizes) // 10, 1)])
-    below.spines[["right", "top"]].set_visible(False)
     _axes.legend(ax, "lower right")
     return ax
 
