@@ -39,7 +39,7 @@ def maps(
       ax: matplotlib axes, which are divided; a new figure by default.
 
     Returns:
-      The axes. The maps are its `child_axes`, row by row.
+      The axes. The maps are its `child_axes`, column by column.
 
     Raises:
       ImportError: matplotlib is not installed.
