@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -78,7 +78,7 @@ def histogram_below(ax: Axes, several: Iterable[Bars], width: float, xlabel: str
     They share `ax`, in place of hanging out of it: the constrained layout underestimates the height
     of axes that grow with those that they hang on, and cuts their label off.
     """
-    ax.set_axes_locator(functools.partial(_upper_part, ax.get_axes_locator()))
+    ax.set_axes_locator(_UpperPart(ax, ax.get_axes_locator()))
     ax.tick_params(labelbottom=False)
     below = ax.inset_axes((0, -_BELOW, 1, _BELOW - 0.06), sharex=ax)
     for left, counts, color in several:
@@ -92,10 +92,23 @@ def histogram_below(ax: Axes, several: Iterable[Bars], width: float, xlabel: str
 _BELOW = 0.32
 
 
-def _upper_part(locator: Any, ax: Axes, renderer: Any) -> Any:
-    whole = ax.get_position(original=True) if locator is None else locator(ax, renderer)
-    _, upper = whole.splity(_BELOW / (1 + _BELOW))
-    return upper
+@dataclasses.dataclass(frozen=True)
+class _UpperPart:
+    """A locator of matplotlib, which places the curves above the histogram."""
+
+    ax: Axes
+    locator: Any
+    """The one that `ax` had."""
+
+    def __call__(self, ax: Any, renderer: Any) -> Any:
+        located = self.locator is not None
+        whole = self.locator(ax, renderer) if located else ax.get_position(original=True)
+        _, upper = whole.splity(_BELOW / (1 + _BELOW))
+        return upper
+
+    def get_subplotspec(self) -> Any:
+        """Which `tight_layout` asks for."""
+        return self.ax.get_subplotspec()
 
 
 def curves(arrays: Arrays, name: str) -> Iterator[Curve]:
