@@ -270,7 +270,7 @@ def frontier(measured: Mapping[str, Any], column: int, cost: float) -> np.ndarra
     """
     costs = np.array([final(measured[name], column).mean() for name in reversed(BASELINES)])
     reached = np.array([final(measured[name], 3) for name in reversed(BASELINES)])
-    return np.array([np.interp(cost, costs, column) for column in reached.T])
+    return np.array([np.interp(cost, costs, of_seed) for of_seed in reached.T])
 
 
 def report(measured: Mapping[str, Mapping[str, Run]]) -> Table:

@@ -94,7 +94,9 @@ def train(data: Images, steps: int) -> Network:
 def draw(data: Images, summary: mc.Classification) -> Figure:
     """Some digits."""
     figure = Figure(figsize=(9, 7))
-    plots.maps(data.images, summary, truth=data.labels, ax=figure.add_subplot())
+    axes = plots.maps(data.images, summary, truth=data.labels, ax=figure.add_subplot())
+    for cell, labels in zip(axes.child_axes, data.labels, strict=False):
+        cell.set_ylabel(f"a {labels.max() - 1}")
     return figure
 
 

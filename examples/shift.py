@@ -218,7 +218,7 @@ def draw(curves: Curves) -> Figure:
                 axes.axhline(COVERAGE, color="black", linewidth=0.8, linestyle=":")
             axes.set(title=score, xlabel=shift, xlim=(0, strengths[-1]))
             axes.set_ylim(0, None if number in (1, 2) else 1)
-    panels[0][0].legend(fontsize="small", loc="lower left")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 

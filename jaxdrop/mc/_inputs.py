@@ -86,6 +86,14 @@ def setting(caller: str, name: str, x: Number) -> jax.Array:
     return reals(caller, **{name: x})[0]
 
 
+def single(caller: str, name: str, x: Number) -> jax.Array:
+    """As `setting`; an array with axes is a ValueError."""
+    found = setting(caller, name, x)
+    if found.ndim:
+        raise ValueError(f"{name} must be a single number, got an array of shape {found.shape}")
+    return found
+
+
 def alike(caller: str, **arrays: Number) -> list[jax.Array]:
     """As `reals`; all have the same shape, which is not empty."""
     found = reals(caller, **arrays)

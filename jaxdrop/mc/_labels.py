@@ -114,25 +114,29 @@ def within(
     """Labels in [0, num_classes), which is checked at `where` if both are known. `of` and `advice`
     are for the message.
     """
-
-    def inside(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        wide = y.astype(np.int64)  # what does not fit into it is negative then
-        return (wide >= 0) & (wide < num_classes)
-
-    if not _inputs.holds(inside, y, where):
+    if not _inputs.holds(lambda y: _inside(y, num_classes), y, where):
         found = np.asarray(y)
         if advice is None:
-            wrong = found[~inside(found)].ravel()[0]
+            wrong = found[~_inside(found, num_classes)].ravel()[0]
             advice = f"Those that do not count: pass where=..., such as where=labels != {wrong}."
         got = f"got {found.min()} to {found.max()}"
         raise ValueError(
             f"labels must lie in [0, {num_classes}), {got}. {advice} {of} have {num_classes}"
             " classes."
         )
-    # Cut to 32 bits only now, and those out of range, which `where` may leave out, become -1.
-    return (
-        y if isinstance(y, jax.Array) else jnp.asarray(np.where(inside(y), y, -1).astype(np.int32))
-    )
+    return _cut(y, num_classes)
+
+
+def _inside(numbers: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    wide = numbers.astype(np.int64)  # what does not fit into it is negative then
+    return (wide >= 0) & (wide < count)
+
+
+def _cut(numbers: jax.Array | np.ndarray[Any, Any], count: int) -> jax.Array:
+    """Checked numbers, cut to 32 bits. Those out of range, which do not count, become -1."""
+    if isinstance(numbers, jax.Array):
+        return numbers
+    return jnp.asarray(np.where(_inside(numbers, count), numbers, -1).astype(np.int32))
 
 
 def valid(y: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
@@ -140,6 +144,13 @@ def valid(y: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
     wide = y.astype(jnp.int64 if y.dtype in (jnp.int64, jnp.uint64) else jnp.int32)
     inside = (wide >= 0) & (wide < num_classes)
     return jnp.where(inside, wide, 0).astype(jnp.int32), inside
+
+
+def of_labels(judged: Predictions) -> jax.Array:
+    """The prediction for each label, `given[y]`; NaN for a label out of range."""
+    labels, inside = valid(judged.labels, judged.given.shape[-1])
+    picked = jnp.take_along_axis(judged.given, labels[..., None], axis=-1)[..., 0]
+    return _inputs.nan_unless(inside, picked)
 
 
 def group_numbers(
@@ -169,16 +180,9 @@ def group_numbers(
         num_groups = int(counted.max()) + 1
     count = _checks.check_count(num_groups, "num_groups")
 
-    def inside(x: np.ndarray) -> np.ndarray:
-        return (x >= 0) & (x < count)
-
-    if not _inputs.holds(inside, given, where):
+    if not _inputs.holds(lambda x: _inside(x, count), given, where):
         raise ValueError(
             f"groups must lie in [0, {count}), where {count} is num_groups, got"
             f" {_inputs.range_of(np.asarray(given))}"
         )
-    return (
-        given
-        if isinstance(given, jax.Array)
-        else jnp.asarray(np.where(inside(given), given, -1).astype(np.int32))
-    ), count
+    return _cut(given, count), count

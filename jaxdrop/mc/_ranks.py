@@ -31,11 +31,7 @@ class Share(NamedTuple):
     @classmethod
     def of(cls, caller: str, name: str, value: _inputs.Number) -> Share:
         """The argument `name`, checked."""
-        level = _inputs.setting(caller, name, value)
-        if level.ndim:
-            raise ValueError(
-                f"{name} must be a single number in (0, 1), got an array of shape {level.shape}"
-            )
+        level = _inputs.single(caller, name, value)
         _inputs.fraction(name, level if isinstance(value, jax.Array) else np.asarray(value))
         if _inputs.is_known(value):
             scaled = np.float64(value) * _PARTS

@@ -194,17 +194,13 @@ def interval(
     return lower, upper
 
 
-def tails(caller: str, coverage: float) -> _inputs.ArrayLike:
+def tails(caller: str, coverage: _inputs.Number) -> _inputs.ArrayLike:
     """The probabilities below the two bounds of a central interval, `(1 - coverage) / 2` and `(1 +
     coverage) / 2`.
 
     They are NaN if `coverage` is traced and not in (0, 1).
     """
-    level = _inputs.setting(caller, "coverage", coverage)
-    if level.ndim:
-        raise ValueError(
-            f"coverage must be a single number in (0, 1), got an array of shape {level.shape}"
-        )
+    level = _inputs.single(caller, "coverage", coverage)
     _inputs.fraction("coverage", level)
     if isinstance(coverage, jax.Array):
         level = _inputs.nan_unless((level > 0) & (level < 1), level)

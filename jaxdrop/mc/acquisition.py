@@ -183,9 +183,7 @@ def power_sampling(
             _inputs.positive("scores", scores, zero=True)
         except ValueError as error:
             raise ValueError(f"{error}. kind='softrank' takes scores of any sign.") from None
-    cold = _inputs.setting("power_sampling", "coldness", coldness)
-    if cold.ndim:
-        raise ValueError(f"coldness must be one number, got shape {cold.shape}")
+    cold = _inputs.single("power_sampling", "coldness", coldness)
     _inputs.positive("coldness", cold, zero=True)
     return _power_sampling(
         key, scores, cold.astype(scores.dtype), num=_pool.number("num", num, scores.size), kind=kind

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,6 +59,14 @@ def test_reliability() -> None:
     assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [
         (index / 4, count) for index, count in enumerate(np.asarray(bins.count)) if count
     ]
+
+
+def test_histogram_below_is_in_the_figure() -> None:
+    for layout in ("constrained", "tight"):
+        figure = pyplot.figure(layout=layout)
+        plots.reliability(LABELS, SUMMARY.mean, ax=figure.add_subplot())
+        figure.savefig(io.BytesIO())
+        assert figure.get_tightbbox().y0 >= 0
 
 
 def test_novelty() -> None:

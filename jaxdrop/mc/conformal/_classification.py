@@ -158,9 +158,7 @@ def of_labels(labels: _inputs.ArrayLike, scores: _inputs.ArrayLike) -> jax.Array
 
 @kernel("of_labels", checkpoint=False)
 def _of_labels(judged: Predictions) -> jax.Array:
-    labels, inside = _labels.valid(judged.labels, judged.given.shape[-1])
-    picked = jnp.take_along_axis(judged.given, labels[..., None], axis=-1)[..., 0]
-    return _inputs.nan_unless(inside, picked)
+    return _labels.of_labels(judged)
 
 
 @_checks.hinted

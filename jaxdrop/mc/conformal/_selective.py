@@ -92,9 +92,7 @@ def selective(
         )
     levels = []
     for name, value in (("risk", risk), ("confidence", confidence)):
-        level = _inputs.setting("selective", name, value)
-        if level.ndim:
-            raise ValueError(f"{name} must be one number, got an array of shape {level.shape}")
+        level = _inputs.single("selective", name, value)
         _inputs.fraction(name, level)
         level = level.astype(arrays[0].dtype)
         levels.append(_inputs.nan_unless((level > 0) & (level < 1), level))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import _checks
-from jaxdrop.mc import _inputs, _merging, _reduction
+from jaxdrop.mc import _inputs, _merging, _reduction, _regression
 from jaxdrop.mc._reduction import masked, reduction
 from jaxdrop.mc.metrics._coverage import bounds
 
@@ -45,14 +45,8 @@ def interval_score(
       102(477), 2007, section 6.2.
     """
     arrays, selected = bounds("interval_score", where, y=y, lower=lower, upper=upper)
-    level = _inputs.setting("interval_score", "coverage", coverage)
-    if level.ndim:
-        raise ValueError(f"coverage must be one number, got an array of shape {level.shape}")
-    _inputs.fraction("coverage", level)
-    # In float32, 1 - 0.9999 has three digits.
-    outside = 1 - (level if isinstance(coverage, jax.Array) else float(coverage))
-    outside = _inputs.nan_unless((level > 0) & (level < 1), jnp.asarray(outside, level.dtype))
-    return _interval_score(arrays, selected, outside.astype(arrays[0].dtype))
+    outside = 2 * _regression.tails("interval_score", coverage)[0]
+    return _interval_score(arrays, selected, jnp.asarray(outside, arrays[0].dtype))
 
 
 @reduction("interval_score")

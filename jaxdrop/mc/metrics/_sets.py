@@ -53,9 +53,7 @@ def set_coverage(
 
 @reduction("set_coverage")
 def _set_coverage(judged: _labels.Predictions) -> jax.Array:
-    labels, inside = _labels.valid(judged.labels, judged.given.shape[-1])
-    covered = jnp.take_along_axis(judged.given, labels[..., None], axis=-1)[..., 0]
-    return _reduction.mean(jnp.where(inside, covered, jnp.nan), judged.where)
+    return _reduction.mean(_labels.of_labels(judged), judged.where)
 
 
 @_checks.hinted

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -61,6 +62,53 @@ def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + headroom * (high - low))
     ax.legend(loc=place, fontsize="small", frameon=True, framealpha=0.85, edgecolor="none")
+
+
+class Bars(NamedTuple):
+    """Bars of one color."""
+
+    left: np.ndarray[Any, Any]
+    counts: np.ndarray[Any, Any]
+    color: str
+
+
+def histogram_below(ax: Axes, several: Iterable[Bars], width: float, xlabel: str) -> Axes:
+    """Draws counts in axes of their own below the curves, which take the upper part of `ax` then.
+
+    They share `ax`, in place of hanging out of it: the constrained layout underestimates the height
+    of axes that grow with those that they hang on, and cuts their label off.
+    """
+    ax.set_axes_locator(_UpperPart(ax, ax.get_axes_locator()))
+    ax.tick_params(labelbottom=False)
+    below = ax.inset_axes((0, -_BELOW, 1, _BELOW - 0.06), sharex=ax)
+    for left, counts, color in several:
+        below.bar(left, counts, width, align="edge", color=color, edgecolor="white")
+    below.set(xlabel=xlabel, ylabel="count", yscale="log", ylim=(0.7, None))
+    below.spines[["right", "top"]].set_visible(False)
+    return below
+
+
+# The height of the histogram and the gap above it, by that of the curves.
+_BELOW = 0.32
+
+
+@dataclasses.dataclass(frozen=True)
+class _UpperPart:
+    """A locator of matplotlib, which places the curves above the histogram."""
+
+    ax: Axes
+    locator: Any
+    """The one that `ax` had."""
+
+    def __call__(self, ax: Any, renderer: Any) -> Any:
+        located = self.locator is not None
+        whole = self.locator(ax, renderer) if located else ax.get_position(original=True)
+        _, upper = whole.splity(_BELOW / (1 + _BELOW))
+        return upper
+
+    def get_subplotspec(self) -> Any:
+        """Which `tight_layout` asks for."""
+        return self.ax.get_subplotspec()
 
 
 def curves(arrays: Arrays, name: str) -> Iterator[Curve]:

@@ -50,7 +50,7 @@ def coverage_by_group(
     _axes.check_axes(ax)
     title = _axes.text("title", title)
     _axes.drawable(groups=groups)
-    level = None if coverage is None else _level(coverage)
+    level = _level(coverage)
     found = [
         (curve, metrics.coverage_by_group(curve.values, groups))
         for curve in _axes.curves(covered, "covered")
@@ -63,21 +63,9 @@ def coverage_by_group(
     filled = np.flatnonzero(size)
     place = np.arange(len(filled))
     for number, (curve, group) in enumerate(found):
-        share = np.asarray(group.coverage, float)[filled]
         apart = 0.15 * (number - (len(found) - 1) / 2)
-        bounds = np.abs(_wilson(share, size[filled]) - share)
-        ax.errorbar(
-            place + apart,
-            share,
-            bounds,
-            fmt=_MARKERS[number % len(_MARKERS)],
-            color=curve.style["color"],
-            capsize=3,
-            markersize=5,
-            label=curve.name,
-        )
-    if level is not None:
-        ax.axhline(level, color="black", linewidth=0.8, linestyle=":", label="asked for")
+        _points(ax, number, place + apart, group, curve.style["color"], curve.name)
+    _line(ax, level)
     ticks = [f"{labels[group]}\nn={size[group]}" for group in filled]
     ax.set_xticks(place, ticks)
     ax.set(title=title, ylabel="coverage", xlim=(-0.5, len(filled) - 0.5))
@@ -119,7 +107,7 @@ def coverage_by_size(
     """
     _axes.check_axes(ax)
     _axes.drawable(labels=labels)
-    level = None if coverage is None else _level(coverage)
+    level = _level(coverage)
     drawn = []
     for curve in _axes.curves(sets, "sets"):
         whole = metrics.set_coverage(labels, curve.values)
@@ -131,40 +119,55 @@ def coverage_by_size(
         name = f"{curve.name}, {whole:.3f}, mean size {mean:.2f}"
         drawn.append((curve, name, metrics.coverage_by_group(held, members.sum(-1))))
     ax = _axes.axes(ax)
-    below = ax.inset_axes((0, -0.32, 1, 0.26), sharex=ax)
-    width = 0.8 / len(drawn)
+    width, bars = 0.8 / len(drawn), []
     for number, (curve, name, group) in enumerate(drawn):
-        size, share = np.asarray(group.size), np.asarray(group.coverage, float)
+        size = np.asarray(group.size)
         filled = np.flatnonzero(size)
         at = filled + width * (number - (len(drawn) - 1) / 2)
-        bounds = np.abs(_wilson(share[filled], size[filled]) - share[filled])
-        ax.errorbar(
-            at,
-            share[filled],
-            bounds,
-            fmt=_MARKERS[number % len(_MARKERS)],
-            color=curve.style["color"],
-            capsize=3,
-            label=name,
-        )
-        below.bar(at, size[filled], width, color=curve.style["color"], edgecolor="white")
-    if level is not None:
-        ax.axhline(level, color="black", linewidth=0.8, linestyle=":", label="asked for")
-    ax.set(ylim=(0, 1.05), ylabel="coverage", title="Coverage by the size of the set")
-    ax.tick_params(labelbottom=False)
-    below.set(xlabel="size of the set", ylabel="count", yscale="log", ylim=(0.7, None))
+        color = curve.style["color"]
+        _points(ax, number, at, group, color, name)
+        bars.append(_axes.Bars(at - width / 2, size[filled], color))
+    _line(ax, level)
+    ax.set(ylim=(-0.05, 1.05), ylabel="coverage", title="Coverage by the size of the set")
+    below = _axes.histogram_below(ax, bars, width, "size of the set")
     sizes = np.arange(max(len(np.asarray(group.size)) for _, _, group in drawn))
     below.set_xticks(sizes[:: max(len(sizes) // 10, 1)])
-    below.spines[["right", "top"]].set_visible(False)
     _axes.legend(ax, "lower right")
     return ax
 
 
-def _level(coverage: float) -> float:
+def _level(coverage: float | None) -> float | None:
+    if coverage is None:
+        return None
     level = _axes.numbers("coverage", coverage)
     if level.ndim or not 0 < level < 1:
         raise ValueError(f"coverage must lie in (0, 1), got {_checks.quoted(coverage)}")
     return float(level)
+
+
+def _line(ax: Axes, level: float | None) -> None:
+    if level is not None:
+        ax.axhline(level, color="black", linewidth=0.8, linestyle=":", label="asked for")
+
+
+def _points(
+    ax: Axes, number: int, at: np.ndarray, group: metrics.GroupCoverage, color: str, label: str
+) -> None:
+    """Draws the coverage of the groups that are not empty, with intervals. `number` chooses the
+    marker.
+    """
+    filled = np.asarray(group.size) > 0
+    share = np.asarray(group.coverage, float)[filled]
+    ax.errorbar(
+        at,
+        share,
+        np.abs(_wilson(share, np.asarray(group.size)[filled]) - share),
+        fmt=_MARKERS[number % len(_MARKERS)],
+        color=color,
+        capsize=3,
+        markersize=5,
+        label=label,
+    )
 
 
 def _wilson(share: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def maps(
       ax: matplotlib axes, which are divided; a new figure by default.
 
     Returns:
-      The axes. The maps are its `child_axes`, row by row.
+      The axes. The maps are its `child_axes`, column by column.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -58,13 +58,13 @@ def maps(
     parts: dict[str, jax.Array]
     if isinstance(summary, Classification):
         mean = np.asarray(summary.mean.argmax(-1), float)
-        kind, name = "tab20", "prediction"
+        kind, name, unit = "tab20", "prediction", " nats"
         parts = {
             "expected entropy": summary.expected_entropy,
             "mutual information": summary.mutual_information,
         }
     else:
-        mean, kind, name = np.asarray(summary.mean, float), "gray", "mean"
+        mean, kind, name, unit = np.asarray(summary.mean, float), "gray", "mean", ""
         parts = {
             "aleatoric std": summary.aleatoric_variance**0.5,
             "epistemic std": summary.epistemic_variance**0.5,
@@ -106,7 +106,7 @@ def maps(
             cell.imshow(values[row], cmap=colors, vmin=low, vmax=high, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
             if not row:
-                scale = f" 0 to {high:.2g}" if colors == "magma" else ""
+                scale = f" 0 to {high:.2g}{unit}" if colors == "magma" else ""
                 title = f"{key}{scale}".replace(" ", "\n", 2)
                 cell.set_title(title, fontsize="medium")
     return ax

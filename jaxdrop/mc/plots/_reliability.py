@@ -70,16 +70,6 @@ def reliability(
         ylabel=vertical,
         title=f"{title}{', ' if title else ''}ECE {bins.ece:.3f}",
     )
-    ax.tick_params(labelbottom=False)
-    below = ax.inset_axes((0, -0.32, 1, 0.26), sharex=ax)
-    below.bar(
-        np.flatnonzero(filled) / num_bins,
-        count,
-        1 / num_bins,
-        align="edge",
-        color=_axes.BLUE,
-        edgecolor="white",
-    )
-    below.set(xlabel=horizontal, ylabel="count", yscale="log", ylim=(0.7, None))
-    below.spines[["right", "top"]].set_visible(False)
+    bars = _axes.Bars(np.flatnonzero(filled) / num_bins, count, _axes.BLUE)
+    _axes.histogram_below(ax, [bars], 1 / num_bins, horizontal)
     return ax
