@@ -38,7 +38,7 @@ class Analytic:
     precision: str = dataclasses.field(metadata={"static": True})
     """How both were computed."""
     linearized: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-    """The operations of which only a linear part was used, with their places."""
+    """The operations that were approximated by linear functions, and where they stand."""
 
     @property
     def std(self) -> Any:
