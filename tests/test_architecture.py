@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_elsewhere",
         "_kernel",
         "_layouts",
+        "_leaf_names",
         "_lengths",
         "_numerics",
         "_optional",
