@@ -14,14 +14,11 @@ import numpy as np
 from jaxdrop import _checks, random
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop.mc import _calls, _execution
-from jaxdrop.mc._analytic import _precisions
+
+# The modules with the rules are imported where a call needs them: they would take a twelfth of the
+# time of `import jaxdrop`.
 
 Precision = Literal["diagonal", "linearized", "enumerated"]
-_WAYS = {
-    "diagonal": _precisions.diagonal,
-    "linearized": _precisions.linearized,
-    "enumerated": _precisions.enumerated,
-}
 
 
 @jax.tree_util.register_dataclass
@@ -116,6 +113,8 @@ def analytic(
     allowed = _checks.check_flag(allow_deterministic, "allow_deterministic")
 
     def run(*inputs: Any) -> Analytic:
+        from jaxdrop.mc._analytic import _precisions
+
         own = _calls.of_key("mc.analytic", fn, len(inputs))
         alone = precision != "diagonal" and inputs
         batch = _Batch.of(inputs, in_axes if alone else None)
@@ -123,7 +122,7 @@ def analytic(
         told: list[Any] = []
 
         def moments(constants: Any, arrays: Any) -> Any:
-            found = _WAYS[precision](program, constants, arrays)
+            found = _precisions.WAYS[precision](program, constants, arrays)
             told[:] = [found.linearized, found.random]
             return found.means, found.variances
 
@@ -179,6 +178,8 @@ def linear_part(fn: Callable[..., Any]) -> Callable[..., Any]:
     _calls.check_function("mc.linear_part", fn, "fn")
 
     def part(key: jax.Array, *inputs: Any) -> Any:
+        from jaxdrop.mc._analytic import _precisions
+
         key = _checks.check_key(key, "mc.linear_part", always=True)
         own = _calls.of_key("mc.linear_part", fn, len(inputs))
         batch = _Batch.of(inputs, None)

@@ -189,6 +189,9 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
     return Found(found_means, found_variances, plain.linearized, plain.random)
 
 
+WAYS = {"diagonal": diagonal, "linearized": linearized, "enumerated": enumerated}
+
+
 def _run(context: Context, program: Any, constants: Any, inputs: Any, key: Any = None) -> list[Any]:
     """The results of a program whose first argument is a key."""
     aval = program.jaxpr.invars[0].aval
