@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 import jax
@@ -76,11 +77,9 @@ def _positions(num: int, count: int, kept: int) -> int:
     def filled(positions: int) -> float:
         return positions * (1 - (1 - kept / positions) ** num)
 
-    low, high = count, math.ceil(2 * _LARGEST_SCALE * count)
-    while low < high:  # `filled` grows with the number of positions
-        middle = (low + high) // 2
-        low, high = (low, middle) if filled(middle) >= count else (middle + 1, high)
-    return low
+    most = math.ceil(2 * _LARGEST_SCALE * count)
+    # `filled` grows with the number of positions.
+    return bisect.bisect_left(range(most), count, lo=count, key=filled)
 
 
 @kernel("masksembles", checkpoint=False)
