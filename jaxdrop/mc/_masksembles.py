@@ -74,12 +74,11 @@ def masksembles(key: jax.Array, num_masks: int, features: int, *, scale: float =
 def _positions(num: int, count: int, kept: int) -> int:
     """From how many positions `num` sets of `kept` must be drawn to fill `count` on average."""
 
-    def filled(positions: int) -> float:
-        return positions * (1 - (1 - kept / positions) ** num)
+    def is_enough(positions: int) -> bool:
+        return positions * (1 - (1 - kept / positions) ** num) >= count
 
     most = math.ceil(2 * _LARGEST_SCALE * count)
-    # `filled` grows with the number of positions.
-    return bisect.bisect_left(range(most), count, lo=count, key=filled)
+    return bisect.bisect_left(range(most), True, lo=count, key=is_enough)
 
 
 @kernel("masksembles", checkpoint=False)
