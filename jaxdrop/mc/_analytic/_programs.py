@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrop import _scans
+from jaxdrop import _equations
 from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._elementwise import chosen
@@ -59,7 +59,7 @@ def scan(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[An
     """The results of `scan`."""
     params = eqn.params
     body, length = params["jaxpr"], params["length"]
-    constants, carry, stacked = _divided(values, *_scans.parts(eqn))
+    constants, carry, stacked = _divided(values, *_equations.scan_parts(eqn))
     if context.unrolled:
         return _unrolled(context, run, eqn, constants, carry, stacked)
     if _is_of_words(eqn, values):
