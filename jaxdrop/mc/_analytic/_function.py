@@ -15,8 +15,8 @@ from jaxdrop import _checks, random
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop.mc import _calls, _execution
 
-# The modules with the rules are imported where a call needs them: they would take a twelfth of the
-# time of `import jaxdrop`.
+# The modules with the rules are imported where a call needs them: they would add 6 % to the time of
+# `import jaxdrop` behind JAX.
 
 Precision = Literal["diagonal", "linearized", "enumerated"]
 
