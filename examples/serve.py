@@ -8,9 +8,8 @@ loads without jaxdrop, and answers batches of any size.
 Learns scikit-learn's digits, and exports `predict(seed, images)`: for each image the mean of the
 probabilities over the samples, their standard deviation, and a set of digits that holds the right
 one as often as asked: a split conformal prediction set, calibrated on images that are kept back
-from training. Then a process that knows
-nothing of jaxdrop and Flax loads the file (`_predictor.py`), answers the test images, and measures
-how long an answer takes.
+from training. Then a process that knows nothing of jaxdrop and Flax loads the file
+(`_predictor.py`), answers the test images, and measures how long an answer takes.
 """
 
 from __future__ import annotations

@@ -30,9 +30,11 @@ def check_axes(shared_mask: bool, in_axes: InAxes, out_axes: int) -> None:
             )
 
 
-def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Callable[..., Any]:
+def over_examples(
+    run: Callable[..., Any], in_axes: InAxes, out_axes: int, caller: str = "shared_mask=True"
+) -> Callable[..., Any]:
     """`run` on one example at a time, by `jax.vmap`, each with the same key. So all examples get
-    the same mask, whatever the layers drop.
+    the same mask, whatever the layers drop. `caller` is named in messages.
     """
 
     def shared(key: jax.Array | None = None, /, *args: Any, **kwargs: Any) -> Any:
@@ -41,7 +43,7 @@ def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Ca
         mapped = {place: axis for place, axis in enumerate(axes) if axis is not None}
         if not mapped:
             raise ValueError(
-                "shared_mask=True needs an input with a batch axis, but none of the inputs has one"
+                f"{caller} needs an input with a batch axis, but none of the inputs has one"
             )
 
         def example(own: dict[int, jax.Array]) -> Any:
@@ -49,7 +51,8 @@ def over_examples(run: Callable[..., Any], in_axes: InAxes, out_axes: int) -> Ca
             args, kwargs = jax.tree.unflatten(
                 structure, [batches.get(place, leaf) for place, leaf in enumerate(leaves)]
             )
-            return jax.tree.map(functools.partial(only, axis=out_axes), run(key, *args, **kwargs))
+            only = functools.partial(_only, axis=out_axes, caller=caller)
+            return jax.tree.map(only, run(key, *args, **kwargs))
 
         return jax.vmap(example, in_axes=(mapped,), out_axes=out_axes)(
             {place: leaves[place] for place in mapped}
@@ -73,7 +76,7 @@ def leaf_axes(in_axes: InAxes, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     ]
 
 
-def only(output: jax.Array, axis: int, caller: str = "shared_mask=True") -> jax.Array:
+def _only(output: jax.Array, axis: int, caller: str) -> jax.Array:
     """The output for the only example of a batch, without the batch axis. `caller` is named in the
     error for an output without one.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdrop import _scans
+from jaxdrop import _equations
 from jaxdrop.audit._applications import Application
 from jaxdrop.audit._graph import Node, moved_from
 from jaxdrop.audit._places import Loop, Place
@@ -110,7 +110,7 @@ def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
 def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
     """The results of a scan, which goes over arrays and carries values."""
     body = eqn.params["jaxpr"]
-    consts, carried = _scans.parts(eqn)
+    consts, carried = _equations.scan_parts(eqn)
     loop = _new_loop(walk, "scan", eqn.params["length"], place)
     arrays = inputs[consts + carried :]
     if place.backward:

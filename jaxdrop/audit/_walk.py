@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
+from jaxdrop import _equations
 from jaxdrop.audit import _elementwise
 from jaxdrop.audit._applications import Application, applied
 from jaxdrop.audit._graph import Draw, Graph, Node
@@ -107,7 +108,7 @@ class Walk:
         handler = self._handlers.get(name)
         if handler is not None:
             return handler(self, eqn, inputs, place)
-        inner = None if name == "pallas_call" else _inner(params, len(inputs))
+        inner = None if name == "pallas_call" else _equations.called(params, len(inputs))
         if inner is not None:
             return self.closed(inner, inputs, entered(inner, place, eqn))
         if name == "axis_index":
@@ -232,17 +233,6 @@ def entered(inner: Any, place: Place, eqn: Any) -> Place:
         held=place.held or function_is_library(jaxpr),
         remat=place.remat or "differentiated" in eqn.params,
     )
-
-
-def _inner(params: dict[str, Any], count: int) -> Any | None:
-    """The program that an equation calls with its operands, if it is that simple."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner: Any = params.get(name)
-        if isinstance(inner, Jaxpr | ClosedJaxpr) or hasattr(inner, "eqns"):
-            jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
-            if len(jaxpr.invars) == count:
-                return inner
-    return None
 
 
 def _names(axis: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 import jax
@@ -73,14 +74,11 @@ def masksembles(key: jax.Array, num_masks: int, features: int, *, scale: float =
 def _positions(num: int, count: int, kept: int) -> int:
     """From how many positions `num` sets of `kept` must be drawn to fill `count` on average."""
 
-    def filled(positions: int) -> float:
-        return positions * (1 - (1 - kept / positions) ** num)
+    def is_enough(positions: int) -> bool:
+        return positions * (1 - (1 - kept / positions) ** num) >= count
 
-    low, high = count, math.ceil(2 * _LARGEST_SCALE * count)
-    while low < high:  # `filled` grows with the number of positions
-        middle = (low + high) // 2
-        low, high = (low, middle) if filled(middle) >= count else (middle + 1, high)
-    return low
+    most = math.ceil(2 * _LARGEST_SCALE * count)
+    return bisect.bisect_left(range(most), True, lo=count, key=is_enough)
 
 
 @kernel("masksembles", checkpoint=False)

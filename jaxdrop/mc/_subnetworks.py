@@ -12,6 +12,7 @@ from jax.experimental import checkify
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, subsets
+from jaxdrop._leaf_names import leaf_name
 
 T = TypeVar("T")
 
@@ -247,13 +248,12 @@ def _check_paths(sites: Mapping[str, Any], paths: list[str]) -> None:
 def _flattened(tree: Any) -> tuple[list[str], list[Any], Any]:
     """The paths of the leaves, the leaves, and the structure."""
     paths, leaves = zip(*_leaves(tree), strict=True) if jax.tree.leaves(tree) else ((), ())
-    # The array of a variable of NNX is its leaf `value`.
-    return [path.removesuffix("/value") for path in paths], [*leaves], jax.tree.structure(tree)
+    return [*paths], [*leaves], jax.tree.structure(tree)
 
 
 def _leaves(tree: Any, is_leaf: Any = None) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+        yield leaf_name(path), leaf
 
 
 def _listed(names: Any) -> str:

@@ -203,6 +203,12 @@ def test_an_nnx_module_is_cut_as_a_whole() -> None:
     np.testing.assert_array_equal(small[0].kernel, module.kernel[:, : UNITS // 2])
 
 
+def test_an_array_under_the_key_value() -> None:
+    params, axes = {"value": ONES, "read": ONES}, {"value": P("a"), "read": P("a*")}
+    small = mc.subnetwork({"attention": params}, {"attention": axes}, {"a": FIRST_HALF})
+    assert small["attention"]["value"].size == UNITS // 2
+
+
 @pytest.mark.usefixtures("relaxed")
 def test_a_linen_model_of_smaller_widths() -> None:
     def model(units: int) -> nn.Module:

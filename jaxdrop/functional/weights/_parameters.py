@@ -9,9 +9,10 @@ from typing import Any, TypeAlias, cast
 
 import jax
 from jax.sharding import PartitionSpec
-from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, tree_unflatten
+from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from jaxdrop import _checks, masks
+from jaxdrop._leaf_names import leaf_name
 from jaxdrop.functional.elements import dropout
 
 KeyPath: TypeAlias = tuple[Any, ...]
@@ -91,7 +92,7 @@ def weight_drop(
     flat, tree = tree_flatten_with_path(params)
     chosen = [_matches(match, path) for path, _ in flat]
     if not any(chosen):
-        names = ", ".join(_name(path) for path, _ in flat) or "none at all"
+        names = ", ".join(leaf_name(path) for path, _ in flat) or "none at all"
         raise ValueError(
             f"match={_checks.quoted(match)} chooses no leaf of params. The leaves are: {names}."
         )
@@ -107,25 +108,16 @@ def weight_drop(
                 own = (
                     None
                     if key is None
-                    else jax.random.fold_in(key, zlib.crc32(_name(path).encode()))
+                    else jax.random.fold_in(key, zlib.crc32(leaf_name(path).encode()))
                 )
                 leaf = drop(own, leaf, rate, spec=layout)
             leaves.append(leaf)
     return tree_unflatten(tree, leaves)
 
 
-def _name(path: KeyPath) -> str:
-    """The name of a leaf, such as `encoder/0/kernel`. The array of an NNX variable is an attribute
-    of it, `value`, which is no part of the name.
-    """
-    if path and path[-1] == GetAttrKey("value"):
-        path = path[:-1]
-    return keystr(path, simple=True, separator="/")
-
-
 def _matches(match: Match, path: KeyPath) -> bool:
     if isinstance(match, str):
-        return re.search(match, _name(path)) is not None
+        return re.search(match, leaf_name(path)) is not None
     return bool(match(path))
 
 

@@ -26,7 +26,7 @@ class Context:
     """One pass over a program.
 
     Attributes:
-      linearized: the operations of which only a linear part was used, with their places.
+      linearized: the operations that were approximated by linear functions, and where they stand.
       coins: the coins in the order in which the program draws them.
       where: the place of the current operation.
       unrolled: whether each turn of a loop is a program of its own, as sources of variance need it.

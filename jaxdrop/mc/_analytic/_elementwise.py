@@ -50,13 +50,11 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
         operands = [random[0].moments if value is random[0] else value for value in values]
         found.moments = _closed_forms.linear(context, name, operands, random[0].moments)
         return found
-    if name in _OF_SEVERAL and len({id(x) for x in random}) > 1:
-        base = context.same_base(random)
-        if base is None:
-            return _OF_SEVERAL[name](context, eqn, [*map(context.moments, values)])
     if len({id(x) for x in random}) == 1 or context.same_base(random) is not None:
         return _nodes.at_nodes(eqn, [context.expanded(x) if is_random(x) else x for x in values])
     moments = [context.moments(value) for value in values]
+    if name in _OF_SEVERAL:
+        return _OF_SEVERAL[name](context, eqn, moments)
     if name in _operations.COMPARISONS:
         return _compared(context, eqn, moments)
     if name == "select_n":

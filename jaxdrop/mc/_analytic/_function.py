@@ -14,14 +14,11 @@ import numpy as np
 from jaxdrop import _checks, random
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop.mc import _calls, _execution
-from jaxdrop.mc._analytic import _precisions
+
+# The modules with the rules are imported where a call needs them: they would add 6 % to the time of
+# `import jaxdrop` behind JAX.
 
 Precision = Literal["diagonal", "linearized", "enumerated"]
-_WAYS = {
-    "diagonal": _precisions.diagonal,
-    "linearized": _precisions.linearized,
-    "enumerated": _precisions.enumerated,
-}
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +35,7 @@ class Analytic:
     precision: str = dataclasses.field(metadata={"static": True})
     """How both were computed."""
     linearized: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-    """The operations of which only a linear part was used, with their places."""
+    """The operations that were approximated by linear functions, and where they stand."""
 
     @property
     def std(self) -> Any:
@@ -116,16 +113,16 @@ def analytic(
     allowed = _checks.check_flag(allow_deterministic, "allow_deterministic")
 
     def run(*inputs: Any) -> Analytic:
+        from jaxdrop.mc._analytic import _precisions
+
         own = _calls.of_key("mc.analytic", fn, len(inputs))
         alone = precision != "diagonal" and inputs
         batch = _Batch.of(inputs, in_axes if alone else None)
-        program, shapes = jax.make_jaxpr(
-            lambda key, *arrays: own(key, *batch.rebuilt(arrays)), return_shape=True
-        )(random.key(0), *batch.one_example())
+        program, shapes = batch.traced(own, random.key(0), batch.one_example())
         told: list[Any] = []
 
         def moments(constants: Any, arrays: Any) -> Any:
-            found = _WAYS[precision](program, constants, arrays)
+            found = _precisions.WAYS[precision](program, constants, arrays)
             told[:] = [found.linearized, found.random]
             return found.means, found.variances
 
@@ -181,12 +178,12 @@ def linear_part(fn: Callable[..., Any]) -> Callable[..., Any]:
     _calls.check_function("mc.linear_part", fn, "fn")
 
     def part(key: jax.Array, *inputs: Any) -> Any:
+        from jaxdrop.mc._analytic import _precisions
+
         key = _checks.check_key(key, "mc.linear_part", always=True)
         own = _calls.of_key("mc.linear_part", fn, len(inputs))
         batch = _Batch.of(inputs, None)
-        program, shapes = jax.make_jaxpr(
-            lambda key, *arrays: own(key, *batch.rebuilt(arrays)), return_shape=True
-        )(key, *batch.arrays)
+        program, shapes = batch.traced(own, key, batch.arrays)
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             found = _precisions.linear_part(program, program.consts, batch.arrays, key)
         if not found.random:
@@ -218,12 +215,18 @@ class _Batch:
     def arrays(self) -> list[Any]:
         return [jnp.asarray(self.leaves[i]) for i in self.places]
 
-    def rebuilt(self, arrays: Any) -> Any:
-        """The inputs, with other arrays."""
-        leaves = list(self.leaves)
-        for i, array in zip(self.places, arrays, strict=True):
-            leaves[i] = array
-        return jax.tree.unflatten(self.structure, leaves)
+    def traced(self, fn: Callable[..., Any], key: jax.Array, arrays: Any) -> Any:
+        """The program of `fn(key, *inputs)`, a function of the key and the arrays, and the shapes
+        of its results. `arrays` stand for those of the inputs.
+        """
+
+        def of_arrays(key: jax.Array, *arrays: Any) -> Any:
+            leaves = list(self.leaves)
+            for i, array in zip(self.places, arrays, strict=True):
+                leaves[i] = array
+            return fn(key, *jax.tree.unflatten(self.structure, leaves))
+
+        return jax.make_jaxpr(of_arrays, return_shape=True)(key, *arrays)
 
     def one_example(self) -> list[Any]:
         """The types of the arrays of one example; the arrays, if none has an axis of examples."""
@@ -238,16 +241,9 @@ class _Batch:
         """`run(constants, arrays)` for each example, or for all if none has an axis of examples."""
         if all(axis is None for axis in self.axes):
             return run(constants, arrays)
-
-        def example(*arrays: Any) -> Any:
-            grown = [
-                x if axis is None else jnp.expand_dims(x, axis)
-                for x, axis in zip(arrays, self.axes, strict=True)
-            ]
-            only = functools.partial(examples.only, axis=out_axes, caller=_ALONE)
-            return jax.tree.map(only, run(constants, grown))
-
-        return jax.vmap(example, in_axes=tuple(self.axes), out_axes=out_axes)(*arrays)
+        return examples.over_examples(
+            lambda constants, *arrays: run(constants, arrays), self.axes, out_axes, _ALONE
+        )(constants, *arrays)
 
 
-_ALONE = 'mc.analytic, but with precision="diagonal",'
+_ALONE = 'mc.analytic with precision="linearized" or "enumerated"'

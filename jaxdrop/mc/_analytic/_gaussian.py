@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -103,18 +104,13 @@ def softmax(mean: Array, variance: Array, axes: tuple[int, ...]) -> Result:
     Mean: the softmax of `(mean - center) / sqrt(1 + pi/8 variance)`, MacKay's approximation to the
     integral of a logistic function, with the expected logit as center. Variance: by the derivative.
     """
-    plain = _plain_softmax(mean, axes)
+    plain = jax.nn.softmax(mean, axes)
     center = lax.stop_gradient((plain * mean).sum(axes, keepdims=True))
     shrunk = (mean - center) / jnp.sqrt(1 + math.pi / 8 * variance)
-    found = _plain_softmax(shrunk, axes)
+    found = jax.nn.softmax(shrunk, axes)
     others = (found**2 * variance).sum(axes, keepdims=True)
     own = found**2 * ((1 - 2 * found) * variance + others)
     return Result(found, own, own)
-
-
-def _plain_softmax(x: Array, axes: tuple[int, ...]) -> Array:
-    x = jnp.exp(x - lax.stop_gradient(x.max(axes, keepdims=True)))
-    return x / x.sum(axes, keepdims=True)
 
 
 def ratio_to_sum(mean: Array, variance: Array, axes: tuple[int, ...]) -> Result:

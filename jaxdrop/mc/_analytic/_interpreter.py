@@ -10,6 +10,7 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jaxdrop import _equations
 from jaxdrop.mc._analytic import _draws, _elementwise, _linear, _operations, _programs, _windows
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._values import Hidden, Uniform, is_random
@@ -26,13 +27,11 @@ _ONE_RESULT = {
     "reduce_window_min": _windows.largest,
     **dict.fromkeys(_operations.SUMS, _linear.summed),
 }
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _OPAQUE = {
     "pallas_call": "a kernel",
     "shard_map": "a function on parts of arrays (move mc.analytic into it)",
 }
-
-
+# Constants of more entries are computed when the program runs.
 _FEW = 16
 
 
@@ -82,8 +81,8 @@ class Interpreter:
                     " jax.nn.softmax of their products, as Flax does)",
                     context.where,
                 )
-        inner = _inner(eqn, len(values))
-        if inner is not None:
+        inner = _equations.called(eqn.params, len(values))
+        if inner is not None and name in _operations.CALLS:
             return self.run(inner, values)
         if any(isinstance(value, Hidden) for value in values):
             return _draws.hidden(context, eqn, values)
@@ -128,15 +127,3 @@ def _known(jaxpr: Jaxpr, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     few = plain and not traced and size <= _FEW
     with jax.ensure_compile_time_eval() if few else contextlib.nullcontext():
         return jax.core.eval_jaxpr(alone, (), *variables.values())
-
-
-def _inner(eqn: Any, count: int) -> Any:
-    """The program that an equation calls with its operands, if it is that simple."""
-    if eqn.primitive.name not in _operations.CALLS:
-        return None
-    for name in _BODIES:
-        inner = eqn.params.get(name)
-        jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-        if isinstance(jaxpr, Jaxpr) and len(jaxpr.invars) == count:
-            return inner
-    return None

@@ -16,6 +16,8 @@ from jaxdrop.mc._analytic._values import Coin, Moments, Nodes, Points, Tag, is_r
 
 # Of more entries than these the largest is taken to be the one with the largest mean.
 _MOST_MAXIMA = 16
+# Columns of a derivative that is formed as a matrix.
+_MOST_COLUMNS = 4096
 
 
 def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -32,13 +34,7 @@ def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     alone = not any(is_random(other) for other in others) and eqn.primitive.name != "concatenate"
     if _is_coin(first) and alone:
         return _moved_coins(context, eqn, first, others)
-    moments = [context.moments(x) if is_random(x) else x for x in values]
-    means = [x.mean if isinstance(x, Moments) else _as_real(x) for x in moments]
-    # A constant, as the value with which an array is padded, has the variance 0.
-    variances = [
-        x.variance if isinstance(x, Moments) else _none(real_x)
-        for x, real_x in zip(moments, means, strict=True)
-    ]
+    means, variances = _operands(context, values)
     params = {"fill_value": None} if eqn.params.get("fill_value") is not None else {}
     tag = _moved_tag(eqn, first)
     return [
@@ -51,12 +47,20 @@ def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _as_real(x: Any) -> Any:
-    return real(x) if _operations.is_number(jnp.result_type(x)) else x
-
-
-def _none(x: Any) -> Any:
-    return jnp.zeros_like(x) if _operations.is_number(jnp.result_type(x)) else x
+def _operands(context: Context, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The operands for the means, and those for the variances. A constant, as the value with which
+    an array is padded, has the variance 0; integers, as indices, are the same in both.
+    """
+    means, variances = [], []
+    for x in values:
+        if is_random(x) or _operations.is_number(jnp.result_type(x)):
+            x = context.moments(x)
+            means.append(x.mean)
+            variances.append(x.variance)
+        else:
+            means.append(x)
+            variances.append(x)
+    return means, variances
 
 
 def _is_coin(x: Any) -> bool:
@@ -104,18 +108,12 @@ def _moved_tag(eqn: Any, x: Any) -> Tag | None:
 
 def summed(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     """A sum of entries."""
-    first = values[0]
-    moments = [context.moments(x) if is_random(x) else x for x in values]
     if eqn.primitive.name.startswith("scatter") and is_random(values[1]):
         raise unknown("an index (scatter)", context.where)
-    means = [x.mean if isinstance(x, Moments) else _as_real(x) for x in moments]
-    variances = [
-        x.variance if isinstance(x, Moments) else _none(mean)
-        for x, mean in zip(moments, means, strict=True)
-    ]
+    means, variances = _operands(context, values)
     tag = None
     if eqn.primitive.name == "reduce_sum":
-        tag = Tag("sum", first, tuple(eqn.params["axes"]))
+        tag = Tag("sum", values[0], tuple(eqn.params["axes"]))
     (mean,), (variance,) = _operations.bind(eqn, means), _operations.bind(eqn, variances)
     return context.linear(mean, variance, tag)
 
@@ -147,11 +145,7 @@ def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     x = context.moments(values[0])
     axes = tuple(eqn.params["axes"])
     tag = Tag("max", values[0], axes)
-    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    shape = [x.shape[axis] for axis in kept]
-    mean, variance = (
-        jnp.transpose(part, (*axes, *kept)).reshape(-1, *shape) for part in (x.mean, x.variance)
-    )
+    mean, variance = (_along_first(part, axes) for part in (x.mean, x.variance))
     if len(mean) <= _MOST_MAXIMA:
         found = fold([(sign * m, v) for m, v in zip(mean, variance, strict=True)])
         return context.made(Result(sign * found.mean, found.variance, found.explained), tag)
@@ -161,15 +155,17 @@ def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     return context.linear(mean, variance, tag)
 
 
+def _along_first(x: Any, axes: tuple[int, ...]) -> Any:
+    """An array with all entries of some axes along its first one."""
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    return jnp.transpose(x, (*axes, *kept)).reshape(-1, *(x.shape[axis] for axis in kept))
+
+
 def all_or_any(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     """Whether all of some booleans are true, or any is."""
     axes = tuple(eqn.params["axes"])
     x = context.moments(values[0])
-    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    shape = [x.shape[axis] for axis in kept]
-    mean, variance = (
-        jnp.transpose(part, (*axes, *kept)).reshape(-1, *shape) for part in (x.mean, x.variance)
-    )
+    mean, variance = (_along_first(part, axes) for part in (x.mean, x.variance))
     return context.made(combined(mean, variance, every=eqn.primitive.name == "reduce_and"))
 
 
@@ -227,10 +223,6 @@ def by_jacobian(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
             rows = column.reshape(*found[i].shape, -1)
             variances[i] = variances[i] + (rows**2 * x.variance.ravel()).sum(-1)
     return [context.linear(real(x), v) for x, v in zip(found, variances, strict=True)]
-
-
-# Columns of a derivative that is formed as a matrix.
-_MOST_COLUMNS = 4096
 
 
 def largest_index(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -144,8 +144,7 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
     def dry() -> Any:
         context = Context()
         found = _found(context, _run(context, program, constants, inputs))
-        used = [coin.number for coin in context.coins if coin.used]
-        seen[:] = [found, min(used, default=None)]
+        seen[:] = [found, next((coin for coin in context.coins if coin.used), None)]
         return found.means
 
     jax.eval_shape(dry)
@@ -162,7 +161,7 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
         true: list[Any] = []
 
         def put(coin: Coin) -> Any:
-            if coin.number != first:
+            if coin.number != first.number:
                 return None
             true.append(coin.true)
             likely = (coin.true >= 0.5).astype(coin.true.dtype)
@@ -172,7 +171,7 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
         found = _found(context, _run(context, program, constants, inputs))
         return found.means, found.variances, true[0]
 
-    size = jax.eval_shape(lambda: _coin_of(program, constants, inputs, first)).size
+    size = first.true.size
     masks = jnp.concatenate([jnp.zeros((1, size)), jnp.eye(size)])
     means, variances, true = jax.vmap(given)(masks)
     rare = jnp.minimum(true[0], 1 - true[0]).ravel()
@@ -190,10 +189,7 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
     return Found(found_means, found_variances, plain.linearized, plain.random)
 
 
-def _coin_of(program: Any, constants: Any, inputs: Any, number: int) -> Any:
-    context = Context()
-    _run(context, program, constants, inputs)
-    return context.coins[number].true
+WAYS = {"diagonal": diagonal, "linearized": linearized, "enumerated": enumerated}
 
 
 def _run(context: Context, program: Any, constants: Any, inputs: Any, key: Any = None) -> list[Any]:

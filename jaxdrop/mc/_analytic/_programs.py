@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrop import _scans
+from jaxdrop import _equations
+from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._elementwise import chosen
 from jaxdrop.mc._analytic._values import Hidden, Moments, is_random
@@ -20,6 +21,7 @@ Run = Callable[[Any, Sequence[Any]], list[Any]]
 
 # With sources of variance, each turn of a loop is a program of its own.
 _MOST_TURNS = 512
+_UNKNOWN = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ def branches(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> lis
     found: list[Any] = []
     for var, parts in zip(eqn.outvars, zip(*results, strict=True), strict=True):
         if any(isinstance(part, Hidden) for part in parts):
-            found.append(Hidden(var.aval.shape, var.aval.dtype, context.fresh(), float("nan")))
+            found.append(_words(context, var.aval))
         elif is_random(which) or any(map(is_random, parts)):
             found.append(chosen(context, which, parts))
         else:
@@ -57,16 +59,11 @@ def scan(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[An
     """The results of `scan`."""
     params = eqn.params
     body, length = params["jaxpr"], params["length"]
-    constants, carry, stacked = _divided(values, *_scans.parts(eqn))
+    constants, carry, stacked = _divided(values, *_equations.scan_parts(eqn))
     if context.unrolled:
         return _unrolled(context, run, eqn, constants, carry, stacked)
-    if all(isinstance(x, Hidden) for x in values if is_random(x)) and all(
-        not jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars
-    ):
-        return [
-            Hidden(var.aval.shape, var.aval.dtype, context.fresh(), float("nan"))
-            for var in eqn.outvars
-        ]
+    if _is_of_words(eqn, values):
+        return [_words(context, var.aval) for var in eqn.outvars]
     fixed = [_form(x) for x in constants]
     rows = [_form(x) for x in stacked]
     fixed_arrays = [_arrays(context, x, form) for x, form in zip(constants, fixed, strict=True)]
@@ -92,12 +89,11 @@ def scan(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[An
             after, results = turn(forms, carried, row)
             joined = [_joined(form, _form(x)) for form, x in zip(forms, after, strict=True)]
             out_forms = [_form(x) for x in results]
-            seen[:] = [joined, out_forms, [getattr(x, "dtype", None) for x in results]]
+            seen[:] = [joined, out_forms]
             return (
-                [_arrays(context, x, form, like) for x, form, like in
-                 zip(after, joined, carried, strict=True)],
+                [_arrays(context, x, form) for x, form in zip(after, joined, strict=True)],
                 [_arrays(context, x, form) for x, form in zip(results, out_forms, strict=True)],
-            )  # fmt: skip
+            )
 
         first = jax.tree.map(lambda array: array[0], row_arrays)
         jax.eval_shape(step, starts, first)
@@ -116,14 +112,21 @@ def scan(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[An
 
 def loop(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[Any]:
     """The results of `while`."""
-    if all(isinstance(x, Hidden) for x in values if is_random(x)) and all(
-        not jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars
-    ):
-        return [
-            Hidden(var.aval.shape, var.aval.dtype, context.fresh(), float("nan"))
-            for var in eqn.outvars
-        ]
+    if _is_of_words(eqn, values):
+        return [_words(context, var.aval) for var in eqn.outvars]
     raise unknown("a while loop with random values, such as one that rejects draws", context.where)
+
+
+def _is_of_words(eqn: Any, values: Sequence[Any]) -> bool:
+    """Whether a loop makes keys and words of keys and words."""
+    return all(isinstance(x, Hidden) for x in values if is_random(x)) and not any(
+        _operations.is_number(var.aval.dtype) for var in eqn.outvars
+    )
+
+
+def _words(context: Context, aval: Any, count: float = _UNKNOWN) -> Hidden:
+    """A result that is a key or random words."""
+    return Hidden(tuple(aval.shape), aval.dtype, context.fresh(), count)
 
 
 def _divided(values: Sequence[Any], constants: int, carried: int) -> tuple[Any, Any, Any]:
@@ -154,7 +157,7 @@ def _unrolled(
     for place, var in enumerate(eqn.outvars[len(carry) :]):
         column = [rows[number][place] for number in range(length)]
         if any(isinstance(x, Hidden) for x in column):
-            results.append(Hidden(var.aval.shape, var.aval.dtype, context.fresh(), float("nan")))
+            results.append(_words(context, var.aval))
         elif any(map(is_random, column)):
             moments = [context.moments(x) for x in column]
             results.append(
@@ -192,7 +195,7 @@ def _joined(a: _Form, b: _Form) -> _Form:
     return _RANDOM
 
 
-def _arrays(context: Context, x: Any, form: _Form, like: Any = None) -> Any:
+def _arrays(context: Context, x: Any, form: _Form) -> Any:
     if form.kind == "hidden":
         return ()
     if form.kind == "known":
@@ -203,8 +206,7 @@ def _arrays(context: Context, x: Any, form: _Form, like: Any = None) -> Any:
 
 def _value(context: Context, arrays: Any, form: _Form, aval: Any) -> Any:
     if form.kind == "hidden":
-        count = form.count if form.count >= 0 else float("nan")
-        return Hidden(tuple(aval.shape), aval.dtype, context.fresh(), count)
+        return _words(context, aval, form.count if form.count >= 0 else _UNKNOWN)
     if form.kind == "known":
         return arrays[0]
     return Moments(*arrays)

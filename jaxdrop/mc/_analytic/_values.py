@@ -157,7 +157,7 @@ Random = Hidden | Uniform | Points | Moments
 
 def is_random(value: Any) -> bool:
     """Whether a value of the interpreter is no array."""
-    return isinstance(value, Hidden | Uniform | Points | Moments)
+    return isinstance(value, Random)
 
 
 # Exact for polynomials of degree 15. At a corner, such as that of a ReLU, the mean is off by up to
