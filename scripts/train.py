@@ -5,6 +5,7 @@ copied.
     python scripts/train.py --model transformer --out out/run
     python scripts/train.py --model cnn --data folder/with/mnist --micro-batches 2 --dtype bfloat16
     python scripts/train.py --model mlp --compare
+    python scripts/train.py --model transformer --data folder/of/tokens --out gs://bucket/run
     python scripts/train.py --model transformer --mesh fsdp=4,tensor=2
     python scripts/train.py --coordinator host0:1234 --num-processes 2 --process-id 0 ...  # host 0
     python scripts/train.py --distributed ...  # TPU pods, SLURM
@@ -15,17 +16,16 @@ follow from (seed, step, micro-batch), batches from (seed, step). So the masks a
 every mesh, under `jit`, `shard_map` and `pmap`, and on any number of processes; to see that on a
 machine of your own, compare the logs of runs with `--model masks`.
 
-Writes metrics.jsonl, event files for TensorBoard, and checkpoints, into the folder `--out`. Needs
-jaxdrop[scripts].
+Writes metrics.jsonl, event files for TensorBoard, and checkpoints, into the folder `--out`, or into
+a bucket, `--out gs://bucket/folder`. Needs jaxdrop[scripts].
 """
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +38,52 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from training import compare, config, data, models, parallel, steps
+from training import (
+    compare,
+    config,
+    data,
+    evaluation,
+    flops,
+    metrics,
+    models,
+    parallel,
+    peers,
+    steps,
+    storage,
+)
 from training.checkpoints import Checkpoints, newest_params
 from training.config import Config
-from training.metrics import Log
+from training.lock import alone_in
 from training.preemption import EXIT_CODE, Preemption
 from training.profiling import profile
 from training.progress import progress
 
 
 def run(options: Config, console: Console) -> None:
+    out = storage.absolute(options.out)
     devices = jax.devices()
     mesh = parallel.make_mesh(options.mesh, devices)
     placement = parallel.Placement(mesh, options.batch, options.micro_batches, options.parallel)
     source = data.load(
         models.MODELS[options.model].kind, options.data, length=options.length, seed=options.seed
     )
+    storage.check_writable(out)
     network = models.build(options, source)
     optimizer = steps.make_optimizer(options)
     init, target = steps.initialize(network, optimizer, mesh)
     step = steps.make_step(network, optimizer, options, mesh)
-    judge = steps.make_evaluation(network)
     count = sum(leaf.size for leaf in jax.tree.leaves(target.params))
     sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
     console.print(
         f"{options.model} of {count} parameters on {len(devices)} x {devices[0].device_kind}"
         f" ({sizes or 'one device'}, {jax.process_count()} processes), to {options.out}"
     )
+    usage = flops.Usage(network, target, placement.shapes(source.training[0]), options, mesh)
+    judge = evaluation.Evaluation(
+        network, placement, *([compare.judged] if options.compare else [])
+    )
     if options.compare:
-        init, target, step, judge = compare.side_by_side(init, target, step, judge)
+        init, target, step = compare.side_by_side(init, target, step)
     batches = data.batches(
         source.training,
         options.steps,
@@ -75,19 +92,15 @@ def run(options: Config, console: Console) -> None:
         rows=placement.rows,
         seed=options.seed,
     )
-    samples = {
-        name: placement.whole(data.spread(part, options.eval_examples))
-        for name, part in (("training", source.training), ("validation", source.validation))
-    }
+    parts = evaluation.parts(source.training, source.validation, options.eval_examples)
 
     with ExitStack() as stack:
-        stack.enter_context(alone_in(options.out))
+        still_ours = stack.enter_context(alone_in(out, console.print))
+        storage.check_shared(out)
         stack.enter_context(jax.default_matmul_precision(options.precision))
         if options.parallel != "pmap":
             stack.enter_context(jax.set_mesh(mesh))  # that models name the axes of
-        checkpoints = Checkpoints(
-            options.out.absolute() / "checkpoints", keep=options.keep, say=console.print
-        )
+        checkpoints = Checkpoints(out / "checkpoints", keep=options.keep, say=console.print)
         stack.callback(checkpoints.close)
         notes = {"settings": options.experiment, "data": data.digest(source)}
         start = checkpoints.newest or 0
@@ -101,10 +114,10 @@ def run(options: Config, console: Console) -> None:
             state = init()
             if options.init_from is not None:
                 state = newest_params(options.init_from, state)
-        log = Log(options.out, start)
+        log = metrics.Log(out, start)
         stack.callback(log.close)
         if jax.process_index() == 0:
-            (options.out / "config.yaml").write_text(yaml.safe_dump(config.plain(options)))
+            (out / "config.yaml").write_text(yaml.safe_dump(config.plain(options)))
 
         preemption = stack.enter_context(Preemption())
         began = time.monotonic()
@@ -113,27 +126,24 @@ def run(options: Config, console: Console) -> None:
         )
         console.print(f"Compiled in {time.monotonic() - began:.1f} s")
         end = min(options.steps, options.stop_at or options.steps)
-        show = stack.enter_context(progress(console, start, end, options.batch))
-        behind = stack.enter_context(profile(options.profile, options.out / "profile"))
+        show = stack.enter_context(progress(console, start, end, options.batch, usage, log.note))
+        behind = stack.enter_context(profile(options.profile, out / "profile"))
         behind(start, state)
         for taken in range(start, end):
-            state, metrics = step(state, placement(next(batches)), np.int32(taken))
+            state, figures = step(state, placement(next(batches)), np.int32(taken))
             done = taken + 1
-            behind(done, metrics)
-            log.add(done, metrics)
+            behind(done, figures)
+            log.add(done, figures)
             if done % options.eval_every == 0 or done == options.steps:
-                judged = {
-                    f"{part}_{name}": value
-                    for part in samples
-                    for name, value in judge(state, samples[part])[0].items()
-                }
+                log.flush()
+                judged = judge.all(state, parts)
                 log.add(done, judged)
                 log.flush()
-                loss = np.asarray(judged["validation_loss"], np.float64).round(3)
-                show(done, f"validation loss {loss}")
+                show(done, f"validation loss {np.round(judged['validation_loss'], 3)}")
             preempted = preemption.reached(done)
             if done % options.save_every == 0 or done == end or preempted:
                 log.flush()
+                still_ours()
                 checkpoints.save(done, state, notes | {"batches": batches.get_state()})
             show(done)
             if preempted and done < end:
@@ -141,25 +151,7 @@ def run(options: Config, console: Console) -> None:
                     f"Told to stop, behind step {done}. The same command goes on from there."
                 )
                 raise SystemExit(EXIT_CODE)
-    report(options, console, max(start, end), state, samples, judge)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Holds a folder for this run, until the process ends however it ends: two runs would write
-    over each other.
-    """
-    if jax.process_index() > 0:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"--out {folder}: another run writes there. Take another."
-            raise SystemExit(message) from None
-        yield
+        report(options, console, max(start, end), state, parts, judge)
 
 
 def check_same_run(options: Config, now: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -178,41 +170,43 @@ def check_same_run(options: Config, now: dict[str, Any], saved: dict[str, Any]) 
 
 
 def report(
-    options: Config, console: Console, done: int, state: Any, samples: Any, judge: Any
+    options: Config, console: Console, done: int, state: Any, parts: Any, judge: Any
 ) -> None:
     """A table of how the model does with nothing dropped, and with `--compare` a figure."""
     rows = []
-    judged = {part: judge(state, examples) for part, examples in samples.items()}
+    judged = judge.all(state, parts)
     for index, name in enumerate(compare.RUNS if options.compare else [options.model]):
         row = [name]
-        for metrics, _ in judged.values():
-            loss, accuracy = (np.atleast_1d(metrics[name])[index] for name in ("loss", "accuracy"))
+        for part in parts:
+            loss, accuracy = (
+                np.atleast_1d(judged[f"{part}_{figure}"])[index] for figure in ("loss", "accuracy")
+            )
             row += [f"{loss:.3f}", f"{accuracy:.1%}"]
         rows.append(row)
     columns = ["", "training\nloss", "\naccuracy", "validation\nloss", "\naccuracy"]
     console.print(_tables.table(f"After {done} steps, with nothing dropped", columns, rows))
     if options.compare and jax.process_count() == 1:
-        path = options.out / "comparison.png"
-        labels = np.asarray(samples["validation"].labels)
-        compare.draw(
-            options.out / "metrics.jsonl", np.asarray(judged["validation"][1]), labels
-        ).savefig(path)
-        console.print(f"The figure: {path}")
+        figure = compare.draw(metrics.read(options.out), *judge.logits(state, parts["validation"]))
+        with storage.local(options.out) as folder:
+            figure.savefig(folder / "comparison.png")
+        console.print(f"The figure: {options.out / 'comparison.png'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = config.parse(arguments, __doc__)
+    for option, path in options.places.items():
+        storage.require(option, path)
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it also raises
-    if options.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(options.compilation_cache.absolute()))
-    parallel.start(options)
-    console = Console(highlight=False, quiet=jax.process_index() > 0, soft_wrap=True)
-    try:
-        run(options, console)
-    except OSError as error:
-        raise SystemExit(
-            f"{options.out}: {error}. Checkpoints written before are intact."
-        ) from error
+    if (cache := options.compilation_cache) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(storage.absolute(cache)))
+    with peers.joined(options):
+        console = Console(highlight=False, quiet=jax.process_index() > 0, soft_wrap=True)
+        try:
+            run(options, console)
+        except OSError as error:
+            raise SystemExit(
+                f"{options.out}: {error}. Checkpoints written before are intact."
+            ) from error
 
 
 if __name__ == "__main__":

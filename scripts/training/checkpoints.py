@@ -9,17 +9,18 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
-from training import layouts
+from training import layouts, storage
 
-# In the form of sha256sum, which checks it too: `sha256sum --check SHA256SUMS`.
+# In the form of sha256sum, which checks it too: `sha256sum --check SHA256SUMS`. In a bucket, whose
+# objects are whole or not there, and checked by the service, sizes take the place of digests.
 _DIGESTS = "SHA256SUMS"
 
 
@@ -35,7 +36,7 @@ class Checkpoints:
       say: is called with what the user should know.
     """
 
-    def __init__(self, folder: Path, *, keep: int, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: epath.Path, *, keep: int, say: Callable[[str], None]) -> None:
         self._folder = folder
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -96,24 +97,24 @@ class Checkpoints:
             with _clear_message(self._folder):
                 pending.result()
 
-    def _complete(self, checkpoint: Path) -> None:
+    def _complete(self, checkpoint: epath.Path) -> None:
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
             _write_digests(checkpoint)
 
 
 @contextmanager
-def _clear_message(folder: Path) -> Iterator[None]:
+def _clear_message(folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever the storage raises; Orbax itself has logged it
         gc.collect()  # what Orbax left behind would complain at the end of the process
         raise SystemExit(
-            f"A checkpoint could not be written to {folder}; those before it are intact. {error}"
+            f"A checkpoint could not be written to {folder}; those before it are intact. {error!r}"
         ) from None
 
 
-def read(checkpoint: Path) -> Any:
+def read(checkpoint: epath.Path) -> Any:
     """The arrays of a checkpoint as NumPy arrays, on any number of devices."""
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(checkpoint / "state").item_metadata.tree
@@ -121,14 +122,14 @@ def read(checkpoint: Path) -> Any:
         return reader.restore(checkpoint / "state", ocp.args.PyTreeRestore(restore_args=arguments))
 
 
-def newest_params(run: Path, state: Any) -> Any:
+def newest_params(run: epath.Path, state: Any) -> Any:
     """The state of a new run that begins with the newest parameters and statistics of another.
 
     Raises:
       SystemExit: there are none, or they are another model's.
     """
     folder = run / "checkpoints"
-    found = _newest_first(folder) if folder.is_dir() else []
+    found = _newest_first(folder)
     if not found:
         raise SystemExit(f"--init-from {run}: holds no checkpoint")
     saved = read(found[0])
@@ -155,15 +156,19 @@ def newest_params(run: Path, state: Any) -> Any:
     return state._replace(**jax.tree.unflatten(jax.tree.structure(target), leaves))
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(
-        (path for path in folder.iterdir() if path.name.isdecimal()),
-        key=lambda path: int(path.name),
-        reverse=True,
-    )
+def _newest_first(folder: epath.Path) -> list[epath.Path]:
+    """What Orbax takes for finished. On a disk that is all with such a name; in a bucket, where
+    nothing can be renamed at once, another file says so, and Orbax deletes the rest.
+    """
+    if not folder.exists():  # in a bucket, a folder without files
+        return []
+    found = (path for path in folder.iterdir() if path.name.isdecimal())
+    if storage.in_bucket(folder):
+        found = (path for path in found if (path / "commit_success.txt").exists())
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def _set_aside_broken(folder: Path, say: Callable[[str], None]) -> None:
+def _set_aside_broken(folder: epath.Path, say: Callable[[str], None]) -> None:
     """Renames the newest checkpoints until one is good.
 
     Raises:
@@ -187,7 +192,7 @@ def _set_aside_broken(folder: Path, say: Callable[[str], None]) -> None:
         )
 
 
-def _problem(checkpoint: Path) -> str | None:
+def _problem(checkpoint: epath.Path) -> str | None:
     """What is wrong with a checkpoint."""
     listed = checkpoint / _DIGESTS
     if not listed.exists():
@@ -201,23 +206,37 @@ def _problem(checkpoint: Path) -> str | None:
         return f"its {_DIGESTS} is damaged"
     if not expected:
         return f"its {_DIGESTS} is empty"
-    for name, digest in expected.items():
-        if not (checkpoint / name).is_file():
+    with ThreadPoolExecutor(16) as pool:
+        digests = pool.map(_digest, (checkpoint / name for name in expected))
+    for (name, digest), found in zip(expected.items(), digests, strict=True):
+        if found is None:
             return f"its file {name} is missing"
-        if _digest(checkpoint / name) != digest:
+        if found != digest:
             return f"its file {name} has changed since it was written"
     return None
 
 
-def _write_digests(checkpoint: Path) -> None:
+def _write_digests(checkpoint: epath.Path) -> None:
     """The whole list or none."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    lines = [f"{_digest(path)}  {path.relative_to(checkpoint)}\n" for path in files]
+    files = storage.files(checkpoint)
+    with ThreadPoolExecutor(16) as pool:
+        digests = pool.map(_digest, files)
+    lines = [
+        f"{digest}  {path.relative_to(checkpoint)}\n"
+        for path, digest in zip(files, digests, strict=True)
+    ]
     partial = checkpoint.parent / f"{_DIGESTS}-{checkpoint.name}.partial"
     partial.write_text("".join(lines))
-    partial.rename(checkpoint / _DIGESTS)
+    partial.replace(checkpoint / _DIGESTS)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: epath.Path) -> str | None:
+    """Of a file, if it is there. That of an object in a bucket would take all of it over the
+    network: its size.
+    """
+    if not path.is_file():
+        return None
+    if storage.in_bucket(path):
+        return str(path.stat().length)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

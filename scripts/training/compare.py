@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,8 +25,8 @@ _COLORS = ORANGE, GRAY, BLUE
 
 
 def side_by_side(
-    init: Callable[[], Any], target: Any, step: Callable[..., Any], evaluate: Callable[..., Any]
-) -> tuple[Callable[[], Any], Any, Callable[..., Any], Callable[..., Any]]:
+    init: Callable[[], Any], target: Any, step: Callable[..., Any]
+) -> tuple[Callable[[], Any], Any, Callable[..., Any]]:
     """The same functions for all runs at once. They begin with the same parameters, and take the
     same batches and keys.
 
@@ -49,25 +48,25 @@ def side_by_side(
 
     target = jax.tree.map(widen, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    return (
-        jax.jit(repeated, out_shardings=shardings),
-        target,
-        steps,
-        jax.jit(jax.vmap(evaluate, in_axes=(0, None))),
-    )
+    return jax.jit(repeated, out_shardings=shardings), target, steps
+
+
+def judged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a state, examples and weights, for the states of all runs."""
+    return jax.vmap(function, in_axes=(0, None, None))
 
 
 @mpl.rc_context(STYLE)
-def draw(log: Path, logits: Array, labels: Array) -> Figure:
+def draw(log: str, logits: Array, labels: Array) -> Figure:
     """Losses, generalization gaps and gradient norms of the runs over the steps, and how calibrated
     they are in the end.
 
     Args:
-      log: metrics.jsonl.
+      log: the lines of metrics.jsonl.
       logits: of each run, on data that it has not seen, with nothing dropped.
       labels: of that data.
     """
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.splitlines()]
     steps, norms = _curves(lines, "gradient_norm")
     judged, seen = _curves(lines, "training_loss")
     _, unseen = _curves(lines, "validation_loss")

@@ -12,11 +12,13 @@ import math
 import re
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 import yaml
+from etils import epath
+
+from training import storage
 
 Model: TypeAlias = Literal["mlp", "cnn", "transformer", "rnn", "masks"]
 RematPolicy: TypeAlias = Literal[
@@ -45,6 +47,18 @@ Rate: TypeAlias = Annotated[float, Range(0, 1)]
 Positive: TypeAlias = Annotated[float, Range(0, exclusive=True)]
 NotNegative: TypeAlias = Annotated[float, Range(0)]
 Seed: TypeAlias = Annotated[int, Range(0, 2**32 - 1)]
+Place: TypeAlias = Annotated[
+    epath.Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda given: storage.place(given[0]),
+        is_instance=lambda value: isinstance(value, epath.Path),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
+"""A folder or file, here or in a bucket."""
+_OUT = epath.Path("out/train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +67,8 @@ class Experiment:
 
     Args:
       model: what to train.
-      data: a folder with MNIST's idx files, or a text; by default digits, or Python's language
-        reference.
+      data: a folder with MNIST's idx files, a text, or a folder of tokens in ArrayRecord files (see
+        `scripts/write_tokens.py`); by default digits, or Python's language reference.
       layers: the number of layers or blocks.
       width: features, units or channels.
       heads: of attention; the transformer's.
@@ -84,12 +98,13 @@ class Experiment:
         products of matrices, or of those without a batch axis; as in `jax.checkpoint_policies`.
       precision: of products of matrices, as in `jax.default_matmul_precision`.
       seed: of weights, batches and masks.
-      eval_examples: how many to judge by, of each part of the data.
+      eval_examples: how many to judge by, of each part of the data; by default all that is held
+        out, and as many of those that the model learns from.
       init_from: the folder of a run whose newest parameters this one begins with.
     """
 
     model: Model = "mlp"
-    data: Path | None = None
+    data: Place | None = None
     layers: Count = 2
     width: Count = 64
     heads: Count = 4
@@ -116,8 +131,8 @@ class Experiment:
     remat_policy: RematPolicy = "nothing_saveable"
     precision: Literal["default", "high", "highest"] = "default"
     seed: Seed = 0
-    eval_examples: Count = 512
-    init_from: Path | None = None
+    eval_examples: Count | None = None
+    init_from: Place | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +140,7 @@ class Config(Experiment):
     """A run: an experiment, where it takes place, and what is kept of it.
 
     Args:
-      out: the folder of the run; shared by all processes.
+      out: the folder of the run; shared by all processes, or gs://bucket/folder.
       extend: go on with a run of fewer `steps`, whose schedules then span the larger number.
       stop_at: stop behind this step, to go on later.
       eval_every: steps from validation to validation.
@@ -143,16 +158,18 @@ class Config(Experiment):
       process_id: of this one, from 0.
       start_timeout: seconds to wait for the other processes.
       heartbeat_timeout: seconds after which a process that is silent counts as dead.
+      peak_tflops: of a device, at the dtype and precision of the run, for the utilization that is
+        shown; by default that of its kind, where it is known.
     """
 
-    out: Path = Path("out/train")
+    out: Place = _OUT
     extend: bool = False
     stop_at: Count | None = None
     eval_every: Count = 50
     save_every: Count = 100
     keep: Count = 3
     profile: Count | None = None
-    compilation_cache: Path | None = None
+    compilation_cache: Place | None = None
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
     mesh: str | None = None
     distributed: bool = False
@@ -161,6 +178,7 @@ class Config(Experiment):
     process_id: Annotated[int, Range(0)] | None = None
     start_timeout: Count = 300
     heartbeat_timeout: Count = 100
+    peak_tflops: Positive | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -209,6 +227,12 @@ class Config(Experiment):
             raise ValueError(found)
 
     @property
+    def places(self) -> dict[str, epath.Path | None]:
+        """The options that may lie in a bucket."""
+        names = ("data", "init_from", "out", "compilation_cache")
+        return {_option(name): getattr(self, name) for name in names}
+
+    @property
     def experiment(self) -> dict[str, Any]:
         """What decides the results, as JSON holds it."""
         fields = {field.name for field in dataclasses.fields(Experiment)}
@@ -218,7 +242,7 @@ class Config(Experiment):
 def plain(config: Config) -> dict[str, Any]:
     """The fields as JSON and YAML hold them."""
     return {
-        name: str(value) if isinstance(value, Path) else value
+        name: str(value) if isinstance(value, epath.Path) else value
         for name, value in dataclasses.asdict(config).items()
     }
 
@@ -230,7 +254,7 @@ def parse(arguments: Sequence[str] | None, description: str | None = None) -> Co
       SystemExit: an option is unknown or out of range, or two do not go together.
     """
     file = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
-    file.add_argument("--config", type=Path)
+    file.add_argument("--config", type=storage.place)
     read, others = file.parse_known_args(arguments)
     try:
         default = Config() if read.config is None else load(read.config)
@@ -246,7 +270,7 @@ def parse(arguments: Sequence[str] | None, description: str | None = None) -> Co
         file.error(str(error))
 
 
-def load(path: Path) -> Config:
+def load(path: epath.Path) -> Config:
     """The configuration in a YAML file; options that it does not name have their defaults.
 
     Raises:
@@ -262,9 +286,9 @@ def load(path: Path) -> Config:
         raise ValueError(f"--config {path}: {named} are not options; there are {sorted(hints)}")
     try:
         paths = {
-            name: Path(value)
+            name: storage.place(value)
             for name, value in given.items()
-            if value is not None and Path in (hints[name], *typing.get_args(hints[name]))
+            if value is not None and epath.Path in (hints[name], *typing.get_args(hints[name]))
         }
         return Config(**given | paths)
     except (TypeError, ValueError) as error:
@@ -306,5 +330,5 @@ def _check_fields(config: Config) -> None:
         ):
             raise ValueError(f"{option}: must be of type {kind.__name__}, got {value!r}")
         for bounds in getattr(hint, "__metadata__", ()):
-            if problem := bounds.problem(value):
+            if isinstance(bounds, Range) and (problem := bounds.problem(value)):
                 raise ValueError(f"{option}: {problem}, got {value!r}")

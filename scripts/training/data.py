@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from _images import mnist
 from _text import documentation, windows
+from etils import epath
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from training import records, storage
 
 Array: TypeAlias = jax.Array | npt.NDArray[Any]
 Kind: TypeAlias = Literal["images", "text"]
@@ -34,6 +37,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Examples: ...
 
+    def cover(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Examples that together are all there is, and for each how many of its labels, from the
+        last one on, no example before it has.
+        """
+
+    @property
+    def content(self) -> Sequence[Any]:
+        """Arrays that differ where the examples do."""
+
 
 class Images(NamedTuple):
     """Images, `(number, height, width, 1)` with values from 0 to 1, and their classes."""
@@ -46,6 +58,13 @@ class Images(NamedTuple):
 
     def __getitem__(self, index: Any) -> Examples:  # type: ignore[override]
         return Examples(self.images[index], self.classes[index])
+
+    def cover(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return np.arange(len(self)), np.ones(len(self), np.int64)
+
+    @property
+    def content(self) -> Sequence[Any]:
+        return self.images, self.classes
 
 
 class Windows(NamedTuple):
@@ -63,6 +82,29 @@ class Windows(NamedTuple):
         rows = windows(self.tokens, np.asarray(index), self.length)
         return Examples(rows[..., :-1], rows[..., 1:])
 
+    def cover(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        starts = np.append(np.arange(0, len(self) - 1, self.length), len(self) - 1)
+        return starts, np.diff(starts, prepend=-self.length)
+
+    @property
+    def content(self) -> Sequence[Any]:
+        return self.tokens, self.length
+
+
+class Records(records.Records):
+    """Windows that lie in files, each token in one of them."""
+
+    def __getitem__(self, index: Any) -> Examples:
+        rows = self.rows(index)
+        return Examples(rows[..., :-1], rows[..., 1:])
+
+    def cover(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return np.arange(len(self)), np.full(len(self), self.length)
+
+    @property
+    def content(self) -> Sequence[Any]:
+        return (np.frombuffer(self.described, np.uint8),)
+
 
 class Data(NamedTuple):
     """Examples to learn from, examples to judge by, and the number of classes, or of different
@@ -74,21 +116,30 @@ class Data(NamedTuple):
     classes: int
 
 
-def load(kind: Kind, path: Path | None, *, length: int, seed: int) -> Data:
+def load(kind: Kind, path: epath.PathLike | None, *, length: int, seed: int) -> Data:
     """Data of one kind.
 
     Args:
       kind: `'images'` or `'text'`.
-      path: a folder with MNIST's four files, or a text file in UTF-8; by default the digits of
-        scikit-learn, and the language reference of Python.
+      path: a folder with MNIST's four files, or a text file in UTF-8, or a folder of ArrayRecord
+        files; by default the digits of scikit-learn, and the language reference of Python.
       length: of the windows of a text.
       seed: of the split of the digits.
     """
-    if path is not None and not path.exists():
+    if path is None:
+        return _digits(seed) if kind == "images" else _text(documentation(), None, length)
+    path = epath.Path(path)
+    if not path.exists():
         raise SystemExit(f"--data {path}: there is no such file or folder")
+    if storage.in_bucket(path) and (kind == "images" or path.is_dir()):
+        raise SystemExit(
+            f"--data {path}: only a text is read from a bucket. Mount it as a folder, by gcsfuse"
+        )
     if kind == "images":
-        return _digits(seed) if path is None else _mnist(path)
-    return _text(documentation() if path is None else _read(path), path, length)
+        return _mnist(Path(path))
+    if path.is_dir():
+        return Data(*records.load(Path(path), length, Records))
+    return _text(_read(path), path, length)
 
 
 def batches(
@@ -122,15 +173,15 @@ def batches(
     return iter(grain.MapDataset.range(steps).map(load).to_iter_dataset(reading))
 
 
-def spread(source: Source, count: int) -> Examples:
-    """As many examples, evenly spread over all of them."""
-    return source[np.linspace(0, len(source) - 1, min(count, len(source)), dtype=int)]
+def spread(source: Source, count: int) -> npt.NDArray[np.int64]:
+    """The numbers of so many examples, evenly spread over all of them."""
+    return np.linspace(0, len(source) - 1, min(count, len(source)), dtype=np.int64)
 
 
 def digest(data: Data) -> str:
     """Tells whether data are those that a run began with."""
     found = hashlib.sha256()
-    for array in jax.tree.leaves((data.training, data.validation)):
+    for array in (*data.training.content, *data.validation.content):
         found.update(np.asarray(array).tobytes())
     return found.hexdigest()
 
@@ -161,14 +212,14 @@ def _mnist(folder: Path) -> Data:
 # -- text
 
 
-def _read(path: Path) -> str:
+def _read(path: epath.Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, IsADirectoryError) as error:
+    except UnicodeDecodeError as error:
         raise SystemExit(f"--data {path}: not a text in UTF-8 ({error})") from None
 
 
-def _text(text: str, path: Path | None, length: int) -> Data:
+def _text(text: str, path: epath.Path | None, length: int) -> Data:
     """Characters as numbers. The last tenth is kept for validation."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     present = np.zeros(sys.maxunicode + 1, bool)

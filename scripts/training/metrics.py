@@ -1,17 +1,24 @@
-"""Where the figures of a run go: `metrics.jsonl`, event files for TensorBoard, and a bar in the
-terminal.
-"""
+"""Where the figures of a run go: `metrics.jsonl`, and event files for TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from etils import epath
 from tensorboardX import SummaryWriter
+
+from training import storage
+
+PART = 2**20
+"""Bytes of a file in a bucket, about. A file that grows is written again as a whole each time, so
+that one file for a long run would be written a thousand times in its full length."""
 
 
 class Log:
@@ -26,16 +33,13 @@ class Log:
       start: the number of steps taken when the run begins or resumes.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: epath.Path, start: int) -> None:
         self._coming: tuple[int, dict[str, Any]] | None = None
         self._waiting: list[tuple[int, dict[str, Any]]] = []
         self._writes = jax.process_index() == 0
         if self._writes:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / "metrics.jsonl"
-            _truncate(path, start)
-            self._file = path.open("a")
-            self._events = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+            self._lines: _Lines = (_Parts if storage.in_bucket(folder) else _File)(folder, start)
+            self._events = _Events(folder, start)
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Takes figures, which may still be on their way to being computed: those before them are
@@ -77,33 +81,145 @@ class Log:
         waiting, self._waiting = self._waiting, []
         if not self._writes:
             return
+        self._lines.write(
+            "".join(json.dumps({"step": step} | values) + "\n" for step, values in waiting)
+        )
         for step, values in waiting:
-            self._file.write(json.dumps({"step": step} | values) + "\n")
-            for name, value in values.items():
-                for run, number in enumerate(value) if isinstance(value, list) else [("", value)]:
-                    self._events.add_scalar(f"{name}{f'/{run}' if run != '' else ''}", number, step)
+            self._events.add(step, values)
+        self._events.flush()
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """Figures for TensorBoard only: those of the machine, which no other run would repeat."""
+        if self._writes:
+            self._events.add(step, values)
+
+    def close(self) -> None:
+        if self._writes:
+            self._lines.close()
+            self._events.close()
+
+
+def read(folder: epath.Path) -> str:
+    """All lines, of `metrics.jsonl` and its further parts in a bucket."""
+    return "".join(part.read_text() for part in _parts(folder))
+
+
+class _Lines(Protocol):
+    def write(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class _File:
+    """On a disk, a file that grows."""
+
+    def __init__(self, folder: epath.Path, start: int) -> None:
+        path = Path(folder) / "metrics.jsonl"
+        if path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_text(_kept(path.read_text(), start))
+            partial.replace(path)
+        self._file = path.open("a")
+
+    def write(self, text: str) -> None:
+        self._file.write(text)
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        if self._writes:
-            self._file.close()
-            self._events.close()
+        self._file.close()
 
 
-def _truncate(path: Path, steps: int) -> None:
-    """Keeps the lines of the first `steps` steps. A line that was cut short is the last one, and of
-    no checkpoint.
+class _Parts:
+    """In a bucket, `metrics.jsonl`, `metrics-1.jsonl`, ... The last is written again with each
+    flush, until it is long enough.
     """
-    if not path.exists():
-        return
+
+    def __init__(self, folder: epath.Path, start: int) -> None:
+        self._folder = folder
+        self._number, self._text = 0, ""
+        for number, part in enumerate(_parts(folder)):
+            text = part.read_text()
+            kept = _kept(text, start)
+            if not kept:
+                part.unlink()
+            else:
+                self._number, self._text = number, kept
+                if kept != text:
+                    part.write_text(kept)
+
+    def write(self, text: str) -> None:
+        if len(self._text) > PART:
+            self._number, self._text = self._number + 1, ""
+        if text:
+            self._text += text
+            (self._folder / _part(self._number)).write_text(self._text)
+
+    def close(self) -> None:
+        """All is written."""
+
+
+def _part(number: int) -> str:
+    return f"metrics-{number}.jsonl" if number else "metrics.jsonl"
+
+
+def _parts(folder: epath.Path) -> list[epath.Path]:
+    found: list[epath.Path] = []
+    while (path := folder / _part(len(found))).exists():
+        found.append(path)
+    return found
+
+
+def _kept(text: str, steps: int) -> str:
+    """The lines of the first `steps` steps. A line that was cut short is the last one, and of no
+    checkpoint.
+    """
     kept = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] <= steps:
                 kept.append(line + "\n")
         except ValueError:
             break
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    return "".join(kept)
+
+
+class _Events:
+    """Event files; those for a bucket are written on this machine first, and begun anew when they
+    are long enough.
+    """
+
+    def __init__(self, folder: epath.Path, start: int) -> None:
+        self._folder = folder
+        self._local = Path(tempfile.mkdtemp()) if storage.in_bucket(folder) else None
+        self._files = 0
+        self._open(purge_step=start + 1 if start else None)
+
+    def _open(self, purge_step: int | None = None) -> None:
+        self._files += 1
+        self._writer = SummaryWriter(
+            str(self._local or self._folder),
+            purge_step=purge_step,
+            filename_suffix=f".{self._files}" if self._local else "",
+        )
+
+    def add(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            for run, number in enumerate(value) if isinstance(value, list) else [("", value)]:
+                self._writer.add_scalar(f"{name}{f'/{run}' if run != '' else ''}", number, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+        if self._local is None:
+            return
+        for file in self._local.iterdir():
+            content = file.read_bytes()
+            (self._folder / file.name).write_bytes(content)
+            if len(content) > PART:
+                self._writer.close()
+                file.unlink()
+                self._open()
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._local is not None:
+            shutil.rmtree(self._local)

@@ -25,8 +25,13 @@ Loss: TypeAlias = Callable[[jax.Array, Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
-    """The mean, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    """In nats, of each label."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def correct(logits: jax.Array, labels: Array) -> jax.Array:
+    """1 where the likeliest class is the label, else 0."""
+    return jnp.float32(jnp.argmax(logits, axis=-1) == labels)
 
 
 class Entry(NamedTuple):
@@ -182,5 +187,6 @@ def _cast(tree: Any, dtype: str) -> Any:
 
 
 def measure(network: Network, logits: jax.Array, examples: Examples) -> dict[str, jax.Array]:
-    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.float32)
-    return {"loss": network.loss(logits, examples.labels), "accuracy": accuracy}
+    """Means over the labels."""
+    each = network.loss(logits, examples.labels), correct(logits, examples.labels)
+    return {"loss": each[0].mean(), "accuracy": each[1].mean()}

@@ -13,7 +13,6 @@ from flax import linen
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from training.config import Config
 from training.data import Examples
 from training.layouts import MESH_AXES, RULES
 
@@ -21,31 +20,6 @@ P = PartitionSpec
 BATCH = linen.logical_to_mesh_axes(("batch",), RULES)[0]
 Parallel: TypeAlias = Literal["jit", "shard_map", "pmap"]
 Gradients: TypeAlias = Callable[..., tuple[Any, Any, dict[str, jax.Array]]]
-
-
-def start(config: Config) -> None:
-    """Joins the other processes of the run, if there are any. Comes before anything else that asks
-    JAX for its devices.
-
-    Raises:
-      SystemExit: they are not found.
-    """
-    if config.coordinator is None and not config.distributed:
-        return
-    try:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            initialization_timeout=config.start_timeout,
-            heartbeat_timeout_seconds=config.heartbeat_timeout,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise SystemExit(
-            f"The other processes were not found: {error}. --distributed reads the environment of"
-            " TPU pods, SLURM and Open MPI; elsewhere name --coordinator, --num-processes and"
-            " --process-id."
-        ) from None
 
 
 def make_mesh(text: str | None, devices: Sequence[Any]) -> Mesh:
@@ -131,17 +105,20 @@ class Placement:
 
         return Examples(*map(one, example))  # type: ignore[arg-type]
 
-    def whole(self, examples: Examples) -> Examples:
-        """Examples that each process holds all of, as many as the devices can divide among them."""
+    def rows_of(self, part: Any) -> Any:
+        """Arrays of which this process holds its rows of a micro-batch, as parts of the whole."""
         sharding = NamedSharding(self.sharding.mesh, P(BATCH))
-        count = len(examples.labels) // self.parts * self.parts
 
         def one(leaf: Any) -> jax.Array:
-            return jax.make_array_from_callback(
-                (count, *leaf.shape[1:]), sharding, lambda index: leaf[:count][index]
-            )
+            shape = (self.shape[1], *leaf.shape[1:])
+            return jax.make_array_from_process_local_data(sharding, leaf, shape)
 
-        return Examples(*map(one, examples))
+        return jax.tree.map(one, part)
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Each device holds all of it."""
+        return NamedSharding(self.sharding.mesh, P())
 
 
 # -- dividing the work

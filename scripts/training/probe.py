@@ -50,6 +50,6 @@ class Probe(nnx.Module):
 
 
 def checksum(logits: jax.Array, labels: Array) -> jax.Array:
-    """The mean sum. With a batch of a power of two it is exact."""
+    """The sum of each example. The mean over a power of two of them is exact."""
     del labels
-    return logits.mean()
+    return logits[:, 0]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
+
+from training import storage
 
 STEPS = 5
 
 
 @contextmanager
-def profile(first: int | None, folder: Path) -> Iterator[Callable[[int, Any], None]]:
+def profile(first: int | None, folder: epath.Path) -> Iterator[Callable[[int, Any], None]]:
     """Yields what is to be called behind each step, with the number of steps taken and what the
     step returned. Steps `first` to `first + STEPS - 1` are recorded, or as many as there are.
     """
@@ -27,14 +29,18 @@ def profile(first: int | None, folder: Path) -> Iterator[Callable[[int, Any], No
 
     def behind(done: int, result: Any) -> None:
         nonlocal recording
-        if recording and done >= first + STEPS - 1:  # type: ignore[operator]
+        if recording and done + 1 >= first + STEPS:  # type: ignore[operator]
             stop(result)
-        if first is not None and done == first - 1:
+        if done + 1 == first:
             # What was sent to the device before is not part of it.
             jax.block_until_ready(result)
-            jax.profiler.start_trace(str(folder))
+            jax.profiler.start_trace(str(here))
             recording = True
 
-    yield behind
-    if recording:
-        stop(())
+    if first is None:
+        yield behind
+        return
+    with storage.local(folder) as here:
+        yield behind
+        if recording:
+            stop(())

@@ -173,18 +173,6 @@ def make_step(
     return step
 
 
-def make_evaluation(
-    network: Network,
-) -> Callable[[State, Examples], tuple[dict[str, jax.Array], jax.Array]]:
-    """`evaluate(state, examples) -> (metrics, logits)`, with nothing dropped."""
-
-    def evaluate(state: State, examples: Examples) -> tuple[dict[str, jax.Array], jax.Array]:
-        logits, _ = network.apply(state.params, state.stats, examples.inputs)
-        return measure(network, logits, examples), logits
-
-    return jax.jit(evaluate)
-
-
 def compile_once(
     step: Callable[..., Any], target: State, batch: Examples, way: parallel.Parallel
 ) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etils import epath
 
 from training import config, models, steps
 
@@ -19,7 +20,7 @@ WRONG: dict[Any, tuple[Any, ...]] = {
     float: ("nan", "inf", -0.5, "1,5", ""),
     bool: ("perhaps",),
     str: (),
-    Path: (),
+    epath.Path: ("s3://bucket/folder", "gs://", "gs:/bucket/folder"),
 }
 
 
@@ -58,6 +59,8 @@ PAIRS: dict[str, list[Any]] = {
     "--distributed: finds": [
         *["--distributed", "--coordinator", "localhost:1", "--num-processes", 2, "--process-id", 0]
     ],
+    "s3://bucket/run: must be a path, or gs://bucket/path": ["--out", "s3://bucket/run"],
+    "--peak-tflops: must be more than 0, got 0": ["--peak-tflops", 0],
     "--seed: must be in [0, 4294967295], got 1099511627776": ["--seed", 2**40],
     "--rate: must be in [0, 1], got 1.5": ["--rate", 1.5],
     "--clip: must be more than 0, got 0": ["--clip", 0],
@@ -91,7 +94,7 @@ def test_a_file_and_options_over_it(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model: transformer\nrate: 0.3\ndata: some/text\ncompare: true\n")
     found = config.parse(["--config", str(path), "--rate", "0.2", "--no-compare"])
-    expected = config.Config(model="transformer", rate=0.2, data=Path("some/text"))
+    expected = config.Config(model="transformer", rate=0.2, data=epath.Path("some/text"))
     assert found == expected
     assert config.parse([]) == config.Config()
 
@@ -109,6 +112,7 @@ def test_a_file_and_options_over_it(tmp_path: Path) -> None:
         ("- model", "['model'] are not options"),
         ("rate: [", "not a YAML file"),
         ("out: 3", "int"),
+        ("out: http://host/run", "http://host/run: must be a path, or gs://bucket/path"),
     ],
 )
 def test_a_wrong_file(
@@ -126,7 +130,7 @@ def test_an_option_that_a_run_did_not_know_had_its_default() -> None:
     new = config.Config()
     old = {name: value for name, value in new.experiment.items() if name != "init_from"}
     assert config.changes(new, old) == []
-    changed = dataclasses.replace(new, rate=0.2, keep=9, init_from=Path("run"))
+    changed = dataclasses.replace(new, rate=0.2, keep=9, init_from=epath.Path("run"))
     assert config.changes(changed, old) == [
         "--rate was 0.1 and is 0.2",
         "--init-from was None and is run",

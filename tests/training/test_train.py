@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from etils import epath
 from jax.sharding import PartitionSpec as P
 
 import jaxdrop
@@ -142,7 +143,7 @@ def test_a_run_goes_on_with_its_data(tmp_path: Path) -> None:
         text.write_text(content)
         digests.append(data.digest(data.load("text", text, length=4, seed=0)))
     assert digests[0] == digests[1] != digests[2]
-    options = config.Config(data=text)
+    options = config.Config(data=epath.Path(text))
     saved = {"settings": options.experiment, "data": digests[0]}
     train.check_same_run(options, saved | {"data": digests[1]}, saved)
     with pytest.raises(SystemExit, match="was trained on other data"):
@@ -227,7 +228,7 @@ def test_a_device_draws_its_part_of_the_masks(model: str) -> None:
     source = data.load(models.MODELS[model].kind, None, length=8, seed=0)
     network = models.build(options, source)
     params, stats = network.init()
-    inputs, key = data.spread(source.training, 8).inputs, jaxdrop.key(1)
+    inputs, key = source.training[data.spread(source.training, 8)].inputs, jaxdrop.key(1)
 
     def local(inputs: jax.Array) -> jax.Array:
         return network.apply(params, stats, inputs, key, axis="data")[0]

@@ -1,0 +1,155 @@
+"""Runs in a bucket, by the clients of the real one and a server on this machine in its place."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+import train
+from training import fake_bucket, launch, lock, metrics, storage
+
+SHORT = ["--width", 8, "--layers", 1, "--batch", 16, "--eval-examples", 16]
+SHORT += ["--steps", 12, "--eval-every", 4, "--save-every", 4]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_bucket.FakeBucket]:
+    with fake_bucket.serve() as served:
+        for name, value in served.environment.items():
+            monkeypatch.setenv(name, value)
+        yield served
+
+
+def test_a_killed_run_goes_on_as_on_a_disk(bucket: fake_bucket.FakeBucket, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    def launched(out: object, dies_in: str | None = None) -> int | None:
+        process = launch.launch(
+            [*SHORT, "--out", out], output, environment=bucket.environment, dies_in=dies_in
+        )
+        process.join()
+        return process.exitcode
+
+    assert launched(tmp_path / "disk") == 0, output.read_text()
+    saving = "training.checkpoints:_write_digests:2"
+    assert launched("gs://bucket/runs/one", saving) == -9, output.read_text()
+    assert launched("gs://bucket/runs/one") == 0, output.read_text()
+    assert "Going on behind step 4 of gs://bucket/runs/one" in output.read_text()
+
+    found = {name.removeprefix("runs/one/"): value for name, value in bucket.objects.items()}
+    lines = (tmp_path / "disk" / "metrics.jsonl").read_text()
+    assert found["metrics.jsonl"].content.decode() == lines
+    config = (tmp_path / "disk" / "config.yaml").read_text()
+    out = f"out: {tmp_path / 'disk'}"
+    assert found["config.yaml"].content.decode() == config.replace(out, "out: gs://bucket/runs/one")
+    assert sum(name.startswith("events.out.tfevents") for name in found) == 2
+    assert {name for name in found if "/" not in name} == {"metrics.jsonl", "config.yaml"} | {
+        name for name in found if name.startswith("events")
+    }  # and no lock
+    good = {name.split("/")[1] for name in found if name.endswith("SHA256SUMS")}
+    assert good == {"4", "12", "8"}
+    # The other checkpoint of step 8 was whole, and nothing said so.
+    assert any(name.startswith("checkpoints/broken-8/state/") for name in found)
+
+
+def test_what_cannot_be_written_is_said_at_the_start(bucket: fake_bucket.FakeBucket) -> None:
+    storage.check_writable(epath.Path("gs://bucket/run"))
+    assert not bucket.objects
+    with pytest.raises(SystemExit, match=r"--out gs://nobodys/run: cannot be written: "):
+        storage.check_writable(epath.Path("gs://nobodys/run"))
+    bucket.writable = False
+    with pytest.raises(SystemExit, match=r"does not have storage\.objects\.create access"):
+        storage.check_writable(epath.Path("gs://bucket/run"))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^--init-from gs://bucket/run: needs gcsfs\. Install"):
+        train.main(["--init-from", "gs://bucket/run"])
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/a/b", "a/b", "/a/b"])
+def test_places(text: str) -> None:
+    place = storage.place(text)
+    assert str(place) == text
+    assert str(storage.absolute(place)) == (text if text != "a/b" else str(Path.cwd() / text))
+
+
+# -- the log
+
+
+def test_a_log_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PART", 30)
+    folder = epath.Path(tmp_path)
+    lines = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 9)]
+    parts = metrics._Parts(folder, 0)
+    for line in lines:
+        parts.write(line)
+    assert (tmp_path / "metrics-3.jsonl").read_text() == "".join(lines[6:])
+    assert metrics.read(folder) == "".join(lines)
+    resumed = metrics._Parts(folder, 3)
+    assert metrics.read(folder) == "".join(lines[:3])
+    for line in lines[3:]:
+        resumed.write(line)
+    assert metrics.read(folder) == "".join(lines)
+    metrics._Parts(folder, 0)
+    assert not list(tmp_path.iterdir())
+
+
+# -- the lock
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RENEW", 0.05)
+    monkeypatch.setattr(lock, "EXPIRE", 1.5)
+
+
+def taken(path: Path) -> lock.Lease:
+    lease = lock.Lease(epath.Path(path))
+    lease.take(lambda text: None)
+    return lease
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_that_is_renewed_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    monkeypatch.setattr(lock, "_machine", lambda: str(threading.get_ident()))
+    first = taken(path)
+    monkeypatch.setattr(lock, "_machine", lambda: "elsewhere")
+    with pytest.raises(SystemExit, match="another run writes there"):
+        taken(path)
+    first.check()
+    first.release()
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_whose_holder_is_gone_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.write_text("elsewhere 1 0123 7")
+    begun = time.monotonic()
+    lease = taken(path)
+    assert time.monotonic() - begun > 1
+    path.write_text("elsewhere 2 4567 0")  # as one that took this one for dead
+    while not lease._lost:
+        time.sleep(0.01)
+    with pytest.raises(SystemExit, match="another run writes there"):
+        lease.check()
+    lease.release()
+    assert path.read_text() == "elsewhere 2 4567 0"
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    path.write_text(f"{lock._machine()} {dead.pid} 89ab 3")
+    begun = time.monotonic()
+    taken(path).release()
+    assert time.monotonic() - begun < 1
