@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from training import fake_bucket
 from training.checkpoints import read
 from training.launch import launch, launch_all
 
@@ -74,12 +76,13 @@ class Run:
             process.join()
         return max((process.exitcode or 0 for process in processes), key=abs)
 
-    def must_go(self) -> None:
+    def must_go(self, layout: Layout | None = None) -> None:
         """Runs what the other runs are compared with."""
-        if code := self.go():
+        if code := self.go(layout):
+            written = sorted(self.output.parent.glob(f"{self.output.name}*"))
             raise SystemExit(
                 f"train.py {' '.join(map(str, self.arguments))}: exit code"
-                f" {code}\n{self.output.read_text()}"
+                f" {code}\n{' '.join(path.read_text() for path in written)}"
             )
 
     @property
@@ -382,8 +385,98 @@ def errors(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     )
 
 
+MOMENTS = {
+    "start": "training.peers:joined",
+    "before the barrier": "training.storage:check_shared",
+    "data": "training.data:load",
+    "reading checkpoints": "training.checkpoints:Checkpoints.__init__",
+    "compiling": "training.steps:compile_once",
+    "first step": "training.parallel:Placement.__call__:1",
+    "a step": "training.parallel:Placement.__call__:17",
+    "evaluation": "training.evaluation:Evaluation.all:2",
+    "saving": "training.checkpoints:Checkpoints.save:2",
+    "the end": "train:report",
+}
+"""Where a process dies: in place of a function, perhaps at a later call."""
+HEARTBEAT = 10
+
+
+def peers(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """One of two processes is killed: the other names it, and ends within the time set; and the
+    two, started again, come to the end that nothing disturbed.
+    """
+    short = [*IMAGES, "--steps", 20, "--eval-every", 5, "--save-every", 5]
+    whole = Run(folder / "whole", short)
+    both = Layout(1, 2, ("--heartbeat-timeout", HEARTBEAT, "--start-timeout", HEARTBEAT))
+    whole.must_go(both)
+    for number, (moment, function) in enumerate(MOMENTS.items()):
+        for victim in [number % 2] if options.quick else [0, 1]:
+            run = Run(folder / f"peer-{number}-{victim}", short)
+            arguments = [*run.arguments, *both.arguments]
+            processes = launch_all(2, arguments, run.output, devices=1, dies=(victim, function))
+            processes[victim].join()
+            died = time.monotonic()
+            other = processes[1 - victim]
+            other.join(HEARTBEAT + 30)
+            took, code = time.monotonic() - died, other.exitcode
+            other.kill()
+            other.join()
+            said = run.output.with_name(f"{run.output.name}.{1 - victim}").read_text()
+            named = [line for line in said.splitlines() if f"rocess {victim} " in line]
+            again = run.go(both) == 0 and run.equals(whole)
+            yield Row(
+                f"process {victim} killed: {moment}",
+                f"after {took:.1f} s: {(named or [said[-150:]])[-1]}"
+                + ("" if again else "; started again, it differs"),
+                processes[victim].exitcode == -9
+                and code not in (0, None)
+                and took <= HEARTBEAT + 1
+                and bool(named)
+                and again,
+            )
+
+
+def bucket(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """Killed at random moments with `--out gs://...`, and resumed: the log is that of a disk, byte
+    for byte. A server on this machine stands for Google's.
+    """
+    short = [*IMAGES, "--steps", 40, "--eval-every", 5, "--save-every", 5]
+    whole = Run(folder / "whole", short)
+    whole.must_go()
+    random = np.random.default_rng(options.seed)
+    with fake_bucket.serve() as served:
+        for number in range(2 if options.quick else 10):
+            out, output = f"gs://bucket/run-{number}", folder / f"{number}.txt"
+
+            def start(out: str = out, output: Path = output) -> BaseProcess:
+                arguments = [*short, "--out", out]
+                return launch(arguments, output, environment=served.environment)
+
+            log = f"run-{number}/metrics.jsonl"
+            process, moment = start(), random.integers(40)
+            while process.is_alive() and (
+                log not in served.objects
+                or served.objects[log].content.count(b"gradient_norm") < moment
+            ):
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 1))
+            process.kill()
+            process.join()
+            again = start()
+            again.join()
+            found = served.objects.get(log)
+            good = again.exitcode == 0 and found is not None
+            good = good and found.content.decode() == whole.log  # type: ignore[union-attr]
+            went = [line for line in output.read_text().splitlines() if "Going on" in line]
+            yield Row(
+                f"in a bucket, killed when {moment} steps were logged",
+                f"{'the log of a disk' if good else output.read_text()[-150:]}; {went}",
+                good,
+            )
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Iterator[Row]]] = {
-    part.__name__: part for part in (layouts, elsewhere, kills, damage, errors)
+    part.__name__: part for part in (layouts, elsewhere, kills, damage, errors, peers, bucket)
 }
 
 

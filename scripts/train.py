@@ -135,7 +135,6 @@ def run(options: Config, console: Console) -> None:
             behind(done, figures)
             log.add(done, figures)
             if done % options.eval_every == 0 or done == options.steps:
-                log.flush()
                 judged = judge.all(state, parts)
                 log.add(done, judged)
                 log.flush()

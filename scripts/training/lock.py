@@ -36,14 +36,14 @@ def alone_in(
     if jax.process_index() > 0:
         yield lambda: None
     elif storage.in_bucket(folder):
-        lease = Lease(folder / ".lock")
+        lease = Lease(folder / storage.LOCK)
         lease.take(say)
         try:
             yield lease.check
         finally:
             lease.release()
     else:
-        with (Path(folder) / ".lock").open("w") as file:
+        with (Path(folder) / storage.LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

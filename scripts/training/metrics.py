@@ -79,7 +79,7 @@ class Log:
 
     def _write(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if not self._writes:
+        if not self._writes or not waiting:
             return
         self._lines.write(
             "".join(json.dumps({"step": step} | values) + "\n" for step, values in waiting)
@@ -150,9 +150,8 @@ class _Parts:
     def write(self, text: str) -> None:
         if len(self._text) > PART:
             self._number, self._text = self._number + 1, ""
-        if text:
-            self._text += text
-            (self._folder / _part(self._number)).write_text(self._text)
+        self._text += text
+        (self._folder / _part(self._number)).write_text(self._text)
 
     def close(self) -> None:
         """All is written."""

@@ -61,19 +61,24 @@ class Peers:
                     missing = sorted(set(range(1, self._count)) - self._links.keys())
                     message = f"{_named(missing)} did not come within {timeout:g} s"
                     self._tell(f"end {message}\n")
+                    for link in self._links.values():
+                        link.close()
                     raise SystemExit(f"{message} (--start-timeout).") from None
                 link.settimeout(5)
-                with suppress(OSError, ValueError):  # others, who look what listens here
-                    if 0 < (peer := int(link.makefile().readline())) < self._count:
-                        self._links[peer] = link
+                peer = 0
+                with suppress(OSError, ValueError), link.makefile() as lines:
+                    peer = int(lines.readline())
+                if 0 < peer < self._count:
+                    self._links[peer] = link
+                else:  # somebody who looks what listens here
+                    link.close()
         self._tell("all\n")
 
     def _connect(self, host: str, port: int, deadline: float, timeout: float) -> None:
         while True:
             left = max(deadline - time.monotonic(), 0.01)
             try:
-                link = socket.create_connection((host, port), timeout=left)
-                link.sendall(f"{self._index}\n".encode())
+                self._links[0] = socket.create_connection((host, port), timeout=left)
                 break
             except OSError as error:
                 if time.monotonic() >= deadline:
@@ -82,7 +87,7 @@ class Peers:
                         f" (--start-timeout): {error}"
                     ) from None
                 time.sleep(0.2)
-        self._links[0] = link
+        self._tell(f"{self._index}\n")
 
     def _tell(self, text: str) -> None:
         for link in self._links.values():
@@ -90,14 +95,15 @@ class Peers:
                 link.sendall(text.encode())
 
     def _hear(self, peer: int, link: socket.socket) -> None:
-        with suppress(OSError):
-            for line in link.makefile():
+        with suppress(OSError), link, link.makefile() as lines:
+            for line in lines:
                 kind, _, text = line.strip().partition(" ")
                 if kind == "bye":
                     return
                 if kind == "end":
                     self._give_up(text)
-        self._give_up(f"Process {peer} of {self._count} has died")
+        again = "The same command goes on from the newest checkpoint"
+        self._give_up(f"Process {peer} of {self._count} has died. {again}")
 
     def _give_up(self, message: str) -> None:
         """Ends this process at once: what it waits for never comes."""
@@ -105,9 +111,8 @@ class Peers:
             if self._closed:
                 return
             self._tell(f"end {message}\n")
-            text = f"{message}. Process {self._index} ends, too. The same command goes on from the"
             sys.stdout.flush()
-            os.write(2, f"{text} newest checkpoint.\n".encode())
+            os.write(2, f"{message}. Process {self._index} ends, too.\n".encode())
             os._exit(1)
 
     def close(self, error: str | None) -> None:

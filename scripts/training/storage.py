@@ -26,6 +26,8 @@ from jax.experimental import multihost_utils
 # A listing that gcsfs keeps knows nothing of what TensorStore and other processes write.
 fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
 
+LOCK = ".lock"
+
 
 def place(text: str | os.PathLike[str]) -> epath.Path:
     """A folder or file, here or in a bucket.
@@ -78,18 +80,15 @@ def check_writable(folder: epath.Path) -> None:
 
 
 def check_shared(folder: epath.Path) -> None:
-    """Whether all processes see the same folder.
+    """Whether all processes see the same folder, by the lock that the first one has written.
 
     Raises:
       SystemExit: this one does not see what the first has written.
     """
     if jax.process_count() == 1:
         return
-    token = folder / ".shared"
-    if jax.process_index() == 0:
-        token.write_text("")
-    multihost_utils.sync_global_devices("a file is written")
-    if not token.exists():
+    multihost_utils.sync_global_devices("the first process holds the lock")
+    if not (folder / LOCK).exists():
         raise SystemExit(
             f"--out {folder}: process {jax.process_index()} does not see what process 0 writes"
             " there. Take a folder that all processes share, or gs://bucket/folder."

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 import train
-from training import fake_bucket, launch, lock, metrics, storage
+from training import data, fake_bucket, launch, lock, metrics, storage
 
 SHORT = ["--width", 8, "--layers", 1, "--batch", 16, "--eval-examples", 16]
 SHORT += ["--steps", 12, "--eval-every", 4, "--save-every", 4]
@@ -81,6 +81,18 @@ def test_places(text: str) -> None:
     place = storage.place(text)
     assert str(place) == text
     assert str(storage.absolute(place)) == (text if text != "a/b" else str(Path.cwd() / text))
+
+
+def test_files_of_this_machine_come_into_the_bucket(bucket: fake_bucket.FakeBucket) -> None:
+    with storage.local(epath.Path("gs://bucket/run/profile")) as folder:
+        (folder / "plugins").mkdir()
+        (folder / "plugins" / "a").write_bytes(b"1")
+    assert bucket.objects["run/profile/plugins/a"].content == b"1"
+    bucket.put("text", b"abc" * 100)
+    found = data.load("text", storage.place("gs://bucket/text"), length=4, seed=0)
+    assert found.training[2].inputs.tolist() == [2, 0, 1, 2]
+    with pytest.raises(SystemExit, match="only a text is read from a bucket"):
+        data.load("text", storage.place("gs://bucket/run"), length=4, seed=0)
 
 
 # -- the log

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from training import launch
+from training import config, launch, peers
 
 SHORT = [
     "--model",
@@ -62,6 +66,45 @@ def test_killed_and_divided_runs_draw_the_masks_of_one_process(tmp_path: Path) -
     assert [process.exitcode for process in both] == [0, 0], (tmp_path / "both.txt.0").read_text()
     assert "Going on behind step" in (tmp_path / "both.txt.0").read_text()
     np.testing.assert_array_equal(losses(tmp_path / "run"), losses(tmp_path / "whole"))
+
+
+def test_a_dead_peer_is_named(tmp_path: Path) -> None:
+    """The first process finds itself alone, in the middle of a collective operation."""
+    dies = 1, "training.parallel:Placement.__call__:7"
+    arguments = [*SHORT, "--out", tmp_path / "run"]
+    both = launch.launch_all(2, arguments, tmp_path / "run.txt", devices=2, dies=dies)
+    for process in both:
+        process.join()
+    text = (tmp_path / "run.txt.0").read_text()
+    assert [process.exitcode for process in both] == [1, -9], text
+    assert "Process 1 of 2 has died. The same command goes on from the newest checkpoint." in text
+    assert "Process 0 ends, too." in text
+    assert "could not be written" not in text
+
+
+def test_processes_that_do_not_come_are_named() -> None:
+    port = launch._free_port()
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        first = pool.submit(peers.Peers, "localhost", port, 0, 5, 2.0)
+        time.sleep(0.5)
+        for text in (b"2\n", b"GET / HTTP/1.1\r\n\r\n"):
+            come = stack.enter_context(socket.create_connection(("localhost", port)))
+            come.sendall(text)
+        with pytest.raises(SystemExit, match=r"Processes 1, 3, 4 did not come within 2 s"):
+            first.result()
+    with pytest.raises(SystemExit, match=rf"Process 0 was not found at localhost:{port} within"):
+        peers.Peers("localhost", port, 1, 2, 0.3)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        options = config.Config(coordinator=f"localhost:{port}", num_processes=2, process_id=0)
+        with (
+            pytest.raises(SystemExit, match=rf"--coordinator: port {port} .* cannot be had"),
+            peers.joined(options),
+        ):
+            pass
 
 
 def test_a_run_that_is_told_to_stop_saves_its_step(tmp_path: Path) -> None:
