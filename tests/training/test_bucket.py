@@ -28,6 +28,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_bucket.FakeBucket]:
         yield served
 
 
+@pytest.mark.sweep
 def test_a_killed_run_goes_on_as_on_a_disk(bucket: fake_bucket.FakeBucket, tmp_path: Path) -> None:
     output = tmp_path / "output"
 
