@@ -32,13 +32,25 @@ class Peers:
       index: of this process.
       count: of all.
       timeout: seconds to wait for the others.
+      required: whether it is an error that some do not come. It is none where JAX has found them
+        already, since a firewall may be all that is between.
 
     Raises:
       SystemExit: some do not come.
     """
 
-    def __init__(self, host: str, port: int, index: int, count: int, timeout: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        index: int,
+        count: int,
+        timeout: float,
+        *,
+        required: bool = True,
+    ) -> None:
         self._index, self._count = index, count
+        self._required = required
         self._links: dict[int, socket.socket] = {}
         self._end = threading.Lock()
         self._closed = False
@@ -60,6 +72,8 @@ class Peers:
                 except TimeoutError:
                     missing = sorted(set(range(1, self._count)) - self._links.keys())
                     message = f"{_named(missing)} did not come within {timeout:g} s"
+                    if not self._required:
+                        return _go_on(message)
                     self._tell(f"end {message}\n")
                     for link in self._links.values():
                         link.close()
@@ -73,6 +87,7 @@ class Peers:
                 else:  # somebody who looks what listens here
                     link.close()
         self._tell("all\n")
+        return None
 
     def _connect(self, host: str, port: int, deadline: float, timeout: float) -> None:
         while True:
@@ -82,12 +97,13 @@ class Peers:
                 break
             except OSError as error:
                 if time.monotonic() >= deadline:
-                    raise SystemExit(
-                        f"Process 0 was not found at {host}:{port} within {timeout:g} s"
-                        f" (--start-timeout): {error}"
-                    ) from None
+                    message = f"Process 0 was not found at {host}:{port} within {timeout:g} s"
+                    if not self._required:
+                        return _go_on(message)
+                    raise SystemExit(f"{message} (--start-timeout): {error}") from None
                 time.sleep(0.2)
         self._tell(f"{self._index}\n")
+        return None
 
     def _tell(self, text: str) -> None:
         for link in self._links.values():
@@ -147,7 +163,8 @@ def joined(config: Config) -> Iterator[None]:
     _initialize(config)
     if peers is None and jax.process_count() > 1:
         host, port = _agree()
-        peers = Peers(host, port, jax.process_index(), jax.process_count(), config.start_timeout)
+        wait = min(config.start_timeout, 60)
+        peers = Peers(host, port, jax.process_index(), jax.process_count(), wait, required=False)
     try:
         yield
     except BaseException as error:
@@ -207,6 +224,10 @@ def _server(port: int) -> socket.socket:
             f"--coordinator: port {port} of this machine cannot be had ({error}). The first process"
             " takes the one that is named and the next: name another."
         ) from None
+
+
+def _go_on(message: str) -> None:
+    print(f"{message}; only JAX's heartbeats tell of dead processes", file=sys.stderr, flush=True)
 
 
 def _named(processes: list[int]) -> str:

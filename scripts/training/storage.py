@@ -75,6 +75,10 @@ def check_writable(folder: epath.Path) -> None:
             store = tensorstore.KvStore.open(f"{folder}/").result()
             store.write(name, b"").result()
             store.delete_range(tensorstore.KvStore.KeyRange(name, f"{name}\0")).result()
+    except FileNotFoundError as error:  # folders have just been made
+        raise SystemExit(
+            f"--out {folder}: there is no such bucket, or no right to see it ({error})"
+        ) from None
     except Exception as error:  # each client of a bucket has exceptions of its own
         raise SystemExit(f"--out {folder}: cannot be written: {error}") from None
 

@@ -64,7 +64,7 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket: fake_bucket.FakeBucket, tmp_p
 def test_what_cannot_be_written_is_said_at_the_start(bucket: fake_bucket.FakeBucket) -> None:
     storage.check_writable(epath.Path("gs://bucket/run"))
     assert not bucket.objects
-    with pytest.raises(SystemExit, match=r"--out gs://nobodys/run: cannot be written: "):
+    with pytest.raises(SystemExit, match=r"--out gs://nobodys/run: there is no such bucket"):
         storage.check_writable(epath.Path("gs://nobodys/run"))
     bucket.writable = False
     with pytest.raises(SystemExit, match=r"does not have storage\.objects\.create access"):

@@ -82,7 +82,7 @@ def test_a_dead_peer_is_named(tmp_path: Path) -> None:
     assert "could not be written" not in text
 
 
-def test_processes_that_do_not_come_are_named() -> None:
+def test_processes_that_do_not_come_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     port = launch._free_port()
     with ThreadPoolExecutor() as pool, ExitStack() as stack:
         first = pool.submit(peers.Peers, "localhost", port, 0, 5, 2.0)
@@ -94,6 +94,9 @@ def test_processes_that_do_not_come_are_named() -> None:
             first.result()
     with pytest.raises(SystemExit, match=rf"Process 0 was not found at localhost:{port} within"):
         peers.Peers("localhost", port, 1, 2, 0.3)
+    for index in (0, 1):
+        peers.Peers("localhost", launch._free_port(), index, 2, 0.1, required=False).close(None)
+    assert capsys.readouterr().err.count("only JAX's heartbeats tell of dead processes") == 2
 
 
 def test_a_port_that_is_taken_is_named() -> None:
