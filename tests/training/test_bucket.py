@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import threading
 import time
@@ -162,6 +163,7 @@ def test_a_lock_whose_holder_is_gone_is_taken(tmp_path: Path) -> None:
 
     dead = subprocess.Popen(["true"])
     dead.wait()
+    assert not lock._is_dead(f"{lock._machine()} {os.getppid()} 89ab 3")
     path.write_text(f"{lock._machine()} {dead.pid} 89ab 3")
     begun = time.monotonic()
     taken(path).release()
