@@ -2,7 +2,7 @@
 """Checks what `scripts/train.py` promises, on the CPU: the same run on every layout, after every
 kill, from every checkpoint.
 
-    python scripts/check_training.py              # everything: about half an hour on two cores
+    python scripts/check_training.py              # everything: about an hour on two cores
     python scripts/check_training.py kills        # one part
     python scripts/check_training.py --quick      # less of everything
 
