@@ -2,7 +2,7 @@
 """Does dropout that skips what it drops make training cheaper? A small language model, by the clock
 and by floating operations.
 
-    python examples/cheaper_training.py --data input.txt  # tiny Shakespeare: an hour on two CPU cores
+    python examples/cheaper_training.py --data input.txt  # tiny Shakespeare: an hour on two cores
     python examples/cheaper_training.py --data input.txt --clock  # times the steps once more
     python examples/cheaper_training.py --data input.txt --plot  # draws what has been measured
     python examples/cheaper_training.py --quick  # half a minute, and too short to judge anything
