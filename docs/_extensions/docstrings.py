@@ -47,10 +47,8 @@ def _code(match: re.Match[str]) -> str:
     """`code` in one pair of backticks: a link if it is a public name, and literal text if not."""
     text, behind = match.groups()
     name = text.removesuffix("()")
-    if full := _targets().get(name):
-        found = f":py:obj:`{text} <{full}>`"
-    else:
-        found = f"``{text}``"
+    full = _targets().get(name)
+    found = f":py:obj:`{text} <{full}>`" if full else f"``{text}``"
     return found + ("\\ " + behind if behind else "")
 
 
@@ -71,11 +69,11 @@ def _indent(line: str) -> int:
 def rewritten(lines: list[str]) -> list[str]:
     """The docstring in reStructuredText. Backticks may enclose what stands on two lines."""
     found: list[str] = []
-    outer, code, blank, rules = 0, 0, True, 0
+    outer, code, blank, table = 0, 0, True, False
     for line in _joined(lines):
         if not line.strip():
             found.append("")
-            blank = True
+            blank, table = True, False
             continue
         indent = _indent(line)
         if code and indent < code:
@@ -84,9 +82,9 @@ def rewritten(lines: list[str]) -> list[str]:
             code = indent
             found += [" " * outer + ".. code-block:: python", ""]
         if re.fullmatch(r" *=+( +=+)+", line):
-            rules = (rules + 1) % 3  # above the head of a table, below it, and at the end
+            table = True
             found.append(line)
-        elif code or rules:
+        elif code or table:
             found.append(line)
         else:
             outer = indent
@@ -115,7 +113,9 @@ def _joined(lines: list[str]) -> list[str]:
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = ["The rules of `jaxdrop.audit.check`."] if name.endswith(".RULES") else rewritten(lines)
+    lines[:] = (
+        ["The rules of `jaxdrop.audit.check`."] if name.endswith(".RULES") else rewritten(lines)
+    )
 
 
 def setup(app: Any) -> dict[str, Any]:

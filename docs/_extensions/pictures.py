@@ -28,11 +28,13 @@ def masks() -> Figure:
     pictures = {
         "the image": x,
         "dropout": 0.7 * jaxdrop.dropout(key, x, 0.3),
-        "dropout, one mask\nfor all channels": 0.7 * jaxdrop.dropout(key, x, 0.3, broadcast_dims=(-1,)),
+        "dropout, one mask\nfor all channels": 0.7
+        * jaxdrop.dropout(key, x, 0.3, broadcast_dims=(-1,)),
         "spatial_dropout": 0.7 * jaxdrop.spatial_dropout(jaxdrop.key(1), x, 0.3),
         "drop_block,\nblocks of 9": 0.7 * jaxdrop.drop_block(key, x, 0.3, block_size=9),
         "token_dropout,\npatches of 8 x 8": tokens,
-        "locked_dropout,\nrows as time": 0.7 * jaxdrop.locked_dropout(key, x[0], 0.3, time_axis=0)[None],
+        "locked_dropout,\nrows as time": 0.7
+        * jaxdrop.locked_dropout(key, x[0], 0.3, time_axis=0)[None],
         "gaussian_dropout": jaxdrop.gaussian_dropout(key, x, 0.1),
     }
     with mpl.rc_context({"font.size": 9, "figure.facecolor": "white"}):
