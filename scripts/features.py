@@ -56,7 +56,7 @@ def _haiku() -> Dropout:
 
 
 def _keras() -> Dropout:
-    import keras
+    keras: Any = importlib.import_module("keras")
 
     return lambda x, rate: keras.random.dropout(x, rate, seed=0)
 
