@@ -2,7 +2,8 @@
 """Does dropout that skips what it drops make training cheaper? A small language model, by the clock
 and by floating operations.
 
-    python examples/cheaper_training.py --data input.txt  # tiny Shakespeare: hours on two CPU cores
+    python examples/cheaper_training.py --data input.txt  # tiny Shakespeare: an hour on two cores
+    python examples/cheaper_training.py --data input.txt --clock  # times the steps once more
     python examples/cheaper_training.py --data input.txt --plot  # draws what has been measured
     python examples/cheaper_training.py --quick  # half a minute, and too short to judge anything
 
@@ -14,9 +15,12 @@ with the early-exit loss.
 
 Whoever wants to spend less can also train less. So the model without dropout is trained for three
 quarters and for half of the steps too, each with a learning rate that falls to its end, and a way
-of dropping pays only if its loss is below what training without it reaches in the same time. Time
-is that of the training steps, without compiling and evaluation; so nothing else should run on the
-machine. Each run is added to `results.json`, and a second call goes on where the first one stopped.
+of dropping pays only if its loss is below what training without it reaches in the same time.
+
+Each run is added to `results.json`, and a second call goes on where the first one stopped. Time is
+measured at the end: steps of all ways in turn, from the whole length of training, so that whatever
+slows the machine down slows all of them. Runs may share a machine with others; these few minutes
+should not. Compiling and evaluation are left out.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ from jaxdrop import schedules
 from jaxdrop.functional import paths
 
 EVALUATIONS = 20
+TIMED, REPEATED = 3, 3
 STAGES = 5
 BASELINES = ("none", "none, 3/4 steps", "none, 1/2 steps")
 QUICK = (*BASELINES, "units", "layers, by coins")
@@ -175,41 +180,60 @@ def operations(compiled: jax.stages.Compiled) -> float:
     return float("nan") if analysis is None else float(analysis["flops"])
 
 
+class Steps:
+    """The steps of a way of training: what each of them takes, and the program that runs it."""
+
+    def __init__(self, way: Way, text: _text.Text, seed: int, options: argparse.Namespace) -> None:
+        shape = {name: getattr(options, name) for name in ("length", "width", "heads", "layers")}
+        vocabulary = len(text.vocabulary)
+        self.way, self.text, self.seed, self.options = way, text, seed, options
+        self.count = max(round(way.share * options.steps), 1)
+        self.params = transformer_jax.init(jax.random.key(seed), vocabulary=vocabulary, **shape)
+        self.state = OPTIMIZER.init(self.params)
+        peak, warmup = options.learning_rate, max(self.count // 20, 1)
+        self.learning_rate = optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, self.count, peak / 10
+        )
+
+    @property
+    def between_evaluations(self) -> int:
+        """How many steps."""
+        return max(self.count // EVALUATIONS, 1)
+
+    def prepared(self, step: int) -> tuple[Program, tuple[Any, ...]]:
+        """The program of a step, and its arguments."""
+        options, training = self.options, self.text.training
+        random = np.random.default_rng((self.seed, step))
+        starts = random.integers(len(training) - options.length, size=options.batch)
+        rows = jnp.asarray(_text.windows(training, starts, options.length))
+        top = 0.0 if self.way.rates is None else float(self.way.rates(step))
+        rates = jnp.array(jaxdrop.depth_rates(top, options.layers, "exp"), jnp.float32)
+        key = jaxdrop.step_key(jaxdrop.key(self.seed), step)
+        rate = jnp.float32(self.learning_rate(step))
+        args = (self.params, self.state, rows, key, rates, rate)
+        return program_for(self.way.dropped(step), self.way.exit_scale, *args), args
+
+
 def train(way: Way, text: _text.Text, seed: int, options: argparse.Namespace) -> Run:
-    """Trains once. Returns the curve: steps, seconds, floating operations, validation loss."""
-    steps = max(round(way.share * options.steps), 1)
-    shape = {name: getattr(options, name) for name in ("length", "width", "heads", "layers")}
-    vocabulary = len(text.vocabulary)
-    params = transformer_jax.init(jax.random.key(seed), vocabulary=vocabulary, **shape)
-    peak = options.learning_rate
-    falling = optax.warmup_cosine_decay_schedule(0.0, peak, max(steps // 20, 1), steps, peak / 10)
-    state, random = OPTIMIZER.init(params), np.random.default_rng(seed)
+    """Trains once. Returns the curve: steps, floating operations, validation loss."""
+    steps = Steps(way, text, seed, options)
     last = len(text.validation) - options.length - 1
     fixed = np.linspace(0, last, options.batch * 8, dtype=int)
     validation = _text.windows(text.validation, fixed, options.length)
-    of_a_layer = _operations_of_a_layer(params, options) if way.rates else 0.0
+    of_a_layer = _operations_of_a_layer(steps.params, options) if way.rates else 0.0
 
-    key, seconds, done = jaxdrop.key(seed), 0.0, 0.0
+    done = 0.0
     curve: list[list[float]] = []
     used: dict[int, Program] = {}
-    for step in range(steps + 1):
-        if step % max(steps // EVALUATIONS, 1) == 0 or step == steps:
-            loss = evaluate(params, validation)
-            curve.append([step, seconds, done, float(loss[-1])])
-        if step == steps:
+    for step in range(steps.count + 1):
+        if step % steps.between_evaluations == 0 or step == steps.count:
+            loss = evaluate(steps.params, validation)
+            curve.append([step, done, float(loss[-1])])
+        if step == steps.count:
             break
-        starts = random.integers(len(text.training) - options.length, size=options.batch)
-        rows = jnp.asarray(_text.windows(text.training, starts, options.length))
-        top = 0.0 if way.rates is None else float(way.rates(step))
-        rates = jnp.array(jaxdrop.depth_rates(top, options.layers, "exp"), jnp.float32)
-        own = jax.random.fold_in(key, step)
-        args = (params, state, rows, own, rates, jnp.float32(falling(step)))
-        program = program_for(way.dropped(step), way.exit_scale, *args)
+        program, args = steps.prepared(step)
         used[id(program)] = program
-        jax.block_until_ready(args)
-        start = time.perf_counter()
-        params, state, ran = jax.block_until_ready(program.run(*args))
-        seconds += time.perf_counter() - start
+        steps.params, steps.state, ran = program.run(*args)
         # XLA counts a layer in a branch whether it runs or not.
         done += program.operations - (options.layers - float(ran) if way.rates else 0) * of_a_layer
     return {
@@ -218,6 +242,38 @@ def train(way: Way, text: _text.Text, seed: int, options: argparse.Namespace) ->
         "compiling": sum(program.seconds for program in used.values()),
         "programs": len(used),
     }
+
+
+def clock(ways: Mapping[str, Way], text: _text.Text, options: Any) -> dict[str, list[float]]:
+    """The mean time of a step of each way, in seconds, between one evaluation and the next."""
+    every = {name: Steps(way, text, 0, options) for name, way in ways.items()}
+    intervals = min(EVALUATIONS, options.steps)
+    times: dict[str, list[list[float]]] = {name: [[] for _ in range(intervals)] for name in ways}
+    for number in range(TIMED):
+        for interval in range(intervals):
+            for name, steps in every.items():
+                length = steps.between_evaluations
+                program, args = steps.prepared(interval * length + number * length // TIMED)
+                times[name][interval].append(_median_time(program, args))
+    return {name: np.mean(of_way, 1).tolist() for name, of_way in times.items()}
+
+
+def _median_time(program: Program, args: tuple[Any, ...]) -> float:
+    times = []
+    jax.block_until_ready(args)
+    for _ in range(REPEATED):
+        start = time.perf_counter()
+        jax.block_until_ready(program.run(*args))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def timed(curve: list[list[float]], seconds: list[float]) -> list[list[float]]:
+    """A curve with the time of training: steps, seconds, floating operations, loss."""
+    steps = np.array([row[0] for row in curve])
+    of_interval = np.array(seconds)[np.minimum(np.arange(len(steps) - 1), len(seconds) - 1)]
+    time_taken = np.concatenate([[0.0], np.cumsum(np.diff(steps) * of_interval)])
+    return [[step, at, *rest] for (step, *rest), at in zip(curve, time_taken.tolist(), strict=True)]
 
 
 def _operations_of_a_layer(params: Any, options: Any) -> float:
@@ -240,22 +296,21 @@ def _operations_of_a_layer(params: Any, options: Any) -> float:
 # -- results
 
 
-def load(path: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Run]]:
-    """What has been measured with these settings, by way and seed."""
+def load(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What has been measured with these settings: runs by way and seed, and the times of steps."""
     if not path.exists():
-        return {}
-    found = json.loads(path.read_text())
+        return {"settings": settings, "runs": {}, "seconds": {}}
+    found: dict[str, Any] = json.loads(path.read_text())
     if found["settings"] != settings:
         raise SystemExit(f"{path} holds runs with other settings: {found['settings']}. Use --out.")
-    runs: dict[str, dict[str, Run]] = found["runs"]
-    return runs
+    return found
 
 
-def save(path: Path, settings: Mapping[str, Any], runs: Mapping[str, Any]) -> None:
+def save(path: Path, found: Mapping[str, Any]) -> None:
     """Writes all runs, by way of a second file: an interruption leaves the old ones or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n")
+    new.write_text(json.dumps(found, indent=1) + "\n")
     new.replace(path)
 
 
@@ -343,14 +398,15 @@ def main() -> None:
         "--characters", type=int, default=900_000, help="to learn from (default: 900000)"
     )
     parser.add_argument("--layers", type=int, default=6, help="(default: 6)")
-    parser.add_argument("--width", type=int, default=128, help="of each character (default: 128)")
+    parser.add_argument("--width", type=int, default=96, help="of each character (default: 96)")
     parser.add_argument("--heads", type=int, default=4, help="of attention (default: 4)")
     parser.add_argument("--length", type=int, default=64, help="of the texts (default: 64)")
-    parser.add_argument("--batch", type=int, default=32, help="texts a step (default: 32)")
-    parser.add_argument("--steps", type=int, default=1500, help="(default: 1500)")
+    parser.add_argument("--batch", type=int, default=16, help="texts a step (default: 16)")
+    parser.add_argument("--steps", type=int, default=1000, help="(default: 1000)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="(default: 0.002)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--only", action="append", metavar="WAY", help="may be repeated")
+    parser.add_argument("--clock", action="store_true", help="measure the time of steps once more")
     parser.add_argument("--plot", action="store_true", help="run nothing, and show what there is")
     options = parser.parse_args()
     if options.quick:
@@ -362,26 +418,37 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in names}
     settings["data"] = options.data.name if options.data else "Python's language reference"
     path = options.out / ("quick.json" if options.quick else "results.json")
-    measured = load(path, settings)
+    found, every = load(path, settings), ways(options.layers, options.steps)
+    runs, seconds = found["runs"], found["seconds"]
     if not options.plot:
         text = _text.load(options.data, "characters", options.characters, options.characters // 10)
-        every = ways(options.layers, options.steps)
         for name in options.only or ():
             if name not in every:
                 parser.error(f"there is no way {name!r}, but {', '.join(every)}")
         for seed in range(options.seeds):
             for name in options.only or every:
-                runs = measured.setdefault(name, {})
-                if str(seed) not in runs:
+                of_way = runs.setdefault(name, {})
+                if str(seed) not in of_way:
                     console.print(f"{name}, seed {seed}", style="dim")
-                    runs[str(seed)] = train(every[name], text, seed, options)
-                    save(path, settings, measured)
-    order = [name for name in ways(options.layers, options.steps) if measured.get(name)]
-    seeds = set.intersection(*({*measured[name]} for name in order)) if order else set()
-    measured = {name: {seed: measured[name][seed] for seed in sorted(seeds)} for name in order}
-    if missing := [name for name in BASELINES if not measured.get(name)]:
+                    of_way[str(seed)] = train(every[name], text, seed, options)
+                    save(path, found)
+        # Shorter training has the steps of whole training.
+        wanted = [name for name in every if name in runs and every[name].share == 1]
+        if options.clock or not {*wanted} <= {*seconds}:
+            console.print("the time of steps", style="dim")
+            seconds.update(clock({name: every[name] for name in wanted}, text, options))
+            save(path, found)
+    if missing := [name for name in BASELINES if not runs.get(name)]:
         console.print(f"Nothing is compared: there are no runs of {', '.join(missing)}.")
         return
+    order = [name for name in every if runs.get(name)]
+    seeds = set.intersection(*({*runs[name]} for name in order)) if order else set()
+    measured: dict[str, dict[str, Run]] = {}
+    for name in order:
+        own = seconds["none" if every[name].share < 1 else name]
+        for seed in sorted(seeds):
+            run = runs[name][seed]
+            measured.setdefault(name, {})[seed] = run | {"curve": timed(run["curve"], own)}
     console.print(report(measured))
     if options.quick:
         console.print("\nSo few steps of so small a model are too short to judge.")

@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,43 @@ def test_entries_move_as_under_a_mask() -> None:
             np.testing.assert_array_equal(rank[index], np.arange(index.size))
         for one, other in zip(*results, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_several_axes_are_those_one_after_the_other() -> None:
+    """Axes side by side and apart: values, tangents, gradients."""
+    x = np.random.default_rng(0).normal(size=(SIZE, 2, SIZE, SIZE)).astype(np.float32)
+
+    @quick
+    def all_of_them(x: jax.Array) -> Any:
+        found = []
+        for axes, cases in (
+            ((2, 3), (1, 2)),
+            ((3, 0), (3, 0)),
+            ((0, 2, 3), (0, 3, 1)),
+            ((2, 3), (0, 4)),
+        ):
+            kept = {
+                axis: subsets.draw(jax.random.fold_in(KEY, axis), SIZE, **CASES[case])
+                for axis, case in zip(axes, cases, strict=True)
+            }
+
+            def apart(x: jax.Array, kept: Any = kept) -> jax.Array:
+                for axis, one in kept.items():
+                    x = one.gather(x, axis)
+                return x
+
+            def at_once(x: jax.Array, kept: Any = kept) -> jax.Array:
+                return subsets.gather_axes(kept, x)
+
+            def everything(f: Any) -> Any:
+                y, back = jax.vjp(f, x)
+                return y, *back(y), jax.jvp(f, (x,), (x,))[1], f(x > 0)
+
+            found.append((everything(apart), everything(at_once)))
+        return found
+
+    for one, other in all_of_them(x):
+        chex.assert_trees_all_equal(one, other)
 
 
 def test_no_derivative_scatters() -> None:

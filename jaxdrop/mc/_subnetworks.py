@@ -209,21 +209,17 @@ def _kept(name: str, factors: Any, size: Any) -> _Units:
 
 def _cut(path: str, array: Any, site: list[_Axis], units: Mapping[str, _Units]) -> jax.Array:
     """The part of an array that belongs to kept units, times their factors where it reads them."""
-    small = jnp.asarray(_checks.check_array(array, f"params at {path!r}"))
-    dtype = small.dtype
+    whole = jnp.asarray(_checks.check_array(array, f"params at {path!r}"))
+    dtype = whole.dtype
     for axis in site:
         own = units[axis.units]
-        if axis.number >= small.ndim or not own.belongs(small.shape[axis.number]):
+        if axis.number >= whole.ndim or not own.belongs(whole.shape[axis.number]):
             raise ValueError(
                 f"axes says that axis {axis.number} of the array at {path!r} are the"
                 f" {own.kept.ranks.size} units {axis.units!r}, but the array has shape"
                 f" {tuple(jnp.shape(array))}"
             )
-        # Taking rows is a copy of each. Columns are taken entry by entry, and again for every tile
-        # of a product that the gather is fused into. Of an array that all samples share, the
-        # transpose is computed once.
-        rows = own.kept.gather(jnp.moveaxis(small, axis.number, 0))
-        small = jnp.moveaxis(rows, 0, axis.number)
+    small = subsets.gather_axes({axis.number: units[axis.units].kept for axis in site}, whole)
     for axis in site:
         if axis.reads:
             if not jnp.issubdtype(dtype, jnp.inexact):

@@ -17,7 +17,16 @@ k / g. A device that holds whole groups chooses and gathers among its own member
 communication, and the subset is the same on every such mesh and on one device.
 """
 
+from jaxdrop.subsets._axes import gather_axes
 from jaxdrop.subsets._drawing import Pattern, check_known_rate, draw, number_kept, smallest
 from jaxdrop.subsets._subset import Subset
 
-__all__ = ["Pattern", "Subset", "check_known_rate", "draw", "number_kept", "smallest"]
+__all__ = [
+    "Pattern",
+    "Subset",
+    "check_known_rate",
+    "draw",
+    "gather_axes",
+    "number_kept",
+    "smallest",
+]

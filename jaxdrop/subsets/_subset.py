@@ -40,6 +40,16 @@ class Subset(NamedTuple):
         """The factor n / k of kept members."""
         return self.ranks.shape[-1] / self.indices.shape[-1]
 
+    def places(self, length: int) -> jax.Array:
+        """int32 `(..., kept entries)`: the kept entries of an axis of this length."""
+        *rows, groups, members = self.ranks.shape
+        size = length // (groups * members)
+        shape = (*self.indices.shape, size)
+        group = members * lax.broadcasted_iota(jnp.int32, shape, len(rows))
+        within = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+        places = (group + self.indices[..., None]) * size + within
+        return places.reshape(*rows, -1)
+
     def scaled(self, x: jax.Array) -> jax.Array:
         """`x` times n / k, a product that is formed in float32 at least. Of the dtype of `x`."""
         wide = _numerics.compute_dtype(x.dtype)

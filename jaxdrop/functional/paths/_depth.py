@@ -52,8 +52,7 @@ def depth_rates(
     `exp`           `2**f - 1`             LayerSkip
     `log`           `ln(i + 1) / ln n`
     `sin`           `sin(pi f / 2)`
-    `sigmoid`       `1 / (1 +              from 0.0067 to 0.9933
-                    exp(-10 (f - 0.5)))`
+    `sigmoid`       `sigmoid(10 f - 5)`    from 0.0067 to 0.9933
     `step`          1 if `f = 1`, else 0   only the last layer
     ==============  =====================  =========================================================
 

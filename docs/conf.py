@@ -1,0 +1,38 @@
+"""How Sphinx makes the site: `./scripts/docs`."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent / "_extensions")]
+
+project, author = "jaxdrop", "the authors of jaxdrop"
+extensions = [
+    "docstrings",
+    "pictures",
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+html_static_path = ["_static", "../examples/ports"]
+exclude_patterns = ["_build", "results"]
+templates_path = ["_templates"]
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+default_role = "literal"
+
+add_module_names = False
+autodoc_typehints = "none"
+autosummary_ignore_module_all = False
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+html_theme = "sphinx_book_theme"
+html_title = "jaxdrop"
+# All of 300 pages in the navigation of each would take minutes.
+html_theme_options = {"show_toc_level": 2, "collapse_navbar": True, "max_navbar_depth": 2}
