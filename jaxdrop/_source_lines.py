@@ -8,7 +8,9 @@ from typing import Any
 
 # Code of these packages is not the user's. This package stands beside its tests, so its own folder
 # is given whole.
-_PACKAGES = ("jax", "jaxlib", "flax", "equinox", "haiku", "keras", "jaxtyping", "optax", "chex")
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "equinox", "haiku", "haliax", "keras", "jaxtyping", "optax", "chex",
+)  # fmt: skip
 _LIBRARIES = (
     *(os.sep + os.path.join("site-packages", name) + os.sep for name in _PACKAGES),
     os.path.dirname(os.path.abspath(__file__)) + os.sep,

@@ -37,7 +37,7 @@ def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> App
     if name == "select_n" and len(inputs) == 3 and inputs[0].mask is not None:
         pred = inputs[0].mask
         sides = list(inputs[1:])
-        data = [each for each in sides if not each.known and each.rand is None]
+        data = [each for each in sides if each.is_data and each.rand is None]
         if len(data) == 2 and ours and place.variant in ("zoneout", "recurrent_dropout"):
             data = data[1:]
         if len(data) != 1 or not (ours or is_float(data[0])):
@@ -52,7 +52,7 @@ def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> App
     if name in ("mul", "div") and len(inputs) == 2:
         random = [each for each in inputs if each.rand is not None]
         data = [each for each in inputs if each.rand is None]
-        if len(random) != 1 or data[0].size == 1 or data[0].known or not is_float(data[0]):
+        if len(random) != 1 or data[0].size == 1 or not (data[0].is_data and is_float(data[0])):
             return None
         mask = random[0].mask
         if mask is None and not ours:

@@ -148,7 +148,7 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
     if limit.const is not None:
         true = _probability(node.op, first, float(limit.const), bits)
     else:
-        traced = limit.deps != 0
+        traced = not limit.known
     node.rand, node.mask = draw, Mask(draw, true, 1.0, traced)
 
 

@@ -11,7 +11,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+HELD = 1
+"""The source that stands for the arrays of numbers that a function holds in its closure."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -64,7 +68,7 @@ class Node:
       params: the parameters that distinguish it.
       inputs: the operands.
       shape, dtype: those of the value.
-      deps: the sources that it depends on, as bits of a number.
+      deps: the sources that it depends on, as bits of a number; `HELD` is one.
       const: the value, if it is one number in all entries and known.
       rand: the draw of which it is an elementwise function, and of no other array.
       drawn: the draw that begins with this value.
@@ -102,7 +106,14 @@ class Node:
     @property
     def known(self) -> bool:
         """Whether the program needs no argument to compute it."""
-        return self.const is not None or (self.deps == 0 and self.rand is None)
+        return self.const is not None or (self.deps & ~HELD == 0 and self.rand is None)
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it may be dropped from: whether it is computed from an argument, or from an array
+        of numbers that the function holds.
+        """
+        return self.const is None and (self.deps != 0 or self.rand is not None)
 
     @property
     def is_key(self) -> bool:
@@ -181,6 +192,8 @@ class Graph:
         if key not in self._literals:
             made = self.node("constant", {"value": value}, (), aval, 0)
             made.const = number
+            if number is None and jnp.issubdtype(aval.dtype, jnp.inexact):
+                made.deps = HELD
             self._literals[key] = made
             self.kept.append(value)
         return self._literals[key]

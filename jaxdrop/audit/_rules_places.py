@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,30 +76,43 @@ def _is_batch_norm(node: Node) -> bool:
 
 def _channels(node: Node) -> int:
     """The length of an inverse deviation, if its entries are those of channels; else 0."""
-    same = False  # for all examples, which lie along axis 0
+    axis: int | None = 0  # along which the examples lie; None where all have the same value
     for _ in range(12):
         if node.op in ("rsqrt", "sqrt"):
-            return node.size if same or _first_is_short(node) else 0
-        if node.op == "broadcast_in_dim" and node.inputs:
-            axes, inner = node.params["broadcast_dimensions"], node.inputs[0].shape
-            same = same or 0 not in axes or inner[axes.index(0)] < node.shape[0]
-        elif node.op in ("mul", "add"):
+            return 0 if axis is not None and _is_long(node, axis) else node.size
+        if node.op in ("mul", "add"):
             # The product of the inverse deviation and the learned scale.
             roots = [each for each in node.inputs if moved_from(each).op in ("rsqrt", "sqrt")]
             if not roots:
                 return 0
-            same = same or _first_is_short(node)
-            node = roots[0]
-            continue
-        elif node.op not in MOVES:
+            inner = roots[0]
+        elif node.op in MOVES:
+            inner = node.inputs[0]
+        else:
             return 0
-        same = same or _first_is_short(node)
-        node = node.inputs[0]
+        if axis is not None:
+            axis = _before(node, inner, axis) if _is_long(node, axis) else None
+        node = inner
     return 0
 
 
-def _first_is_short(node: Node) -> bool:
-    return len(node.shape) > 1 and node.shape[0] == 1
+def _is_long(node: Node, axis: int) -> bool:
+    return axis < len(node.shape) and node.shape[axis] > 1
+
+
+def _before(node: Node, inner: Node, axis: int) -> int | None:
+    """The axis of an operand that becomes this axis of the result; None if none does."""
+    if node.op == "broadcast_in_dim":
+        axes = node.params["broadcast_dimensions"]
+        return axes.index(axis) if axis in axes else None
+    if node.op == "transpose":
+        return int(node.params["permutation"][axis])
+    if node.op in ("reshape", "squeeze", "expand_dims"):
+        # The axes in front of it hold as many entries before and after.
+        front = math.prod(node.shape[:axis])
+        found = [at for at in range(len(inner.shape)) if math.prod(inner.shape[:at]) == front]
+        return max(found, default=None)
+    return axis - len(node.shape) + len(inner.shape)
 
 
 @rule("JD304")

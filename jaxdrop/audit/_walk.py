@@ -46,7 +46,7 @@ class Walk:
         self.kept: list[tuple[Node, Place, str]] = []
         self.loops: list[Any] = []
         self.recording = True
-        self._sources = 0
+        self._sources = 1  # the first bit is HELD
         self.axes: dict[str, int] = {}
         self._scopes: dict[Any, str] = {}
 

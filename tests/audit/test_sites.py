@@ -170,6 +170,20 @@ def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
     assert audit.check(run, KEY, X).sites == []
 
 
+def test_arrays_that_the_function_holds_are_dropped_too() -> None:
+    held = np.arange(32.0, dtype=np.float32).reshape(4, 8)
+    rates = np.linspace(0, 0.5, 8, dtype=np.float32)
+    drop = nn.Dropout(0.25, deterministic=False)
+    for fn in (
+        lambda key: dropout(key, jnp.asarray(held), 0.25),
+        lambda key: drop.apply({}, held, rngs={"dropout": key}) * 2,
+        lambda key: jaxdrop.dropout(key, held @ held.T, 0.25),
+    ):
+        site = only(fn, KEY, training=True)
+        assert (site.rate, site.shape[0]) == (0.25, 4)
+    assert only(lambda key, x: jaxdrop.dropout(key, x, rates), KEY, array(4, 8)).rate is None
+
+
 def test_what_no_result_needs_is_no_site() -> None:
     def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
         model(w, key, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -58,6 +59,36 @@ def loss_step(model: Any, x: jax.Array, key: jax.Array) -> Any:
 @case("JD101", "equinox", also=("JD103",))
 def a_field_that_is_never_called(broken: bool) -> Call:
     return call(batched, abstract(MLP, used=not broken), X, KEY, training=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    attn_pdrop: float = 0.1
+    resid_pdrop: float = 0.2
+
+
+@case("JD101", "equinox", "stanford-crfm/levanter@9263f81 models/gpt2.py:49,195-209")
+def levanter_gpt2_hands_no_rate_to_its_attention(broken: bool) -> Call:
+    class Block(eqx.Module):
+        config: Rates = eqx.field(static=True)
+        layers: list[eqx.nn.Linear]
+        resid_dropout: eqx.nn.Dropout
+
+        def __init__(self, key: jax.Array) -> None:
+            self.config = Rates()
+            self.layers = [eqx.nn.Linear(8, 8, key=own) for own in jax.random.split(key, 4)]
+            self.resid_dropout = eqx.nn.Dropout(self.config.resid_pdrop)
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            first, second = jax.random.split(key)
+            q, k, v = (jax.vmap(layer)(x) for layer in self.layers[:3])
+            weights = jax.nn.softmax(q @ k.T)
+            if not broken:
+                weights = eqx.nn.Dropout(self.config.attn_pdrop)(weights, key=first)
+            out = jax.vmap(self.layers[3])(weights @ v)
+            return x + self.resid_dropout(out, key=second)
+
+    return call(loss_step, abstract(Block), array(2, 4, 8), KEY, training=True)
 
 
 @case("JD102", "equinox")

@@ -254,3 +254,17 @@ def the_step_scales_the_rate_only(broken: bool) -> Call:
         return jax.grad(lambda w: jnp.square(model(w, own, x, rate, jaxdrop.dropout)).mean())(w)
 
     return call(step, W, KEY, STEP, X, training=True, step=2)
+
+
+@case("JD303", "jax")
+def batch_norm_whose_statistics_are_moved_to_their_axes(broken: bool) -> Call:
+    """Libraries with named axes put new axes first, and bring them into order then."""
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        x = dropout(key, x, 0.1)
+        over, own = ((0, 1), (0,)) if broken else ((2,), (1, 2))
+        deviation = jax.lax.rsqrt(x.var(over) + 1e-5)
+        first = jax.lax.broadcast_in_dim(deviation, (8, 4, 6), own)
+        return jnp.tanh(x * jnp.transpose(first, (1, 2, 0)))
+
+    return call(run, KEY, array(4, 6, 8))
