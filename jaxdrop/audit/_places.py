@@ -63,6 +63,8 @@ class Place:
       backward: whether it belongs to a backward pass.
       remat: whether it stands in a part that the backward pass computes again.
       held: whether the line is that of a call around it, because the code inside is a library's.
+      call: the equation that calls the code around it; within a function of this library, the one
+        that calls the function.
     """
 
     scopes: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ class Place:
     backward: bool = False
     remat: bool = False
     held: bool = False
+    call: Any = None
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -94,6 +97,11 @@ class Place:
         """The name of this library's function, if it is one."""
         ours = [part for part in self._parts() if part.startswith(_OURS)]
         return ours[0].removeprefix(_OURS) if ours else None
+
+    @property
+    def site(self) -> tuple[Any, ...]:
+        """What all draws of one call of this library have in common."""
+        return self.variant, id(self.call), id(self.source)
 
     @property
     def line(self) -> str | None:

@@ -103,7 +103,7 @@ def find_sites(program: Program) -> list[Found]:
             continue
         place = application.place
         # Several draws of one call of this library's are one site; a draw that is used twice too.
-        key: Any = (place.variant, id(place.source)) if place.variant else id(draw)
+        key: Any = place.site if place.variant else id(draw)
         if not place.variant and _drawn_again(draw, application, latest):
             key = (id(draw), application.out.number)
         draws, applications = groups.setdefault(key, ([], []))
@@ -115,7 +115,7 @@ def find_sites(program: Program) -> list[Found]:
         for place in draw.places:
             # What this library draws for other purposes than a mask, such as a choice of tokens.
             if place.variant and draw.bits.number in live and id(draw) not in latest:
-                key = (place.variant, id(place.source))
+                key = place.site
                 bits = draw.bits
                 own = Application("draw", bits, bits, bits, None, 0.0, place)
                 draws, applications = groups.setdefault(key, ([], []))

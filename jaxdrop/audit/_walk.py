@@ -96,6 +96,7 @@ class Walk:
             place.backward or is_backward(text),
             place.remat,
             place.held,
+            place.call,
         )
 
     def equation(self, eqn: Any, inputs: tuple[Node, ...], place: Place) -> Sequence[Node]:
@@ -232,6 +233,7 @@ def entered(inner: Any, place: Place, eqn: Any) -> Place:
         place,
         held=place.held or function_is_library(jaxpr),
         remat=place.remat or "differentiated" in eqn.params,
+        call=place.call if place.variant else eqn,
     )
 
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxdrop
+import jaxdrop.linen
 from jaxdrop import audit
 from tests import catalogue
 from tests.audit.gallery import KEY, array
@@ -138,6 +139,24 @@ def test_a_loop_multiplies_what_is_drawn() -> None:
         site = only(fn, array(16, 16), keys, X)
         assert (site.repeats, site.shape) == (3, X.shape)
         assert site.random_bits == 3 * 32 * np.prod(X.shape)
+
+
+def test_calls_in_a_loop_of_a_library_are_sites_of_their_own() -> None:
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            drop = jaxdrop.linen.Dropout(0.1, deterministic=False)
+            inner = jaxdrop.dropout(self.make_rng("dropout"), jnp.tanh(drop(x)), 0.2)
+            return x + jaxdrop.linen.Dropout(0.3, deterministic=False)(inner), None
+
+    layers = nn.scan(nn.remat(Block), split_rngs={"dropout": True}, length=2)()
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: layers.apply({}, x, None, rngs={"dropout": key})[0].sum())(x)
+
+    sites = audit.check(run, KEY, X, training=True).sites
+    assert [site.rate for site in sites] == [0.1, 0.2, 0.3]
+    assert {site.random_bits for site in sites} == {2 * 32 * 8 * 16}
 
 
 def test_a_key_that_is_repeated_for_a_loop_is_one_key() -> None:
