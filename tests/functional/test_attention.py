@@ -458,7 +458,7 @@ def test_vmap_over_rates() -> None:
 @pytest.mark.parametrize(
     ("options", "looking"),
     [
-        ({"segment_ids": jnp.arange(64) // 4}, [4]),
+        ({"segment_ids": np.arange(64) // 4}, [4]),  # of 64 bits
         ({"is_causal": True}, [4, 5, 6, 7]),
         ({"local_window_size": (4, 4)}, [3, 4, 5]),
         ({"is_causal": True, "local_window_size": (12, 0)}, [4, 5, 6]),

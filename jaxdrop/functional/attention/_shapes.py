@@ -166,8 +166,9 @@ class Shapes(NamedTuple):
                     f" each key, shape {shapes[1]}: one array for both where they are the same,"
                     f" otherwise (of queries, of keys). Got shape {ids.shape}."
                 )
-        dtype = jnp.int64 if max(ids.dtype.itemsize for ids in pair) > 4 else jnp.int32
-        return jnp.asarray(pair[0]).astype(dtype), jnp.asarray(pair[1]).astype(dtype)
+        first, second = map(jnp.asarray, pair)  # as 32 bits, where JAX has no more
+        dtype = jnp.int64 if max(first.dtype.itemsize, second.dtype.itemsize) > 4 else jnp.int32
+        return first.astype(dtype), second.astype(dtype)
 
     def offset(self, query_offset: Any, queries: int | None) -> jax.Array:
         """The argument `query_offset` as int32, one number for all examples or one for each.
