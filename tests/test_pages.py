@@ -59,6 +59,7 @@ class _Flax(MLP):
 
 
 NAMES: dict[str, Any] = {
+    "Any": Any,
     "MLP": MLP,
     "P": PartitionSpec,
     "jax": jax,
@@ -99,7 +100,7 @@ BRINGS: dict[str, dict[str, Any]] = {
 """What a block brings that holds this text, beside `NAMES`."""
 
 
-OPTIONAL = {"equinox", "haiku", "keras"}
+OPTIONAL = {"equinox", "haiku", "haliax", "keras"}
 """Libraries that a page may import. A block that imports one that is missing is left out."""
 
 

@@ -1,0 +1,27 @@
+"""The code blocks of the documentation's pages, for tests and benchmarks of what they show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+
+import jaxdrop.linen
+import jaxdrop.nnx
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+
+def section(page: str, title: str) -> dict[str, Any]:
+    """What the code blocks below a heading define, by name."""
+    text = (_DOCS / page).read_text().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+    names: dict[str, Any] = {"Any": Any, "jax": jax, "jnp": jnp, "nn": nn, "nnx": nnx}
+    names["jaxdrop"] = jaxdrop
+    for block in re.findall(r"(?ms)^```python\n(.*?)^```", text):
+        exec(compile(block, page, "exec"), names)
+    return names
