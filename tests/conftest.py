@@ -41,6 +41,25 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxdrop")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked `sweep(keep=n)`, n cases are no sweep: they run on every Python.
+    They follow one another by the golden section of all cases, which no parameter has as a period:
+    an even stride could meet one of its values only.
+    """
+    cases: dict[tuple[object, ...], list[pytest.Item]] = {}
+    for item in items:
+        mark = item.get_closest_marker("sweep")
+        if mark is not None and "keep" in mark.kwargs:
+            cases.setdefault((item.parent, item.originalname), []).append(item)
+    for same in cases.values():
+        keep = same[0].get_closest_marker("sweep").kwargs["keep"]
+        for case in {int(len(same) * (at * 0.618034 % 1)) for at in range(keep)}:
+            same[case].own_markers = [
+                mark for mark in same[case].own_markers if mark.name != "sweep"
+            ]
+
+
 def pytest_collection_finish() -> None:
     """The garbage collector passes over what will be there to the end: modules, and the tests."""
     gc.collect()

@@ -16,6 +16,8 @@ import pytest
 
 from tests.test_imports import FILES, MODULES, PACKAGE
 
+pytestmark = pytest.mark.sweep
+
 SOURCES = dict(zip(MODULES, FILES, strict=True))
 
 # The lowest floor first. Rooms on one floor do not import each other.

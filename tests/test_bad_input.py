@@ -449,6 +449,7 @@ STREAMS = [
 ]
 
 
+@pytest.mark.sweep(keep=26)
 @pytest.mark.parametrize("case", RATES + INPUTS + KEYS + AXES + SPECS + DETERMINISTIC + STREAMS)
 def test_bad_input(case: Case) -> None:
     with pytest.raises(case.error) as raised:

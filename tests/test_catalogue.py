@@ -418,6 +418,7 @@ def test_linen_module_makes_the_same_call(variant: Variant) -> None:
     assert module.apply(variables, x, rngs={"dropout": KEY}).shape == x.shape
 
 
+@pytest.mark.sweep(keep=25)
 @each_variant
 @pytest.mark.parametrize("framework", ["nnx", "linen"])
 def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: str) -> None:
@@ -450,11 +451,13 @@ def test_a_layer_takes_a_known_array_for_a_number(variant: Variant, framework: s
         assert program(call, known) == program(call, 0.25)
 
 
+@pytest.mark.sweep
 def test_names_are_unique() -> None:
     names = [variant.name for variant in VARIANTS]
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.sweep
 @each_variant
 def test_docstring_names_the_paper(variant: Variant) -> None:
     assert variant.paper in (variant.function.__doc__ or "")

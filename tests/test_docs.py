@@ -37,6 +37,7 @@ def test_examples_run(name: str) -> None:
     assert results.failed == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", MODULES)
 def test_everything_public_has_a_docstring(name: str) -> None:
     module = importlib.import_module(name)
@@ -44,6 +45,7 @@ def test_everything_public_has_a_docstring(name: str) -> None:
     assert [path for path, value in public(module) if not (value.__doc__ or "").strip()] == []
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in MODULES if "._" not in name])
 def test_everything_listed_exists(name: str) -> None:
     module = importlib.import_module(name)

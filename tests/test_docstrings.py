@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.sweep
+
 FACES = ["jaxdrop"]
 FACES += [f"jaxdrop.{name}" for name in ("nnx", "linen", "random", "masks", "schedules")]
 FACES += [f"jaxdrop.mc{name}" for name in ("", ".acquisition", ".conformal", ".metrics", ".plots")]

@@ -40,6 +40,7 @@ def unfiltered() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("unfiltered", "relaxed")
 def test_no_wrong_call_ends_inside_of_jax() -> None:
     """Nor does a right call spoil itself: each value fits its own kind, so that mistakes are
@@ -64,6 +65,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize(
     "layer", LAYERS, ids=lambda layer: f"{layer.__module__.split('.')[1]}.{layer.__name__}"
 )
@@ -321,6 +323,7 @@ SAMPLES, LABELS = jnp.full((4, 3, 2), 0.5), jnp.asarray([0, 1, 1])
 HIDDEN = np.ma.masked_invalid(np.array([0.5, np.nan, 0.5], np.float32))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [

@@ -97,11 +97,13 @@ def test_bits_are_those_of_jax(key: jax.Array) -> None:
         np.testing.assert_array_equal(own[case], expected, err_msg=case)
 
 
+@pytest.mark.sweep(keep=2)
 @any_key
 def test_compiled_or_not(key: jax.Array) -> None:
     _equal(random.bits(key, (3, 5)), _bits(key, (3, 5)))
 
 
+@pytest.mark.sweep(keep=2)
 @any_key
 def test_64_bits_are_those_of_jax(key: jax.Array) -> None:
     with jax.enable_x64(True):
@@ -154,6 +156,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.sweep(keep=5)
 @any_key
 @pytest.mark.parametrize(("global_shape", "shape", "origin"), BLOCKS)
 def test_a_block_is_a_slice_of_the_whole(
@@ -166,6 +169,7 @@ def test_a_block_is_a_slice_of_the_whole(
     _equal(_bits(key, shape, origin=origin, global_shape=global_shape), part)
 
 
+@pytest.mark.sweep(keep=3)
 @any_key
 @pytest.mark.parametrize("global_shape", [(1001,), (5, 3, 7)])
 def test_any_entries_are_those_of_the_whole(key: jax.Array, global_shape: tuple[int, ...]) -> None:
@@ -185,12 +189,14 @@ def test_any_entries_are_those_of_the_whole(key: jax.Array, global_shape: tuple[
     check()
 
 
+@pytest.mark.sweep(keep=2)
 @any_key
 def test_coordinates_broadcast(key: jax.Array) -> None:
     rows, columns = np.array([[4], [0]], np.uint32), np.array([[1, 6, 2]], np.uint32)
     _equal(_bits_at(key, (rows, columns), (5, 7)), _bits(key, (5, 7))[rows, columns])
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("promotion", ["strict", "standard"])
 @pytest.mark.parametrize("name", ["threefry", "hash"])
 def test_signed_coordinates(name: str, promotion: str) -> None:
@@ -224,6 +230,7 @@ def _coordinates(
     ]
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(("global_shape", "places"), FAR)
 def test_threefry_counts_past_one_word(
     global_shape: tuple[int, ...], places: list[tuple[int, ...]]
@@ -240,6 +247,7 @@ def test_threefry_counts_past_one_word(
     _equal(_bits_at(KEYS["threefry"], _coordinates(places, global_shape), global_shape), high ^ low)
 
 
+@pytest.mark.sweep(keep=3)
 @any_key
 @pytest.mark.parametrize(
     ("global_shape", "origin"),
@@ -254,6 +262,7 @@ def test_a_far_block_is_made_of_far_entries(
     _equal(block.reshape(16), _bits_at(key, _coordinates(places, global_shape), global_shape))
 
 
+@pytest.mark.sweep(keep=3)
 @any_key
 @pytest.mark.parametrize("global_shape", [(3, 2**31), (2**33,)])
 def test_a_slice_of_a_far_array_is_made_of_far_entries(
@@ -271,6 +280,7 @@ def test_a_slice_of_a_far_array_is_made_of_far_entries(
     _equal(last(key), _bits_at(key, _coordinates(places, global_shape), global_shape))
 
 
+@pytest.mark.sweep(keep=2)
 @any_key
 def test_symbolic_lengths_count_as_far(key: jax.Array) -> None:
     """Entries of arrays of 2**37 and of 4096 entries, whose lengths are symbols for `jax.export`:
@@ -323,6 +333,7 @@ def test_exported_functions_are_files_of_a_seed_or_of_words() -> None:
         _equal(export.deserialize(file).call(argument, x), jaxdrop.dropout(jaxdrop.key(3), x, 0.5))
 
 
+@pytest.mark.sweep
 def test_a_mask_of_more_entries_than_a_word_counts() -> None:
     """Of each of three rows of 2**31 entries, every 2047th is looked at: half of them are kept, to
     5 sigma, which errs once in 500,000 rows; no row is like another. XLA forms no other entry.
@@ -381,6 +392,7 @@ def test_jax_draws_from_the_key(key: jax.Array) -> None:
     assert jax.random.permutation(key, 100).tolist() != list(range(100))
 
 
+@pytest.mark.sweep(keep=1)
 @own_key
 def test_split_is_fold_in(key: jax.Array) -> None:
     children = jax.random.split(key, (2, 3))
@@ -661,6 +673,7 @@ def _asks_for_a_part(key: jax.Array) -> None:
             draw()
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("impl", OTHERS)
 def test_no_random_access(impl: str) -> None:
     _asks_for_a_part(_other(impl))

@@ -217,6 +217,7 @@ def test_shard_map_with_spec_takes_the_step_of_jit(way: AxisType) -> None:
     assert_close(step(PARAMS, images, 5), plain(PARAMS, IMAGES, step_key(KEY, 5)))
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("of_batch", "of_params"),

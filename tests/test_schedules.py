@@ -294,6 +294,7 @@ def test_a_constant_zero_is_no_operation() -> None:
 # -- bad input
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [

@@ -27,6 +27,7 @@ def complete() -> None:
     pytest.importorskip("haiku")
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("complete")
 def test_every_rule_has_three_broken_models() -> None:
     counts = Counter(case.rule for case in CASES)
@@ -35,6 +36,7 @@ def test_every_rule_has_three_broken_models() -> None:
     assert min(counts.values()) >= 3
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("complete")
 def test_a_third_of_the_gallery_is_rebuilt_from_public_code() -> None:
     assert 3 * sum(case.source is not None for case in CASES) >= len(CASES)

@@ -254,6 +254,7 @@ CASES = {
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
+@pytest.mark.sweep(keep=5)
 @each_case
 def test_values_and_derivatives_are_those_of_the_dense_formula(case: Case) -> None:
     operands = case.operands()
@@ -283,6 +284,7 @@ def dropped(output: jax.Array) -> np.ndarray:
     return np.asarray(output).swapaxes(-3, -2) == 0
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 @pytest.mark.parametrize("block_sizes", [(8, 8), (5, 7), None], ids=str)
 def test_weights_are_dropped_as_by_dropout(
@@ -294,6 +296,7 @@ def test_weights_are_dropped_as_by_dropout(
     assert 0 < found.mean() < 1
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dims", [(1,), (2,), (0, 1, 2, 3)], ids=str)
 def test_shared_masks_are_those_of_dropout(dims: tuple[int, ...]) -> None:
     case = Case(options={"broadcast_dims": dims})
@@ -313,6 +316,7 @@ def test_masks_of_more_than_2_32_weights_do_not_repeat() -> None:
     )
 
 
+@pytest.mark.sweep
 def test_law() -> None:
     """Weights have the softmax as their mean, and no two, of one head or of two, fall together more
     often than others.
@@ -336,6 +340,7 @@ def test_law() -> None:
 # -- dtypes
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("dtype", "epsilon"),
     [
@@ -388,6 +393,7 @@ def test_evaluation_is_that_of_jax() -> None:
         np.testing.assert_allclose(f(*operands, bias), oracle, rtol=0, atol=2e-6)
 
 
+@pytest.mark.sweep
 def test_rows_of_the_lowest_bias_weigh_all_keys_alike() -> None:
     """As padding is often masked. The gradients are those of JAX too."""
     case = Case(
@@ -455,6 +461,7 @@ def test_vmap_over_rates() -> None:
 # -- packed sequences, decoding, padding
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(
     ("options", "looking"),
     [
@@ -622,6 +629,7 @@ def test_second_derivatives() -> None:
     assert_rounding(found, jax.tree.map(np.asarray, known), 4e-6)
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("frozen_heap")
 def test_no_tracer_leaks_and_profiles_show_its_name() -> None:
     case = Case(options={"is_causal": True})
@@ -749,6 +757,7 @@ def test_nothing_to_see(length: str) -> None:
     assert not case.at(KEY)(*case.operands()).any()
 
 
+@pytest.mark.sweep(keep=12)
 @pytest.mark.parametrize(
     ("bad", "error", "says"),
     [
@@ -851,6 +860,7 @@ def test_bad_input(bad: Callable[[], Any], error: type[Exception], says: list[st
         assert words in str(caught.value)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("available", [True, False])
 def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
     """Half precision without dropout goes to cuDNN where JAX has it, and otherwise stays here. No
@@ -882,6 +892,7 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
     assert not asked
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("keys", [77, 513, 1030, 4096, 5000])
 def test_blocks_fill_the_keys_with_little_left_over(keys: int) -> None:
     _, size = block_sizes(None, (64, keys), (16, 12))

@@ -91,6 +91,7 @@ _LENGTHS = {
 _SEGMENTS = np.array([[0] * 3 + [1] * 20 + [2] * 14, [0] * 16 + [3] * 16 + [7] * 5], np.int32)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("key", "rate", "sizes", "pulled", "options"),
     [
@@ -243,6 +244,7 @@ def test_transformations() -> None:
         )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("keys", [2**15, 2**15 + 8, 2**15 + 16])
 def test_more_than_2_32_weights(keys: int) -> None:
     """Positions of two words, where no array of all weights could be made."""

@@ -41,6 +41,7 @@ _LENGTHS = {
 _SEGMENTS = np.array([[0] * 3 + [1] * 9 + [2] * 8, [0] * 8 + [3] * 12], np.int32)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("key", "rate", "queries", "options"),
     [

@@ -33,6 +33,7 @@ each_flax = pytest.mark.parametrize("flax", [linen, nnx_], ids=["linen", "nnx"])
 # -- the masks of Flax
 
 
+@pytest.mark.sweep(keep=9)
 @each_flax
 @pytest.mark.parametrize("rate", np.arange(0.05, 0.91, 0.05).round(2).tolist())
 def test_masks_and_values_are_those_of_flax(flax: Any, rate: float) -> None:
@@ -42,6 +43,7 @@ def test_masks_and_values_are_those_of_flax(flax: Any, rate: float) -> None:
     )
 
 
+@pytest.mark.sweep(keep=3)
 @each_flax
 @pytest.mark.parametrize("dims", [(0,), (1,), (-1,), (0, 2), (0, 1, 2)])
 def test_shared_masks_are_those_of_flax(flax: Any, dims: tuple[int, ...]) -> None:
@@ -50,6 +52,7 @@ def test_shared_masks_are_those_of_flax(flax: Any, dims: tuple[int, ...]) -> Non
     np.testing.assert_array_max_ulp(ours, flax(THREEFRY, x, 0.4, broadcast_dims=dims), maxulp=1)
 
 
+@pytest.mark.sweep(keep=3)
 @each_flax
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64", "float8_e4m3fn"])
 def test_masks_are_those_of_flax_in_every_dtype(flax: Any, dtype: str) -> None:
@@ -59,6 +62,7 @@ def test_masks_are_those_of_flax_in_every_dtype(flax: Any, dtype: str) -> None:
     )
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (3, 2**17 + 1), (3, 1, 5, 1, 2)])
 def test_masks_are_those_of_flax_in_every_shape(shape: tuple[int, ...]) -> None:
     x = jnp.ones(shape)
@@ -93,6 +97,7 @@ def test_flax_draws_our_mask_from_our_key(flax: Any, dims: tuple[int, ...]) -> N
 # -- rates
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "rate",
     [
@@ -149,6 +154,7 @@ def test_one_rate_for_each_feature() -> None:
     )
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("shape", "dims"),
     [
@@ -196,6 +202,7 @@ def test_masks_of_one_key_are_nested() -> None:
         before = dropped
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.3])
 def test_short_floats_keep_the_mean(rate: float, dtype: str) -> None:

@@ -31,6 +31,7 @@ each_rate = pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 # -- classic dropout
 
 
+@pytest.mark.sweep(keep=1)
 @each_key
 @pytest.mark.parametrize("dims", [(), (1,)])
 def test_classic_dropout_is_dropout_without_the_scale(
@@ -88,6 +89,7 @@ def dropped_value(rate: float) -> float:
     return (((1 - rate) * (1 + rate * LIMIT**2)) ** -0.5) * LIMIT * (1 - rate)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("rate", "a", "b", "dropped"),
     [(0.5, 0.8864049, 0.7791939, -0.7791939), (0.1, 0.9212845, 0.1619710, -1.4577387)],
@@ -137,6 +139,7 @@ def test_alpha_dropout_equals_that_of_keras(monkeypatch: pytest.MonkeyPatch, rat
     assert_close(value_and_pull(lambda x: alpha_dropout(KEY, x, rate), X), theirs)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5])
 def test_alpha_dropout_keeps_mean_and_variance(rate: float) -> None:
     """Of normal values. Ideal masks fail with a probability of 2e-6."""
@@ -161,6 +164,7 @@ def test_alpha_dropout_draws_the_masks_of_dropout(key: jax.Array) -> None:
         )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_dropped_by_alpha_dropout_do_not_leak(bad: float) -> None:
     dropped = alpha_dropout(KEY, X, RATE) < 0
@@ -190,6 +194,7 @@ def test_alpha_dropout_of_rates_up_to_one(known: bool) -> None:
 # -- feature alpha dropout
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("shape", "options", "shared"),
     [

@@ -72,6 +72,7 @@ WHOLE: dict[tuple[str, ...], Tree] = {}
 """The results with whole arrays, for each set of options."""
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("more", "constants", "specs"),
     [
@@ -201,6 +202,7 @@ FUNCTIONS: dict[
 }
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(
     ("function", "operands", "layouts"), FUNCTIONS.values(), ids=FUNCTIONS.keys()
 )

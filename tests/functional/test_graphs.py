@@ -159,6 +159,7 @@ def test_graphs_under_shard_map() -> None:
 # -- normalization
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("self_loops", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_normalization_is_that_of_the_dense_matrix(weighted: bool, self_loops: bool) -> None:

@@ -60,6 +60,7 @@ def test_drop_key_really_drops() -> None:
     assert jnp.isneginf(jaxdrop.drop_key(KEY, LOGITS.astype(jnp.float16), 0.5)).any()
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("rate", [0.99, 1.0])
 @pytest.mark.parametrize("known", [True, False], ids=["static", "traced"])
 def test_a_query_keeps_one_key(rate: float, known: bool) -> None:
@@ -88,6 +89,7 @@ def test_a_query_without_keys_stays_so() -> None:
     np.testing.assert_array_equal(jaxdrop.drop_key(KEY, logits, RATE), logits)
 
 
+@pytest.mark.sweep
 def test_drop_key_is_fair_when_one_key_stays() -> None:
     """At rate 1 each of 16 keys stays equally often; ideal bits fail with a probability of 1e-6."""
     left = ~jnp.isneginf(jaxdrop.drop_key(KEY, jnp.zeros((2**14, 16)), 1.0))
@@ -110,6 +112,7 @@ def test_drop_key_under_a_mesh() -> None:
 # -- DropHead
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 def test_drop_head(normalize: Normalize) -> None:
     """Whole heads, scaled as the name says."""
@@ -135,6 +138,7 @@ def test_drop_head_of_channels_in_front(normalize: Normalize) -> None:
     np.testing.assert_array_equal(swapped.swapaxes(1, 2), y)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("normalize", "rate"), [("expected", RATE), ("fixed", 1 / 3), ("fixed", 0.5)]
 )

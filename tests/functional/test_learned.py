@@ -53,6 +53,7 @@ def concrete_mean(p: float, temperature: float) -> float:
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("temperature", [0.1, 2 / 3])
 @pytest.mark.parametrize("per_feature", [False, True])
 def test_concrete_dropout_is_the_published_formula(temperature: float, per_feature: bool) -> None:
@@ -151,6 +152,7 @@ def test_noise_on_the_inputs_is_the_published_formula() -> None:
     np.testing.assert_allclose(dlog, (x * deviation * n / 2).sum(0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("shape", [(), (8, 1), (8, 3)], ids=["layer", "feature", "weight"])
 def test_noise_on_the_weights_is_the_published_formula(shape: tuple[int, ...]) -> None:
     """With the gradients of autograd."""
@@ -179,6 +181,7 @@ def test_noise_on_the_weights_has_their_moments() -> None:
     assert statistics.normal((y.var(0) / variance - 1) * np.sqrt(samples / 2)) > 1e-6
 
 
+@pytest.mark.sweep
 def test_variational_kl_is_right_in_its_range_and_stops_there() -> None:
     alphas = np.geomspace(1e-3, 1, 40)
     np.testing.assert_allclose(
@@ -280,6 +283,7 @@ def expected_kl(name: str, params: dict[str, jax.Array]) -> jax.Array:
     return learned.variational_kl(jnp.broadcast_to(params["log_alpha"], shape)).sum()
 
 
+@pytest.mark.sweep(keep=2)
 @each_module
 def test_nnx_modules(name: str, options: dict[str, Any]) -> None:
     sizes = {"ConcreteDropout": (), "VariationalDropout": (8,)}.get(name, (8, 3))
@@ -296,6 +300,7 @@ def test_nnx_modules(name: str, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(layer(X), expected_call(name, params, deterministic=True))
 
 
+@pytest.mark.sweep(keep=2)
 @each_module
 def test_linen_modules(name: str, options: dict[str, Any]) -> None:
     module = getattr(jaxdrop.linen, name)(**MODULES[name][0], **options)
@@ -329,6 +334,7 @@ def test_modules_tell_what_they_have_learned() -> None:
     assert sparse.sparsity() == pytest.approx(1 / 8)
 
 
+@pytest.mark.sweep
 def test_a_rate_that_helps_is_learned() -> None:
     """Noise only harms a linear map of exact data: without a divergence the rate falls."""
     logit = 0.0

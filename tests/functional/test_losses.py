@@ -53,6 +53,7 @@ def test_r_drop_is_pytorch(rule: losses.Rule) -> None:
         np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep(keep=1)
 @each_rule
 def test_r_drop_of_one_pass_twice_is_the_cross_entropy(rule: losses.Rule) -> None:
     loss = losses.r_drop(ONE, ONE, LABELS, alpha=5.0, rule=rule)
@@ -67,6 +68,7 @@ def test_r_drop_with_probabilities() -> None:
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     "labels", [LABELS, jax.nn.one_hot(LABELS, 5)], ids=["ids", "probabilities"]
 )

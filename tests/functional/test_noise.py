@@ -128,6 +128,7 @@ def test_variance_shift(drop: Callable[..., jax.Array], variance: float, shift: 
 # -- amounts
 
 
+@pytest.mark.sweep(keep=3)
 @each_of("function", list(AMOUNTS))
 @pytest.mark.parametrize("amount", [0.5, 1.0, 5.0])
 def test_the_amount_gets_its_gradient(function: Callable[..., jax.Array], amount: float) -> None:
@@ -247,6 +248,7 @@ def test_padding_does_not_change_the_amount_of_noise() -> None:
     )
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "spec", [P(None, "a"), P("a", None, "b"), P("b", ("a",)), P("b", None, "a")]
 )
@@ -269,6 +271,7 @@ def test_neftune_counts_the_whole_length_and_width(spec: PartitionSpec, masked: 
 # -- bad input
 
 
+@pytest.mark.sweep(keep=6)
 @each_of("function", list(AMOUNTS))
 @pytest.mark.parametrize(
     ("amount", "error", "match"),

@@ -139,6 +139,7 @@ def test_bad_input_of_drop_path_add(
 # -- drop path
 
 
+@pytest.mark.sweep(keep=6)
 @each_key
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
@@ -516,6 +517,7 @@ def coefficients(
 SHAKEN = next(key for key in jax.random.split(KEY, 16) if coefficients(key, (1,))[0] != 1)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("per", LEVELS)
 def test_who_shares_a_coefficient(per: str) -> None:
     shape = (4, 5, 3)
@@ -533,6 +535,7 @@ def test_who_shares_a_coefficient(per: str) -> None:
         assert len(np.unique(found)) == units
 
 
+@pytest.mark.sweep
 @each_key
 @pytest.mark.parametrize(("alpha", "beta"), [((-1.0, 1.0), (0.0, 1.0)), ((0.25, 1.5), (-2.0, 0.5))])
 def test_law_of_the_coefficients(
@@ -562,6 +565,7 @@ def test_law_of_the_coefficients(
     assert statistics.normal(pairs) > 1e-6
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("rate", [0.5, 0.2])
 @pytest.mark.parametrize("alpha", [(-1.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.5, 1.5)])
 def test_evaluation_multiplies_by_the_expected_coefficient(
@@ -614,6 +618,7 @@ def test_shake_drop_equals_an_autograd_function(per: str) -> None:
         np.testing.assert_array_max_ulp(np.asarray(mine), theirs, maxulp=1)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("per", LEVELS)
 def test_forward_mode_is_the_transpose_of_the_backward_pass(per: str) -> None:
     x = jnp.ones((2, 2, 2))

@@ -129,6 +129,7 @@ def test_bad_axes(
 # -- spatial dropout
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("shape", "options", "shared"),
     [
@@ -177,6 +178,7 @@ def test_spatial_dropout_equals_that_of_pytorch(shape: tuple[int, ...], rate: fl
     assert seen.all()
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("relaxed")
 @pytest.mark.parametrize(
     ("rank", "first"), [(1, False), (2, False), (2, True), (3, False), (3, True)]
@@ -237,6 +239,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize("rule", ["paper", "torchvision", "timm"])
 @pytest.mark.parametrize(("lengths", "block_size", "blocks"), CASES)
 def test_drop_block_drops_blocks(
@@ -316,6 +319,7 @@ def paper_code(x: Any, noise: Any, block_size: int) -> Any:
     return x / pattern.mean() * pattern
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("rule", "code", "block_size"),
     [
@@ -342,6 +346,7 @@ def test_drop_block_equals_the_code_of(rule: str, code: Any, block_size: int) ->
 # -- DropBlock: its law
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("rule", "length", "rate", "published"),
     [
@@ -398,6 +403,7 @@ def test_drop_block_at_rate_one_keeps_something() -> None:
         )
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("block_size", [1, 5, (9, 6)])
 @pytest.mark.parametrize("normalize", ["example", "batch", "expected"])
 @pytest.mark.parametrize("known", [True, False], ids=["static", "traced"])
@@ -431,6 +437,7 @@ def test_which_maps_share_their_blocks(rule: str, channels: int) -> None:
 # -- DropBlock: what is kept is scaled
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("rule", ["paper", "timm"])
 @pytest.mark.parametrize("traced", [False, True])
 def test_drop_block_normalizes(rule: str, traced: bool) -> None:
@@ -480,6 +487,7 @@ def test_counts_beyond_32_bits() -> None:
         np.testing.assert_array_equal(kept, np.full((1, 1, 1, 1), 0.75 / parts, np.float32))
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("shape", [(3,), (4, 1, 1, 3), (4, 1, 1, 1)])
 @pytest.mark.parametrize("normalize", ["example", "batch", "expected"])
 def test_drop_block_of_several_rates(shape: tuple[int, ...], normalize: str) -> None:
@@ -508,6 +516,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("kind", MESHES)
 @pytest.mark.parametrize(
     ("rule", "normalize"), [("paper", "example"), ("paper", "batch"), ("timm", "expected")]
@@ -525,6 +534,7 @@ def test_jit_draws_the_same_blocks_under_every_layout(kind: str, rule: str, norm
             assert result.sharding.is_equivalent_to(placed.sharding, 4), spec
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "spec", [P("a"), P(("a", "b")), P("a", None, None, "b"), P(None, None, None, ("b", "a"))]
 )

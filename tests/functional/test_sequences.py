@@ -76,6 +76,7 @@ def test_windows_share_the_mask_of_a_key(axis: int) -> None:
 # -- embedding dropout
 
 
+@pytest.mark.sweep(keep=1)
 @each_rate
 def test_embedding_dropout_is_the_code_of_awd_lstm(rate: float) -> None:
     torch = require("torch")
@@ -136,6 +137,7 @@ def test_sequences_have_masks_of_their_own() -> None:
     np.testing.assert_array_equal(few, keep[:3])
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "spec", [P("a"), P(("b", "a")), P("a", "b"), P(None, "b"), P(None, "a", "b")]
 )
@@ -183,6 +185,7 @@ def test_word_dropout_needs_no_key_where_nothing_is_drawn() -> None:
 # -- zoneout
 
 
+@pytest.mark.sweep(keep=1)
 @each_rate
 def test_zoneout_is_the_code_of_fairseq(rate: float) -> None:
     torch = require("torch")
@@ -276,6 +279,7 @@ def test_recurrent_dropout_never_forgets() -> None:
 # -- bad input
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [

@@ -35,6 +35,7 @@ each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 # -- which tokens stay
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("prefix", [0, 1, 3])
 def test_token_dropout_is_the_code_of_timm(prefix: int, ordered: bool) -> None:
@@ -56,6 +57,7 @@ def test_token_dropout_is_the_code_of_timm(prefix: int, ordered: bool) -> None:
     np.testing.assert_array_equal(pull(jnp.cos(y))[0], x.grad)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("shape", [(9, 5), (4, 9, 5), (2, 4, 9, 5)])
 def test_indices_are_those_of_the_kept_tokens(shape: tuple[int, ...]) -> None:
     """Any leading axes; each example has its own; the prefix comes first; in order or not, the same
@@ -82,6 +84,7 @@ def test_tokens_of_every_dtype(dtype: str) -> None:
     np.testing.assert_array_equal(y, jnp.take_along_axis(x, indices[..., None], axis=-2))
 
 
+@pytest.mark.sweep
 @each_key
 def test_every_choice_of_tokens_is_as_likely_as_the_others(key: jax.Array) -> None:
     """As are its orders: 60 ways to keep 3 tokens of 5, after a prefix of 1. Ideal bits fail with a
@@ -101,6 +104,7 @@ def test_ties_go_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(indices, np.broadcast_to(np.arange(6), (3, 6)))
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("count", [1, 7, 10, 49, 100, 196, 197])
 def test_roundings_are_those_of_the_libraries(count: int) -> None:
     """Two of them, timm and axlearn, are given the share to drop, PatchDropout's own code the share
@@ -220,6 +224,7 @@ def patterns(
     return law | {(True,) * count: 0.0}
 
 
+@pytest.mark.sweep
 @each_key
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(
@@ -328,6 +333,7 @@ def modalities(arrays: Any = (X, X), rate: Any = 0.5, **options: Any) -> Callabl
     return lambda: modality_dropout(KEY, arrays, rate, **options)
 
 
+@pytest.mark.sweep(keep=9)
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [

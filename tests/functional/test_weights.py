@@ -53,6 +53,7 @@ def kept(connect: Callable[..., jax.Array], examples: int = 5) -> np.ndarray:
 # -- DropConnect
 
 
+@pytest.mark.sweep
 @each_convention
 @pytest.mark.parametrize(
     "fn",
@@ -168,6 +169,7 @@ def test_nothing_but_the_arguments_is_stored() -> None:
         assert shapes == sorted([X.shape, W.shape])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     "rate", [np.linspace(0.1, 0.9, 3), np.linspace(0.1, 0.9, 8).reshape(8, 1)], ids=["out", "in"]
 )

@@ -47,6 +47,7 @@ class Block(nn.Module):
         return x + attend(nn.LayerNorm()(x), mask=mask)
 
 
+@pytest.mark.sweep(keep=2)
 @each_mask
 @pytest.mark.parametrize("attention", [nn.MultiHeadDotProductAttention, nn.MultiHeadAttention])
 def test_swapped_in(attention: type[nn.Module], mask: jax.Array | None) -> None:

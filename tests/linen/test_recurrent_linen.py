@@ -60,6 +60,7 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("name", "options"),
     [*((name, {}) for name in CELLS), ("OptimizedLSTMCell", {"per_gate": True, "per_step": True})],
@@ -112,6 +113,7 @@ def test_the_same_key_gives_the_same_stack() -> None:
     jax.tree.map(close, mine, other)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("cell", "shape", "options"),
     [

@@ -123,6 +123,7 @@ def test_a_batch_avoids_what_it_knows_already() -> None:
     np.testing.assert_array_equal(acquisition.batch_bald(None, 2, probs=probs).indices, [0, 2])
 
 
+@pytest.mark.sweep
 def test_drawn_configurations_estimate_the_exact_scores() -> None:
     """Of three labels out of 40: for the third, 1000 of the 1600 configurations are drawn, with
     each of 20 keys.

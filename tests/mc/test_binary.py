@@ -50,6 +50,7 @@ def _summaries(logits: jax.Array, probs: jax.Array) -> list[dict[str, jax.Array]
     ]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("logits", [LOGITS[..., 0], LOGITS, LOGITS[..., None], LOGITS[:, 0, 0]])
 def test_definitions(logits: np.ndarray) -> None:
     """(S, N), several labels, and a trailing axis of length 1: the arrays have the shape of one

@@ -37,6 +37,7 @@ def _pooled() -> np.ndarray:
         return np.log(special.softmax(np.float64(LOGITS), axis=-1).mean(0, keepdims=True))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("pooled", [False, True])
 def test_it_is_the_minimum(pooled: bool) -> None:
     logits = _pooled() if pooled else LOGITS

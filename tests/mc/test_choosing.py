@@ -34,6 +34,7 @@ def _best(y: np.ndarray, samples: np.ndarray, outputs: int = 1) -> float:
     return float(np.exp(optimize.minimize_scalar(loss, (start - 0.1, start + 0.1), tol=1e-12).x))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
 def test_the_most_likely_precision(scale: float) -> None:
     fitted = mc.fit_tau(scale * Y, scale * SAMPLES)
@@ -140,6 +141,7 @@ def _spread(samples: jax.Array, wanted: float) -> jax.Array:
     return jnp.abs(samples.var() - wanted)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_the_best_rate(batch_size: int | None) -> None:
     rates = np.array([0.0, 0.2, 0.5, 0.8])

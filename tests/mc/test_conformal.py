@@ -53,6 +53,7 @@ def _intervals(kind: str, coverage: float, data: dict[str, Any]) -> Any:
     return conformal.residual_interval(mean[NEW], threshold, parts[1])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("coverage", [0.55, 0.75])
 def test_intervals_of_crepes_and_mapie(coverage: float, dtype: Any) -> None:
@@ -72,6 +73,7 @@ def test_intervals_of_crepes_and_mapie(coverage: float, dtype: Any) -> None:
                 np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("coverage", [0.55, 0.75])
 def test_sets_of_mapie(coverage: float, dtype: Any) -> None:
@@ -102,6 +104,7 @@ def test_sets_of_mapie(coverage: float, dtype: Any) -> None:
 # -- the guarantee
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("number", [1, 4, 9, 12])
 def test_coverage_is_exact_whichever_of_exchangeable_examples_is_new(number: int) -> None:
     """Of n + 1 examples each is the new one equally often. Where the rank exceeds n, all are
@@ -121,6 +124,7 @@ def test_coverage_is_exact_whichever_of_exchangeable_examples_is_new(number: int
     np.testing.assert_array_equal(np.isinf(covered).any(-1), infinite)
 
 
+@pytest.mark.sweep
 def test_ranks_are_exact() -> None:
     counts = np.r_[1:2000, RNG.integers(1, 2**24, 500), 10**6, 10**7].astype(np.int32)
     ranks = quick(lambda share, counts: jax.vmap(share.of_count)(counts))
@@ -136,6 +140,7 @@ def test_ranks_are_exact() -> None:
     assert traced(jnp.float32(0.99)) == 198
 
 
+@pytest.mark.sweep
 def test_randomized_scores_of_labels_from_the_probabilities_are_uniform() -> None:
     """`sum_c p_c P(above_c + u p_c <= t) = t`: coverage given the input is exact then."""
     probs = np.float32(RNG.dirichlet(np.ones(5), 20))
@@ -169,6 +174,7 @@ def test_groups_are_calibrated_by_themselves() -> None:
 # -- selective prediction
 
 
+@pytest.mark.sweep
 def test_the_tail_of_a_binomial() -> None:
     tail = quick(_binomial.lower_tail)
     for number, rate in itertools.product((1, 20, 1000, 10**6), (0.01, 0.3)):
@@ -180,6 +186,7 @@ def test_the_tail_of_a_binomial() -> None:
         np.testing.assert_allclose(found, expected, rtol=5e-4)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("rates", [(0.1, 0.7), (0.45, 0.6), (0.6, 0.2), (0.55, 0.55)])
 def test_the_risk_is_exceeded_as_seldom_as_stated(

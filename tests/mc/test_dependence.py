@@ -49,6 +49,7 @@ def _evaluation(key: jax.Array) -> jax.Array:
     return EVALUATED(X, rngs=nnx.Rngs(dropout=key))
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_evaluation_is_an_error(runner: str) -> None:
     name = runner.split()[0].replace(".", r"\.")
@@ -61,6 +62,7 @@ def test_evaluation_is_an_error(runner: str) -> None:
         RUNNERS[runner](_evaluation)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_unless_it_is_meant(runner: str) -> None:
     found = RUNNERS[runner](lambda key: X, allow_deterministic=True)
@@ -81,6 +83,7 @@ IGNORED = {
 }
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("fn", IGNORED.values(), ids=IGNORED)
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_whatever_the_reason(fn: Callable[..., Any], batch_size: int | None) -> None:
@@ -129,6 +132,7 @@ def _two(key: jax.Array, x: jax.Array) -> jax.Array:
     return jaxdrop.dropout(key, x, 0.5)
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),

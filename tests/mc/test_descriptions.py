@@ -10,6 +10,8 @@ import pytest
 import jaxdrop
 from jaxdrop import mc
 
+pytestmark = pytest.mark.sweep
+
 LOGITS = np.float32(np.random.default_rng(0).normal(size=(10, 450, 5)))
 CLASSIFICATION = mc.classification(logits=LOGITS)
 REGRESSION = mc.regression(LOGITS[..., 0], tau=4.0, groups=5)

@@ -28,11 +28,13 @@ def test_every_piece_is_among_them() -> None:
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("start", range(0, len(_PROGRAMS), _GROUP))
 def test_chunks_are_vmap(start: int) -> None:
     fuzz.check_compiled(_PROGRAMS[start : start + _GROUP])
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize("program", _PROGRAMS[::6] + _LONG, ids=lambda program: program.name)
 def test_summaries_take_it(program: fuzz.Program) -> None:
     fuzz.check_summaries(program)
@@ -42,11 +44,13 @@ def _eager(name: str) -> fuzz.Program:
     return fuzz.Program(name, lambda key: pieces.dropout(key, pieces.EAGER[name](key, pieces.V)))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", pieces.EAGER)
 def test_what_jit_refuses(name: str) -> None:
     """It runs whole, chunk by chunk, as `jax.vmap` runs it."""
     fuzz.check_eager(_eager(name))
 
 
+@pytest.mark.sweep
 def test_what_jit_refuses_in_loops() -> None:
     fuzz.check_eager_loops(_eager("through_numpy"))

@@ -56,6 +56,7 @@ def test_each_group_has_a_key_of_its_own(strategy: mc.Strategy) -> None:
     np.testing.assert_array_equal(one, jax.random.key_data(mc.keys(key, 12, strategy)))
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", SUMMARIES)
 @pytest.mark.parametrize("groups", [4, 12])
 def test_the_error_of_a_mean_of_groups_is_that_of_their_means(name: str, groups: int) -> None:
@@ -103,6 +104,7 @@ def test_one_group_says_nothing_of_its_error() -> None:
     np.testing.assert_allclose(summary.epistemic_variance, np.float64(SAMPLES).var(0), rtol=1e-5)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("batch_size", "summary"),
     [(3, None), (99, None), (3, functools.partial(mc.regression, tau=1.0))],

@@ -49,6 +49,7 @@ def _quantised(rate: float) -> float:
 # -- stratified: one position over all samples
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("num", COUNTS)
 def test_every_unit_is_dropped_in_its_share_of_the_samples(num: int) -> None:
     """Rounded up or down, and at random so that the mean is exact: to 5 sigma for each rate."""
@@ -67,6 +68,7 @@ def test_every_unit_is_dropped_in_its_share_of_the_samples(num: int) -> None:
         assert abs(times.mean() - share) <= 5 * np.sqrt(part * (1 - part) / units)
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("num", [*COUNTS, 9, 27, 60_000, 65_535])
 def test_one_value_in_each_stratum(num: int) -> None:
     """Over the samples: of the bits, of uniform values on their grids, and of normal ones through
@@ -106,6 +108,7 @@ def test_one_value_in_each_stratum(num: int) -> None:
         assert (np.diff(np.floor(bits / 2**32 * strata), axis=0) > 0).all()
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(
     ("num", "strategy"),
     [*((num, "stratified") for num in COUNTS), (9, "antithetic"), (9, "independent")],
@@ -128,6 +131,7 @@ def test_a_stratified_sample_is_a_good_stream(num: int, sample: int) -> None:
 # -- stratified: pairs
 
 
+@pytest.mark.sweep
 def test_lattices() -> None:
     """Every number of samples is one odd prime (or 1), or the sum of two that differ."""
     for num in range(1, 2**16):
@@ -218,6 +222,7 @@ def test_pairs_of_samples_are_alike(num: int) -> None:
 # -- antithetic and independent
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("num", [1, 2, 7, 10])
 def test_antithetic_samples_mirror_each_other(num: int) -> None:
     keys = _keys(jaxdrop.key(0), num, "antithetic")
@@ -260,6 +265,7 @@ def test_vmap_is_a_loop(strategy: mc.Strategy) -> None:
     np.testing.assert_array_equal(inside(jaxdrop.key(0)), loop)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "derive", [lambda key: jax.random.fold_in(key, 7), lambda key: jax.random.split(key, 3)[1]]
 )
@@ -339,6 +345,7 @@ def test_the_compiler_does_not_complain(capfd: pytest.CaptureFixture[str]) -> No
     assert "circular simplification" not in capfd.readouterr().err
 
 
+@pytest.mark.sweep
 def test_stratified_means_have_a_smaller_error() -> None:
     """The mean over 10 passes of a network with two dropout layers, 200 times: the mean squared
     error of stratified means is 0.2 of that of independent ones, with a standard error of 0.03.

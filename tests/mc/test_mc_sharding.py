@@ -56,6 +56,7 @@ def _place(mesh: Mesh, layout: str) -> tuple[jax.Array, jax.Array]:
     )
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("mesh", "layout"), [*(("auto", layout) for layout in LAYOUTS), ("explicit", "both")]
 )
@@ -76,6 +77,7 @@ def test_samples_are_those_of_one_device(mesh: str, layout: str) -> None:
     assert not re.search(r"f32\S+ (all-gather|all-to-all|collective-permute)\(", compiled.as_text())
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_moments_are_those_of_one_device(mesh: str) -> None:
     placed = _place(MESHES[mesh], "both")
@@ -102,6 +104,7 @@ def _statistics(keys: jax.Array, x: jax.Array) -> dict[str, object]:
     }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("mesh", "layout"), [("auto", "both"), ("explicit", "both")])
 def test_statistics_are_those_of_one_device(mesh: str, layout: str) -> None:
     """Some groups lie on one device, and some on several."""

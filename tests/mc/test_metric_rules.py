@@ -162,6 +162,7 @@ def _with(judge: Judge, bad: tuple[Any, ...]) -> list[np.ndarray]:
     return arrays
 
 
+@pytest.mark.sweep(keep=4)
 @every
 def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> None:
     """What is impossible does not matter there; elsewhere it is an error, or NaN if it is not
@@ -190,6 +191,7 @@ def test_where_is_a_selection_and_the_rest_is_not_looked_at(judge: Judge) -> Non
         _value(judge, *judge.arrays, where=~everywhere)
 
 
+@pytest.mark.sweep(keep=4)
 @every
 def test_examples_divided_among_devices(judge: Judge) -> None:
     mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Explicit,))
@@ -214,6 +216,7 @@ def test_curves_divided_among_devices_under_jit() -> None:
 # -- labels with two values
 
 
+@pytest.mark.sweep
 def test_two_values_of_sklearn() -> None:
     y, p = ONES.ravel(), CHANCES.ravel().astype(float)
     inner = np.clip(CHANCES, 0.05, 0.95)
@@ -244,6 +247,7 @@ def test_two_values_of_sklearn() -> None:
     )
 
 
+@pytest.mark.sweep
 def test_two_values_far_from_a_half() -> None:
     """Both logarithms keep their digits, and a probability that rounding made larger than 1 is
     1.
@@ -256,6 +260,7 @@ def test_two_values_far_from_a_half() -> None:
     assert metrics.nll([1], np.float32([1 + 2e-7]), binary=True) == 0
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("pooled", [False, True])
 def test_temperature_of_two_values_is_that_of_two_classes(pooled: bool) -> None:
     logits = 3 * LOGITS[..., 0]
@@ -367,6 +372,7 @@ def test_empty_bins_are_no_error_where_nan_is() -> None:
         assert metrics.reliability(LABELS, PROBS, num_bins=40).count.sum() == 48
 
 
+@pytest.mark.sweep
 def test_equal_confidences_in_any_order() -> None:
     """Of four predictions at .5, cut into two bins, each counts as half right."""
     right = np.array([0, 0, 1, 1])
@@ -378,6 +384,7 @@ def test_equal_confidences_in_any_order() -> None:
         np.testing.assert_array_equal(found.total_confidence, [1, 1])
 
 
+@pytest.mark.sweep
 def test_double_precision_and_a_batch_of_data_sets() -> None:
     with jax.enable_x64(True):
         assert (

@@ -56,6 +56,7 @@ def test_known_values() -> None:
     )
 
 
+@pytest.mark.sweep
 def test_likelihood_and_brier_score_of_sklearn() -> None:
     np.testing.assert_allclose(
         metrics.nll(CLASSES, PROBS), sklearn_metrics.log_loss(CLASSES, EXACT), rtol=1e-5
@@ -83,6 +84,7 @@ def _reference_bins(
         return count, sums / count, hits / count
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("num_bins", [1, 10, 15])
 def test_bins_are_those_of_a_histogram(num_bins: int) -> None:
     found = metrics.reliability(CLASSES, PROBS, num_bins=num_bins)
@@ -109,6 +111,7 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_above_and_one_to_the_last() 
     assert metrics.ece([0], [[1.0, 0.0]]) == metrics.mce([0], [[1.0, 0.0]]) == 0
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("num_bins", [1, 7, 600])
 def test_bins_of_equal_mass(num_bins: int) -> None:
     order = PROBS.max(-1).argsort(kind="stable")
@@ -136,6 +139,7 @@ def test_classwise() -> None:
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", ["ece", "mce", "classwise_ece", "adaptive_ece", "aurc, all equal"])
 def test_sums_over_many_predictions(name: str) -> None:
     """The error does not grow with their number: `scripts/check_metrics.py` has all metrics, and
@@ -205,6 +209,7 @@ def test_known_risks() -> None:
     )
 
 
+@pytest.mark.sweep
 @given(
     errors=arrays(np.float32, 6, elements=st.sampled_from(np.float32([0, 0.5, 1]))),
     uncertainty=arrays(np.float32, 6, elements=st.sampled_from(np.float32([0, 1, 2]))),
@@ -255,6 +260,7 @@ def test_bad_errors() -> None:
         metrics.aurc(np.ones(2), np.array([0.0, np.nan]))
 
 
+@pytest.mark.sweep
 def test_selection_of_sklearn() -> None:
     """Traub et al. give the area in terms of the AUROC of failure detection."""
     errors = RNG.random(300) < 0.2
@@ -341,6 +347,7 @@ def test_known_values_of_regression() -> None:
     np.testing.assert_allclose(metrics.mpiw(*interval), 3.9661649676529445, rtol=1e-6)
 
 
+@pytest.mark.sweep
 def test_scores_of_scipy() -> None:
     np.testing.assert_allclose(
         metrics.gaussian_nll(Y, CENTER, STD), -stats.norm.logpdf(Y, CENTER, STD).mean(), rtol=1e-5
@@ -371,6 +378,7 @@ def test_scores_of_scipy() -> None:
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("fair", [False, True])
 def test_crps_of_samples(fair: bool) -> None:
     samples = RNG.normal(size=(7, 30)) + 100
@@ -405,6 +413,7 @@ def test_crps_of_the_mixture() -> None:
     np.testing.assert_allclose(one, gaussian, rtol=1e-5)
 
 
+@pytest.mark.sweep
 def test_quantiles_and_intervals_of_sklearn() -> None:
     q = np.array([0.1, 0.5, 0.9])
     quantiles = CENTER + STD * stats.norm.ppf(q)[:, None]
@@ -459,6 +468,7 @@ def test_scores_of_logits() -> None:
         mc.energy(logits[0, 0])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("proportion", ["interval", "quantile"])
 def test_calibration_of_regression(proportion: str) -> None:
     expected = np.linspace(0, 1, 100)
@@ -487,6 +497,7 @@ def test_calibration_of_regression(proportion: str) -> None:
     )
 
 
+@pytest.mark.sweep
 def test_a_calibrated_model() -> None:
     cdf = (np.arange(1000) + 0.5) / 1000
     for metric in (metrics.rmsce, metrics.mace, metrics.miscalibration_area):

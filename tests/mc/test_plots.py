@@ -21,6 +21,8 @@ from jaxdrop.mc import metrics, plots
 mpl.use("Agg")
 from matplotlib import pyplot
 
+pytestmark = pytest.mark.sweep
+
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(RNG.normal(size=(6, 40, 3)), jnp.float32)
 LABELS = jnp.asarray(RNG.integers(0, 3, 40))

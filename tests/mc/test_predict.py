@@ -121,6 +121,7 @@ def test_batch_size_that_is_no_integer(batch_size: object) -> None:
 # -- the bar
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("batch_size", [None, 3, 7])
 def test_a_bar_changes_nothing(batch_size: int | None, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = mc.predict(_outputs, KEYS, batch_size=batch_size, progress=True)

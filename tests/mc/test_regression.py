@@ -71,6 +71,7 @@ def test_known_moments() -> None:
     np.testing.assert_allclose(summary.standard_error, stats.sem(SAMPLES), rtol=1e-4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("size", [8, 100, 1000])
 def test_small_variance_around_a_large_mean(size: int) -> None:
     """The mean is 1e6 standard deviations, and rounding moves it by several percent of one.
@@ -157,6 +158,7 @@ def test_known_likelihoods() -> None:
     np.testing.assert_allclose(found.mean(), -1.302284478697191, rtol=1e-6)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("output_axes", [0, 1, 2])
 @pytest.mark.parametrize("predicted", [False, True])
 def test_likelihood_of_several_outputs(output_axes: int, predicted: bool) -> None:
@@ -195,6 +197,7 @@ def test_likelihood_has_gradients() -> None:
     check_grads(loss, arguments, order=1, modes=("rev",), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("predicted", [False, True])
 def test_cdf_and_quantiles_of_the_mixture(predicted: bool) -> None:
     noise = {"variance": VARIANCE} if predicted else {"tau": TAU}

@@ -47,6 +47,7 @@ def _ambiguous(key: jax.Array, x: jax.Array) -> Any:
     return {"a": {"b": y}, "a.b": y + 1, "inputs_crc32": y + 2}
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("fn", [_fn, _nested, _ambiguous])
 def test_the_same_structure_and_bits(tmp_path: Path, fn: Any) -> None:
     written, opened = _run(tmp_path, fn), mc.open_results(tmp_path)
@@ -129,6 +130,7 @@ def _manifest(path: Path, change: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [

@@ -32,6 +32,7 @@ def _outputs(key: jax.Array) -> dict[str, object]:
     }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 99])
 def test_moments_are_those_of_all_samples(batch_size: int) -> None:
     """In float64, for every chunk size; short floats, integers and booleans too."""
@@ -50,6 +51,7 @@ def test_moments_are_those_of_all_samples(batch_size: int) -> None:
     assert {x.dtype for x in jax.tree.leaves(found.mean)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("batch_size", [1, 7, 99])
 def test_large_means_do_not_swallow_the_variance(batch_size: int) -> None:
     """The mean is 1e6 standard deviations: its rounding alone, in every chunk, would be several
@@ -109,6 +111,7 @@ def test_one_sample() -> None:
     assert np.isnan(found.standard_error).all()
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     "summary", [lambda x: mc.classification(logits=x), lambda x: mc.regression(x, tau=2.0)]
 )
@@ -169,6 +172,7 @@ def _noise(key: jax.Array) -> jax.Array:
     return -jnp.log1p(-jax.random.uniform(key, (3, 4)))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("most", "strategy"), [(43, "independent"), (43, "stratified"), (32, "antithetic")]
 )
@@ -218,6 +222,7 @@ def test_four_chunks_at_least() -> None:
     assert found.converged
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("strategy", ["stratified", "independent"])
 def test_the_error_is_that_of_the_mean(strategy: mc.Strategy) -> None:
     """Over 200 runs of 20 chunks, the mean squared deviation of 12 means from 1 is the estimated
@@ -277,6 +282,7 @@ def test_another_summary_decides() -> None:
 # -- merging what does not belong together
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("other", "error", "message"),
     [

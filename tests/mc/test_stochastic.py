@@ -210,6 +210,7 @@ def parts(layer: Any) -> list[Any]:
     return [layer] if inner is None else [layer, inner]
 
 
+@pytest.mark.sweep(keep=28)
 @both
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_layer_is_on(flax: Framework, row: Row) -> None:

@@ -59,6 +59,7 @@ def close(a: Any, b: Any) -> None:
 # -- what is replaced
 
 
+@pytest.mark.sweep(keep=20)
 @both
 @pytest.mark.parametrize("variant", ROWS, ids=lambda variant: variant.name)
 def test_a_layer_is_as_if_it_were_made_with_the_rate(flax: Framework, variant: Variant) -> None:
@@ -428,6 +429,7 @@ def divided(fn: Callable[..., Any], x: jax.Array, spec: PartitionSpec) -> Any:
     return jax.jit(jax.shard_map(lambda x: fn(KEY, x), mesh=MESH, in_specs=spec, out_specs=spec))(x)
 
 
+@pytest.mark.sweep(keep=1)
 @both
 def test_each_device_draws_its_part(flax: Framework) -> None:
     """Weights have one mask on all devices, and a layer that has a layout of its own keeps it."""

@@ -119,6 +119,7 @@ RULED_OUT = _logits(4, 2, 3)
 RULED_OUT[..., 1] = -np.inf
 
 
+@pytest.mark.sweep
 def test_known_values() -> None:
     """Probabilities of 0 are logits of -inf."""
     probs = np.float32(PROBABILITIES.swapaxes(0, 1))
@@ -129,6 +130,7 @@ def test_known_values() -> None:
         _assert_close(_values(summary), expected, rtol=1e-5, atol=2e-7)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("shape", [(1, 3), (4, 2, 3), (7, 2, 3, 10), (3, 0, 4)])
 def test_definitions(shape: tuple[int, ...]) -> None:
     for scale in (0.1, 3.0, 100.0):
@@ -157,6 +159,7 @@ def test_one_sample_knows_nothing_of_the_weights() -> None:
     assert np.isnan(values["standard_error"]).all()
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
 def test_samples_that_agree_keep_their_digits(spread: float) -> None:
     """The difference of the two entropies, about spread squared, would lose them: its own rounding
@@ -169,6 +172,7 @@ def test_samples_that_agree_keep_their_digits(spread: float) -> None:
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("spread", [1e-4, 1e-6, 0.0])
 def test_rounding_makes_no_negative_information(spread: float) -> None:
     logits = _logits(1, 200, 10) + _logits(20, 200, 10, scale=spread, seed=1)
@@ -286,6 +290,7 @@ LOGITS = {
 }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("logits", LOGITS.values(), ids=LOGITS)
 def test_gradients_are_finite(logits: jax.Array) -> None:
     gradients = _gradients(logits)
@@ -394,6 +399,7 @@ def test_which_of_the_two_is_said_by_the_caller() -> None:
         mc.classification(x)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("probs", [[0.5, 0.6], [1.5, -0.5], [2.0, -1.0], [np.nan, 1.0]])
 def test_logits_are_no_probabilities(probs: list[float]) -> None:
     """An error where values are known, and NaN for that input alone where they are not."""

@@ -49,6 +49,7 @@ def pair(**options: Any) -> tuple[Block, Block]:
     return stock, Block(nnx.Rngs(0), attention_fn=jaxdrop.nnx.dot_product_attention, **options)
 
 
+@pytest.mark.sweep(keep=2)
 @each_mask
 def test_swapped_in(mask: dict[str, Any]) -> None:
     """With a threefry key the masks are Flax's, shared over batch and heads or not; in evaluation

@@ -64,6 +64,7 @@ def mask(site: Site, units: int, gate: int = 0, key: jax.Array = KEY) -> np.ndar
 # -- against Flax
 
 
+@pytest.mark.sweep(keep=2)
 @each_cell
 def test_without_dropout_it_is_flax(kind: Callable[..., Any]) -> None:
     cell = cell_of(kind)
@@ -82,6 +83,7 @@ def test_without_dropout_it_is_flax(kind: Callable[..., Any]) -> None:
         jax.tree.map(np.testing.assert_array_equal, one, expected)
 
 
+@pytest.mark.sweep(keep=2)
 @each_cell
 def test_own_loop_is_that_of_flax(kind: Callable[..., Any]) -> None:
     """At rates so small that nothing is dropped, time first, and at steps that count."""

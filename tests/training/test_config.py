@@ -85,6 +85,7 @@ def test_each_option_at_each_kind_of_invalid_value(capsys: pytest.CaptureFixture
         assert option in text or f"options: {value}" in text, (option, value)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("message", PAIRS)
 def test_what_does_not_go_together(message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in said(PAIRS[message], capsys)
@@ -99,6 +100,7 @@ def test_a_file_and_options_over_it(tmp_path: Path) -> None:
     assert config.parse([]) == config.Config()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("text", "message"),
     [
