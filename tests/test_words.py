@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_multiply_high(a: list[int], b: list[int]) -> None:
 @given(words, long)
 def test_multiply_wide(a: list[int], b: int) -> None:
     assert _numbers(_words.multiply_wide(_array(a), b)) == [x * b % WORD**2 for x in a]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_words_of_an_array(x64: bool) -> None:
+    """What a symbolic length is: of 64 bits, if JAX has them."""
+    with jax.enable_x64(x64):
+        numbers = [edge for edge in (*EDGES, 3 * WORD + 7) if x64 or edge < 2**31]
+        values = jnp.asarray(np.array(numbers, np.int64 if x64 else np.int32))
+        assert _numbers(_words.words_of(values)) == numbers
 
 
 @given(st.lists(long, min_size=8, max_size=8), st.lists(long, min_size=8, max_size=8))

@@ -117,7 +117,7 @@ class Place:
     @property
     def repeats(self) -> int:
         """How often the loops around it run it."""
-        return self.runs(-1)
+        return math.prod(loop.length or 1 for loop in self.loops)
 
     def runs(self, deps: int) -> int:
         """How many values the loops around it make of one that depends on these sources."""

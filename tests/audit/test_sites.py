@@ -177,6 +177,19 @@ def test_devices_that_compute_the_same_may_draw_the_same() -> None:
     assert not audit.check(alike, W, KEY, X).findings
 
 
+def test_what_devices_return_depends_on_the_loop_around_them() -> None:
+    """The key of a step, made on the devices: each step has its mask."""
+    next_key = sharded(lambda key: jax.random.fold_in(key, 1), 2, "data", (ALL,), ALL)
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        def step(_: None, key: jax.Array) -> tuple[None, jax.Array]:
+            return None, dropout(next_key(key), x, 0.1)
+
+        return jax.lax.scan(step, None, jax.random.split(key, 3))[1]
+
+    assert not audit.check(run, KEY, X).findings
+
+
 def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
     def run(key: jax.Array, x: jax.Array) -> Any:
         keys = jax.random.split(key, 5)

@@ -683,6 +683,13 @@ def test_temporaries_of_default_blocks_are_few() -> None:
     assert temporaries(Case((), length, length, 1, 1, 8, 8, None)) <= length**2 / 4
 
 
+def test_the_scores_of_a_block_fit_into_a_cache() -> None:
+    """Of 2 MiB, where there are few enough examples and heads."""
+    for count in (1, 2, 8):
+        queries, keys = block_sizes(None, (8192, 8192), (count,))
+        assert 2**20 < 4 * count * queries * keys <= 2**21
+
+
 # -- layouts
 
 MESHES = {

@@ -75,6 +75,18 @@ def test_one_mask_behind_which_nothing_covaries_is_exact_by_all() -> None:
         np.testing.assert_allclose(result.variance, X**2 / 3 @ W**2, rtol=1e-4)
 
 
+def test_random_entries_beside_constants() -> None:
+    def fn(key: jax.Array, x: jax.Array) -> jax.Array:
+        beside = jnp.concatenate([jnp.zeros((3, 1)), jaxdrop.dropout(key, x, 0.25) @ W], axis=1)
+        return jax.lax.dynamic_update_slice(jnp.ones((3, 7)), beside, (0, 1))
+
+    result = mc.analytic(fn)(X)
+    mean, variance = np.ones((3, 7)), np.zeros((3, 7))
+    mean[:, 1], mean[:, 2:], variance[:, 2:] = 0, X @ W, X**2 / 3 @ W**2
+    np.testing.assert_allclose(result.mean, mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.variance, variance, rtol=1e-4)
+
+
 def test_an_enumerated_input_is_a_jump() -> None:
     """A function of one coin, however nonlinear, has two values."""
 

@@ -58,6 +58,12 @@ def test_several_outputs() -> None:
     )
 
 
+def test_one_example() -> None:
+    """Its samples alone say between which precisions the best one lies."""
+    samples, y = np.array([[1.0], [3.0]], np.float32), np.zeros(1, np.float32)
+    np.testing.assert_allclose(mc.fit_tau(y, samples).tau, _best(y, samples), rtol=1e-4)
+
+
 def test_one_sample_has_the_mean_squared_error() -> None:
     np.testing.assert_allclose(
         mc.fit_tau(Y, SAMPLES[:1]).tau, 1 / ((SAMPLES[0] - Y) ** 2).mean(), rtol=1e-5
