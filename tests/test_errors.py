@@ -26,8 +26,8 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 from errors import calls, layers
 from errors.outcomes import judge, mistakes
 
-KEY, X = jaxdrop.key(3), jnp.ones((4, 6))
-IDS = jnp.asarray([0, 1, 2])
+KEY, X = jaxdrop.key(3), jax.device_put(np.ones((4, 6), np.float32))
+IDS = jax.device_put(np.arange(3, dtype=np.int32))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_no_wrong_call_ends_inside_of_jax() -> None:
         assert [
             name for name, kind in call.kinds.items() if not kind.fits(given[name], given[name])
         ] == [], call.name
-    found = [judge(mistake) for mistake in mistakes(surface, 500, seed=0)]
+    found = [judge(mistake) for mistake in mistakes(surface, 300, seed=0)]
     assert [f"{one.mistake}: {one.says}" for one in found if one.outcome == "internal error"] == []
 
 
@@ -319,7 +319,8 @@ def test_messages_quote_shortly() -> None:
 
 
 CELL = nnx.SimpleCell(6, 3, rngs=nnx.Rngs(0))
-SAMPLES, LABELS = jnp.full((4, 3, 2), 0.5), jnp.asarray([0, 1, 1])
+SAMPLES = jax.device_put(np.full((4, 3, 2), 0.5, np.float32))
+LABELS = jax.device_put(np.array([0, 1, 1], np.int32))
 HIDDEN = np.ma.masked_invalid(np.array([0.5, np.nan, 0.5], np.float32))
 
 

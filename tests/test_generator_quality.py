@@ -170,7 +170,7 @@ KEPT = (0.1, 0.5, 0.9)
 
 def _number_kept() -> dict[str, float]:
     """The number that a mask keeps, over 2**22 positions of many keys."""
-    keys = jax.random.split(jaxdrop.key(21), 100)
+    keys = jax.random.split(jaxdrop.key(21), 32)
     counts = np.stack([np.asarray(_counts(key, 2**8, 2**14), np.int64).sum(1) for key in keys])
     return {
         f"at {1 - part:.1f}": statistics.binomial_counts(counts[:, index], 2**22, part)

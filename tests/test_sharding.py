@@ -68,11 +68,14 @@ def test_jit_draws_the_same_mask_under_every_layout(variant: Variant, mesh: Mesh
         assert result.sharding.is_equivalent_to(placed.sharding, x.ndim), spec
 
 
+@pytest.mark.sweep(keep=25)
 @each_variant
 def test_eager_calls_and_gradients_keep_the_layout(variant: Variant) -> None:
+    """Explicit axes ask every operation for its layout, automatic ones ask the compiler."""
     f, x = variant.at(KEY), variant.example()
     expected = pull(f, x)
-    for mesh in MESHES.values():
+    meshes = MESHES if variant in FIRST_OF_EACH_FILE else ["explicit"]
+    for mesh in (MESHES[name] for name in meshes):
         with jax.set_mesh(mesh):
             placed = place(x, mesh, P("a"))
             found = [*zip(pull(f, placed), expected, strict=True)]
@@ -83,6 +86,7 @@ def test_eager_calls_and_gradients_keep_the_layout(variant: Variant) -> None:
                 assert result.sharding.is_equivalent_to(placed.sharding, x.ndim)
 
 
+@pytest.mark.sweep(keep=25)
 @each_variant
 def test_vmap_over_sharded_keys_draws_the_same_masks(variant: Variant) -> None:
     keys, x = jax.random.split(KEY, 8), variant.example()

@@ -24,18 +24,25 @@ from jaxdrop import mc, random, schedules
 from jaxdrop.functional.paths import DepthRule
 
 KEY = jaxdrop.key(7)
-X = jnp.linspace(0.5, 2, 32, dtype=jnp.float32).reshape(4, 8)
-MAP = jnp.linspace(0.5, 2, 2 * 4 * 4 * 3, dtype=jnp.float32).reshape(2, 4, 4, 3)
-HEADS = jnp.linspace(-1, 1, 2 * 4 * 2 * 4, dtype=jnp.float32).reshape(2, 4, 2, 4)
-SEQUENCE = jnp.linspace(-1, 1, 2 * 5 * 4, dtype=jnp.float32).reshape(2, 5, 4)
-W = jnp.linspace(-1, 1, 24, dtype=jnp.float32).reshape(8, 3)
+
+
+def _line(first: float, last: float, *shape: int) -> jax.Array:
+    values = np.linspace(first, last, math.prod(shape), dtype=np.float32)
+    return jax.device_put(values.reshape(shape))
+
+
+X = _line(0.5, 2, 4, 8)
+MAP = _line(0.5, 2, 2, 4, 4, 3)
+HEADS = _line(-1, 1, 2, 4, 2, 4)
+SEQUENCE = _line(-1, 1, 2, 5, 4)
+W = _line(-1, 1, 8, 3)
 IDS = jnp.asarray([[1, 2, 3], [3, 0, 1]])
-EMBEDDED = jnp.linspace(-1, 1, 12, dtype=jnp.float32).reshape(2, 3, 2)
+EMBEDDED = _line(-1, 1, 2, 3, 2)
 SENDERS, RECEIVERS = jnp.asarray([0, 1, 2, 2]), jnp.asarray([1, 0, 1, 2])
 LABELS, PROBS = jnp.asarray([0, 2, 1, 1]), jnp.full((4, 3), 1 / 3, jnp.float32)
-LOGITS = jnp.linspace(-1, 1, 5 * 4 * 3, dtype=jnp.float32).reshape(5, 4, 3)
+LOGITS = _line(-1, 1, 5, 4, 3)
 SAMPLES, Y = (
-    jnp.linspace(-1, 1, 20, dtype=jnp.float32).reshape(5, 4),
+    _line(-1, 1, 5, 4),
     jnp.asarray([0.1, -0.3, 0.5, 0.0]),
 )
 UNIT, ERRORS = jnp.asarray([0.1, 0.9, 0.5, 0.3]), jnp.asarray([0.0, 1.0, 1.0, 0.0])

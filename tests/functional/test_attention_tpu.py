@@ -45,7 +45,6 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 9 + [2] * 8, [0] * 8 + [3] * 12], np.int32
 @pytest.mark.parametrize(
     ("key", "rate", "queries", "options"),
     [
-        (catalogue.KEY, jnp.float32(RATE), _LENGTH, {"is_causal": True}),
         (
             catalogue.KEYS["threefry"],
             RATE,
@@ -59,12 +58,13 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 9 + [2] * 8, [0] * 8 + [3] * 12], np.int32
             {
                 "bias": _RANDOM.standard_normal((1, 2, 1, _LENGTH), np.float32),
                 "broadcast_dims": (0,),
+                "is_causal": True,
                 **_LENGTHS,
             },
         ),
         (
             catalogue.KEY,
-            RATE,
+            jnp.float32(RATE),
             12,
             {
                 "segment_ids": (_SEGMENTS[:, 5:17], _SEGMENTS),
@@ -74,10 +74,9 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 9 + [2] * 8, [0] * 8 + [3] * 12], np.int32
         ),
     ],
     ids=[
-        "causal, a known array as rate",
         "threefry, a bias of each example, a mask of all heads",
-        "a sample, lengths, a bias of all examples and queries, shared",
-        "segments, offsets and a window",
+        "a sample, causal, lengths, a bias of all examples and queries, shared",
+        "segments, offsets and a window, a known array as rate",
     ],
 )
 def test_the_blocks_of_xla(

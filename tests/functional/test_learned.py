@@ -289,15 +289,34 @@ def test_nnx_modules(name: str, options: dict[str, Any]) -> None:
     sizes = {"ConcreteDropout": (), "VariationalDropout": (8,)}.get(name, (8, 3))
     layer = getattr(jaxdrop.nnx, name)(*sizes, rngs=nnx.Rngs(0), **options)
     params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
-    np.testing.assert_array_equal(layer(X, rngs=KEY), expected_call(name, params))
-    assert not np.array_equal(layer(X), layer(X))
     arguments = (W,) if name == "ConcreteDropout" else ()
-    np.testing.assert_allclose(layer.kl(*arguments), expected_kl(name, params), rtol=1e-6)
 
-    grads = nnx.grad(lambda layer: (layer(X, rngs=KEY) ** 2).sum() + layer.kl(*arguments))(layer)
-    assert (nnx.to_pure_dict(grads)[MODULES[name][2]] != 0).any()  # a clipped log alpha gets none
+    def loss(layer: Any) -> jax.Array:
+        return (layer(X, rngs=KEY) ** 2).sum() + layer.kl(*arguments)
+
+    @nnx.jit
+    def found(layer: Any) -> Any:
+        with_key, own, next_own, kl = layer(X, rngs=KEY), layer(X), layer(X), layer.kl(*arguments)
+        grads = nnx.to_pure_dict(nnx.grad(loss)(layer))
+        return with_key, own, next_own, kl, grads
+
+    @jax.jit
+    def expected(params: dict[str, jax.Array]) -> Any:
+        return (
+            expected_call(name, params),
+            expected_kl(name, params),
+            expected_call(name, params, deterministic=True),
+        )
+
+    with_key, own, next_own, kl, grads = found(layer)
+    drawn, divergence, mean = expected(params)
+    np.testing.assert_allclose(with_key, drawn, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(with_key == 0, drawn == 0)
+    assert not np.array_equal(own, next_own)
+    np.testing.assert_allclose(kl, divergence, rtol=1e-6)
+    assert (grads[MODULES[name][2]] != 0).any()  # a clipped log alpha gets none
     layer.eval()
-    np.testing.assert_array_equal(layer(X), expected_call(name, params, deterministic=True))
+    np.testing.assert_allclose(nnx.jit(type(layer).__call__)(layer, X), mean, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.sweep(keep=2)
@@ -305,22 +324,30 @@ def test_nnx_modules(name: str, options: dict[str, Any]) -> None:
 def test_linen_modules(name: str, options: dict[str, Any]) -> None:
     module = getattr(jaxdrop.linen, name)(**MODULES[name][0], **options)
     variables = module.init({"params": jax.random.key(0), "dropout": KEY}, X, deterministic=False)
-    params = variables["params"]
-    np.testing.assert_array_equal(
-        module.apply(variables, X, deterministic=False, rng=KEY), expected_call(name, params)
-    )
-    np.testing.assert_array_equal(
-        module.apply(variables, X, deterministic=True),
-        expected_call(name, params, deterministic=True),
-    )
     arguments = (W,) if name == "ConcreteDropout" else ()
-    np.testing.assert_allclose(
-        module.apply(variables, *arguments, method="kl"), expected_kl(name, params), rtol=1e-6
-    )
-    assert (
-        module.apply(variables, X, deterministic=False, rngs={"dropout": KEY}).shape
-        == expected_call(name, params).shape
-    )
+
+    @jax.jit
+    def found_and_expected(variables: Any) -> Any:
+        params = variables["params"]
+        return [
+            (module.apply(variables, X, deterministic=False, rng=KEY), expected_call(name, params)),
+            (
+                module.apply(variables, X, deterministic=True),
+                expected_call(name, params, deterministic=True),
+            ),
+            (module.apply(variables, *arguments, method="kl"), expected_kl(name, params)),
+            # with a key of its own, which Linen derives
+            (
+                module.apply(variables, X, deterministic=False, rngs={"dropout": KEY}),
+                expected_call(name, params),
+            ),
+        ]
+
+    *pairs, (other, drawn) = found_and_expected(variables)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert other.shape == drawn.shape
+    assert not np.array_equal(other, drawn)
 
 
 def test_modules_tell_what_they_have_learned() -> None:

@@ -30,7 +30,7 @@ from tests.oracles import require, torch_value_and_pull, torchtune_scale, value_
 Block = Callable[[jax.Array], jax.Array]
 
 LEVELS = {"batch": (0, 1, 2), "image": (1, 2), "channel": (1,), "pixel": ()}
-X = jnp.linspace(0.5, 2, 8 * 5 * 3).reshape(8, 5, 3)
+X = jax.device_put(np.linspace(0.5, 2, 8 * 5 * 3, dtype=np.float32).reshape(8, 5, 3))
 
 each_key = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 
@@ -243,8 +243,8 @@ def test_drop_path_bad_input(options: dict[str, Any], error: type[Exception], ma
 # -- layer drop
 
 
-MATRIX = jnp.linspace(-1, 1, 16).reshape(4, 4)
-ROWS = jnp.linspace(0.5, 2, 32).reshape(8, 4)
+MATRIX = jax.device_put(np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4))
+ROWS = jax.device_put(np.linspace(0.5, 2, 32, dtype=np.float32).reshape(8, 4))
 
 
 def block(x: jax.Array, matrix: jax.Array = MATRIX) -> jax.Array:
@@ -514,7 +514,10 @@ def coefficients(
     return y, pull(ones)[0]
 
 
-SHAKEN = next(key for key in jax.random.split(KEY, 16) if coefficients(key, (1,))[0] != 1)
+@functools.cache
+def shaken() -> jax.Array:
+    """A key that drops the branch."""
+    return next(key for key in jax.random.split(KEY, 16) if coefficients(key, (1,))[0] != 1)
 
 
 @pytest.mark.sweep(keep=2)
@@ -524,11 +527,11 @@ def test_who_shares_a_coefficient(per: str) -> None:
     units = np.prod(
         [length for axis, length in enumerate(shape) if axis not in LEVELS[per]], dtype=int
     )
-    straight = coefficients(SHAKEN, shape, per=per)
+    straight = coefficients(shaken(), shape, per=per)
     for found in map(np.asarray, straight):
         assert len(np.unique(found)) == units
         assert np.all(found == np.min(found, axis=LEVELS[per], keepdims=True))
-    turned = coefficients(SHAKEN, (3, 4, 5), per=per, batch_axis=1, channel_axis=0)
+    turned = coefficients(shaken(), (3, 4, 5), per=per, batch_axis=1, channel_axis=0)
     for found, expected in zip(turned, straight, strict=True):
         if per in ("batch", "image"):
             np.testing.assert_array_equal(found, jnp.moveaxis(expected, 2, 0))
@@ -601,7 +604,7 @@ def test_shake_drop_equals_an_autograd_function(per: str) -> None:
     """The usual PyTorch code, given our coefficients."""
     torch = require("torch")
     forward, backward = (
-        torch.from_numpy(np.array(found)) for found in coefficients(SHAKEN, X.shape, per=per)
+        torch.from_numpy(np.array(found)) for found in coefficients(shaken(), X.shape, per=per)
     )
 
     class Shake(torch.autograd.Function):
@@ -613,7 +616,7 @@ def test_shake_drop_equals_an_autograd_function(per: str) -> None:
         def backward(ctx: Any, gradient: Any) -> Any:
             return backward * gradient
 
-    ours = value_and_pull(lambda x: shake_drop(SHAKEN, x, 0.5, per=per), X)
+    ours = value_and_pull(lambda x: shake_drop(shaken(), x, 0.5, per=per), X)
     for mine, theirs in zip(ours, torch_value_and_pull(Shake.apply, X), strict=True):
         np.testing.assert_array_max_ulp(np.asarray(mine), theirs, maxulp=1)
 
@@ -622,10 +625,10 @@ def test_shake_drop_equals_an_autograd_function(per: str) -> None:
 @pytest.mark.parametrize("per", LEVELS)
 def test_forward_mode_is_the_transpose_of_the_backward_pass(per: str) -> None:
     x = jnp.ones((2, 2, 2))
-    _, backward = coefficients(SHAKEN, x.shape, per=per)
+    _, backward = coefficients(shaken(), x.shape, per=per)
 
     def f(x: jax.Array) -> jax.Array:
-        return shake_drop(SHAKEN, x, 0.5, per=per)
+        return shake_drop(shaken(), x, 0.5, per=per)
 
     @jax.jit
     def derivatives(x: jax.Array) -> tuple[jax.Array, ...]:

@@ -30,9 +30,10 @@ Array = jax.Array
 Piece = Callable[[Array, Array], Array]
 
 SHAPE = (4, 6)
-W = jax.random.normal(jax.random.key(1), (6, 6)) / 3
-V = jax.random.normal(jax.random.key(2), SHAPE)
-SPD = jnp.eye(6) + W @ W.T
+_RANDOM = np.random.default_rng(1)
+_W = _RANDOM.normal(size=(6, 6)).astype(np.float32) / 3
+W, SPD = jax.device_put((_W, np.eye(6, dtype=np.float32) + _W @ _W.T))
+V = jax.device_put(_RANDOM.normal(size=SHAPE).astype(np.float32))
 PIECES: dict[str, Piece] = {}
 EAGER: dict[str, Piece] = {}
 """What `jax.vmap` allows outside `jax.jit`, and `jax.jit` does not, at least not among others."""
@@ -459,10 +460,11 @@ def sharded(key, x):
 
 # -- layers of others
 
+_linear = functools.partial(nnx.Linear, 6, 6, kernel_init=lambda *_: W)
 _NNX = nnx.Sequential(
-    nnx.Linear(6, 6, rngs=nnx.Rngs(0)),
+    _linear(rngs=nnx.Rngs(0)),
     nnx.Dropout(0.5),
-    nnx.remat(nnx.Linear(6, 6, rngs=nnx.Rngs(1))),
+    nnx.remat(_linear(rngs=nnx.Rngs(1))),
     nnx.Dropout(0.2),
 )
 
@@ -507,9 +509,11 @@ def flax_linen_stochastic(key, x):
     return jaxdrop.linen.stochastic(_Linen(), _VARIABLES)(key, x)
 
 
-_EQX = eqx.nn.Sequential(
-    [eqx.nn.Linear(6, 6, key=jax.random.key(0)), eqx.nn.Dropout(0.5), eqx.nn.LayerNorm(6)]
-)
+_EQX = eqx.filter_jit(
+    lambda: eqx.nn.Sequential(
+        [eqx.nn.Linear(6, 6, key=jax.random.key(0)), eqx.nn.Dropout(0.5), eqx.nn.LayerNorm(6)]
+    )
+)()
 
 
 @piece
@@ -519,7 +523,7 @@ def equinox(key, x):
 
 _HK = hk.transform(lambda x: hk.dropout(hk.next_rng_key(), 0.5, jax.nn.elu(hk.Linear(6)(x))))
 with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-    _HK_PARAMS = _HK.init(jax.random.key(0), V)
+    _HK_PARAMS = jax.jit(_HK.init)(jax.random.key(0), V)
     _VARIABLES = jax.jit(_Linen().init)({"params": jax.random.key(0), "dropout": jaxdrop.key(0)}, V)
 
 

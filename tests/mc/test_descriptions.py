@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,30 +15,37 @@ from jaxdrop import mc
 pytestmark = pytest.mark.sweep
 
 LOGITS = np.float32(np.random.default_rng(0).normal(size=(10, 450, 5)))
-CLASSIFICATION = mc.classification(logits=LOGITS)
-REGRESSION = mc.regression(LOGITS[..., 0], tau=4.0, groups=5)
-MOMENTS = mc.moments(
-    lambda key: jaxdrop.dropout(key, jnp.ones((450, 3)), 0.5), mc.keys(jaxdrop.key(0), 10)
-)
+
+
+@functools.cache
+def summaries() -> tuple[mc.Classification, mc.Regression, mc.Moments]:
+    return (
+        mc.classification(logits=LOGITS),
+        mc.regression(LOGITS[..., 0], tau=4.0, groups=5),
+        mc.moments(
+            lambda key: jaxdrop.dropout(key, jnp.ones((450, 3)), 0.5), mc.keys(jaxdrop.key(0), 10)
+        ),
+    )
 
 
 def test_a_line_says_of_what_and_how_uncertain() -> None:
+    classification, regression, moments = summaries()
     entropy, information = (
-        CLASSIFICATION.predictive_entropy.mean(),
-        CLASSIFICATION.mutual_information.mean(),
+        classification.predictive_entropy.mean(),
+        classification.mutual_information.mean(),
     )
     assert (
-        repr(CLASSIFICATION)
+        repr(classification)
         == f"Classification(10 samples, batch (450,), 5 classes; mean entropy {entropy:.2g}, mutual"
         f" information {information:.2g})"
     )
-    std = np.sqrt(REGRESSION.epistemic_variance).mean()
+    std = np.sqrt(regression.epistemic_variance).mean()
     assert (
-        repr(REGRESSION)
+        repr(regression)
         == f"Regression(10 samples in 5 groups, shape (450,); mean epistemic std {std:.2g},"
         " aleatoric std 0.5)"
     )
-    assert str(MOMENTS) == "Moments(10 samples, shape (450, 3); mean std 1)"
+    assert str(moments) == "Moments(10 samples, shape (450, 3); mean std 1)"
     one = mc.classification(logits=LOGITS[:1, 0], binary=False)
     assert repr(one).startswith("Classification(1 sample, 5 classes; mean entropy 1.")
 
@@ -49,11 +58,10 @@ def test_several_outputs() -> None:
     assert repr(found) == "Moments(4 samples, 2 arrays)"
 
 
-@pytest.mark.parametrize(
-    "summary", [CLASSIFICATION, REGRESSION, MOMENTS], ids=lambda summary: type(summary).__name__
-)
-def test_fields_of_any_kind(summary: object) -> None:
+@pytest.mark.parametrize("which", range(3), ids=["Classification", "Regression", "Moments"])
+def test_fields_of_any_kind(which: int) -> None:
     """Traced, abstract, deleted, empty, NaN, from NumPy, of no values: no error, and no warning."""
+    summary = summaries()[which]
     known = repr(summary)
     shape = known.partition("; ")[0].partition(", ")[2]
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), summary)

@@ -152,13 +152,13 @@ def test_lattices() -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("num", [3, 8, 12, 16, 30, 31, 64, 100])
+@pytest.mark.parametrize("num", [3, 8, 12, 31, 64])
 def test_pairs_of_units_are_independent(num: int) -> None:
     """Two units that are dropped in a and b of a lattice's samples are dropped together in a
     hypergeometric number of them.
 
     That is, its mean and variance are those of samples in random order: to 5 standard errors, and
-    to 5 %, over 300,000 pairs.
+    to 5 %, over 120,000 pairs.
     """
     first, *_ = sizes = _lattices.sizes(num)
 
@@ -180,7 +180,7 @@ def test_pairs_of_units_are_independent(num: int) -> None:
     )
     for rate in (0.5, 0.1):
         parts = deviations(
-            jax.random.split(jaxdrop.key(num), 30), masks.distribution(rate).threshold
+            jax.random.split(jaxdrop.key(num), 12), masks.distribution(rate).threshold
         )
         for shift, square, variance in np.asarray(parts, np.float64).sum(0):
             assert abs(shift) < 5 * np.sqrt(variance)
