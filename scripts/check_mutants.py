@@ -67,7 +67,7 @@ TESTS = {
     r"mc/_ensembles": "mc/test_ensembles",
     r"mc/_masksembles": "mc/test_masksembles",
     r"mc/_subnetworks": "mc/test_subnetworks",
-    r"mc/_exports": "mc/test_export",
+    r"mc/_exports": "mc/test_datasets",
     r"mc/_logits": "mc/test_summaries mc/test_metrics",
     r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_acquisition",
     r"mc/_fitting/.*": "mc/test_choosing mc/test_calibration mc/test_binary",
