@@ -6,6 +6,9 @@ import numbers
 
 import jax
 
+# JAX 0.8 has the error of a symbolic comparison elsewhere.
+_ERRORS = jax.errors if hasattr(jax.errors, "InconclusiveDimensionOperation") else jax.core
+
 
 def is_known(length: int) -> bool:
     """Whether a length is a number, and not a symbolic length of `jax.export`."""
@@ -18,5 +21,5 @@ def at_most(length: int, bound: int) -> bool:
     """
     try:
         return bool(length <= bound)
-    except jax.errors.InconclusiveDimensionOperation:
+    except _ERRORS.InconclusiveDimensionOperation:
         return False
