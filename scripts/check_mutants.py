@@ -223,7 +223,8 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            if ast.unparse(keyword) == "strict=False":  # the default, which ruff asks for
+            # A default, which ruff asks for; and what is computed again instead of stored.
+            if ast.unparse(keyword) in ("strict=False", "checkpoint=False"):
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
         if len(node.args) > 1:
