@@ -18,7 +18,7 @@ from jax import lax
 
 import jaxdrop
 import jaxdrop.nnx
-from models.layout import BRANCH, RESIDUAL, constrain
+from .layout import BRANCH, RESIDUAL, constrain
 
 Norm: TypeAlias = Literal["pre", "post"]
 Branch: TypeAlias = Callable[[jax.Array], jax.Array]

@@ -14,7 +14,7 @@ from flax import linen as nn
 import jaxdrop
 import jaxdrop.linen
 from jaxdrop import Part
-from models.layout import BRANCH, RESIDUAL, constrain
+from .layout import BRANCH, RESIDUAL, constrain
 
 
 class Block(nn.Module):
