@@ -18,6 +18,7 @@ from jax import lax
 
 import jaxdrop
 import jaxdrop.nnx
+
 from .layout import BRANCH, RESIDUAL, constrain
 
 Norm: TypeAlias = Literal["pre", "post"]

@@ -14,6 +14,7 @@ from flax import linen as nn
 import jaxdrop
 import jaxdrop.linen
 from jaxdrop import Part
+
 from .layout import BRANCH, RESIDUAL, constrain
 
 
