@@ -14,18 +14,17 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.linen import with_logical_constraint as constrain
 from jax import lax
 
 import jaxdrop
 import jaxdrop.nnx
 
+from .layout import BRANCH, RESIDUAL, constrain
+
 Norm: TypeAlias = Literal["pre", "post"]
 Branch: TypeAlias = Callable[[jax.Array], jax.Array]
-RESIDUAL = "batch", "length", None
-"""The axes between two branches, by name. Without `flax.linen.logical_axis_rules` names do
-nothing; with them, each device keeps its part of the batch in its hands, and parameters that are
-divided among devices are gathered where they are used."""
+_KEYS = 7
+"""How many keys a block takes at most: four for dropout, two for drop path, one for random-LTD."""
 
 
 class Skip(NamedTuple):
@@ -120,8 +119,8 @@ class Block(nnx.Module):
             def residual(
                 x: jax.Array, branch: Branch = branch, norm: nnx.LayerNorm = norm
             ) -> jax.Array:
-                y = branch(norm(x) if self.norm == "pre" else x)
-                return dropout(constrain(y, RESIDUAL))
+                y = branch(constrain(norm(x) if self.norm == "pre" else x, BRANCH))
+                return dropout(constrain(constrain(y, BRANCH), RESIDUAL))
 
             if self.skip.examples:
                 x = self.drop_path_add(x, residual, rngs=rngs)
@@ -238,7 +237,7 @@ class Transformer(nnx.Module):
 
         layers = len(self.path_rates)
         path_rates = strength * jnp.array(self.path_rates)
-        keys = None if rngs is None else jax.random.split(rngs.dropout(), layers)
+        keys = None if rngs is None else _keys(rngs.dropout(), layers)
         graph, params = nnx.split(self.blocks)
 
         def block(
@@ -251,8 +250,8 @@ class Transformer(nnx.Module):
                 attention.cached_key, attention.cached_value, attention.cache_index = cache
             if drawn is None:
                 return block(x, 0.0, 0.0, None, part), None
-            path_rate, key = drawn
-            rngs = None if key is None else nnx.Rngs(key)
+            path_rate, keys = drawn
+            rngs = None if keys is None else jaxdrop.nnx.rngs_from_keys(keys)
 
             def whole(x: jax.Array) -> jax.Array:
                 return block(x, rate, path_rate, rngs, part)
@@ -284,4 +283,13 @@ class Transformer(nnx.Module):
                 x = through(x, layers - 1, layers)
             else:
                 x = through(x, first, layers)
-        return constrain(self.head(self.norm(x)), ("batch", "length", "vocabulary"))
+        logits = self.head(constrain(self.norm(x), BRANCH))
+        return constrain(logits, ("batch", "length", "vocabulary"))
+
+
+def _keys(key: jax.Array, layers: int) -> jax.Array:
+    """The keys of all blocks, `(layers, _KEYS)`: those that `nnx.Rngs` would derive from one key
+    for each block, here by one hash for the compiler to meet, outside of the loop.
+    """
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    return fold_in(jax.random.split(key, layers), jnp.arange(_KEYS, dtype=jnp.uint32))

@@ -15,7 +15,7 @@ import jaxdrop
 import jaxdrop.linen
 from jaxdrop import Part
 
-RESIDUAL = "batch", "length", None
+from .layout import BRANCH, RESIDUAL, constrain
 
 
 class Block(nn.Module):
@@ -56,13 +56,13 @@ class Block(nn.Module):
 
         def mlp(x: jax.Array) -> jax.Array:
             hidden = nn.gelu(nn.Dense(4 * width, name="up")(x))
-            hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+            hidden = constrain(hidden, ("batch", "length", "mlp"))
             return nn.Dense(width, name="down")(dropout(hidden))
 
         for name, branch in (("attention", attention), ("mlp", mlp)):
             norm = nn.LayerNorm(name=f"{name}_norm")
-            y = nn.with_logical_constraint(branch(norm(x) if self.norm == "pre" else x), RESIDUAL)
-            y = dropout(y)
+            y = branch(constrain(norm(x) if self.norm == "pre" else x, BRANCH))
+            y = dropout(constrain(constrain(y, BRANCH), RESIDUAL))
             x += jaxdrop.linen.DropPath(0.0, deterministic=self.deterministic)(y, rate=path_rate)
             x = norm(x) if self.norm == "post" else x
         return x, None
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         x = nn.Embed(self.vocabulary, self.width, name="tokens")(tokens)
         x += nn.Embed(self.length, self.width, name="positions")(places)
         x = jaxdrop.linen.Dropout(self.rate, deterministic=deterministic)(
-            nn.with_logical_constraint(x, RESIDUAL), rate=strength * self.rate, part=part
+            constrain(x, RESIDUAL), rate=strength * self.rate, part=part
         )
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False),
@@ -123,5 +123,6 @@ class Transformer(nn.Module):
         )
         path_rates = strength * jnp.array(jaxdrop.depth_rates(self.path_rate, self.layers))
         x, _ = blocks(x, path_rates, jnp.asarray(strength), part)
-        logits = nn.Dense(self.vocabulary, name="head")(nn.LayerNorm(name="norm")(x))
-        return nn.with_logical_constraint(logits, ("batch", "length", "vocabulary"))
+        x = constrain(nn.LayerNorm(name="norm")(x), BRANCH)
+        logits = nn.Dense(self.vocabulary, name="head")(x)
+        return constrain(logits, ("batch", "length", "vocabulary"))

@@ -2,6 +2,7 @@
 `jaxdrop`.
 """
 
+from jaxdrop.nnx._given_keys import rngs_from_keys
 from jaxdrop.nnx._layers import (
     AlphaDropout,
     AttentionDropout,
@@ -94,5 +95,6 @@ __all__ = [
     "Zoneout",
     "dot_product_attention",
     "replace_dropout",
+    "rngs_from_keys",
     "stochastic",
 ]

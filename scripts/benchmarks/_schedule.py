@@ -9,10 +9,13 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+
+from ahead.text import instructions
 
 # Bytes a second of the memory, and cycles a second, by the device's kind: Google Cloud's
 # documentation of TPU versions gives 819 GB/s and 197 TFLOP/s, which four matrix units of 128 x 128
@@ -28,19 +31,33 @@ def write_down() -> None:
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {options}".strip()
 
 
-def bundles(build: Callable[[], jax.stages.Compiled]) -> float:
-    """The bundles that a program issues: of each fusion those of one window, by their number; NaN
-    without `write_down`.
+def compile_and_count(
+    build: Callable[[], jax.stages.Compiled],
+) -> tuple[jax.stages.Compiled, float]:
+    """A program, and the bundles that it issues: those of one window of each fusion, by the number
+    of its windows and of the rounds of the loops around it. NaN without `write_down`.
+
+    Of a kernel of Pallas the schedule has one step of its grid, with all branches. The compiled
+    program does not say how many steps there are, so a kernel counts once.
     """
     folder = Path(_folder().name)
-    before = set(folder.iterdir())
-    text = build().as_text() or ""
+    compiled = build()
+    text = compiled.as_text() or ""
+    rounds: Counter[str] = Counter()
+    windows: dict[str, int] = {}
+    for line, times in instructions(text):
+        if head := re.match(r"\s+(?:ROOT )?(%[\w.\-]+) = ", line):
+            rounds[head[1]] += times
+            bounds = re.search(r'"iteration_bounds":\[([^\]]*)\]', line)
+            windows[head[1]] = math.prod(map(int, re.findall(r"\d+", bounds[1]))) if bounds else 1
     total = 0.0
-    for report in set(folder.iterdir()) - before:
+    # Some sixty files for each fusion.
+    for report in [*folder.iterdir()]:
         if report.name.endswith("schedule-analysis_final_bundles.txt"):
-            for name, scheduled in _fusions(report.read_text()):
-                total += scheduled * _windows(name, text)
-    return total or math.nan
+            for name, scheduled in _scheduled(report.read_text()):
+                total += scheduled * windows.get(name, 1) * rounds.get(name, 1)
+        report.unlink()
+    return compiled, total or math.nan
 
 
 def memory_bound(device: jax.Device, moved: int) -> float:
@@ -49,15 +66,8 @@ def memory_bound(device: jax.Device, moved: int) -> float:
     return moved / per_second * cycles
 
 
-def _fusions(report: str) -> Iterator[tuple[str, float]]:
-    """The fusions of a report with their bundles."""
-    pattern = r"^\s*([\d.]+) scheduled bundles \([\d.]+%\): (%[\w.\-]+) = .* fusion\("
+def _scheduled(report: str) -> Iterator[tuple[str, float]]:
+    """The instructions of a report, and `<no hlo>` for what belongs to none, with their bundles."""
+    pattern = r"^\s*([\d.]+) scheduled bundles \([ \d.]+%\): (%[\w.\-]+|<no hlo>)"
     for found in re.finditer(pattern, report, re.MULTILINE):
         yield found[2], float(found[1])
-
-
-def _windows(name: str, text: str) -> int:
-    """How many windows a fusion of a compiled program runs over."""
-    line = next((line for line in text.splitlines() if f"{name} = " in line), "")
-    found = re.search(r'"iteration_bounds":\[([^\]]*)\]', line)
-    return math.prod(map(int, re.findall(r"\d+", found[1]))) if found else 1

@@ -18,11 +18,12 @@ Rules: TypeAlias = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 """The batch is divided by the first two, parameters by `fsdp`, each layer's units and heads by
-`tensor`, and tokens by `sequence`."""
+`tensor`, and tokens by `sequence`; between two branches also by `tensor`."""
 
 RULES: Rules = (
     ("batch", ("data", "fsdp")),
     ("length", "sequence"),
+    ("residual", ("sequence", "tensor")),
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("mlp", "tensor"),

@@ -83,9 +83,13 @@ def test_fsdp_takes_the_work_and_memory_of_data_parallelism() -> None:
 
 
 def test_all_axes_together() -> None:
-    """Each matrix is gathered along `fsdp`, and stays divided along `tensor`."""
+    """Each matrix is gathered along `fsdp`, and stays divided along `tensor`. The devices that
+    share matrices share the tokens between branches, and the masks there.
+    """
     mesh, half = "data=2,fsdp=2,tensor=2", WIDTH // 2
-    assert activations(mesh, WIDTH) == {(BATCH // 4, LENGTH)}
+    assert activations(mesh, WIDTH) == {(BATCH // 4, LENGTH), (BATCH // 4, LENGTH // 2)}
+    words = re.findall(rf"u32\[(\d+),(\d+),{WIDTH}\]", compiled(mesh).as_text() or "")
+    assert {tuple(map(int, shape)) for shape in words} == {(BATCH // 4, LENGTH // 2)}
     assert activations(mesh, 4 * half) == {(BATCH // 4, LENGTH)}
     heads, depth = 4 // 2, WIDTH // 4
     matrices = {(WIDTH, heads, depth): 3, (heads, depth, WIDTH): 1, (WIDTH, 4 * half): 1}
