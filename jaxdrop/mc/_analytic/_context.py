@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _source_lines
-from jaxdrop.mc._analytic import _operations, _values
+from jaxdrop.mc._analytic import _activations, _operations, _values
 from jaxdrop.mc._analytic._gaussian import Result
 from jaxdrop.mc._analytic._values import Coin, Hidden, Moments, Nodes, Points, Tag, Uniform
 
@@ -213,7 +213,8 @@ class Context:
             mean, variance = value.mean[None], value.variance[None]
             spread = jnp.sqrt(jnp.where(variance > 0, variance, 1)) * (variance > 0)
             values = mean + spread * _values.along_entries(base.standard, mean)
-            value.points = Points(base, values, moments=value)
+            own = (_activations.itself(self.name, value),)
+            value.points = Points(base, values, moments=value, functions=own)
         return value.points
 
     def same_base(self, values: Sequence[Any]) -> Coin | Nodes | None:

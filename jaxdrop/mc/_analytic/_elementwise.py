@@ -41,17 +41,19 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
         return _logical(context, eqn, [*map(context.moments, values)])
     if name == "div" and is_random(values[1]):
         return _quotient(context, eqn, values)
-    if len(random) == 1 and isinstance(random[0], Moments):
+    if len({id(x) for x in random}) == 1 and isinstance(random[0], Moments):
         found = _closed_forms.of_one(context, eqn, values, random[0])
         if found is not None:
             return found
     if len(random) == 1 and isinstance(random[0], Points) and random[0].moments is not None:
-        found = _nodes.at_nodes(eqn, values)
+        found = _nodes.at_nodes(context, eqn, values)
         operands = [random[0].moments if value is random[0] else value for value in values]
         found.moments = _closed_forms.linear(context, name, operands, random[0].moments)
         return found
     if len({id(x) for x in random}) == 1 or context.same_base(random) is not None:
-        return _nodes.at_nodes(eqn, [context.expanded(x) if is_random(x) else x for x in values])
+        return _nodes.at_nodes(
+            context, eqn, [context.expanded(x) if is_random(x) else x for x in values]
+        )
     moments = [context.moments(value) for value in values]
     if name in _OF_SEVERAL:
         return _OF_SEVERAL[name](context, eqn, moments)
@@ -81,11 +83,17 @@ def _quotient(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     above, below = values
     total = _closed_forms.total(below)
     if total is not None and total.source is above and total.axes:
-        return _softmax(context, above, total.axes)
+        shares = _softmax(context, above, total.axes)
+        if total.instead is None:
+            return shares
+        where, number = total.instead
+        x = context.moments(above)
+        plain = context.linear(x.mean / number, x.variance / number**2)
+        return chosen(context, jnp.broadcast_to(where, shares.shape), [shares, plain])
     if is_random(above) and context.same_base([above, below]) is not None:
-        return _nodes.at_nodes(eqn, [context.expanded(x) for x in values])
+        return _nodes.at_nodes(context, eqn, [context.expanded(x) for x in values])
     if isinstance(below, Points) and not is_random(above):
-        return _nodes.at_nodes(eqn, values)
+        return _nodes.at_nodes(context, eqn, values)
     x = context.moments(below)
     sign = jnp.sign(lax.stop_gradient(x.mean))
     found = _gaussian.power(sign * x.mean, x.variance, -1)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks, random
+from jaxdrop._in_full import in_full
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop.mc import _calls, _execution
 
@@ -226,7 +227,8 @@ class _Batch:
                 leaves[i] = array
             return fn(key, *jax.tree.unflatten(self.structure, leaves))
 
-        return jax.make_jaxpr(of_arrays, return_shape=True)(key, *arrays)
+        with in_full(True):
+            return jax.make_jaxpr(of_arrays, return_shape=True)(key, *arrays)
 
     def one_example(self) -> list[Any]:
         """The types of the arrays of one example; the arrays, if none has an axis of examples."""

@@ -101,6 +101,8 @@ def _moved_tag(eqn: Any, x: Any) -> Tag | None:
     tag = getattr(x, "tag", None)
     if tag is None or tag.kind not in ("sum", "max"):
         return None
+    if tag.instead is not None and len(eqn.outvars[0].aval.shape) != len(x.shape):
+        return None
     if tag.kind == "max" or eqn.primitive.name in ("broadcast_in_dim", "reshape"):
         return tag
     return None
@@ -147,7 +149,11 @@ def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     tag = Tag("max", values[0], axes)
     mean, variance = (_along_first(part, axes) for part in (x.mean, x.variance))
     if len(mean) <= _MOST_MAXIMA:
-        found = fold([(sign * m, v) for m, v in zip(mean, variance, strict=True)])
+        lowest = below_all(mean.dtype)
+        finite = jnp.where(jnp.isfinite(mean), sign * mean, lowest)
+        found = fold([Result(m, v, v) for m, v in zip(finite, variance, strict=True)])
+        infinite = (sign * mean).max(0)
+        found = found._replace(mean=jnp.where(jnp.isfinite(infinite), found.mean, infinite))
         return context.made(Result(sign * found.mean, found.variance, found.explained), tag)
     context.note(f"{eqn.primitive.name} linearized")
     place = jnp.argmax(sign * mean, 0)[None]
@@ -178,9 +184,14 @@ def combined(mean: Any, variance: Any, every: bool) -> Result:
     return Result(found, product * (1 - product), (slope**2 * variance).sum(0))
 
 
-def fold(parts: Sequence[tuple[Any, Any]]) -> Result:
+def below_all(dtype: Any) -> float:
+    """Far below every number, and its square is finite."""
+    return -1e15 if dtype == jnp.float32 else -1e100
+
+
+def fold(parts: Sequence[Result]) -> Result:
     """The largest of independent normal variables, two by two."""
-    found = [Result(mean, variance, variance) for mean, variance in parts]
+    found = list(parts)
     while len(found) > 1:
         pairs = [_pair(found[i], found[i + 1]) for i in range(0, len(found) - 1, 2)]
         found = pairs + ([found[-1]] if len(found) % 2 else [])

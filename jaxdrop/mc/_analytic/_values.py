@@ -87,6 +87,19 @@ class Nodes:
     origin: Moments | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+    """A function of one value.
+
+    Attributes:
+      name: a number that equal functions share.
+      of: the value.
+    """
+
+    name: int
+    of: Moments
+
+
 @dataclasses.dataclass(eq=False)
 class Points:
     """An elementwise function of one random variable for each entry.
@@ -97,12 +110,15 @@ class Points:
         shape (K, *shape).
       moments: the mean and variance, once they were needed, or if a closed form gave them.
       tag: where it comes from.
+      functions: the function by its name, where it has one: of the variable, and of values that are
+        linear in it.
     """
 
     base: Coin | Nodes
     values: Array
     moments: Moments | None = None
     tag: Tag | None = None
+    functions: tuple[Function, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,11 +161,13 @@ class Tag:
     Attributes:
       kind: "exp", of `source`; or "sum", of `source` along `axes`.
       axes: that of the source, along which one value serves.
+      instead: where another number was put in place of a sum, as booleans, and these numbers.
     """
 
     kind: str
     source: Any
     axes: tuple[int, ...] = ()
+    instead: tuple[Array, Array] | None = None
 
 
 Random = Hidden | Uniform | Points | Moments
