@@ -117,7 +117,20 @@ def summed(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     if eqn.primitive.name == "reduce_sum":
         tag = Tag("sum", values[0], tuple(eqn.params["axes"]))
     (mean,), (variance,) = _operations.bind(eqn, means), _operations.bind(eqn, variances)
+    if eqn.primitive.name == "reduce_sum" and isinstance(values[0], Points):
+        variance = _of_fixed(values[0], tuple(eqn.params["axes"]), variance)
     return context.linear(mean, variance, tag)
+
+
+def _of_fixed(x: Points, axes: tuple[int, ...], variance: Any) -> Any:
+    """The variance of a sum along the axis along which a fixed number of coins are true: by the
+    correlation `-1 / (n - 1)`, it is that of what the entries differ by from their mean.
+    """
+    coin = x.base
+    if not isinstance(coin, Coin) or axes != (coin.fixed,):
+        return variance
+    low, high = real(x.values)
+    return (coin.true * (1 - coin.true) * coin.apart(high - low) ** 2).sum(axes)
 
 
 def bilinear(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:

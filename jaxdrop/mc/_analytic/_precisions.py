@@ -184,7 +184,9 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
         step = mean[1:] - mean[0]
         within = variance[0] + jnp.tensordot(rare, variance[1:] - variance[0], 1)
         found_means.append(mean[0] + jnp.tensordot(rare, step, 1))
-        between = jnp.tensordot(rare * (1 - rare), step**2, 1)
+        parts = step.reshape(size, -1).T.reshape(-1, *first.true.shape)
+        between = (first.apart(parts) ** 2).reshape(-1, size) @ (rare * (1 - rare))
+        between = between.reshape(step.shape[1:])
         found_variances.append(between + jnp.maximum(within, 0))
     return Found(found_means, found_variances, plain.linearized, plain.random)
 
