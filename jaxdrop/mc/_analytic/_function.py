@@ -49,6 +49,7 @@ def analytic(
     fn: Callable[..., Any],
     *,
     precision: Precision = "diagonal",
+    pairs: int = 0,
     in_axes: examples.InAxes = 0,
     out_axes: int = 0,
     allow_deterministic: bool = False,
@@ -86,6 +87,10 @@ def analytic(
         `jaxdrop.nnx.stochastic(model)` and `jaxdrop.linen.stochastic(model, variables)` return. It
         is traced, and draws nothing.
       precision: one of the three names.
+      pairs: for `enumerated`, of how many entries each two are dropped together too: those that
+        change the outputs of an example most, when dropped alone. What two do beyond the sum of
+        both is added. P entries take P (P - 1) / 2 more passes. Inputs that nearly repeat each
+        other need it.
       in_axes: the axis of each input along which examples lie, as in `jax.vmap`: a number for all,
         or a sequence with one for each input. `linearized` and `enumerated` run `fn` on one example
         at a time, so examples must not depend on each other. With no inputs, as for a function that
@@ -112,6 +117,13 @@ def analytic(
     _checks.check_one_of(precision, "precision", Precision)
     examples.check_axes(False, in_axes, out_axes)
     allowed = _checks.check_flag(allow_deterministic, "allow_deterministic")
+    options = {}
+    if _checks.check_count(pairs, "pairs", least=0):
+        if precision != "enumerated":
+            raise ValueError(
+                f'pairs={pairs} belongs to precision="enumerated", not to {precision!r}'
+            )
+        options["pairs"] = pairs
 
     def run(*inputs: Any) -> Analytic:
         from jaxdrop.mc._analytic import _precisions
@@ -123,7 +135,7 @@ def analytic(
         told: list[Any] = []
 
         def moments(constants: Any, arrays: Any) -> Any:
-            found = _precisions.WAYS[precision](program, constants, arrays)
+            found = _precisions.WAYS[precision](program, constants, arrays, **options)
             told[:] = [found.linearized, found.random]
             return found.means, found.variances
 
