@@ -146,7 +146,7 @@ class Context:
         if given is not None:
             coin.true = given
         elif self._shift:
-            own = ()
+            own: tuple[Array, ...] = ()
             if self.draws:  # `apart` gives the coin's value again
                 own = (true + (_values.real(coin.value) - true) / coin.spread,)
             moved = self._shift(true, true * (1 - true), *own)

@@ -25,7 +25,7 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     values = [_nodes.repeated(context, x, shape) if is_random(x) else x for x in values]
     if name == "sub" and _is_largest_of(values[1], values[0]):
         # As a softmax does, whose value does not depend on the number that is subtracted.
-        values[1] = lax.stop_gradient(context.moments(values[1]).mean)
+        values[1] = subtracted(context, values[1])
     random = [value for value in values if is_random(value)]
     if name == "convert_element_type" and isinstance(random[0], Moments):
         return random[0]
@@ -72,6 +72,12 @@ def _unbounded(name: str, values: Sequence[Any]) -> Any:
         if known and not isinstance(other, jax.core.Tracer) and np.asarray(other).item() == least:
             return random
     return None
+
+
+def subtracted(context: Context, largest: Any) -> Any:
+    """The number that a softmax subtracts from its logits; 0 if all are minus infinity."""
+    mean = lax.stop_gradient(context.moments(largest).mean)
+    return jnp.where(jnp.isneginf(mean), 0, mean)
 
 
 def _is_largest_of(x: Any, source: Any) -> bool:

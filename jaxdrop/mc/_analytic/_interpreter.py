@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxdrop import _equations
@@ -90,7 +89,7 @@ class Interpreter:
             if tag is None or tag.kind != "max":
                 return [values[0]]
             # The number that a softmax subtracts from all logits, without effect on its value.
-            return [lax.stop_gradient(context.moments(values[0]).mean)]
+            return [_elementwise.subtracted(context, values[0])]
         if name in _operations.SAME:
             return list(values)
         if name in _operations.ELEMENTWISE:

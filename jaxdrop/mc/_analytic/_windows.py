@@ -56,10 +56,13 @@ def _parts(
     params = eqn.params
     if any(step != 1 for step in (*params["base_dilation"], *params["window_dilation"])):
         raise unknown("a dilated window", context.where)
-    sizes, strides, padding = (
-        [own if only in (None, axis) else alone for axis, own in enumerate(params[name])]
-        for name, alone in (("window_dimensions", 1), ("window_strides", 1), ("padding", (0, 0)))
-    )
+
+    def along(name: str, alone: Any) -> list[Any]:
+        every = enumerate(params[name])
+        return [own if only in (None, axis) else alone for axis, own in every]
+
+    sizes, strides = along("window_dimensions", 1), along("window_strides", 1)
+    padding = along("padding", (0, 0))
     x = lax.pad(x, jnp.asarray(outside, x.dtype), [(low, high, 0) for low, high in padding])
     reach = [
         (length - size) // stride * stride + 1
