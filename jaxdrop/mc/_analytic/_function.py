@@ -62,14 +62,14 @@ def analytic(
 
     The traced function runs on (mean, variance) in place of arrays, from each draw on: matrix
     products and sums by `E[Wx] = W E[x]`, `Var[Wx] = W^2 Var[x]`; products of independent values
-    exactly; nonlinear functions as if their argument were normal, in closed form for ReLU, max
-    pooling, exponentials and powers, at eight nodes otherwise; softmax and what has no rule by its
-    derivative. `linearized` lists the latter.
+    exactly; nonlinear functions as if their argument were normal, in closed form for ReLU, GELU,
+    max pooling, exponentials and powers, at eight nodes otherwise; softmax and what has no rule by
+    its derivative. `linearized` lists the latter.
 
     ============== =========================================== =====================================
     precision      what covaries                               passes
     ============== =========================================== =====================================
-    `diagonal`     nothing: all values are taken to be         2, and more for activations
+    `diagonal`     nothing: all values are taken to be         2 to 4, by the activations
                    independent, also those of one coin
     `linearized`   what is linear in a mask, or in the rest    those, and one backward for each
                    that a nonlinear function adds; a coin of   output of an example
