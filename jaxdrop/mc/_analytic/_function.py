@@ -69,7 +69,7 @@ def analytic(
     ============== =========================================== =====================================
     precision      what covaries                               passes
     ============== =========================================== =====================================
-    `diagonal`     nothing: all values are taken to be         2 to 4, by the activations
+    `diagonal`     nothing: all values are taken to be         2 to 5, by the activations
                    independent, also those of one coin
     `linearized`   what is linear in a mask, or in the rest    those, and one backward for each
                    that a nonlinear function adds; a coin of   output of an example
