@@ -119,7 +119,7 @@ def train(
         return jax.vmap(one)(params, state, jax.random.split(key, number)), None
 
     @jax.jit
-    def run(strength: float) -> Any:
+    def run(strength: Any) -> Any:
         carry = params, jax.vmap(optimizer.init)(params)
         keys = jax.random.split(jaxdrop.key(seed), steps)
         return jax.lax.scan(functools.partial(step, strength), carry, keys)[0][0]
