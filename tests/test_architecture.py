@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_compiler",
         "_elsewhere",
         "_equations",
+        "_in_full",
         "_kernel",
         "_layouts",
         "_leaf_names",

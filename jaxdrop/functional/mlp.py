@@ -9,6 +9,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _layouts, _mapped_axes, _numerics, subsets
+from jaxdrop._in_full import in_full
 
 __all__ = ["Activation", "dropout_mlp"]
 
@@ -196,7 +197,7 @@ def _mlp(
     """The MLP of the kept units."""
 
     def of_units(w: jax.Array, axis: int) -> jax.Array:
-        return w if kept is None else kept.gather(w, axis)
+        return w if kept is None or in_full.value else kept.gather(w, axis)
 
     def dense(kind: str) -> jax.Array:
         y = x @ of_units(weights[f"w_{kind}"], 1)
@@ -205,7 +206,9 @@ def _mlp(
 
     hidden = dense("in")
     hidden = activation(dense("gate")) * hidden if "w_gate" in weights else activation(hidden)
-    if kept is not None:
+    if kept is not None and in_full.value:
+        hidden = subsets.dropped(kept, hidden, -1)
+    elif kept is not None:
         hidden = kept.scaled(hidden)
     y = hidden @ of_units(weights["w_out"], 0)
     return y if "b_out" not in weights else y + _numerics.expand(weights["b_out"], y.ndim)

@@ -19,13 +19,14 @@ communication, and the subset is the same on every such mesh and on one device.
 
 from jaxdrop.subsets._axes import gather_axes
 from jaxdrop.subsets._drawing import Pattern, check_known_rate, draw, number_kept, smallest
-from jaxdrop.subsets._subset import Subset
+from jaxdrop.subsets._subset import Subset, dropped
 
 __all__ = [
     "Pattern",
     "Subset",
     "check_known_rate",
     "draw",
+    "dropped",
     "gather_axes",
     "number_kept",
     "smallest",

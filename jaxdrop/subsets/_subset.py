@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrop import _checks, _layouts, _numerics
+from jaxdrop import _checks, _layouts, _numerics, masks
 from jaxdrop.subsets._moves import GATHERS, SCATTERS, Move
 
 
@@ -130,6 +130,17 @@ class Subset(NamedTuple):
             _layouts.placed(each, mesh, [*layout, *[()] * (each.ndim - len(layout))])
             for each in arrays
         ]
+
+
+def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
+    """What `kept.scatter(kept.scaled(kept.gather(x, axis)), axis)` is, by a mask: nothing moves."""
+    *rows, groups, members = kept.ranks.shape
+    keep = (kept.ranks < kept.indices.shape[-1])[..., None]
+    block = x.shape[axis] // (groups * members)
+    keep = jnp.broadcast_to(keep, (*rows, groups, members, block)).reshape(*rows, -1)
+    axis %= x.ndim
+    keep = lax.expand_dims(keep, [*range(len(rows), axis), *range(axis + 1, x.ndim)])
+    return masks.scaled(keep, x, jnp.asarray(kept.scale, jnp.float32))
 
 
 def check_groups(groups: int, devices: Sequence[int], names: Sequence[str]) -> None:

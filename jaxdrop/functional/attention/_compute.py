@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxdrop._in_full import in_full
 from jaxdrop._kernel import kernel
-from jaxdrop.functional.attention import _block_sizes, _blocked
+from jaxdrop.functional.attention import _block_sizes, _blocked, _whole
 from jaxdrop.functional.attention._block import Operands, Plan
 from jaxdrop.functional.attention._layout import Arrays, by_device
 
@@ -63,7 +64,7 @@ def _by_blocks(settings: Settings, arrays: Arrays, spec: PartitionSpec | None) -
     )
     plain = all(x is None for x in special) and not arrays.allowed
     blocked = functools.partial(_blocked_attention, settings, arrays, spec)
-    if plain and settings.after in (None, 0) and arrays.q.ndim == 4:
+    if plain and settings.after in (None, 0) and arrays.q.ndim == 4 and not in_full.value:
         return _fused(
             blocked,
             arrays.q,
@@ -150,7 +151,7 @@ def _blocked_attention(
         )
     if offset is not None and offset.ndim:
         offset = jnp.expand_dims(offset, range(-4, 0))
-    out = _blocked.attend(
+    out = (_whole if in_full.value else _blocked).attend(
         plan,
         Operands(
             key=arrays.key,

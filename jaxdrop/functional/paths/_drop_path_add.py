@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _compiler, _lengths, masks, subsets
+from jaxdrop._in_full import in_full
 from jaxdrop.functional.paths._layer_drop import like
 
 T = TypeVar("T")
@@ -113,6 +115,10 @@ def drop_path_add(
             update = like(branch(x, *args), x, rate)
             return _masked(key, x, rate, update, batch_axis, examples, layout)
         kept = subsets.draw(key, examples, rate, groups=groups, spec=layout)
+        if in_full.value:
+            update = like(branch(x, *args), x, rate)
+            add = functools.partial(subsets.dropped, kept, axis=batch_axis)
+            return jax.tree.map(lambda leaf, new: leaf + add(new), x, update)
         part, *parts = jax.tree.map(lambda leaf: kept.gather(leaf, batch_axis), (x, *args))
         update = like(branch(part, *parts), part, rate)
 

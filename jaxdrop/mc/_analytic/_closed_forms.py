@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxdrop.mc._analytic import _gaussian, _nodes
+from jaxdrop.mc._analytic import _activations, _gaussian, _nodes
 from jaxdrop.mc._analytic._context import Context
 from jaxdrop.mc._analytic._gaussian import Result
 from jaxdrop.mc._analytic._values import Moments, Points, Tag, real
@@ -21,13 +23,20 @@ def of_one(context: Context, eqn: Any, values: Sequence[Any], x: Moments) -> Any
     name = eqn.primitive.name
     place = next(i for i, value in enumerate(values) if value is x)
     others = [real(value) for i, value in enumerate(values) if value is not x]
-    if len(others) + 1 != len(values):  # the same value twice
+    twice = len(others) + 1 != len(values)
+    if (
+        name == "square"
+        or (name, eqn.params.get("y")) == ("integer_pow", 2)
+        or (twice and name == "mul")
+    ):
+        return _with_moments(context, eqn, values, x, _gaussian.square(x.mean, x.variance))
+    if twice:
         return None
     straight = linear(context, name, values, x)
     if straight is not None:
-        straight.points = _nodes.at_nodes(
-            eqn, [context.expanded(y) if y is x else y for y in values]
-        )
+        operands = [context.expanded(y) if y is x else y for y in values]
+        straight.points = _nodes.at_nodes(context, eqn, operands)
+        straight.points.functions += (_activations.itself(context.name, straight),)
         return straight
     if name in ("max", "min"):
         sign = 1 if name == "max" else -1
@@ -75,14 +84,32 @@ def linear(context: Context, name: str, values: Sequence[Any], x: Moments) -> Mo
     if name == "mul" or (name == "div" and place == 0):
         (factor,) = others if name == "mul" else (1 / others[0],)
         return context.linear(x.mean * factor, x.variance * factor * factor)
+    if name == "select_n" and place > 0:
+        return _where(context, values, x)
     return None
+
+
+def _where(context: Context, values: Sequence[Any], x: Moments) -> Moments:
+    """Entries of a random value where a known choice takes them, and those of arrays elsewhere."""
+    which, *cases = values
+    index = jnp.broadcast_to(jnp.asarray(which).astype(jnp.int32), x.shape)
+    means = [jnp.broadcast_to(x.mean if case is x else real(case), x.shape) for case in cases]
+    dtype = jnp.result_type(*means)
+    mean = lax.select_n(index, *(each.astype(dtype) for each in means))
+    variances = [x.variance if case is x else jnp.zeros_like(x.variance) for case in cases]
+    tag = total(x)
+    if tag is not None and (len(cases) != 2 or cases[0] is not x or tag.instead is not None):
+        tag = None
+    elif tag is not None:  # another number, as 1 for a sum of no terms
+        tag = dataclasses.replace(tag, instead=(index == 1, means[1]))
+    return context.linear(mean, lax.select_n(index, *variances), tag)
 
 
 def _with_moments(
     context: Context, eqn: Any, values: Sequence[Any], x: Moments, found: Result
 ) -> Points:
     """A function of one value at the nodes of its variable, with moments in closed form."""
-    points = _nodes.at_nodes(eqn, [context.expanded(y) if y is x else y for y in values])
+    points = _nodes.at_nodes(context, eqn, [context.expanded(y) if y is x else y for y in values])
     points.moments = context.made(found, of=x if found.slope is not None else None)
     points.tag = Tag("exp", x) if eqn.primitive.name == "exp" else None
     points.moments.tag = points.tag

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _source_lines
-from jaxdrop.mc._analytic import _operations, _values
+from jaxdrop.mc._analytic import _activations, _operations, _values
 from jaxdrop.mc._analytic._gaussian import Result
 from jaxdrop.mc._analytic._values import Coin, Hidden, Moments, Nodes, Points, Tag, Uniform
 
@@ -52,7 +52,8 @@ class Context:
         self._shift = shift
         self._given = given
         self._names: dict[Any, int] = {}
-        self._kept: list[Any] = []  # arrays whose addresses stand in the table of names
+        self._kept: list[Any] = []  # arrays whose addresses stand in the tables
+        self._filled: dict[int, int | None] = {}
 
     def note(self, text: str) -> None:
         """Adds a line to the list of what was linearized."""
@@ -98,6 +99,21 @@ class Context:
             return repr(part)
         return part
 
+    def remember(self, eqn: Any, operands: Sequence[Any], found: Sequence[Any]) -> None:
+        """Notes arrays that are 0, 1, 2... along an axis, or one number."""
+        name = eqn.primitive.name
+        if name == "iota" or (name == "broadcast_in_dim" and np.ndim(operands[0]) == 0):
+            self._kept.append(found[0])
+            self._filled[id(found[0])] = eqn.params["dimension"] if name == "iota" else None
+
+    def is_counted(self, x: Any, axis: int) -> bool:
+        """Whether an array is known to be 0, 1, 2... along an axis."""
+        return self._filled.get(id(x)) == axis and id(x) in self._filled
+
+    def is_one_number(self, x: Any) -> bool:
+        """Whether all entries of an array are known to be equal."""
+        return np.size(x) == 1 or self._filled.get(id(x), 0) is None
+
     def drawn_by(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:
         """The results of an equation on keys and words for one key; None where none are drawn."""
         if not self.draws:
@@ -115,21 +131,26 @@ class Context:
 
     # -- sources of variance
 
-    def coin(self, shape: Sequence[int], true: Array, value: Array, *parts: Any) -> Any:
+    def coin(
+        self, shape: Sequence[int], true: Array, value: Array, *parts: Any, fixed: int | None = None
+    ) -> Any:
         """Coins, as booleans: equal ones for equal parts."""
         name = self.name("coin", *parts)
         for known in self.coins:
             if known.name == name:
                 return _booleans(known)
         true = jnp.broadcast_to(jnp.clip(_values.real(true), 0, 1), tuple(shape))
-        coin = Coin(name, true, number=len(self.coins), value=value)
+        coin = Coin(name, true, number=len(self.coins), value=value, fixed=fixed)
         self.coins.append(coin)
         given = self._given(coin) if self._given else None
         if given is not None:
             coin.true = given
         elif self._shift:
-            own = (coin.value,) if self.draws else ()
-            coin.true = self._shift(true, true * (1 - true), *own)
+            own: tuple[Array, ...] = ()
+            if self.draws:  # `apart` gives the coin's value again
+                own = (true + (_values.real(coin.value) - true) / coin.spread,)
+            moved = self._shift(true, true * (1 - true), *own)
+            coin.true = true + coin.apart(moved - true)
         return _booleans(coin)
 
     def moved(self, coin: Coin, true: Array, *parts: Any) -> Coin:
@@ -213,7 +234,8 @@ class Context:
             mean, variance = value.mean[None], value.variance[None]
             spread = jnp.sqrt(jnp.where(variance > 0, variance, 1)) * (variance > 0)
             values = mean + spread * _values.along_entries(base.standard, mean)
-            value.points = Points(base, values, moments=value)
+            own = (_activations.itself(self.name, value),)
+            value.points = Points(base, values, moments=value, functions=own)
         return value.points
 
     def same_base(self, values: Sequence[Any]) -> Coin | Nodes | None:

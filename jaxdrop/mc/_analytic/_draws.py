@@ -31,7 +31,9 @@ def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
             if true is None:
                 raise unknown(f"a comparison of random words ({name})", context.where)
             (value,) = context.drawn_by(eqn, values)
-            return [context.coin(words.shape, true, value, name, first, words, limit)]
+            fixed = words.order if context.is_one_number(limit) else None
+            parts = name, first, words, limit
+            return [context.coin(words.shape, true, value, *parts, fixed=fixed)]
     made: list[Any] = []
     drawn = context.drawn_by(eqn, values)
     for number, var in enumerate(eqn.outvars):
@@ -42,8 +44,34 @@ def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         else:
             count, bits = _count(eqn, values, aval.dtype), _set_bits(name, values)
             value = drawn[number]
-            made.append(Hidden(tuple(aval.shape), aval.dtype, own, count, bits, value))
+            words = Hidden(tuple(aval.shape), aval.dtype, own, count, bits, value)
+            if name in ("convert_element_type", *_operations.SAME):
+                words.order = values[0].order
+            made.append(words)
     return made
+
+
+def sorted_by_words(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """The results of a sort of random words: the numbers 0, 1, 2... that are sorted by them come in
+    random order, as `argsort` and a permutation have them.
+    """
+    axis, drawn = eqn.params["dimension"], context.drawn_by(eqn, values)
+    first = values[0]
+    alike = eqn.params["num_keys"] == 1 and (
+        isinstance(first, Uniform) or first.order == axis or np.isfinite(first.count)
+    )
+    found = []
+    for number, (var, value) in enumerate(zip(eqn.outvars, values, strict=True)):
+        aval = var.aval
+        if not (isinstance(value, Hidden | Uniform) or not is_random(value)):
+            raise unknown("what is sorted by random words", context.where)
+        name = context.name("sort", number, str(eqn.params), *values)
+        words = Hidden(tuple(aval.shape), aval.dtype, name, _UNKNOWN, value=drawn[number])
+        counted = getattr(value, "order", None) == axis or context.is_counted(value, axis)
+        if alike and number and counted:
+            words.order, words.count = axis, float(aval.shape[axis])
+        found.append(words)
+    return found
 
 
 def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | None:

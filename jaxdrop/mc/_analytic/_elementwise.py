@@ -25,7 +25,7 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     values = [_nodes.repeated(context, x, shape) if is_random(x) else x for x in values]
     if name == "sub" and _is_largest_of(values[1], values[0]):
         # As a softmax does, whose value does not depend on the number that is subtracted.
-        values[1] = lax.stop_gradient(context.moments(values[1]).mean)
+        values[1] = subtracted(context, values[1])
     random = [value for value in values if is_random(value)]
     if name == "convert_element_type" and isinstance(random[0], Moments):
         return random[0]
@@ -41,17 +41,19 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
         return _logical(context, eqn, [*map(context.moments, values)])
     if name == "div" and is_random(values[1]):
         return _quotient(context, eqn, values)
-    if len(random) == 1 and isinstance(random[0], Moments):
+    if len({id(x) for x in random}) == 1 and isinstance(random[0], Moments):
         found = _closed_forms.of_one(context, eqn, values, random[0])
         if found is not None:
             return found
     if len(random) == 1 and isinstance(random[0], Points) and random[0].moments is not None:
-        found = _nodes.at_nodes(eqn, values)
+        found = _nodes.at_nodes(context, eqn, values)
         operands = [random[0].moments if value is random[0] else value for value in values]
         found.moments = _closed_forms.linear(context, name, operands, random[0].moments)
         return found
     if len({id(x) for x in random}) == 1 or context.same_base(random) is not None:
-        return _nodes.at_nodes(eqn, [context.expanded(x) if is_random(x) else x for x in values])
+        return _nodes.at_nodes(
+            context, eqn, [context.expanded(x) if is_random(x) else x for x in values]
+        )
     moments = [context.moments(value) for value in values]
     if name in _OF_SEVERAL:
         return _OF_SEVERAL[name](context, eqn, moments)
@@ -72,6 +74,12 @@ def _unbounded(name: str, values: Sequence[Any]) -> Any:
     return None
 
 
+def subtracted(context: Context, largest: Any) -> Any:
+    """The number that a softmax subtracts from its logits; 0 if all are minus infinity."""
+    mean = lax.stop_gradient(context.moments(largest).mean)
+    return jnp.where(jnp.isneginf(mean), 0, mean)
+
+
 def _is_largest_of(x: Any, source: Any) -> bool:
     tag = getattr(x, "tag", None)
     return tag is not None and tag.kind == "max" and tag.source is source
@@ -81,11 +89,17 @@ def _quotient(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     above, below = values
     total = _closed_forms.total(below)
     if total is not None and total.source is above and total.axes:
-        return _softmax(context, above, total.axes)
+        shares = _softmax(context, above, total.axes)
+        if total.instead is None:
+            return shares
+        where, number = total.instead
+        x = context.moments(above)
+        plain = context.linear(x.mean / number, x.variance / number**2)
+        return chosen(context, jnp.broadcast_to(where, shares.shape), [shares, plain])
     if is_random(above) and context.same_base([above, below]) is not None:
-        return _nodes.at_nodes(eqn, [context.expanded(x) for x in values])
+        return _nodes.at_nodes(context, eqn, [context.expanded(x) for x in values])
     if isinstance(below, Points) and not is_random(above):
-        return _nodes.at_nodes(eqn, values)
+        return _nodes.at_nodes(context, eqn, values)
     x = context.moments(below)
     sign = jnp.sign(lax.stop_gradient(x.mean))
     found = _gaussian.power(sign * x.mean, x.variance, -1)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks, random
+from jaxdrop._in_full import in_full
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop.mc import _calls, _execution
 
@@ -48,6 +49,7 @@ def analytic(
     fn: Callable[..., Any],
     *,
     precision: Precision = "diagonal",
+    pairs: int = 0,
     in_axes: examples.InAxes = 0,
     out_axes: int = 0,
     allow_deterministic: bool = False,
@@ -60,14 +62,14 @@ def analytic(
 
     The traced function runs on (mean, variance) in place of arrays, from each draw on: matrix
     products and sums by `E[Wx] = W E[x]`, `Var[Wx] = W^2 Var[x]`; products of independent values
-    exactly; nonlinear functions as if their argument were normal, in closed form for ReLU, max
-    pooling, exponentials and powers, at eight nodes otherwise; softmax and what has no rule by its
-    derivative. `linearized` lists the latter.
+    exactly; nonlinear functions as if their argument were normal, in closed form for ReLU, GELU,
+    max pooling, exponentials and powers, at eight nodes otherwise; softmax and what has no rule by
+    its derivative. `linearized` lists the latter.
 
     ============== =========================================== =====================================
     precision      what covaries                               passes
     ============== =========================================== =====================================
-    `diagonal`     nothing: all values are taken to be         2, and more for activations
+    `diagonal`     nothing: all values are taken to be         2 to 5, by the activations
                    independent, also those of one coin
     `linearized`   what is linear in a mask, or in the rest    those, and one backward for each
                    that a nonlinear function adds; a coin of   output of an example
@@ -85,6 +87,10 @@ def analytic(
         `jaxdrop.nnx.stochastic(model)` and `jaxdrop.linen.stochastic(model, variables)` return. It
         is traced, and draws nothing.
       precision: one of the three names.
+      pairs: for `enumerated`, of how many entries each two are dropped together too: those that
+        change the outputs of an example most, when dropped alone. What two do beyond the sum of
+        both is added. P entries take P (P - 1) / 2 more passes. Inputs that nearly repeat each
+        other need it.
       in_axes: the axis of each input along which examples lie, as in `jax.vmap`: a number for all,
         or a sequence with one for each input. `linearized` and `enumerated` run `fn` on one example
         at a time, so examples must not depend on each other. With no inputs, as for a function that
@@ -111,6 +117,13 @@ def analytic(
     _checks.check_one_of(precision, "precision", Precision)
     examples.check_axes(False, in_axes, out_axes)
     allowed = _checks.check_flag(allow_deterministic, "allow_deterministic")
+    options = {}
+    if _checks.check_count(pairs, "pairs", least=0):
+        if precision != "enumerated":
+            raise ValueError(
+                f'pairs={pairs} belongs to precision="enumerated", not to {precision!r}'
+            )
+        options["pairs"] = pairs
 
     def run(*inputs: Any) -> Analytic:
         from jaxdrop.mc._analytic import _precisions
@@ -122,7 +135,7 @@ def analytic(
         told: list[Any] = []
 
         def moments(constants: Any, arrays: Any) -> Any:
-            found = _precisions.WAYS[precision](program, constants, arrays)
+            found = _precisions.WAYS[precision](program, constants, arrays, **options)
             told[:] = [found.linearized, found.random]
             return found.means, found.variances
 
@@ -226,7 +239,8 @@ class _Batch:
                 leaves[i] = array
             return fn(key, *jax.tree.unflatten(self.structure, leaves))
 
-        return jax.make_jaxpr(of_arrays, return_shape=True)(key, *arrays)
+        with in_full(True):
+            return jax.make_jaxpr(of_arrays, return_shape=True)(key, *arrays)
 
     def one_example(self) -> list[Any]:
         """The types of the arrays of one example; the arrays, if none has an axis of examples."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxdrop import _equations
@@ -60,6 +59,7 @@ class Interpreter:
                     found = self._equation(eqn, operands)
             else:
                 found = _known(jaxpr, eqn, operands)
+                self.context.remember(eqn, operands, found)
             values.update(zip(eqn.outvars, found, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -73,17 +73,11 @@ class Interpreter:
             return _programs.scan(context, self.run, eqn, values)
         if name == "while":
             return _programs.loop(context, self.run, eqn, values)
-        if name == "custom_jvp_call" and "jaxdrop.dot_product_attention" in context.where:
-            scores = [x for x in values if len(getattr(x, "shape", ())) >= 4][:2]
-            if any(is_random(x) for x in scores):
-                raise unknown(
-                    "this library's attention whose queries or keys are random (write it as"
-                    " jax.nn.softmax of their products, as Flax does)",
-                    context.where,
-                )
         inner = _equations.called(eqn.params, len(values))
         if inner is not None and name in _operations.CALLS:
             return self.run(inner, values)
+        if name == "sort" and isinstance(values[0], Hidden | Uniform):
+            return _draws.sorted_by_words(context, eqn, values)
         if any(isinstance(value, Hidden) for value in values):
             return _draws.hidden(context, eqn, values)
         if any(isinstance(value, Uniform) for value in values):
@@ -95,7 +89,7 @@ class Interpreter:
             if tag is None or tag.kind != "max":
                 return [values[0]]
             # The number that a softmax subtracts from all logits, without effect on its value.
-            return [lax.stop_gradient(context.moments(values[0]).mean)]
+            return [_elementwise.subtracted(context, values[0])]
         if name in _operations.SAME:
             return list(values)
         if name in _operations.ELEMENTWISE:

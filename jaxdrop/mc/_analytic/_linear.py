@@ -101,6 +101,8 @@ def _moved_tag(eqn: Any, x: Any) -> Tag | None:
     tag = getattr(x, "tag", None)
     if tag is None or tag.kind not in ("sum", "max"):
         return None
+    if tag.instead is not None and len(eqn.outvars[0].aval.shape) != len(x.shape):
+        return None
     if tag.kind == "max" or eqn.primitive.name in ("broadcast_in_dim", "reshape"):
         return tag
     return None
@@ -115,7 +117,20 @@ def summed(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     if eqn.primitive.name == "reduce_sum":
         tag = Tag("sum", values[0], tuple(eqn.params["axes"]))
     (mean,), (variance,) = _operations.bind(eqn, means), _operations.bind(eqn, variances)
+    if eqn.primitive.name == "reduce_sum" and isinstance(values[0], Points):
+        variance = _of_fixed(values[0], tuple(eqn.params["axes"]), variance)
     return context.linear(mean, variance, tag)
+
+
+def _of_fixed(x: Points, axes: tuple[int, ...], variance: Any) -> Any:
+    """The variance of a sum along the axis along which a fixed number of coins are true: by the
+    correlation `-1 / (n - 1)`, it is that of what the entries differ by from their mean.
+    """
+    coin = x.base
+    if not isinstance(coin, Coin) or axes != (coin.fixed,):
+        return variance
+    low, high = real(x.values)
+    return (coin.true * (1 - coin.true) * coin.apart(high - low) ** 2).sum(axes)
 
 
 def bilinear(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
@@ -147,7 +162,11 @@ def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     tag = Tag("max", values[0], axes)
     mean, variance = (_along_first(part, axes) for part in (x.mean, x.variance))
     if len(mean) <= _MOST_MAXIMA:
-        found = fold([(sign * m, v) for m, v in zip(mean, variance, strict=True)])
+        lowest = below_all(mean.dtype)
+        finite = jnp.where(jnp.isfinite(mean), sign * mean, lowest)
+        found = fold([Result(m, v, v) for m, v in zip(finite, variance, strict=True)])
+        infinite = (sign * mean).max(0)
+        found = found._replace(mean=jnp.where(jnp.isfinite(infinite), found.mean, infinite))
         return context.made(Result(sign * found.mean, found.variance, found.explained), tag)
     context.note(f"{eqn.primitive.name} linearized")
     place = jnp.argmax(sign * mean, 0)[None]
@@ -178,9 +197,14 @@ def combined(mean: Any, variance: Any, every: bool) -> Result:
     return Result(found, product * (1 - product), (slope**2 * variance).sum(0))
 
 
-def fold(parts: Sequence[tuple[Any, Any]]) -> Result:
+def below_all(dtype: Any) -> float:
+    """Far below every number, and its square is finite."""
+    return -1e15 if dtype == jnp.float32 else -1e100
+
+
+def fold(parts: Sequence[Result]) -> Result:
     """The largest of independent normal variables, two by two."""
-    found = [Result(mean, variance, variance) for mean, variance in parts]
+    found = list(parts)
     while len(found) > 1:
         pairs = [_pair(found[i], found[i + 1]) for i in range(0, len(found) - 1, 2)]
         found = pairs + ([found[-1]] if len(found) % 2 else [])

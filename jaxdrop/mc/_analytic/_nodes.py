@@ -8,12 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdrop.mc._analytic import _operations
+from jaxdrop.mc._analytic import _activations, _gaussian, _operations
 from jaxdrop.mc._analytic._context import Context
 from jaxdrop.mc._analytic._values import Coin, Points, Tag, real
 
 
-def at_nodes(eqn: Any, values: Sequence[Any]) -> Points:
+def at_nodes(context: Context, eqn: Any, values: Sequence[Any]) -> Points:
     """The operation at each node of the one variable on which all random operands depend."""
     name = eqn.primitive.name
     points = [value for value in values if isinstance(value, Points)]
@@ -30,7 +30,13 @@ def at_nodes(eqn: Any, values: Sequence[Any]) -> Points:
         x if own else jnp.broadcast_to(x, shape) for x, own in zip(arrays, random, strict=True)
     ]
     (found,) = _operations.bind(eqn, arrays)
-    return Points(points[0].base, found, tag=Tag("exp", points[0]) if name == "exp" else None)
+    functions = _activations.chained(context.name, eqn, values)
+    tag = Tag("exp", points[0]) if name == "exp" else None
+    result = Points(points[0].base, found, tag=tag, functions=functions)
+    x = _activations.gelu_of(context.name, functions) if name == "mul" else None
+    if x is not None:
+        result.moments = context.made(_gaussian.gelu(x.mean, x.variance), of=x)
+    return result
 
 
 def repeated(context: Context, x: Any, shape: tuple[int, ...]) -> Any:

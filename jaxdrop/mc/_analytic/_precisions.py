@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxdrop.mc._analytic import _operations
@@ -135,9 +136,13 @@ def linear_part(program: Any, constants: Sequence[Any], inputs: Sequence[Any], k
     return dataclasses.replace(plain[-1], means=found, variances=[])
 
 
-def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> Found:
+def enumerated(
+    program: Any, constants: Sequence[Any], inputs: Sequence[Any], pairs: int = 0
+) -> Found:
     """One pass with the first mask as it is most likely, and one for each of its entries with that
-    entry at its other value. Over the entries of the mask the function is taken to be a sum.
+    entry at its other value. Over the entries of the mask the function is taken to be a sum; of the
+    `pairs` entries with the largest steps each two are changed together too, and what they do
+    beyond the sum of both is a term of its own.
     """
     seen: list[Any] = []
 
@@ -172,9 +177,13 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
         return found.means, found.variances, true[0]
 
     size = first.true.size
+    if pairs and first.fixed is not None:
+        raise ValueError("pairs are of independent entries, but of the first mask so many are kept")
     masks = jnp.concatenate([jnp.zeros((1, size)), jnp.eye(size)])
     means, variances, true = jax.vmap(given)(masks)
     rare = jnp.minimum(true[0], 1 - true[0]).ravel()
+    if pairs > 1:
+        return _with_pairs(plain, given, (means, variances), rare, min(pairs, size))
     found_means, found_variances = [], []
     for mean, variance in zip(means, variances, strict=True):
         if not _operations.is_number(mean.dtype):
@@ -184,9 +193,42 @@ def enumerated(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
         step = mean[1:] - mean[0]
         within = variance[0] + jnp.tensordot(rare, variance[1:] - variance[0], 1)
         found_means.append(mean[0] + jnp.tensordot(rare, step, 1))
-        between = jnp.tensordot(rare * (1 - rare), step**2, 1)
+        parts = step.reshape(size, -1).T.reshape(-1, *first.true.shape)
+        between = (first.apart(parts) ** 2).reshape(-1, size) @ (rare * (1 - rare))
+        between = between.reshape(step.shape[1:])
         found_variances.append(between + jnp.maximum(within, 0))
     return Found(found_means, found_variances, plain.linearized, plain.random)
+
+
+def _with_pairs(plain: Found, given: Any, singles: Any, rare: Any, pairs: int) -> Found:
+    """The function as a sum over entries and over pairs of entries."""
+    size = rare.size
+    floats = [i for i, x in enumerate(singles[0]) if _operations.is_number(x.dtype)]
+    steps = [(singles[0][i][1:] - singles[0][i][0]).reshape(size, -1) for i in floats]
+    _, largest = lax.top_k(sum((step**2).sum(1) for step in steps), pairs)
+    one, other = (
+        jax.nn.one_hot(largest[places], size, dtype=rare.dtype)
+        for places in np.triu_indices(pairs, 1)
+    )
+    doubles = jax.vmap(given)(one + other)
+    rates = (one @ rare) * (other @ rare)
+    means, variances = ([x[0] for x in parts] for parts in singles)
+    for i in floats:
+        parts = []
+        for each, both in ((singles[0][i], doubles[0][i]), (singles[1][i], doubles[1][i])):
+            flat, pair = each.reshape(size + 1, -1), both.reshape(len(one), -1)
+            step = flat[1:] - flat[0]
+            parts.append((flat[0], step, pair - flat[0] - (one + other) @ step))
+        (start, step, more), (least, wider, widest) = parts
+        whole = step + one.T @ ((other @ rare)[:, None] * more)
+        whole += other.T @ ((one @ rare)[:, None] * more)
+        between = (rare * (1 - rare)) @ whole**2
+        between += ((one @ (rare * (1 - rare))) * (other @ (rare * (1 - rare)))) @ more**2
+        within = least + rare @ wider + rates @ widest
+        mean = start + rare @ step + rates @ more
+        means[i] = mean.reshape(means[i].shape)
+        variances[i] = (between + jnp.maximum(within, 0)).reshape(means[i].shape)
+    return Found(means, variances, plain.linearized, plain.random)
 
 
 WAYS = {"diagonal": diagonal, "linearized": linearized, "enumerated": enumerated}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ class Hidden:
       count: how many values a word can take, each equally likely.
       set_bits: the constant that was joined to the words by `or`, as when a float is made of them.
       value: its value for one key, if masks are drawn; usually it is never computed.
+      order: the axis along which the values are 0, 1, 2... in random order, each order equally
+        likely; None if they are not.
     """
 
     shape: tuple[int, ...]
@@ -29,6 +32,7 @@ class Hidden:
     count: float = 2.0**32
     set_bits: int | None = None
     value: Array = None
+    order: int | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,7 +55,7 @@ class Uniform:
 
 @dataclasses.dataclass(eq=False)
 class Coin:
-    """Independent random booleans.
+    """Random booleans, independent, or exactly so many along an axis.
 
     Attributes:
       name: a number that equal coins share.
@@ -60,6 +64,8 @@ class Coin:
       number: how many coins the program draws before.
       used: whether an array of numbers depends on them.
       value: the booleans for one key, if masks are drawn.
+      fixed: the axis along which a fixed number are true, all sets of so many equally likely; None
+        if they are independent.
     """
 
     name: int
@@ -68,6 +74,23 @@ class Coin:
     number: int = -1
     used: bool = False
     value: Array = None
+    fixed: int | None = None
+
+    def apart(self, parts: Array) -> Array:
+        """Independent parts, one for each entry along the last axes, as coins covary: each of two
+        coins, of which a fixed number of n are true, has the correlation `-1 / (n - 1)` with the
+        other.
+        """
+        if self.fixed is None:
+            return parts
+        axis = self.fixed - self.true.ndim
+        return (parts - parts.mean(axis, keepdims=True)) * self.spread
+
+    @property
+    def spread(self) -> float:
+        """What scales the parts, less their mean, to the variance of a coin."""
+        number = 0 if self.fixed is None else self.true.shape[self.fixed]
+        return math.sqrt(number / (number - 1)) if number > 1 else 1.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -87,6 +110,19 @@ class Nodes:
     origin: Moments | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+    """A function of one value.
+
+    Attributes:
+      name: a number that equal functions share.
+      of: the value.
+    """
+
+    name: int
+    of: Moments
+
+
 @dataclasses.dataclass(eq=False)
 class Points:
     """An elementwise function of one random variable for each entry.
@@ -97,12 +133,15 @@ class Points:
         shape (K, *shape).
       moments: the mean and variance, once they were needed, or if a closed form gave them.
       tag: where it comes from.
+      functions: the function by its name, where it has one: of the variable, and of values that are
+        linear in it.
     """
 
     base: Coin | Nodes
     values: Array
     moments: Moments | None = None
     tag: Tag | None = None
+    functions: tuple[Function, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,11 +184,13 @@ class Tag:
     Attributes:
       kind: "exp", of `source`; or "sum", of `source` along `axes`.
       axes: that of the source, along which one value serves.
+      instead: where another number was put in place of a sum, as booleans, and these numbers.
     """
 
     kind: str
     source: Any
     axes: tuple[int, ...] = ()
+    instead: tuple[Array, Array] | None = None
 
 
 Random = Hidden | Uniform | Points | Moments

@@ -19,13 +19,15 @@ def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     """The largest entry of each window, or the smallest."""
     x = context.moments(values[0])
     sign = 1 if eqn.primitive.name == "reduce_window_max" else -1
-    # Far below every number, and its square is finite.
-    outside = -1e15 if x.dtype == jnp.float32 else -1e100
-    mean, variance = (
-        _parts(context, eqn, part, fill)
-        for part, fill in ((sign * x.mean, outside), (x.variance, 0.0))
-    )
-    found = _linear.fold(list(zip(mean, variance, strict=True)))
+    outside = _linear.below_all(x.dtype)
+    found = Result(sign * x.mean, x.variance, x.variance)
+    # Axis by axis: that of a window of n by n entries takes 2 n - 2 maxima, and not n n - 1.
+    for axis in range(len(x.shape)):
+        parts = (
+            _parts(context, eqn, part, fill, axis)
+            for part, fill in zip(found[:3], (outside, 0.0, 0.0), strict=True)
+        )
+        found = _linear.fold([Result(*part) for part in zip(*parts, strict=True)])
     return context.made(Result(sign * found.mean, found.variance, found.explained))
 
 
@@ -45,14 +47,23 @@ def combined(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     return context.made(_linear.combined(mean, variance, every))
 
 
-def _parts(context: Context, eqn: Any, x: Any, outside: float) -> list[Any]:
-    """For each place in a window, its entry in each window."""
+def _parts(
+    context: Context, eqn: Any, x: Any, outside: float, only: int | None = None
+) -> list[Any]:
+    """For each place in a window, its entry in each window; of a window that is as long as the
+    array's along all axes but one, if `only` names it.
+    """
     params = eqn.params
-    sizes, strides = params["window_dimensions"], params["window_strides"]
     if any(step != 1 for step in (*params["base_dilation"], *params["window_dilation"])):
         raise unknown("a dilated window", context.where)
-    pads = [(low, high, 0) for low, high in params["padding"]]
-    x = lax.pad(x, jnp.asarray(outside, x.dtype), pads)
+
+    def along(name: str, alone: Any) -> list[Any]:
+        every = enumerate(params[name])
+        return [own if only in (None, axis) else alone for axis, own in every]
+
+    sizes, strides = along("window_dimensions", 1), along("window_strides", 1)
+    padding = along("padding", (0, 0))
+    x = lax.pad(x, jnp.asarray(outside, x.dtype), [(low, high, 0) for low, high in padding])
     reach = [
         (length - size) // stride * stride + 1
         for length, size, stride in zip(x.shape, sizes, strides, strict=True)
