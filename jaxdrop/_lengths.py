@@ -6,9 +6,6 @@ import numbers
 
 import jax
 
-# JAX 0.8 has the error of a symbolic comparison elsewhere.
-_ERRORS = jax.errors if hasattr(jax.errors, "InconclusiveDimensionOperation") else jax.core
-
 
 def is_known(length: int) -> bool:
     """Whether a length is a number, and not a symbolic length of `jax.export`."""
@@ -21,5 +18,5 @@ def at_most(length: int, bound: int) -> bool:
     """
     try:
         return bool(length <= bound)
-    except _ERRORS.InconclusiveDimensionOperation:
+    except jax.errors.InconclusiveDimensionOperation:
         return False

@@ -14,10 +14,7 @@ import jaxdrop
 from examples import _text
 from examples.models import rnn
 
-pytestmark = [
-    pytest.mark.usefixtures("relaxed"),
-    pytest.mark.skipif(not hasattr(nnx, "view"), reason="this Flax has no nnx.view"),
-]
+pytestmark = pytest.mark.usefixtures("relaxed")
 
 VOCABULARY, WIDTH = 7, 32
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(VOCABULARY, size=(2, 6)))

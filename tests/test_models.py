@@ -17,10 +17,7 @@ import jaxdrop
 from examples import _generation
 from examples.models import transformer, transformer_linen
 
-pytestmark = [
-    pytest.mark.usefixtures("relaxed"),
-    pytest.mark.skipif(not hasattr(nnx, "view"), reason="this Flax has no nnx.view"),
-]
+pytestmark = pytest.mark.usefixtures("relaxed")
 
 Apply = Callable[..., jax.Array]
 VOCABULARY = 64

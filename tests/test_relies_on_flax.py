@@ -322,7 +322,6 @@ def test_flax_s_queries_that_see_no_key_get_the_mean_of_all_values_and_no_gradie
         (getattr(package, layer), name)
         for package in (nnx, nn)
         for layer, name in (("BatchNorm", "use_running_average"), ("SpectralNorm", "update_stats"))
-        if hasattr(package, layer)  # Flax 0.12.0 has no nnx.SpectralNorm
     ],
 )
 def test_normalization_is_told_in_the_call(kind: type, name: str) -> None:

@@ -178,12 +178,5 @@ def _streams(node: Any, carry: bool = False) -> list[nnx.RngStream]:
 
 def _restart(stream: nnx.RngStream, key: jax.Array) -> None:
     shape = stream.key[...].shape
-    _set(stream.key, jax.random.split(key, shape) if shape else key)
-    _set(stream.count, jnp.zeros(shape, jnp.uint32))
-
-
-def _set(variable: Any, value: jax.Array) -> None:
-    if hasattr(variable, "set_value"):
-        variable.set_value(value)
-    else:  # Flax 0.12.0
-        variable.value = value
+    stream.key.set_value(jax.random.split(key, shape) if shape else key)
+    stream.count.set_value(jnp.zeros(shape, jnp.uint32))

@@ -133,7 +133,7 @@ class Subset(NamedTuple):
 
 
 def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
-    """What `kept.scatter(kept.scaled(kept.gather(x, axis)), axis)` is, by a mask: nothing moves."""
+    """`kept.scatter(kept.scaled(kept.gather(x, axis)), axis)`, by a mask: nothing moves."""
     *rows, groups, members = kept.ranks.shape
     keep = (kept.ranks < kept.indices.shape[-1])[..., None]
     block = x.shape[axis] // (groups * members)

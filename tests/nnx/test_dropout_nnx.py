@@ -41,10 +41,7 @@ def counts(module: nnx.Module) -> list[int]:
 # -- as Flax has it
 
 
-# Flax 0.12.0 has no `set_view`.
-@pytest.mark.parametrize(
-    "method", [name for name in ("__init__", "__call__", "set_view") if hasattr(nnx.Dropout, name)]
-)
+@pytest.mark.parametrize("method", ["__init__", "__call__", "set_view"])
 def test_signature_is_that_of_flax(method: str) -> None:
     """Ours has what Flax's has, at the same place with the same default; what it has besides is
     keyword-only.
@@ -177,7 +174,6 @@ def test_train_and_eval() -> None:
     assert (model(x) == 0).any()
 
 
-@pytest.mark.skipif(not hasattr(nnx, "view"), reason="this Flax has no nnx.view")
 def test_view_leaves_the_module_alone() -> None:
     x, model = DROPOUT.example(), Model(Dropout, nnx.Rngs(7))
     view = nnx.view(model, deterministic=True)

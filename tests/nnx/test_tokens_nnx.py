@@ -22,7 +22,6 @@ X = jnp.linspace(0.5, 2, 4 * 8 * 3).reshape(4, 8, 3)
 IDS = jnp.arange(32).reshape(4, 8) % 5
 
 
-@pytest.mark.skipif(not hasattr(nnx, "view"), reason="this Flax has no nnx.view")
 def test_evaluation() -> None:
     """Of a whole model, by Flax's own switch: no key is needed, and zoneout takes the
     expectation.
