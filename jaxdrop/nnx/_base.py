@@ -62,6 +62,21 @@ PlacedCall.__doc__ = f"""{(Call.__doc__ or "").rstrip()}
     """
 
 
+def show_signature(cls: Any, *hidden: inspect.Parameter) -> None:
+    """Lets `help` and editors show the arguments of the constructor, which Flax's metaclass hides.
+    `hidden` are those that the constructor hands on as `*args` and `**kwargs`.
+    """
+    own = inspect.signature(cls.__init__)
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = {each.name: each for each in hidden}
+    for each in list(own.parameters.values())[1:]:
+        if each.kind not in kinds or not hidden:
+            # In the place, and of the kind, in which Flax has it.
+            known = parameters.get(each.name, each)
+            parameters[each.name] = each.replace(kind=known.kind)
+    cls.__signature__ = own.replace(parameters=sorted(parameters.values(), key=lambda p: p.kind))
+
+
 class Stochastic(nnx.Module):
     """A module that takes a key for each call."""
 
@@ -75,6 +90,7 @@ class Stochastic(nnx.Module):
         super().__init_subclass__(**options)
         _checks.hint_methods(cls)
         follow(cls)
+        show_signature(cls)
 
     def __init__(
         self,
@@ -201,9 +217,7 @@ class Switched(Variant, Stochastic):
         if not cls._is_made_elsewhere:
             cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
             _checks.hint_methods(cls, "__init__")
-        own = inspect.signature(cls.__init__)
-        parameters = list(own.parameters.values())[1:]
-        cls.__signature__ = own.replace(parameters=parameters)
+        show_signature(cls)
 
     def _made(self, given: Mapping[str, Any]) -> None:
         """Fills the new layer: parameters first, so that with a single stream they are those of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxdrop.layers.attention import (
     with_attributes,
     with_options,
 )
+from jaxdrop.nnx._base import show_signature
 from jaxdrop.nnx._told import Told, follow
 
 __all__ = ["MultiHeadAttention", "dot_product_attention"]
@@ -235,3 +237,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         for variable, changed in zip(variables, cache, strict=True):
             variable[...] = changed
         return query, cache.key, cache.value
+
+
+show_signature(
+    MultiHeadAttention,
+    *list(inspect.signature(nnx.MultiHeadAttention.__init__).parameters.values())[1:],
+)

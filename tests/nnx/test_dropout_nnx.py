@@ -14,6 +14,7 @@ from flax import nnx
 from flax.errors import TraceContextError
 
 import jaxdrop
+import jaxdrop.nnx
 from jaxdrop.nnx import Dropout
 from tests.catalogue import DROPOUT, KEY, RATE
 
@@ -303,3 +304,17 @@ def test_a_bare_key_gives_all_layers_one_mask_and_rngs_does_not() -> None:
     np.testing.assert_array_equal(first, second)
     first, second = model(x, rngs=nnx.Rngs(KEY))
     assert not np.array_equal(first, second)
+
+
+def test_constructors_show_their_arguments() -> None:
+    """Which Flax's metaclass hides: `inspect.signature(nnx.Dropout)` is (*args, **kwargs)."""
+    for name in jaxdrop.nnx.__all__:
+        layer = getattr(jaxdrop.nnx, name)
+        if inspect.isclass(layer):
+            parameters = inspect.signature(layer).parameters
+            assert "args" not in parameters, name
+            assert "deterministic" in parameters, name
+    ours = inspect.signature(jaxdrop.nnx.MultiHeadAttention).parameters
+    theirs = [*inspect.signature(nnx.MultiHeadAttention.__init__).parameters][1:]
+    assert [name for name in ours if name != "spec"] == theirs
+    assert ours["attention_fn"].default is jaxdrop.nnx.dot_product_attention
