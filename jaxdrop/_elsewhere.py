@@ -45,6 +45,7 @@ _FUNCTIONS = {
     "PRNGKey": "key(seed)",
     "keys": "mc.keys(key, num_samples)",
     "predict": "mc.predict(fn, keys)",
+    "rngs_from_keys": "nnx.rngs_from_keys(keys)",
 }
 # What both packages of layers have, and no function is called after.
 _IN_BOTH = (
