@@ -71,7 +71,7 @@ class Lease:
             say(f"{self._path} is there; waiting {EXPIRE:.0f} s whether its run still lives")
             end = time.monotonic() + EXPIRE
             while held is not None and time.monotonic() < end:
-                time.sleep(1)
+                time.sleep(EXPIRE / 45)
                 now = self._read()
                 if now is not None and now != held:
                     raise _taken(self._path.parent)
@@ -83,16 +83,20 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises:
-        SystemExit: another run has taken the lock, as if this one were dead.
+        """Looks itself, since the thread that renews may have been stopped with the whole machine.
+
+        Raises:
+          SystemExit: another run has taken the lock, as if this one were dead.
         """
+        with suppress(Exception):
+            self._look()
         if self._lost:
             raise _taken(self._path.parent)
 
     def release(self) -> None:
         self._end.set()
         self._thread.join()
-        with suppress(OSError):
+        with suppress(Exception):
             if self._holder() == self._mine:
                 self._path.unlink()
 
@@ -109,11 +113,17 @@ class Lease:
         count = 0
         while not self._end.wait(RENEW):
             count += 1
-            with suppress(OSError):  # the next time, perhaps; others wait for several
-                if self._holder() not in ("", self._mine):
-                    self._lost = True
+            # The next time, perhaps; others wait for several. Errors of a bucket's clients have no
+            # class in common.
+            with suppress(Exception):
+                self._look()
+                if self._lost:
                     return
                 self._path.write_text(f"{self._mine} {count}")
+
+    def _look(self) -> None:
+        if self._holder() not in ("", self._mine):
+            self._lost = True
 
 
 def _taken(folder: epath.Path) -> SystemExit:
@@ -139,4 +149,6 @@ def _is_dead(held: str) -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
+    except PermissionError:  # another user's
+        return False
     return int(process) == os.getpid()  # whose number this process has now
