@@ -216,6 +216,9 @@ class Config(Experiment):
             f"--coordinator {self.coordinator}: must be address:port, such as host0:1234": (
                 self.coordinator is not None and not re.fullmatch(r".+:[1-9]\d*", self.coordinator)
             ),
+            f"--coordinator {self.coordinator}: the port must be less than 65535": (
+                int(re.findall(r"(\d*)$", self.coordinator or "")[0] or 0) >= 65535
+            ),
             "--distributed: finds the processes by itself, without --coordinator": (
                 self.distributed and any(given)
             ),

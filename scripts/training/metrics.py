@@ -137,15 +137,17 @@ class _Parts:
     def __init__(self, folder: epath.Path, start: int) -> None:
         self._folder = folder
         self._number, self._text = 0, ""
-        for number, part in enumerate(_parts(folder)):
+        # From the last one back, so that whoever is killed here leaves no gap: what lies behind one
+        # is not found.
+        for number, part in reversed([*enumerate(_parts(folder))]):
             text = part.read_text()
             kept = _kept(text, start)
-            if not kept:
-                part.unlink()
-            else:
+            if kept:
                 self._number, self._text = number, kept
                 if kept != text:
                     part.write_text(kept)
+                break  # those before it have earlier steps
+            part.unlink()
 
     def write(self, text: str) -> None:
         if len(self._text) > PART:

@@ -53,6 +53,9 @@ PAIRS: dict[str, list[Any]] = {
     "--coordinator localhost: must be": [
         *["--coordinator", "localhost", "--num-processes", 2, "--process-id", 0]
     ],
+    "--coordinator localhost:65535: the port must be less than": [
+        *["--coordinator", "localhost:65535", "--num-processes", 2, "--process-id", 0]
+    ],
     "--process-id 2: must be less": [
         *["--coordinator", "localhost:1", "--num-processes", 2, "--process-id", 2]
     ],
