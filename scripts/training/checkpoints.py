@@ -128,7 +128,7 @@ def newest_params(run: epath.Path, state: Any) -> Any:
     Raises:
       SystemExit: there are none, or they are another model's.
     """
-    folder = run / "checkpoints"
+    folder = storage.absolute(run) / "checkpoints"  # Orbax finds nothing by a relative path
     found = _newest_first(folder)
     if not found:
         raise SystemExit(f"--init-from {run}: holds no checkpoint")

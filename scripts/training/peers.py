@@ -61,6 +61,7 @@ class Peers:
             self._connect(host, port, deadline, timeout)
         for peer, link in self._links.items():
             link.settimeout(None)
+            _keep_open(link)
             threading.Thread(target=self._hear, args=(peer, link), daemon=True).start()
 
     def _listen(self, port: int, deadline: float, timeout: float) -> None:
@@ -74,20 +75,29 @@ class Peers:
                     message = f"{_named(missing)} did not come within {timeout:g} s"
                     if not self._required:
                         return _go_on(message)
-                    self._tell(f"end {message}\n")
-                    for link in self._links.values():
-                        link.close()
-                    raise SystemExit(f"{message} (--start-timeout).") from None
+                    raise self._without(message, "(--start-timeout)") from None
                 link.settimeout(5)
                 peer = 0
                 with suppress(OSError, ValueError), link.makefile() as lines:
                     peer = int(lines.readline())
-                if 0 < peer < self._count:
-                    self._links[peer] = link
-                else:  # somebody who looks what listens here
+                if not 0 < peer < self._count:  # somebody who looks what listens here
                     link.close()
+                    continue
+                if before := self._links.get(peer):
+                    if not _is_closed(before):
+                        self._links[-1] = link  # is told, too
+                        raise self._without(f"Two processes are number {peer}", "(--process-id)")
+                    before.close()  # by a process that was started again
+                self._links[peer] = link
         self._tell("all\n")
         return None
+
+    def _without(self, message: str, option: str) -> SystemExit:
+        """Tells those who are there that the run does not begin."""
+        self._tell(f"end {message}\n")
+        for link in self._links.values():
+            link.close()
+        return SystemExit(f"{message} {option}.")
 
     def _connect(self, host: str, port: int, deadline: float, timeout: float) -> None:
         while True:
@@ -195,21 +205,46 @@ def _initialize(config: Config) -> None:
 
 def _agree() -> tuple[str, int]:
     """A place for the first process to listen, which it tells the others through JAX."""
-    place = np.zeros(6, np.int32)
+    place = np.zeros(64, np.int32)
     if jax.process_index() == 0:
         with _server(0) as server:
             port = server.getsockname()[1]
-        place[:] = *map(int, _address().split(".")), port >> 8, port & 255
-    *address, high, low = multihost_utils.broadcast_one_to_all(place).tolist()
-    return ".".join(map(str, address)), 256 * high + low
+        text = f"{_address()} {port}".encode()
+        place[: len(text)] = [*text]
+    found = bytes(multihost_utils.broadcast_one_to_all(place).astype(np.uint8))
+    address, _, port = found.rstrip(b"\0").decode().partition(" ")
+    return address, int(port)
 
 
 def _address() -> str:
     """Of this machine, as others reach it: that of the interface which leads outside."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 1))  # sends nothing
-        return probe.getsockname()[0]
+    outside = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")
+    for family, address in outside:  # of documentation
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 1))  # sends nothing
+            return probe.getsockname()[0]
     return "127.0.0.1"
+
+
+def _keep_open(link: socket.socket) -> None:
+    """Firewalls and routers forget, or reset, connections of which they see nothing for some
+    minutes. Whether somebody answers is left to JAX's heartbeats: this gives up only after hours.
+    """
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 120)):
+        if hasattr(socket, option):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _is_closed(link: socket.socket) -> bool:
+    """Whether its other end is."""
+    link.setblocking(False)
+    try:
+        return link.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _server(port: int) -> socket.socket:

@@ -111,11 +111,11 @@ def test_a_log_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         parts.write(line)
     assert (tmp_path / "metrics-3.jsonl").read_text() == "".join(lines[6:])
     assert metrics.read(folder) == "".join(lines)
-    killed = mock.Mock(side_effect=[None, OSError])
-    with monkeypatch.context() as context, pytest.raises(OSError):
-        unlink = type(folder).unlink
+    unlink, killed = type(folder).unlink, mock.Mock(side_effect=[None, KeyboardInterrupt])
+    with monkeypatch.context() as context:
         context.setattr(type(folder), "unlink", lambda path: killed() or unlink(path))
-        metrics._Parts(folder, 2)
+        with pytest.raises(KeyboardInterrupt):
+            metrics._Parts(folder, 2)
     resumed = metrics._Parts(folder, 3)
     assert metrics.read(folder) == "".join(lines[:3])
     for line in lines[3:]:

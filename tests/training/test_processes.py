@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -82,14 +82,48 @@ def test_a_dead_peer_is_named(tmp_path: Path) -> None:
     assert "could not be written" not in text
 
 
+def come(port: int, stack: ExitStack) -> socket.socket:
+    """A connection to the first process, once it listens."""
+    while True:
+        with suppress(ConnectionRefusedError):
+            return stack.enter_context(socket.create_connection(("localhost", port)))
+        time.sleep(0.01)
+
+
+def test_two_processes_of_one_number_are_named() -> None:
+    """But not one that was started again."""
+    port = launch._free_port()
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        first = pool.submit(peers.Peers, "localhost", port, 0, 3, 60)
+        with come(port, stack) as gone:
+            gone.sendall(b"1\n")
+        both = [come(port, stack) for _ in range(2)]
+        for one in both:
+            one.sendall(b"1\n")
+        with pytest.raises(SystemExit, match=r"^Two processes are number 1 \(--process-id\)\.$"):
+            first.result()
+        assert [one.makefile().read() for one in both] == ["end Two processes are number 1\n"] * 2
+
+
+def test_connections_are_kept_open() -> None:
+    """Those that are silent for minutes are reset on the way, and seem to be those of the dead."""
+    port = launch._free_port()
+    with ThreadPoolExecutor() as pool:
+        both = [*pool.map(lambda index: peers.Peers("localhost", port, index, 2, 60), range(2))]
+    for index, one in enumerate(both):
+        link = one._links[1 - index]
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    for one in both:
+        one.close(None)
+
+
 def test_processes_that_do_not_come_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     port = launch._free_port()
     with ThreadPoolExecutor() as pool, ExitStack() as stack:
         first = pool.submit(peers.Peers, "localhost", port, 0, 5, 2.0)
-        time.sleep(0.5)
         for text in (b"2\n", b"GET / HTTP/1.1\r\n\r\n"):
-            come = stack.enter_context(socket.create_connection(("localhost", port)))
-            come.sendall(text)
+            come(port, stack).sendall(text)
         with pytest.raises(SystemExit, match=r"Processes 1, 3, 4 did not come within 2 s"):
             first.result()
     with pytest.raises(SystemExit, match=rf"Process 0 was not found at localhost:{port} within"):

@@ -150,7 +150,9 @@ def test_a_run_goes_on_with_its_data(tmp_path: Path) -> None:
         train.check_same_run(options, saved | {"data": digests[2]}, saved)
 
 
-def test_a_run_is_made_longer_and_begun_from_another(whole: Path, tmp_path: Path) -> None:
+def test_a_run_is_made_longer_and_begun_from_another(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     longer = tmp_path / "longer"
     shutil.copytree(whole, longer)
     with pytest.raises(SystemExit, match=r"--steps was 8 and is 10"):
@@ -160,11 +162,12 @@ def test_a_run_is_made_longer_and_begun_from_another(whole: Path, tmp_path: Path
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 11))
 
     begun = tmp_path / "begun"
-    first = run(begun, *CNN, "--init-from", whole, "--stop-at", 1)
+    monkeypatch.chdir(whole.parent)
+    first = run(begun, *CNN, "--init-from", whole.name, "--stop-at", 1)
     last = next(line for line in reversed(logged(whole)) if "loss" in line)
     assert first[0]["strength"] == 0
     assert first[0]["loss"] < last["loss"] + 0.3
-    assert yaml.safe_load((begun / "config.yaml").read_text())["init_from"] == str(whole)
+    assert yaml.safe_load((begun / "config.yaml").read_text())["init_from"] == whole.name
     with pytest.raises(SystemExit, match="its model is another"):
         run(tmp_path / "other", *CNN, "--init-from", whole, "--layers", 2)
 
