@@ -73,7 +73,7 @@ def load(folder: Path, length: int, kind: type[Part]) -> tuple[Part, Part, int]:
     try:
         described = yaml.safe_load((folder / DESCRIPTION).read_text(encoding="utf-8"))
         training, validation = (kind(folder, part, described) for part in PARTS)
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise SystemExit(
             f"--data {folder}: no folder of tokens ({DESCRIPTION}: {error!r}). See"
             " scripts/write_tokens.py."
@@ -111,6 +111,7 @@ def write(
       ValueError: a token is out of range, or a part has no record.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # of files that are now written over
     dtype = np.min_scalar_type(classes - 1)
     described: dict[str, Any] = {"length": length, "classes": classes, "dtype": dtype.name}
     described["files"], counts = {}, {}
@@ -119,9 +120,9 @@ def write(
         # Records that are read one by one must be groups of one.
         writers = [ArrayRecordWriter(str(folder / name), "group_size:1") for name in names]
         each = [0] * len(names)
-        for row in _rows(parts[part], length, classes):
+        for row in _rows(parts[part], length, classes, dtype):
             shortest = each.index(min(each))
-            writers[shortest].write(row.astype(dtype).tobytes())
+            writers[shortest].write(row.tobytes())
             each[shortest] += 1
         for writer in writers:
             writer.close()
@@ -139,8 +140,10 @@ def write(
     return counts
 
 
-def _rows(tokens: Iterable[npt.ArrayLike], length: int, classes: int) -> Iterator[npt.NDArray[Any]]:
-    left: npt.NDArray[Any] = np.zeros(0, np.int64)
+def _rows(
+    tokens: Iterable[npt.ArrayLike], length: int, classes: int, dtype: np.dtype[Any]
+) -> Iterator[npt.NDArray[Any]]:
+    left: npt.NDArray[Any] = np.zeros(0, dtype)
     for more in tokens:
         array = np.asarray(more)
         if array.size and (array.min() < 0 or array.max() >= classes):
@@ -148,7 +151,7 @@ def _rows(tokens: Iterable[npt.ArrayLike], length: int, classes: int) -> Iterato
                 f"tokens must be in [0, {classes}), got {array.min()} to {array.max()}: see"
                 " `classes`"
             )
-        left = np.concatenate([left, array.reshape(-1)])
+        left = np.concatenate([left, array.reshape(-1).astype(dtype, copy=False)])
         count = (len(left) - 1) // length
         for start in range(0, count * length, length):
             yield left[start : start + length + 1]

@@ -72,6 +72,7 @@ def test_loops_branches_and_remat() -> None:
         ("TPU7x", "bfloat16", "default", 1153.5),
         ("NVIDIA H100 80GB HBM3", "bfloat16", "default", 989.4),
         ("NVIDIA H100 PCIe", "bfloat16", "default", 756),
+        ("NVIDIA H100 NVL", "bfloat16", "default", 835.5),
         ("NVIDIA A100-SXM4-40GB", "float32", "default", 156),
         ("NVIDIA B200", "bfloat16", "highest", 2250),
         ("cpu", "float32", "default", None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,16 @@ def test_what_is_no_folder_of_tokens_is_named(folder: Path, tmp_path: Path) -> N
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(SystemExit, match=r"training-00001.array_record is not what tokens\.yaml"):
         data.load("text", tmp_path, length=LENGTH, seed=0)
-    (tmp_path / "tokens.yaml").write_text("length: 7")
-    with pytest.raises(SystemExit, match=re.escape("no folder of tokens (tokens.yaml: KeyError")):
-        data.load("text", tmp_path, length=LENGTH, seed=0)
+    for text, error in {
+        b"length: 7": "KeyError",
+        b"[]": "TypeError",
+        b"{length: 7, dtype: uint16, files: {training: []}}": "AttributeError",
+        b"\xff\xfe\xfd": "UnicodeDecodeError",
+    }.items():
+        (tmp_path / "tokens.yaml").write_bytes(text)
+        message = re.escape(f"no folder of tokens (tokens.yaml: {error}")
+        with pytest.raises(SystemExit, match=message):
+            data.load("text", tmp_path, length=LENGTH, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,20 @@ def test_tokens_that_cannot_be_written(tokens: Any, message: str, tmp_path: Path
             classes=10,
             files=2,
         )
+
+
+def test_a_folder_that_is_half_written_over_is_none(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+
+    def stopped() -> Iterator[np.ndarray]:
+        yield np.arange(1000)
+        raise KeyboardInterrupt
+
+    parts = {"training": stopped(), "validation": [np.arange(100)]}
+    with pytest.raises(KeyboardInterrupt):
+        records.write(tmp_path, parts, length=LENGTH, classes=1000)
+    with pytest.raises(SystemExit, match=r"no folder of tokens \(tokens\.yaml: FileNotFound"):
+        data.load("text", tmp_path, length=LENGTH, seed=0)
 
 
 def test_other_tokens_are_other_data(folder: Path, tmp_path: Path) -> None:
