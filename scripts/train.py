@@ -202,7 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console = Console(highlight=False, quiet=jax.process_index() > 0, soft_wrap=True)
         try:
             run(options, console)
-        except OSError as error:
+        except Exception as error:
+            if not storage.is_failure(error):
+                raise
             raise SystemExit(
                 f"{options.out}: {error}. Checkpoints written before are intact."
             ) from error

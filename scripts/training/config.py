@@ -259,6 +259,7 @@ def parse(arguments: Sequence[str] | None, description: str | None = None) -> Co
     file = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
     file.add_argument("--config", type=storage.place)
     read, others = file.parse_known_args(arguments)
+    storage.require("--config", read.config)
     try:
         default = Config() if read.config is None else load(read.config)
         return tyro.cli(

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,13 +61,19 @@ def require(option: str, path: epath.Path | None) -> None:
         raise SystemExit(f"{option} {path}: needs gcsfs. Install it: pip install gcsfs")
 
 
+def is_failure(error: Exception) -> bool:
+    """Whether it is storage that failed, here or in a bucket, and not a program."""
+    bucket = ("aiohttp", "gcsfs", "google")  # whose exceptions have no class in common
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in bucket
+
+
 def check_writable(folder: epath.Path) -> None:
     """Writes and deletes a file, from every process, as later its checkpoints.
 
     Raises:
       SystemExit: that fails. Better now than at the first checkpoint.
     """
-    name = f".probe-{jax.process_index()}"
+    name = f".probe-{uuid.uuid4().hex}"  # of no other process or run
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
@@ -75,12 +82,11 @@ def check_writable(folder: epath.Path) -> None:
             store = tensorstore.KvStore.open(f"{folder}/").result()
             store.write(name, b"").result()
             store.delete_range(tensorstore.KvStore.KeyRange(name, f"{name}\0")).result()
-    except FileNotFoundError as error:  # folders have just been made
-        raise SystemExit(
-            f"--out {folder}: there is no such bucket, or no right to see it ({error})"
-        ) from None
     except Exception as error:  # each client of a bucket has exceptions of its own
-        raise SystemExit(f"--out {folder}: cannot be written: {error}") from None
+        problem = "cannot be written"
+        if in_bucket(folder) and isinstance(error, FileNotFoundError):
+            problem = "there is no such bucket, or no right to see it"
+        raise SystemExit(f"--out {folder}: {problem} ({error})") from None
 
 
 def check_shared(folder: epath.Path) -> None:

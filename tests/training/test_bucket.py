@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import gcsfs.retry
+import google.auth.exceptions
 import pytest
 from etils import epath
 
@@ -70,7 +71,9 @@ def test_what_cannot_be_written_is_said_at_the_start(bucket: fake_bucket.FakeBuc
     with pytest.raises(SystemExit, match=r"--out gs://nobodys/run: there is no such bucket"):
         storage.check_writable(epath.Path("gs://nobodys/run"))
     bucket.writable = False
-    with pytest.raises(SystemExit, match=r"does not have storage\.objects\.create access"):
+    with pytest.raises(
+        SystemExit, match=r"(?s)cannot be written .*storage\.objects\.create access"
+    ):
         storage.check_writable(epath.Path("gs://bucket/run"))
 
 
@@ -78,6 +81,28 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"^--init-from gs://bucket/run: needs gcsfs\. Install"):
         train.main(["--init-from", "gs://bucket/run"])
+    with pytest.raises(SystemExit, match=r"^--config gs://bucket/run\.yaml: needs gcsfs\. Install"):
+        train.main(["--config", "gs://bucket/run.yaml"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        gcsfs.retry.HttpError({"code": 503, "message": "unavailable"}),
+        google.auth.exceptions.RefreshError("expired"),
+        OSError("No space left on device"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failure_of_storage_is_no_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run", mock.Mock(side_effect=error))
+    with pytest.raises(SystemExit, match=rf"gs://bucket/run: .*{error.args[-1]}.*are intact"):
+        train.main(["--out", "gs://bucket/run"])
+    monkeypatch.setattr(train, "run", mock.Mock(side_effect=RuntimeError))
+    with pytest.raises(RuntimeError):
+        train.main([])
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/a/b", "a/b", "/a/b"])
