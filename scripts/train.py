@@ -137,12 +137,13 @@ def run(options: Config, console: Console) -> None:
             if done % options.eval_every == 0 or done == options.steps:
                 judged = judge.all(state, parts)
                 log.add(done, judged)
+                still_ours()
                 log.flush()
                 show(done, f"validation loss {np.round(judged['validation_loss'], 3)}")
             preempted = preemption.reached(done)
             if done % options.save_every == 0 or done == end or preempted:
-                log.flush()
                 still_ours()
+                log.flush()
                 checkpoints.save(done, state, notes | {"batches": batches.get_state()})
             show(done)
             if preempted and done < end:

@@ -170,12 +170,14 @@ def joined(config: Config) -> Iterator[None]:
         if index == 0:
             _server(port).close()  # or JAX would wait, and say nothing
         peers = Peers(host.strip("[]"), port + 1, index, count, config.start_timeout)
-    _initialize(config)
-    if peers is None and jax.process_count() > 1:
-        host, port = _agree()
-        wait = min(config.start_timeout, 60)
-        peers = Peers(host, port, jax.process_index(), jax.process_count(), wait, required=False)
     try:
+        _initialize(config)
+        if peers is None and jax.process_count() > 1:
+            host, port = _agree()
+            wait = min(config.start_timeout, 60)
+            peers = Peers(
+                host, port, jax.process_index(), jax.process_count(), wait, required=False
+            )
         yield
     except BaseException as error:
         if peers is not None:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -105,17 +106,34 @@ def test_two_processes_of_one_number_are_named() -> None:
         assert [one.makefile().read() for one in both] == ["end Two processes are number 1\n"] * 2
 
 
+def test_an_error_at_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = launch._free_port()
+    options = config.Config(coordinator=f"localhost:{port}", num_processes=2, process_id=0)
+    monkeypatch.setattr(peers, "_initialize", mock.Mock(side_effect=SystemExit("not found")))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        first = pool.submit(peers.joined(options).__enter__)
+        other = come(port + 1, stack)
+        other.settimeout(60)
+        other.sendall(b"1\n")
+        with pytest.raises(SystemExit, match="not found"):
+            first.result()
+        other.shutdown(socket.SHUT_WR)
+        with other.makefile() as lines:
+            assert [next(lines), next(lines)] == ["all\n", "end Process 0: not found\n"]
+
+
 def test_connections_are_kept_open() -> None:
     """Those that are silent for minutes are reset on the way, and seem to be those of the dead."""
     port = launch._free_port()
     with ThreadPoolExecutor() as pool:
         both = [*pool.map(lambda index: peers.Peers("localhost", port, index, 2, 60), range(2))]
-    for index, one in enumerate(both):
-        link = one._links[1 - index]
-        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    links = [one._links[1 - index] for index, one in enumerate(both)]
+    kept = [link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for link in links]
+    after = [link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for link in links]
     for one in both:
         one.close(None)
+    assert (kept, after) == ([1, 1], [60, 60])
 
 
 def test_processes_that_do_not_come_are_named(capsys: pytest.CaptureFixture[str]) -> None:
