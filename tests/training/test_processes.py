@@ -123,6 +123,16 @@ def test_an_error_at_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             assert [next(lines), next(lines)] == ["all\n", "end Process 0: not found\n"]
 
 
+@pytest.mark.parametrize("address", ["10.0.0.7", "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff"])
+def test_the_others_are_told_an_address_of_either_kind(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_address", lambda: address)
+    found, port = peers._agree()
+    assert found == address
+    assert 0 < port < 65536
+
+
 def test_connections_are_kept_open() -> None:
     """Those that are silent for minutes are reset on the way, and seem to be those of the dead."""
     port = launch._free_port()
