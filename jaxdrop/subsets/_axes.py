@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import _layouts
+from jaxdrop import _checks, _layouts
 from jaxdrop.subsets._subset import Subset
 
 
@@ -20,15 +20,23 @@ def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
     derivative goes one axis after the other, for then its transpose is a gather as well.
 
     Args:
-      kept: for the number of an axis, 0 or more, the subset of its entries.
+      kept: for the number of an axis, the subset of its entries. Negative numbers count from the
+        last axis.
       x: an array.
 
     Returns:
       An array with as many axes as `x`, those of `kept` shorter. Nothing is scaled.
 
     Raises:
-      ValueError: as `Subset.gather`.
+      ValueError: as `Subset.gather`, or two numbers are the same axis.
     """
+    x, given = jnp.asarray(x), kept
+    kept = {_checks.check_axis(number, "axis", x.ndim): one for number, one in given.items()}
+    if len(kept) < len(given):
+        raise ValueError(
+            f"kept has more than one subset for an axis: {[*given]} are axes of an array of shape"
+            f" {x.shape}"
+        )
     many = any(one.indices.ndim > 2 or one.starts is not None for one in kept.values())
     if len(kept) < 2 or many or _layouts.mesh_of(x) is not None:
         return _one_by_one(kept, x)
@@ -46,6 +54,8 @@ def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
 
 def _at_once(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
     numbers = sorted(kept)
+    for number in numbers:
+        kept[number].check_length(x.shape[number], number)
     places = jnp.ix_(*(kept[number].places(x.shape[number]) for number in numbers))
     at: list[Any] = [slice(None)] * x.ndim
     for number, place in zip(numbers, places, strict=True):
