@@ -18,6 +18,10 @@ from jaxdrop.mc._analytic._values import Hidden, Moments, Uniform, is_random, re
 
 _BIT_DRAWS = ("random_bits", "rng_bit_generator")
 _UNKNOWN = float("nan")
+# From so many values on, words are floats that are uniform in an interval.
+_DENSE = 2**8
+# From so many values on, equal words, which a sort leaves as they stood, are too rare to count.
+_RARELY_EQUAL = 2.0**16
 
 
 def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -58,7 +62,7 @@ def sorted_by_words(context: Context, eqn: Any, values: Sequence[Any]) -> list[A
     axis, drawn = eqn.params["dimension"], context.drawn_by(eqn, values)
     first = values[0]
     alike = eqn.params["num_keys"] == 1 and (
-        isinstance(first, Uniform) or first.order == axis or np.isfinite(first.count)
+        isinstance(first, Uniform) or first.order == axis or first.count >= _RARELY_EQUAL
     )
     found = []
     for number, (var, value) in enumerate(zip(eqn.outvars, values, strict=True)):
@@ -218,5 +222,6 @@ def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int, drawn: 
         if words.dtype == jnp.bool_:
             half = jnp.full(shape, 0.5, jnp.float32)
             return Moments(half, lax.full_like(half, 0.25))
-        return Uniform(shape, own, np.float32(0), np.float32(words.count), drawn)
+        if words.count >= _DENSE and words.order is None:
+            return Uniform(shape, own, np.float32(0), np.float32(words.count), drawn)
     raise unknown(f"floats that {eqn.primitive.name} makes of random words", context.where)
