@@ -503,3 +503,19 @@ def test_pairs_of_a_mask_that_keeps_an_exact_number() -> None:
 
     with pytest.raises(ValueError, match="pairs=3 needs a first mask whose entries are indep"):
         mc.analytic(fn, precision="enumerated", pairs=3)()
+
+
+def test_numbers_of_64_bits() -> None:
+    """Also of a function that was traced before, where JAX had 32 bits."""
+    means = np.linspace(-1, 1, 5)
+
+    def fn(key: jax.Array) -> jax.Array:
+        x = means + 9 * jax.random.normal(key, (5,))
+        return jax.nn.gelu(x, approximate=False)
+
+    narrow = mc.analytic(fn)()
+    with jax.enable_x64(True):
+        wide = mc.analytic(fn)()
+    assert wide.mean.dtype == wide.variance.dtype == np.float64
+    np.testing.assert_allclose(wide.mean, narrow.mean, rtol=1e-5)
+    np.testing.assert_allclose(wide.variance, narrow.variance, rtol=1e-5)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdrop import _numerics
 from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._values import Hidden, Moments, Uniform, is_random, real
@@ -103,7 +104,7 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
     if name == "erf_inv":
         if not _is_symmetric(random):
             return None
-        mean = jnp.zeros(shape, jnp.float32)
+        mean = jnp.zeros(shape, _numerics.compute_dtype(eqn.outvars[0].aval.dtype))
         return [context.drawn(mean, mean + 0.5)]
     if name in ("add", "mul", "sub", "div", "neg") and not (name == "div" and place == 1):
         low, high = (_put(eqn, values, place, end) for end in (random.low, random.high))
@@ -213,15 +214,16 @@ def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int, drawn: 
     """Floats that are made of random words."""
     dtype, shape = eqn.outvars[0].aval.dtype, tuple(eqn.outvars[0].aval.shape)
     words = next(value for value in values if isinstance(value, Hidden))
+    wide = _numerics.compute_dtype(dtype).type
     if eqn.primitive.name == "bitcast_convert_type" and words.set_bits is not None:
         width = np.dtype(dtype).itemsize * 8
         one = int(np.asarray(1, dtype).view(f"uint{width}"))
         if words.set_bits == one and words.count == 2.0 ** jnp.finfo(dtype).nmant:
-            return Uniform(shape, own, np.float32(1), np.float32(2), drawn)
+            return Uniform(shape, own, wide(1), wide(2), drawn)
     if eqn.primitive.name == "convert_element_type" and np.isfinite(words.count):
         if words.dtype == jnp.bool_:
             half = jnp.full(shape, 0.5, jnp.float32)
             return Moments(half, lax.full_like(half, 0.25))
         if words.count >= _DENSE and words.order is None:
-            return Uniform(shape, own, np.float32(0), np.float32(words.count), drawn)
+            return Uniform(shape, own, wide(0), wide(words.count), drawn)
     raise unknown(f"floats that {eqn.primitive.name} makes of random words", context.where)
