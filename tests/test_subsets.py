@@ -132,6 +132,15 @@ def test_axes_of_one_array_are_named_once_and_consist_of_members() -> None:
         subsets.dropped(other, jnp.ones((8, 7)), -1)
 
 
+def test_axes_that_are_divided_by_groups_stay_divided() -> None:
+    kept = {0: subsets.draw(KEY, 4, 0.5), 1: subsets.draw(KEY, 8, 0.5, groups=2)}
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(AxisType.Auto,))
+    layout = NamedSharding(mesh, PartitionSpec(None, "device"))
+    x = jax.device_put(jnp.ones((4, 8)), layout)
+    y = jax.jit(lambda x: subsets.gather_axes(kept, x))(x)
+    assert y.sharding.is_equivalent_to(layout, 2)
+
+
 def test_no_derivative_scatters() -> None:
     """Nor updates a slice: each is one pass over its result."""
     for case in CASES:

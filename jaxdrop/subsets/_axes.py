@@ -15,9 +15,10 @@ from jaxdrop.subsets._subset import Subset
 def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
     """The entries of `x` that are kept along each of some axes: `gather` along one after the other.
 
-    Along two axes that is half of the time on a CPU: `gather` along one axis copies rows, of which
-    the next gather takes half of the entries only. So the entries are taken in one pass; a
-    derivative goes one axis after the other, for then its transpose is a gather as well.
+    `gather` along one axis copies rows, of which the next `gather` takes some entries only. Here
+    the entries are taken in one pass: along two axes, in half of the time on a CPU. Subsets with
+    several groups or slices go one axis after the other, so that a device gathers among its own
+    members; and so do derivatives, whose transposes are gathers then.
 
     Args:
       kept: for the number of an axis, the subset of its entries. Negative numbers count from the
@@ -37,7 +38,8 @@ def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
             f"kept has more than one subset for an axis: {[*given]} are axes of an array of shape"
             f" {x.shape}"
         )
-    many = any(one.indices.ndim > 2 or one.starts is not None for one in kept.values())
+    # A device that holds whole groups gathers among its own members only one axis after the other.
+    many = any(one.indices.shape[:-1] != (1,) or one.starts is not None for one in kept.values())
     if len(kept) < 2 or many or _layouts.mesh_of(x) is not None:
         return _one_by_one(kept, x)
 
