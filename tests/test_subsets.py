@@ -116,6 +116,31 @@ def test_several_axes_are_those_one_after_the_other() -> None:
         chex.assert_trees_all_equal(one, other)
 
 
+def test_axes_of_one_array_are_named_once_and_consist_of_members() -> None:
+    x = np.arange(48.0, dtype=np.float32).reshape(8, 6)
+    one, other = (subsets.draw(KEY, size, 0.5) for size in x.shape)
+    expected = other.gather(one.gather(jnp.asarray(x)), 1)
+    for kept in ({0: one, 1: other}, {-2: one, 1: other}, {0: one, -1: other}):
+        np.testing.assert_array_equal(subsets.gather_axes(kept, x), expected)
+    with pytest.raises(ValueError, match=r"more than one subset for an axis: \[1, -1\]"):
+        subsets.gather_axes({1: other, -1: other}, x)
+    with pytest.raises(ValueError, match="axis=2 is out of range"):
+        subsets.gather_axes({0: one, 2: other}, x)
+    with pytest.raises(ValueError, match="7 entries along axis 1, which are not 1 groups of 6"):
+        subsets.gather_axes({0: one, 1: other}, jnp.ones((8, 7)))
+    with pytest.raises(ValueError, match="7 entries along axis 1, which are not 1 groups of 6"):
+        subsets.dropped(other, jnp.ones((8, 7)), -1)
+
+
+def test_axes_that_are_divided_by_groups_stay_divided() -> None:
+    kept = {0: subsets.draw(KEY, 4, 0.5), 1: subsets.draw(KEY, 8, 0.5, groups=2)}
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(AxisType.Auto,))
+    layout = NamedSharding(mesh, PartitionSpec(None, "device"))
+    x = jax.device_put(jnp.ones((4, 8)), layout)
+    y = jax.jit(lambda x: subsets.gather_axes(kept, x))(x)
+    assert y.sharding.is_equivalent_to(layout, 2)
+
+
 def test_no_derivative_scatters() -> None:
     """Nor updates a slice: each is one pass over its result."""
     for case in CASES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxdrop import _checks
@@ -11,25 +12,25 @@ __all__ = ["rngs_from_keys"]
 
 
 class _GivenKeys(nnx.RngStream):
-    """Hands out the keys of an array, first to last."""
+    """Hands out the keys of an array, first to last. Those that are left are the state: its shape
+    differs from one call to the next, so that a loop cannot carry it, and take one key again and
+    again.
+    """
 
-    def __init__(self, key: jax.Array, *, tag: str) -> None:
-        super().__init__(key[0] if key.ndim else key, tag=tag)
-        self.key = nnx.RngKey(key, tag=tag)
-        self.taken = 0
+    number: int | None = None
 
     def __call__(self) -> jax.Array:
         keys = self.key[...]
-        if not keys.ndim:  # of a fork, or one lane of `nnx.split_rngs`
+        if not keys.ndim or self.count.ndim:  # a fork, or lanes of `nnx.split_rngs`
             return super().__call__()
-        if self.taken == len(keys):
+        if not len(keys):
             raise ValueError(
-                f"rngs_from_keys was given {len(keys)} keys, and this is the call for one more."
+                f"rngs_from_keys was given {self.number} keys, and this is the call for one more."
                 " Derive as many as the model takes in one call, or more."
             )
         self.count[...] += 1  # Flax's check that the stream belongs to the trace that uses it
-        self.taken += 1
-        return keys[self.taken - 1]
+        self.key.set_value(keys[1:])
+        return keys[0]
 
 
 @_checks.hinted
@@ -46,8 +47,9 @@ def rngs_from_keys(keys: jax.Array) -> nnx.Rngs:
         logits = model(x, rngs=jaxdrop.nnx.rngs_from_keys(keys))
 
     Under a scan over layers, derive the keys of all layers before, `(layers, count)`, scan over
-    them, and call this function in the body. Make the stream in the function that uses it: which
-    key comes next is known while the function is traced, and no array holds it.
+    them, and call this function in the body. Make the stream in the function that uses it: a loop
+    cannot carry it, and a compiled function that takes it is compiled again for each number of keys
+    that are left.
 
     Args:
       keys: an array of keys with one axis, at least as long as the number of keys that are taken.
@@ -66,5 +68,8 @@ def rngs_from_keys(keys: jax.Array) -> nnx.Rngs:
             " nnx.Rngs(key) derives keys from a single one."
         )
     rngs = nnx.Rngs()
-    rngs.default = _GivenKeys(keys, tag="default")
+    stream = _GivenKeys(keys, tag="default")
+    stream.count.set_value(jnp.zeros((), jnp.uint32))  # for lanes it is one for each key
+    stream.number = len(keys)
+    rngs.default = stream
     return rngs

@@ -177,6 +177,6 @@ def _streams(node: Any, carry: bool = False) -> list[nnx.RngStream]:
 
 
 def _restart(stream: nnx.RngStream, key: jax.Array) -> None:
-    shape = stream.key[...].shape
+    shape = stream.count[...].shape
     stream.key.set_value(jax.random.split(key, shape) if shape else key)
     stream.count.set_value(jnp.zeros(shape, jnp.uint32))

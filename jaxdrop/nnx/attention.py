@@ -137,6 +137,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
     told: Told | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):  # which `help` would show with this class's arguments
+            show_signature(cls)
+
     def __init__(
         self,
         *args: Any,

@@ -8,28 +8,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdrop import _layouts
+from jaxdrop import _checks, _layouts
 from jaxdrop.subsets._subset import Subset
 
 
 def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
     """The entries of `x` that are kept along each of some axes: `gather` along one after the other.
 
-    Along two axes that is half of the time on a CPU: `gather` along one axis copies rows, of which
-    the next gather takes half of the entries only. So the entries are taken in one pass; a
-    derivative goes one axis after the other, for then its transpose is a gather as well.
+    `gather` along one axis copies rows, of which the next `gather` takes some entries only. Here
+    the entries are taken in one pass: along two axes, in half of the time on a CPU. Subsets with
+    several groups or slices go one axis after the other, so that a device gathers among its own
+    members; and so do derivatives, whose transposes are gathers then.
 
     Args:
-      kept: for the number of an axis, 0 or more, the subset of its entries.
+      kept: for the number of an axis, the subset of its entries. Negative numbers count from the
+        last axis.
       x: an array.
 
     Returns:
       An array with as many axes as `x`, those of `kept` shorter. Nothing is scaled.
 
     Raises:
-      ValueError: as `Subset.gather`.
+      ValueError: as `Subset.gather`, or two numbers are the same axis.
     """
-    many = any(one.indices.ndim > 2 or one.starts is not None for one in kept.values())
+    x, given = jnp.asarray(x), kept
+    kept = {_checks.check_axis(number, "axis", x.ndim): one for number, one in given.items()}
+    if len(kept) < len(given):
+        raise ValueError(
+            f"kept has more than one subset for an axis: {[*given]} are axes of an array of shape"
+            f" {x.shape}"
+        )
+    # A device that holds whole groups gathers among its own members only one axis after the other.
+    many = any(one.indices.shape[:-1] != (1,) or one.starts is not None for one in kept.values())
     if len(kept) < 2 or many or _layouts.mesh_of(x) is not None:
         return _one_by_one(kept, x)
 
@@ -46,6 +56,8 @@ def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
 
 def _at_once(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
     numbers = sorted(kept)
+    for number in numbers:
+        kept[number].check_length(x.shape[number], number)
     places = jnp.ix_(*(kept[number].places(x.shape[number]) for number in numbers))
     at: list[Any] = [slice(None)] * x.ndim
     for number, place in zip(numbers, places, strict=True):

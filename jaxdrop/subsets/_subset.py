@@ -40,6 +40,10 @@ class Subset(NamedTuple):
         """The factor n / k of kept members."""
         return self.ranks.shape[-1] / self.indices.shape[-1]
 
+    def check_length(self, length: int, axis: int) -> None:
+        """Checks that an axis of this length consists of whole members."""
+        _check_length(length, axis, *self.ranks.shape[-2:])
+
     def places(self, length: int) -> jax.Array:
         """int32 `(..., kept entries)`: the kept entries of an axis of this length."""
         *rows, groups, members = self.ranks.shape
@@ -86,11 +90,7 @@ class Subset(NamedTuple):
                 f" but x has shape {tuple(x.shape)} and axis={axis}. Subsets of one axis of the"
                 " same x: jax.vmap(lambda kept: kept.gather(x))(subsets)."
             )
-        if length % (groups * count):
-            raise ValueError(
-                f"x has {length} entries along axis {axis}, which are not {groups} groups of"
-                f" {count} members."
-            )
+        _check_length(length, axis, groups, count)
         arrays = self._laid_out(x, axis)
         before, after = x.shape[:axis], x.shape[axis + 1 :]
         members = x.reshape(*before, groups, count, length // (groups * count), *after)
@@ -132,13 +132,22 @@ class Subset(NamedTuple):
         ]
 
 
+def _check_length(length: int, axis: int, groups: int, count: int) -> None:
+    if length % (groups * count):
+        raise ValueError(
+            f"x has {length} entries along axis {axis}, which are not {groups} groups of {count}"
+            " members."
+        )
+
+
 def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
     """`kept.scatter(kept.scaled(kept.gather(x, axis)), axis)`, by a mask: nothing moves."""
+    axis = _checks.check_axis(axis, "axis", x.ndim)
+    kept.check_length(x.shape[axis], axis)
     *rows, groups, members = kept.ranks.shape
     keep = (kept.ranks < kept.indices.shape[-1])[..., None]
     block = x.shape[axis] // (groups * members)
     keep = jnp.broadcast_to(keep, (*rows, groups, members, block)).reshape(*rows, -1)
-    axis %= x.ndim
     keep = lax.expand_dims(keep, [*range(len(rows), axis), *range(axis + 1, x.ndim)])
     return masks.scaled(keep, x, jnp.asarray(kept.scale, jnp.float32))
 

@@ -484,3 +484,38 @@ def test_pairs_of_enumerated_entries() -> None:
     assert apart[0] > apart[1] > 1e-3
     with pytest.raises(ValueError, match="pairs=2 belongs to precision="):
         mc.analytic(fn, pairs=2)
+
+
+def test_words_of_few_values_are_neither_shuffled_nor_uniform() -> None:
+    """A sort leaves equal words as they stood, and a bit is no number between 0 and 2."""
+    for fn in (
+        lambda key: jnp.argsort(jax.random.bits(key, (8,)) & 1) < 4,
+        lambda key: (jax.random.bits(key, (8,)) & 1).astype(jnp.float32),
+        lambda key: jax.random.permutation(key, 8).astype(jnp.float32),
+    ):
+        with pytest.raises(NotImplementedError, match="knows no mean and variance"):
+            mc.analytic(fn)()
+
+
+def test_pairs_of_a_mask_that_keeps_an_exact_number() -> None:
+    def fn(key: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.permutation(key, 4) < 2, X, 0).sum(-1)
+
+    with pytest.raises(ValueError, match="pairs=3 needs a first mask whose entries are indep"):
+        mc.analytic(fn, precision="enumerated", pairs=3)()
+
+
+def test_numbers_of_64_bits() -> None:
+    """Also of a function that was traced before, where JAX had 32 bits."""
+    means = np.linspace(-1, 1, 5)
+
+    def fn(key: jax.Array) -> jax.Array:
+        x = means + 9 * jax.random.normal(key, (5,))
+        return jax.nn.gelu(x, approximate=False)
+
+    narrow = mc.analytic(fn)()
+    with jax.enable_x64(True):
+        wide = mc.analytic(fn)()
+    assert wide.mean.dtype == wide.variance.dtype == np.float64
+    np.testing.assert_allclose(wide.mean, narrow.mean, rtol=1e-5)
+    np.testing.assert_allclose(wide.variance, narrow.variance, rtol=1e-5)

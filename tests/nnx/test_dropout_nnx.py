@@ -318,3 +318,9 @@ def test_constructors_show_their_arguments() -> None:
     theirs = [*inspect.signature(nnx.MultiHeadAttention.__init__).parameters][1:]
     assert [name for name in ours if name != "spec"] == theirs
     assert ours["attention_fn"].default is jaxdrop.nnx.dot_product_attention
+
+    class Own(jaxdrop.nnx.MultiHeadAttention):
+        def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+            super().__init__(2, width, rngs=rngs)
+
+    assert [*inspect.signature(Own).parameters] == ["width", "rngs"]

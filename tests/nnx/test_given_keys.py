@@ -61,6 +61,39 @@ def test_forks_and_lanes_are_streams_of_flax() -> None:
     assert np.any(lanes[0] != lanes[1])
 
 
+def test_what_is_left_of_the_keys_goes_where_the_stream_goes() -> None:
+    @nnx.jit
+    def taken(rngs: nnx.Rngs) -> jax.Array:
+        return jax.random.key_data(rngs.dropout())
+
+    keys = derived(jaxdrop.key(0))
+    rngs = jaxdrop.nnx.rngs_from_keys(keys)
+    found = jnp.stack([taken(rngs), jax.random.key_data(nnx.clone(rngs).dropout()), taken(rngs)])
+    np.testing.assert_array_equal(found, jax.random.key_data(keys)[jnp.array([0, 1, 1])])
+
+
+def test_a_loop_that_would_take_one_key_again_and_again_is_an_error() -> None:
+    @nnx.scan(in_axes=(nnx.Carry,), out_axes=(nnx.Carry, 0), length=COUNT)
+    def layers(rngs: nnx.Rngs) -> tuple[nnx.Rngs, jax.Array]:
+        return rngs, jax.random.key_data(rngs.dropout())
+
+    with pytest.raises(TypeError, match=r"key<fry>\[4\]"):
+        layers(jaxdrop.nnx.rngs_from_keys(derived(jax.random.key(0))))
+
+
+def test_lanes_are_no_given_keys() -> None:
+    """Nor those of a stream of which some keys are taken: an index would be past the end."""
+    for taken in range(COUNT):
+        rngs = jaxdrop.nnx.rngs_from_keys(derived(jaxdrop.key(0)))
+        for _ in range(taken):
+            rngs.dropout()
+        with nnx.split_rngs(rngs, splits=2), pytest.raises(ValueError, match="a single key"):
+            rngs.dropout()
+    rngs = jaxdrop.nnx.rngs_from_keys(derived(jaxdrop.key(0)))
+    with pytest.raises(ValueError, match="a single key"):
+        rngs.default.split(2)()
+
+
 def test_keys_must_be_an_array_of_keys() -> None:
     with pytest.raises(ValueError, match=r"one axis, got the shape \(\)"):
         jaxdrop.nnx.rngs_from_keys(jaxdrop.key(0))

@@ -64,7 +64,8 @@ def gelu_of(name: Name, functions: Sequence[Function]) -> Moments | None:
 
 
 def _gelus(name: Name) -> Iterator[int]:
-    for dtype in _DTYPES:
+    # float64 is float32 where JAX has no 64 bits.
+    for dtype in dict.fromkeys(jax.dtypes.canonicalize_dtype(each).name for each in _DTYPES):
         for approximate in (True, False):
             jaxpr = _traced(dtype, approximate)
             names: dict[Any, Any] = {jaxpr.invars[0]: name("variable")}
@@ -79,5 +80,5 @@ def _gelus(name: Name) -> Iterator[int]:
 
 @functools.cache
 def _traced(dtype: str, approximate: bool) -> Any:
-    like = jax.ShapeDtypeStruct((2,), jax.dtypes.canonicalize_dtype(dtype))
+    like = jax.ShapeDtypeStruct((2,), np.dtype(dtype))
     return jax.make_jaxpr(functools.partial(jax.nn.gelu, approximate=approximate))(like).jaxpr

@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdrop import _numerics
 from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._values import Hidden, Moments, Uniform, is_random, real
 
 _BIT_DRAWS = ("random_bits", "rng_bit_generator")
 _UNKNOWN = float("nan")
+# From so many values on, words are floats that are uniform in an interval.
+_DENSE = 2**8
+# From so many values on, equal words, which a sort leaves as they stood, are too rare to count.
+_RARELY_EQUAL = 2.0**16
 
 
 def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -58,7 +63,7 @@ def sorted_by_words(context: Context, eqn: Any, values: Sequence[Any]) -> list[A
     axis, drawn = eqn.params["dimension"], context.drawn_by(eqn, values)
     first = values[0]
     alike = eqn.params["num_keys"] == 1 and (
-        isinstance(first, Uniform) or first.order == axis or np.isfinite(first.count)
+        isinstance(first, Uniform) or first.order == axis or first.count >= _RARELY_EQUAL
     )
     found = []
     for number, (var, value) in enumerate(zip(eqn.outvars, values, strict=True)):
@@ -99,7 +104,7 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
     if name == "erf_inv":
         if not _is_symmetric(random):
             return None
-        mean = jnp.zeros(shape, jnp.float32)
+        mean = jnp.zeros(shape, _numerics.compute_dtype(eqn.outvars[0].aval.dtype))
         return [context.drawn(mean, mean + 0.5)]
     if name in ("add", "mul", "sub", "div", "neg") and not (name == "div" and place == 1):
         low, high = (_put(eqn, values, place, end) for end in (random.low, random.high))
@@ -209,14 +214,16 @@ def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int, drawn: 
     """Floats that are made of random words."""
     dtype, shape = eqn.outvars[0].aval.dtype, tuple(eqn.outvars[0].aval.shape)
     words = next(value for value in values if isinstance(value, Hidden))
+    wide = _numerics.compute_dtype(dtype).type
     if eqn.primitive.name == "bitcast_convert_type" and words.set_bits is not None:
         width = np.dtype(dtype).itemsize * 8
         one = int(np.asarray(1, dtype).view(f"uint{width}"))
         if words.set_bits == one and words.count == 2.0 ** jnp.finfo(dtype).nmant:
-            return Uniform(shape, own, np.float32(1), np.float32(2), drawn)
+            return Uniform(shape, own, wide(1), wide(2), drawn)
     if eqn.primitive.name == "convert_element_type" and np.isfinite(words.count):
         if words.dtype == jnp.bool_:
             half = jnp.full(shape, 0.5, jnp.float32)
             return Moments(half, lax.full_like(half, 0.25))
-        return Uniform(shape, own, np.float32(0), np.float32(words.count), drawn)
+        if words.count >= _DENSE and words.order is None:
+            return Uniform(shape, own, wide(0), wide(words.count), drawn)
     raise unknown(f"floats that {eqn.primitive.name} makes of random words", context.where)

@@ -178,7 +178,10 @@ def enumerated(
 
     size = first.true.size
     if pairs and first.fixed is not None:
-        raise ValueError("pairs are of independent entries, but of the first mask so many are kept")
+        raise ValueError(
+            f"pairs={pairs} needs a first mask whose entries are independent, but this one keeps an"
+            " exact number of them. Leave pairs out."
+        )
     masks = jnp.concatenate([jnp.zeros((1, size)), jnp.eye(size)])
     means, variances, true = jax.vmap(given)(masks)
     rare = jnp.minimum(true[0], 1 - true[0]).ravel()
