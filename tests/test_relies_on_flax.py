@@ -29,7 +29,6 @@ from jaxdrop.layers.attention import with_attributes
 from jaxdrop.linen import _cells as linen_cells
 from jaxdrop.mc import _prefix as prefix
 from jaxdrop.nnx import _cells as nnx_cells
-from jaxdrop.nnx import _model as nnx_model
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 3, 8))
@@ -127,8 +126,8 @@ def test_nnx_streams_have_a_key_a_count_and_a_tag() -> None:
     used = "jaxdrop/nnx/_model.py restarts streams, and jaxdrop/nnx/_cells.py reads the tag"
     stream = nnx.Rngs(dropout=7).dropout
     first = stream()
-    nnx_model._set(stream.key, jax.random.key(7))
-    nnx_model._set(stream.count, jnp.zeros((), jnp.uint32))
+    stream.key.set_value(jax.random.key(7))
+    stream.count.set_value(jnp.zeros((), jnp.uint32))
     assert equal(jax.random.key_data(stream()), jax.random.key_data(first)), used
     assert stream.tag == "dropout", used
 
