@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from jax.sharding import PartitionSpec
 import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
+from scripts.pages import blocks
 
 pytestmark = [pytest.mark.usefixtures("relaxed"), pytest.mark.sweep]
 
@@ -104,24 +104,17 @@ OPTIONAL = {"equinox", "haiku", "haliax", "keras"}
 """Libraries that a page may import. A block that imports one that is missing is left out."""
 
 
-def blocks(page: Path) -> Iterator[tuple[int, str]]:
-    """The line at which each block of Python begins, and its text."""
-    text = page.read_text()
-    for found in re.finditer(r"(?ms)^```python\n(.*?)^```", text):
-        yield text[: found.start(1)].count("\n"), found[1]
-
-
 def test_there_are_some() -> None:
     assert PAGES[0].name == "README.md"
-    assert len([*blocks(PAGES[0])]) >= 2
-    assert sum(len([*blocks(page)]) for page in PAGES) >= 50
+    assert len([*blocks(PAGES[0].read_text())]) >= 2
+    assert sum(len([*blocks(page.read_text())]) for page in PAGES) >= 50
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_blocks_run(page: Path) -> None:
     names = dict(NAMES)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    for line, block in blocks(page):
+    for line, block in blocks(page.read_text()):
         imported = OPTIONAL & set(re.findall(r"(?m)^import (\w+)", block))
         if not all(map(importlib.util.find_spec, imported)):
             continue
