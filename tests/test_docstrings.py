@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import importlib
 import inspect
 import re
@@ -11,11 +12,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.sweep
+from docs._extensions import docstrings
 
-FACES = ["jaxdrop"]
-FACES += [f"jaxdrop.{name}" for name in ("nnx", "linen", "random", "masks", "schedules")]
-FACES += [f"jaxdrop.mc{name}" for name in ("", ".acquisition", ".conformal", ".metrics", ".plots")]
+pytestmark = pytest.mark.sweep
 
 POINTER = re.compile(
     r"\b([Aa]rguments?|[Pp]arameters?|[Aa]rgs|Returns|Raises)\b[^.]*?\b(as|of|in|see|like)\b"
@@ -30,7 +29,7 @@ POINTER = re.compile(
 def public() -> Iterator[tuple[str, Any]]:
     """The functions and classes of the package that a face shows, each under its first name."""
     seen = set()
-    for face in FACES:
+    for face in docstrings.MODULES:
         module = importlib.import_module(face)
         listed = getattr(module, "__all__", None)
         for name in listed or vars(module):
@@ -48,6 +47,8 @@ PUBLIC = dict(public())
 def missing(value: Any) -> list[str]:
     """What the docstring does not say."""
     text = inspect.getdoc(value) or ""
+    if inspect.isclass(value) and issubclass(value, enum.Enum):
+        return [f"Attributes: {name}" for name in value.__members__ if f"  {name}: " not in text]
     if inspect.isclass(value) and (dataclasses.is_dataclass(value) or hasattr(value, "_fields")):
         fields = getattr(value, "_fields", None) or [f.name for f in dataclasses.fields(value)]
         described = all(_is_described(value, name) for name in fields if not name.startswith("_"))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
+from docs._extensions import docstrings
+
 DOCS = Path(__file__).parents[1] / "docs"
-sys.path.append(str(DOCS / "_extensions"))
-
-import docstrings  # noqa: E402
-
 pytestmark = pytest.mark.sweep
 
 

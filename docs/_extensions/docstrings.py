@@ -43,23 +43,20 @@ def _targets() -> dict[str, str]:
     return found
 
 
-def _code(match: re.Match[str]) -> str:
-    """`code` in one pair of backticks: a link if it is a public name, and literal text if not."""
+def _marked(match: re.Match[str]) -> str:
+    """Code in one pair of backticks: a link if it is a public name, and literal text if not. Before
+    other signs that reStructuredText would read, a backslash.
+    """
     text, behind = match.groups()
-    name = text.removesuffix("()")
-    full = _targets().get(name)
+    if text is None:
+        return "\\" + match[0]
+    full = _targets().get(text.removesuffix("()"))
     found = f":py:obj:`{text} <{full}>`" if full else f"``{text}``"
     return found + ("\\ " + behind if behind else "")
 
 
 def _prose(line: str) -> str:
-    parts = re.split(r"(`[^`]+`\w?)", line)
-    return "".join(
-        re.sub(r"`([^`]+)`(\w?)", _code, part)
-        if part.startswith("`")
-        else re.sub(r"(\*|(?<=\w)_(?!\w))", r"\\\1", part)
-        for part in parts
-    )
+    return re.sub(r"`([^`]+)`(\w?)|\*|(?<=\w)_(?!\w)", _marked, line)
 
 
 def _indent(line: str) -> int:

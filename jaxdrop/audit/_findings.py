@@ -9,7 +9,13 @@ from typing import Any
 
 
 class Severity(enum.IntEnum):
-    """How bad a finding is."""
+    """How bad a finding is.
+
+    Attributes:
+      INFO: it costs something, or is a choice to know of.
+      WARNING: it is seldom meant.
+      ERROR: dropout does not do what it is there for.
+    """
 
     INFO = 1
     WARNING = 2

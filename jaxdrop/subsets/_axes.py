@@ -56,9 +56,7 @@ def gather_axes(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
 
 def _at_once(kept: Mapping[int, Subset], x: jax.Array) -> jax.Array:
     numbers = sorted(kept)
-    for number in numbers:
-        kept[number].check_length(x.shape[number], number)
-    places = jnp.ix_(*(kept[number].places(x.shape[number]) for number in numbers))
+    places = jnp.ix_(*(kept[number].places(x, number) for number in numbers))
     at: list[Any] = [slice(None)] * x.ndim
     for number, place in zip(numbers, places, strict=True):
         at[number] = place

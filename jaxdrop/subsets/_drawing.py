@@ -126,8 +126,19 @@ def check_known_rate(
     name: str,
     way: str = "drop by a mask, which takes a traced rate, and saves no work.",
 ) -> float:
-    """Checks a rate that sets a shape: a number in [0, 1). `way` is what else a caller with a
-    traced rate can do.
+    """Checks a rate that sets a shape.
+
+    Args:
+      rate: must be a number in [0, 1).
+      name: of the argument, for messages.
+      way: what else a caller with a traced rate can do, for the message.
+
+    Returns:
+      The rate as a float.
+
+    Raises:
+      TypeError: the rate is traced, or no number.
+      ValueError: it is outside [0, 1).
     """
     reason = (
         "it sets the shape of what is computed. Either\n"

@@ -40,13 +40,11 @@ class Subset(NamedTuple):
         """The factor n / k of kept members."""
         return self.ranks.shape[-1] / self.indices.shape[-1]
 
-    def check_length(self, length: int, axis: int) -> None:
-        """Checks that an axis of this length consists of whole members."""
-        _check_length(length, axis, *self.ranks.shape[-2:])
-
-    def places(self, length: int) -> jax.Array:
-        """int32 `(..., kept entries)`: the kept entries of an axis of this length."""
+    def places(self, x: jax.Array, axis: int) -> jax.Array:
+        """int32 `(..., kept entries)`: the kept entries along an axis of `x`."""
         *rows, groups, members = self.ranks.shape
+        length = x.shape[axis]
+        _check_length(length, axis, groups, members)
         size = length // (groups * members)
         shape = (*self.indices.shape, size)
         group = members * lax.broadcasted_iota(jnp.int32, shape, len(rows))
@@ -141,9 +139,21 @@ def _check_length(length: int, axis: int, groups: int, count: int) -> None:
 
 
 def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
-    """`kept.scatter(kept.scaled(kept.gather(x, axis)), axis)`, by a mask: nothing moves."""
+    """`kept.scatter(kept.scaled(kept.gather(x, axis)), axis)`, by a mask: nothing moves.
+
+    Args:
+      kept: which entries are kept.
+      x: an array.
+      axis: the axis of `x` along which they lie.
+
+    Returns:
+      An array of the shape and dtype of `x`.
+
+    Raises:
+      ValueError: as `Subset.gather`.
+    """
     axis = _checks.check_axis(axis, "axis", x.ndim)
-    kept.check_length(x.shape[axis], axis)
+    _check_length(x.shape[axis], axis, *kept.ranks.shape[-2:])
     *rows, groups, members = kept.ranks.shape
     keep = (kept.ranks < kept.indices.shape[-1])[..., None]
     block = x.shape[axis] // (groups * members)
