@@ -37,8 +37,8 @@ def rounding_barrier(x: jax.Array, finite: bool = False) -> jax.Array:
 
     Args:
       x: a floating or complex array.
-      finite: whether `x` is known to be finite. Otherwise three more operations keep its
-        infinities, of which the minimum would make the positive one the largest number.
+      finite: whether `x` is known to be finite. Otherwise three more operations keep infinities:
+        the minimum alone turns plus infinity into the largest number.
     """
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return lax.complex(rounding_barrier(x.real, finite), rounding_barrier(x.imag, finite))

@@ -108,7 +108,7 @@ class Context:
 
     def is_counted(self, x: Any, axis: int) -> bool:
         """Whether an array is known to be 0, 1, 2... along an axis."""
-        return self._filled.get(id(x)) == axis and id(x) in self._filled
+        return self._filled.get(id(x)) == axis
 
     def is_one_number(self, x: Any) -> bool:
         """Whether all entries of an array are known to be equal."""

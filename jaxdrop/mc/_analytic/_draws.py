@@ -15,10 +15,9 @@ from jax import lax
 from jaxdrop import _numerics
 from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
-from jaxdrop.mc._analytic._values import Hidden, Moments, Uniform, is_random, real
+from jaxdrop.mc._analytic._values import UNKNOWN, Hidden, Moments, Uniform, is_random, real
 
 _BIT_DRAWS = ("random_bits", "rng_bit_generator")
-_UNKNOWN = float("nan")
 # From so many values on, words are floats that are uniform in an interval.
 _DENSE = 2**8
 # From so many values on, equal words, which a sort leaves as they stood, are too rare to count.
@@ -71,7 +70,7 @@ def sorted_by_words(context: Context, eqn: Any, values: Sequence[Any]) -> list[A
         if not (isinstance(value, Hidden | Uniform) or not is_random(value)):
             raise unknown("what is sorted by random words", context.where)
         name = context.name("sort", number, str(eqn.params), *values)
-        words = Hidden(tuple(aval.shape), aval.dtype, name, _UNKNOWN, value=drawn[number])
+        words = Hidden(tuple(aval.shape), aval.dtype, name, UNKNOWN, value=drawn[number])
         counted = getattr(value, "order", None) == axis or context.is_counted(value, axis)
         if alike and number and counted:
             words.order, words.count = axis, float(aval.shape[axis])
@@ -166,15 +165,15 @@ def _share_below(name: str, first: bool, count: float, limit: Any) -> Any:
 def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     """How many values the words of a result take, each equally often; NaN if it is not known."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
-        return _UNKNOWN
+        return UNKNOWN
     if dtype == jnp.bool_:
         return 2.0
     name, bits = eqn.primitive.name, jnp.iinfo(dtype).bits
     full = 2.0 ** (bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else bits - 1)
     if name in (*_BIT_DRAWS, "random_unwrap", "threefry2x32"):
-        return 2.0**bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else _UNKNOWN
+        return 2.0**bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else UNKNOWN
     if name not in _operations.WORDS:
-        return _UNKNOWN
+        return UNKNOWN
     counts = [value.count for value in values if isinstance(value, Hidden)]
     words = next(value for value in values if isinstance(value, Hidden))
     constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None
@@ -187,9 +186,9 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     if name == "or" and constant is not None:
         return words.count
     if name in _operations.MOVES | _operations.SAME or name == "convert_element_type":
-        return words.count if words.count <= full else _UNKNOWN
+        return words.count if words.count <= full else UNKNOWN
     # A sum or product with words that take all values takes all of them.
-    return full if max((c for c in counts if np.isfinite(c)), default=0) >= full else _UNKNOWN
+    return full if max((c for c in counts if np.isfinite(c)), default=0) >= full else UNKNOWN
 
 
 def _set_bits(name: str, values: Sequence[Any]) -> int | None:

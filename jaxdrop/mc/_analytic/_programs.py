@@ -14,14 +14,13 @@ from jaxdrop import _equations
 from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._elementwise import chosen
-from jaxdrop.mc._analytic._values import Hidden, Moments, is_random
+from jaxdrop.mc._analytic._values import UNKNOWN, Hidden, Moments, is_random
 
 Run = Callable[[Any, Sequence[Any]], list[Any]]
 """Runs a closed jaxpr on values."""
 
 # With sources of variance, each turn of a loop is a program of its own.
 _MOST_TURNS = 512
-_UNKNOWN = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _is_of_words(eqn: Any, values: Sequence[Any]) -> bool:
     )
 
 
-def _words(context: Context, aval: Any, count: float = _UNKNOWN) -> Hidden:
+def _words(context: Context, aval: Any, count: float = UNKNOWN) -> Hidden:
     """A result that is a key or random words."""
     return Hidden(tuple(aval.shape), aval.dtype, context.fresh(), count)
 
@@ -206,7 +205,7 @@ def _arrays(context: Context, x: Any, form: _Form) -> Any:
 
 def _value(context: Context, arrays: Any, form: _Form, aval: Any) -> Any:
     if form.kind == "hidden":
-        return _words(context, aval, form.count if form.count >= 0 else _UNKNOWN)
+        return _words(context, aval, form.count if form.count >= 0 else UNKNOWN)
     if form.kind == "known":
         return arrays[0]
     return Moments(*arrays)

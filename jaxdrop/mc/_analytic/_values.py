@@ -12,6 +12,10 @@ import numpy as np
 Array = Any
 
 
+UNKNOWN = float("nan")
+"""How many values a word can take, where that is not known."""
+
+
 @dataclasses.dataclass(eq=False)
 class Hidden:
     """A key, or random words: a value that depends on the key.
