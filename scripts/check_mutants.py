@@ -127,7 +127,9 @@ TESTS = {
     r"schedules/.*": "test_schedules",
     r"random/_steps": "test_training_keys",
     r"masks/.*|_numerics": "test_masks functional/test_dropout test_extreme_bits",
-    r"random/_(generators|words)": "test_random test_words mc/test_keys test_generator_quality",
+    r"random/_(generators|words)": (
+        "test_random test_words test_ports mc/test_keys test_generator_quality"
+    ),
     r"random/.*|_key_types|__init__": "test_random test_words mc/test_keys functional/test_dropout",
 }
 """What of `jaxdrop/` -> which files of `tests/`; the first pattern that fits a module counts."""

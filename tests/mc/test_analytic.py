@@ -162,6 +162,20 @@ def test_activations_of_a_normal_variable() -> None:
         compare(result.variance[title], variance, rtol=2e-3)
 
 
+def test_the_logarithm_of_a_log_normal_variable() -> None:
+    """It is the normal variable again, exactly, however wide."""
+    means = np.float32([-2, 0, 0.7])
+
+    def fn(key: jax.Array) -> list[jax.Array]:
+        noise = jax.random.normal(key, (3,))
+        return [jnp.log(jnp.exp(means + spread * noise)) for spread in (0.1, 2.0)]
+
+    result = mc.analytic(fn)()
+    for spread, mean, std in zip((0.1, 2.0), result.mean, result.std, strict=True):
+        np.testing.assert_allclose(mean, means, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(std, spread, rtol=1e-4)
+
+
 def test_gelu_of_a_small_and_of_a_wide_variable() -> None:
     """Relative to the spread, also where the derivative is nearly 0."""
     means = np.linspace(-6, 6, 25).astype(np.float32)
