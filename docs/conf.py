@@ -1,5 +1,6 @@
 """How Sphinx makes the site: `./scripts/docs`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ sys.path[:0] = [str(Path(__file__).parent / "_extensions")]
 project, author = "jaxdrop", "the authors of jaxdrop"
 extensions = [
     "docstrings",
+    "notebooks",
     "pictures",
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -22,7 +24,16 @@ templates_path = ["_templates"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"
+
+# The pages in tutorials/ are notebooks, and run: on a CPU, so that all machines make about the
+# same figures.
+os.environ["JAX_PLATFORMS"] = "cpu"
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+# A warning of a cell is one of the build.
+nb_output_stderr = "remove-warn"
 default_role = "literal"
 
 add_module_names = False

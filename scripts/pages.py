@@ -24,6 +24,11 @@ def blocks(text: str) -> Iterator[tuple[int, str]]:
         yield text[: found.start(1)].count("\n"), found[1]
 
 
+def cells(text: str) -> list[str]:
+    """The code of the cells of a page that is a notebook, which MyST-NB runs."""
+    return re.findall(r"(?ms)^```\{code-cell\} ipython3\n(?::[^\n]*\n)*\n*(.*?)\n```", text)
+
+
 def section(page: str, title: str) -> dict[str, Any]:
     """What the code blocks below a heading define, by name."""
     text = (_DOCS / page).read_text().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
