@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from docs._extensions import docstrings
+from scripts import pages
 
 DOCS = Path(__file__).parents[1] / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 pytestmark = pytest.mark.sweep
 
 
@@ -31,13 +36,48 @@ def test_every_public_name_has_a_page() -> None:
 
 def test_every_page_is_in_the_contents() -> None:
     contents = re.findall(r"(?ms)^```{toctree}\n(.*?)^```", (DOCS / "index.md").read_text())
-    pages = {page.stem for page in DOCS.glob("*.md")} - {"index"} | {"api/index"}
-    assert pages == {line for part in contents for line in part.split() if line[0] != ":"} - {
+    found = {page.stem for page in DOCS.glob("*.md")} - {"index"} | {"api/index"}
+    found |= {f"tutorials/{page.stem}" for page in TUTORIALS}
+    assert found == {line for part in contents for line in part.split() if line[0] != ":"} - {
         "Start",
+        "Tutorials",
         "Guides",
         "Uncertainty",
         "Reference",
     }
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_the_code_of_tutorials_is_formatted(page: Path) -> None:
+    """Ruff finds blocks of Python in Markdown, but not the cells of MyST; it does read notebooks.
+
+    A page shows 79 characters of a line.
+    """
+    pytest.importorskip("ruff")
+    cells = [
+        {"cell_type": "code", "id": f"{number}", "metadata": {}, "outputs": [], "source": code}
+        | {"execution_count": None}
+        for number, code in enumerate(pages.cells(page.read_text()))
+    ]
+    assert cells
+    about = {"metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    for command in (["check"], ["format", "--diff", "--line-length", "79"]):
+        name = ["--stdin-filename", f"{page.stem}.ipynb"]
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *name, "-"],
+            input=json.dumps({"cells": cells, **about}),
+            capture_output=True,
+            cwd=DOCS.parent,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tutorial_has_the_series_of_the_example() -> None:
+    """A notebook that a reader runs alone brings its data."""
+    numbers = re.findall(r"\b\d{3}\.\d\d\b", (DOCS / "tutorials" / "forecast.md").read_text())
+    example = (DOCS.parent / "examples" / "_co2.py").read_text()
+    assert numbers == re.findall(r"\b\d{3}\.\d\d\b", example)
 
 
 def test_docstrings_are_rewritten() -> None:
