@@ -9,6 +9,7 @@ project, author = "jaxdrop", "the authors of jaxdrop"
 extensions = [
     "docstrings",
     "pictures",
+    "references",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
