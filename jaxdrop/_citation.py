@@ -61,7 +61,7 @@ def citation(*used: Any) -> Citation:
       *used: any number of these. Without any, jaxdrop itself is cited, as it is always.
 
     Returns:
-      A string, such as `Path("references.bib").write_text(jaxdrop.citation(model))` saves.
+      A string, for a file such as `references.bib`.
 
     Raises:
       AttributeError: there is no such name.

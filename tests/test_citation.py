@@ -19,6 +19,7 @@ from flax import nnx
 import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
+from docs._extensions import references
 from jaxdrop._references import Entry, References, entries, references_of
 from tests.test_docstrings import PUBLIC
 
@@ -60,6 +61,7 @@ def own_keys(value: Any) -> list[str]:
 CITED = {name: value for name, value in PUBLIC.items() if own_keys(value) or section(value)}
 
 
+@pytest.mark.sweep
 def test_the_file_is_bibtex_and_nothing_else() -> None:
     text = (ROOT / "jaxdrop" / "references.bib").read_text()
     assert "".join(f"{entry}\n\n" for entry in ENTRIES.values()).strip() == (
@@ -69,6 +71,7 @@ def test_the_file_is_bibtex_and_nothing_else() -> None:
     assert list(ENTRIES)[1:] == sorted(list(ENTRIES)[1:])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("key", ENTRIES)
 def test_entries_are_complete(key: str) -> None:
     kind, _, fields = ENTRIES[key]
@@ -93,6 +96,7 @@ def test_entries_are_complete(key: str) -> None:
     assert re.fullmatch(r"\d+(--\d+)?", fields.get("pages", "1"))
 
 
+@pytest.mark.sweep
 def test_no_work_stands_twice() -> None:
     for field in ("title", "doi", "eprint", "url"):
         values = [plain(entry.fields[field]) for entry in ENTRIES.values() if field in entry.fields]
@@ -114,6 +118,7 @@ def described_elsewhere(value: Any) -> set[str]:
     }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CITED)
 def test_the_docstring_names_what_is_declared(name: str) -> None:
     value = CITED[name]
@@ -132,6 +137,7 @@ def test_the_docstring_names_what_is_declared(name: str) -> None:
     assert {plain(title) for title in re.findall(r'"([^"]+)"', text)} <= known
 
 
+@pytest.mark.sweep
 def test_every_reference_in_a_docstring_is_in_its_section() -> None:
     """Papers that the text of a docstring mentions are of the file too."""
     known = {entry.fields.get("eprint") for entry in ENTRIES.values()}
@@ -139,6 +145,7 @@ def test_every_reference_in_a_docstring_is_in_its_section() -> None:
         assert set(re.findall(ARXIV, inspect.getdoc(value) or "")) <= known
 
 
+@pytest.mark.sweep
 def test_every_entry_is_used() -> None:
     used = {key for value in CITED.values() for key in own_keys(value)}
     assert used == ENTRIES.keys() - {"jaxdrop"}
@@ -267,6 +274,22 @@ def test_what_cannot_be_cited(used: Any, error: type[Exception], message: str) -
         jaxdrop.citation(used)
 
 
+@pytest.mark.sweep
+def test_the_page_shows_every_work_and_no_latex() -> None:
+    lines = references.lines()
+    assert len(lines) == len(ENTRIES) - 1
+    for entry, line in zip(list(ENTRIES.values())[1:], lines, strict=True):
+        text, _, users = line.partition(" {py:obj}")
+        assert users
+        assert not re.search(r"[{}\\$]", text)
+        assert f"{entry.fields['year']}." in text
+    assert references.plain(r"{\c{C}}i{\c{c}}ek, {\"O}zg{\"u}n") == "Çiçek, Özgün"
+    assert references.authors(ENTRIES["iyyer2015deep"]).endswith(
+        "Jordan Boyd-Graber & Hal Daumé III"
+    )
+
+
+@pytest.mark.sweep
 def test_the_file_is_in_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "references.bib" in project["tool"]["setuptools"]["package-data"]["jaxdrop"]

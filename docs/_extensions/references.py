@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import re
 import unicodedata
 from typing import Any
+from urllib.parse import quote
 
-from docstrings import public_names
-from docutils import nodes
-from docutils.parsers.rst import Directive
-from docutils.statemachine import StringList
-
+from docs._extensions.docstrings import public_names
 from jaxdrop._references import Entry, entries, references_of
 
 _ACCENTS = {"'": "\u0301", "`": "\u0300", '"': "\u0308", "c": "\u0327"}
@@ -43,21 +41,24 @@ def authors(entry: Entry) -> str:
 def line(entry: Entry, users: list[str]) -> str:
     """An entry in Markdown."""
     fields = {name: plain(value) for name, value in entry.fields.items()}
-    preprint = entry.fields.get("eprint")
     where = [fields.get(name) for name in ("journal", "booktitle", "school", "publisher")]
     place = next((each for each in where if each and not each.startswith("arXiv")), "")
     volume = fields.get("volume", "") + (f"({fields['number']})" if "number" in fields else "")
     links = [
-        f"[doi:{fields['doi']}](<https://doi.org/{fields['doi']}>)" if "doi" in fields else "",
-        f"[arXiv:{preprint}](https://arxiv.org/abs/{preprint})" if preprint else "",
-        f"[link]({entry.fields['url']})" if "url" in fields else "",
+        ("doi", "doi:{}", "https://doi.org/{}"),
+        ("eprint", "arXiv:{}", "https://arxiv.org/abs/{}"),
+        ("url", "link", "{}"),
     ]
-    source = ", ".join(each for each in (f"*{place}* {volume}".strip("* "), fields["year"]) if each)
-    said = fields["title"] + ("" if fields["title"].endswith("?") else ".")
+    found = [
+        f"[{html.escape(text.format(value))}](<{target.format(quote(value, safe=':/()._-?=&'))}>)"
+        for name, text, target in links
+        if (value := entry.fields.get(name))
+    ]
+    source = f"*{place}* {volume}".rstrip() + ", " if place else ""
+    title = fields["title"] + ("" if fields["title"].endswith("?") else ".")
     return (
-        f"- {authors(entry)}, **{said}** {source}. "
-        + " ".join(filter(None, links))
-        + ". "
+        f"- {authors(entry)}, **{title}** {source}{fields['year']}. {', '.join(found)}"
+        + f"{'. ' if found else ''}"
         + ", ".join(f"{{py:obj}}`{name}`" for name in users)
     )
 
@@ -76,13 +77,17 @@ def lines() -> list[str]:
     return [line(entries()[key], names) for key, names in users.items()]
 
 
-class References(Directive):
-    def run(self) -> list[nodes.Node]:
-        node = nodes.container(classes=["references"])
-        self.state.nested_parse(StringList(lines(), source="references.bib"), 0, node)
-        return node.children
-
-
 def setup(app: Any) -> dict[str, Any]:
+    # Only where the site is made is docutils installed.
+    from docutils import nodes
+    from docutils.parsers.rst import Directive
+    from docutils.statemachine import StringList
+
+    class References(Directive):
+        def run(self) -> list[nodes.Node]:
+            node = nodes.container()
+            self.state.nested_parse(StringList(lines(), source="references.bib"), 0, node)
+            return node.children
+
     app.add_directive("references", References)
     return {"parallel_read_safe": True}
