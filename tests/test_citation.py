@@ -138,8 +138,7 @@ def test_the_docstring_names_what_is_declared(name: str) -> None:
 
 
 @pytest.mark.sweep
-def test_every_reference_in_a_docstring_is_in_its_section() -> None:
-    """Papers that the text of a docstring mentions are of the file too."""
+def test_papers_that_a_docstring_mentions_are_in_the_file() -> None:
     known = {entry.fields.get("eprint") for entry in ENTRIES.values()}
     for value in PUBLIC.values():
         assert set(re.findall(ARXIV, inspect.getdoc(value) or "")) <= known

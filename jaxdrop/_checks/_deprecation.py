@@ -167,7 +167,9 @@ def _noted(what: str, since: str, removal: str, use: str) -> Deprecation:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+    """Major, minor and patch; a version in development counts as that which it becomes."""
+    major, minor, *patch = map(int, re.findall(r"\d+", version)[:3])
+    return (major, minor, *(patch or (0,)))
 
 
 def _called(one: Any) -> str:
