@@ -62,8 +62,8 @@ def problems(dist: Path, direct: Path) -> list[str]:
 
 def _of_metadata(metadata: Message) -> list[str]:
     """What the metadata lacks. Extras are checked by use, in `first_steps.py`."""
-    needed = ("Name", "Version", "Summary", "License-Expression", "License-File", "Author")
-    needed += ("Keywords", "Requires-Python", "Description-Content-Type", "Classifier")
+    needed = ["Name", "Version", "Summary", "License-Expression", "License-File", "Author"]
+    needed += ["Keywords", "Requires-Python", "Description-Content-Type", "Classifier"]
     return [f"the metadata lacks {name}" for name in needed if not metadata.get(name)]
 
 

@@ -171,8 +171,11 @@ def test_the_site_shows_a_note() -> None:
 
 
 @pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("removal", ["0.2", "0.3", "0.3.9"])
-def test_an_old_name_lives_for_two_minor_versions(removal: str) -> None:
-    with pytest.raises(ValueError, match="lives for 2 minor versions at least"):
-        deprecated(since="0.2", removal=removal)(double)
+@pytest.mark.parametrize(
+    ("since", "removal"), [("0.2", "0.2"), ("0.2", "0.3"), ("0.2", "0.3.9"), ("1.2", "1.4")]
+)
+def test_an_old_name_lives_for_two_minor_versions(since: str, removal: str) -> None:
+    with pytest.raises(ValueError, match="lives for 2 minor versions at least, and from"):
+        deprecated(since=since, removal=removal)(double)
     deprecated(since="0.9", removal="1.0")(double)
+    deprecated(since="1.9", removal="2.0")(double)

@@ -159,8 +159,12 @@ def renamed_names(
 
 def _noted(what: str, since: str, removal: str, use: str) -> Deprecation:
     first, last = _numbers(since), _numbers(removal)
-    if last[0] == first[0] and last[1] < first[1] + _LIFE:
-        raise ValueError(f"{what}: an old name lives for {_LIFE} minor versions at least")
+    # From 1.0 on, only a major version breaks.
+    if last[0] <= first[0] and (first[0] > 0 or last[1] < first[1] + _LIFE):
+        raise ValueError(
+            f"{what}: an old name lives for {_LIFE} minor versions at least, and from 1.0 on until"
+            " the next major one"
+        )
     note = Deprecation(what, since, removal, use)
     DEPRECATED.append(note)
     return note
