@@ -4,13 +4,14 @@ import os
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent / "_extensions")]
+sys.path[:0] = [str(Path(__file__).parent / "_extensions"), str(Path(__file__).parents[1])]
 
 project, author = "jaxdrop", "the authors of jaxdrop"
 extensions = [
     "docstrings",
     "notebooks",
     "pictures",
+    "references",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxdrop import _elsewhere, _serialization, masks, mc, random, schedules, subsets
+from jaxdrop._citation import citation
 from jaxdrop.functional import (
     alpha_dropout,
     attention_dropout,
@@ -80,6 +81,7 @@ __all__ = [
     "attention_dropout",
     "audit",
     "bias_dropout_add",
+    "citation",
     "classic_dropout",
     "concrete_dropout",
     "concrete_kl",

@@ -48,6 +48,8 @@ def main() -> None:
     summary = mc.classification(logits=logits)
     assert jaxdrop.audit.check(jaxdrop.dropout, key, x, 0.5).sites
 
+    assert "@inproceedings{wan2013regularization," in jaxdrop.citation("nnx.DropConnect")
+
     asks_for("plot", lambda: mc.plots.reliability(np.zeros(64, int), summary.mean))
     asks_for("metrics", lambda: mc.metrics.auroc(np.arange(4.0), np.arange(4.0)))
     with tempfile.TemporaryDirectory() as folder:

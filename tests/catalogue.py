@@ -80,8 +80,7 @@ class Variant:
 
     name: str
     function: Callable[..., Any]
-    """The public function, whose docstring names the paper."""
-    paper: str
+    """The public function."""
     call: Callable[..., jax.Array]
     """`call(key, x, rate, *, deterministic, spec)`: the function with everything else settled."""
     law: Law
@@ -122,7 +121,6 @@ def _per_feature(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any)
 DROPOUT = Variant(
     name="dropout",
     function=jaxdrop.dropout,
-    paper="arXiv:1207.0580",
     call=jaxdrop.dropout,
     law=Law(own),
     nnx=jaxdrop.nnx.Dropout,
@@ -245,7 +243,6 @@ def _weight_drop(key: jax.Array | None, w: jax.Array, rate: Any, **options: Any)
 DROP_CONNECT = Variant(
     name="drop_connect",
     function=weights.drop_connect,
-    paper="ICML 2013",
     call=_drop_connect,
     law=Law(own),
     nnx=jaxdrop.nnx.DropConnect,
@@ -283,7 +280,6 @@ VARIANTS += [
     Variant(
         name="weight_drop",
         function=weights.weight_drop,
-        paper="arXiv:1708.02182",
         call=_weight_drop,
         law=Law(own),
         nnx=jaxdrop.nnx.WeightDrop,
@@ -296,7 +292,6 @@ VARIANTS += [
     Variant(
         name="quant_noise",
         function=weights.quant_noise,
-        paper="arXiv:2004.07320",
         call=functools.partial(weights.quant_noise, block_size=2),
         law=Law(lambda shape: np.repeat(own((shape[0] // 2, *shape[1:])), 2, axis=0)),
         nnx=jaxdrop.nnx.QuantNoise,
@@ -321,7 +316,6 @@ VARIANTS += [
     Variant(
         name="classic_dropout",
         function=elements.classic_dropout,
-        paper="JMLR 15, 2014",
         call=elements.classic_dropout,
         law=Law(own),
         nnx=jaxdrop.nnx.ClassicDropout,
@@ -331,7 +325,6 @@ VARIANTS += [
     Variant(
         name="alpha_dropout",
         function=elements.alpha_dropout,
-        paper="arXiv:1706.02515",
         call=elements.alpha_dropout,
         law=Law(own),
         nnx=jaxdrop.nnx.AlphaDropout,
@@ -341,7 +334,6 @@ VARIANTS += [
     Variant(
         name="feature_alpha_dropout",
         function=elements.feature_alpha_dropout,
-        paper="arXiv:1706.02515",
         call=elements.feature_alpha_dropout,
         law=Law(shared(1)),
         nnx=jaxdrop.nnx.FeatureAlphaDropout,
@@ -379,7 +371,6 @@ VARIANTS += [
     Variant(
         name="gaussian_dropout",
         function=noise.gaussian_dropout,
-        paper="JMLR 15, 2014",
         call=noise.gaussian_dropout,
         law=Law(own),
         nnx=jaxdrop.nnx.GaussianDropout,
@@ -394,7 +385,6 @@ VARIANTS += [
     Variant(
         name="gaussian_noise",
         function=noise.gaussian_noise,
-        paper="Neural Computation 7, 1995",
         call=noise.gaussian_noise,
         law=Law(own),
         nnx=jaxdrop.nnx.GaussianNoise,
@@ -404,7 +394,6 @@ VARIANTS += [
     Variant(
         name="uniform_dropout",
         function=noise.uniform_dropout,
-        paper="arXiv:1801.05134",
         call=noise.uniform_dropout,
         law=Law(own),
         nnx=jaxdrop.nnx.UniformDropout,
@@ -414,7 +403,6 @@ VARIANTS += [
     Variant(
         name="neftune",
         function=noise.neftune,
-        paper="arXiv:2310.05914",
         call=noise.neftune,
         law=Law(own),
         nnx=jaxdrop.nnx.NEFTune,
@@ -429,7 +417,6 @@ VARIANTS += [
 SPATIAL_DROPOUT = Variant(
     name="spatial_dropout",
     function=regions.spatial_dropout,
-    paper="arXiv:1411.4280",
     call=regions.spatial_dropout,
     law=Law(shared(1)),
     nnx=jaxdrop.nnx.SpatialDropout,
@@ -441,7 +428,6 @@ SPATIAL_DROPOUT = Variant(
 DROP_BLOCK = Variant(
     name="drop_block",
     function=regions.drop_block,
-    paper="arXiv:1810.12890",
     call=functools.partial(regions.drop_block, block_size=3),
     law=Law(own),
     nnx=functools.partial(jaxdrop.nnx.DropBlock, block_size=3),
@@ -498,7 +484,6 @@ def _layer_drop(
 DROP_PATH = Variant(
     name="drop_path",
     function=paths.drop_path,
-    paper="arXiv:1603.09382",
     call=paths.drop_path,
     law=Law(shared(1)),
     nnx=jaxdrop.nnx.DropPath,
@@ -518,7 +503,6 @@ VARIANTS += [
     Variant(
         name="layer_drop",
         function=paths.layer_drop,
-        paper="arXiv:1909.11556",
         call=_layer_drop,
         law=Law(shared(0, 1)),
         nnx=lambda rate, rngs: AdaptedNNX(
@@ -546,7 +530,6 @@ VARIANTS += [
     Variant(
         name="shake_drop",
         function=paths.shake_drop,
-        paper="arXiv:1802.02375",
         call=paths.shake_drop,
         law=Law(shared(1)),
         nnx=jaxdrop.nnx.ShakeDrop,
@@ -611,7 +594,6 @@ def _drop_node(
 DROP_EDGE = Variant(
     name="drop_edge",
     function=graphs.drop_edge,
-    paper="arXiv:1907.10903",
     call=_drop_edge,
     law=Law(shared(1)),
     nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.DropEdge(rate, rngs=rngs), _of_edges),
@@ -627,7 +609,6 @@ VARIANTS += [
         DROP_EDGE,
         name="drop_node",
         function=graphs.drop_node,
-        paper="arXiv:2008.12578",
         call=_drop_node,
         nnx=lambda rate, rngs: AdaptedNNX(jaxdrop.nnx.DropNode(rate, rngs=rngs), _of_nodes),
         linen=lambda rate, deterministic: AdaptedLinen(
@@ -717,7 +698,6 @@ EMBEDDING = Variant(
         _of_words,
     ),
     name="embedding_dropout",
-    paper="arXiv:1512.05287",
     law=Law(lambda shape: np.broadcast_to(_words(shape)[..., None], shape)),
     shape=(8, 4, 16),
     large=(64, 16, 1024),
@@ -738,7 +718,6 @@ VARIANTS += [
     Variant(
         name="locked_dropout",
         function=sequences.locked_dropout,
-        paper="arXiv:1512.05287",
         call=functools.partial(sequences.locked_dropout, time_axis=1),
         law=Law(shared(1)),
         nnx=functools.partial(jaxdrop.nnx.LockedDropout, time_axis=1),
@@ -749,7 +728,6 @@ VARIANTS += [
     Variant(
         name="recurrent_dropout",
         function=sequences.recurrent_dropout,
-        paper="arXiv:1603.05118",
         call=sequences.recurrent_dropout,
         law=Law(own),
         nnx=jaxdrop.nnx.Dropout,
@@ -780,7 +758,6 @@ VARIANTS += [
             _after_zeros,
         ),
         name="zoneout",
-        paper="arXiv:1606.01305",
         law=Law(own),
         exempt={
             "test_deterministic_is_no_operation": "evaluation is the expectation over both states"
@@ -795,7 +772,6 @@ VARIANTS += [
             replacement=0,
         ),
         name="word_dropout",
-        paper="arXiv:1511.06349",
         law=Law(own),
         exempt=_INTEGERS,
     ),
@@ -808,7 +784,6 @@ VARIANTS += [
             null_id=0,
         ),
         name="label_dropout",
-        paper="arXiv:2207.12598",
         law=Law(own),
         exempt=_INTEGERS,
     ),
@@ -821,7 +796,6 @@ VARIANTS += [
             num_prefix_tokens=0,
         ),
         name="token_dropout",
-        paper="arXiv:2208.07220",
         law=Law(shared(2)),
         shape=(8, 6, 16),
         large=(64, 16, 1024),
@@ -841,7 +815,6 @@ VARIANTS += [
             _first_of_two,
         ),
         name="modality_dropout",
-        paper="arXiv:1501.00102",
         law=Law(shared(1), rates=lambda rate, shape: np.full(shape, rate - rate**2 / 2)),
         exempt={"test_rate_one_gives_zeros": "one of the two always stays"},
     ),
@@ -870,7 +843,6 @@ VARIANTS += [
     Variant(
         name="dropout_mlp",
         function=jaxdrop.dropout_mlp,
-        paper="arXiv:1502.02478",
         call=_identity_mlp,
         law=Law(shared(0)),
         nnx=jaxdrop.nnx.DropoutMLP,
@@ -899,7 +871,6 @@ VARIANTS += [
             groups=8,
         ),
         name="drop_path_add",
-        paper="arXiv:2304.07193",
         law=Law(shared(1)),
         shape=(64, 16),
         exempt=_COMPUTED
@@ -918,7 +889,6 @@ VARIANTS += [
             lambda layer, x: _changed(functools.partial(layer, layer=lambda x: x + x), x),
         ),
         name="random_ltd",
-        paper="arXiv:2211.11586",
         law=Law(shared(2)),
         shape=(8, 6, 16),
         large=(64, 16, 1024),
@@ -1054,7 +1024,6 @@ def _with_state(layer: Layer, x: jax.Array) -> jax.Array:
 RECURRENT = Variant(
     name="rnn_input",
     function=jaxdrop.nnx.recurrent.RNN,
-    paper="arXiv:1512.05287",
     call=_rnn,
     law=Law(shared(1)),
     nnx=lambda rate, rngs: jaxdrop.nnx.recurrent.RNN(
@@ -1102,7 +1071,6 @@ VARIANTS += [
         RECURRENT,
         name="stacked_rnn",
         function=jaxdrop.nnx.StackedRNN,
-        paper="arXiv:1409.2329",
         call=_stacked_rnn,
         law=Law(own),
         nnx=_nnx_stack,
@@ -1161,7 +1129,6 @@ def _variational_dropout(
 CONCRETE_DROPOUT = Variant(
     name="concrete_dropout",
     function=learned.concrete_dropout,
-    paper="arXiv:1705.07832",
     call=_concrete_dropout,
     law=Law(own),
     nnx=jaxdrop.nnx.ConcreteDropout,
@@ -1183,7 +1150,6 @@ VARIANTS += [
     Variant(
         name="variational_dropout",
         function=learned.variational_dropout,
-        paper="arXiv:1506.02557",
         call=_variational_dropout,
         law=Law(own),
         nnx=functools.partial(jaxdrop.nnx.VariationalDropout, 16),
@@ -1250,7 +1216,6 @@ VARIANTS += [
         NORMAL,
         name="variational_dense",
         function=learned.variational_dense,
-        paper="arXiv:1506.02557",
         call=_each_entry(_variational_dense),
         nnx=jaxdrop.nnx.VariationalDense,
         linen=jaxdrop.linen.VariationalDense,
@@ -1260,7 +1225,6 @@ VARIANTS += [
         NORMAL,
         name="sparse_variational_dense",
         function=learned.sparse_variational_dense,
-        paper="arXiv:1701.05369",
         call=_each_entry(_sparse_variational_dense),
         nnx=jaxdrop.nnx.SparseVariationalDense,
         linen=jaxdrop.linen.SparseVariationalDense,
@@ -1323,7 +1287,6 @@ def _dropout_add(key: jax.Array | None, x: jax.Array, rate: Any, **options: Any)
 DROP_HEAD = Variant(
     name="drop_head",
     function=jaxdrop.drop_head,
-    paper="arXiv:2004.13342",
     call=jaxdrop.drop_head,
     law=Law(shared(1, 3)),
     nnx=jaxdrop.nnx.DropHead,
@@ -1335,7 +1298,6 @@ VARIANTS += [
     Variant(
         name="attention_dropout",
         function=jaxdrop.attention_dropout,
-        paper="arXiv:1706.03762",
         call=jaxdrop.attention_dropout,
         law=Law(own),
         nnx=jaxdrop.nnx.AttentionDropout,
@@ -1346,7 +1308,6 @@ VARIANTS += [
             jaxdrop.drop_key, jaxdrop.nnx.DropKey, jaxdrop.linen.DropKey, _zero_for_minus_infinity
         ),
         name="drop_key",
-        paper="arXiv:2208.02646",
         law=Law(own),
         exempt=_KEYS,
     ),
@@ -1373,7 +1334,6 @@ VARIANTS += [
     Variant(
         name="bias_dropout_add",
         function=jaxdrop.bias_dropout_add,
-        paper="arXiv:2104.04473",
         call=_bias_dropout_add,
         law=Law(own),
         nnx=jaxdrop.nnx.BiasDropoutAdd,
@@ -1387,7 +1347,6 @@ VARIANTS += [
     Variant(
         name="dropout_add_layer_norm",
         function=jaxdrop.dropout_add_layer_norm,
-        paper="arXiv:2307.08691",
         call=_dropout_add,
         law=Law(own),
         nnx=jaxdrop.nnx.DropoutAddLayerNorm,

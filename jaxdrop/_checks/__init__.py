@@ -22,6 +22,13 @@ from jaxdrop._checks._arrays import (
     known,
     unwrapped,
 )
+from jaxdrop._checks._deprecation import (
+    Renamed,
+    deprecated,
+    overdue,
+    renamed_argument,
+    renamed_names,
+)
 from jaxdrop._checks._facts import (
     Check,
     Facts,
@@ -68,6 +75,7 @@ __all__ = [
     "Check",
     "Facts",
     "Rate",
+    "Renamed",
     "Site",
     "at_least",
     "axis",
@@ -107,6 +115,7 @@ __all__ = [
     "check_text",
     "check_unmasked",
     "consume_key",
+    "deprecated",
     "facts",
     "facts_of",
     "hint_methods",
@@ -117,8 +126,11 @@ __all__ = [
     "one_of",
     "one_rate",
     "optional",
+    "overdue",
     "quoted",
     "renamed",
+    "renamed_argument",
+    "renamed_names",
     "shown",
     "unwrapped",
 ]

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxdrop._checks._deprecation import renamed_fields
 from jaxdrop._checks._messages import renamed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -101,6 +102,7 @@ def _hinted_method(function: Function) -> Function:
 
     @functools.wraps(function)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs = renamed_fields(type(self), kwargs)
         try:
             function(self, *args, **kwargs)
         except TypeError:

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _layouts, _mapped_axes, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional import elements
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
 Normalize = Literal["example", "expected", "fixed"]
 
 
+@cites("vaswani2017attention")
 @_checks.hinted
 def attention_dropout(
     key: jax.Array | None,
@@ -72,6 +74,7 @@ def attention_dropout(
         )
 
 
+@cites("li2023dropkey")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,))
 def drop_key(
@@ -111,8 +114,8 @@ def drop_key(
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Li, Hu, Nie, Han, Jiang, Guo & Liu, "DropKey", 2022, arXiv:2208.02646. Copies of its code add
-      `-1e-12` in place of `-1e12`, which drops nothing.
+      Li, Hu, Nie, Han, Jiang, Guo & Liu, "DropKey for vision transformer", 2022,
+      arXiv:2208.02646. Copies of its code add `-1e-12` in place of `-1e12`, which drops nothing.
     """
     logits, rate, shared, spec = _checks.check_site(
         "drop_key", logits, rate, broadcast_dims, spec, "logits"
@@ -172,6 +175,7 @@ def _drop_key(
 _one_rate = _checks.one_rate("drop_head takes one rate for all heads")
 
 
+@cites("zhou2020scheduled")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,), rate=_one_rate)
 def drop_head(

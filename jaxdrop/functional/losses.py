@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _layouts, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional.elements import dropout
 
 __all__ = [
@@ -27,6 +28,7 @@ Rule = Literal["fairseq", "readme", "vit"]
 _FACTORS = {"fairseq": (1.0, 0.5), "readme": (0.5, 0.5), "vit": (1.0, 1.0)}
 
 
+@cites("liang2021rdrop")
 @_checks.hinted
 def r_drop(
     logits: jax.Array,
@@ -152,6 +154,7 @@ def _cross_entropy(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     ).sum(-1)
 
 
+@cites("inoue2019multi")
 @_checks.hinted
 def multi_sample_dropout(
     keys: jax.Array | None,

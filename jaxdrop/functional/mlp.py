@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _layouts, _mapped_axes, _numerics, subsets
 from jaxdrop._in_full import in_full
+from jaxdrop._references import cites
 
 __all__ = ["Activation", "dropout_mlp"]
 
@@ -23,6 +24,13 @@ def _activation(value: Any, name: str) -> Activation:
     return checked
 
 
+@cites(
+    pattern={
+        "unit": "graham2015efficient",
+        "block": "graham2015efficient",
+        "slice": "notin2020sliceout",
+    }
+)
 @_checks.hinted
 @_checks.facts(
     draws_nothing_at=(0,),

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 __all__ = [
     "bias_dropout_add",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 
+@cites("narayanan2021efficient")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,))
 def bias_dropout_add(
@@ -100,6 +102,7 @@ def _epsilon(epsilon: Any, name: str) -> float:
     return checked
 
 
+@cites("ba2016layer", "dao2024flashattention2")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,), epsilon=_epsilon)
 def dropout_add_layer_norm(

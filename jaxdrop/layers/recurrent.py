@@ -11,6 +11,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
+from jaxdrop._references import cites
 from jaxdrop.functional import recurrent
 from jaxdrop.functional.recurrent import (
     Carry,
@@ -25,7 +26,18 @@ from jaxdrop.functional.recurrent import (
     in_call,
 )
 
-__all__ = ["Framework", "run_layer", "run_stack"]
+__all__ = ["Framework", "cites_rates", "run_layer", "run_stack"]
+
+cites_rates = cites(
+    input_rate="gal2016theoretically",
+    recurrent_rate="gal2016theoretically",
+    candidate_rate="semeniuta2016recurrent",
+    output_rate="gal2016theoretically",
+    cell_zoneout="krueger2017zoneout",
+    hidden_zoneout="krueger2017zoneout",
+    weight_rate="merity2018regularizing",
+)
+"""Decorates a recurrent layer with the works behind its rates."""
 
 RNN = TypeVar("RNN", contravariant=True)
 

@@ -11,6 +11,7 @@ import jax
 
 from jaxdrop import masks
 from jaxdrop._checks import facts_of
+from jaxdrop._references import cites
 from jaxdrop.functional import weights
 from jaxdrop.functional.elements import dropout
 from jaxdrop.layers._parameters import DENSE
@@ -19,6 +20,7 @@ from jaxdrop.layers._variant import Variant
 __all__ = ["DropConnect", "QuantNoise", "WeightDrop"]
 
 
+@cites(weights.drop_connect, gaussian="wang2013fast")
 def _drop_connect(
     key: jax.Array | None,
     x: jax.Array,
@@ -88,6 +90,7 @@ class WeightDrop(Variant, function=weights.weight_drop):
     checks = _LAYOUTS
 
 
+@cites(weights.quant_noise)
 class QuantNoise(Variant, function=weights.weight_drop):
     """Runs a module with quantization noise on its weights: `jaxdrop.quant_noise` over the chosen
     parameters.

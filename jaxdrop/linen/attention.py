@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional import attention
 from jaxdrop.functional.attention import Products
 from jaxdrop.layers.attention import (
@@ -29,6 +30,7 @@ from jaxdrop.linen._forced import Forced
 __all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "dot_product_attention"]
 
 
+@cites(attention.dot_product_attention)
 @_checks.hinted
 def dot_product_attention(
     query: jax.Array,
@@ -140,6 +142,7 @@ def dot_product_attention(
     )
 
 
+@cites("vaswani2017attention")
 class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
     """`flax.linen.MultiHeadDotProductAttention` in memory that grows with the length and not with
     its square.

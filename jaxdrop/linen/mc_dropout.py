@@ -12,11 +12,13 @@ from jaxdrop._mc_dropout import calls, overrides, planning
 from jaxdrop._mc_dropout.examples import InAxes
 from jaxdrop._mc_dropout.overrides import Overrides
 from jaxdrop._mc_dropout.planning import Choice
+from jaxdrop._references import cites
 from jaxdrop.linen._model import Model
 
 __all__ = ["stochastic"]
 
 
+@cites("gal2016dropout")
 def stochastic(
     module: nn.Module,
     variables: Mapping[str, Any],
@@ -89,6 +91,9 @@ def stochastic(
 
     Warns:
       UserWarning: as `jaxdrop.nnx.stochastic`.
+
+    References:
+      Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     if not isinstance(module, nn.Module):
         what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__

@@ -11,13 +11,14 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.functional.recurrent import Carry
-from jaxdrop.layers.recurrent import run_layer
+from jaxdrop.layers.recurrent import cites_rates, run_layer
 from jaxdrop.linen import _cells
 from jaxdrop.linen._base import Hinted
 
 __all__ = ["RNN"]
 
 
+@cites_rates
 class RNN(Hinted, nn.RNN):
     """`flax.linen.RNN` with dropout in its cell, and the same parameters. With all rates 0 it is
     `flax.linen.RNN`.

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional.recurrent import Carry, check_between, check_settings
 from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.linen import _cells
@@ -19,6 +20,7 @@ from jaxdrop.linen.recurrent import RNN
 __all__ = ["StackedRNN"]
 
 
+@cites(RNN, dropout="zaremba2014recurrent")
 class StackedRNN(Hinted):
     """Recurrent layers one above the other, with dropout between them and in them.
 

@@ -11,6 +11,7 @@ from jax import lax
 from jax.scipy.special import entr, logsumexp
 
 from jaxdrop import _checks, _variates, random
+from jaxdrop._references import cites
 from jaxdrop.mc import _classification, _inputs, _pool, _probabilities
 from jaxdrop.mc._reduction import reduction
 
@@ -19,6 +20,7 @@ from jaxdrop.mc._reduction import reduction
 _LEAST = -1e4
 
 
+@cites("kirsch2019batchbald")
 class Batch(NamedTuple):
     """Inputs chosen one after the other."""
 
@@ -30,6 +32,7 @@ class Batch(NamedTuple):
     """
 
 
+@cites(Batch)
 @_checks.hinted
 def batch_bald(
     key: jax.Array | None,

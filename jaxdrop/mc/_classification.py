@@ -13,6 +13,7 @@ from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _describe, _groups, _inputs, _merging
 from jaxdrop.mc._probabilities import (
     checked,
@@ -24,6 +25,7 @@ from jaxdrop.mc._probabilities import (
 )
 
 
+@cites("houlsby2011bayesian", "gal2016uncertainty")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Classification(_groups.Grouped):
@@ -152,6 +154,7 @@ class Classification(_groups.Grouped):
         return {"entropy": expected + information, "mutual information": information}
 
 
+@cites(Classification)
 @_checks.hinted
 def classification(
     *,

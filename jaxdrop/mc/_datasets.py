@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import (
     _calls,
     _execution,
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _CALLER = "mc.predict_dataset"
 
 
+@cites("gal2016dropout")
 @_checks.hinted
 def predict_dataset(
     fn: Callable[..., Any],
@@ -91,6 +93,9 @@ def predict_dataset(
       ValueError: `keys` is not one axis of keys, nothing depends on the key, results have no batch
         axis, or `path` holds the results of another run: with other keys, other weights, another
         summary, other shapes, or other batches.
+
+    References:
+      Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     _calls.check_function(_CALLER, fn, "fn, batches, keys")
     _calls.check_keys(keys)

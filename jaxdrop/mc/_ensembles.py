@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _calls, _groups, _moments, _sampling
 from jaxdrop.mc._classification import Classification
 from jaxdrop.mc._moments import Moments
@@ -18,6 +19,7 @@ from jaxdrop.mc._observations import Regression
 from jaxdrop.mc._probabilities import divergence
 
 
+@cites("lakshminarayanan2017simple", "depeweg2018decomposition")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
@@ -41,6 +43,7 @@ class Ensemble:
     """The mean over members of the uncertainty that the samples of a member do not agree on."""
 
 
+@cites(Ensemble)
 @_checks.hinted
 def ensemble(
     fn: Callable[..., Any],
@@ -94,8 +97,8 @@ def ensemble(
     References:
       Lakshminarayanan, Pritzel & Blundell, "Simple and scalable predictive uncertainty estimation
       using deep ensembles", NeurIPS 2017, arXiv:1612.01474. Depeweg, Hernández-Lobato, Doshi-Velez
-      & Udluft, "Decomposition of uncertainty in Bayesian deep learning", ICML 2018,
-      arXiv:1710.07283.
+      & Udluft, "Decomposition of uncertainty in Bayesian deep learning for efficient and
+      risk-sensitive learning", ICML 2018, arXiv:1710.07283.
     """
     _calls.check_function("mc.ensemble", fn, "fn, members, keys")
     num = _number(members)

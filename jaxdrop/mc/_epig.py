@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _pool, _probabilities, _reduction
 from jaxdrop.mc._reduction import reduction
 
 
+@cites("bickfordsmith2023prediction")
 @_checks.hinted
 def epig(
     *,

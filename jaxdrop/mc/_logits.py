@@ -8,9 +8,11 @@ from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs
 
 
+@cites("liu2020energy")
 @_checks.hinted
 def energy(logits: _inputs.ArrayLike, *, temperature: _inputs.Number = 1.0) -> jax.Array:
     """`1/S sum_s -T log sum_c exp(logits_sc / T)`: the free energy, larger for unknown inputs.
@@ -47,6 +49,7 @@ def _energy(logits: jax.Array, temperature: jax.Array) -> jax.Array:
     return -(temperature * logsumexp(logits / temperature, axis=-1)).mean(0)
 
 
+@cites("hendrycks2022scaling")
 @_checks.hinted
 def max_logit(logits: _inputs.ArrayLike) -> jax.Array:
     """`1/S sum_s -max_c logits_sc`, larger for unknown inputs: the energy at temperature 0.

@@ -11,11 +11,13 @@ from jax import lax
 
 from jaxdrop import _checks, random
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 # The limit of the authors' code. Beyond it the masks have next to nothing in common.
 _LARGEST_SCALE = 6.0
 
 
+@cites("durasov2021masksembles")
 @_checks.hinted
 def masksembles(key: jax.Array, num_masks: int, features: int, *, scale: float = 2.0) -> jax.Array:
     """Masksembles: S fixed masks over the features of a layer, with a chosen overlap. They make S

@@ -12,9 +12,11 @@ from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks, _numerics
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _describe, _groups, _merging
 
 
+@cites("gal2016dropout")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Moments(_groups.Grouped):

@@ -12,9 +12,11 @@ from jax.scipy.special import ndtri
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _describe, _groups, _inputs, _merging, _regression
 
 
+@cites("gal2016dropout", "kendall2017what")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Regression(_groups.Grouped):
@@ -99,6 +101,7 @@ class Regression(_groups.Grouped):
         return {name: np.sqrt(_describe.known(variance)) for name, variance in variances.items()}
 
 
+@cites(Regression)
 @_checks.hinted
 def regression(
     samples: _inputs.ArrayLike,

@@ -12,9 +12,11 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs
 
 
+@cites("gal2016dropout")
 @_checks.hinted
 def log_likelihood(
     y: _inputs.Number,

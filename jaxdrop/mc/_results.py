@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _exports, _storage, _structures
 
 _SHOWN = 3
@@ -56,6 +57,7 @@ class Form(NamedTuple):
         return cls(structure, manifest["results"], manifest["batch_axis"])
 
 
+@cites("gal2016dropout")
 class DatasetResults(Sequence[Any]):
     """The results of `predict_dataset` by batch, as pytrees of NumPy arrays.
 

@@ -15,6 +15,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _moments, _sampling
 from jaxdrop.mc._moments import Moments
 
@@ -24,6 +25,7 @@ _LEAST_CHUNKS = 4
 Summary = Callable[[Any], Any]
 
 
+@cites("gal2016dropout")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reached:
@@ -39,6 +41,7 @@ class Reached:
     """Whether the standard error is within the tolerance. If not, `max_samples` have been drawn."""
 
 
+@cites("gal2016dropout")
 @_checks.hinted
 def moments(
     fn: Callable[[jax.Array], Any],
@@ -80,6 +83,9 @@ def moments(
         something without `merge`, or outputs are complex.
       ValueError: `keys` is not one axis of keys, `batch_size` is below 1, `groups` does not divide
         the samples, or nothing that `fn` returns depends on the key.
+
+    References:
+      Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     _calls.check_function("mc.moments", fn, "fn, keys")
     num = _calls.check_keys(keys)
@@ -104,6 +110,7 @@ def moments(
     return function.run(program, keys)
 
 
+@cites("gal2016dropout")
 @_checks.hinted
 def until(
     fn: Callable[[jax.Array], Any],
@@ -151,6 +158,9 @@ def until(
       TypeError: as `moments`, or `tolerance` or `max_samples` is no number.
       ValueError: as `mc.keys`, `tolerance` is negative, `max_samples` is too small, or nothing that
         `fn` returns depends on the key.
+
+    References:
+      Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     _calls.check_function("mc.until", fn, "fn, key")
     size, most = (

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _calls, _chunks, _execution, _groups, _progress
 from jaxdrop.random import _samples
 
@@ -22,6 +23,7 @@ _STRATEGIES = {
 }
 
 
+@cites(strategy={"stratified": "mckay1979comparison"})
 @_checks.hinted
 def keys(
     key: jax.Array, num_samples: int, strategy: Strategy = "stratified", *, groups: int = 1
@@ -100,6 +102,7 @@ def keys(
     return jax.vmap(draw)(_samples.independent_keys(key, num_groups)).ravel()
 
 
+@cites("gal2016dropout")
 @_checks.hinted
 def predict(
     fn: Callable[[jax.Array], Any],
@@ -141,6 +144,9 @@ def predict(
       TypeError: `fn` does not take one key, or `batch_size` is not an integer.
       ValueError: `keys` is not one axis of keys, `batch_size` is below 1, nothing depends on the
         key, or a bar is asked for inside a transformation.
+
+    References:
+      Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     _calls.check_function("mc.predict", fn, "fn, keys")
     num = _calls.check_keys(keys)

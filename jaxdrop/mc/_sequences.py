@@ -11,6 +11,7 @@ from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs
 
 
@@ -61,6 +62,7 @@ def _sequence_scores(log_probs: jax.Array, mask: jax.Array, *, per_token: bool) 
     return total / jnp.maximum(mask.sum(-1), 1).astype(total.dtype) if per_token else total
 
 
+@cites("malinin2021uncertainty")
 @_checks.hinted
 def log_mean_exp(scores: _inputs.ArrayLike) -> jax.Array:
     """`log 1/S sum_s exp(score_s)`: the log of the mean probability, from log-probabilities of S

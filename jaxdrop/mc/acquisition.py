@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks, _variates, random
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _pool
 from jaxdrop.mc._batch_bald import Batch, batch_bald
 from jaxdrop.mc._classification import Classification
@@ -45,6 +46,7 @@ __all__ = [
 Kind = Literal["power", "softmax", "softrank"]
 
 
+@cites("houlsby2011bayesian", "gal2017deep")
 @_checks.hinted
 def bald(summary: Classification) -> jax.Array:
     """`I(y; w) = H[p] - 1/S sum_s H[p_s]`, the mutual information of a label and the weights, in
@@ -76,6 +78,7 @@ def entropy(summary: Classification) -> jax.Array:
     return _summary("entropy", summary).predictive_entropy
 
 
+@cites("scheffer2001active")
 @_checks.hinted
 def margin(summary: Classification) -> jax.Array:
     """`p_(2) - p_(1)`: minus the gap between the two largest probabilities, in [-1, 0].
@@ -97,6 +100,7 @@ def margin(summary: Classification) -> jax.Array:
     return second - first
 
 
+@cites("freeman1965elementary", "gal2017deep")
 @_checks.hinted
 def variation_ratio(summary: Classification) -> jax.Array:
     """The share of samples that do not vote for the class with most votes.
@@ -136,6 +140,7 @@ def _top(scores: jax.Array, *, num: int) -> jax.Array:
     return lax.top_k(jnp.where(scores == 0, 0, scores), num)[1]  # top_k orders -0 below 0
 
 
+@cites("kirsch2023stochastic")
 @_checks.hinted
 def power_sampling(
     key: jax.Array,

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional import attention
 from jaxdrop.layers.attention import (
     Cache,
@@ -28,6 +29,7 @@ from jaxdrop.nnx._told import Told, follow
 __all__ = ["MultiHeadAttention", "dot_product_attention"]
 
 
+@cites(attention.dot_product_attention)
 @_checks.hinted
 def dot_product_attention(
     query: jax.Array,
@@ -117,6 +119,7 @@ def dot_product_attention(
     )
 
 
+@cites("vaswani2017attention")
 @follow
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` in memory that grows with the length and not with its square.

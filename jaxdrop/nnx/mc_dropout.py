@@ -13,12 +13,14 @@ from jaxdrop._mc_dropout.examples import InAxes
 from jaxdrop._mc_dropout.messages import nothing_random
 from jaxdrop._mc_dropout.overrides import Overrides
 from jaxdrop._mc_dropout.planning import Choice
+from jaxdrop._references import cites
 from jaxdrop.nnx._model import Model, layers_of
 from jaxdrop.nnx._told import change_of
 
 __all__ = ["stochastic"]
 
 
+@cites("gal2016dropout")
 def stochastic(
     model: nnx.Module,
     *,
@@ -115,6 +117,9 @@ def stochastic(
       UserWarning: something is drawn from a key that does not follow `key`, such as one that the
         model holds; or layers are on, and other code is off, which would draw with `train=True` or
         the like.
+
+    References:
+      Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     nodes = (
         [node for _, node in nnx.iter_graph(model)]

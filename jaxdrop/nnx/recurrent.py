@@ -11,13 +11,14 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import masks
 from jaxdrop.functional.recurrent import Carry, Rates, check_settings
-from jaxdrop.layers.recurrent import run_layer
+from jaxdrop.layers.recurrent import cites_rates, run_layer
 from jaxdrop.nnx import _cells
 from jaxdrop.nnx._base import RngSource, Stochastic
 
 __all__ = ["RNN"]
 
 
+@cites_rates
 class RNN(Stochastic, nnx.RNN):
     """`flax.nnx.RNN` with dropout in its cell, and no parameters of its own. With all rates 0 it is
     `flax.nnx.RNN`.

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional.recurrent import Carry, Rates, check_between
 from jaxdrop.layers.recurrent import run_stack
 from jaxdrop.nnx import _cells
@@ -19,6 +20,7 @@ from jaxdrop.nnx.recurrent import RNN
 __all__ = ["StackedRNN"]
 
 
+@cites(RNN, dropout="zaremba2014recurrent")
 class StackedRNN(Stochastic):
     """Recurrent layers one above the other, with dropout between them and in them.
 

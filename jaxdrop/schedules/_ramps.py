@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.schedules._counts import (
     Count,
     Schedule,
@@ -55,6 +56,7 @@ def linear(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     return lambda count: between(start, end, fraction(count))
 
 
+@cites("loshchilov2017sgdr")
 @_checks.hinted
 def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     """`start + (end - start) (1 - cos(pi f)) / 2`, with `f` as in `linear`: half a period of a
@@ -76,6 +78,7 @@ def cosine(start: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
     )
 
 
+@cites("smith2017cyclical", "zhou2020scheduled")
 @_checks.hinted
 def cyclic(start: float, turn: float, period: int) -> Schedule:
     """From `start` linearly to `turn` in half a period, back in the other half, and so on.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks, _shapes
+from jaxdrop._references import cites
 from jaxdrop.schedules._counts import (
     Schedule,
     between,
@@ -19,6 +20,7 @@ from jaxdrop.schedules._counts import (
 from jaxdrop.schedules._ramps import linear
 
 
+@cites("liu2023dropout")
 @_checks.hinted
 def early(rate: float, cutoff: int, *, decay: bool = False) -> Schedule:
     """Early dropout: `rate` for the first `cutoff` steps, and 0 from then on.
@@ -57,6 +59,7 @@ def late(rate: float, cutoff: int) -> Schedule:
     return switch(0.0, known_rate("rate", rate), step_of("cutoff", cutoff))
 
 
+@cites("morerio2017curriculum")
 @_checks.hinted
 def curriculum(rate: float, gamma: float) -> Schedule:
     """Curriculum dropout: `rate (1 - exp(-gamma count))`, from 0 towards `rate`.
@@ -80,6 +83,7 @@ def curriculum(rate: float, gamma: float) -> Schedule:
     return lambda count: rate * (1 - remaining(count))
 
 
+@cites("rennie2014annealed", "morerio2017curriculum")
 @_checks.hinted
 def annealed(rate: float, gamma: float) -> Schedule:
     """Annealed dropout: `rate exp(-gamma count)`, from `rate` towards 0.
@@ -105,6 +109,7 @@ def annealed(rate: float, gamma: float) -> Schedule:
     )
 
 
+@cites("ghiasi2018dropblock")
 @_checks.hinted
 def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
     """DropBlock's schedule: linear from 0 to `rate / 4**(4 - group)` within `steps` steps.
@@ -135,6 +140,7 @@ def dropblock(rate: float, steps: int, *, group: int = 4) -> Schedule:
     return linear(0.0, known_rate("rate", rate) / 4 ** (4 - group), steps)
 
 
+@cites("zoph2018learning")
 @_checks.hinted
 def scheduled_drop_path(rate: float, steps: int) -> Schedule:
     """ScheduledDropPath: linear from 0 to `rate` within `steps` steps, for the last cell of a
@@ -158,6 +164,7 @@ def scheduled_drop_path(rate: float, steps: int) -> Schedule:
     return linear(0.0, known_rate("rate", rate), steps)
 
 
+@cites("elhoushi2024layerskip")
 @_checks.hinted
 def layer_skip(rate: float, steps: int, *, shape: _shapes.Shape = "exp") -> Schedule:
     """LayerSkip's schedule of layer dropout: `rate (2**(count / steps) - 1)`, from 0 to `rate`

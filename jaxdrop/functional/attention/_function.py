@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, masks
+from jaxdrop._references import cites
 from jaxdrop.functional.attention import _block_sizes
 from jaxdrop.functional.attention._compute import Implementation, Settings, compute
 from jaxdrop.functional.attention._layout import Arrays
 from jaxdrop.functional.attention._shapes import Shapes, check_spec
 
 
+@cites("vaswani2017attention", "rabe2021self", "dao2022flashattention")
 @_checks.hinted
 def dot_product_attention(
     key: jax.Array | None,

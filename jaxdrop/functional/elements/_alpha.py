@@ -12,12 +12,14 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional import _axes
 
 # The limit of the SELU at minus infinity: -lambda alpha.
 _SELU_FLOOR = -1.7580993408473766
 
 
+@cites("klambauer2017self")
 @_checks.hinted
 def alpha_dropout(
     key: jax.Array | None,
@@ -115,6 +117,7 @@ def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
     return rate * _SELU_FLOOR, scale, _SELU_FLOOR * xp.sqrt(1 - rate) / spread
 
 
+@cites("klambauer2017self", "tompson2015efficient")
 @_checks.hinted
 @_checks.facts(spatial_rank=_axes.check_spatial_rank)
 def feature_alpha_dropout(

@@ -10,8 +10,10 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 
+@cites("hinton2012improving", "srivastava2014dropout")
 @_checks.hinted
 def dropout(
     key: jax.Array | None,
@@ -100,6 +102,7 @@ def _dropout(
     return masks.scaled(keep, x, scale)
 
 
+@cites("hinton2012improving", "srivastava2014dropout")
 @_checks.hinted
 def classic_dropout(
     key: jax.Array | None,

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _layouts, masks, random
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional.graphs._edges import checked_edges
 
 
@@ -22,6 +23,7 @@ class Kept(NamedTuple):
     """bool, shape (E,): True for the edges whose ends are both kept."""
 
 
+@cites("rong2020dropedge")
 @_checks.hinted
 def drop_edge(
     key: jax.Array | None,
@@ -107,6 +109,7 @@ def _drop_edge(
 _one_rate = _checks.one_rate("drop_node takes one rate for all nodes")
 
 
+@cites("do2020graph", "feng2020graph")
 @_checks.hinted
 @_checks.facts(rate=_one_rate)
 def drop_node(
@@ -149,7 +152,7 @@ def drop_node(
     References:
       Do, Nguyen, Bekoulis, Munteanu & Deligiannis, "Graph convolutional neural networks with node
       transition probability-based message passing and DropNode regularization", 2020,
-      arXiv:2008.12578. Feng et al., "Graph random neural network for semi-supervised learning on
+      arXiv:2008.12578. Feng et al., "Graph random neural networks for semi-supervised learning on
       graphs", 2020, arXiv:2005.11079 (GRAND).
     """
     nodes = _checks.check_count(num_nodes, "num_nodes", least=0)

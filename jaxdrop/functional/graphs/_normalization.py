@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop import _checks, _layouts
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional.graphs._edges import checked_edges
 
 
@@ -24,6 +25,7 @@ class Normalized(NamedTuple):
     """Shape (N,): the diagonal, the entry of each node's self-loop."""
 
 
+@cites("kipf2017semi")
 @_checks.hinted
 def symmetric_normalization(
     senders: jax.Array,

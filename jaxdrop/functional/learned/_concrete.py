@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, _variates, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._amounts import times
 from jaxdrop.functional.learned._parameters import Learned, exp, site
 
@@ -24,6 +25,7 @@ def _temperature(temperature: Any, name: str) -> float | jax.Array:
     return checked
 
 
+@cites("gal2017concrete")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(), temperature=_temperature)
 def concrete_dropout(
@@ -109,6 +111,7 @@ def _concrete_dropout(
     return (x.astype(kind) * times(scale, kept).astype(kind)).astype(x.dtype)
 
 
+@cites("gal2017concrete")
 @_checks.hinted
 def concrete_kl(
     logit: Learned, w: jax.Array, *, lengthscale: float | jax.Array = 1e-2

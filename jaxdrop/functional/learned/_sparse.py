@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional.learned._parameters import Learned, any_shape, variance
 
@@ -26,6 +27,7 @@ def _threshold(threshold: Any, name: str) -> float:
     return float(checked)
 
 
+@cites("molchanov2017variational")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(), threshold=_threshold)
 def sparse_variational_dense(
@@ -87,6 +89,7 @@ def _sparse_variational_dense(
     return gaussian(key, x, w, variance(w, sparse_log_alpha(w, log_sigma2)), spec)
 
 
+@cites("molchanov2017variational")
 @_checks.hinted
 def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
     """`log sigma^2 - log(w^2 + 1e-8)`, clipped to [-8, 8]: how noisy each weight of
@@ -116,6 +119,7 @@ def sparse_log_alpha(w: jax.Array, log_sigma2: Learned) -> jax.Array:
     return jnp.clip(log_sigma2 - jnp.log(w.astype(kind) ** 2 + 1e-8), -8, 8)
 
 
+@cites("molchanov2017variational")
 @_checks.hinted
 def sparse_kl(log_alpha: Learned) -> jax.Array:
     """KL(N(w, alpha w^2) || log-uniform), for each entry: `k1 - k1 sigmoid(k2 + k3 log alpha) +

@@ -10,11 +10,13 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _variates, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._amounts import multiplied
 from jaxdrop.functional._dense import gaussian, operands
 from jaxdrop.functional.learned._parameters import Learned, any_shape, exp, site, variance
 
 
+@cites("kingma2015variational")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=())
 def variational_dropout(
@@ -85,6 +87,7 @@ def _variational_dropout(
     return multiplied(x, stddev, _variates.normal(bits))
 
 
+@cites("kingma2015variational")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=())
 def variational_dense(
@@ -139,6 +142,7 @@ def _variational_dense(
     return gaussian(key, x, w, variance(w, log_alpha), spec)
 
 
+@cites("kingma2015variational")
 @_checks.hinted
 def variational_kl(log_alpha: Learned) -> jax.Array:
     """KL(N(w, alpha w^2) || log-uniform), for each entry of `log_alpha`: `0.6695 - log(alpha) / 2 -

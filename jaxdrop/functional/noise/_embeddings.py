@@ -13,9 +13,11 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _lengths, _mapped_axes, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._amounts import added, check_real_input, site, symmetric
 
 
+@cites("jain2024neftune")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,))
 def neftune(

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _variates, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._amounts import added, check_real_input, multiplied, site, symmetric
 
 # The noise of a rate of 1 has infinite variance. A traced rate of 1 counts as the last rate below 1
@@ -29,6 +30,7 @@ def _below_one(rate: Any, name: str) -> float | jax.Array:
     return checked
 
 
+@cites("srivastava2014dropout")
 @_checks.hinted
 @_checks.facts(rate=_below_one)
 def gaussian_dropout(
@@ -99,6 +101,7 @@ def _gaussian_dropout(
     return multiplied(x, stddev, _variates.normal(bits))
 
 
+@cites("bishop1995training")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,))
 def gaussian_noise(
@@ -171,6 +174,7 @@ def _gaussian_noise(
     return added(x, stddev, _variates.normal(bits))
 
 
+@cites("li2019understanding")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,))
 def uniform_dropout(

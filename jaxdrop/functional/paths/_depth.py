@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdrop import _checks, _shapes, masks
+from jaxdrop._references import cites
 
 DepthRule = Literal["timm", "torchvision", "efficientnet", "paper", "uniform", _shapes.Shape]
 
@@ -30,6 +31,7 @@ _DEPTH_RULES: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@cites("huang2016deep", "elhoushi2024layerskip", "zhang2020accelerating")
 @_checks.hinted
 def depth_rates(
     rate: masks.Rate, num_layers: int, rule: DepthRule = "timm"

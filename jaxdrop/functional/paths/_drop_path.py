@@ -10,11 +10,13 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._axes import all_but
 
 Mode = Literal["row", "batch"]
 
 
+@cites("huang2016deep", "larsson2017fractalnet")
 @_checks.hinted
 def drop_path(
     key: jax.Array | None,

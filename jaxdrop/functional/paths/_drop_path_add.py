@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _compiler, _lengths, masks, subsets
 from jaxdrop._in_full import in_full
+from jaxdrop._references import cites
 from jaxdrop.functional.paths._layer_drop import like
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ def _threshold(value: Any, name: str) -> float:
     return _checks.check_known_rate(value, name, "it decides which program is compiled.")
 
 
+@cites("oquab2024dinov2", "huang2016deep")
 @_checks.hinted
 @_checks.facts(
     draws_nothing_at=(0,),

@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 T = TypeVar("T")
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 _one_rate = _checks.one_rate("layer_drop throws one coin and takes one rate")
 
 
+@cites("fan2020reducing")
 @_checks.hinted
 @_checks.facts(rate=_one_rate)
 def layer_drop(

@@ -13,12 +13,14 @@ from jax import lax
 
 from jaxdrop import _checks, masks, subsets
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 # Probabilities are multiples of its inverse, so that their sums are exact in 32 bits.
 _BITS = 20
 _MOST_LAYERS = 2**12 - 1
 
 
+@cites("fan2020reducing", "elhoushi2024layerskip", "madow1949theory")
 @_checks.hinted
 def layer_subset(
     key: jax.Array | None, rates: Sequence[float], *, deterministic: bool = False

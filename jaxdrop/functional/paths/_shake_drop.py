@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, _variates, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._axes import all_but
 
 Per = Literal["batch", "image", "channel", "pixel"]
@@ -29,6 +30,7 @@ def check_range(bounds: Any, name: str) -> Range:
     return float(low), float(high)
 
 
+@cites("yamada2019shakedrop")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,), alpha=check_range, beta=check_range)
 def shake_drop(

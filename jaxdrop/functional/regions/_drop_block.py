@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional import _axes
 from jaxdrop.functional.regions._geometry import (
     IMPLEMENTATIONS,
@@ -26,6 +27,7 @@ Rule = Literal["paper", "torchvision", "timm"]
 Normalize = Literal["example", "batch", "expected"]
 
 
+@cites("ghiasi2018dropblock")
 @_checks.hinted
 @_checks.facts(
     draws_nothing_at=(0,),

@@ -6,10 +6,12 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional import _axes
 from jaxdrop.functional.elements import dropout
 
 
+@cites("tompson2015efficient")
 @_checks.hinted
 @_checks.facts(spatial_rank=_axes.check_spatial_rank)
 def spatial_dropout(

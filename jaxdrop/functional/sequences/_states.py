@@ -8,9 +8,11 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional.elements import dropout
 
 
+@cites("gal2016theoretically", "merity2018regularizing")
 @jax.named_scope("jaxdrop.locked_dropout")
 @_checks.hinted
 def locked_dropout(
@@ -57,6 +59,7 @@ def locked_dropout(
     return dropout(key, x, rate, broadcast_dims=(axis,), deterministic=deterministic, spec=spec)
 
 
+@cites("semeniuta2016recurrent")
 @jax.named_scope("jaxdrop.recurrent_dropout")
 @_checks.hinted
 def recurrent_dropout(
@@ -100,6 +103,7 @@ def recurrent_dropout(
         return dropout(key, candidate, rate, deterministic=deterministic, spec=spec)
 
 
+@cites("krueger2017zoneout")
 @_checks.hinted
 def zoneout(
     key: jax.Array | None,

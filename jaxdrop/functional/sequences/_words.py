@@ -11,11 +11,13 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, random
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional import _ids
 
 _replace_words = _ids.replacing("word_dropout", "replacement", "ids")
 
 
+@cites("iyyer2015deep", "bowman2016generating")
 @_checks.hinted
 @_checks.facts(protected=_checks.check_integers)
 def word_dropout(
@@ -72,6 +74,7 @@ def word_dropout(
     )
 
 
+@cites("gal2016theoretically", "merity2018regularizing")
 @_checks.hinted
 def embedding_dropout(
     key: jax.Array | None,

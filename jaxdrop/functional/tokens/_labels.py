@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional import _ids
 
 _replace_labels = _ids.replacing("label_dropout", "null_id", "labels")
 
 
+@cites("ho2022classifier")
 @_checks.hinted
 def label_dropout(
     key: jax.Array | None,

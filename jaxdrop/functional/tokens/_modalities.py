@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _variates, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 ModalityRule = Literal["independent", "one"]
 Per = Literal["example", "batch"]
@@ -37,6 +38,7 @@ def _probabilities(weights: Any, name: str, count: int | None = None) -> tuple[f
 _one_rate = _checks.one_rate("modality_dropout takes one rate for all examples")
 
 
+@cites("neverova2016moddrop", "shi2022learning")
 @_checks.hinted
 @_checks.facts(draws_nothing_at=(0,), rate=_one_rate, weights=_checks.optional(_probabilities))
 def modality_dropout(
@@ -82,7 +84,7 @@ def modality_dropout(
         two arrays, if their batch axes differ, or if `rule`, `weights` or `per` does not fit.
 
     References:
-      Neverova, Wolf, Taylor & Nebout, "ModDrop: adaptive multi-modal gesture recognition", 2014,
+      Neverova, Wolf, Taylor & Nebout, "ModDrop: adaptive multi-modal gesture recognition", 2015,
       arXiv:1501.00102. Shi, Hsu, Lakhotia & Mohamed, "Learning audio-visual speech representation
       by masked multimodal cluster prediction", 2022, arXiv:2201.02184.
     """

@@ -11,11 +11,13 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, subsets
+from jaxdrop._references import cites
 from jaxdrop.functional.paths import like
 
 _prefix = _checks.at_least(0)
 
 
+@cites("yao2022random")
 @_checks.hinted
 @_checks.facts(
     draws_nothing_at=(0,),
@@ -79,8 +81,8 @@ def random_ltd(
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Yao, Wu, Li, Holmes & He, "Random-LTD: random and layerwise token dropping brings efficient
-      training for large-scale transformers", 2022, arXiv:2211.11586.
+      Yao et al., "Random-LTD: random and layerwise token dropping brings efficient training for
+      large-scale transformers", 2022, arXiv:2211.11586.
     """
     _checks.check_callable(layer, "layer", "x")
     rate = subsets.check_known_rate(rate, "rate")

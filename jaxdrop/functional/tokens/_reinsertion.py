@@ -10,8 +10,10 @@ from jax import lax
 
 from jaxdrop import _checks, subsets
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 
+@cites("yao2022random")
 @_checks.hinted
 def reinsert_tokens(x: jax.Array, tokens: jax.Array, indices: jax.Array) -> jax.Array:
     """The inverse of `jaxdrop.token_dropout`: `x` with `tokens` at the places `indices`.
@@ -36,8 +38,8 @@ def reinsert_tokens(x: jax.Array, tokens: jax.Array, indices: jax.Array) -> jax.
       TypeError, ValueError: shapes and dtypes do not fit.
 
     References:
-      Yao, Wu, Li, Holmes & He, "Random-LTD: random and layerwise token dropping brings efficient
-      training for large-scale transformers", 2022, arXiv:2211.11586.
+      Yao et al., "Random-LTD: random and layerwise token dropping brings efficient training for
+      large-scale transformers", 2022, arXiv:2211.11586.
     """
     x, tokens = _checks.check_array(x, "x"), _checks.check_array(tokens, "tokens")
     indices = _checks.check_ids(indices, "reinsert_tokens", "indices")

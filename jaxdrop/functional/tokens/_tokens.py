@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks, subsets
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 
 TokenRule = Literal["timm", "floor", "round"]
 # How many of n tokens stay at a rate. The code of `floor` takes the share to keep. 1 - 0.9 is
@@ -35,6 +36,7 @@ def _known_rate(rate: Any, name: str) -> float:
     return subsets.check_known_rate(rate, name, way)
 
 
+@cites("liu2023patchdropout", "li2023scaling")
 @_checks.hinted
 @_checks.facts(rate=_known_rate, num_prefix_tokens=_prefix)
 def token_dropout(

@@ -12,11 +12,13 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _numerics, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.functional._dense import gaussian, operands
 
 Per = Literal["example", "batch"]
 
 
+@cites("wan2013regularization")
 @_checks.hinted
 def drop_connect(
     key: jax.Array | None,
@@ -110,6 +112,7 @@ def _drop_connect(
     return (rows.astype(wide) * kept.astype(wide)).sum(-2).astype(dtype)
 
 
+@cites("wan2013regularization", "wang2013fast")
 @_checks.hinted
 def drop_connect_gaussian(
     key: jax.Array | None,

@@ -13,6 +13,7 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from jaxdrop import _checks, masks
 from jaxdrop._leaf_names import leaf_name
+from jaxdrop._references import cites
 from jaxdrop.functional.elements import dropout
 
 KeyPath: TypeAlias = tuple[Any, ...]
@@ -38,6 +39,7 @@ def _pattern(match: Any, name: str) -> Match:
     return cast(Match, match)
 
 
+@cites("merity2018regularizing")
 @_checks.hinted
 @_checks.facts(match=_pattern, drop=_leaf_function)
 def weight_drop(

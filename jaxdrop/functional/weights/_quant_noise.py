@@ -8,12 +8,14 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
+from jaxdrop._references import cites
 from jaxdrop.functional.elements import dropout
 
 _block_size = _checks.at_least(1)
 _one_rate = _checks.one_rate("quant_noise takes one rate for all blocks")
 
 
+@cites("fan2021training")
 @_checks.hinted
 @_checks.facts(rate=_one_rate, block_size=_block_size)
 def quant_noise(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxdrop import _checks, random
 from jaxdrop._in_full import in_full
 from jaxdrop._mc_dropout import dependence, examples
+from jaxdrop._references import cites
 from jaxdrop.mc import _calls, _execution
 
 # The modules with the rules are imported where a call needs them: they would add 6 % to the time of
@@ -22,6 +23,7 @@ from jaxdrop.mc import _calls, _execution
 Precision = Literal["diagonal", "linearized", "enumerated"]
 
 
+@cites("wang2013fast", "postels2019sampling")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Analytic:
@@ -44,6 +46,7 @@ class Analytic:
         return jax.tree.map(jnp.sqrt, self.variance)
 
 
+@cites(Analytic)
 @_checks.hinted
 def analytic(
     fn: Callable[..., Any],

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdrop import _checks, masks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _regression
 from jaxdrop.mc._fitting._minimum import minimum
 
@@ -17,6 +18,7 @@ Loss = Literal["half_mse", "mse"]
 _LOSS = {"half_mse": 2.0, "mse": 1.0}
 
 
+@cites("gal2016dropout")
 class FittedTau(NamedTuple):
     """The precision of the noise that makes held-out data most likely."""
 
@@ -26,6 +28,7 @@ class FittedTau(NamedTuple):
     """The mean over the examples of `mc.log_likelihood` at this `tau`, in nats."""
 
 
+@cites(FittedTau)
 @_checks.hinted
 def fit_tau(y: _inputs.Number, samples: _inputs.ArrayLike, *, output_axes: int = 0) -> FittedTau:
     """The `tau` that maximizes the mean of `log_likelihood(y, samples, tau=tau)` over held-out
@@ -81,6 +84,7 @@ def _fit_tau(y: jax.Array, samples: jax.Array, *, output_axes: int) -> FittedTau
     return FittedTau(jnp.exp(log_tau), -loss(log_tau))
 
 
+@cites("gal2016dropout")
 @_checks.hinted
 def tau_from_weight_decay(
     weight_decay: _inputs.Number,

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._fitting._minimum import minimum
 from jaxdrop.mc._reduction import masked, reduction
@@ -20,6 +21,7 @@ _RANGE = 100.0
 _RULED_OUT = -1e30
 
 
+@cites("guo2017calibration", "rahaman2021uncertainty")
 class FittedTemperature(NamedTuple):
     """The temperature that makes held-out labels most likely."""
 
@@ -29,6 +31,7 @@ class FittedTemperature(NamedTuple):
     """The mean negative log-likelihood of the held-out labels at this temperature, in nats."""
 
 
+@cites(FittedTemperature)
 @_checks.hinted
 def fit_temperature(
     labels: _inputs.ArrayLike,

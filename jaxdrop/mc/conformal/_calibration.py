@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._labels import group_numbers
 from jaxdrop.mc._ranks import Share
 from jaxdrop.mc._reduction import reduction
 
 
+@cites("vovk2005algorithmic", "lei2018distribution")
 @_checks.hinted
 def calibrate(
     scores: _inputs.ArrayLike,

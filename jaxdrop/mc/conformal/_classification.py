@@ -8,11 +8,13 @@ import numpy as np
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _labels
 from jaxdrop.mc._labels import Predictions
 from jaxdrop.mc.conformal._regression import broadcast
 
 
+@cites("sadinle2019least")
 @_checks.hinted
 def lac(probs: _inputs.ArrayLike) -> jax.Array:
     """`1 - p_c`: the score of each class c of the least ambiguous classifier.
@@ -43,6 +45,7 @@ def _lac(probs: jax.Array) -> jax.Array:
     return 1 - _inputs.probable(probs)
 
 
+@cites("romano2020classification")
 @_checks.hinted
 def aps(probs: _inputs.ArrayLike, key: jax.Array | None = None) -> jax.Array:
     """`sum of p_j over the classes j before c, + u p_c`, in decreasing order of probability: the
@@ -71,6 +74,7 @@ def aps(probs: _inputs.ArrayLike, key: jax.Array | None = None) -> jax.Array:
     return adaptive(checked, _uniform("aps", key, checked), jnp.float32(0), jnp.int32(1))
 
 
+@cites("angelopoulos2021uncertainty")
 @_checks.hinted
 def raps(
     probs: _inputs.ArrayLike, key: jax.Array | None = None, *, penalty: float, rank: int

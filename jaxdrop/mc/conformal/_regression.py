@@ -8,9 +8,11 @@ import numpy as np
 
 from jaxdrop import _checks
 from jaxdrop._kernel import kernel
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs
 
 
+@cites("lei2018distribution")
 @_checks.hinted
 def residual_scores(
     y: _inputs.Number, mean: _inputs.ArrayLike, std: _inputs.ArrayLike | None = None
@@ -80,6 +82,7 @@ def residual_interval(
     return arrays[0] - half, arrays[0] + half
 
 
+@cites("romano2019conformalized")
 @_checks.hinted
 def quantile_scores(
     y: _inputs.Number, lower: _inputs.ArrayLike, upper: _inputs.ArrayLike

@@ -10,10 +10,12 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _binomial, _inputs, _reduction
 from jaxdrop.mc._reduction import masked, reduction
 
 
+@cites("geifman2017selective", "angelopoulos2021learn")
 class Selection(NamedTuple):
     """Which predictions to accept, so that few of them are wrong."""
 
@@ -27,6 +29,7 @@ class Selection(NamedTuple):
     """The error rate of those that it accepts, a scalar; 0 if it accepts none."""
 
 
+@cites(Selection)
 @_checks.hinted
 def selective(
     errors: _inputs.ArrayLike,

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdrop._references import cites
 from jaxdrop.mc import _reduction
 from jaxdrop.mc._reduction import masked
 
 
+@cites("guo2017calibration")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reliability:

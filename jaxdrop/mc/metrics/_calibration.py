@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._labels import Predictions
 from jaxdrop.mc._reduction import reduction
@@ -15,6 +16,7 @@ from jaxdrop.mc.metrics._bins import Reliability, equal_mass_bins, equal_width_b
 from jaxdrop.mc.metrics._classification import predicted, predictions, ready
 
 
+@cites(Reliability)
 @_checks.hinted
 def reliability(
     labels: _inputs.ArrayLike,
@@ -76,6 +78,7 @@ def _reliability(
     return sort(confidence.ravel(), correct.ravel(), where, num_bins)
 
 
+@cites("naeini2015obtaining", "guo2017calibration")
 @_checks.hinted
 def ece(
     labels: _inputs.ArrayLike,
@@ -97,6 +100,7 @@ def ece(
     return _errors("ece", labels, probs, num_bins, binary, where)[0]
 
 
+@cites("nixon2019measuring")
 @_checks.hinted
 def adaptive_ece(
     labels: _inputs.ArrayLike,
@@ -118,6 +122,7 @@ def adaptive_ece(
     return _errors("adaptive_ece", labels, probs, num_bins, binary, where, equal_mass=True)[0]
 
 
+@cites("naeini2015obtaining", "guo2017calibration")
 @_checks.hinted
 def mce(
     labels: _inputs.ArrayLike,
@@ -161,6 +166,7 @@ def _calibration_errors(
     return bins.ece, bins.mce
 
 
+@cites("kull2019beyond")
 @_checks.hinted
 def classwise_ece(
     labels: _inputs.ArrayLike,

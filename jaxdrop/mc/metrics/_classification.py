@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _labels, _reduction
 from jaxdrop.mc._labels import Predictions
 from jaxdrop.mc._reduction import masked, reduction
@@ -73,6 +74,7 @@ def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
     )
 
 
+@cites("brier1950verification")
 @_checks.hinted
 def brier(
     labels: _inputs.ArrayLike,

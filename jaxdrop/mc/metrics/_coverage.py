@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._reduction import masked, reduction
 
 Proportion = Literal["interval", "quantile"]
 
 
+@cites("kuleshov2018accurate", "chung2021uncertainty")
 class CalibrationCurve(NamedTuple):
     """The shares of observations inside intervals, or below quantiles, of given probabilities."""
 
@@ -24,6 +26,7 @@ class CalibrationCurve(NamedTuple):
     """The share of observations in the interval, or below the quantile, of each probability."""
 
 
+@cites(CalibrationCurve)
 @_checks.hinted
 def calibration_curve(
     cdf: _inputs.ArrayLike,
@@ -189,6 +192,7 @@ def _mpiw(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
     return _reduction.mean(jnp.where(lower <= upper, upper - lower, jnp.nan), where)
 
 
+@cites("gneiting2007probabilistic")
 @_checks.hinted
 def sharpness(std: _inputs.ArrayLike, *, where: _inputs.ArrayLike | None = None) -> jax.Array:
     """`sqrt(mean_n std_n^2)`: the width of the predictions, in the units of y; less is sharper.

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _merging, _reduction, _regression
 from jaxdrop.mc._reduction import masked, reduction
 from jaxdrop.mc.metrics._coverage import bounds
 
 
+@cites("gneiting2007strictly")
 @_checks.hinted
 def interval_score(
     y: _inputs.Number,
@@ -59,6 +61,7 @@ def _interval_score(
     return _reduction.mean(jnp.where(lower <= upper, score, jnp.nan), where)
 
 
+@cites("koenker1978regression")
 @_checks.hinted
 def pinball(
     y: _inputs.Number,

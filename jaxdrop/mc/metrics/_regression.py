@@ -9,6 +9,7 @@ from jax import lax
 from jax.scipy.stats import norm
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _reduction, _regression
 from jaxdrop.mc._reduction import masked, reduction
 
@@ -77,6 +78,7 @@ def _gaussian_nll(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array
     return _reduction.mean(z**2 / 2 + jnp.log(std), where) + np.log(2 * np.pi).astype(z.dtype) / 2
 
 
+@cites("gneiting2007strictly")
 @_checks.hinted
 def crps_gaussian(
     y: _inputs.Number,
@@ -104,6 +106,7 @@ def _crps_gaussian(arrays: list[jax.Array], where: jax.Array | None) -> jax.Arra
     return _reduction.mean(std * unit, where)
 
 
+@cites("gneiting2007strictly", "ferro2014fair")
 @_checks.hinted
 def crps_samples(
     y: _inputs.Number,
@@ -159,6 +162,7 @@ def _crps_samples(
     return _reduction.mean(_reduction.mean(jnp.abs(gaps), axis=0) - half, where)
 
 
+@cites("grimit2006continuous")
 @_checks.hinted
 def crps_mixture(
     y: _inputs.Number,

@@ -10,11 +10,13 @@ import numpy as np
 from jax import lax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._ranks import Share
 from jaxdrop.mc._reduction import masked, reduction
 
 
+@cites("elyaniv2010foundations", "geifman2019bias")
 class RiskCoverage(NamedTuple):
     """The mean error of the k most certain of n predictions, for k = 1, ..., n."""
 
@@ -51,6 +53,7 @@ def _generalized_area(risk: jax.Array, coverage: jax.Array) -> jax.Array:
     return area((before + wrong) / 2, coverage)
 
 
+@cites(RiskCoverage)
 @_checks.hinted
 def risk_coverage(
     errors: _inputs.ArrayLike,
@@ -104,6 +107,7 @@ def aurc(
     ).aurc
 
 
+@cites("traub2024overcoming")
 @_checks.hinted
 def augrc(
     errors: _inputs.ArrayLike,

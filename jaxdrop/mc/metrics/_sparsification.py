@@ -7,11 +7,13 @@ from typing import NamedTuple
 import jax
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs
 from jaxdrop.mc._reduction import reduction
 from jaxdrop.mc.metrics._selective import area, curve
 
 
+@cites("ilg2018uncertainty")
 class Sparsification(NamedTuple):
     """The mean error when the k least certain of n predictions are removed, for k = 0, ..., n -
     1.
@@ -34,6 +36,7 @@ class Sparsification(NamedTuple):
         return area((self.error - self.oracle)[::-1], 1 - self.removed[::-1])
 
 
+@cites(Sparsification)
 @_checks.hinted
 def sparsification(
     errors: _inputs.ArrayLike,
@@ -59,6 +62,7 @@ def sparsification(
     )
 
 
+@cites("ilg2018uncertainty")
 @_checks.hinted
 def ause(
     errors: _inputs.ArrayLike,

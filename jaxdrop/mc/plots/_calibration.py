@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop._references import cites
 from jaxdrop.mc import _inputs, metrics
 from jaxdrop.mc.plots import _axes
 
@@ -66,6 +67,7 @@ def calibration(
     return ax
 
 
+@cites("gneiting2007probabilistic")
 @_checks.hinted
 def pit(
     cdf: _inputs.ArrayLike,
