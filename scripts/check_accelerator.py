@@ -55,7 +55,11 @@ def main() -> int:
     name = re.sub(r"\W+", "-", device.device_kind).strip("-").lower()
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"accelerator-{name}.json"
-    report = Report("accelerator", judge=not arguments.quick and device.platform != "cpu")
+    report = Report(
+        "accelerator",
+        judge=not arguments.quick and device.platform != "cpu",
+        quick=arguments.quick,
+    )
     shown = ", ".join(f"{package} {version}" for package, version in versions().items())
     report.console.print(f"{device.platform}: {device.device_kind}; {shown}")
     for peer in _peers.missing():
@@ -67,16 +71,20 @@ def main() -> int:
         if start - begin > 60 * arguments.minutes:
             report.note(f"{title}: not reached in {arguments.minutes:g} minutes")
             continue
+        report.begin(title)
         try:
             for item in MEASUREMENTS[title](arguments.quick):
                 report.add(item)
                 report.save(path)
         except Exception:
             failed += 1
-            report.note(f"{title} failed: {traceback.format_exc(limit=-3)}")
+            report.fail(traceback.format_exc(limit=-3))
+        else:
+            report.finish()
         report.save(path)
         report.console.print(f"[dim]{title}: {time.monotonic() - start:.0f} s[/dim]")
-    report.close()
+    report.close(complete=set(report.measurements) >= set(MEASUREMENTS))
+    report.save(path)
     report.console.print(f"written to {path}")
     return int(failed > 0)
 

@@ -122,7 +122,7 @@ def compile_all(options: argparse.Namespace) -> None:
         topology=f"1x1x{options.devices}",
         target_config=options.target.read_text(),
     )
-    report = Report(f"{options.suite}, {options.target.stem} x {options.devices}")
+    report = Report(f"cuda-{options.suite}", target=f"{options.target.stem} x {options.devices}")
     report.console.print(
         ", ".join(f"{package} {version}" for package, version in versions().items())
     )

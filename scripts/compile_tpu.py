@@ -338,7 +338,7 @@ def main() -> None:
     count = len(topology.devices)
     shared = next(parts for parts in (4 if count >= 16 else 2, 2, 1) if count % parts == 0)
     mesh = Mesh(np.array(topology.devices).reshape(-1, shared), ("data", "model"))
-    report = Report(f"{arguments.suite}, {arguments.topology}")
+    report = Report(f"tpu-{arguments.suite}", target=arguments.topology)
     report.console.print(
         ", ".join(f"{package} {version}" for package, version in versions().items())
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import os
@@ -11,14 +10,17 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import jax
 import rich.table
 from rich.console import Console
 from rich.table import Column
 
-from benchmarks._figures import Bar, Table
+from benchmarks import _provenance
+from benchmarks._figures import Bar, Table, number, spread
 
-_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "equinox", "dm-haiku", "keras", "torch")
+versions = _provenance.versions
+# With more cases than these, each is a line in place of a column.
+_COLUMNS = 5
+_SAME = ("suite", "target", "quick", "code", "machine", "versions")
 
 
 class Report:
@@ -27,23 +29,49 @@ class Report:
     Args:
       suite: the name to save the figures under.
       judge: whether to say if a bar was reached.
+      quick: whether shapes are small, so that no figure is worth anything.
+      target: the device that programs are compiled for, where it is not the one that runs them.
     """
 
-    def __init__(self, suite: str, *, judge: bool = True) -> None:
+    def __init__(
+        self, suite: str, *, judge: bool = True, quick: bool = False, target: str | None = None
+    ) -> None:
         self.suite = suite
         self.judge = judge
-        self.tables: list[Table] = []
-        self.bars: list[Bar] = []
+        self.quick = quick
+        self.target = target
+        self.tables: list[dict[str, Any]] = []
+        self.bars: list[tuple[Bar, str | None]] = []
         self.notes: list[str] = []
+        self.measurements: dict[str, dict[str, Any]] = {}
+        self.complete = False
         self.console = Console()
+        self._measurement: str | None = None
+        self._watch = _provenance.Watch()
+
+    def begin(self, measurement: str) -> None:
+        """What is added from now on belongs to this measurement."""
+        self._measurement = measurement
+        self._watch = _provenance.Watch()
+
+    def finish(self) -> None:
+        """The measurement that began has all of its figures."""
+        if self._measurement is not None:
+            self.measurements[self._measurement] = self._watch.reading()
+        self._measurement = None
+
+    def fail(self, error: str) -> None:
+        """The measurement that began has ended with an error."""
+        self.note(f"{self._measurement} failed: {error}")
+        self._measurement = None
 
     def add(self, item: Table | Bar) -> None:
         """Prints a table or a bar."""
         if isinstance(item, Table):
-            self.tables.append(item)
+            self.tables.append(_entry(item, self._measurement))
             self.console.print(_layout(item))
         else:
-            self.bars.append(item)
+            self.bars.append((item, self._measurement))
             self.console.print("  " + self._sentence(item), soft_wrap=True)
 
     def note(self, sentence: str) -> None:
@@ -51,8 +79,11 @@ class Report:
         self.notes.append(sentence)
         self.console.print(sentence, markup=False, highlight=False)
 
-    def close(self) -> None:
-        """Prints all bars once more, in one table."""
+    def close(self, *, complete: bool = True) -> None:
+        """Prints all bars once more, in one table. All that was to be measured has been, if it is
+        `complete`.
+        """
+        self.complete = complete
         if not self.bars:
             return
         measured, bound = Column("measured", justify="right"), Column("bar", justify="right")
@@ -64,37 +95,67 @@ class Report:
             title=f"{self.suite}: what must be reached",
             title_justify="left",
         )
-        for bar in self.bars:
+        for bar, _ in self.bars:
             table.add_row(
                 bar.figure,
-                _number(bar.value, bar.unit),
-                f"{bar.sign} {_number(bar.bound, bar.unit)}",
+                number(bar.value, bar.unit),
+                f"{bar.sign} {number(bar.bound, bar.unit)}",
                 self._verdict(bar),
             )
         self.console.print(table)
 
-    def save(self, path: Path) -> None:
-        """Writes everything to a JSON file."""
-        content = {
+    def content(self) -> dict[str, Any]:
+        """Everything, as it is saved."""
+        found = {
             "suite": self.suite,
-            "machine": {
-                "processor": platform.machine(),
-                "cpus": os.cpu_count(),
-                "backend": jax.default_backend(),
-                "device": jax.devices()[0].device_kind,
-            },
+            **({"target": self.target} if self.target else {}),
+            "quick": self.quick,
+            "complete": self.complete,
+            "code": _provenance.code(),
+            "machine": _provenance.machine(),
             "versions": {"python": platform.python_version()} | versions(),
-            "tables": [dataclasses.asdict(table) for table in self.tables],
+            "measurements": self.measurements,
+            "tables": self.tables,
             "bars": [
-                dataclasses.asdict(bar) | ({"reached": bar.reached} if self.judge else {})
-                for bar in self.bars
+                {"measurement": measurement}
+                | dataclasses.asdict(bar)
+                | ({"reached": bar.reached} if self.judge else {})
+                for bar, measurement in self.bars
             ],
             **({"notes": self.notes} if self.notes else {}),
         }
-        path.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+        return _finite(found)
+
+    def save(self, path: Path) -> None:
+        """Writes everything to a JSON file, which a kill leaves as it was or makes new."""
+        text = json.dumps(self.content(), indent=1, allow_nan=False) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(path.name + ".new")
+        made.write_text(text)
+        os.replace(made, path)
+
+    def resume(self, path: Path) -> bool:
+        """Takes the finished measurements of a file that the same code wrote here, with the same
+        versions, and says whether there were any.
+        """
+        earlier = read(path)
+        own = self.content()
+        if earlier is None or any(earlier.get(name) != own.get(name) for name in _SAME):
+            return False
+        if own["code"]["changed"]:  # since when is not known
+            return False
+        done: dict[str, Any] = earlier.get("measurements", {})
+        self.measurements = {**done}
+        self.tables = [each for each in earlier["tables"] if each.get("measurement") in done]
+        for each in earlier["bars"]:
+            fields = {field.name: each[field.name] for field in dataclasses.fields(Bar)}
+            value = math.nan if fields["value"] is None else fields["value"]
+            if each.get("measurement") in done:
+                self.bars.append((Bar(**fields | {"value": value}), each["measurement"]))
+        return bool(done)
 
     def _sentence(self, bar: Bar) -> str:
-        value, bound = _number(bar.value, bar.unit), _number(bar.bound, bar.unit)
+        value, bound = number(bar.value, bar.unit), number(bar.bound, bar.unit)
         return f"{bar.figure}: [bold]{value}[/bold] (bar {bar.sign} {bound}) {self._verdict(bar)}"
 
     def _verdict(self, bar: Bar) -> str:
@@ -103,34 +164,58 @@ class Report:
         return "[green]reached[/green]" if bar.reached else "[red]missed[/red]"
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of what takes part."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def read(path: Path) -> dict[str, Any] | None:
+    """A file of figures; None if there is none, or if it is broken."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "tables" in found else None
+
+
+def _entry(table: Table, measurement: str | None) -> dict[str, Any]:
+    """A table as it is saved."""
+    roles = table.roles
+    return {
+        "measurement": measurement,
+        "title": table.title,
+        "unit": table.unit,
+        "axis": table.axis,
+        "limit": table.limit,
+        "units": table.units,
+        "ours": list(roles.ours),
+        "bounds": list(roles.bounds),
+        "figures": {
+            case: {name: float(value) for name, value in row.items()}
+            for case, row in table.figures.items()
+        },
+        "spread": spread(table),
+        "not_run": table.not_run,
+    }
 
 
 def _layout(table: Table) -> rich.table.Table:
     shown = rich.table.Table(title=table.title, title_justify="left")
-    shown.add_column("")
-    for case in table.figures:
-        shown.add_column(case, justify="right")
-    candidates = dict.fromkeys(name for row in table.figures.values() for name in row)
-    for name in candidates:
-        cells = []
-        for case, row in table.figures.items():
-            if name not in row:
-                cells.append("")
-            elif table.limit is None or name == table.limit:
-                cells.append(_number(row[name], table.units.get(case, table.unit)))
-            else:
-                cells.append(_number(row[name] / row[table.limit], "x"))
-        shown.add_row(name, *cells)
+    lines = len(table.figures) > _COLUMNS
+    shown.add_column(table.axis or "" if lines else "")
+    for name in table.candidates if lines else table.figures:
+        shown.add_column(name, justify="right")
+    if lines:
+        for case in table.figures:
+            shown.add_row(case, *(_cell(table, case, name) for name in table.candidates))
+    else:
+        for name in table.candidates:
+            shown.add_row(name, *(_cell(table, case, name) for case in table.figures))
     return shown
+
+
+def _cell(table: Table, case: str, name: str) -> str:
+    row, limit = table.figures[case], table.limit
+    if name not in row:
+        return "not run" if name in table.not_run.get(case, {}) else ""
+    if limit is None or name == limit or not row.get(limit):
+        return number(row[name], table.units.get(case, table.unit))
+    return number(row[name] / row[limit], "x")
 
 
 def _finite(item: Any) -> Any:
@@ -140,19 +225,3 @@ def _finite(item: Any) -> Any:
     if isinstance(item, list):
         return [_finite(entry) for entry in item]
     return None if isinstance(item, float) and not math.isfinite(item) else item
-
-
-def _number(value: float, unit: str) -> str:
-    if unit == "s":
-        return (
-            f"{value:.2f} s"
-            if value >= 1
-            else f"{value * 1e3:.3g} ms"
-            if value >= 1e-3
-            else f"{value * 1e6:.3g} us"
-        )
-    if unit == "B":
-        return f"{value / 2**20:,.1f} MiB" if value >= 2**20 else f"{value:,.0f} B"
-    if unit == "x":
-        return f"{value:.4g}x"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.2e}"

@@ -10,7 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks._figures import Measured
+
 LEAST_RUNS = 7
+# `scripts/benchmark.py --share` sets it: of the seconds that a measurement asks for.
+share = 1.0
 _RESOLVED = 2e-3  # seconds: shorter calls are timed several at a time
 _QUEUE = 2e-2  # seconds of work in a queue, so that the time to launch it is lost in it
 
@@ -21,14 +25,15 @@ def interleaved(
     seconds: float,
     quantile: float = 0.5,
     queued: bool = False,
+    least: int = LEAST_RUNS,
 ) -> dict[str, float]:
     """The median time in seconds of one call of each candidate, or another quantile: a low one
     where other work disturbs.
 
     The candidates take turns, so that what disturbs the machine disturbs all alike, and each round
     in another order, so that none always follows the one that leaves the caches cold or its threads
-    spinning. Rounds go on for about `seconds`, and there are at least `LEAST_RUNS`. What compiling
-    and warming up takes is not counted.
+    spinning. Rounds go on for about `seconds`, and there are at least `least`. What compiling and
+    warming up takes is not counted.
 
     If `queued`, a candidate's calls are launched one behind the other and only the last one is
     waited for. On an accelerator this measures the device, which works while the host launches the
@@ -36,16 +41,23 @@ def interleaved(
     """
     repeats: dict[str, int] = {}
     for name, call in candidates.items():
-        _time(call, 1, queued)
-        repeats[name] = max(1, round((_QUEUE if queued else _RESOLVED) / _time(call, 1, queued)))
+        wanted = _QUEUE if queued else _RESOLVED
+        # A call that is a thousand times as long as what is resolved needs no second estimate.
+        first = _time(call, 1, queued)
+        repeats[name] = (
+            1 if first > 1000 * wanted else max(1, round(wanted / _time(call, 1, queued)))
+        )
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + share * seconds
     for done, order in enumerate(rounds(candidates)):
-        if done >= LEAST_RUNS and time.perf_counter() > end:
+        if done >= least and time.perf_counter() > end:
             break
         for name in order:
             samples[name].append(_time(candidates[name], repeats[name], queued))
-    return {name: float(np.quantile(values, quantile)) for name, values in samples.items()}
+    return {
+        name: Measured(float(np.quantile(values, quantile)), values)
+        for name, values in samples.items()
+    }
 
 
 def rounds(names: Collection[str]) -> Iterator[list[str]]:
