@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "_extensions"), str(Path(__file__).parents[1])]
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 project, author = "jaxdrop", "the authors of jaxdrop"
 extensions = [
@@ -12,6 +13,7 @@ extensions = [
     "notebooks",
     "pictures",
     "references",
+    "results_page",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",

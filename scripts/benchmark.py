@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     """One suite, in this process."""
     # Compilation is among what is measured.
     jax.config.update("jax_enable_compilation_cache", False)
-    if count := benchmarks.devices(arguments.suite):
+    if count := benchmarks.devices_of(arguments.suite):
         jax.config.update("jax_num_cpu_devices", count)
     _timing.share = 1.0 if arguments.share is None else arguments.share
     measurements = benchmarks.measurements(arguments.suite)

@@ -84,6 +84,17 @@ def kinds(compiled: jax.stages.Compiled) -> Counter[str]:
     return Counter(re.findall(rf" ({names})(?:-start)?\(", compiled.as_text() or ""))
 
 
+def exchanges(compiled: jax.stages.Compiled) -> Counter[str]:
+    """How often a program exchanges data between devices, by kind. Those in a loop count as often
+    as it runs.
+    """
+    found: Counter[str] = Counter()
+    for line, times in instructions(compiled.as_text() or ""):
+        if kind := re.search(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(", line):
+            found[kind[1]] += times
+    return found
+
+
 def collectives(compiled: jax.stages.Compiled) -> int:
     """How many instructions of a program exchange data between devices."""
     return kinds(compiled).total()

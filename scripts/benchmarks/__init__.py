@@ -29,6 +29,6 @@ def measurements(suite: str) -> dict[str, Measurement]:
     }
 
 
-def devices(suite: str) -> int | None:
+def devices_of(suite: str) -> int | None:
     """How many devices of a CPU a suite needs, if it is more than one."""
     return getattr(importlib.import_module(f"benchmarks.{suite}"), "DEVICES", None)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Unit = Literal["s", "B", "x", ""]
 
+_OURS = ("jaxdrop", "independent", "stratified", "replaced", "subnetworks")
 _BOUNDS = ("no dropout", "multiply", "matrix products", "products", "cycles that the memory takes")
 
 
@@ -23,9 +24,11 @@ class Measured(float):
         made.samples = tuple(samples)
         return made
 
-    def per(self, count: int) -> Measured:
-        """The figure of one of `count` equal parts."""
-        return Measured(self / count, [sample / count for sample in self.samples])
+
+def per(figure: float, count: int) -> float:
+    """The figure of one of `count` equal parts."""
+    samples = figure.samples if isinstance(figure, Measured) else ()
+    return Measured(figure / count, [sample / count for sample in samples])
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Table:
         """The candidates by their roles."""
         names = self.candidates
         bounds = [n for n in names if n in self.bounds or any(word in n for word in _BOUNDS)]
-        ours = [n for n in names if n in self.ours or n.startswith("jaxdrop")]
+        ours = [n for n in names if n in self.ours or n.startswith(_OURS)]
         ours = [n for n in ours if n not in bounds]
         peers = [n for n in names if n not in ours and n not in bounds]
         return Roles(tuple(ours), tuple(bounds), tuple(peers))
@@ -130,8 +133,9 @@ def spread(table: Table) -> dict[str, dict[str, dict[str, Any]]]:
         for name, figure in row.items():
             if not isinstance(figure, Measured) or not figure.samples:
                 continue
-            entry = {"least": min(figure.samples), **_quartiles(figure.samples)}
-            entry["runs"] = len(figure.samples)
+            runs = len(figure.samples)
+            entry: dict[str, Any] = {"runs": runs, "least": min(figure.samples)}
+            entry |= _quartiles(figure.samples)
             if name != table.limit and isinstance(limit, Measured):
                 pairs = zip(figure.samples, limit.samples, strict=True)
                 entry["ratio"] = _quartiles([own / other for own, other in pairs if other])

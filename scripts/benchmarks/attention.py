@@ -47,7 +47,7 @@ def attentions() -> dict[str, tuple[Attention, jax.Array | None]]:
     }
 
 
-def _inputs(batch: int, length: int, heads: int, depth: int) -> list[jax.Array]:
+def inputs_of(batch: int, length: int, heads: int, depth: int) -> list[jax.Array]:
     """Queries, keys, values and a cotangent."""
     return [
         jax.random.normal(key, (batch, length, heads, depth))
@@ -55,7 +55,7 @@ def _inputs(batch: int, length: int, heads: int, depth: int) -> list[jax.Array]:
     ]
 
 
-def _compiled(name: str, *shape: int) -> jax.stages.Compiled:
+def compiled(name: str, *shape: int) -> jax.stages.Compiled:
     attend, key = attentions()[name]
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 4
     return jax.jit(_peers.with_gradient(attend)).lower(key, *arrays).compile()
@@ -70,13 +70,13 @@ def speed(quick: bool) -> Iterator[Table | Bar]:
     )
     figures = {}
     for shape in cases:
-        inputs = _inputs(*shape)
+        inputs = inputs_of(*shape)
         calls: dict[str, Callable[[], Any]] = {
-            name: functools.partial(_compiled(name, *inputs[0].shape), key, *inputs)
+            name: functools.partial(compiled(name, *inputs[0].shape), key, *inputs)
             for name, (_, key) in attentions().items()
         }
         if torch := _peers.find("torch"):
-            calls["torch"] = functools.partial(_torch, torch, *map(_peers.tensor, inputs))
+            calls["torch"] = functools.partial(torch_call, torch, *map(_peers.tensor, inputs))
         figures[_case(*shape)] = interleaved(calls, seconds=0 if quick else 20)
     yield Table("attention with dropout, forward + backward", "s", figures, limit=OWN_KEY)
     case, times = next(iter(figures.items()))
@@ -99,7 +99,7 @@ def temporaries(quick: bool) -> Iterator[Table | Bar]:
     for length in lengths:
         names = [NO_DROPOUT, SAME_KEY, OWN_KEY] if length == lengths[-1] else list(attentions())
         shape = (1, length, _HEADS, _DEPTH)
-        figures[_case(*shape)] = {name: scratch_bytes(_compiled(name, *shape)) for name in names}
+        figures[_case(*shape)] = {name: scratch_bytes(compiled(name, *shape)) for name in names}
     yield Table("temporaries of forward + backward", "B", figures)
     first, middle, last = figures.values()
     yield Bar(
@@ -115,14 +115,14 @@ def temporaries(quick: bool) -> Iterator[Table | Bar]:
 def length(quick: bool) -> Iterator[Table | Bar]:
     """One long sequence, forward and backward, from beginning to end."""
     shape = (1, 512 if quick else 32768, _HEADS, _DEPTH)
-    compiled = _compiled(OWN_KEY, *shape)
-    inputs = _inputs(*shape)
+    program = compiled(OWN_KEY, *shape)
+    inputs = inputs_of(*shape)
     start = time.perf_counter()
-    results = jax.block_until_ready(compiled(jaxdrop.key(1), *inputs))
+    results = jax.block_until_ready(program(jaxdrop.key(1), *inputs))
     seconds = time.perf_counter() - start
     finite = all(bool(jnp.isfinite(result).all()) for result in results)
     yield Table("one long sequence", "s", {_case(*shape): {OWN_KEY: seconds}})
-    needed = scratch_bytes(compiled) + sum(x.nbytes for x in (*inputs, *results))
+    needed = scratch_bytes(program) + sum(x.nbytes for x in (*inputs, *results))
     yield Bar(
         f"{_case(*shape)}: arguments, results and temporaries",
         needed if finite else np.nan,
@@ -137,11 +137,11 @@ def exactness(quick: bool) -> Iterator[Table | Bar]:
     largest entry.
     """
     shape = (2, 65 if quick else 1025, 4, 32)
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     figures: dict[str, dict[str, float]] = {"output": {}, "gradients": {}}
     for name in (SAME_KEY, OWN_KEY):
         key = attentions()[name][1]
-        ours = _compiled(name, *shape)(key, *inputs)
+        ours = compiled(name, *shape)(key, *inputs)
         weights = jnp.ones((shape[0], shape[2], shape[1], shape[1]))
         mask = np.asarray(jaxdrop.dropout(key, weights, RATE), np.float64)
         with jax.enable_x64(True):
@@ -171,7 +171,7 @@ def _dense(mask: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Arr
     return jnp.einsum("bhqk,bkhd->bqhd", weights * mask, v)
 
 
-def _torch(torch: Any, q: Any, k: Any, v: Any, cotangent: Any) -> Any:
+def torch_call(torch: Any, q: Any, k: Any, v: Any, cotangent: Any) -> Any:
     arrays = [x.detach().transpose(1, 2).requires_grad_() for x in (q, k, v)]
     y = torch.nn.functional.scaled_dot_product_attention(*arrays, dropout_p=RATE).transpose(1, 2)
     return y, torch.autograd.grad(y, arrays, cotangent)

@@ -76,8 +76,9 @@ def mlp(quick: bool) -> Iterator[Table | Bar]:
         case = activation.__name__
         times[case], work[case] = _measured(mlps(activation), weights, x, quick)
     title = f"MLP {features}-{units}-{features}, batch {batch}, rate {MLP_RATE}: gradient"
-    yield Table(title, "s", times, limit=NO_DROPOUT)
-    yield Table(f"FLOPs of the {title}", "", work, limit=NO_DROPOUT)
+    ours = (UNITS, BLOCKS, SLICE)
+    yield Table(title, "s", times, limit=NO_DROPOUT, ours=ours)
+    yield Table(f"FLOPs of the {title}", "", work, limit=NO_DROPOUT, ours=ours)
     for case, row in times.items():
         for name, bound in ((UNITS, 0.65), (BLOCKS, 0.6), (SLICE, 0.57)):
             ratio = row[name] / row[NO_DROPOUT]
@@ -104,7 +105,7 @@ def residual(quick: bool) -> Iterator[Table | Bar]:
 
     times, work = _measured({MASKED: masked, SUBSET: subset}, weights, x, quick, inputs=True)
     title = f"residual block, {examples} x {length} x {features}, drop path {PATH_RATE}: gradient"
-    yield Table(title, "s", {"": times}, limit=MASKED)
+    yield Table(title, "s", {"time": times}, limit=MASKED, ours=(SUBSET,))
     yield Bar(f"time, {SUBSET} / {MASKED}", times[SUBSET] / times[MASKED], "<=", 0.62)
     kept = 1 - PATH_RATE
     yield Bar(f"FLOPs, {SUBSET} / {MASKED}", work[SUBSET] / work[MASKED], "<=", kept + 0.01)
@@ -147,7 +148,7 @@ def tokens(quick: bool) -> Iterator[Table | Bar]:
 
     times, _ = _measured({WHOLE: model(0.0), HALF: model(TOKEN_RATE)}, weights, x, quick)
     title = f"transformer, 12 layers, {batch} x {length} x {features}: gradient"
-    yield Table(title, "s", {"": times}, limit=WHOLE)
+    yield Table(title, "s", {"time": times}, limit=WHOLE, ours=(HALF,), bounds=(WHOLE,))
     yield Bar(f"time, {HALF} / {WHOLE}", times[HALF] / times[WHOLE], "<=", 0.55)
 
 

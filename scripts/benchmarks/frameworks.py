@@ -72,9 +72,9 @@ def training(quick: bool) -> Iterator[Table | Bar]:
             operations[case][name] = (compiled.cost_analysis() or {}).get("flops", np.nan)
             scratch[case][name] = scratch_bytes(compiled)
         times[case] = interleaved(calls, seconds=0 if quick else 20)
-    yield Table("training step", "s", times, limit=BEFORE)
-    yield Table("operations", "", operations, limit=BEFORE)
-    yield Table("temporaries", "B", scratch, limit=BEFORE)
+    yield Table("training step", "s", times, limit=BEFORE, ours=(AFTER, AFTER_EACH))
+    yield Table("operations", "", operations, limit=BEFORE, ours=(AFTER, AFTER_EACH))
+    yield Table("temporaries", "B", scratch, limit=BEFORE, ours=(AFTER, AFTER_EACH))
     for case, theirs, ours in (("big_vision", BEFORE, AFTER), ("t5x", BEFORE_EACH, AFTER_EACH)):
         yield Bar(
             f"{case}: time, {theirs} / {ours}", times[case][theirs] / times[case][ours], ">=", 1

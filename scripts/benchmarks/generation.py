@@ -54,7 +54,9 @@ def shared_prompt(quick: bool) -> Iterator[Table | Bar]:
             seconds=0 if quick else 60,
             quantile=_QUANTILE,
         )
-        yield Table(f"{_SAMPLES} texts, {case}", "s", {"time": times}, limit=APART)
+        yield Table(
+            f"{_SAMPLES} texts, {case}", "s", {"time": times}, limit=APART, ours=(TOGETHER,)
+        )
         yield Bar(f"time, {case}, together / apart", times[TOGETHER] / times[APART], "<=", bound)
 
 

@@ -105,13 +105,13 @@ def speed(quick: bool) -> Iterator[Table | Bar]:
     samples, chunk = (8, 4) if quick else (100, 10)
     batch, *widths = (8, 16, 32, 32, 10) if quick else (256, 784, 1024, 1024, 10)
     case = perceptron(batch, *widths)
-    calls = _calls(case, samples, chunk) | {PRODUCTS: _products(case, samples, chunk)}
+    running = calls(case, samples, chunk) | {PRODUCTS: _products(case, samples, chunk)}
     if torch := _peers.find("torch"):
-        calls |= _torch(torch, case.x, widths, samples)
+        running |= torch_calls(torch, case.x, widths, samples)
     library = _peers.find("keras")
     if library is not None and library.backend.backend() == "jax":
-        calls[KERAS] = _keras(library, case.x, widths, samples)
-    times = interleaved(calls, seconds=0 if quick else 90, quantile=_QUANTILE)
+        running[KERAS] = keras_call(library, case.x, widths, samples)
+    times = interleaved(running, seconds=0 if quick else 90, quantile=_QUANTILE)
     name = f"perceptron {'-'.join(map(str, widths))}, batch {batch}"
     yield Table(f"{samples} samples of a {name}", "s", {"time": times}, limit=PRODUCTS)
     for ours in (INDEPENDENT, STRATIFIED):
@@ -152,7 +152,7 @@ def models(quick: bool) -> Iterator[Table | Bar]:
     figures, bars = {}, []
     for name, (case, bound) in cases.items():
         times = figures[name] = interleaved(
-            _calls(case, samples, samples // 2), seconds=0 if quick else 20, quantile=_QUANTILE
+            calls(case, samples, samples // 2), seconds=0 if quick else 20, quantile=_QUANTILE
         )
         for ours in (INDEPENDENT, STRATIFIED):
             bars.append(
@@ -282,7 +282,7 @@ def estimates(quick: bool) -> Iterator[Table | Bar]:
     yield Bar("time of a word, stratified / hash", times["stratified"] / times["hash"], "<=", 2.6)
 
 
-def _calls(case: Case, samples: int, chunk: int) -> dict[str, Callable[[], Any]]:
+def calls(case: Case, samples: int, chunk: int) -> dict[str, Any]:
     """Both kinds of keys of this library, and Flax."""
     first = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     variables = case.flax.init(first, case.x)
@@ -330,7 +330,7 @@ def _products(case: Case, samples: int, chunk: int) -> Callable[[], Any]:
     return functools.partial(run, case.x, hidden, first, others)
 
 
-def _torch(
+def torch_calls(
     torch: Any, x: jax.Array, widths: Sequence[int], samples: int
 ) -> dict[str, Callable[[], Any]]:
     layers = []
@@ -350,7 +350,7 @@ def _torch(
     return {TORCH_LOOP: loop, TORCH_REPEAT: repeated}
 
 
-def _keras(keras: Any, x: jax.Array, widths: Sequence[int], samples: int) -> Callable[[], Any]:
+def keras_call(keras: Any, x: jax.Array, widths: Sequence[int], samples: int) -> Callable[[], Any]:
     layers = []
     for width in widths[1:-1]:
         layers += [keras.layers.Dense(width, activation="relu"), keras.layers.Dropout(_RATE)]

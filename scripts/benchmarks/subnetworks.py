@@ -71,7 +71,7 @@ def perceptron(quick: bool) -> Iterator[Table | Bar]:
     }
     default, *others = [name for name in calls if name != _SMALL]
     times = interleaved(calls, seconds=0.1 if quick else 60)
-    yield Table("Time of all samples", "s", {"MLP": times})
+    yield Table("time of all samples", "s", {"MLP": times})
     yield Bar("subnetworks / masked passes, by default", times[_SMALL] / times[default], "<=", 0.32)
     best = min(times[name] for name in (default, *others))
     yield Bar("subnetworks / masked passes, best batch size", times[_SMALL] / best, "<=", 0.45)
@@ -83,7 +83,7 @@ def perceptron(quick: bool) -> Iterator[Table | Bar]:
         name: _operations(fn, sample_keys[0], hidden)
         for name, fn in ((_MASKED, masked), (_SMALL, small))
     }
-    yield Table("Floating operations of a sample", "", {"MLP": work})
+    yield Table("floating operations of a sample", "", {"MLP": work})
 
 
 def _operations(fn: Callable[..., Any], *args: Any) -> float:

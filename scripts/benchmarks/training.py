@@ -71,12 +71,12 @@ def make(name: str, shape: Shape) -> Transformer:
 
 
 class _Dropout(nnx.Module):
-    """Flax's layer, in a call that names the rate."""
+    """Flax's layer, in a call that names the rate. What else the model passes is for decoding."""
 
     def __init__(self) -> None:
         self.deterministic = False
 
-    def __call__(self, x: jax.Array, *, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, rate: float, rngs: nnx.Rngs | None, **_: Any) -> jax.Array:
         return nnx.Dropout(rate, deterministic=self.deterministic)(x, rngs=rngs)
 
 

@@ -44,6 +44,7 @@ def test_a_loop_counts_as_often_as_it_runs(known: str, rounds: int) -> None:
     program = compiled(PROGRAM.replace("KNOWN", known))
     assert text.cycles(program) == 7 + 8 * (1000 + rounds * 10)
     assert text.collectives(program) == 1
+    assert text.exchanges(program) == {"all-gather": 8 * rounds}
 
 
 def test_a_kernel_has_no_estimate() -> None:

@@ -23,19 +23,30 @@ _SITES_PER_LAYER = 3
 
 
 class Model(linen.Module):
-    """Layers of three times dense, gelu, dropout, nothing shared between them."""
+    """Dense, gelu and dropout, again and again, nothing shared between them."""
 
-    layers: int
+    sites: int
     dropout: Callable[..., Any] | None
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """The sum of the last layer's outputs."""
-        for _ in range(self.layers * _SITES_PER_LAYER):
+        for _ in range(self.sites):
             x = linen.gelu(linen.Dense(x.shape[-1])(x))
             if self.dropout is not None:
                 x = self.dropout(RATE, deterministic=False)(x)
         return x.sum()
+
+
+def layers_and_keys() -> dict[str, tuple[Any, jax.Array]]:
+    """Dropout of a model, and the key of a step."""
+    return {
+        _NONE: (None, jax.random.key(0)),
+        FLAX: (linen.Dropout, jax.random.key(0)),
+        FLAX_SWAPPED: (linen.Dropout, jaxdrop.key(0)),
+        SAME_KEY: (jaxdrop.linen.Dropout, jax.random.key(0)),
+        OWN_KEY: (jaxdrop.linen.Dropout, jaxdrop.key(0)),
+    }
 
 
 def compilation(quick: bool) -> Iterator[Table | Bar]:
@@ -43,20 +54,15 @@ def compilation(quick: bool) -> Iterator[Table | Bar]:
     run.
     """
     layers, runs = (1, 1) if quick else (24, 5)
-    contestants: dict[str, tuple[Any, jax.Array]] = {
-        _NONE: (None, jax.random.key(0)),
-        FLAX: (linen.Dropout, jax.random.key(0)),
-        FLAX_SWAPPED: (linen.Dropout, jaxdrop.key(0)),
-        SAME_KEY: (jaxdrop.linen.Dropout, jax.random.key(0)),
-        OWN_KEY: (jaxdrop.linen.Dropout, jaxdrop.key(0)),
-    }
+    sites = layers * _SITES_PER_LAYER
+    contestants = layers_and_keys()
     x = jnp.ones((32, 64))
-    params = Model(layers, None).init(jax.random.key(0), x)
+    params = Model(sites, None).init(jax.random.key(0), x)
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for order in itertools.islice(rounds(contestants), runs):
         for name in order:
             dropout, key = contestants[name]
-            spent[name].append(_compile(Model(layers, dropout), params, x, key))
+            spent[name].append(compile_step(Model(sites, dropout), params, x, key)[1])
     figures = {
         clock: {
             name: statistics.median(pair[index] for pair in pairs) for name, pairs in spent.items()
@@ -64,7 +70,7 @@ def compilation(quick: bool) -> Iterator[Table | Bar]:
         for index, clock in enumerate(("wall clock", "processor"))
     }
     times = figures["wall clock"]
-    case = f"{layers} layers, {layers * _SITES_PER_LAYER} sites"
+    case = f"{layers} layers, {sites} sites"
     yield Table(f"compile time of {case}, forward + backward", "s", figures, limit=FLAX)
     yield Bar(
         f"compile time, {case}: jaxdrop (jaxdrop.key) / Flax",
@@ -80,10 +86,12 @@ def compilation(quick: bool) -> Iterator[Table | Bar]:
     )
 
 
-def _compile(model: Model, params: Any, x: jax.Array, key: jax.Array) -> tuple[float, float]:
-    """Wall-clock and processor seconds."""
+def compile_step(
+    model: Model, params: Any, x: jax.Array, key: jax.Array
+) -> tuple[jax.stages.Compiled, tuple[float, float]]:
+    """The gradient, and the wall-clock and processor seconds that its compilation takes."""
     jax.clear_caches()
     step = jax.jit(jax.grad(lambda params, x, key: model.apply(params, x, rngs={"dropout": key})))
     wall, cpu = time.perf_counter(), time.process_time()
-    step.lower(params, x, key).compile()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    compiled = step.lower(params, x, key).compile()
+    return compiled, (time.perf_counter() - wall, time.process_time() - cpu)

@@ -14,7 +14,7 @@ import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
 from benchmarks import _peers
-from benchmarks._figures import Bar, Table
+from benchmarks._figures import Bar, Table, per
 from benchmarks._peers import FLAX, FLAX_SWAPPED, MULTIPLY, OWN_KEY, RATE, SAME_KEY
 from benchmarks._timing import interleaved
 
@@ -44,7 +44,7 @@ def forward(quick: bool) -> Iterator[Table | Bar]:
 
 def backward(quick: bool) -> Iterator[Table | Bar]:
     """One jitted call that returns the result and the gradient with respect to x."""
-    yield _by_shape("one call, forward + backward", 2, _peers.with_gradient, _torch_both, quick)
+    yield _by_shape("one call, forward + backward", 2, _peers.with_gradient, torch_both, quick)
 
 
 def chain(quick: bool) -> Iterator[Table | Bar]:
@@ -70,7 +70,7 @@ def chain(quick: bool) -> Iterator[Table | Bar]:
             }
             times = interleaved(calls, seconds=0 if quick else 45)
             figures[f"{layout}, {_case(dtype, shape)}"] = {
-                name: time / _SITES for name, time in times.items()
+                name: per(time, _SITES) for name, time in times.items()
             }
     yield Table(f"chain of {_SITES} in one program, time a site", "s", figures, limit=MULTIPLY)
     for layout, times in list(figures.items())[:2]:
@@ -181,7 +181,7 @@ def _torch_forward(torch: Any, x: Any) -> Any:
     return torch.nn.functional.dropout(x, RATE)
 
 
-def _torch_both(torch: Any, x: Any, cotangent: Any) -> Any:
+def torch_both(torch: Any, x: Any, cotangent: Any) -> Any:
     x = x.detach().requires_grad_()
     y = torch.nn.functional.dropout(x, RATE)
     return y, torch.autograd.grad(y, x, cotangent)

@@ -18,6 +18,7 @@ from benchmarks._timing import interleaved
 from benchmarks.variants._contest import (
     BOTH,
     BY_HAND,
+    OURS,
     OWN_KEY,
     QUANTILE,
     SAME_KEY,
@@ -36,7 +37,7 @@ def libraries(quick: bool) -> Iterator[Table | Bar]:
     """Alpha, Gaussian and spatial dropout, drop path, DropBlock, DropConnect; the time of
     jaxdrop.key is the limit.
     """
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, Any] = {}
     keras, torch = _keras(), _torch()
     for contest in _contests(quick):
         calls: dict[str, Callable[[], Any]] = {
@@ -46,12 +47,8 @@ def libraries(quick: bool) -> Iterator[Table | Bar]:
             calls["keras"] = program(contest._replace(by_hand=keras[contest.name]), BY_HAND, BOTH)
         if contest.name in torch:
             calls["torch"] = _torch_both(torch[contest.name], *map(_peers.tensor, contest.arrays))
-        for name, time in interleaved(calls, seconds=0 if quick else 4, quantile=QUANTILE).items():
-            figures.setdefault(name, {})[contest.name] = time
-    order = (BY_HAND, "keras", "torch", SAME_KEY, OWN_KEY)
-    yield Table(
-        f"other libraries, {BOTH}", "s", {name: figures[name] for name in order if name in figures}
-    )
+        figures[contest.name] = interleaved(calls, seconds=0 if quick else 4, quantile=QUANTILE)
+    yield Table(f"other libraries, {BOTH}", "s", figures, limit=OWN_KEY, ours=OURS)
 
 
 def _contests(quick: bool) -> list[Contest]:

@@ -1,0 +1,90 @@
+"""One to eight devices of a CPU: what each of them computes, holds and exchanges, read from the
+compiled program. Their time would say nothing, since they share the cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ahead import programs
+from ahead.text import exchanges
+from benchmarks import _peers, training
+from benchmarks._compiled import held_bytes, scratch_bytes
+from benchmarks._figures import Bar, Table, Unit
+from benchmarks._peers import OWN_KEY, SAME_KEY
+from training import parallel
+
+DEVICES = 8
+_COUNTS = (1, 2, 4, 8)
+_EXCHANGES = "exchanges between devices"
+_FIGURES: dict[str, Unit] = {
+    "FLOPs of one device": "",
+    "temporaries of one device": "B",
+    "arguments of one device": "B",
+    _EXCHANGES: "",
+}
+Found = dict[str, dict[str, dict[str, float]]]
+
+
+def _add(found: Found, case: int, name: str, compiled: jax.stages.Compiled) -> None:
+    """What a program says. XLA counts the FLOPs of a loop's body once; exchanges in a loop count as
+    often as it runs.
+    """
+    analysis = compiled.cost_analysis() or {}
+    values = (
+        analysis.get("flops", float("nan")),
+        scratch_bytes(compiled),
+        held_bytes(compiled),
+        exchanges(compiled).total(),
+    )
+    for title, value in zip(_FIGURES, values, strict=True):
+        found.setdefault(title, {}).setdefault(str(case), {})[name] = value
+
+
+def _tables(found: Found, title: str) -> Iterator[Table]:
+    for figure, rows in found.items():
+        yield Table(f"{figure}, {title}", _FIGURES[figure], rows, axis="devices")
+
+
+def entries(quick: bool) -> Iterator[Table | Bar]:
+    """One call on an array that all devices divide among themselves, forward and backward."""
+    shape = (256, 256) if quick else (4096, 4096)
+    found: Found = {}
+    for count in _COUNTS:
+        mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+        divided = NamedSharding(mesh, PartitionSpec("data"))
+        x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=divided)
+        for name, peer in _peers.peers().items():
+            key = jax.eval_shape(lambda keys=peer.keys: keys(2)[1])
+            whole = NamedSharding(mesh, PartitionSpec())
+            given = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole), x, x
+            program = jax.jit(_peers.with_gradient(peer.drop)).lower(*given)
+            _add(found, count, name, program.compile())
+    yield from _tables(found, f"dropout of {shape[0]} x {shape[1]} float32 entries")
+    exchanged = max(row[OWN_KEY] for row in found[_EXCHANGES].values())
+    yield Bar("dropout: exchanges between devices", exchanged, "<=", 0, "")
+
+
+def step(quick: bool) -> Iterator[Table | Bar]:
+    """A training step of a transformer of one layer, divided by the batch and by FSDP."""
+    length, width = (16, 16) if quick else (128, 256)
+    shape = training.Shape(batch=16, length=length, width=width, heads=4, layers=1)
+    none = training.NO_DROPOUT
+    for axis in ("data", "fsdp"):
+        found: Found = {}
+        for count in _COUNTS[-1:] if quick else _COUNTS:
+            mesh = parallel.make_mesh(f"{axis}={count}", jax.devices()[:count])
+            for name in (none, OWN_KEY, SAME_KEY, training.FLAX):
+                program = programs.training_step(shape, name, mesh)
+                _add(found, count, name, program.lower().compile())
+        yield from _tables(found, f"training step, {shape}, {axis}")
+        added = max(row[OWN_KEY] - row[none] for row in found[_EXCHANGES].values())
+        yield Bar(f"{axis}: exchanges that dropout adds", added, "<=", 0, "")
+
+
+MEASUREMENTS = (entries, step)

@@ -1,0 +1,169 @@
+"""The page of results: every figure there is, the worst ones first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks._figures import Table, number
+from results.compare import Comparison, comparisons
+from results.files import Run
+from results.markdown import figures, ratio, size, table
+
+# Ratios on the page; the rest is folded.
+_SHOWN = 25
+Drawn = Callable[[Table, str], Mapping[str, str]]
+"""Draws a table under a name: where its picture for each theme is."""
+
+
+def provenance(runs: Sequence[Run], suites: Sequence[str]) -> str:
+    """Where, when, and by which code each suite was measured, and which were not."""
+    rows = []
+    for run in runs:
+        code = run.content.get("code") or {}
+        commit = (code.get("commit") or "")[:9] + ("*" if code.get("changed") else "")
+        versions = run.content["versions"]
+        peers = ("python", "jax", "flax", "equinox", "dm-haiku", "keras", "torch", "libtpu")
+        shown = ", ".join(f"{name} {versions[name]}" for name in peers if name in versions)
+        minutes = f"{run.minutes:.1f}" if run.minutes is not None else ""
+        other = "" if run.other_work is None or run.compiled else f"{run.other_work:.2f}"
+        name = f"[{run.suite}](results/{run.path.name})"
+        state = [word for word, holds in _warnings(run).items() if holds]
+        rows.append(
+            [name, run.where, shown, run.date or "", commit, minutes, other, "; ".join(state)]
+        )
+    head = ["suite", "where", "versions", "date", "code", "minutes", "cores of other work", ""]
+    missing = [suite for suite in suites if suite not in {run.suite for run in runs}]
+    lines = [table(head, rows) if rows else "Nothing has been measured."]
+    if missing:
+        commands = ", ".join(f"`{suite}`" for suite in missing)
+        lines.append(f"Not measured yet, by `python scripts/benchmark.py all`: {commands}.")
+    if any((run.content.get("code") or {}).get("changed") for run in runs):
+        lines.append("\\* with changes that were not committed.")
+    return "\n\n".join(lines)
+
+
+def _warnings(run: Run) -> dict[str, bool]:
+    return {
+        "**small shapes: no measurement**": run.quick,
+        "**cut: figures are missing**": not run.complete,
+        "**the machine was busy: times are rough**": run.busy,
+    }
+
+
+def worst(runs: Sequence[Run]) -> str:
+    """Times and bytes of this library over those of each peer."""
+    return _ratios(comparisons(runs), "peer")
+
+
+def over_bounds(runs: Sequence[Run]) -> str:
+    """Times and bytes over those without any dropout."""
+    return _ratios(comparisons(runs, "bounds"), "without dropout")
+
+
+def _ratios(found: Sequence[Comparison], other: str) -> str:
+    if not found:
+        return "Nothing has been measured."
+    head = ["ratio", "suite", "what", "case", "jaxdrop", "", other, ""]
+    rows = [_line(each) for each in found]
+    above = sum(each.ratio > 1 for each in found)
+    summary = (
+        f"{len(found)} ratios, {above} of them above 1; the middle one is"
+        f" {ratio(found[len(found) // 2].ratio)}, the smallest {found[-1].ratio:.2g}."
+    )
+    rest = ""
+    if len(rows) > _SHOWN:
+        rest = f"\n\n{_folded(f'The other {len(rows) - _SHOWN}', table(head, rows[_SHOWN:]))}"
+    return f"{summary}\n\n{table(head, rows[:_SHOWN])}{rest}"
+
+
+def _line(each: Comparison) -> list[str]:
+    unit = each.table.units.get(each.case, each.table.unit)
+    own, their = (size(x) if unit == "B" else number(x, unit) for x in each.figures)
+    case = f"{each.case} {each.table.axis}" if each.table.axis else each.case
+    names = each.run.suite, each.table.title, case, each.ours, own, each.other, their
+    return [f"**{ratio(each.ratio)}**", *names]
+
+
+def bars(runs: Sequence[Run]) -> str:
+    """All figures that have a bar, those that miss it first."""
+    rows = []
+    for run in runs:
+        for bar in run.bars:
+            reached = bar.get("reached")
+            verdict = {True: "reached", False: "**missed**", None: "not judged"}[reached]
+            value, bound = (number(bar[name], bar["unit"]) for name in ("value", "bound"))
+            rows.append((reached is not False, run, bar, value, f"{bar['sign']} {bound}", verdict))
+    rows.sort(key=lambda row: row[0])
+    if not rows:
+        return "Nothing has been measured."
+    lines = [[run.suite, bar["figure"], v, b, verdict] for _, run, bar, v, b, verdict in rows]
+    missed = sum(not row[0] for row in rows)
+    text = table(["suite", "figure", "measured", "bar", ""], lines[: missed or 0])
+    rest = _folded(
+        f"The {len(rows) - missed} that are reached",
+        table(["suite", "figure", "measured", "bar", ""], lines[missed:]),
+    )
+    head = f"{missed} of {len(rows)} bars are missed."
+    return "\n\n".join([head, *([text] if missed else []), *([rest] if len(rows) > missed else [])])
+
+
+def growth(runs: Sequence[Run], draw: Drawn | None) -> str:
+    """Curves of all figures that have an axis, and their numbers below, folded."""
+    parts = []
+    for run in runs:
+        for place, each in enumerate(run.tables):
+            if not each.table.axis:
+                continue
+            pictures = draw(each.table, f"{run.suite}-{place}") if draw else {}
+            shown = "\n\n".join(
+                f"```{{image}} {path}\n:class: only-{theme}\n:alt: {each.table.title}, by"
+                f" {each.table.axis}\n```"
+                for theme, path in pictures.items()
+            )
+            lacking = _not_run(each.table)
+            folded = _folded("numbers", figures(each))
+            title = f"**{each.table.title}**"
+            parts.append("\n\n".join(filter(None, [title, shown, lacking, folded])))
+    if not parts:
+        return "Nothing has been measured."
+    items = "\n\n".join(f":::::{{grid-item}}\n{part}\n:::::" for part in parts)
+    return f"::::::{{grid}} 1 1 2 2\n:gutter: 4\n\n{items}\n::::::"
+
+
+def suites(runs: Sequence[Run]) -> str:
+    """Every table of every suite."""
+    parts = []
+    for run in runs:
+        lines = [f"### {run.suite}", f"{run.where}. {'; '.join(_state(run))}".strip()]
+        for each in run.tables:
+            if each.table.axis:
+                continue
+            lines += [f"**{each.table.title}**", figures(each), _not_run(each.table)]
+        lines += [f"- {_plain(note)}" for note in run.notes]
+        parts.append("\n\n".join(filter(None, lines)))
+    return "\n\n".join(parts) if parts else "Nothing has been measured."
+
+
+def _state(run: Run) -> list[str]:
+    return [word for word, holds in _warnings(run).items() if holds]
+
+
+def _not_run(made: Table) -> str:
+    reasons = [
+        f"{case}{f' {made.axis}' if made.axis else ''}, {name}: {why}"
+        for case, row in made.not_run.items()
+        for name, why in row.items()
+    ]
+    return f"Not run: {'; '.join(reasons)}." if reasons else ""
+
+
+def _plain(note: str) -> str:
+    """The last line of an error, in code."""
+    lines = note.strip().splitlines()
+    text = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+    return "`" + re.sub(r"[`\s]+", " ", text)[:300] + "`"
+
+
+def _folded(title: str, text: str) -> str:
+    return f"::::{{dropdown}} {title}\n{text}\n::::"
