@@ -8,6 +8,7 @@ it.
     .venv-tpu/bin/python scripts/compile_tpu.py core --topology v5p:2x2x1 --json tpu.json
     .venv-tpu/bin/python scripts/compile_tpu.py train --topology v5e:4x4
     .venv-tpu/bin/python scripts/compile_tpu.py schedule
+    .venv-tpu/bin/python scripts/compile_tpu.py scale --json docs/results/tpu-scale.json
 
 The package libtpu carries the real compiler, and no TPU is needed. It gets an environment of its
 own, because JAX looks for a TPU wherever libtpu is installed.
@@ -59,7 +60,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdrop
 from ahead import programs
-from ahead.text import calls, collectives, cycles, kinds
+from ahead.text import calls, collectives, cycles, exchanges, kinds
 from benchmarks import _peers, _schedule, training
 from benchmarks import compute as skipping
 from benchmarks._compiled import held_bytes, scratch_bytes
@@ -74,6 +75,8 @@ _CYCLES = "estimated cycles of one device"
 _BUNDLES = "bundles of one device"
 _TEMPORARIES = "temporaries of one device"
 _COLLECTIVES = "collectives in the program's text"
+_EXCHANGES = "exchanges between devices"
+_COMPILING = "processor seconds of the compilation"
 _KERNELS = "kernels of forward + backward"
 _FIGURES: dict[str, Callable[[Any], float]] = {
     _CYCLES: cycles,
@@ -89,6 +92,11 @@ _TRAINING: dict[str, Callable[[Any], float]] = {
 _MOST = {"v4": 1024, "v5e": 256, "v5p": 6144, "v6e": 1024}
 
 
+def exchanges_of(compiled: Any) -> int:
+    """How often a device exchanges data with others, loops counted by their rounds."""
+    return exchanges(compiled).total()
+
+
 class Figures:
     """What the compiler says about the programs of a suite, by figure, case and name."""
 
@@ -98,11 +106,12 @@ class Figures:
 
     def add(self, case: str, name: str, program: Any) -> jax.stages.Compiled:
         """Compiles a traced program, and says how long that took."""
-        started = time.monotonic()
+        started, spent = time.monotonic(), time.process_time()
         compiled, bundles = _schedule.compile_and_count(lambda: program.lower().compile())
         print(f"{case}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         every = {title: figure(compiled) for title, figure in self.figures.items()}
-        for title, value in {**every, _BUNDLES: bundles}.items():
+        every |= {_BUNDLES: bundles, _COMPILING: time.process_time() - spent}
+        for title, value in every.items():
             self.found.setdefault(title, {}).setdefault(case, {})[name] = value
         return compiled
 
@@ -114,6 +123,7 @@ class Figures:
                 continue
             is_time = title in (_CYCLES, _BUNDLES)
             unit: Any = "B" if title == _TEMPORARIES or title.startswith("parameters") else ""
+            unit = "s" if title == _COMPILING else unit
             yield Table(title, unit, rows, limit=limit if is_time else None)
 
 
@@ -282,11 +292,44 @@ def kernels(mesh: Mesh) -> Iterator[Table | Bar]:
         )
 
 
+def scale(mesh: Mesh) -> Iterator[Table | Bar]:
+    """On all devices: attention over 32768 tokens, masks of ten billion entries, and a model with a
+    hundred dropout sites; with dropout and without.
+    """
+    figures = Figures({_CYCLES: cycles, _TEMPORARIES: scratch_bytes, _EXCHANGES: exchanges_of})
+    examples, heads = mesh.devices.shape
+    shape = (examples, 32768, 4 * heads, 128)
+    limits: dict[str, str] = {}
+    long = f"attention, {shape[0]} x 32768 tokens, {shape[2]} heads of {shape[3]}, bfloat16"
+    for name, program in programs.attention(mesh, shape, (NO_DROPOUT, OWN_KEY, _peers.SAME_KEY)):
+        figures.add(long, name, program)
+    limits[long] = NO_DROPOUT
+    wide = (131072, 81920)
+    for case, name, program in programs.core(mesh, wide, (jnp.bfloat16,)):
+        if name in (_peers.MULTIPLY, _peers.FLAX, _peers.SAME_KEY, OWN_KEY):
+            case = f"{case}, 131072 x 81920 entries"
+            figures.add(case, name, program)
+            limits[case] = _peers.MULTIPLY
+    many = "100 x dense 1024, gelu, dropout, bfloat16, gradient"
+    names = (skipping.NO_DROPOUT, _peers.FLAX, _peers.SAME_KEY, OWN_KEY)
+    for name, program in programs.sites(mesh, 100, names):
+        figures.add(many, name, program)
+    limits[many] = skipping.NO_DROPOUT
+    yield from figures.tables()
+    for case, none in limits.items():
+        estimate, exchanged = figures.found[_CYCLES][case], figures.found[_EXCHANGES][case]
+        ratio = estimate[OWN_KEY] / estimate[none]
+        yield Bar(f"{case}: cycles, {OWN_KEY} / {none}", ratio, "<=", 1.03)
+        added = exchanged[OWN_KEY] - exchanged[none]
+        yield Bar(f"{case}: exchanges that dropout adds", added, "<=", 0, "")
+
+
 SUITES: dict[str, Callable[[Mesh], Iterator[Table | Bar]]] = {
     "attention": attention,
     "compute": compute,
     "core": core,
     "kernels": kernels,
+    "scale": scale,
     "schedule": schedule,
     "train": train,
 }
@@ -310,7 +353,7 @@ def main() -> None:
     )
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument(
-        "--topology", default="v5e:2x2", help="as libtpu names it (default: %(default)s)"
+        "--topology", help="as libtpu names it (default: v5e:2x2; for scale v5e:16x16)"
     )
     parser.add_argument(
         "--mesh",
@@ -320,6 +363,8 @@ def main() -> None:
     parser.add_argument("--schedule", action="store_true", help="for train: bundles too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
+    if arguments.topology is None:
+        arguments.topology = "v5e:16x16" if arguments.suite == "scale" else "v5e:2x2"
     if problem := refused(arguments.topology):
         parser.error(f"--topology {arguments.topology}: {problem}")
     if (arguments.mesh or arguments.schedule) and arguments.suite != "train":
@@ -329,7 +374,7 @@ def main() -> None:
             "libtpu is not installed in this environment. It needs one of its own:\n"
             + (__doc__ or "").split("\n\n")[1]
         )
-    if arguments.suite != "train" or arguments.schedule:
+    if arguments.suite not in ("train", "scale") or arguments.schedule:
         _schedule.write_down()
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology)

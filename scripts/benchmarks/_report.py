@@ -128,7 +128,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Writes everything to a JSON file, which a kill leaves as it was or makes new."""
-        text = json.dumps(self.content(), indent=1, allow_nan=False) + "\n"
+        text = _json(self.content()) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(path.name + ".new")
         made.write_text(text)
@@ -171,6 +171,20 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "tables" in found else None
+
+
+def _json(item: Any, depth: int = 0) -> str:
+    """JSON in which what holds nothing but figures is one line."""
+    parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    if not any(isinstance(part, dict | list) for part in parts):
+        return json.dumps(item, allow_nan=False)
+    inside = "\n" + " " * (depth + 1)
+    if isinstance(item, dict):
+        lines = [f"{json.dumps(name)}: {_json(part, depth + 1)}" for name, part in item.items()]
+    else:
+        lines = [_json(part, depth + 1) for part in item]
+    begin, end = "{}" if isinstance(item, dict) else "[]"
+    return f"{begin}{inside}{f',{inside}'.join(lines)}{inside[:-1]}{end}"
 
 
 def _entry(table: Table, measurement: str | None) -> dict[str, Any]:

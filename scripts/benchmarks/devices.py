@@ -21,11 +21,12 @@ from training import parallel
 
 DEVICES = 8
 _COUNTS = (1, 2, 4, 8)
+_ARGUMENTS = "arguments of one device"
 _EXCHANGES = "exchanges between devices"
 _FIGURES: dict[str, Unit] = {
-    "FLOPs of one device": "",
+    "FLOPs of one device, loops counted once": "",
     "temporaries of one device": "B",
-    "arguments of one device": "B",
+    _ARGUMENTS: "B",
     _EXCHANGES: "",
 }
 Found = dict[str, dict[str, dict[str, float]]]
@@ -48,6 +49,8 @@ def _add(found: Found, case: int, name: str, compiled: jax.stages.Compiled) -> N
 
 def _tables(found: Found, title: str) -> Iterator[Table]:
     for figure, rows in found.items():
+        if figure == _ARGUMENTS and not title.startswith("training"):
+            continue
         yield Table(f"{figure}, {title}", _FIGURES[figure], rows, axis="devices")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import benchmarks
 from benchmarks._figures import Table
 
 FOLDER = Path(__file__).parents[2] / "docs" / "results"
@@ -125,13 +126,18 @@ class Run:
 
 
 def load(folder: Path = FOLDER) -> list[Run]:
-    """The files of a folder that hold figures, by name; broken ones are errors."""
+    """The files of a folder that hold figures: those of benchmarks in the order of their suites,
+    then others by name. Broken ones are errors.
+    """
     found = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "tables" in content:
             found.append(Run(path, content))
-    return found
+    order = benchmarks.names()
+    known = [run for run in found if run.suite in order]
+    known.sort(key=lambda run: order.index(run.suite))
+    return known + [run for run in found if run.suite not in order]
 
 
 class Figures:

@@ -18,29 +18,33 @@ Drawn = Callable[[Table, str], Mapping[str, str]]
 
 def provenance(runs: Sequence[Run], suites: Sequence[str]) -> str:
     """Where, when, and by which code each suite was measured, and which were not."""
+    places: dict[str, list[str]] = {}
     rows = []
     for run in runs:
         code = run.content.get("code") or {}
         commit = (code.get("commit") or "")[:9] + ("*" if code.get("changed") else "")
-        versions = run.content["versions"]
-        peers = ("python", "jax", "flax", "equinox", "dm-haiku", "keras", "torch", "libtpu")
-        shown = ", ".join(f"{name} {versions[name]}" for name in peers if name in versions)
         minutes = f"{run.minutes:.1f}" if run.minutes is not None else ""
         other = "" if run.other_work is None or run.compiled else f"{run.other_work:.2f}"
         name = f"[{run.suite}](results/{run.path.name})"
-        state = [word for word, holds in _warnings(run).items() if holds]
-        rows.append(
-            [name, run.where, shown, run.date or "", commit, minutes, other, "; ".join(state)]
-        )
-    head = ["suite", "where", "versions", "date", "code", "minutes", "cores of other work", ""]
+        places.setdefault(f"{run.where}; {_versions(run)}", []).append(f"`{run.suite}`")
+        state = "; ".join(_state(run))
+        rows.append([name, run.date or "", commit, minutes, other, state])
+    head = ["suite", "date", "code", "minutes", "cores of other work", ""]
     missing = [suite for suite in suites if suite not in {run.suite for run in runs}]
     lines = [table(head, rows) if rows else "Nothing has been measured."]
+    lines.append("\n".join(f"- {place}: {', '.join(found)}" for place, found in places.items()))
     if missing:
         commands = ", ".join(f"`{suite}`" for suite in missing)
         lines.append(f"Not measured yet, by `python scripts/benchmark.py all`: {commands}.")
     if any((run.content.get("code") or {}).get("changed") for run in runs):
         lines.append("\\* with changes that were not committed.")
-    return "\n\n".join(lines)
+    return "\n\n".join(filter(None, lines))
+
+
+def _versions(run: Run) -> str:
+    peers = ("python", "jax", "flax", "equinox", "dm-haiku", "keras", "torch", "libtpu")
+    versions = run.content["versions"]
+    return ", ".join(f"{name} {versions[name]}" for name in peers if name in versions)
 
 
 def _warnings(run: Run) -> dict[str, bool]:
@@ -115,15 +119,21 @@ def growth(runs: Sequence[Run], draw: Drawn | None) -> str:
         for place, each in enumerate(run.tables):
             if not each.table.axis:
                 continue
-            pictures = draw(each.table, f"{run.suite}-{place}") if draw else {}
+            values = {value for row in each.table.figures.values() for value in row.values()}
+            pictures = draw(each.table, f"{run.suite}-{place}") if draw and values != {0} else {}
             shown = "\n\n".join(
                 f"```{{image}} {path}\n:class: only-{theme}\n:alt: {each.table.title}, by"
                 f" {each.table.axis}\n```"
                 for theme, path in pictures.items()
             )
             lacking = _not_run(each.table)
-            folded = _folded("numbers", figures(each))
             title = f"**{each.table.title}**"
+            if values == {0}:
+                parts.append(
+                    f"{title}\n\n0 for every candidate, with all numbers of {each.table.axis}."
+                )
+                continue
+            folded = _folded("numbers", figures(each))
             parts.append("\n\n".join(filter(None, [title, shown, lacking, folded])))
     if not parts:
         return "Nothing has been measured."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks._figures import Table, number
 from results.markdown import size
@@ -41,12 +41,12 @@ def draw(table: Table, theme: str) -> Figure:
     with mpl.rc_context(style):
         roles, names = table.roles, table.candidates
         rows = math.ceil(len(names) / 2)
-        figure = Figure(figsize=(5.2, 3.4 + 0.24 * rows), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.0 + 0.21 * rows), layout="constrained")
         axes = figure.subplots()
         bottom = _floor(table)
         for place, name in enumerate(names):
             points = [
-                (float(case), max(row[name], bottom))
+                (float(case), max(row[name], bottom if table.unit in ("s", "B") else 0))
                 for case, row in table.figures.items()
                 if row.get(name, math.nan) == row.get(name, math.nan) and name in row
             ]
@@ -84,7 +84,7 @@ def _floor(table: Table) -> float:
     """What stands for zero, which a logarithmic axis does not have."""
     values = [value for row in table.figures.values() for value in row.values() if value > 0]
     if not values:
-        return 0.5
+        return 0.0
     return 2.0**9 if table.unit == "B" else min(values) / 2
 
 
@@ -95,9 +95,13 @@ def _scale(axes: mpl.axes.Axes, table: Table, bottom: float) -> None:
     axes.xaxis.set_major_locator(FixedLocator(cases))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power(x)))
+    values = [v for row in table.figures.values() for v in row.values() if v == v]
+    if table.unit not in ("s", "B") and min(values, default=0) < 1:  # counts
+        axes.set_ylim(0, 1.1 * max(values, default=1) or 1)
+        axes.set_ylabel(table.title.split(",")[0])
+        return
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    values = [v for row in table.figures.values() for v in row.values() if v == v]
     if table.unit == "B":
         top = max([*values, 2.0**10])
         ticks = [bottom, *(2.0**power for power in range(10, 50, 5) if 2.0**power < 2 * top)]
@@ -106,11 +110,12 @@ def _scale(axes: mpl.axes.Axes, table: Table, bottom: float) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y <= bottom else size(y)))
         axes.set_ylim(bottom / 1.5, 2 * top)
     elif table.unit == "s":
+        low, high = min(values, default=1), max(values, default=1)
+        if high < 200 * low:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y, "s")))
     else:
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda y, _: "0" if y <= bottom and 0 in values else f"{y:,.3g}")
-        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
     axes.set_ylabel(_AXES.get(table.unit, table.title.split(",")[0]))
 
 
