@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from benchmarks._figures import number
-from results.compare import comparisons
+from results.compare import Comparison, comparisons
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
 
@@ -14,6 +14,7 @@ OWN, SAME = "jaxdrop, jaxdrop.key", "jaxdrop, threefry"
 FLAX, SWAPPED = "flax.linen", "flax.linen, jaxdrop.key"
 _LARGE = "float32 4096 x 4096"
 _GPU = "accelerator"
+_LOSSES = 20
 Row = Mapping[str, float]
 
 
@@ -211,6 +212,63 @@ def gpu_attention(known: Figures) -> str | None:
     return table([*head, "PyTorch, with dropout"], rows)
 
 
+def gpu_norm(known: Figures) -> str | None:
+    """Of the time without dropout, where XLA stores the mask."""
+    row = known.row(_GPU, "forward + backward", "dropout + residual + layer norm")
+    found = _over(row, OWN, "no dropout")
+    return None if found is None else ratio(found)
+
+
+def losses(known: Figures) -> str | None:
+    """The worst ratios of times, each over the peer that is fastest there."""
+    found: dict[tuple[str, str, str, str], Comparison] = {}
+    for each in comparisons(known.runs):
+        if each.table.unit == "s" and not each.run.quick:
+            found.setdefault((each.run.suite, each.table.title, each.case, each.ours), each)
+    rows = []
+    for each in list(found.values())[:_LOSSES]:
+        own, other = (number(value, "s") for value in each.figures)
+        case = f"{each.case} {each.table.axis}" if each.table.axis else each.case
+        what = f"{each.table.title}: {case}"
+        machine = each.run.content["machine"]
+        device = "" if machine["backend"] == "cpu" else f", {machine['device']}"
+        suite = f"`{each.run.suite}`{device}"
+        cells = [f"{each.ours}: {own}", f"{each.other}: {other}", suite]
+        rows.append([ratio(each.ratio), what, *cells])
+    head = ["ratio", "what", "jaxdrop", "the fastest peer", "suite"]
+    return table(head, rows) if rows else None
+
+
+def flax_bias(known: Figures) -> str | None:
+    """How far the mean of Flax's dropout is off in bfloat16."""
+    found = _largest(known, "core", "bias of the scale", FLAX)
+    return None if found is None else f"{100 * found:.2f} %"
+
+
+def scale(known: Figures) -> str | None:
+    """Programs compiled for 256 chips."""
+    cycles = known.table("tpu-scale", "estimated cycles")
+    if cycles is None:
+        return None
+    kept, exchanged, spent = (
+        known.table("tpu-scale", title)
+        for title in ("temporaries", "exchanges", "processor seconds")
+    )
+    rows = []
+    for case, row in cycles.figures.items():
+        none = next(iter(row))
+        for name in [*row][1:]:
+            cells = [f"{row[none]:.3g}", ratio(_over(row, name, none))]
+            pair = [size(kept.figures[case][each]) for each in (none, name)] if kept else []
+            cells.append(" and ".join(pair))
+            added = exchanged.figures[case] if exchanged else {}
+            cells.append(f"{added[none]:.0f} and {added[name]:.0f}" if added else NONE)
+            cells.append(ratio(_over(spent.figures[case], name, none)) if spent else NONE)
+            rows.append([f"{case}: {name}, over {none}", *cells])
+    head = ["on 256 chips, v5e:16x16", "cycles without", "cycles with / without"]
+    return table([*head, "temporaries", "exchanges", "processor time of compiling"], rows)
+
+
 def step(known: Figures) -> str | None:
     """A training step on a CPU."""
     if not known.has("training"):
@@ -383,6 +441,10 @@ BLOCKS: dict[str, Callable[[Figures], str | None]] = {
     "attention": attention,
     "gpu": gpu,
     "gpu-attention": gpu_attention,
+    "gpu-norm": gpu_norm,
+    "losses": losses,
+    "flax-bias": flax_bias,
+    "scale": scale,
     "step": step,
     "samples": samples,
     "variants": variants,
