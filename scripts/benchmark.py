@@ -67,8 +67,8 @@ def main() -> int:
     parser.add_argument(
         "--share",
         type=float,
-        help=f"of the seconds that measurements take turns for; there are at least"
-        f" {_timing.LEAST_RUNS} turns (1; with `all` {_SHARE})",
+        help=f"of the seconds and the least number of turns ({_timing.LEAST_RUNS}) that a"
+        f" measurement asks for; at least {_timing.FEWEST_RUNS} turns (1; with `all` {_SHARE})",
     )
     arguments = parser.parse_args()
     if arguments.suite != ALL and (arguments.out or arguments.again):

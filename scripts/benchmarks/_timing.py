@@ -13,7 +13,9 @@ import numpy as np
 from benchmarks._figures import Measured
 
 LEAST_RUNS = 7
-# `scripts/benchmark.py --share` sets it: of the seconds that a measurement asks for.
+# Of slow candidates, where time is short.
+FEWEST_RUNS = 3
+# `scripts/benchmark.py --share` sets it: of the seconds and runs that a measurement asks for.
 share = 1.0
 _RESOLVED = 2e-3  # seconds: shorter calls are timed several at a time
 _QUEUE = 2e-2  # seconds of work in a queue, so that the time to launch it is lost in it
@@ -32,8 +34,8 @@ def interleaved(
 
     The candidates take turns, so that what disturbs the machine disturbs all alike, and each round
     in another order, so that none always follows the one that leaves the caches cold or its threads
-    spinning. Rounds go on for about `seconds`, and there are at least `least`. What compiling and
-    warming up takes is not counted.
+    spinning. Rounds go on for about `seconds`, and there are at least `least`, or fewer if `share`
+    is less than 1. What compiling and warming up takes is not counted.
 
     If `queued`, a candidate's calls are launched one behind the other and only the last one is
     waited for. On an accelerator this measures the device, which works while the host launches the
@@ -41,16 +43,17 @@ def interleaved(
     """
     repeats: dict[str, int] = {}
     for name, call in candidates.items():
+        _time(call, 1, queued)
+        if least == 1:  # so long that one run is enough
+            repeats[name] = 1
+            continue
         wanted = _QUEUE if queued else _RESOLVED
-        # A call that is a thousand times as long as what is resolved needs no second estimate.
-        first = _time(call, 1, queued)
-        repeats[name] = (
-            1 if first > 1000 * wanted else max(1, round(wanted / _time(call, 1, queued)))
-        )
+        repeats[name] = max(1, round(wanted / _time(call, 1, queued)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + share * seconds
+    fewest = max(min(least, FEWEST_RUNS), round(share * least))
     for done, order in enumerate(rounds(candidates)):
-        if done >= least and time.perf_counter() > end:
+        if done >= fewest and time.perf_counter() > end:
             break
         for name in order:
             samples[name].append(_time(candidates[name], repeats[name], queued))
