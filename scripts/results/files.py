@@ -141,10 +141,10 @@ def load(folder: Path = FOLDER) -> list[Run]:
 
 
 class Figures:
-    """Figures by suite, title, case and candidate."""
+    """Figures by suite, title, case and candidate, of runs that are worth to be quoted."""
 
     def __init__(self, runs: list[Run]) -> None:
-        self.runs = runs
+        self.runs = [run for run in runs if not run.quick]
 
     def has(self, *suites: str) -> bool:
         """Whether all of these were measured."""
