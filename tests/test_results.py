@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import benchmark
-from benchmarks import _provenance
+from benchmarks import _provenance, training
 from benchmarks._figures import Bar, Measured, Table, per
 from benchmarks._report import Report, read
 from results import blocks, compare, files, page, plots
@@ -173,6 +176,15 @@ def test_pages_say_what_the_files_say() -> None:
         text = path.read_text()
         assert blocks.fill(text, known)[0] == text
         assert {*blocks.names(text)} <= {*known, *blocks.of_site([], [], None)}
+
+
+@pytest.mark.usefixtures("relaxed")
+def test_the_stand_in_of_the_training_suite_takes_what_the_model_passes() -> None:
+    def forward(tokens: jax.Array) -> jax.Array:
+        shape = training.Shape(batch=2, length=8, width=8, heads=2, layers=1)
+        return training.make(training.FLAX, shape)(tokens, nnx.Rngs(dropout=0))
+
+    assert jax.eval_shape(forward, jax.ShapeDtypeStruct((2, 8), np.int32)).shape[:2] == (2, 8)
 
 
 def test_a_suite_that_dies_leaves_the_others(

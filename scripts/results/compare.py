@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from benchmarks._figures import Table
+from benchmarks._figures import Table, number
 from results.files import Run
+from results.markdown import ratio, size
 
 # A program that needs less memory than this, as the bar of `core` has it, needs none to speak of.
 _LEAST_BYTES = 2**16
@@ -28,6 +29,21 @@ class Comparison(NamedTuple):
         """Of both candidates."""
         row = self.table.figures[self.case]
         return row[self.ours], row[self.other]
+
+
+LINE = ["ratio", "what", "jaxdrop", "in its place", "suite"]
+
+
+def line(each: Comparison) -> list[str]:
+    """A line of a table with the head `LINE`."""
+    made, machine = each.table, each.run.content["machine"]
+    unit = made.units.get(each.case, made.unit)
+    own, other = (size(x) if unit == "B" else number(x, unit) for x in each.figures)
+    what = f"{made.title}: {each.case}{f' {made.axis}' if made.axis else ''}"
+    on_cpu = each.run.compiled or machine["backend"] == "cpu"
+    suite = f"`{each.run.suite}`{'' if on_cpu else ', ' + machine['device']}"
+    names = f"{each.ours}: {own}", f"{each.other}: {other}"
+    return [f"**{ratio(each.ratio)}**", what, *names, suite]
 
 
 def comparisons(

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks._figures import Table, number
-from results.compare import Comparison, comparisons
+from results.compare import LINE, Comparison, comparisons, line
 from results.files import Run
-from results.markdown import figures, ratio, size, table
+from results.markdown import figures, ratio, table
 
 # Ratios on the page; the rest is folded.
 _SHOWN = 25
@@ -57,19 +57,18 @@ def _warnings(run: Run) -> dict[str, bool]:
 
 def worst(runs: Sequence[Run]) -> str:
     """Times and bytes of this library over those of each peer."""
-    return _ratios(comparisons(runs), "peer")
+    return _ratios(comparisons(runs))
 
 
 def over_bounds(runs: Sequence[Run]) -> str:
     """Times and bytes over those without any dropout."""
-    return _ratios(comparisons(runs, "bounds"), "without dropout")
+    return _ratios(comparisons(runs, "bounds"))
 
 
-def _ratios(found: Sequence[Comparison], other: str) -> str:
+def _ratios(found: Sequence[Comparison]) -> str:
     if not found:
         return "Nothing has been measured."
-    head = ["ratio", "suite", "what", "case", "jaxdrop", "", other, ""]
-    rows = [_line(each) for each in found]
+    rows = [line(each) for each in found]
     above = sum(each.ratio > 1 for each in found)
     summary = (
         f"{len(found)} ratios, {above} of them above 1; the middle one is"
@@ -77,16 +76,8 @@ def _ratios(found: Sequence[Comparison], other: str) -> str:
     )
     rest = ""
     if len(rows) > _SHOWN:
-        rest = f"\n\n{_folded(f'The other {len(rows) - _SHOWN}', table(head, rows[_SHOWN:]))}"
-    return f"{summary}\n\n{table(head, rows[:_SHOWN])}{rest}"
-
-
-def _line(each: Comparison) -> list[str]:
-    unit = each.table.units.get(each.case, each.table.unit)
-    own, their = (size(x) if unit == "B" else number(x, unit) for x in each.figures)
-    case = f"{each.case} {each.table.axis}" if each.table.axis else each.case
-    names = each.run.suite, each.table.title, case, each.ours, own, each.other, their
-    return [f"**{ratio(each.ratio)}**", *names]
+        rest = f"\n\n{_folded(f'The other {len(rows) - _SHOWN}', table(LINE, rows[_SHOWN:]))}"
+    return f"{summary}\n\n{table(LINE, rows[:_SHOWN])}{rest}"
 
 
 def bars(runs: Sequence[Run]) -> str:

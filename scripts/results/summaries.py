@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from benchmarks._figures import number
 from results import accelerators, dropout
-from results.compare import Comparison, comparisons
+from results.compare import LINE, Comparison, comparisons, line
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
 from results.rows import FLAX, OWN, SAME, over
@@ -41,20 +40,10 @@ def losses(known: Figures) -> str | None:
     """The worst ratios of times, each over the peer that is fastest there."""
     found: dict[tuple[str, str, str, str], Comparison] = {}
     for each in comparisons(known.runs):
-        if each.table.unit == "s":
+        if each.table.unit == "s" and each.ratio > 1:
             found.setdefault((each.run.suite, each.table.title, each.case, each.ours), each)
-    rows = []
-    for each in list(found.values())[:_LOSSES]:
-        own, other = (number(value, "s") for value in each.figures)
-        case = f"{each.case} {each.table.axis}" if each.table.axis else each.case
-        what = f"{each.table.title}: {case}"
-        machine = each.run.content["machine"]
-        device = "" if machine["backend"] == "cpu" else f", {machine['device']}"
-        suite = f"`{each.run.suite}`{device}"
-        cells = [f"{each.ours}: {own}", f"{each.other}: {other}", suite]
-        rows.append([ratio(each.ratio), what, *cells])
-    head = ["ratio", "what", "jaxdrop", "the fastest peer", "suite"]
-    return table(head, rows) if rows else None
+    rows = [line(each) for each in list(found.values())[:_LOSSES]]
+    return table(LINE, rows) if rows else None
 
 
 def step(known: Figures) -> str | None:
