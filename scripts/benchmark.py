@@ -20,6 +20,7 @@ it is, unless --again. The files say what else the machine did meanwhile; leave 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -87,8 +88,16 @@ def main() -> int:
     return run_all(arguments) if arguments.suite == ALL else run(arguments)
 
 
+def shortest_compilation() -> None:
+    """Most of a quick run is compilation, whose code runs once."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """One suite, in this process."""
+    if arguments.quick:
+        shortest_compilation()
     # Compilation is among what is measured.
     jax.config.update("jax_enable_compilation_cache", False)
     if count := benchmarks.devices_of(arguments.suite):
