@@ -27,7 +27,13 @@ def main() -> int:
         "--results", type=Path, default=files.FOLDER, help="folder of the figures (docs/results)"
     )
     options = parser.parse_args()
-    known, differ = blocks.of_files(files.load(options.results)), False
+    runs, differ = files.load(options.results), False
+    for run in runs:
+        if not run.complete:
+            print(f"{run.path.name}: was cut, and is not quoted")
+        if run.busy:
+            print(f"{run.path.name}: others kept {run.other_work} cores busy; times are rough")
+    known = blocks.of_files(runs)
     for path in blocks.pages():
         before, name = path.read_text(), path.relative_to(blocks.ROOT)
         after, left = blocks.fill(before, known)

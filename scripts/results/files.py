@@ -141,10 +141,12 @@ def load(folder: Path = FOLDER) -> list[Run]:
 
 
 class Figures:
-    """Figures by suite, title, case and candidate, of runs that are worth to be quoted."""
+    """Figures by suite, title, case and candidate. Quick runs, and those that were cut, are not
+    quoted.
+    """
 
     def __init__(self, runs: list[Run]) -> None:
-        self.runs = [run for run in runs if not run.quick]
+        self.runs = [run for run in runs if run.complete and not run.quick]
 
     def has(self, *suites: str) -> bool:
         """Whether all of these were measured."""
