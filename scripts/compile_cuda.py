@@ -126,6 +126,7 @@ def compile_all(options: argparse.Namespace) -> None:
     report.console.print(
         ", ".join(f"{package} {version}" for package, version in versions().items())
     )
+    report.begin(options.suite)
     tables: dict[str, Table] = {}
     started = time.monotonic()
     for case, name, program in programs_of(options.suite, topology.devices):
@@ -137,6 +138,7 @@ def compile_all(options: argparse.Namespace) -> None:
         started = time.monotonic()
     for table in tables.values():
         report.add(table)
+    report.finish()
     report.close()
     if options.json:
         report.save(options.json)

@@ -390,8 +390,10 @@ def main() -> None:
     suite = SUITES[arguments.suite]
     if arguments.mesh:
         suite = functools.partial(train, layouts=arguments.mesh)
+    report.begin(arguments.suite)
     for item in suite(mesh):
         report.add(item)
+    report.finish()
     report.close()
     if arguments.json:
         report.save(arguments.json)

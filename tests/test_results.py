@@ -51,7 +51,7 @@ GROWTH = Table(
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> Report:
     """A finished measurement, by code that is committed."""
-    monkeypatch.setattr(_provenance, "code", lambda: {"commit": "abc", "changed": False})
+    monkeypatch.setattr(_provenance, "code", lambda: {"content": "abc", "changed": False})
     made = Report("core")
     made.console.quiet = True
     made.begin("forward")
@@ -97,7 +97,7 @@ def test_a_run_goes_on_with_what_is_missing(
     assert [bar.figure for bar, _ in later.bars] == ["too slow", "fast"]
     later.save(path)
     assert read(path) == later.content()
-    for other in ({"commit": "other", "changed": False}, {"commit": "abc", "changed": True}):
+    for other in ({"content": "other", "changed": False}, {"content": "abc", "changed": True}):
         monkeypatch.setattr(_provenance, "code", lambda other=other: other)
         assert not Report("core").resume(path)
     path.write_text("{")

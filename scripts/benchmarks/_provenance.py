@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -48,11 +49,15 @@ def machine() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """The last commit that changed what is measured, and whether files differ from it; nothing
-    outside a clone.
+    """The last commit that changed what is measured, the hash of what is measured, which a rebase
+    leaves as it is, and whether files differ from it; nothing outside a clone.
     """
-    commit = _git("log", "-1", "--format=%H", "--", *_MEASURED)
-    return {"commit": commit, "changed": bool(_git("status", "--porcelain", "--", *_MEASURED))}
+    trees = _git("rev-parse", *(f"HEAD:{path}" for path in _MEASURED))
+    return {
+        "commit": _git("log", "-1", "--format=%H", "--", *_MEASURED),
+        "content": hashlib.sha256(trees.encode()).hexdigest()[:16] if trees else None,
+        "changed": bool(_git("status", "--porcelain", "--", *_MEASURED)),
+    }
 
 
 def now() -> str:

@@ -20,7 +20,7 @@ from benchmarks._figures import Bar, Table, number, spread
 versions = _provenance.versions
 # With more cases than these, each is a line in place of a column.
 _COLUMNS = 5
-_SAME = ("suite", "target", "quick", "code", "machine", "versions")
+_SAME = ("suite", "target", "quick", "machine", "versions")
 
 
 class Report:
@@ -47,6 +47,7 @@ class Report:
         self.complete = False
         self.console = Console()
         self._measurement: str | None = None
+        self._code = _provenance.code()  # as it is now, when it is loaded
         self._watch = _provenance.Watch()
 
     def begin(self, measurement: str) -> None:
@@ -111,7 +112,7 @@ class Report:
             **({"target": self.target} if self.target else {}),
             "quick": self.quick,
             "complete": self.complete,
-            "code": _provenance.code(),
+            "code": self._code,
             "machine": _provenance.machine(),
             "versions": {"python": platform.python_version()} | versions(),
             "measurements": self.measurements,
@@ -142,7 +143,9 @@ class Report:
         own = self.content()
         if earlier is None or any(earlier.get(name) != own.get(name) for name in _SAME):
             return False
-        if own["code"]["changed"]:  # since when is not known
+        code = earlier.get("code", {})
+        # Of changes it is not known since when they are there.
+        if own["code"]["changed"] or code.get("content") != own["code"]["content"]:
             return False
         done: dict[str, Any] = earlier.get("measurements", {})
         self.measurements = {**done}
