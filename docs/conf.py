@@ -10,10 +10,12 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 project, author = "jaxdrop", "the authors of jaxdrop"
 extensions = [
     "docstrings",
+    "names",
     "notebooks",
     "pictures",
     "references",
     "results_page",
+    "tables",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -41,12 +43,23 @@ default_role = "literal"
 
 add_module_names = False
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"no-value": True}
 autosummary_ignore_module_all = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxdrop"
+html_css_files = ["site.css"]
+html_context = {"default_mode": "auto"}
 # All of 300 pages in the navigation of each would take minutes.
-html_theme_options = {"show_toc_level": 2, "collapse_navbar": True, "max_navbar_depth": 2}
+html_theme_options = {
+    "show_toc_level": 2,
+    "collapse_navbar": True,
+    "max_navbar_depth": 2,
+    # A second field for searching, in a bar of its own.
+    "navbar_persistent": [],
+}

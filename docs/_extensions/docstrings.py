@@ -32,7 +32,7 @@ def public_names() -> Iterator[str]:
 
 
 @functools.cache
-def _targets() -> dict[str, str]:
+def targets() -> dict[str, str]:
     """What docstrings call a thing, and its full name."""
     found = {}
     for name in public_names():
@@ -50,7 +50,7 @@ def _marked(match: re.Match[str]) -> str:
     text, behind = match.groups()
     if text is None:
         return "\\" + match[0]
-    full = _targets().get(text.removesuffix("()"))
+    full = targets().get(text.removesuffix("()"))
     found = f":py:obj:`{text} <{full}>`" if full else f"``{text}``"
     return found + ("\\ " + behind if behind else "")
 

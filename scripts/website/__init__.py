@@ -1,0 +1,1 @@
+"""What `scripts/check_site.py` asks of the pages that Sphinx made."""
