@@ -1,33 +1,27 @@
-"""Draws the pictures of the pages, with the library itself, before Sphinx reads them."""
+"""The picture of README.md, which is under version control."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.datasets import load_sample_image
 
 import jaxdrop
 
-STATIC = Path(__file__).parents[1] / "_static"
+from .images import flower
+from .sequences import patches, patches_back
+
+STATIC = Path(__file__).parents[2] / "_static"
 SEED = 3
-
-
-def _patches(x: jax.Array) -> jax.Array:
-    """Pixels in the order of patches of 8 x 8; of patches, in the order of pixels."""
-    return x.reshape(1, 8, 8, 8, 8, 3).swapaxes(2, 3)
 
 
 def masks() -> Figure:
     """A photograph under some kinds of dropout."""
-    photograph = load_sample_image("flower.jpg")[60:380:5, 160:480:5].astype(np.float32) / 255
-    x, key, rate = jnp.asarray(photograph)[None], jaxdrop.key(SEED), 0.3
-    tokens = _patches(x).reshape(1, 64, 192)
+    x, key, rate = flower(), jaxdrop.key(SEED), 0.3
+    tokens = patches(x).reshape(1, 64, 192)
     kept, places = jaxdrop.token_dropout(key, tokens, rate, num_prefix_tokens=0)
     dropped = {
         "dropout": jaxdrop.dropout(key, x, rate),
@@ -40,9 +34,9 @@ def masks() -> Figure:
         "the image": x,
         # What is kept, as bright as before.
         **{name: (1 - rate) * y for name, y in dropped.items()},
-        "token_dropout,\npatches of 8 x 8": _patches(
+        "token_dropout,\npatches of 8 x 8": patches_back(
             jaxdrop.reinsert_tokens(jnp.zeros_like(tokens), kept, places)
-        ).reshape(x.shape),
+        )[None],
         "gaussian_dropout": jaxdrop.gaussian_dropout(key, x, 0.1),
     }
     with mpl.rc_context({"font.size": 9, "figure.facecolor": "white"}):
@@ -53,13 +47,3 @@ def masks() -> Figure:
             axes.set_title(name, fontsize=9)
             axes.set_axis_off()
     return figure
-
-
-def _draw(app: Any) -> None:
-    # The name of the version would change a file that is under version control.
-    masks().savefig(STATIC / "masks.png", metadata={"Software": None})
-
-
-def setup(app: Any) -> dict[str, Any]:
-    app.connect("builder-inited", _draw)
-    return {"parallel_read_safe": True}

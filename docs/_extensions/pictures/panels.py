@@ -1,0 +1,103 @@
+"""Panels of a picture, and the colors of the themes they are drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+
+class Colors(NamedTuple):
+    """The colors of a theme. The page is seen through the ground."""
+
+    ink: str
+    kept: str
+    pale: str
+    """Of what is dropped: no color of a map of values."""
+    changed: str
+
+    def style(self) -> dict[str, Any]:
+        ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+        return {
+            **dict.fromkeys(ink, self.ink),
+            "axes.facecolor": "none",
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "savefig.transparent": True,
+            "savefig.dpi": 160,
+        }
+
+
+THEMES = {
+    "light": Colors(ink="#222832", kept="#0a6ebd", pale="#bcc5cf", changed="#b3400a"),
+    "dark": Colors(ink="#dbe0e6", kept="#5fb0f5", pale="#4d5763", changed="#ff9d5c"),
+}
+
+
+class Panel(NamedTuple):
+    """A part of a picture."""
+
+    title: str
+    draw: Callable[[Axes, Colors], Any]
+
+
+class Panels(NamedTuple):
+    """A picture of several parts, one of which stands for all in the gallery."""
+
+    panels: list[Panel]
+    representative: int
+    columns: int = 3
+    height: float = 2.3
+    """Of a row, in inches."""
+
+    def figure(self, colors: Colors) -> Figure:
+        rows = -(-len(self.panels) // self.columns)
+        figure = Figure(figsize=(2.2 * self.columns, self.height * rows), layout="constrained")
+        axes = figure.subplots(rows, self.columns, squeeze=False).ravel()
+        for ax, panel in zip(axes, self.panels, strict=False):
+            panel.draw(ax, colors)
+            ax.set_title(panel.title)
+        for ax in axes[len(self.panels) :]:
+            ax.set_axis_off()
+        return figure
+
+    def typical(self, colors: Colors) -> Figure:
+        figure = Figure(figsize=(1.6, 1.6))
+        ax = figure.add_axes((0, 0, 1, 1))
+        self.panels[self.representative].draw(ax, colors)
+        ax.set(title="", xlabel="", ylabel="")
+        ax.set_axis_off()
+        return figure
+
+
+def photograph(image: Any) -> Callable[[Axes, Colors], Any]:
+    """Draws an image with channels."""
+
+    def draw(ax: Axes, colors: Colors) -> None:
+        ax.imshow(np.clip(np.asarray(image), 0, 1), interpolation="nearest")
+        ax.set_axis_off()
+
+    return draw
+
+
+def values(
+    array: Any, xlabel: str = "", ylabel: str = "", *, dropped: Any = None, **options: Any
+) -> Callable[[Axes, Colors], Any]:
+    """Draws a matrix. What is dropped, by default where it is 0, is gray."""
+    array = np.asarray(array, float)
+    hidden = array == 0 if dropped is None else np.broadcast_to(dropped, array.shape)
+
+    def draw(ax: Axes, colors: Colors) -> Any:
+        aspect = options.get("aspect", "equal")
+        gray = np.where(hidden[..., None], to_rgba(colors.pale), 0.0)
+        ax.imshow(gray, interpolation="nearest", aspect=aspect)
+        drawn = ax.imshow(np.ma.array(array, mask=hidden), interpolation="nearest", **options)
+        ax.set(xlabel=xlabel, ylabel=ylabel, xticks=[], yticks=[])
+        ax.spines[:].set(color=colors.pale)
+        return drawn
+
+    return draw
