@@ -72,6 +72,8 @@ def looked_at(
                 page.goto(address + name, wait_until="load")
                 # Those further down are loaded when they come into sight.
                 page.evaluate(_LOAD_IMAGES)
+                # A color that is on its way from one theme to the other is no fault.
+                page.add_style_tag(content="* { transition: none !important }")
                 for theme in THEMES:
                     page.emulate_media(color_scheme=theme)
                     width = options["viewport"]["width"]

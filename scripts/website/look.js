@@ -104,7 +104,7 @@
         lost += ratio(pixels.slice(at, at + 3), below) < 1.5;
       }
     }
-    if (clear > 0.05 * columns * rows && lost > 0.2 * drawn)
+    if (clear > 0.05 * columns * rows && lost > 0.4 * drawn)
       faults.push(["picture that its ground swallows", source, `${Math.round((100 * lost) / drawn)} %`]);
   }
   return faults;

@@ -4,8 +4,8 @@
     :alt: A photograph, and the same under five kinds of dropout
     ```
 
-shows `entries` in the colors of the theme that the reader has chosen. `:typical:` shows one of its
-parts alone.
+shows `entries` in the colors of the theme that the reader has chosen. `{gallery}` shows one part of
+each, with a link to its page.
 
 Pictures are drawn when the site is made and are not under version control: they follow the library,
 and versions of matplotlib differ in a file's bytes. The one that README.md shows is.
@@ -13,7 +13,8 @@ and versions of matplotlib differ in a file's bytes. The one that README.md show
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from docutils import nodes
@@ -23,47 +24,79 @@ from sphinx.util.docutils import SphinxDirective
 from . import graphs, images, masks, models, sequences
 from .panels import THEMES, Panels
 
+
+class Family(NamedTuple):
+    """A kind of dropout."""
+
+    panels: Callable[[], Panels]
+    page: str
+    title: str
+    alt: str
+    """Of the part that stands in the gallery."""
+
+
 FAMILIES = {
-    "entries": images.entries,
-    "regions": images.regions,
-    "paths": models.paths,
-    "tokens": sequences.tokens,
-    "recurrent": sequences.recurrent,
-    "attention": sequences.attention,
-    "weights": models.weights,
-    "learned": models.learned,
-    "graphs": graphs.graphs,
+    "entries": Family(images.entries, "elements", "Entries", "A photograph without some pixels"),
+    "regions": Family(images.regions, "regions", "Images", "A photograph with blocks dropped"),
+    "paths": Family(models.paths, "paths", "Paths and layers", "Branches by example and layer"),
+    "tokens": Family(sequences.tokens, "tokens", "Tokens", "Half of a photograph's patches"),
+    "recurrent": Family(sequences.recurrent, "recurrent", "Recurrent", "States over time"),
+    "attention": Family(sequences.attention, "attention", "Attention", "Attention with holes"),
+    "weights": Family(models.weights, "weights", "Weights", "Weights of four classes"),
+    "learned": Family(models.learned, "learned", "Learned rates", "A rate for each pixel"),
+    "graphs": Family(graphs.graphs, "graphs", "Graphs", "A graph with edges dropped"),
 }
 _FOLDER = "pictures"
 
 
-class Picture(SphinxDirective):
+def _shown(stem: str, alt: str) -> list[nodes.Node]:
     """A picture, light and dark, of which a browser shows one."""
+    return [
+        nodes.image(
+            uri=f"/_static/{_FOLDER}/{stem}-{theme}.png", alt=alt, classes=[f"only-{theme}"]
+        )
+        for theme in THEMES
+    ]
+
+
+class Picture(SphinxDirective):
+    """The picture of a family."""
 
     required_arguments = 1
-    option_spec = {  # noqa: RUF012, which docutils reads
-        "alt": directives.unchanged_required,
-        "typical": directives.flag,
-    }
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012, which docutils reads
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         if name not in FAMILIES or "alt" not in self.options:
             raise self.error(f"needs :alt:, and one of {sorted(FAMILIES)}, got {name!r}")
-        stem = f"/_static/{_FOLDER}/{name}{'-typical' if 'typical' in self.options else ''}"
-        return [
-            nodes.image(
-                uri=f"{stem}-{theme}.png", alt=self.options["alt"], classes=[f"only-{theme}"]
+        return _shown(name, self.options["alt"])
+
+
+class Gallery(SphinxDirective):
+    """A strip of all families."""
+
+    def run(self) -> list[nodes.Node]:
+        strip = nodes.container(classes=["gallery"])
+        above = "../" * self.env.docname.count("/")
+        for name, family in FAMILIES.items():
+            # Of a reference to a page that Sphinx looks up, it keeps the text alone.
+            link = nodes.reference(
+                "",
+                "",
+                *_shown(f"{name}-typical", family.alt),
+                nodes.inline("", family.title),
+                refuri=f"{above}api/{family.page}.html",
+                internal=True,
             )
-            for theme in THEMES
-        ]
+            strip += nodes.paragraph("", "", link)
+        return [strip]
 
 
 def draw(app: Any) -> None:
     folder = masks.STATIC / _FOLDER
     folder.mkdir(exist_ok=True)
     for name, family in FAMILIES.items():
-        panels: Panels = family()
+        panels = family.panels()
         for theme, colors in THEMES.items():
             with mpl.rc_context(colors.style()):
                 panels.figure(colors).savefig(folder / f"{name}-{theme}.png")
@@ -74,5 +107,6 @@ def draw(app: Any) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     app.add_directive("picture", Picture)
+    app.add_directive("gallery", Gallery)
     app.connect("builder-inited", draw)
     return {"parallel_read_safe": True}
