@@ -10,26 +10,35 @@ if (canvas) {
   const [rows, columns, size] = [32, 64, 8];
 
   function draw() {
+    if (!seed.value || !seed.checkValidity()) {
+      said.textContent = `a seed is an integer from ${seed.min} to ${seed.max}`;
+      return;
+    }
     const words = spread(dropoutKey(Number(seed.value)));
     const context = canvas.getContext("2d");
     const style = getComputedStyle(document.documentElement);
-    const color = style.getPropertyValue("--pst-color-primary") || "#0a7d91";
+    const [keptColor, droppedColor] = ["primary", "border"].map((name) =>
+      style.getPropertyValue(`--pst-color-${name}`),
+    );
     const chosen = Number(part.value);
+    const shown = [...Array(rows).keys()].filter(
+      (row) => chosen < 0 || chosen === Math.floor(row / (rows / 4)),
+    );
     let kept = 0;
     context.clearRect(0, 0, canvas.width, canvas.height);
-    context.fillStyle = color;
-    for (let row = 0; row < rows; row++) {
-      const device = Math.floor(row / (rows / 4));
-      context.globalAlpha = chosen < 0 || chosen === device ? 1 : 0.12;
+    for (const row of shown) {
       for (let column = 0; column < columns; column++) {
-        if (keeps(words, row * columns + column, Number(rate.value))) {
-          kept += 1;
-          context.fillRect(column * size, row * size, size - 1, size - 1);
-        }
+        const isKept = keeps(words, row * columns + column, Number(rate.value));
+        kept += isKept;
+        context.fillStyle = isKept ? keptColor : droppedColor;
+        context.globalAlpha = isKept ? 1 : 0.35;
+        context.fillRect(column * size, row * size, size - 1, size - 1);
       }
     }
-    const share = ((100 * kept) / (rows * columns)).toFixed(1);
-    said.textContent = `rate ${Number(rate.value).toFixed(2)}: ${share} % of ${rows * columns} entries are kept`;
+    const entries = shown.length * columns;
+    const place = chosen < 0 ? "" : ` on device ${chosen}`;
+    const share = ((100 * kept) / entries).toFixed(1);
+    said.textContent = `rate ${Number(rate.value).toFixed(2)}: ${share} % of ${entries} entries${place} are kept`;
   }
 
   for (const input of [seed, rate, part]) input.addEventListener("input", draw);
