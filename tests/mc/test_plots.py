@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -110,21 +110,41 @@ def test_sparsification() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [(6.4, 4.8), (3.5, 2.5)])
+@pytest.mark.parametrize("draw", [plots.risk_coverage, plots.sparsification])
+def test_legends_hide_no_curve(draw: Callable[..., pyplot.Axes], size: tuple[float, float]) -> None:
+    """Not even those of scores that are worse than chance, which are highest at one end."""
+    ax = pyplot.figure(figsize=size, layout="constrained").add_subplot()
+    draw(ERRORS, {"a": ERRORS, "b": 1 - ERRORS}, ax=ax)
+    ax.figure.canvas.draw()
+    frame = ax.get_legend().get_window_extent()
+    for line in ax.get_lines():
+        points = line.get_path().transformed(line.get_transform()).vertices
+        assert not any(frame.contains(*point) for point in points), line.get_label()
+
+
 def test_band() -> None:
     x, samples = np.array([2.0, 0.0, 1.0]), jnp.asarray(RNG.normal(size=(9, 3)), jnp.float32)
     summary = mc.regression(samples, tau=4.0)
     ax = plots.band(x, summary, coverage=0.9, observed=([5, 6], [7, 8]))
     order = np.argsort(x)
-    outer, inner = (band.get_paths()[0].vertices for band in ax.collections)
     noiseless = mc.regression(samples, tau=jnp.inf)
-    for vertices, part in ((outer, summary), (inner, noiseless)):
-        for bound, y in zip((vertices[1:4], vertices[-2:-5:-1]), part.interval(0.9), strict=True):
+    (low, high), inner = summary.interval(0.9), noiseless.interval(0.9)
+    drawn = [band.get_paths()[0].vertices for band in ax.collections]
+    expected = [(low, inner[0]), (inner[1], high), inner]
+    for vertices, bounds in zip(drawn, expected, strict=True):
+        for bound, y in zip((vertices[1:4], vertices[-2:-5:-1]), bounds, strict=True):
             close(bound, np.stack([x, y], -1)[order])
     close(lines(ax)["mean"], np.stack([x, summary.mean])[:, order])
     close(lines(ax)["observed"], [[5, 6], [7, 8]])
     assert ax.get_title() == "Mean and 90 % band"
     color = mpl.colors.to_rgb(ax.lines[0].get_color())
-    assert [tuple(band.get_facecolor()[0][:3]) for band in ax.collections] == [color] * 2
+    assert [tuple(band.get_facecolor()[0][:3]) for band in ax.collections] == [color] * 3
+    # The bands do not lie on each other, so that the legend has their colors.
+    swatches = ax.get_legend().get_patches()
+    assert [tuple(each.get_facecolor()) for each in swatches] == [
+        tuple(ax.collections[part].get_facecolor()[0]) for part in (0, 2)
+    ]
 
 
 def test_standard_error() -> None:

@@ -57,11 +57,31 @@ def _pyplot() -> Any:
     return _optional.load("matplotlib.pyplot", "jaxdrop.mc.plots", "matplotlib", "plot")
 
 
-def legend(ax: Axes, place: str = "best", headroom: float = 0.0) -> None:
-    """Adds a half-transparent legend, and room above the curves, as a multiple of their height."""
+def legend(ax: Axes, place: str = "best") -> None:
+    """Adds a half-transparent legend."""
+    ax.legend(loc=place, fontsize=_FONT_SIZE, frameon=True, framealpha=0.85, edgecolor="none")
+
+
+def legend_above(ax: Axes, place: str) -> None:
+    """Adds a legend at the top, and raises the limit of the axes, so that it hides no curve."""
+    legend(ax, place)
+    size = _font_size()
+    # Entries stand half a line apart, in a frame with a margin.
+    height = size * (1.5 * len(ax.get_legend().get_texts()) + 1.5)
+    share = height / (ax.get_window_extent().height * 72 / ax.figure.dpi)
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + headroom * (high - low))
-    ax.legend(loc=place, fontsize="small", frameon=True, framealpha=0.85, edgecolor="none")
+    # Of axes that are too small for their legend, some room is left to the curves.
+    ax.set_ylim(low, low + (high - low) / (1 - min(1.1 * share, 0.6)))
+
+
+_FONT_SIZE = "small"
+
+
+def _font_size() -> float:
+    """Of legends, in points."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(size=_FONT_SIZE).get_size_in_points()
 
 
 class Bars(NamedTuple):

@@ -63,7 +63,7 @@ def calibration(
         title="Calibration of the predictive distribution",
     )
     ax.set_aspect("equal")
-    _axes.legend(ax, "upper left")
+    _axes.legend(ax)
     return ax
 
 

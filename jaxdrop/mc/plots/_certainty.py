@@ -73,7 +73,11 @@ def certainty(
     columns = _checks.check_integer(columns, "columns")
     if not 1 <= columns <= size:
         raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")
-    ax = _axes.axes(ax)
+    new, ax = ax is None, _axes.axes(ax)
+    if new:  # as high as two rows of images and their titles
+        width, height = ax.figure.get_size_inches()
+        cell = 0.8 * width / columns * images.shape[1] / images.shape[2]
+        ax.figure.set_figheight(np.clip(cell / 0.3 + 0.5, 0.5 * height, height))
     ax.set_axis_off()
     ax.set_title(f"Label → prediction, and {name} below")
     order, predicted = np.argsort(values, kind="stable"), probs.argmax(-1)

@@ -70,7 +70,7 @@ def coverage_by_group(
     ax.set_xticks(place, ticks)
     ax.set(title=title, ylabel="coverage", xlim=(-0.5, len(filled) - 0.5))
     ticks_of_coverage = [tick for tick in ax.get_yticks() if tick <= 1 + 1e-9]
-    _axes.legend(ax, "upper left", headroom=0.1 + 0.08 * len(found))
+    _axes.legend_above(ax, "upper left")
     bottom, top = ax.get_ylim()
     ax.set_yticks([tick for tick in ticks_of_coverage if tick >= bottom])
     ax.set_ylim(bottom, top)
@@ -132,7 +132,7 @@ def coverage_by_size(
     below = _axes.histogram_below(ax, bars, width, "size of the set")
     sizes = np.arange(max(len(np.asarray(group.size)) for _, _, group in drawn))
     below.set_xticks(sizes[:: max(len(sizes) // 10, 1)])
-    _axes.legend(ax, "lower right")
+    _axes.legend(ax)
     return ax
 
 

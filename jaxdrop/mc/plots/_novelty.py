@@ -76,5 +76,5 @@ def novelty(
         title="Uncertainty in and out of distribution",
         xlim=(edges[0], edges[-1]),
     )
-    _axes.legend(ax, headroom=0.3)
+    _axes.legend_above(ax, "upper right")
     return ax

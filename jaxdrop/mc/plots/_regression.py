@@ -69,16 +69,20 @@ def band(
         np.stack(part.interval(float(level)))[:, order] for part in (summary, noiseless)
     )
     ax = _axes.axes(ax)
+    # The outer band in two parts, beside the inner one: where they lie on each other, the color is
+    # neither's in the legend.
+    (low, high), (inner_low, inner_high) = outer, inner
     for bounds, alpha, label in (
-        (outer, 0.2, "epistemic and aleatoric"),
-        (inner, 0.35, "epistemic"),
+        ((low, inner_low), 0.2, "epistemic and aleatoric"),
+        ((inner_high, high), 0.2, None),
+        (inner, 0.48, "epistemic"),
     ):
         ax.fill_between(x[order], *bounds, color=_axes.BLUE, alpha=alpha, linewidth=0, label=label)
     ax.plot(x[order], np.asarray(summary.mean)[order], color=_axes.BLUE, label="mean")
     if points is not None:
         ax.plot(*points, "o", color="black", markersize=3, linestyle="", label="observed")
     ax.set(xlabel="x", ylabel="y", title=f"Mean and {100 * level:g} % band")
-    _axes.legend(ax)
+    _axes.legend_above(ax, "upper left")
     return ax
 
 

@@ -13,9 +13,6 @@ from jaxdrop.mc.plots import _axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# For each entry of the legend, which would hide the curve of a random order.
-_HEADROOM = 0.07
-
 
 @_checks.hinted
 def risk_coverage(
@@ -72,7 +69,7 @@ def risk_coverage(
         ylabel=f"risk: mean {name} of those kept",
     )
     ax.set(ylim=(0, None), title="Risk and coverage")
-    _axes.legend(ax, "upper left", _HEADROOM * (len(curves) + 2))
+    _axes.legend_above(ax, "upper left")
     return ax
 
 
@@ -126,7 +123,7 @@ def sparsification(
         ylabel=f"mean {name} of those left",
     )
     ax.set(ylim=(0, None), title="Sparsification")
-    _axes.legend(ax, "upper right", _HEADROOM * (len(curves) + 2))
+    _axes.legend_above(ax, "upper right")
     return ax
 
 
