@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+
+class _Quick(argparse.Action):
+    """Sets the option, and says what is less, so that nobody takes a trial for a result."""
+
+    def __call__(self, parser: Any, options: argparse.Namespace, *_: Any) -> None:
+        options.quick = True
+        print(f"--quick ({self.help}): too short to judge dropout by", flush=True)
 
 
 def parser(doc: str | None, file: str, quick: str) -> argparse.ArgumentParser:
@@ -21,5 +30,5 @@ def parser(doc: str | None, file: str, quick: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--out", type=Path, default=out, help=f"folder for the figures (default: {out})"
     )
-    made.add_argument("--quick", action="store_true", help=quick)
+    made.add_argument("--quick", action=_Quick, nargs=0, default=False, help=quick)
     return made

@@ -59,6 +59,12 @@ def losses(axes: Any, runs: Mapping[str, Iterable[Array]]) -> None:
         axes.plot(steps, training, color=color, label=f"{name}, training", linestyle="--")
     axes.set_title("Loss, with nothing dropped")
     axes.legend()
+    whole_numbers(axes)
+
+
+def whole_numbers(axes: Any) -> None:
+    """Of steps and epochs there are no halves."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 @mpl.rc_context(STYLE)

@@ -349,7 +349,7 @@ def draw(runs: Mapping[str, Run], best: str, sampled: Array, epoch: int, unit: s
     right.set(
         xlabel="samples", ylabel=f"validation loss (nats per {unit})", title=f"MC-dropout: {best}"
     )
-    right.xaxis.get_major_locator().set_params(integer=True)
+    _figures.whole_numbers(right)
     right.legend()
     return figure
 

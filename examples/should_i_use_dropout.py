@@ -136,6 +136,7 @@ def draw_curves(cases: Mapping[str, Mapping[float, Curves]], steps: int) -> Figu
         axes.set_ylabel("cross-entropy (nats)")
     for axes in panels[1]:
         axes.set_xlabel("step")
+        _figures.whole_numbers(axes)
     panels[1, 0].legend(fontsize="small", ncols=2, loc="lower left")
     return figure
 

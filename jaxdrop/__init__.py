@@ -5,8 +5,31 @@
     >>> y.shape
     (2, 3)
 
-`jaxdrop.nnx` and `jaxdrop.linen` hold the same names as Flax modules and are loaded, with Flax, on
-first use. `jaxdrop.audit` tells what dropout does in a model; `jaxdrop.testing` is for its tests.
+The functions, by what they drop; `help(jaxdrop.dropout)` has the formula and the arguments:
+
+    entries       dropout, classic_dropout, alpha_dropout, feature_alpha_dropout,
+                  gaussian_dropout, gaussian_noise, uniform_dropout
+    images        spatial_dropout, drop_block
+    paths         drop_path, drop_path_add, layer_drop, layer_subset, shake_drop, depth_rates
+    tokens        token_dropout, reinsert_tokens, random_ltd, word_dropout, embedding_dropout,
+                  label_dropout, modality_dropout, neftune
+    recurrent     locked_dropout, recurrent_dropout, zoneout, weight_drop
+    attention     dot_product_attention, attention_dropout, drop_key, drop_head
+    weights       drop_connect, drop_connect_gaussian, quant_noise
+    learned       concrete_dropout, concrete_kl, variational_dropout, variational_dense,
+                  variational_kl, sparse_variational_dense, sparse_kl, sparse_log_alpha
+    graphs        drop_edge, drop_node, symmetric_normalization
+    blocks        bias_dropout_add, dropout_add_layer_norm, dropout_mlp
+    losses        multi_sample_dropout, r_drop
+    keys          key, step_key, Part
+
+The modules. Those with Flax are loaded on first use:
+
+    nnx, linen    the same as layers of Flax
+    mc            Monte Carlo dropout: keys, running, summaries, metrics, plots, conformal
+    schedules     step -> rate
+    audit         what dropout does in a model; testing is for its tests
+    random, masks, subsets    bits, keep masks and members, for functions of your own
 """
 
 from __future__ import annotations
@@ -156,4 +179,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_ON_FIRST_USE))
+    return [*__all__, "__version__"]

@@ -171,3 +171,7 @@ def _of(module: str, name: str, value: Any) -> bool:
     import sys
 
     return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,12 +5,14 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
 import jaxdrop
+from docs._extensions import docstrings
 from tests.test_imports import MODULES
 
 
@@ -51,6 +53,19 @@ def test_everything_listed_exists(name: str) -> None:
     module = importlib.import_module(name)
     for listed in getattr(module, "__all__", ()):
         assert getattr(module, listed) is not None
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", docstrings.MODULES)
+def test_dir_shows_what_is_public(name: str) -> None:
+    module = importlib.import_module(name)
+    assert {*dir(module)} - {"__version__"} == {*module.__all__}
+
+
+@pytest.mark.sweep
+def test_help_begins_with_what_there_is() -> None:
+    listed = {*re.findall(r"\w+", jaxdrop.__doc__ or "")}
+    assert {*jaxdrop.__all__} <= listed
 
 
 def test_some_example_is_found() -> None:

@@ -107,3 +107,7 @@ __all__ = [
     "replace_dropout",
     "stochastic",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -42,3 +42,7 @@ __all__ = [
     "threshold",
     "unit_scale",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

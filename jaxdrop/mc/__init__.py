@@ -81,3 +81,7 @@ __all__ = [
     "until",
     "weight_decay_from_tau",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

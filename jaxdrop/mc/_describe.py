@@ -1,4 +1,4 @@
-"""The `repr` of a summary: one short line, whatever its fields hold.
+"""The `repr` of a summary: one short line, whatever its fields hold; and a table for notebooks.
 
 A transformation may put any object into the fields of a pytree: tracers, shapes, layouts, None. The
 line leaves out the values that are not known.
@@ -7,11 +7,15 @@ line leaves out the values that are not known.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxdrop import _tables
 
 # Larger arrays are not copied from a device to print a line.
 _MOST = 2**22
@@ -40,6 +44,39 @@ def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, A
         said = []
     values = f"; mean {', '.join(said)}" if said else ""
     return f"{name}({', '.join(part for part in parts if part)}{values})"
+
+
+def html(summary: Any) -> str:
+    """The line, and a row for each array: its fields, and what is computed from them."""
+    kind = type(summary)
+    fields = [field.name for field in dataclasses.fields(summary)]
+    computed = [name for name, _ in inspect.getmembers(kind, lambda x: isinstance(x, property))]
+    rows = []
+    for name in [*fields, *computed]:
+        if name not in _NOT_SHOWN:
+            rows += _rows(name, summary)
+    head = ("", "shape", "mean", "smallest", "largest")
+    table = _tables.html_table(head, rows) if rows else ""
+    return f"<p><code>{escape(repr(summary))}</code></p>{table}"
+
+
+# The line has the first two, and the third is rounding error.
+_NOT_SHOWN = ("num_samples", "num_groups", "mean_residual")
+
+
+def _rows(name: str, summary: Any) -> list[tuple[str, ...]]:
+    """The arrays of a field or a property; none if its values are not known, or it has none."""
+    rows = []
+    try:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(summary, name)):
+            values = known(leaf)
+            if values.size:
+                numbers = (values.mean(), values.min(), values.max())
+                told = (f"{number:.4g}" for number in numbers)
+                rows.append((name + jax.tree_util.keystr(path), str(values.shape), *told))
+    except (_UnknownError, AttributeError, IndexError, TypeError, ValueError):
+        return []
+    return rows
 
 
 class _UnknownError(Exception):

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdrop import _checks
-from jaxdrop.mc import _merging
+from jaxdrop.mc import _describe, _merging
 
 T = TypeVar("T", bound="Grouped")
 
@@ -108,6 +108,9 @@ class Grouped:
             return jnp.sqrt(jnp.where(left > 0, variance / left, jnp.nan))
 
         return jax.tree.map(one, groups.variance)
+
+    def _repr_html_(self) -> str:
+        return _describe.html(self)
 
     def as_one_group(self) -> Self:
         """The same summary with all its samples as one group, such as one stratified set. Merge it

@@ -240,3 +240,7 @@ def _finite(caller: str, scores: _inputs.ArrayLike) -> jax.Array:
             f" {wrong[0]}"
         )
     return scores
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -98,3 +98,7 @@ __all__ = [
     "rngs_from_keys",
     "stochastic",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -49,3 +49,7 @@ __all__ = [
     "unwrap_keys",
     "wrap_keys",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -46,3 +46,7 @@ __all__ = [
     "linear",
     "scheduled_drop_path",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -31,3 +31,7 @@ __all__ = [
     "number_kept",
     "smallest",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

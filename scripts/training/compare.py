@@ -92,6 +92,7 @@ def draw(log: str, logits: Array, labels: Array) -> Figure:
     gradients.set(ylabel="norm", ylim=(0, None), title="Gradient, smoothed")
     for axes in (losses, gaps, gradients):
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize="small")
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,24 @@ def test_a_line_says_of_what_and_how_uncertain() -> None:
     assert str(moments) == "Moments(10 samples, shape (450, 3); mean std 1)"
     one = mc.classification(logits=LOGITS[:1, 0], binary=False)
     assert repr(one).startswith("Classification(1 sample, 5 classes; mean entropy 1.")
+
+
+def test_a_notebook_shows_the_line_and_what_each_array_holds() -> None:
+    for summary in summaries():
+        shown = summary._repr_html_()
+        assert shown.startswith(f"<p><code>{html.escape(repr(summary))}</code></p><table>")
+        error = np.asarray(summary.standard_error, np.float64)
+        cells = (
+            "standard_error",
+            error.shape,
+            *(f"{f(error):.4g}" for f in (np.mean, np.min, np.max)),
+        )
+        assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in shown
+        assert "residual" not in shown
+    classification = summaries()[0]
+    assert "<td>predictive_entropy</td>" in classification._repr_html_()
+    shapes = jax.eval_shape(lambda: classification)
+    assert "<table>" not in shapes._repr_html_()  # there are no values
 
 
 def test_several_outputs() -> None:

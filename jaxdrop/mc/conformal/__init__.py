@@ -45,3 +45,7 @@ __all__ = [
     "selective",
     "sets",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

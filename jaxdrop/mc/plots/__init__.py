@@ -33,3 +33,7 @@ __all__ = [
     "sparsification",
     "standard_error",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,6 +15,7 @@ from jaxdrop.mc import _inputs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
 Arrays: TypeAlias = _inputs.ArrayLike | Mapping[str, _inputs.ArrayLike]
 """One array, or several under the names that the legend shows."""
@@ -57,17 +58,19 @@ def _pyplot() -> Any:
     return _optional.load("matplotlib.pyplot", "jaxdrop.mc.plots", "matplotlib", "plot")
 
 
-def legend(ax: Axes, place: str = "best") -> None:
+def legend(ax: Axes, place: str = "best") -> Legend:
     """Adds a half-transparent legend."""
-    ax.legend(loc=place, fontsize=_FONT_SIZE, frameon=True, framealpha=0.85, edgecolor="none")
+    return ax.legend(
+        loc=place, fontsize=_FONT_SIZE, frameon=True, framealpha=0.85, edgecolor="none"
+    )
 
 
 def legend_above(ax: Axes, place: str) -> None:
     """Adds a legend at the top, and raises the limit of the axes, so that it hides no curve."""
-    legend(ax, place)
+    added = legend(ax, place)
     size = _font_size()
     # Entries stand half a line apart, in a frame with a margin.
-    height = size * (1.5 * len(ax.get_legend().get_texts()) + 1.5)
+    height = size * (1.5 * len(added.get_texts()) + 1.5)
     share = height / (ax.get_window_extent().height * 72 / ax.figure.dpi)
     low, high = ax.get_ylim()
     # Of axes that are too small for their legend, some room is left to the curves.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,10 +74,11 @@ def certainty(
     if not 1 <= columns <= size:
         raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")
     new, ax = ax is None, _axes.axes(ax)
+    figure: Any = ax.figure
     if new:  # as high as two rows of images and their titles
-        width, height = ax.figure.get_size_inches()
+        width, height = figure.get_size_inches()
         cell = 0.8 * width / columns * images.shape[1] / images.shape[2]
-        ax.figure.set_figheight(np.clip(cell / 0.3 + 0.5, 0.5 * height, height))
+        figure.set_figheight(np.clip(cell / 0.3 + 0.5, 0.5 * height, height))
     ax.set_axis_off()
     ax.set_title(f"Label → prediction, and {name} below")
     order, predicted = np.argsort(values, kind="stable"), probs.argmax(-1)
