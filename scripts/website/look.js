@@ -47,11 +47,21 @@
   };
   const over = ([r, g, b, alpha], below) =>
     [r, g, b].map((value, at) => alpha * value + (1 - alpha) * below[at]);
-  const behind = (element) =>
-    ancestors(element)
-      .reverse()
-      .map((each) => parse(getComputedStyle(each).backgroundColor))
-      .reduce((below, color) => over(color, below), [255, 255, 255]);
+  const remembered = (of) => {
+    const known = new Map();
+    return (element) => {
+      if (!known.has(element)) known.set(element, of(element));
+      return known.get(element);
+    };
+  };
+  const behind = remembered((element) =>
+    element
+      ? over(parse(getComputedStyle(element).backgroundColor), behind(element.parentElement))
+      : [255, 255, 255],
+  );
+  const opacity = remembered((element) =>
+    element ? getComputedStyle(element).opacity * opacity(element.parentElement) : 1,
+  );
   const linear = (value) =>
     value <= 10 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4;
   const luminance = ([r, g, b]) =>
@@ -72,11 +82,8 @@
     const [size, weight] = [parseFloat(style.fontSize), Number(style.fontWeight)];
     const needed = size >= 24 || (size >= 18.6 && weight >= 700) ? contrast * (2 / 3) : contrast;
     const below = behind(element);
-    const opacity = ancestors(element)
-      .map((each) => Number(getComputedStyle(each).opacity))
-      .reduce((a, b) => a * b);
     const [r, g, b, alpha] = parse(style.color);
-    const found = ratio(over([r, g, b, alpha * opacity], below), below);
+    const found = ratio(over([r, g, b, alpha * opacity(element)], below), below);
     pale.set(element, found);
     if (found < needed)
       faults.push(["pale text", named(element), `${found.toFixed(1)}: ${text.slice(0, 30)}`]);
