@@ -249,7 +249,7 @@ def draw_turned(angles: Sequence[int], example: Array, means: Sequence[Array]) -
         ylabel="uncertainty (nats)",
         ylim=(0, None),
     )
-    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

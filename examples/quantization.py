@@ -115,7 +115,7 @@ def draw(off: Inputs, on: Inputs, found: Mapping[str, Sequence[float]]) -> Figur
         left.axvline(values.max(), color=color, linestyle=":", linewidth=1)
     left.set(yscale="log", xlabel="value", ylabel="number of entries")
     left.set_title("What comes into the third layer, and its maximum")
-    left.legend()
+    left.legend(loc="upper center")
     styles = ("o-", "s-", "o--", "s--")
     colors = (_figures.BLUE, _figures.ORANGE) * 2
     for (name, shares), style, color in zip(found.items(), styles, colors, strict=True):
