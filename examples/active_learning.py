@@ -317,6 +317,7 @@ def draw(accuracies: Array, labels: Sequence[int]) -> Figure:
     )
     for ax in (curves, gains):
         ax.set_xlabel("number of labels")
+        _figures.whole_numbers(ax)
     curves.legend()
     return figure
 
