@@ -24,6 +24,7 @@ SCREENS: dict[str, dict[str, Any]] = {
     },
 }
 _LOOK = Path(__file__).with_name("look.js").read_text()
+_HAS_THEME = "theme => document.documentElement.dataset.theme === theme"
 _LOAD_IMAGES = """Promise.all([...document.images].map((image) => {
   image.loading = "eager";
   return image.decode().catch(() => null);
@@ -80,6 +81,7 @@ def looked_at(
                 page.add_style_tag(content="* { transition: none !important }")
                 for theme in THEMES:
                     page.emulate_media(color_scheme=theme)
+                    page.wait_for_function(_HAS_THEME, arg=theme)
                     width = options["viewport"]["width"]
                     look = {"width": width, "contrast": contrast}
                     for fault in page.evaluate(_LOOK, look):

@@ -96,23 +96,27 @@
       faults.push(["image does not load", source]);
       continue;
     }
-    // Of what is drawn on a transparent ground, how much disappears on the ground of this theme?
-    const [columns, rows] = [image.naturalWidth, image.naturalHeight].map((n) => Math.min(n, 400));
+    // Of the thin things that are drawn on a transparent ground, such as letters, how much disappears
+    // on the ground of this theme?
+    const [columns, rows] = [image.naturalWidth, image.naturalHeight].map((n) => Math.min(n, 800));
     [canvas.width, canvas.height] = [columns, rows];
     context.drawImage(image, 0, 0, columns, rows);
     const pixels = context.getImageData(0, 0, columns, rows).data;
-    parsed.clear();
     const below = behind(image);
-    let [clear, drawn, lost] = [0, 0, 0];
+    const around = [-8, 8, -8 * columns, 8 * columns]; // two pixels away
+    let [drawn, lost] = [0, 0];
     for (let at = 0; at < pixels.length; at += 4) {
-      if (pixels[at + 3] < 25) clear += 1;
-      else if (pixels[at + 3] > 128) {
+      if (pixels[at + 3] > 128 && around.some((step) => pixels[at + step + 3] < 25)) {
         drawn += 1;
         lost += ratio(pixels.slice(at, at + 3), below) < 1.5;
       }
     }
-    if (clear > 0.05 * columns * rows && lost > 0.4 * drawn)
-      faults.push(["picture that its ground swallows", source, `${Math.round((100 * lost) / drawn)} %`]);
+    if (lost > 0.5 * drawn)
+      faults.push([
+        "picture that its ground swallows",
+        source,
+        `${Math.round((100 * lost) / drawn)} %`,
+      ]);
   }
   return faults;
 };
