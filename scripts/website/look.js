@@ -96,6 +96,7 @@
       faults.push(["image does not load", source]);
       continue;
     }
+    if (image.clientWidth < 150) continue; // too small for letters
     // Of the thin things that are drawn on a transparent ground, such as letters, how much disappears
     // on the ground of this theme?
     const [columns, rows] = [image.naturalWidth, image.naturalHeight].map((n) => Math.min(n, 800));
