@@ -23,6 +23,8 @@ The functions, by what they drop; `help(jaxdrop.dropout)` has the formula and th
     losses        multi_sample_dropout, r_drop
     keys          key, step_key, Part
 
+`citation` prints the BibTeX of the methods that a model uses.
+
 The modules. Those with Flax are loaded on first use:
 
     nnx, linen    the same as layers of Flax
