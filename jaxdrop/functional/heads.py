@@ -216,7 +216,7 @@ def drop_head(
       NotImplementedError: as `jaxdrop.dropout`.
 
     References:
-      Zhou, Ge, Xu, Wei & Zhou, "Scheduled DropHead: a regularization method for transformer
+      Zhou, Ge, Wei, Zhou & Xu, "Scheduled DropHead: a regularization method for transformer
       models", 2020, arXiv:2004.13342.
     """
     x, rate, _, spec = _checks.check_site("drop_head", x, rate, (), spec)

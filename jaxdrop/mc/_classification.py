@@ -199,7 +199,7 @@ def classification(
         `groups` that do not divide the samples.
 
     References:
-      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and
+      Houlsby, Huszár, Ghahramani & Lengyel, "Bayesian active learning for classification and
       preference learning", 2011, arXiv:1112.5745. Gal, "Uncertainty in deep learning", PhD thesis,
       Cambridge, 2016, section 3.3.
     """

@@ -62,7 +62,7 @@ def bald(summary: Classification) -> jax.Array:
       TypeError: `summary` is not a `Classification`.
 
     References:
-      Houlsby, Huszar, Ghahramani & Lengyel, "Bayesian active learning for classification and
+      Houlsby, Huszár, Ghahramani & Lengyel, "Bayesian active learning for classification and
       preference learning", 2011, arXiv:1112.5745. Gal, Islam & Ghahramani, "Deep Bayesian active
       learning with image data", ICML 2017, arXiv:1703.02910.
     """

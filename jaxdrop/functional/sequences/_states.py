@@ -144,7 +144,7 @@ def zoneout(
         like `new`.
 
     References:
-      Krueger, Maharaj, Kramar, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville & Pal, "Zoneout:
+      Krueger, Maharaj, Kramár, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville & Pal, "Zoneout:
       regularizing RNNs by randomly preserving hidden activations", 2016, arXiv:1606.01305, with
       rates 0.5 (cell) and 0.05 (hidden) on characters.
     """

@@ -57,7 +57,7 @@ def word_dropout(
         `replacement`.
 
     References:
-      Iyyer, Manjunatha, Boyd-Graber & Daume, "Deep unordered composition rivals syntactic methods
+      Iyyer, Manjunatha, Boyd-Graber & Daumé, "Deep unordered composition rivals syntactic methods
       for text classification", ACL
       2015. Bowman, Vilnis, Vinyals, Dai, Jozefowicz & Bengio, "Generating sentences from a
       continuous space", 2016, arXiv:1511.06349.

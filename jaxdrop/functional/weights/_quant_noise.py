@@ -15,7 +15,7 @@ _block_size = _checks.at_least(1)
 _one_rate = _checks.one_rate("quant_noise takes one rate for all blocks")
 
 
-@cites("fan2021training")
+@cites("stock2021training")
 @_checks.hinted
 @_checks.facts(rate=_one_rate, block_size=_block_size)
 def quant_noise(
@@ -58,8 +58,8 @@ def quant_noise(
         is not an integer.
 
     References:
-      Fan, Stock, Graham, Grave, Gribonval, Jegou & Joulin, "Training with quantization noise for
-      extreme model compression", 2020, arXiv:2004.07320.
+      Stock, Fan, Graham, Grave, Gribonval, Jégou & Joulin, "Training with quantization noise for
+      extreme model compression", ICLR 2021, arXiv:2004.07320.
     """
     w, rate, _, spec = _checks.check_site("quant_noise", w, rate, (), spec, "w")
     rate = _one_rate(rate, "rate")

@@ -188,7 +188,7 @@ def classwise_ece(
 
     References:
       Kull, Perello Nieto, Kängsepp, Silva Filho, Song & Flach, "Beyond temperature scaling:
-      obtaining well-calibrated multiclass probabilities with Dirichlet calibration", NeurIPS 2019,
+      obtaining well-calibrated multi-class probabilities with Dirichlet calibration", NeurIPS 2019,
       arXiv:1910.12656.
     """
     binary = _checks.check_flag(binary, "binary")
