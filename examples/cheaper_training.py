@@ -328,8 +328,26 @@ def frontier(measured: Mapping[str, Any], column: int, cost: float) -> np.ndarra
     return np.array([np.interp(cost, costs, of_seed) for of_seed in reached.T])
 
 
-def report(measured: Mapping[str, Mapping[str, Run]]) -> Table:
-    """All ways, and what training without dropout reaches at the same cost."""
+def measured_of(found: Mapping[str, Any]) -> dict[str, dict[str, Run]]:
+    """The runs of the seeds that all ways have, with the time of training in their curves."""
+    runs, seconds = found["runs"], found["seconds"]
+    settings = found["settings"]
+    every = ways(settings["layers"], settings["steps"])
+    order = [name for name in every if runs.get(name)]
+    seeds = set.intersection(*({*runs[name]} for name in order)) if order else set()
+    measured: dict[str, dict[str, Run]] = {}
+    for name in order:
+        own = seconds["none" if every[name].share < 1 else name]
+        for seed in sorted(seeds):
+            run = runs[name][seed]
+            measured.setdefault(name, {})[seed] = run | {"curve": timed(run["curve"], own)}
+    return measured
+
+
+def compared(measured: Mapping[str, Mapping[str, Run]]) -> list[list[str]]:
+    """For each way: loss, time, operations, what training without dropout reaches at that cost, and
+    the loss of an exit at half depth.
+    """
     rows = []
     for name, runs in measured.items():
         time_taken, work, loss = (final(runs, column) for column in (1, 2, 3))
@@ -346,46 +364,82 @@ def report(measured: Mapping[str, Mapping[str, Run]]) -> Table:
                 f"{np.mean(halfway):.2f}",
             ]
         )
+    return rows
+
+
+def report(measured: Mapping[str, Mapping[str, Run]]) -> Table:
+    """All ways, and what training without dropout reaches at the same cost."""
     columns = ["", "loss", "time", "FLOPs", "none, in\nthis time", "none, by\nFLOPs", "halfway"]
     title = (
         "Validation loss in nats; time and FLOPs, as shares of those of training without dropout"
         " ('none');\nthe loss of 'none' with fewer steps, at the same cost; the loss of an exit at"
         " half depth"
     )
-    return _tables.table(title, columns, rows)
+    return _tables.table(title, columns, compared(measured))
+
+
+class Gain(NamedTuple):
+    """How much lower a loss is than that of training without dropout at the same cost."""
+
+    mean: float
+    error: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether a way pays, by two standard errors."""
+        if abs(self.mean) <= 2 * self.error:
+            return "no clear difference"
+        return "pays" if self.mean > 0 else "loses"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ± {self.error:.3f}"
+
+
+def gain(measured: Mapping[str, Mapping[str, Run]], name: str, column: int) -> Gain:
+    """That of a way, at equal time (column 1) or equal operations (column 2)."""
+    runs = measured[name]
+    found = frontier(measured, column, final(runs, column).mean()) - final(runs, 3)
+    error = found.std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else np.inf
+    return Gain(float(found.mean()), float(error))
 
 
 def verdicts(measured: Mapping[str, Mapping[str, Run]]) -> list[str]:
-    """For each way in words: whether it pays, by two standard errors of the differences."""
+    """For each way in words: whether it pays."""
     found = []
-    for name, runs in measured.items():
+    for name in measured:
         if name in BASELINES:
             continue
-        words = []
-        for column, what in ((1, "time"), (2, "FLOPs")):
-            gain = frontier(measured, column, final(runs, column).mean()) - final(runs, 3)
-            error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
-            sure = abs(gain.mean()) > 2 * error
-            verdict = ("pays" if gain.mean() > 0 else "loses") if sure else "is not told apart"
-            words.append(f"{verdict} by {what} ({gain.mean():+.3f} ± {error:.3f} nats)")
+        gains = {what: gain(measured, name, at) for at, what in ((1, "time"), (2, "FLOPs"))}
+        words = [f"{each.verdict} by {what} ({each} nats)" for what, each in gains.items()]
         found.append(f"{name}: {', '.join(words)}")
     return found
 
 
 @mpl.rc_context(_figures.STYLE)
 def draw(measured: Mapping[str, Mapping[str, Run]]) -> Figure:
-    """The mean validation loss of all seeds against time, and against floating operations."""
-    figure = Figure(figsize=(11, 4.6))
+    """The loss at the end of training against its cost: each way, and training without dropout for
+    fewer steps.
+    """
+    figure = Figure(figsize=(10, 4.2))
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, column, label in zip(panels, (1, 2), ("seconds", "floating operations"), strict=True):
-        for number, (name, runs) in enumerate(measured.items()):
-            curves = np.array([run["curve"] for run in runs.values()]).mean(0)
-            color = _figures.COLORS[number % len(_figures.COLORS)]
-            style = ("-", "--", ":")[number // len(_figures.COLORS)]
-            axes.plot(curves[1:, column], curves[1:, 3], style, color=color, label=name)
-        axes.set(xlabel=f"{label} of training")
+    for axes, column, label in zip(panels, (1, 2), ("time", "floating operations"), strict=True):
+        whole = final(measured["none"], column).mean()
+        lengths = [name for name in BASELINES if name in measured]
+        costs = [final(measured[name], column).mean() / whole for name in lengths]
+        means = [final(measured[name], 3).mean() for name in lengths]
+        axes.plot(costs, means, "o-", color="black", label="none, for fewer steps")
+        for number, name in enumerate(name for name in measured if name not in BASELINES):
+            loss = final(measured[name], 3)
+            cost = final(measured[name], column).mean() / whole
+            error = loss.std(ddof=1) / len(loss) ** 0.5 if len(loss) > 1 else 0
+            color = _figures.COLORS[number % 6]
+            marker = "sD^vPX*<>"[number % 9]
+            style = {"color": color, "markersize": 7, "linestyle": "", "capsize": 3}
+            axes.errorbar(cost, loss.mean(), error, marker=marker, label=name, **style)
+        axes.set(xlabel=f"{label} of training (no dropout = 1)")
     panels[0].set(ylabel="validation loss (nats per character)")
-    panels[1].legend(fontsize="x-small")
+    figure.suptitle("Loss by cost: below the line, dropping pays", fontsize="medium")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -441,14 +495,7 @@ def main() -> None:
     if missing := [name for name in BASELINES if not runs.get(name)]:
         console.print(f"Nothing is compared: there are no runs of {', '.join(missing)}.")
         return
-    order = [name for name in every if runs.get(name)]
-    seeds = set.intersection(*({*runs[name]} for name in order)) if order else set()
-    measured: dict[str, dict[str, Run]] = {}
-    for name in order:
-        own = seconds["none" if every[name].share < 1 else name]
-        for seed in sorted(seeds):
-            run = runs[name][seed]
-            measured.setdefault(name, {})[seed] = run | {"curve": timed(run["curve"], own)}
+    measured = measured_of(found)
     console.print(report(measured))
     if not options.quick:
         console.print("\nAgainst training without dropout at the same cost (two standard errors):")

@@ -21,6 +21,7 @@ def filled(text: str, folder: Path, source: Path) -> str:
         return {theme: f"/{path.relative_to(source)}" for theme, path in paths.items()}
 
     known = blocks.of_files(runs) | blocks.of_site(runs, benchmarks.names(), draw)
+    known |= blocks.pictures(source / PLOTS)
     return blocks.fill(text, known)[0]
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from results import page, summaries
+from results import experiment, page, summaries
 from results.files import Figures, Run
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,11 @@ def of_files(runs: list[Run]) -> dict[str, Block]:
     """Blocks of pages that stand in the repository."""
     known = Figures(runs)
     return {name: functools.partial(make, known) for name, make in summaries.BLOCKS.items()}
+
+
+def pictures(folder: Path) -> dict[str, Block]:
+    """Pictures of pages, drawn into a folder of the site while Sphinx builds it."""
+    return {"ways-picture": lambda: experiment.picture(folder)}
 
 
 def of_site(runs: list[Run], suites: list[str], draw: page.Drawn | None) -> dict[str, Block]:

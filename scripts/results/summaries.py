@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from results import accelerators, dropout
+from results import accelerators, dropout, experiment
 from results.compare import LINE, Comparison, comparisons, line
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
@@ -232,5 +232,6 @@ BLOCKS: dict[str, Callable[[Figures], str | None]] = {
     "frameworks": frameworks,
     "skipping": skipping,
     "skipping-range": skipping_range,
+    "ways": experiment.ways,
     "subnetworks": subnetworks,
 }
