@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from results.files import FOLDER, Figures
-from results.markdown import table
+from results.markdown import ratio, table
 
 _FILE = FOLDER / "cheaper_training.json"
+_WIDER = FOLDER / "cheaper_training_192.json"
 _EXAMPLES = FOLDER.parents[1] / "examples"
 
 
@@ -43,6 +44,20 @@ def ways(known: Figures) -> str | None:
         rows.append([name, loss, time, operations, *gains, halfway])
     head = ["", "loss", "time", "FLOPs", "gain at equal time", "gain at equal FLOPs", "halfway"]
     return table(head, rows)
+
+
+def by_width(known: Figures) -> str | None:
+    """The time of a step of each way, as a share of that without dropout, by width."""
+    if not (_FILE.exists() and _WIDER.exists()):
+        return None
+    every = [json.loads(path.read_text()) for path in (_FILE, _WIDER)]
+    times = [{way: sum(taken) for way, taken in found["seconds"].items()} for found in every]
+    ways = [way for way in times[0] if way not in _example().BASELINES]
+    rows = [
+        [f"width {found['settings']['width']}", *(ratio(of[way] / of["none"]) for way in ways)]
+        for found, of in zip(every, times, strict=True)
+    ]
+    return table(["time of a step", *ways], rows)
 
 
 def picture(folder: Path) -> str | None:

@@ -233,5 +233,6 @@ BLOCKS: dict[str, Callable[[Figures], str | None]] = {
     "skipping": skipping,
     "skipping-range": skipping_range,
     "ways": experiment.ways,
+    "ways-by-width": experiment.by_width,
     "subnetworks": subnetworks,
 }
