@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,10 +11,16 @@ from rich import box
 from rich.table import Table
 
 
+def standard_error(values: npt.ArrayLike) -> float:
+    """Of the mean of values; infinite for a single one."""
+    values = np.asarray(values)
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.inf
+
+
 def spread(values: npt.ArrayLike, digits: int) -> str:
     """The mean and, if there are several values, its standard error."""
     values = np.asarray(values)
-    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
+    error = f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else ""
     return f"{values.mean():.{digits}f}{error}"
 
 

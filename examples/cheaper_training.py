@@ -399,8 +399,7 @@ def gain(measured: Mapping[str, Mapping[str, Run]], name: str, column: int) -> G
     """That of a way, at equal time (column 1) or equal operations (column 2)."""
     runs = measured[name]
     found = frontier(measured, column, final(runs, column).mean()) - final(runs, 3)
-    error = found.std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else np.inf
-    return Gain(float(found.mean()), float(error))
+    return Gain(float(found.mean()), _tables.standard_error(found))
 
 
 def verdicts(measured: Mapping[str, Mapping[str, Run]]) -> list[str]:
@@ -431,7 +430,7 @@ def draw(measured: Mapping[str, Mapping[str, Run]]) -> Figure:
         for number, name in enumerate(name for name in measured if name not in BASELINES):
             loss = final(measured[name], 3)
             cost = final(measured[name], column).mean() / whole
-            error = loss.std(ddof=1) / len(loss) ** 0.5 if len(loss) > 1 else 0
+            error = _tables.standard_error(loss) if len(loss) > 1 else 0
             color = _figures.COLORS[number % 6]
             marker = "sD^vPX*<>"[number % 9]
             style = {"color": color, "markersize": 7, "linestyle": "", "capsize": 3}

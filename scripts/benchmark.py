@@ -25,7 +25,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import jax
@@ -33,7 +32,7 @@ from rich.console import Console
 
 import benchmarks
 from benchmarks import _peers, _timing
-from benchmarks._report import Report, read, versions
+from benchmarks._report import Report, read
 
 ALL = "all"
 ROOT = Path(__file__).parents[1]
@@ -68,24 +67,23 @@ def main() -> int:
     parser.add_argument(
         "--share",
         type=float,
-        help=f"of the seconds and the least number of turns ({_timing.LEAST_RUNS}) that a"
-        f" measurement asks for; at least {_timing.FEWEST_RUNS} turns (1; with `all` {_SHARE})",
+        help=f"part of the seconds and of the turns ({_timing.LEAST_RUNS}) that a measurement"
+        f" asks for; at least {_timing.FEWEST_RUNS} turns (1; with `all` {_SHARE})",
     )
     arguments = parser.parse_args()
-    if arguments.suite != ALL and (arguments.out or arguments.again):
+    whole = arguments.suite == ALL
+    if not whole and (arguments.out or arguments.again):
         parser.error("--out and --again are for all")
-    if arguments.suite == ALL and (arguments.json or arguments.resume):
+    if whole and (arguments.json or arguments.resume):
         parser.error("--json and --resume are for one suite; all has --out and --again")
-    known = benchmarks.names() if arguments.suite == ALL else None
     if arguments.share is not None and not 0 <= arguments.share <= 10:
         parser.error(f"--share: must be between 0 and 10, got {arguments.share}")
-    if known is None:
-        known = [*benchmarks.measurements(arguments.suite)]
+    known = benchmarks.names() if whole else [*benchmarks.measurements(arguments.suite)]
     for name in arguments.only or ():
         if name not in known:
-            kind = "suite" if arguments.suite == ALL else f"measurement of {arguments.suite}"
+            kind = "suite" if whole else f"measurement of {arguments.suite}"
             parser.error(f"--only {name}: no {kind}; there are {', '.join(known)}")
-    return run_all(arguments) if arguments.suite == ALL else run(arguments)
+    return run_all(arguments) if whole else run(arguments)
 
 
 def shortest_compilation() -> None:
@@ -107,32 +105,17 @@ def run(arguments: argparse.Namespace) -> int:
     report = Report(arguments.suite, judge=not arguments.quick, quick=arguments.quick)
     if arguments.resume and arguments.json:
         report.resume(arguments.json)
-    report.complete = False
-    report.console.print(
-        ", ".join(f"{package} {version}" for package, version in versions().items())
-    )
-    for name in _peers.missing():
-        report.console.print(f"{name} cannot be imported and is left out")
-    failed = 0
+    report.introduce(missing=_peers.missing())
+    failed = False
     for name in arguments.only or measurements:
         if name in report.measurements:
             report.console.print(f"{name} has been measured")
             continue
-        report.begin(name)
-        try:
-            for item in measurements[name](arguments.quick):
-                report.add(item)
-        except Exception:
-            failed += 1
-            report.fail(traceback.format_exc(limit=-3))
-        else:
-            report.finish()
-        if arguments.json:
-            report.save(arguments.json)
+        failed |= not report.attempt(name, measurements[name](arguments.quick), arguments.json)
     report.close(complete=set(report.measurements) >= set(measurements))
     if arguments.json:
         report.save(arguments.json)
-    return int(failed > 0)
+    return int(failed)
 
 
 def run_all(arguments: argparse.Namespace) -> int:
@@ -152,10 +135,10 @@ def run_all(arguments: argparse.Namespace) -> int:
         command += quick + ([] if arguments.again else ["--resume"])
         console.rule(suite)
         code = subprocess.run(command).returncode
-        found = read(path) or {}
-        if code or not found.get("complete"):
+        complete = (read(path) or {}).get("complete", False)
+        if code or not complete:
             failed.append(suite)
-        state = "complete" if found.get("complete") else "not complete"
+        state = "complete" if complete else "not complete"
         minutes = (time.monotonic() - start) / 60
         console.print(f"{suite}: {state}, exit status {code}, {minutes:.1f} minutes, {path}")
     console.rule(f"{(time.monotonic() - begin) / 60:.1f} minutes")

@@ -17,7 +17,6 @@ import os
 import re
 import sys
 import time
-import traceback
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.7")  # the rest is PyTorch's
@@ -28,7 +27,7 @@ import jax
 from accelerator import attention, dense_attention, elementwise, exactness, models
 from benchmarks import _peers
 from benchmarks._figures import Measurement
-from benchmarks._report import Report, versions
+from benchmarks._report import Report
 
 # In order of value: where time runs out, the last ones are not reached.
 MEASUREMENTS: dict[str, Measurement] = {
@@ -60,33 +59,20 @@ def main() -> int:
         judge=not arguments.quick and device.platform != "cpu",
         quick=arguments.quick,
     )
-    shown = ", ".join(f"{package} {version}" for package, version in versions().items())
-    report.console.print(f"{device.platform}: {device.device_kind}; {shown}")
-    for peer in _peers.missing():
-        report.console.print(f"{peer} cannot be imported and is left out")
+    report.introduce(f"{device.platform}: {device.device_kind}", _peers.missing())
 
-    begin, failed = time.monotonic(), 0
+    begin, failed = time.monotonic(), False
     for title in arguments.only or MEASUREMENTS:
         start = time.monotonic()
         if start - begin > 60 * arguments.minutes:
             report.note(f"{title}: not reached in {arguments.minutes:g} minutes")
             continue
-        report.begin(title)
-        try:
-            for item in MEASUREMENTS[title](arguments.quick):
-                report.add(item)
-                report.save(path)
-        except Exception:
-            failed += 1
-            report.fail(traceback.format_exc(limit=-3))
-        else:
-            report.finish()
-        report.save(path)
+        failed |= not report.attempt(title, MEASUREMENTS[title](arguments.quick), path)
         report.console.print(f"[dim]{title}: {time.monotonic() - start:.0f} s[/dim]")
     report.close(complete=set(report.measurements) >= set(MEASUREMENTS))
     report.save(path)
     report.console.print(f"written to {path}")
-    return int(failed > 0)
+    return int(failed)
 
 
 if __name__ == "__main__":

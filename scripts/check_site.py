@@ -30,7 +30,7 @@ from website.faults import report
 _ROOT = Path(__file__).parents[1]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--contrast", type=float, default=4.5, help="what text must have")
     parser.add_argument("--external", action="store_true", help="also links to other sites")
     parser.add_argument("--links-only", action="store_true", help="without a browser")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     pages = [
         page
         for page in sorted(args.site.rglob("*.html"))

@@ -20,7 +20,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,8 +112,7 @@ def compile_all(options: argparse.Namespace) -> None:
     import jax
     from jax.experimental import topologies
 
-    from benchmarks._figures import Table
-    from benchmarks._report import Report, versions
+    from benchmarks._report import Report
 
     jax.devices()  # loads the plugins
     topology = topologies.get_topology_desc(
@@ -123,25 +122,27 @@ def compile_all(options: argparse.Namespace) -> None:
         target_config=options.target.read_text(),
     )
     report = Report(f"cuda-{options.suite}", target=f"{options.target.stem} x {options.devices}")
-    report.console.print(
-        ", ".join(f"{package} {version}" for package, version in versions().items())
-    )
-    report.begin(options.suite)
+    report.introduce()
+    report.measure(options.suite, tables_of(options.suite, topology.devices))
+    report.close()
+    if options.json:
+        report.save(options.json)
+
+
+def tables_of(suite: str, devices: Sequence[Any]) -> Iterator[Any]:
+    """A table for each figure, when all programs are compiled."""
+    from benchmarks._figures import Table
+
     tables: dict[str, Table] = {}
     started = time.monotonic()
-    for case, name, program in programs_of(options.suite, topology.devices):
+    for case, name, program in programs_of(suite, devices):
         found = figures(program)
         print(f"{case}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
         for title, value in found.items():
             table = tables.setdefault(title, Table(title, _UNITS.get(title, ""), {}))
             table.figures.setdefault(case, {})[name] = value
         started = time.monotonic()
-    for table in tables.values():
-        report.add(table)
-    report.finish()
-    report.close()
-    if options.json:
-        report.save(options.json)
+    yield from tables.values()
 
 
 if __name__ == "__main__":

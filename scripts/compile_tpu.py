@@ -60,13 +60,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdrop
 from ahead import programs
-from ahead.text import calls, collectives, cycles, exchanges, kinds
+from ahead.text import all_exchanges, calls, collectives, cycles, kinds
 from benchmarks import _peers, _schedule, training
 from benchmarks import compute as skipping
 from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
-from benchmarks._report import Report, versions
+from benchmarks._report import Report
 from benchmarks.attention import NO_DROPOUT
 from jaxdrop.functional.attention import _kernels
 from training import parallel
@@ -90,11 +90,6 @@ _TRAINING: dict[str, Callable[[Any], float]] = {
 }
 # With more chips than these, libtpu ends the process that compiles.
 _MOST = {"v4": 1024, "v5e": 256, "v5p": 6144, "v6e": 1024}
-
-
-def exchanges_of(compiled: Any) -> int:
-    """How often a device exchanges data with others, loops counted by their rounds."""
-    return exchanges(compiled).total()
 
 
 class Figures:
@@ -296,7 +291,7 @@ def scale(mesh: Mesh) -> Iterator[Table | Bar]:
     """On all devices: attention over 32768 tokens, masks of ten billion entries, and a model with a
     hundred dropout sites; with dropout and without.
     """
-    figures = Figures({_CYCLES: cycles, _TEMPORARIES: scratch_bytes, _EXCHANGES: exchanges_of})
+    figures = Figures({_CYCLES: cycles, _TEMPORARIES: scratch_bytes, _EXCHANGES: all_exchanges})
     examples, heads = mesh.devices.shape
     shape = (examples, 32768, 4 * heads, 128)
     limits: dict[str, str] = {}
@@ -384,16 +379,11 @@ def main() -> None:
     shared = next(parts for parts in (4 if count >= 16 else 2, 2, 1) if count % parts == 0)
     mesh = Mesh(np.array(topology.devices).reshape(-1, shared), ("data", "model"))
     report = Report(f"tpu-{arguments.suite}", target=arguments.topology)
-    report.console.print(
-        ", ".join(f"{package} {version}" for package, version in versions().items())
-    )
+    report.introduce()
     suite = SUITES[arguments.suite]
     if arguments.mesh:
         suite = functools.partial(train, layouts=arguments.mesh)
-    report.begin(arguments.suite)
-    for item in suite(mesh):
-        report.add(item)
-    report.finish()
+    report.measure(arguments.suite, suite(mesh))
     report.close()
     if arguments.json:
         report.save(arguments.json)

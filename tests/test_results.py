@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,8 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Report:
     monkeypatch.setattr(_provenance, "code", lambda: {"content": "abc", "changed": False})
     made = Report("core")
     made.console.quiet = True
-    made.begin("forward")
-    for item in (TIMES, GROWTH, Bar("too slow", 1.5, "<=", 1.0), Bar("fast", 3.0, ">=", 2.0)):
-        made.add(item)
-    made.finish()
+    bars = Bar("too slow", 1.5, "<=", 1.0), Bar("fast", 3.0, ">=", 2.0)
+    made.measure("forward", (TIMES, GROWTH, *bars))
     return made
 
 
@@ -87,9 +86,13 @@ def test_a_run_goes_on_with_what_is_missing(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "core.json"
-    report.begin("backward")
-    report.add(TIMES)  # and then it was killed
-    report.save(path)
+
+    def killed() -> Iterator[Table]:
+        yield TIMES
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.measure("backward", killed(), path)
     later = Report("core")
     assert later.resume(path)
     assert [*later.measurements] == ["forward"]

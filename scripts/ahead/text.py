@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import jax
 
 _KERNEL = 'custom_call_target="tpu_custom_call"'
-_COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+_EXCHANGE = re.compile(
+    r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+)
 
 
 def cycles(compiled: jax.stages.Compiled) -> float:
@@ -80,8 +82,7 @@ def kinds(compiled: jax.stages.Compiled) -> Counter[str]:
     """How many instructions of each kind exchange data between devices. Those in a loop stand in
     the text once.
     """
-    names = "|".join(_COLLECTIVES)
-    return Counter(re.findall(rf" ({names})(?:-start)?\(", compiled.as_text() or ""))
+    return Counter(_EXCHANGE.findall(compiled.as_text() or ""))
 
 
 def exchanges(compiled: jax.stages.Compiled) -> Counter[str]:
@@ -90,9 +91,14 @@ def exchanges(compiled: jax.stages.Compiled) -> Counter[str]:
     """
     found: Counter[str] = Counter()
     for line, times in instructions(compiled.as_text() or ""):
-        if kind := re.search(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(", line):
+        if kind := _EXCHANGE.search(line):
             found[kind[1]] += times
     return found
+
+
+def all_exchanges(compiled: jax.stages.Compiled) -> int:
+    """The same, of all kinds."""
+    return exchanges(compiled).total()
 
 
 def collectives(compiled: jax.stages.Compiled) -> int:

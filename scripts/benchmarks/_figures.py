@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 Unit = Literal["s", "B", "x", ""]
 
 _OURS = ("jaxdrop", "independent", "stratified", "replaced", "subnetworks")
-_BOUNDS = ("no dropout", "multiply", "matrix products", "products", "cycles that the memory takes")
+_BOUNDS = ("no dropout", "multiply", "products", "cycles that the memory takes")
 
 
 class Measured(float):
@@ -66,6 +68,14 @@ class Table:
     def candidates(self) -> list[str]:
         """All that have a figure, in the order in which they came."""
         return [*dict.fromkeys(name for row in self.figures.values() for name in row)]
+
+    def unit_of(self, case: str) -> Unit:
+        """The unit of a case."""
+        return self.units.get(case, self.unit)
+
+    def label(self, case: str) -> str:
+        """A case with the name of the axis, if there is one."""
+        return f"{case} {self.axis}" if self.axis else case
 
     @property
     def roles(self) -> Roles:
@@ -144,12 +154,5 @@ def spread(table: Table) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _quartiles(samples: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(samples)
-
-    def at(part: float) -> float:
-        place = part * (len(ordered) - 1)
-        low = int(place)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-    return {"lower": at(0.25), "median": at(0.5), "upper": at(0.75)}
+    lower, median, upper = np.quantile(samples, (0.25, 0.5, 0.75)).tolist()
+    return {"lower": lower, "median": median, "upper": upper}

@@ -18,7 +18,14 @@ import jax
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "equinox", "dm-haiku", "keras", "torch")
 _ROOT = Path(__file__).parents[2]
 # What is measured, and what measures. Pages and tests change no figure.
-_MEASURED = ("jaxdrop", "scripts/benchmark.py", "scripts/benchmarks", "examples")
+_MEASURED = (
+    "jaxdrop",
+    "scripts/benchmark.py",
+    "scripts/benchmarks",
+    "scripts/ahead",
+    "scripts/training",
+    "examples",
+)
 
 
 def versions() -> dict[str, str]:

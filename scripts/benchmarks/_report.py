@@ -7,6 +7,8 @@ import json
 import math
 import os
 import platform
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from rich.table import Column
 
 from benchmarks import _provenance
 from benchmarks._figures import Bar, Table, number, spread
+from benchmarks._provenance import versions
 
-versions = _provenance.versions
 # With more cases than these, each is a line in place of a column.
 _COLUMNS = 5
 _SAME = ("suite", "target", "quick", "machine", "versions")
@@ -47,24 +49,44 @@ class Report:
         self.complete = False
         self.console = Console()
         self._measurement: str | None = None
-        self._code = _provenance.code()  # as it is now, when it is loaded
-        self._watch = _provenance.Watch()
+        # Now, before anyone edits it: this is the code that is loaded.
+        self._code = _provenance.code()
 
-    def begin(self, measurement: str) -> None:
-        """What is added from now on belongs to this measurement."""
-        self._measurement = measurement
-        self._watch = _provenance.Watch()
+    def introduce(self, device: str = "", missing: Iterable[str] = ()) -> None:
+        """Prints the device and the versions of what takes part, and who is missing."""
+        shown = ", ".join(f"{package} {version}" for package, version in versions().items())
+        self.console.print(f"{device}; {shown}" if device else shown)
+        for peer in missing:
+            self.console.print(f"{peer} cannot be imported and is left out")
 
-    def finish(self) -> None:
-        """The measurement that began has all of its figures."""
-        if self._measurement is not None:
-            self.measurements[self._measurement] = self._watch.reading()
-        self._measurement = None
+    def measure(self, name: str, items: Iterable[Table | Bar], path: Path | None = None) -> None:
+        """Adds what a measurement yields. If all of it came, the measurement is noted, with what
+        else the machine did meanwhile.
 
-    def fail(self, error: str) -> None:
-        """The measurement that began has ended with an error."""
-        self.note(f"{self._measurement} failed: {error}")
-        self._measurement = None
+        Args:
+          name: of the measurement.
+          items: its figures, measured as they are asked for.
+          path: a file that is written after each of them.
+        """
+        self._measurement, watch = name, _provenance.Watch()
+        try:
+            for item in items:
+                self.add(item)
+                if path:
+                    self.save(path)
+            self.measurements[name] = watch.reading()
+        finally:
+            self._measurement = None
+
+    def attempt(self, name: str, items: Iterable[Table | Bar], path: Path | None = None) -> bool:
+        """As `measure`; an error becomes a note. Says whether there was none."""
+        try:
+            self.measure(name, items, path)
+        except Exception:
+            self.note(f"{name} failed: {traceback.format_exc(limit=-3)}")
+        if path:
+            self.save(path)
+        return name in self.measurements
 
     def add(self, item: Table | Bar) -> None:
         """Prints a table or a bar."""
@@ -231,7 +253,7 @@ def _cell(table: Table, case: str, name: str) -> str:
     if name not in row:
         return "not run" if name in table.not_run.get(case, {}) else ""
     if limit is None or name == limit or not row.get(limit):
-        return number(row[name], table.units.get(case, table.unit))
+        return number(row[name], table.unit_of(case))
     return number(row[name] / row[limit], "x")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks._figures import Measured
 
 LEAST_RUNS = 7
-# Of slow candidates, where time is short.
+# No share of the time makes it fewer.
 FEWEST_RUNS = 3
 # `scripts/benchmark.py --share` sets it: of the seconds and runs that a measurement asks for.
 share = 1.0

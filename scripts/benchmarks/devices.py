@@ -4,16 +4,17 @@ compiled program. Their time would say nothing, since they share the cores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ahead import programs
-from ahead.text import exchanges
-from benchmarks import _peers, training
+from ahead.text import all_exchanges
+from benchmarks import training
 from benchmarks._compiled import held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table, Unit
 from benchmarks._peers import OWN_KEY, SAME_KEY
@@ -23,35 +24,31 @@ DEVICES = 8
 _COUNTS = (1, 2, 4, 8)
 _ARGUMENTS = "arguments of one device"
 _EXCHANGES = "exchanges between devices"
-_FIGURES: dict[str, Unit] = {
-    "FLOPs of one device, loops counted once": "",
-    "temporaries of one device": "B",
-    _ARGUMENTS: "B",
-    _EXCHANGES: "",
-}
 Found = dict[str, dict[str, dict[str, float]]]
 
 
+def _flops(compiled: jax.stages.Compiled) -> float:
+    return (compiled.cost_analysis() or {}).get("flops", float("nan"))
+
+
+_FIGURES: dict[str, tuple[Unit, Callable[[Any], float]]] = {
+    "FLOPs of one device, loops counted once": ("", _flops),
+    "temporaries of one device": ("B", scratch_bytes),
+    _ARGUMENTS: ("B", held_bytes),
+    _EXCHANGES: ("", all_exchanges),
+}
+
+
 def _add(found: Found, case: int, name: str, compiled: jax.stages.Compiled) -> None:
-    """What a program says. XLA counts the FLOPs of a loop's body once; exchanges in a loop count as
-    often as it runs.
-    """
-    analysis = compiled.cost_analysis() or {}
-    values = (
-        analysis.get("flops", float("nan")),
-        scratch_bytes(compiled),
-        held_bytes(compiled),
-        exchanges(compiled).total(),
-    )
-    for title, value in zip(_FIGURES, values, strict=True):
-        found.setdefault(title, {}).setdefault(str(case), {})[name] = value
+    """What a program says."""
+    for title, (_, figure) in _FIGURES.items():
+        found.setdefault(title, {}).setdefault(str(case), {})[name] = figure(compiled)
 
 
-def _tables(found: Found, title: str) -> Iterator[Table]:
+def _tables(found: Found, title: str, without: Collection[str] = ()) -> Iterator[Table]:
     for figure, rows in found.items():
-        if figure == _ARGUMENTS and not title.startswith("training"):
-            continue
-        yield Table(f"{figure}, {title}", _FIGURES[figure], rows, axis="devices")
+        if figure not in without:
+            yield Table(f"{figure}, {title}", _FIGURES[figure][0], rows, axis="devices")
 
 
 def entries(quick: bool) -> Iterator[Table | Bar]:
@@ -60,15 +57,11 @@ def entries(quick: bool) -> Iterator[Table | Bar]:
     found: Found = {}
     for count in _COUNTS:
         mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
-        divided = NamedSharding(mesh, PartitionSpec("data"))
-        x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=divided)
-        for name, peer in _peers.peers().items():
-            key = jax.eval_shape(lambda keys=peer.keys: keys(2)[1])
-            whole = NamedSharding(mesh, PartitionSpec())
-            given = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole), x, x
-            program = jax.jit(_peers.with_gradient(peer.drop)).lower(*given)
-            _add(found, count, name, program.compile())
-    yield from _tables(found, f"dropout of {shape[0]} x {shape[1]} float32 entries")
+        for case, name, program in programs.core(mesh, shape, (jnp.float32,)):
+            if case.startswith("forward + backward"):
+                _add(found, count, name, program.lower().compile())
+    title = f"dropout of {shape[0]} x {shape[1]} float32 entries"
+    yield from _tables(found, title, without=(_ARGUMENTS,))
     exchanged = max(row[OWN_KEY] for row in found[_EXCHANGES].values())
     yield Bar("dropout: exchanges between devices", exchanged, "<=", 0, "")
 

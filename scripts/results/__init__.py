@@ -1,3 +1,3 @@
-"""From files of figures (docs/results/*.json) to what pages show of them. Nothing here imports JAX:
-pages are made wherever Python is.
+"""From files of figures (docs/results/*.json) to what pages show of them. Only `experiment` imports
+JAX, by its example.
 """

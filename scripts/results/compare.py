@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from benchmarks._figures import Table, number
+from benchmarks._figures import Table
 from results.files import Run
-from results.markdown import ratio, size
+from results.markdown import ratio, shown
 
 # A program that needs less memory than this, as the bar of `core` has it, needs none to speak of.
 _LEAST_BYTES = 2**16
@@ -37,9 +37,8 @@ LINE = ["ratio", "what", "jaxdrop", "in its place", "suite"]
 def line(each: Comparison) -> list[str]:
     """A line of a table with the head `LINE`."""
     made, machine = each.table, each.run.content["machine"]
-    unit = made.units.get(each.case, made.unit)
-    own, other = (size(x) if unit == "B" else number(x, unit) for x in each.figures)
-    what = f"{made.title}: {each.case}{f' {made.axis}' if made.axis else ''}"
+    own, other = (shown(x, made.unit_of(each.case)) for x in each.figures)
+    what = f"{made.title}: {made.label(each.case)}"
     on_cpu = each.run.compiled or machine["backend"] == "cpu"
     suite = f"`{each.run.suite}`{'' if on_cpu else ', ' + machine['device']}"
     names = f"{each.ours}: {own}", f"{each.other}: {other}"
@@ -67,7 +66,7 @@ def _of_table(run: Run, table: Table, others: str) -> Iterator[Comparison]:
     limits = [name for name in roles.bounds if name == table.limit] or list(roles.bounds[:1])
     names = roles.peers if others == "peers" else limits
     for case, row in table.figures.items():
-        unit = table.units.get(case, table.unit)
+        unit = table.unit_of(case)
         if unit not in ("s", "B") and table.limit is None:
             continue
         for ours in roles.ours:
@@ -80,5 +79,5 @@ def _of_table(run: Run, table: Table, others: str) -> Iterator[Comparison]:
 
 
 def _alike(ours: str, other: str) -> bool:
-    """Flax with this library's key is compared with what has that key too."""
+    """Another library that has this library's key is compared only with ours that have it too."""
     return "jaxdrop.key" in ours or "jaxdrop.key" not in other

@@ -25,6 +25,7 @@ def _example() -> Any:
     return cheaper_training
 
 
+@functools.cache
 def _measured() -> dict[str, Any] | None:
     if not _FILE.exists():
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,11 @@ BUSY = 0.2
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A table, how its runs differ, and the measurement that it belongs to."""
+class Shown:
+    """A table, and how its runs differ."""
 
     table: Table
     spread: Mapping[str, Mapping[str, Any]]
-    measurement: str | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Run:
         return f"{machine.get('model') or machine['processor']}, {machine['cpus']} cores{size}"
 
     @property
+    def code(self) -> Mapping[str, Any]:
+        """By which code; empty if that is not known."""
+        return self.content.get("code") or {}
+
+    @property
     def date(self) -> str | None:
         """The day of the first measurement."""
         return min((each["date"][:10] for each in self._measurements), default=None)
@@ -87,9 +92,12 @@ class Run:
         """Whether other work may have changed the times."""
         return not self.compiled and (self.other_work or 0) > BUSY
 
-    @property
-    def tables(self) -> Iterator[Measured]:
+    @functools.cached_property
+    def tables(self) -> tuple[Shown, ...]:
         """All tables."""
+        return tuple(self._tables())
+
+    def _tables(self) -> Iterator[Shown]:
         for each in self.content["tables"]:
             figures = {
                 case: {
@@ -108,7 +116,7 @@ class Run:
                 ours=tuple(each.get("ours", ())),
                 bounds=tuple(each.get("bounds", ())),
             )
-            yield Measured(table, each.get("spread", {}), each.get("measurement"))
+            yield Shown(table, each.get("spread", {}))
 
     @property
     def bars(self) -> list[Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks._figures import number
-from results.files import Measured
+from results.files import Shown
 
 NONE = "not measured"
 # With more cases than these, each is a line in place of a column.
@@ -33,6 +33,11 @@ def size(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def shown(value: float, unit: str) -> str:
+    """A figure with its unit."""
+    return size(value) if unit == "B" else number(value, unit)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; texts may hold bars."""
     lines = [_line(head), "|---" * len(head) + "|", *map(_line, rows)]
@@ -44,7 +49,7 @@ def _line(cells: Sequence[str]) -> str:
     return "".join(f"| {text} " if text else "| " for text in texts) + "|"
 
 
-def figures(measured: Measured) -> str:
+def figures(measured: Shown) -> str:
     """All of a table: each figure, and its ratio to the table's limit, with the quartiles of that
     of runs side by side.
     """
@@ -64,13 +69,12 @@ def _power(case: str) -> str:
     return f"2^{value.bit_length() - 1}" if value >= 512 and not value & (value - 1) else case
 
 
-def _cell(measured: Measured, case: str, name: str) -> str:
+def _cell(measured: Shown, case: str, name: str) -> str:
     made = measured.table
     row = made.figures[case]
     if name not in row:
         return "not run" if name in made.not_run.get(case, {}) else ""
-    unit = made.units.get(case, made.unit)
-    text = size(row[name]) if unit == "B" else number(row[name], unit)
+    text = shown(row[name], made.unit_of(case))
     limit = row.get(made.limit or "")
     if not limit or name == made.limit:
         return text

@@ -21,14 +21,12 @@ def provenance(runs: Sequence[Run], suites: Sequence[str]) -> str:
     places: dict[str, list[str]] = {}
     rows = []
     for run in runs:
-        code = run.content.get("code") or {}
-        commit = (code.get("commit") or "")[:9] + ("*" if code.get("changed") else "")
+        commit = (run.code.get("commit") or "")[:9] + ("*" if run.code.get("changed") else "")
         minutes = f"{run.minutes:.1f}" if run.minutes is not None else ""
         other = "" if run.other_work is None or run.compiled else f"{run.other_work:.2f}"
         name = f"[{run.suite}](results/{run.path.name})"
         places.setdefault(f"{run.where}; {_versions(run)}", []).append(f"`{run.suite}`")
-        state = "; ".join(_state(run))
-        rows.append([name, run.date or "", commit, minutes, other, state])
+        rows.append([name, run.date or "", commit, minutes, other, _state(run)])
     head = ["suite", "date", "code", "minutes", "cores of other work", ""]
     missing = [suite for suite in suites if suite not in {run.suite for run in runs}]
     lines = [table(head, rows) if rows else "Nothing has been measured."]
@@ -36,7 +34,7 @@ def provenance(runs: Sequence[Run], suites: Sequence[str]) -> str:
     if missing:
         commands = ", ".join(f"`{suite}`" for suite in missing)
         lines.append(f"Not measured yet, by `python scripts/benchmark.py all`: {commands}.")
-    if any((run.content.get("code") or {}).get("changed") for run in runs):
+    if any(run.code.get("changed") for run in runs):
         lines.append("\\* with changes that were not committed.")
     return "\n\n".join(filter(None, lines))
 
@@ -45,14 +43,6 @@ def _versions(run: Run) -> str:
     peers = ("python", "jax", "flax", "equinox", "dm-haiku", "keras", "torch", "libtpu")
     versions = run.content["versions"]
     return ", ".join(f"{name} {versions[name]}" for name in peers if name in versions)
-
-
-def _warnings(run: Run) -> dict[str, bool]:
-    return {
-        "**small shapes: no measurement**": run.quick,
-        "**cut: figures are missing**": not run.complete,
-        "**the machine was busy: times are rough**": run.busy,
-    }
 
 
 def worst(runs: Sequence[Run]) -> str:
@@ -94,13 +84,13 @@ def bars(runs: Sequence[Run]) -> str:
         return "Nothing has been measured."
     lines = [[run.suite, bar["figure"], v, b, verdict] for _, run, bar, v, b, verdict in rows]
     missed = sum(not row[0] for row in rows)
-    text = table(["suite", "figure", "measured", "bar", ""], lines[: missed or 0])
-    rest = _folded(
-        f"The {len(rows) - missed} that are reached",
-        table(["suite", "figure", "measured", "bar", ""], lines[missed:]),
-    )
-    head = f"{missed} of {len(rows)} bars are missed."
-    return "\n\n".join([head, *([text] if missed else []), *([rest] if len(rows) > missed else [])])
+    head = ["suite", "figure", "measured", "bar", ""]
+    parts = [f"{missed} of {len(rows)} bars are missed."]
+    if missed:
+        parts.append(table(head, lines[:missed]))
+    if reached := len(rows) - missed:
+        parts.append(_folded(f"The {reached} that are reached", table(head, lines[missed:])))
+    return "\n\n".join(parts)
 
 
 def growth(runs: Sequence[Run], draw: Drawn | None) -> str:
@@ -110,20 +100,18 @@ def growth(runs: Sequence[Run], draw: Drawn | None) -> str:
         for place, each in enumerate(run.tables):
             if not each.table.axis:
                 continue
-            values = {value for row in each.table.figures.values() for value in row.values()}
-            pictures = draw(each.table, f"{run.suite}-{place}") if draw and values != {0} else {}
+            title = f"**{each.table.title}**"
+            if {value for row in each.table.figures.values() for value in row.values()} == {0}:
+                axis = each.table.axis
+                parts.append(f"{title}\n\n0 for every candidate, with all numbers of {axis}.")
+                continue
+            pictures = draw(each.table, f"{run.suite}-{place}") if draw else {}
             shown = "\n\n".join(
                 f"```{{image}} {path}\n:class: only-{theme}\n:alt: {each.table.title}, by"
                 f" {each.table.axis}\n```"
                 for theme, path in pictures.items()
             )
             lacking = _not_run(each.table)
-            title = f"**{each.table.title}**"
-            if values == {0}:
-                parts.append(
-                    f"{title}\n\n0 for every candidate, with all numbers of {each.table.axis}."
-                )
-                continue
             folded = _folded("numbers", figures(each))
             parts.append("\n\n".join(filter(None, [title, shown, lacking, folded])))
     if not parts:
@@ -136,7 +124,7 @@ def suites(runs: Sequence[Run]) -> str:
     """Every table of every suite."""
     parts = []
     for run in runs:
-        lines = [f"### {run.suite}", f"{run.where}. {'; '.join(_state(run))}".strip()]
+        lines = [f"### {run.suite}", f"{run.where}. {_state(run)}".strip()]
         for each in run.tables:
             if each.table.axis:
                 continue
@@ -146,13 +134,19 @@ def suites(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts) if parts else "Nothing has been measured."
 
 
-def _state(run: Run) -> list[str]:
-    return [word for word, holds in _warnings(run).items() if holds]
+def _state(run: Run) -> str:
+    """What takes worth from its figures."""
+    warnings = {
+        "**small shapes: no measurement**": run.quick,
+        "**cut: figures are missing**": not run.complete,
+        "**the machine was busy: times are rough**": run.busy,
+    }
+    return "; ".join(words for words, hold in warnings.items() if hold)
 
 
 def _not_run(made: Table) -> str:
     reasons = [
-        f"{case}{f' {made.axis}' if made.axis else ''}, {name}: {why}"
+        f"{made.label(case)}, {name}: {why}"
         for case, row in made.not_run.items()
         for name, why in row.items()
     ]

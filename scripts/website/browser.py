@@ -52,9 +52,9 @@ def looked_at(
     site: Path,
     pages: Sequence[Path],
     *,
-    browser: str | None = None,
-    screenshots: Path | None = None,
-    contrast: float = 4.5,
+    browser: str | None,
+    screenshots: Path | None,
+    contrast: float,
 ) -> Iterator[Fault]:
     """What is wrong with pages as they are shown. Pictures of them go into `screenshots`."""
     from playwright.sync_api import sync_playwright

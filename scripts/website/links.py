@@ -12,6 +12,7 @@ from pathlib import Path
 
 from website.faults import Fault
 
+_PATIENCE = 20  # seconds for another site to answer
 _ELSEWHERE = ("http:", "https:", "//")
 _NO_PAGE = ("mailto:", "data:", "javascript:")
 
@@ -69,7 +70,7 @@ def _lacks(site: Path, page: Path, link: str) -> str | None:
     return None
 
 
-def unreachable(site: Path, pages: Sequence[Path], timeout: float = 20) -> Iterator[Fault]:
+def unreachable(site: Path, pages: Sequence[Path]) -> Iterator[Fault]:
     """Links to other sites that do not answer. Each address is asked once."""
     answers: dict[str, str | None] = {}
     for page in pages:
@@ -77,15 +78,15 @@ def unreachable(site: Path, pages: Sequence[Path], timeout: float = 20) -> Itera
             if link.startswith(_ELSEWHERE):
                 address = urllib.parse.urldefrag(urllib.parse.urljoin("https://", link)).url
                 if address not in answers:
-                    answers[address] = _asked(address, timeout)
+                    answers[address] = _asked(address)
                 if why := answers[address]:
                     yield Fault(page.relative_to(site).as_posix(), "other site", link, why)
 
 
-def _asked(address: str, timeout: float) -> str | None:
+def _asked(address: str) -> str | None:
     asked = urllib.request.Request(address, headers={"User-Agent": "Mozilla/5.0 (check_site.py)"})
     try:
-        with urllib.request.urlopen(asked, timeout=timeout):
+        with urllib.request.urlopen(asked, timeout=_PATIENCE):
             return None
     except urllib.error.HTTPError as error:
         # Whoever turns robots away has the page.

@@ -55,14 +55,9 @@ def compilation(quick: bool) -> Iterator[Table | Bar]:
     """
     layers, runs = (1, 1) if quick else (24, 5)
     sites = layers * _SITES_PER_LAYER
-    contestants = layers_and_keys()
     x = jnp.ones((32, 64))
     params = Model(sites, None).init(jax.random.key(0), x)
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for order in itertools.islice(rounds(contestants), runs):
-        for name in order:
-            dropout, key = contestants[name]
-            spent[name].append(compile_step(Model(sites, dropout), params, x, key)[1])
+    _, spent = compiled_in_turns(sites, params, x, runs)
     figures = {
         clock: {
             name: statistics.median(pair[index] for pair in pairs) for name, pairs in spent.items()
@@ -86,7 +81,24 @@ def compilation(quick: bool) -> Iterator[Table | Bar]:
     )
 
 
-def compile_step(
+def compiled_in_turns(
+    sites: int, params: Any, x: jax.Array, runs: int
+) -> tuple[dict[str, jax.stages.Compiled], dict[str, list[tuple[float, float]]]]:
+    """The gradient with each dropout, compiled so many times in turn: the last program, and the
+    wall-clock and processor seconds of each compilation.
+    """
+    contestants = layers_and_keys()
+    programs: dict[str, jax.stages.Compiled] = {}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for order in itertools.islice(rounds(contestants), runs):
+        for name in order:
+            dropout, key = contestants[name]
+            programs[name], seconds = _compile_step(Model(sites, dropout), params, x, key)
+            spent[name].append(seconds)
+    return programs, spent
+
+
+def _compile_step(
     model: Model, params: Any, x: jax.Array, key: jax.Array
 ) -> tuple[jax.stages.Compiled, tuple[float, float]]:
     """The gradient, and the wall-clock and processor seconds that its compilation takes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,8 +13,8 @@ import jax.numpy as jnp
 from benchmarks._compiled import scratch_bytes
 from benchmarks._figures import Bar, Measured, Table
 from benchmarks._peers import FLAX
-from benchmarks._timing import interleaved, rounds
-from benchmarks.core.compilation import Model, compile_step, layers_and_keys
+from benchmarks._timing import interleaved
+from benchmarks.core.compilation import Model, compiled_in_turns, layers_and_keys
 
 
 def sites(quick: bool) -> Iterator[Table | Bar]:
@@ -32,15 +31,10 @@ def sites(quick: bool) -> Iterator[Table | Bar]:
     for count in (1, 2) if quick else (1, 3, 10, 32, 100):
         case = str(count)
         params = Model(count, None).init(jax.random.key(0), x)
-        programs: dict[str, jax.stages.Compiled] = {}
-        spent: dict[str, list[float]] = {name: [] for name in contestants}
-        for order in itertools.islice(rounds(contestants), 1 if quick else 3):
-            for name in order:
-                dropout, key = contestants[name]
-                programs[name], (wall, _) = compile_step(Model(count, dropout), params, x, key)
-                spent[name].append(wall)
+        programs, spent = compiled_in_turns(count, params, x, 1 if quick else 3)
+        walls = {name: [wall for wall, _ in pairs] for name, pairs in spent.items()}
         compiling[case] = {
-            name: Measured(statistics.median(runs), runs) for name, runs in spent.items()
+            name: Measured(statistics.median(runs), runs) for name, runs in walls.items()
         }
         calls: dict[str, Callable[[], Any]] = {
             name: functools.partial(program, params, x, contestants[name][1])
