@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxdrop import _checks
+from jaxdrop import _checks, _optional
 from jaxdrop._references import Entry, entries, references_of
 
 __all__ = ["Citation", "citation"]
@@ -41,7 +41,7 @@ def citation(*used: Any) -> Citation:
           title = {Concrete dropout},
         ...
 
-    A comment above each entry names what it stands for.
+    A comment above each entry names what uses it.
 
     ==============================  ================================================================
     an argument                     stands for
@@ -91,7 +91,7 @@ def _found(used: Any) -> Iterator[_Use]:
         yield _use(_named(used))
     elif (flax := _framework(used)) is not None:
         yield from _of_nnx(used, flax) if flax.__name__ == "flax.nnx" else _of_linen(used, flax)
-    elif type(used).__module__ == "jaxdrop.audit._report":
+    elif _optional.is_a("jaxdrop.audit", "Report", used):
         yield from _of_sites(used.sites)
     elif _is_own(used):
         yield _use(used)
@@ -156,11 +156,8 @@ def _is_own(used: Any) -> bool:
 
 def _framework(used: Any) -> Any | None:
     """The module of Flax that a model is made with, if it is one."""
-    for name in ("flax.nnx", "flax.linen"):
-        flax = sys.modules.get(name)
-        if flax is not None and isinstance(used, flax.Module):
-            return flax
-    return None
+    names = ("flax.nnx", "flax.linen")
+    return next((sys.modules[name] for name in names if _optional.is_a(name, "Module", used)), None)
 
 
 def _of_nnx(model: Any, flax: Any) -> Iterator[_Use]:
@@ -183,14 +180,18 @@ def _of_linen(module: Any, flax: Any) -> Iterator[_Use]:
     names = [name for name in module.__dataclass_fields__ if name != "parent"]
     values = [getattr(module, name, None) for name in names]
     yield from _of_layer(module, flax, values)
-    for value in values:
-        for each in value.values() if isinstance(value, Mapping) else _members(value):
-            if isinstance(each, flax.Module):
-                yield from _of_linen(each, flax)
+    for each in _leaves(values):
+        if isinstance(each, flax.Module):
+            yield from _of_linen(each, flax)
 
 
-def _members(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+def _leaves(value: Any) -> Iterator[Any]:
+    """All that is in containers, however deep, in their order."""
+    if isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _of_layer(module: Any, flax: Any, values: Iterable[Any]) -> Iterator[_Use]:
@@ -201,14 +202,14 @@ def _of_layer(module: Any, flax: Any, values: Iterable[Any]) -> Iterator[_Use]:
     elif isinstance(module, flax.Dropout):
         yield _name(type(module)), list(references_of(dropout).works())
     for value in values:
-        # By `dropout` a layer says how weights are dropped, and the works on it drop units.
+        # A layer of this library may hold `dropout` to drop weights with; its works are on units.
         counts = value is not dropout or not _is_own(module)
         if counts and callable(value) and _framework(value) is None and _is_own(value):
             yield _use(value)
 
 
 def _of_sites(sites: Iterable[Any]) -> Iterator[_Use]:
-    """What an audit found. What other libraries draw has the names of this one, with spaces."""
+    """What an audit found. It calls what other libraries drop by this one's names, with spaces."""
     library = sys.modules["jaxdrop"]
     for site in sites:
         name = site.variant.replace(" ", "_")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 
@@ -32,3 +33,8 @@ def find(module: str) -> Any | None:
         return importlib.import_module(module)
     except ImportError:
         return None
+
+
+def is_a(module: str, name: str, value: Any) -> bool:
+    """Whether a value is of a class of a module, which need not be installed or loaded."""
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
@@ -63,7 +64,8 @@ class References(NamedTuple):
 
 def _is_off(value: Any) -> bool:
     """Whether the value of an option, such as a rate, says that a method is not in use."""
-    return value is None or (isinstance(value, bool | int | float) and not value)
+    number = isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0
+    return value is None or (number and not value)
 
 
 def cites(
@@ -76,7 +78,8 @@ def cites(
         @cites(weight_rate="merity2018regularizing")
 
     Args:
-      *works: keys of references.bib; or what is decorated itself, whose works count too.
+      *works: keys of references.bib; or functions and classes that are decorated, whose works count
+        too.
       **options: by the name of an option, the key that counts where the option is on; or a
         dictionary from values of the option to keys.
     """
@@ -97,8 +100,8 @@ def cites(
 
 
 def references_of(cited: Any) -> References:
-    """The works of a function, a class or an object, of which there may be none. Those of a layer
-    are the works of its function.
+    """The works of a function, a class or an object; none if it has none. A layer has those of its
+    function.
     """
     for each in (cited, getattr(cited, "function", None)):
         found = getattr(each, "_references", None)

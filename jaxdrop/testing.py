@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxdrop import _checks
+from jaxdrop import _checks, _optional
 from jaxdrop.audit import Report, Severity, check
 
 __all__ = ["check_dropout"]
@@ -155,22 +155,15 @@ def _linen_call(
 
 
 def _is_linen(model: Any) -> bool:
-    return _of("flax.linen", "Module", model)
+    return _optional.is_a("flax.linen", "Module", model)
 
 
 def _is_nnx(model: Any) -> bool:
-    return _of("flax.nnx", "Module", model)
+    return _optional.is_a("flax.nnx", "Module", model)
 
 
 def _is_equinox(model: Any) -> bool:
-    return _of("equinox", "Module", model)
-
-
-def _of(module: str, name: str, value: Any) -> bool:
-    """Whether a value is of a class of a module, which need not be installed."""
-    import sys
-
-    return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))
+    return _optional.is_a("equinox", "Module", model)
 
 
 def __dir__() -> list[str]:

@@ -235,10 +235,16 @@ class Holding(nn.Module):
 
 def test_models_of_linen() -> None:
     rnn = jaxdrop.linen.RNN(nn.SimpleCell(2), weight_rate=0.1)
-    inner = {"a": nn.Sequential([nn.Dense(2), nn.Dropout(0.1), rnn])}
+    inner = {"a": nn.Sequential([nn.Dense(2), [nn.Dropout(0.1), {"b": rnn}]])}
     assert set(cited(Holding(inner))) == {
         *cited(jaxdrop.dropout, jaxdrop.weight_drop, jaxdrop.neftune)
     }
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, np.float32(0), np.zeros(()), jnp.zeros(())])
+def test_an_option_that_is_off_is_not_cited(zero: Any) -> None:
+    rnn = jaxdrop.linen.RNN(nn.SimpleCell(2), weight_rate=zero, hidden_zoneout=0.1)
+    assert cited(rnn) == cited(jaxdrop.zoneout)
 
 
 @pytest.mark.parametrize("model", [Compact(), Prepared(), Holding(Compact())])

@@ -131,18 +131,29 @@ def test_fields_of_layers(framework: Any) -> None:
 
 
 @pytest.mark.usefixtures("registry")
-def test_names_of_modules() -> None:
+def test_a_public_name_is_said_as_the_user_knows_it() -> None:
+    old = deprecated(use="", **WHEN)(jaxdrop.drop_block)
+    said = r"^jaxdrop\.drop_block is deprecated"
+    x = np.ones((1, 4, 4, 1), np.float32)
+    warned(said, lambda: old(jaxdrop.key(0), x, 0.1, block_size=1))
+
+
+@pytest.mark.usefixtures("registry")
+def test_names_of_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = types.ModuleType("some.module")
     module.double, sys.modules["some.module"] = double, module
     names = {
         "twice": Renamed("double", **WHEN),
         "drop": Renamed("jaxdrop.dropout", **WHEN),
+        "hsv": Renamed("colorsys.rgb_to_hsv", **WHEN),
     }
     module.__getattr__ = renamed_names("some.module", names)
     try:
         said = r"some\.module\.twice is deprecated .* use some\.module\.double\."
         assert warned(said, lambda: module.twice) is double
         assert warned("use jaxdrop.dropout", lambda: module.drop) is jaxdrop.dropout
+        monkeypatch.delitem(sys.modules, "colorsys", raising=False)  # loaded on first use
+        assert warned("use colorsys", lambda: module.hsv).__module__ == "colorsys"
         with pytest.warns(DeprecationWarning, match=said) as records:
             from some.module import twice
         assert twice is double

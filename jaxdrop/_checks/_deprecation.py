@@ -7,6 +7,7 @@ A name, an argument or a function that is deprecated is noted in `DEPRECATED`, a
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 Decorated = TypeVar("Decorated")
 
-_LIFE = 2  # minor versions from the first one that warns to the one that has no such name any more
+_LIFE = 2  # minor versions for which an old name works, at least
 _INSIDE = ("jaxdrop", "jax", "jaxlib", "flax", "importlib")
 
 
@@ -107,18 +108,19 @@ def renamed_argument(
 
     def decorate(one: Decorated) -> Decorated:
         note = _noted(f"{_called(one)}({old}=...)", since, removal, f"{new}=...")
+        names, text = {old: (new, note)}, f"`{old}` is called `{new}`."
         if isinstance(one, type):
-            names = {**getattr(one, "_renamed_fields", {}), old: (new, note)}
+            names = {**getattr(one, "_renamed_fields", {}), **names}
             setattr(one, "_renamed_fields", names)  # noqa: B010
             setattr(one, old, _attribute(new, note))
-            return cast(Decorated, _documented(one, note, f"`{old}` is called `{new}`."))
+            return cast(Decorated, _documented(one, note, text))
         function = cast(Callable[..., Any], one)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **_current({old: (new, note)}, function.__qualname__, kwargs))
+            return function(*args, **_current(names, function.__qualname__, kwargs))
 
-        return cast(Decorated, _documented(call, note, f"`{old}` is called `{new}`."))
+        return cast(Decorated, _documented(call, note, text))
 
     return decorate
 
@@ -152,7 +154,7 @@ def renamed_names(
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         notes[name].warn()
         place, _, new = notes[name].use.rpartition(".")
-        return getattr(sys.modules[place], new)
+        return getattr(importlib.import_module(place), new)
 
     return attribute
 
@@ -179,6 +181,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _called(one: Any) -> str:
     """The name by which the user knows a function or class."""
     room = str(one.__module__).partition("._")[0]
+    if room.startswith("jaxdrop.functional"):  # all of them are public at the top
+        room = "jaxdrop"
     name = one.__qualname__.rpartition("<locals>.")[2]
     return name if room.startswith("jaxdrop.layers") else f"{room}.{name}"
 

@@ -13,7 +13,7 @@ class Severity(enum.IntEnum):
 
     Attributes:
       INFO: it costs something, or is a choice to know of.
-      WARNING: it is seldom meant.
+      WARNING: it is seldom what the author meant.
       ERROR: dropout does not do what it is there for.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxdrop import _optional
 from jaxdrop.audit._modules import Layer, Probe, note_mode
 from jaxdrop.audit._places import WATCHED
 
@@ -23,7 +24,7 @@ def is_nnx(value: Any) -> bool:
 
 def is_equinox(value: Any) -> bool:
     """Whether a value is a module of Equinox."""
-    return "equinox" in sys.modules and isinstance(value, sys.modules["equinox"].Module)
+    return _optional.is_a("equinox", "Module", value)
 
 
 def is_model(value: Any) -> bool:

@@ -48,9 +48,17 @@ def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, A
 
 def html(summary: Any) -> str:
     """The line, and a row for each array: its fields, and what is computed from them."""
-    kind = type(summary)
     fields = [field.name for field in dataclasses.fields(summary)]
-    computed = [name for name, _ in inspect.getmembers(kind, lambda x: isinstance(x, property))]
+    computed: list[str] = []
+    try:
+        for leaf in jax.tree.leaves([getattr(summary, name) for name in fields]):
+            if isinstance(leaf, (jax.Array, np.ndarray)):
+                known(leaf)
+    except _UnknownError:
+        pass  # nothing is computed from fields whose values are not at hand
+    else:
+        properties = inspect.getmembers(type(summary), lambda x: isinstance(x, property))
+        computed = [name for name, _ in properties]
     rows = []
     for name in [*fields, *computed]:
         if name not in _NOT_SHOWN:
@@ -71,7 +79,8 @@ def _rows(name: str, summary: Any) -> list[tuple[str, ...]]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(summary, name)):
             values = known(leaf)
             if values.size:
-                numbers = (values.mean(), values.min(), values.max())
+                with np.errstate(all="ignore"):
+                    numbers = (values.mean(), values.min(), values.max())
                 told = (f"{number:.4g}" for number in numbers)
                 rows.append((name + jax.tree_util.keystr(path), str(values.shape), *told))
     except (_UnknownError, AttributeError, IndexError, TypeError, ValueError):

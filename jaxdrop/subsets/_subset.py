@@ -44,8 +44,7 @@ class Subset(NamedTuple):
         """int32 `(..., kept entries)`: the kept entries along an axis of `x`."""
         *rows, groups, members = self.ranks.shape
         length = x.shape[axis]
-        _check_length(length, axis, groups, members)
-        size = length // (groups * members)
+        size = _block(length, axis, groups, members)
         shape = (*self.indices.shape, size)
         group = members * lax.broadcasted_iota(jnp.int32, shape, len(rows))
         within = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
@@ -88,10 +87,10 @@ class Subset(NamedTuple):
                 f" but x has shape {tuple(x.shape)} and axis={axis}. Subsets of one axis of the"
                 " same x: jax.vmap(lambda kept: kept.gather(x))(subsets)."
             )
-        _check_length(length, axis, groups, count)
+        size = _block(length, axis, groups, count)
         arrays = self._laid_out(x, axis)
         before, after = x.shape[:axis], x.shape[axis + 1 :]
-        members = x.reshape(*before, groups, count, length // (groups * count), *after)
+        members = x.reshape(*before, groups, count, size, *after)
         if _layouts.mesh_of(*arrays) is not None:
             # Both branches have the values of `members`. The purpose of the select is a type: under
             # `vmap` over keys that are divided over an explicit mesh, ranks are divided over the
@@ -130,12 +129,14 @@ class Subset(NamedTuple):
         ]
 
 
-def _check_length(length: int, axis: int, groups: int, count: int) -> None:
+def _block(length: int, axis: int, groups: int, count: int) -> int:
+    """How many entries along an axis belong to each of `count` members of each group."""
     if length % (groups * count):
         raise ValueError(
             f"x has {length} entries along axis {axis}, which are not {groups} groups of {count}"
             " members."
         )
+    return length // (groups * count)
 
 
 def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
@@ -153,10 +154,9 @@ def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
       ValueError: as `Subset.gather`.
     """
     axis = _checks.check_axis(axis, "axis", x.ndim)
-    _check_length(x.shape[axis], axis, *kept.ranks.shape[-2:])
     *rows, groups, members = kept.ranks.shape
+    block = _block(x.shape[axis], axis, groups, members)
     keep = (kept.ranks < kept.indices.shape[-1])[..., None]
-    block = x.shape[axis] // (groups * members)
     keep = jnp.broadcast_to(keep, (*rows, groups, members, block)).reshape(*rows, -1)
     keep = lax.expand_dims(keep, [*range(len(rows), axis), *range(axis + 1, x.ndim)])
     return masks.scaled(keep, x, jnp.asarray(kept.scale, jnp.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 
@@ -67,6 +68,11 @@ def test_a_notebook_shows_the_line_and_what_each_array_holds() -> None:
     assert "<td>predictive_entropy</td>" in classification._repr_html_()
     shapes = jax.eval_shape(lambda: classification)
     assert "<table>" not in shapes._repr_html_()  # there are no values
+    program = jax.make_jaxpr(lambda traced: [traced._repr_html_(), traced][1])(classification)
+    assert not program.eqns  # nor is anything computed from those of a trace
+    moments = summaries()[2]
+    infinite = dataclasses.replace(moments, variance=np.float32([np.inf, -np.inf]))
+    assert "<td>inf</td>" in infinite._repr_html_()
 
 
 def test_several_outputs() -> None:

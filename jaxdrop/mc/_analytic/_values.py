@@ -13,7 +13,7 @@ Array = Any
 
 
 UNKNOWN = float("nan")
-"""How many values a word can take, where that is not known."""
+"""Stands for the number of values that a word can take, where that number is not known."""
 
 
 @dataclasses.dataclass(eq=False)

@@ -60,31 +60,18 @@ def _pyplot() -> Any:
 
 def legend(ax: Axes, place: str = "best") -> Legend:
     """Adds a half-transparent legend."""
-    return ax.legend(
-        loc=place, fontsize=_FONT_SIZE, frameon=True, framealpha=0.85, edgecolor="none"
-    )
+    return ax.legend(loc=place, fontsize="small", frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def legend_above(ax: Axes, place: str) -> None:
     """Adds a legend at the top, and raises the limit of the axes, so that it hides no curve."""
-    added = legend(ax, place)
-    size = _font_size()
-    # Entries stand half a line apart, in a frame with a margin.
-    height = size * (1.5 * len(added.get_texts()) + 1.5)
+    entries = legend(ax, place).get_texts()
+    # They stand half a line apart, in a frame with a margin.
+    height = float(entries[0].get_fontsize()) * (1.5 * len(entries) + 1.5)
     share = height / (ax.get_window_extent().height * 72 / ax.figure.dpi)
     low, high = ax.get_ylim()
-    # Of axes that are too small for their legend, some room is left to the curves.
+    # At most 60 % of the height goes to the legend.
     ax.set_ylim(low, low + (high - low) / (1 - min(1.1 * share, 0.6)))
-
-
-_FONT_SIZE = "small"
-
-
-def _font_size() -> float:
-    """Of legends, in points."""
-    from matplotlib.font_manager import FontProperties
-
-    return FontProperties(size=_FONT_SIZE).get_size_in_points()
 
 
 class Bars(NamedTuple):

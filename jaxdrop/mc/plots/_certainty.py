@@ -13,6 +13,8 @@ from jaxdrop.mc.plots import _axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_SHARE = 0.3  # of an image in the height of the axes
+
 
 @_checks.hinted
 def certainty(
@@ -74,11 +76,11 @@ def certainty(
     if not 1 <= columns <= size:
         raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")
     new, ax = ax is None, _axes.axes(ax)
-    figure: Any = ax.figure
     if new:  # as high as two rows of images and their titles
+        figure: Any = ax.figure
         width, height = figure.get_size_inches()
-        cell = 0.8 * width / columns * images.shape[1] / images.shape[2]
-        figure.set_figheight(np.clip(cell / 0.3 + 0.5, 0.5 * height, height))
+        image = 0.8 * width / columns * images.shape[1] / images.shape[2]
+        figure.set_figheight(np.clip(image / _SHARE + 0.5, 0.5 * height, height))
     ax.set_axis_off()
     ax.set_title(f"Label → prediction, and {name} below")
     order, predicted = np.argsort(values, kind="stable"), probs.argmax(-1)
@@ -86,7 +88,8 @@ def certainty(
         [(order[:columns], "most certain"), (order[::-1][:columns], "least certain")]
     ):
         for column, index in enumerate(indices):
-            cell = ax.inset_axes(((column + 0.08) / columns, 0.55 - 0.5 * row, 0.84 / columns, 0.3))
+            place = ((column + 0.08) / columns, 0.55 - 0.5 * row, 0.84 / columns, _SHARE)
+            cell = ax.inset_axes(place)
             cell.imshow(images[index], cmap="gray_r", vmin=images.min(), vmax=images.max())
             cell.spines[:].set(visible=True, linewidth=0.5)
             cell.set(

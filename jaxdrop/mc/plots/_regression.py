@@ -69,8 +69,8 @@ def band(
         np.stack(part.interval(float(level)))[:, order] for part in (summary, noiseless)
     )
     ax = _axes.axes(ax)
-    # The outer band in two parts, beside the inner one: where they lie on each other, the color is
-    # neither's in the legend.
+    # The outer band in two parts, above and below the inner one: where bands overlap, their colors
+    # mix into one that the legend does not show.
     (low, high), (inner_low, inner_high) = outer, inner
     for bounds, alpha, label in (
         ((low, inner_low), 0.2, "epistemic and aleatoric"),
