@@ -37,8 +37,9 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
-# A warning of a cell is one of the build.
+# A warning in a cell fails the build.
 nb_output_stderr = "remove-warn"
+
 default_role = "literal"
 
 add_module_names = False
@@ -55,7 +56,7 @@ html_theme = "sphinx_book_theme"
 html_title = "jaxdrop"
 html_css_files = ["site.css"]
 html_context = {"default_mode": "auto"}
-# All of 300 pages in the navigation of each would take minutes.
+# All pages in the navigation of each would take minutes to write.
 html_theme_options = {
     "show_toc_level": 2,
     "collapse_navbar": True,

@@ -33,7 +33,7 @@ def main() -> int:
             print(f"{run.path.name}: was cut, and is not quoted")
         if run.busy:
             print(f"{run.path.name}: others kept {run.other_work} cores busy; times are rough")
-    known = blocks.of_files(runs)
+    known = blocks.of_files(runs, options.results)
     for path in blocks.pages():
         before, name = path.read_text(), path.relative_to(blocks.ROOT)
         after, left = blocks.fill(before, known)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import docstrings
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
 import jaxdrop
+from docs._extensions import docstrings
 
 _BARE = ("variants", "choosing")
 """Pages on which `dropout` alone is this library's; elsewhere it may be Flax's."""
@@ -22,7 +22,7 @@ def _target(text: str, page: str) -> str | None:
     if name in jaxdrop.__all__ and ("_" in name or page in _BARE):
         name = f"jaxdrop.{name}"
     found = docstrings.targets().get(name)
-    # The names of modules and of other libraries are none.
+    # Names of modules and of other libraries are not linked.
     return found if found and text.endswith((name.rpartition(".")[2], ")")) else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import benchmarks
 from results import blocks, files, plots
 
-# Below what is built, which Git ignores and Sphinx takes for no source.
+# In `_build`, which Git ignores and where Sphinx looks for no pages.
 PLOTS = Path("_build", "plots")
 
 
@@ -20,8 +20,8 @@ def filled(text: str, folder: Path, source: Path) -> str:
         paths = plots.save(table, source / PLOTS, name)
         return {theme: f"/{path.relative_to(source)}" for theme, path in paths.items()}
 
-    known = blocks.of_files(runs) | blocks.of_site(runs, benchmarks.names(), draw)
-    known |= blocks.pictures(source / PLOTS)
+    known = blocks.of_files(runs, folder) | blocks.of_site(runs, benchmarks.names(), draw)
+    known |= blocks.pictures(source / PLOTS, folder)
     return blocks.fill(text, known)[0]
 
 

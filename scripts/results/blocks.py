@@ -3,7 +3,7 @@
     <!-- results: NAME -->...<!-- end of results -->
 
 `scripts/write_results.py` writes those of pages that are also read as files, such as the README.
-`docs/results.md` is filled while Sphinx builds the site.
+While Sphinx builds the site, all marked pages are filled again, `docs/results.md` among them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from results import experiment, page, summaries
-from results.files import Figures, Run
+from results.files import FOLDER, Figures, Run
 
 ROOT = Path(__file__).parents[2]
 _MARKED = re.compile(r"(?s)(<!-- results: ([\w-]+) -->)(.*?)(<!-- end of results -->)")
@@ -22,15 +22,15 @@ Block = Callable[[], str | None]
 """None if what it shows has not been measured."""
 
 
-def of_files(runs: list[Run]) -> dict[str, Block]:
-    """Blocks of pages that stand in the repository."""
-    known = Figures(runs)
+def of_files(runs: list[Run], folder: Path = FOLDER) -> dict[str, Block]:
+    """Blocks of pages that stand in the repository, from the files of a folder."""
+    known = Figures(runs, folder)
     return {name: functools.partial(make, known) for name, make in summaries.BLOCKS.items()}
 
 
-def pictures(folder: Path) -> dict[str, Block]:
+def pictures(plots: Path, folder: Path = FOLDER) -> dict[str, Block]:
     """Pictures of pages, drawn into a folder of the site while Sphinx builds it."""
-    return {"ways-picture": lambda: experiment.picture(folder)}
+    return {"ways-picture": lambda: experiment.picture(folder, plots)}
 
 
 def of_site(runs: list[Run], suites: list[str], draw: page.Drawn | None) -> dict[str, Block]:

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from results.files import FOLDER, Figures
+from results.files import Figures
 from results.markdown import ratio, table
 
-_FILE = FOLDER / "cheaper_training.json"
-_WIDER = FOLDER / "cheaper_training_192.json"
-_EXAMPLES = FOLDER.parents[1] / "examples"
+_NAME, _WIDER = "cheaper_training.json", "cheaper_training_192.json"
+_EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @functools.cache
@@ -26,15 +25,15 @@ def _example() -> Any:
 
 
 @functools.cache
-def _measured() -> dict[str, Any] | None:
-    if not _FILE.exists():
+def _measured(folder: Path) -> dict[str, Any] | None:
+    if not (folder / _NAME).exists():
         return None
-    return _example().measured_of(json.loads(_FILE.read_text()))
+    return _example().measured_of(json.loads((folder / _NAME).read_text()))
 
 
 def ways(known: Figures) -> str | None:
     """Each way of dropping against training without dropout at the same cost."""
-    if (measured := _measured()) is None:
+    if (measured := _measured(known.folder)) is None:
         return None
     example, rows = _example(), []
     for name, loss, time, operations, *_, halfway in example.compared(measured):
@@ -49,9 +48,10 @@ def ways(known: Figures) -> str | None:
 
 def by_width(known: Figures) -> str | None:
     """The time of a step of each way, as a share of that without dropout, by width."""
-    if not (_FILE.exists() and _WIDER.exists()):
+    paths = known.folder / _NAME, known.folder / _WIDER
+    if not all(path.exists() for path in paths):
         return None
-    every = [json.loads(path.read_text()) for path in (_FILE, _WIDER)]
+    every = [json.loads(path.read_text()) for path in paths]
     times = [{way: sum(taken) for way, taken in found["seconds"].items()} for found in every]
     ways = [way for way in times[0] if way not in _example().BASELINES]
     rows = [
@@ -61,11 +61,11 @@ def by_width(known: Figures) -> str | None:
     return table(["time of a step", *ways], rows)
 
 
-def picture(folder: Path) -> str | None:
-    """The losses by cost, drawn into a folder of the site."""
-    if (measured := _measured()) is None:
+def picture(folder: Path, plots: Path) -> str | None:
+    """The losses by cost, from a folder of results, drawn into one of the site."""
+    if (measured := _measured(folder)) is None:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    _example().draw(measured).savefig(folder / "cheaper_training.png")
+    plots.mkdir(parents=True, exist_ok=True)
+    _example().draw(measured).savefig(plots / "cheaper_training.png")
     text = "Loss after training by time and by operations, with nine ways of dropping and without"
-    return f"![{text}](/{folder.parent.name}/{folder.name}/cheaper_training.png)"
+    return f"![{text}](/{plots.parent.name}/{plots.name}/cheaper_training.png)"

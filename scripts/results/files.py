@@ -153,7 +153,8 @@ class Figures:
     quoted.
     """
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[Run], folder: Path = FOLDER) -> None:
+        self.folder = folder
         self.runs = [run for run in runs if run.complete and not run.quick]
 
     def has(self, *suites: str) -> bool:

@@ -50,7 +50,7 @@ _FOLDER = "pictures"
 
 
 def _shown(stem: str, alt: str) -> list[nodes.Node]:
-    """A picture, light and dark, of which a browser shows one."""
+    """The light and the dark file of a picture; the theme shows one of them."""
     return [
         nodes.image(
             uri=f"/_static/{_FOLDER}/{stem}-{theme}.png", alt=alt, classes=[f"only-{theme}"]
@@ -79,7 +79,8 @@ class Gallery(SphinxDirective):
         strip = nodes.container(classes=["gallery"])
         above = "../" * self.env.docname.count("/")
         for name, family in FAMILIES.items():
-            # Of a reference to a page that Sphinx looks up, it keeps the text alone.
+            # Sphinx keeps only the text of a reference that it resolves itself, so the address is
+            # written out.
             link = nodes.reference(
                 "",
                 "",

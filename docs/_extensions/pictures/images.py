@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from .panels import Panel, Panels, photograph
 RATE = 0.3
 
 
+@functools.cache
 def flower() -> jax.Array:
     """The photograph flower.jpg by dany13, CC BY, of shape (1, 64, 64, 3)."""
     pixels = load_sample_image("flower.jpg")[60:380:5, 160:480:5]
@@ -25,7 +28,7 @@ def entries() -> Panels:
     mean, std = x.mean((1, 2)), x.std((1, 2))
     alpha = jaxdrop.alpha_dropout(key, (x - mean) / std, RATE) * std + mean
     one_mask = jaxdrop.dropout(key, x, RATE, broadcast_dims=(-1,))
-    kept = 1 - RATE  # what is kept is drawn as bright as before
+    kept = 1 - RATE  # undoes the division of dropout: kept pixels are as bright as before
     return Panels(
         [
             Panel("the image", photograph(x[0])),
@@ -42,7 +45,7 @@ def entries() -> Panels:
 def regions() -> Panels:
     x, key = flower(), jaxdrop.key(3)
     kept = 1 - RATE
-    one_mask = jnp.broadcast_to(x[..., :1] * 0 + 1, (*x.shape[:-1], 1))
+    one_mask = jnp.ones((*x.shape[:-1], 1))
     blocks = jaxdrop.drop_block(key, one_mask, RATE, block_size=9) > 0
     return Panels(
         [

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 import jaxdrop
 
-from .images import flower
-from .sequences import patches, patches_back
+from .images import RATE, flower
+from .sequences import PATCH, patches, patches_back
 
 STATIC = Path(__file__).parents[2] / "_static"
 SEED = 3
@@ -20,8 +20,8 @@ SEED = 3
 
 def masks() -> Figure:
     """A photograph under some kinds of dropout."""
-    x, key, rate = flower(), jaxdrop.key(SEED), 0.3
-    tokens = patches(x).reshape(1, 64, 192)
+    x, key, rate = flower(), jaxdrop.key(SEED), RATE
+    tokens = patches(x).reshape(1, -1, PATCH * PATCH * 3)
     kept, places = jaxdrop.token_dropout(key, tokens, rate, num_prefix_tokens=0)
     dropped = {
         "dropout": jaxdrop.dropout(key, x, rate),
@@ -32,7 +32,7 @@ def masks() -> Figure:
     }
     pictures = {
         "the image": x,
-        # What is kept, as bright as before.
+        # The product undoes the division of dropout: kept pixels are as bright as before.
         **{name: (1 - rate) * y for name, y in dropped.items()},
         "token_dropout,\npatches of 8 x 8": patches_back(
             jaxdrop.reinsert_tokens(jnp.zeros_like(tokens), kept, places)

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 
 class Colors(NamedTuple):
-    """The colors of a theme. The page is seen through the ground."""
+    """The colors of a theme. The background is transparent."""
 
     ink: str
     kept: str
     pale: str
-    """Of what is dropped: no color of a map of values."""
+    """The color of dropped entries: a gray that no value on a map has."""
     changed: str
 
     def style(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Panel(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """A picture of several parts, one of which stands for all in the gallery."""
+    """The panels of one picture. The gallery shows only panel number `representative`."""
 
     panels: list[Panel]
     representative: int
@@ -85,11 +85,11 @@ def photograph(image: Any) -> Callable[[Axes, Colors], Any]:
 
 
 def values(
-    array: Any, xlabel: str = "", ylabel: str = "", *, dropped: Any = None, **options: Any
+    array: Any, xlabel: str = "", ylabel: str = "", *, gray_zeros: bool = True, **options: Any
 ) -> Callable[[Axes, Colors], Any]:
-    """Draws a matrix. What is dropped, by default where it is 0, is gray."""
+    """Draws a matrix in colors, and zeros in gray, as dropped entries."""
     array = np.asarray(array, float)
-    hidden = array == 0 if dropped is None else np.broadcast_to(dropped, array.shape)
+    hidden = (array == 0) & gray_zeros
 
     def draw(ax: Axes, colors: Colors) -> Any:
         aspect = options.get("aspect", "equal")

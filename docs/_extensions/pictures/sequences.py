@@ -27,7 +27,7 @@ WORDS = TEXT.split()
 
 
 def patches(x: jax.Array) -> jax.Array:
-    """Pixels in the order of patches; of patches, in the order of pixels."""
+    """Pixels to patches, `(1, rows, columns, PATCH, PATCH, 3)`."""
     side = 64 // PATCH
     return x.reshape(1, side, PATCH, side, PATCH, 3).swapaxes(2, 3)
 
@@ -112,7 +112,7 @@ def recurrent() -> Panels:
     states = run(lambda key, new, state: new)
     held = run(lambda key, new, state: jaxdrop.zoneout(key, new, 0.5, previous=state))
     updated = run(
-        lambda step, new, state: 0.3 * state + 0.7 * jaxdrop.recurrent_dropout(key, new, 0.3)
+        lambda _, new, state: 0.3 * state + 0.7 * jaxdrop.recurrent_dropout(key, new, 0.3)
     )
     drawn: dict[str, Any] = {"cmap": "PuOr", "vmin": -1, "vmax": 1, "aspect": "auto"}
 
@@ -132,7 +132,7 @@ def recurrent() -> Panels:
             Panel("states, none dropped", over_time(states)),
             Panel("dropout: another mask\nin each step", over_time(dropped)),
             Panel("locked_dropout: one mask\nfor all steps", over_time(locked)),
-            Panel("zoneout: units skip steps\n(rate 0.5)", over_time(held, dropped=False)),
+            Panel("zoneout: units skip steps\n(rate 0.5)", over_time(held, gray_zeros=False)),
             Panel("recurrent_dropout:\nunits without updates", over_time(updated)),
         ],
         representative=3,
