@@ -164,13 +164,13 @@ def learned() -> Panels:
 
     def rates(ax: Axes, colors: Colors) -> None:
         image = jax.nn.sigmoid(logit).reshape(8, 8)
-        drawn = values(image, dropped=False, cmap="viridis", vmin=0, vmax=1)(ax, colors)
+        drawn = values(image, gray_zeros=False, cmap="viridis", vmin=0, vmax=1)(ax, colors)
         if ax.get_subplotspec():  # not alone
             ax.figure.colorbar(drawn, ax=ax, ticks=[0, 0.5, 1])
 
     return Panels(
         [
-            Panel("mean of the images", values(mean, cmap="gray", dropped=False)),
+            Panel("mean of the images", values(mean, cmap="gray", gray_zeros=False)),
             Panel("concrete_dropout:\nrates learned for pixels", rates),
             Panel("sparse_variational_dense:\nlearned weights", _matrix(w)),
             Panel(f"the same, {100 * share:.0f} %\nof them pruned", _matrix(pruned)),
