@@ -100,9 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
     jax.config.update("jax_enable_compilation_cache", False)
     if count := benchmarks.devices_of(arguments.suite):
         jax.config.update("jax_num_cpu_devices", count)
-    _timing.share = 1.0 if arguments.share is None else arguments.share
+    if arguments.share is not None:
+        _timing.share = arguments.share
     measurements = benchmarks.measurements(arguments.suite)
-    report = Report(arguments.suite, judge=not arguments.quick, quick=arguments.quick)
+    report = Report(
+        arguments.suite, judge=not arguments.quick, quick=arguments.quick, share=_timing.share
+    )
     if arguments.resume and arguments.json:
         report.resume(arguments.json)
     report.introduce(missing=_peers.missing())

@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from flax import nnx
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import benchmark
-from benchmarks import _provenance, training
+from benchmarks import _provenance, _timing, training
 from benchmarks._figures import Bar, Measured, Table, per
 from benchmarks._report import Report, read
 from results import blocks, compare, files, page, plots
@@ -103,8 +103,31 @@ def test_a_run_goes_on_with_what_is_missing(
     for other in ({"content": "other", "changed": False}, {"content": "abc", "changed": True}):
         monkeypatch.setattr(_provenance, "code", lambda other=other: other)
         assert not Report("core").resume(path)
+    monkeypatch.undo()
+    assert not Report("core", share=0.5).resume(path)
     path.write_text("{")
     assert not Report("core").resume(path)
+
+
+def test_fast_candidates_have_several_turns_beside_a_slow_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = {"slow": 0.1, "fast": 0.004, "middle": 0.03}
+    timed: list[str] = []
+
+    def time(call: Callable[[], str], repeats: int, queued: bool) -> float:
+        timed.append(call())
+        # A disturbance in every third turn of the fast one.
+        disturbed = call() == "fast" and timed.count("fast") % 3 == 0
+        return seconds[call()] * (10 if disturbed else 1)
+
+    monkeypatch.setattr(_timing, "_time", time)
+    found = _timing.interleaved({name: lambda name=name: name for name in seconds}, seconds=0)
+    rounds = _timing.LEAST_RUNS
+    turns = {name: timed.count(name) - 2 for name in seconds}  # warming up, and a first measurement
+    assert turns == {"slow": rounds, "fast": 8 * rounds, "middle": rounds}
+    assert all(len(figure.samples) == rounds for figure in found.values())
+    assert found["fast"] == seconds["fast"]
 
 
 def test_the_page_shows_what_was_measured_and_the_worst_first(

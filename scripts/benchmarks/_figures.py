@@ -15,8 +15,8 @@ _BOUNDS = ("no dropout", "multiply", "products", "cycles that the memory takes")
 
 
 class Measured(float):
-    """A figure that a quantile of several runs gave, with all of them in their order: run i of a
-    candidate was measured beside run i of the others.
+    """A figure that a quantile of several runs gave, one in each round, with all of them in their
+    order: run i of a candidate was measured beside run i of the others.
     """
 
     samples: tuple[float, ...]

@@ -22,7 +22,7 @@ from benchmarks._provenance import versions
 
 # With more cases than these, each is a line in place of a column.
 _COLUMNS = 5
-_SAME = ("suite", "target", "quick", "machine", "versions")
+_SAME = ("suite", "target", "quick", "share", "machine", "versions")
 
 
 class Report:
@@ -32,15 +32,23 @@ class Report:
       suite: the name to save the figures under.
       judge: whether to say if a bar was reached.
       quick: whether shapes are small, so that no figure is worth anything.
+      share: of the seconds and runs that a measurement asks for.
       target: the device that programs are compiled for, where it is not the one that runs them.
     """
 
     def __init__(
-        self, suite: str, *, judge: bool = True, quick: bool = False, target: str | None = None
+        self,
+        suite: str,
+        *,
+        judge: bool = True,
+        quick: bool = False,
+        share: float = 1.0,
+        target: str | None = None,
     ) -> None:
         self.suite = suite
         self.judge = judge
         self.quick = quick
+        self.share = share
         self.target = target
         self.tables: list[dict[str, Any]] = []
         self.bars: list[tuple[Bar, str | None]] = []
@@ -133,6 +141,7 @@ class Report:
             "suite": self.suite,
             **({"target": self.target} if self.target else {}),
             "quick": self.quick,
+            "share": self.share,
             "complete": self.complete,
             "code": self._code,
             "machine": _provenance.machine(),

@@ -18,6 +18,7 @@ FEWEST_RUNS = 3
 # `scripts/benchmark.py --share` sets it: of the seconds and runs that a measurement asks for.
 share = 1.0
 _RESOLVED = 2e-3  # seconds: shorter calls are timed several at a time
+_MOST_TURNS = 8  # of one candidate in one round
 _QUEUE = 2e-2  # seconds of work in a queue, so that the time to launch it is lost in it
 
 
@@ -37,30 +38,45 @@ def interleaved(
     spinning. Rounds go on for about `seconds`, and there are at least `least`, or fewer if `share`
     is less than 1. What compiling and warming up takes is not counted.
 
+    Beside a slow candidate there is time for few rounds. The others have several turns in each,
+    which together take no longer than the slowest one's, so that a candidate that runs for moments
+    is seen as often as the disturbances come. A candidate's median in a round is its run there.
+
     If `queued`, a candidate's calls are launched one behind the other and only the last one is
     waited for. On an accelerator this measures the device, which works while the host launches the
     next call.
     """
-    repeats: dict[str, int] = {}
+    repeats, spent = dict.fromkeys(candidates, 1), dict.fromkeys(candidates, 0.0)
     for name, call in candidates.items():
         _time(call, 1, queued)
-        if least == 1:  # so long that one run is enough
-            repeats[name] = 1
-            continue
-        wanted = _QUEUE if queued else _RESOLVED
-        repeats[name] = max(1, round(wanted / _time(call, 1, queued)))
+        if least > 1:  # else so long that one run is enough
+            single = _time(call, 1, queued)
+            repeats[name] = max(1, round((_QUEUE if queued else _RESOLVED) / single))
+            spent[name] = repeats[name] * single
+    turns = [name for name in candidates for _ in range(_turns(name, spent))]
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + share * seconds
     fewest = max(min(least, FEWEST_RUNS), round(share * least))
-    for done, order in enumerate(rounds(candidates)):
+    for done, order in enumerate(rounds(turns)):
         if done >= fewest and time.perf_counter() > end:
             break
+        taken: dict[str, list[float]] = {name: [] for name in candidates}
         for name in order:
-            samples[name].append(_time(candidates[name], repeats[name], queued))
+            taken[name].append(_time(candidates[name], repeats[name], queued))
+        for name, values in taken.items():
+            samples[name].append(float(np.median(values)))
     return {
         name: Measured(float(np.quantile(values, quantile)), values)
         for name, values in samples.items()
     }
+
+
+def _turns(name: str, spent: Mapping[str, float]) -> int:
+    """How often a candidate has its turn in one round, from the seconds that each one's takes."""
+    if not spent[name]:
+        return 1
+    share_of_slowest = max(spent.values()) / len(spent)
+    return max(1, min(_MOST_TURNS, int(share_of_slowest / spent[name])))
 
 
 def rounds(names: Collection[str]) -> Iterator[list[str]]:
