@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxdrop import _checks, _optional
+from jaxdrop import _checks, _elsewhere, _optional
 from jaxdrop._references import Entry, entries, references_of
 
 __all__ = ["Citation", "citation"]
@@ -135,8 +134,7 @@ def _named(name: str) -> Any:
         listed = getattr(found, "__all__", ())
         if part not in listed:
             where = ".".join(["jaxdrop", *parts[:at]])
-            close = difflib.get_close_matches(part, listed, n=1)
-            hint = f": is {'.'.join([*parts[:at], close[0]])!r} meant?" if close else ""
+            hint = _elsewhere.hint(part, listed, where)
             raise AttributeError(f"citation found no {name!r}: {where} has no {part!r}{hint}")
         found = getattr(found, part)
     if inspect.ismodule(found):

@@ -61,8 +61,8 @@ _IN_BOTH = (
 )
 
 
-def hint(name: str, names: Sequence[str]) -> str:
-    """Where to find `name`, for the message that `jaxdrop` has no such attribute. `names` are those
+def hint(name: str, names: Sequence[str], module: str = "jaxdrop") -> str:
+    """Where to find `name`, for the message that a module has no such attribute. `names` are those
     that it has.
 
     Returns:
@@ -77,7 +77,7 @@ def hint(name: str, names: Sequence[str]) -> str:
             f": it is jaxdrop.nnx.{layer} or jaxdrop.linen.{layer}, whichever the model is made of"
         )
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-    return f": is jaxdrop.{close[0]} meant?" if close else ""
+    return f": is {module}.{close[0]} meant?" if close else ""
 
 
 def is_import(name: str) -> bool:

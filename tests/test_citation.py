@@ -265,8 +265,9 @@ def test_reports() -> None:
 @pytest.mark.parametrize(
     ("used", "error", "message"),
     [
-        ("drop_pth", AttributeError, r"jaxdrop has no 'drop_pth': is 'drop_path' meant\?"),
-        ("mc.metric.ece", AttributeError, r"jaxdrop\.mc has no 'metric': is 'mc\.metrics' meant"),
+        ("drop_pth", AttributeError, r"jaxdrop has no 'drop_pth': is jaxdrop\.drop_path meant\?"),
+        ("mc.metric.ece", AttributeError, r"jaxdrop\.mc has no 'metric': is jaxdrop\.mc\.metrics"),
+        ("DropPath", AttributeError, r"it is jaxdrop\.nnx\.DropPath or jaxdrop\.linen\.DropPath"),
         ("mc.metrics", TypeError, "is a module"),
         (np.ones(3), TypeError, "An array does not tell what made it: give the function"),
         (lambda x: x, TypeError, r"audit\.check\(fn, \*arguments\)"),
