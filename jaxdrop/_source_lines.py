@@ -8,11 +8,11 @@ from typing import Any
 
 # Code of these packages is not the user's. This package stands beside its tests, so its own folder
 # is given whole.
-_PACKAGES = (
+PACKAGES = (
     "jax", "jaxlib", "flax", "equinox", "haiku", "haliax", "keras", "jaxtyping", "optax", "chex",
 )  # fmt: skip
 _LIBRARIES = (
-    *(os.sep + os.path.join("site-packages", name) + os.sep for name in _PACKAGES),
+    *(os.sep + os.path.join("site-packages", name) + os.sep for name in PACKAGES),
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
     sysconfig.get_paths()["stdlib"] + os.sep,
 )

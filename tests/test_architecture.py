@@ -22,6 +22,7 @@ SOURCES = dict(zip(MODULES, FILES, strict=True))
 
 # The lowest floor first. Rooms on one floor do not import each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
+    ("_source_lines",),
     (
         "_checks",
         "_compiler",
@@ -36,7 +37,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_optional",
         "_references",
         "_shapes",
-        "_source_lines",
         "_tables",
         "_variates",
     ),

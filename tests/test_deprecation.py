@@ -73,6 +73,9 @@ def test_arguments_of_functions(registry: list[Any]) -> None:
     )
     assert warned(said, lambda: old(X, by=3.0))[0] == 3
     assert warned(said, lambda: jax.jit(lambda x: old(x, by=3.0))(X))[0] == 3
+    code = compile("lambda old, x: old(x, by=3.0)", "library.py", "eval")
+    library = eval(code, {"__name__": "haiku.module"})
+    assert warned(said, lambda: library(old, X))[0] == 3
     assert warned(said, lambda: jax.vmap(lambda x: old(x, by=3.0))(X))[0] == 3
     assert old(X, factor=3.0)[0] == old(X, 3.0)[0] == 3  # and no warning, which were an error
     with pytest.raises(TypeError, match="got both factor and by, its old name: give factor"):

@@ -15,10 +15,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
+from jaxdrop import _source_lines
+
 Decorated = TypeVar("Decorated")
 
 _LIFE = 2  # minor versions for which an old name works, at least
-_INSIDE = ("jaxdrop", "jax", "jaxlib", "flax", "importlib")
+_INSIDE = ("jaxdrop", "importlib", *_source_lines.PACKAGES)
 
 
 class Deprecation(NamedTuple):
@@ -44,8 +46,8 @@ class Deprecation(NamedTuple):
         )
 
     def warn(self) -> None:
-        """Warns at the line of the user's code, however many frames of JAX, Flax and this library
-        are between.
+        """Warns at the line of the user's code, however many frames of this library and of others
+        for JAX are between.
         """
         frame = sys._getframe(1)
         while frame.f_back is not None and (
