@@ -63,7 +63,7 @@ from ahead import programs
 from ahead.text import all_exchanges, calls, collectives, cycles, kinds
 from benchmarks import _peers, _schedule, training
 from benchmarks import compute as skipping
-from benchmarks._compiled import held_bytes, scratch_bytes
+from benchmarks._compiled import flops, held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
 from benchmarks._report import Report
@@ -187,7 +187,7 @@ def compute(mesh: Mesh) -> Iterator[Table | Bar]:
     key = jax.ShapeDtypeStruct(single.shape, single.dtype, sharding=alone)
     weights = {"w_in": given(features, units), "w_out": given(units, features)}
     case = f"MLP {features}-{units}-{features}, {tokens} tokens, bfloat16, gradient"
-    figures = Figures({_CYCLES: cycles, "FLOPs": skipping.flops, _TEMPORARIES: scratch_bytes})
+    figures = Figures({_CYCLES: cycles, "FLOPs": flops, _TEMPORARIES: scratch_bytes})
     for name, program in skipping.mlps(jax.nn.gelu).items():
         gradient = jax.jit(jax.grad(program, (1, 2)))
         figures.add(case, name, gradient.trace(key, weights, given(tokens, features)))

@@ -15,6 +15,11 @@ def scratch_bytes(compiled: jax.stages.Compiled) -> float:
     return math.nan if analysis is None else analysis.temp_size_in_bytes
 
 
+def flops(compiled: jax.stages.Compiled) -> float:
+    """The FLOPs of a program, of one turn of each loop; NaN if the backend does not say."""
+    return (compiled.cost_analysis() or {}).get("flops", math.nan)
+
+
 def held_bytes(compiled: jax.stages.Compiled) -> float:
     """The memory that a program's arguments take on one device; NaN if the backend does not say."""
     analysis = compiled.memory_analysis()

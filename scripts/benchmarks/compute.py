@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import jaxdrop
+from benchmarks._compiled import flops
 from benchmarks._figures import Bar, Table
 from benchmarks._timing import interleaved
 
@@ -31,12 +32,6 @@ _QUANTILE = 0.1
 Weights = dict[str, jax.Array]
 Program = Callable[[jax.Array, Weights, jax.Array], jax.Array]
 """A loss: `program(key, weights, x)`."""
-
-
-def flops(compiled: jax.stages.Compiled) -> float:
-    """The FLOPs of a program without loops: of a loop's body XLA counts one pass."""
-    analysis: Any = compiled.cost_analysis()
-    return float(analysis["flops"])
 
 
 def mlps(activation: Callable[[jax.Array], jax.Array]) -> dict[str, Program]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ahead import programs
 from ahead.text import all_exchanges
 from benchmarks import training
-from benchmarks._compiled import held_bytes, scratch_bytes
+from benchmarks._compiled import flops, held_bytes, scratch_bytes
 from benchmarks._figures import Bar, Table, Unit
 from benchmarks._peers import OWN_KEY, SAME_KEY
 from training import parallel
@@ -27,12 +27,8 @@ _EXCHANGES = "exchanges between devices"
 Found = dict[str, dict[str, dict[str, float]]]
 
 
-def _flops(compiled: jax.stages.Compiled) -> float:
-    return (compiled.cost_analysis() or {}).get("flops", float("nan"))
-
-
 _FIGURES: dict[str, tuple[Unit, Callable[[Any], float]]] = {
-    "FLOPs of one device, loops counted once": ("", _flops),
+    "FLOPs of one device, loops counted once": ("", flops),
     "temporaries of one device": ("B", scratch_bytes),
     _ARGUMENTS: ("B", held_bytes),
     _EXCHANGES: ("", all_exchanges),

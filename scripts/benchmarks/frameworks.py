@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks._compiled import scratch_bytes
+from benchmarks._compiled import flops, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._timing import interleaved
 from pages import section
@@ -69,7 +69,7 @@ def training(quick: bool) -> Iterator[Table | Bar]:
         for name, step, arguments in stand_in(x):
             compiled = jax.jit(step).lower(*arguments).compile()
             calls[name] = functools.partial(compiled, *arguments)
-            operations[case][name] = (compiled.cost_analysis() or {}).get("flops", np.nan)
+            operations[case][name] = flops(compiled)
             scratch[case][name] = scratch_bytes(compiled)
         times[case] = interleaved(calls, seconds=0 if quick else 20)
     yield Table("training step", "s", times, limit=BEFORE, ours=(AFTER, AFTER_EACH))

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 import jaxdrop
 import jaxdrop.linen
 from benchmarks import _peers
-from benchmarks._compiled import scratch_bytes
+from benchmarks._compiled import flops, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._timing import interleaved
 from jaxdrop import mc
@@ -383,19 +383,14 @@ def _operations(fn: Callable[..., Any], *args: Any) -> float:
     loop once: here, every turn.
     """
     traced = jax.jit(fn).trace(*args)
-    total = _counted(traced.lower().compile())
+    total = flops(traced.lower().compile())
     for loop in _loops(traced.jaxpr.jaxpr):
         body: ClosedJaxpr = loop.params["jaxpr"]
         arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
-        total += (loop.params["length"] - 1) * _counted(
+        total += (loop.params["length"] - 1) * flops(
             jax.jit(jaxpr_as_fun(body)).lower(*arguments).compile()
         )
     return total
-
-
-def _counted(compiled: jax.stages.Compiled) -> float:
-    analysis = compiled.cost_analysis()
-    return float("nan") if analysis is None else analysis["flops"]
 
 
 def _loops(jaxpr: Any) -> Iterator[Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 import jaxdrop
+from benchmarks._compiled import flops
 from benchmarks._figures import Bar, Table
 from benchmarks._timing import interleaved
 from jaxdrop import mc, subsets
@@ -80,15 +80,10 @@ def perceptron(quick: bool) -> Iterator[Table | Bar]:
     yield Bar("largest difference / largest logit", difference, "<=", 1e-6, "")
     hidden = jax.nn.relu(x @ params["w1"])
     work = {
-        name: _operations(fn, sample_keys[0], hidden)
+        name: flops(jax.jit(fn).lower(sample_keys[0], hidden).compile())
         for name, fn in ((_MASKED, masked), (_SMALL, small))
     }
     yield Table("floating operations of a sample", "", {"MLP": work})
-
-
-def _operations(fn: Callable[..., Any], *args: Any) -> float:
-    analysis = jax.jit(fn).lower(*args).compile().cost_analysis()
-    return float("nan") if analysis is None else analysis["flops"]
 
 
 MEASUREMENTS = (perceptron,)
