@@ -33,12 +33,16 @@ class Peer(NamedTuple):
 
 @functools.cache
 def find(module: str) -> Any | None:
-    """A library, or None if it is not installed or does not work with this JAX."""
+    """A library, or None if it is not installed or does not work with this JAX. Keras runs on JAX
+    unless the environment chooses otherwise, and is then left out.
+    """
     os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
-        return importlib.import_module(module)
+        library = importlib.import_module(module)
     except (ImportError, AttributeError):
         return None
+    on_jax = module != "keras" or library.backend.backend() == "jax"
+    return library if on_jax else None
 
 
 def tensor(x: jax.Array) -> Any:

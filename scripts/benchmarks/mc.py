@@ -108,9 +108,8 @@ def speed(quick: bool) -> Iterator[Table | Bar]:
     running = calls(case, samples, chunk) | {PRODUCTS: _products(case, samples, chunk)}
     if torch := _peers.find("torch"):
         running |= torch_calls(torch, case.x, widths, samples)
-    library = _peers.find("keras")
-    if library is not None and library.backend.backend() == "jax":
-        running[KERAS] = keras_call(library, case.x, widths, samples)
+    if keras := _peers.find("keras"):
+        running[KERAS] = keras_call(keras, case.x, widths, samples)
     times = interleaved(running, seconds=0 if quick else 90, quantile=_QUANTILE)
     name = f"perceptron {'-'.join(map(str, widths))}, batch {batch}"
     yield Table(f"{samples} samples of a {name}", "s", {"time": times}, limit=PRODUCTS)

@@ -42,7 +42,7 @@ class Network(NamedTuple):
 def networks(units: int) -> dict[str, Callable[[], Network]]:
     """What makes each network: with no dropout, with all that there is, and with that of Keras."""
     every: dict[str, Any] = dict.fromkeys(("dropout", *Rates._fields), RATE)
-    keras: dict[str, Any] = {"input_rate": RATE, "recurrent_rate": RATE, "per_gate": True}
+    as_keras: dict[str, Any] = {"input_rate": RATE, "recurrent_rate": RATE, "per_gate": True}
     cell = functools.partial(nnx.OptimizedLSTMCell, units, units, rngs=nnx.Rngs(0))
 
     def stack(key: jax.Array, *, per_gate: bool = False) -> Network:
@@ -65,12 +65,11 @@ def networks(units: int) -> dict[str, Callable[[], Network]]:
         PER_GATE: lambda: stack(jaxdrop.key(1), per_gate=True),
         THREEFRY: lambda: stack(jax.random.key(1)),
         AS_KERAS: lambda: _network(
-            nnx.Sequential(*(RNN(cell(), **keras) for _ in range(_LAYERS))), jaxdrop.key(1)
+            nnx.Sequential(*(RNN(cell(), **as_keras) for _ in range(_LAYERS))), jaxdrop.key(1)
         ),
     }
-    library = _peers.find("keras")
-    if library is not None and library.backend.backend() == "jax":
-        found[KERAS] = lambda: _keras(library, units)
+    if keras := _peers.find("keras"):
+        found[KERAS] = lambda: _keras(keras, units)
     return found
 
 

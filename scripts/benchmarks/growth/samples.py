@@ -31,8 +31,7 @@ def samples(quick: bool) -> Iterator[Table | Bar]:
         }
         if torch := _peers.find("torch"):
             calls |= mc.torch_calls(torch, case.x, widths, count)
-        keras = _peers.find("keras")
-        if keras is not None and keras.backend.backend() == "jax":
+        if keras := _peers.find("keras"):
             if count <= _MOST_OF_KERAS:
                 calls[mc.KERAS] = mc.keras_call(keras, case.x, widths, count)
             else:
