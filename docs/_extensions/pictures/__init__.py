@@ -8,12 +8,14 @@ shows `entries` in the colors of the theme that the reader has chosen. `{gallery
 each, with a link to its page.
 
 Pictures are drawn when the site is made and are not under version control: they follow the library,
-and versions of matplotlib differ in a file's bytes. The one that README.md shows is.
+and versions of matplotlib differ in a file's bytes. The one that README.md shows is, and
+`scripts/write_picture.py` draws it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -21,7 +23,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
-from . import graphs, images, masks, models, sequences
+from . import graphs, images, models, sequences
 from .panels import THEMES, Panels
 
 
@@ -46,6 +48,7 @@ FAMILIES = {
     "learned": Family(models.learned, "learned", "Learned rates", "A rate for each pixel"),
     "graphs": Family(graphs.graphs, "graphs", "Graphs", "A graph with edges dropped"),
 }
+_STATIC = Path(__file__).parents[2] / "_static"
 _FOLDER = "pictures"
 
 
@@ -94,7 +97,7 @@ class Gallery(SphinxDirective):
 
 
 def draw(app: Any) -> None:
-    folder = masks.STATIC / _FOLDER
+    folder = _STATIC / _FOLDER
     folder.mkdir(exist_ok=True)
     for name, family in FAMILIES.items():
         panels = family.panels()
@@ -102,8 +105,6 @@ def draw(app: Any) -> None:
             with mpl.rc_context(colors.style()):
                 panels.figure(colors).savefig(folder / f"{name}-{theme}.png")
                 panels.typical(colors).savefig(folder / f"{name}-typical-{theme}.png")
-    # The name of the version would change a file that is under version control.
-    masks.masks().savefig(masks.STATIC / "masks.png", metadata={"Software": None})
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -1,20 +1,30 @@
-"""The picture of README.md, which is under version control."""
+#!/usr/bin/env python3
+"""Draws the picture of README.md, which is under version control.
+
+    python scripts/write_picture.py
+
+Masks do not change, and versions of matplotlib differ in a file's bytes, so the picture is drawn
+only when it is to show something else. Needs jaxdrop[docs].
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import jaxdrop
 
-from .images import RATE, flower
-from .sequences import PATCH, patches, patches_back
+sys.path.append(str(Path(__file__).parents[1] / "docs" / "_extensions"))
+from pictures.images import RATE, flower
+from pictures.sequences import PATCH, patches, patches_back
 
-STATIC = Path(__file__).parents[2] / "_static"
+PATH = Path(__file__).parents[1] / "docs" / "_static" / "masks.png"
 SEED = 3
 
 
@@ -40,10 +50,14 @@ def masks() -> Figure:
         "gaussian_dropout": jaxdrop.gaussian_dropout(key, x, 0.1),
     }
     with mpl.rc_context({"font.size": 9, "figure.facecolor": "white"}):
-        figure = Figure(figsize=(8, 4.6), layout="constrained", dpi=120)
-        figure.get_layout_engine().set(h_pad=0.08)
+        figure = Figure(figsize=(8, 4.6), layout=ConstrainedLayoutEngine(h_pad=0.08), dpi=120)
         for axes, (name, image) in zip(figure.subplots(2, 4).flat, pictures.items(), strict=True):
             axes.imshow(np.clip(np.asarray(image[0]), 0, 1), interpolation="nearest")
             axes.set_title(name, fontsize=9)
             axes.set_axis_off()
     return figure
+
+
+if __name__ == "__main__":
+    # The name of the version would change the file with each version of matplotlib.
+    masks().savefig(PATH, metadata={"Software": None})
