@@ -1,11 +1,11 @@
 """The pictures of the pages, drawn by the library itself before Sphinx reads them.
 
-    ```{picture} entries
+    ```{picture} elements
     :alt: A photograph, and the same under five kinds of dropout
     ```
 
-shows `entries` in the colors of the theme that the reader has chosen. `{gallery}` shows one part of
-each, with a link to its page.
+shows `elements` in the colors of the theme that the reader has chosen. `{gallery}` shows one part
+of each, with a link to its page.
 
 Pictures are drawn when the site is made and are not under version control: they follow the library,
 and versions of matplotlib differ in a file's bytes. The one that README.md shows is, and
@@ -31,22 +31,22 @@ class Family(NamedTuple):
     """A kind of dropout."""
 
     panels: Callable[[], Panels]
-    page: str
     title: str
     alt: str
     """Of the part that stands in the gallery."""
 
 
+# By the names of their pages in docs/api/.
 FAMILIES = {
-    "entries": Family(images.entries, "elements", "Entries", "A photograph without some pixels"),
-    "regions": Family(images.regions, "regions", "Images", "A photograph with blocks dropped"),
-    "paths": Family(models.paths, "paths", "Paths and layers", "Branches by example and layer"),
-    "tokens": Family(sequences.tokens, "tokens", "Tokens", "Half of a photograph's patches"),
-    "recurrent": Family(sequences.recurrent, "recurrent", "Recurrent", "States over time"),
-    "attention": Family(sequences.attention, "attention", "Attention", "Attention with holes"),
-    "weights": Family(models.weights, "weights", "Weights", "Weights of four classes"),
-    "learned": Family(models.learned, "learned", "Learned rates", "A rate for each pixel"),
-    "graphs": Family(graphs.graphs, "graphs", "Graphs", "A graph with edges dropped"),
+    "elements": Family(images.elements, "Entries", "A photograph without some pixels"),
+    "regions": Family(images.regions, "Images", "A photograph with blocks dropped"),
+    "paths": Family(models.paths, "Paths and layers", "Branches by example and layer"),
+    "tokens": Family(sequences.tokens, "Tokens", "Half of a photograph's patches"),
+    "recurrent": Family(sequences.recurrent, "Recurrent", "States over time"),
+    "attention": Family(sequences.attention, "Attention", "Attention with holes"),
+    "weights": Family(models.weights, "Weights", "Weights of four classes"),
+    "learned": Family(models.learned, "Learned rates", "A rate for each pixel"),
+    "graphs": Family(graphs.graphs, "Graphs", "A graph with edges dropped"),
 }
 _STATIC = Path(__file__).parents[2] / "_static"
 _FOLDER = "pictures"
@@ -89,7 +89,7 @@ class Gallery(SphinxDirective):
                 "",
                 *_shown(f"{name}-typical", family.alt),
                 nodes.inline("", family.title),
-                refuri=f"{above}api/{family.page}.html",
+                refuri=f"{above}api/{name}.html",
                 internal=True,
             )
             strip += nodes.paragraph("", "", link)

@@ -23,7 +23,7 @@ def flower() -> jax.Array:
     return jnp.asarray(pixels.astype(np.float32) / 255)[None]
 
 
-def entries() -> Panels:
+def elements() -> Panels:
     x, key = flower(), jaxdrop.key(3)
     mean, std = x.mean((1, 2)), x.std((1, 2))
     alpha = jaxdrop.alpha_dropout(key, (x - mean) / std, RATE) * std + mean
