@@ -49,16 +49,9 @@ def paths() -> Panels:
 
 def _layers(kept: np.ndarray) -> Callable[[Axes, Colors], Any]:
     def draw(ax: Axes, colors: Colors) -> None:
-        for example, layer in np.ndindex(kept.shape):
-            face = colors.kept if kept[example, layer] else "none"
-            ax.plot(
-                layer,
-                example,
-                "s",
-                markersize=5.5,
-                markerfacecolor=face,
-                markeredgecolor=colors.pale,
-            )
+        examples, layers = np.indices(kept.shape)
+        faces = np.where(kept, colors.kept, "none").ravel()
+        ax.scatter(layers, examples, 30, faces, "s", edgecolors=colors.pale, linewidths=1)
         ax.set(xlabel="layers, by depth", ylabel="examples", xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.margins(0.06)
