@@ -163,7 +163,7 @@ def test_the_page_shows_what_was_measured_and_the_worst_first(
     assert page.provenance([], ["core"]).endswith("`core`.")
 
 
-@pytest.mark.parametrize("theme", plots.THEMES)
+@pytest.mark.parametrize("theme", plots.INKS)
 def test_curves_have_zeros_gaps_and_a_legend_below(theme: str) -> None:
     figure = plots.draw(GROWTH, theme)
     (axes,) = figure.axes

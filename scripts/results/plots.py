@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -12,7 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from benchmarks._figures import Table, number
 from results.markdown import size
 
-THEMES = {"light": "#222222", "dark": "#dddddd"}
+INKS = {"light": "#222832", "dark": "#dbe0e6"}
+"""Of text and axes, in each theme of the site."""
 _AXES = {"s": "time of a call", "B": "bytes"}
 # This library's candidates in these colors, others in those; both are told apart on white and on
 # black, and so are markers, without colors.
@@ -22,23 +24,16 @@ _BOUND = "#8a8a8a"
 _MARKERS = "osDv^<>PX*"
 
 
+def style(ink: str) -> dict[str, Any]:
+    """Settings of matplotlib: text and axes of one color on the page's own background."""
+    parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    return dict.fromkeys(parts, ink) | {"figure.facecolor": "none", "axes.facecolor": "none"}
+
+
 def draw(table: Table, theme: str) -> Figure:
     """One curve for each candidate, on logarithmic axes, with the legend below."""
-    ink = THEMES[theme]
-    style = {
-        "font.size": 10,
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-        "svg.hashsalt": "jaxdrop",
-        "svg.fonttype": "none",
-    }
-    with mpl.rc_context(style):
+    ink = INKS[theme]
+    with mpl.rc_context(style(ink) | {"font.size": 10}):
         roles, names = table.roles, table.candidates
         rows = math.ceil(len(names) / 2)
         figure = Figure(figsize=(4.4, 3.0 + 0.21 * rows), layout="constrained")
@@ -73,7 +68,7 @@ def draw(table: Table, theme: str) -> Figure:
 def save(table: Table, folder: Path, name: str) -> dict[str, Path]:
     """One file for each theme."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {theme: folder / f"{name}-{theme}.svg" for theme in THEMES}
+    paths = {theme: folder / f"{name}-{theme}.svg" for theme in INKS}
     for theme, path in paths.items():
         with mpl.rc_context({"svg.hashsalt": "jaxdrop"}):
             draw(table, theme).savefig(path, metadata={"Date": None, "Creator": None})

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from results import plots
+
 
 class Colors(NamedTuple):
     """The colors of a theme. The background is transparent."""
@@ -21,20 +23,13 @@ class Colors(NamedTuple):
     changed: str
 
     def style(self) -> dict[str, Any]:
-        ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-        return {
-            **dict.fromkeys(ink, self.ink),
-            "axes.facecolor": "none",
-            "font.size": 9,
-            "axes.titlesize": 9,
-            "savefig.transparent": True,
-            "savefig.dpi": 160,
-        }
+        sizes = {"font.size": 9, "axes.titlesize": 9, "savefig.dpi": 160}
+        return plots.style(self.ink) | sizes
 
 
 THEMES = {
-    "light": Colors(ink="#222832", kept="#0a6ebd", pale="#bcc5cf", changed="#b3400a"),
-    "dark": Colors(ink="#dbe0e6", kept="#5fb0f5", pale="#4d5763", changed="#ff9d5c"),
+    "light": Colors(plots.INKS["light"], kept="#0a6ebd", pale="#bcc5cf", changed="#b3400a"),
+    "dark": Colors(plots.INKS["dark"], kept="#5fb0f5", pale="#4d5763", changed="#ff9d5c"),
 }
 
 
