@@ -7,7 +7,7 @@ import math
 from benchmarks._figures import number
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
-from results.rows import FLAX, GPU, OWN, SAME, over
+from results.rows import FLAX, GPU, OWN, SAME, over, ratios, sizes
 
 
 def gpu(known: Figures) -> str | None:
@@ -18,16 +18,12 @@ def gpu(known: Figures) -> str | None:
     rows = [
         [
             f"forward, 2^28 bytes of {dtype}, by a multiplication",
-            *(
-                ratio(over(known.row(GPU, "one call, forward", dtype), name, "multiply"))
-                for name in names
-            ),
+            *ratios(known.row(GPU, "one call, forward", dtype), names, "multiply"),
         ]
         for dtype in ("bfloat16", "float32")
     ]
     kept = known.row(GPU, "bytes kept for the backward pass", "bfloat16")
-    sizes = [size(kept.get(name)) for name in names]
-    rows.append(["stored for the backward pass, bfloat16", *sizes])
+    rows.append(["stored for the backward pass, bfloat16", *sizes(kept, names)])
     step = known.row(GPU, "training step of the transformer")
     rows.append(
         [
@@ -81,7 +77,7 @@ def scale(known: Figures) -> str | None:
         none = next(iter(row))
         for name in [*row][1:]:
             cells = [f"{row[none]:.3g}", ratio(over(row, name, none))]
-            pair = [size(kept.figures[case][each]) for each in (none, name)] if kept else []
+            pair = sizes(kept.figures[case], (none, name)) if kept else []
             cells.append(" and ".join(pair))
             added = exchanged.figures[case] if exchanged else {}
             cells.append(f"{added[none]:.0f} and {added[name]:.0f}" if added else NONE)
@@ -111,7 +107,7 @@ def tpu_train(known: Figures) -> str | None:
             cells = [f"{chips}, `{mesh}`", f"{estimate['no dropout'] / 1e6:.0f} M"]
             cells += [size(kept["no dropout"]), size(held["no dropout"])]
             names = ("jaxdrop.key, not in attention", OWN)
-            cells += [ratio(over(estimate, name, "no dropout")) for name in names]
+            cells += ratios(estimate, names, "no dropout")
             cells += [ratio(over(kept, OWN, "no dropout")), f"{counts[0] - counts[1]:.0f}"]
             rows.append(cells)
     head = ["chips, mesh", "estimated cycles", "temporaries of a device"]

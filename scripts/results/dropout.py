@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from results.files import Figures
-from results.markdown import NONE, ratio, size, table
-from results.rows import FLAX, GPU, LARGE, OWN, SAME, SWAPPED, faster, largest, over
+from results.markdown import NONE, ratio, table
+from results.rows import FLAX, GPU, LARGE, OWN, SAME, SWAPPED, faster, largest, over, ratios, sizes
 
 
 def _entries(known: Figures) -> str:
@@ -35,15 +35,12 @@ def readme(known: Figures) -> str | None:
         ],
         [
             f"stored for the backward pass, {_entries(known)} entries",
-            *(size(kept.get(name)) for name in (FLAX, SAME, OWN)),
+            *sizes(kept, (FLAX, SAME, OWN)),
         ],
-        [
-            "temporaries of a call, float32 4096 x 4096",
-            *(size(scratch.get(name)) for name in (FLAX, SAME, OWN)),
-        ],
+        ["temporaries of a call, float32 4096 x 4096", *sizes(scratch, (FLAX, SAME, OWN))],
         [
             "bfloat16, 2^28 bytes, on an NVIDIA H200, by a multiplication",
-            *(ratio(over(gpu, name, "multiply")) for name in (FLAX, SAME, OWN)),
+            *ratios(gpu, (FLAX, SAME, OWN), "multiply"),
         ],
         [
             "training step of a transformer on that GPU, by that without dropout",
@@ -81,7 +78,7 @@ def core(known: Figures) -> str | None:
         ],
         [
             "one forward call, float32 4096 x 4096, in multiplications",
-            *(ratio(over(once, name, "multiply")) for name in names),
+            *ratios(once, names, "multiply"),
         ],
         [
             "`flax.linen.Dropout` itself, given `jaxdrop.key`: times faster",
@@ -89,13 +86,10 @@ def core(known: Figures) -> str | None:
             "",
             "1",
         ],
-        [
-            "temporaries of a jitted forward call, float32 4096 x 4096",
-            *(size(scratch.get(name)) for name in names),
-        ],
+        ["temporaries of a jitted forward call, float32 4096 x 4096", *sizes(scratch, names)],
         [
             f"stored for the backward pass across `scan`, by a site of {_entries(known)} entries",
-            *(size(kept.get(name)) for name in names),
+            *sizes(kept, names),
         ],
         [
             "error of the mean in bfloat16, the largest of rates 0.1, 0.2, 0.3",
@@ -103,12 +97,12 @@ def core(known: Figures) -> str | None:
         ],
         [
             "compile time of 72 sites, forward and backward",
-            *(ratio(over(compiling, name, FLAX)) for name in (OWN, SAME)),
+            *ratios(compiling, (OWN, SAME), FLAX),
             "1",
         ],
         [
             "TPU v5e 2x2, bfloat16 forward, cycles of a multiplication",
-            *(ratio(over(tpu, name, "multiply")) for name in names),
+            *ratios(tpu, names, "multiply"),
         ],
     ]
     return table(["", "jaxdrop.key", "the same threefry key", "Flax"], rows)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from results.files import Figures
-from results.markdown import NONE
+from results.markdown import NONE, ratio, size
 
 OWN, SAME = "jaxdrop, jaxdrop.key", "jaxdrop, threefry"
 FLAX, SWAPPED = "flax.linen", "flax.linen, jaxdrop.key"
@@ -16,6 +16,16 @@ Row = Mapping[str, float]
 
 def over(row: Row, own: str, other: str) -> float | None:
     return row[own] / row[other] if row.get(other) and own in row else None
+
+
+def ratios(row: Row, names: Iterable[str], other: str) -> list[str]:
+    """Of candidates over one other."""
+    return [ratio(over(row, name, other)) for name in names]
+
+
+def sizes(row: Row, names: Iterable[str]) -> list[str]:
+    """Of candidates, in bytes."""
+    return [size(row.get(name)) for name in names]
 
 
 def faster(value: float | None) -> str:

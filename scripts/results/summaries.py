@@ -9,7 +9,7 @@ from results import accelerators, dropout, experiment
 from results.compare import LINE, Comparison, comparisons, line
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
-from results.rows import FLAX, OWN, SAME, over
+from results.rows import FLAX, OWN, SAME, over, ratios
 
 
 def attention(known: Figures) -> str | None:
@@ -24,7 +24,7 @@ def attention(known: Figures) -> str | None:
         ("time at length 197, 16 x 12 heads", "length 197"),
     ):
         times = known.row("attention", "attention with dropout", case)
-        rows.append([title, *(ratio(over(times, name, OWN)) for name in names)])
+        rows.append([title, *ratios(times, names, OWN)])
     scratch = known.row("attention", "temporaries", "length 4096")
     sizes = [size(scratch[name]) if name in scratch else "" for name in names]
     rows.append(["temporaries at length 4096", *sizes])
@@ -84,7 +84,7 @@ def samples(known: Figures) -> str | None:
     rows = [
         [
             "time, by that of the matrix products alone",
-            *(ratio(over(times, own, "matrix products alone")) for own in ours),
+            *ratios(times, ours, "matrix products alone"),
         ],
         [
             "Flax under `vmap`; in a loop: time by this",
@@ -169,7 +169,7 @@ def skipping(known: Figures) -> str | None:
         ),
     ):
         row = known.row(suite, figure, case)
-        rows.append([title, *(ratio(over(row, name, "no dropout")) for name in names)])
+        rows.append([title, *ratios(row, names, "no dropout")])
     return table(["rate 0.5, gradient, against no dropout", *names], rows)
 
 
