@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import masks, random
-from jaxdrop.functional.attention import dot_product_attention
+from jaxdrop.functional.attention import _block_sizes, dot_product_attention
 from jaxdrop.functional.attention._block_sizes import block_sizes
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
@@ -58,6 +59,7 @@ class Case:
     depth: int = 8
     value_depth: int = 6
     block_sizes: tuple[int, int] | None = (8, 8)
+    parts: tuple[int, ...] | None = None
     bias: jax.Array | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -186,13 +188,16 @@ CASES = {
         queries=23,
         keys=13,
         groups=1,
+        parts=(2, 1),
         bias=normal(4, 1, 4, 23, 13),
         options={"is_causal": True, "broadcast_dims": (0,)},
     ),
     "causal, more keys": Case(batch=(), heads=2, options={"is_causal": True, "scale": 0.5}),
-    "window": Case(options={"local_window_size": 4, "mask": some(2, 1, 1, 23)}),
+    "window": Case(parts=(2, 2), options={"local_window_size": 4, "mask": some(2, 1, 1, 23)}),
     "window before and after": Case(
-        bias=MINUS_INFINITY, options={"local_window_size": (6, 3), "broadcast_dims": (-1,)}
+        parts=(1, 2),
+        bias=MINUS_INFINITY,
+        options={"local_window_size": (6, 3), "broadcast_dims": (-1,)},
     ),
     "causal window, two batch axes": Case(
         batch=(2, 3),
@@ -200,24 +205,28 @@ CASES = {
         groups=1,
         queries=32,
         keys=13,
+        parts=(1, 3, 1),
         bias=normal(4, 1, 3, 1, 1, 13),
         options={"is_causal": True, "local_window_size": (9, 5), "broadcast_dims": (0, 1)},
     ),
     "mask of all": Case(
         block_sizes=(16, 4),
+        parts=(2, 2),
         bias=normal(4, 1, 4, 1, 23),
         options={"mask": some(2, 4, 17, 23).at[:, 1:3, 5].set(False)},
     ),
     "lengths": Case(
+        parts=(2, 1),
         options={
             "is_causal": True,
             "query_seq_lengths": jnp.asarray([11, 17]),
             "key_value_seq_lengths": jnp.asarray([0, 9]),
-        }
+        },
     ),
     "packed": Case(
         queries=23,
         block_sizes=(5, 7),
+        parts=(2, 2),
         options={"is_causal": True, "segment_ids": jnp.asarray([[0] * 11 + [1] * 12, [3] * 23])},
     ),
     "segments that jump": Case(
@@ -238,6 +247,7 @@ CASES = {
         queries=6,
         bias=normal(4, 1, 4, 1, 23),
         block_sizes=(4, 4),
+        parts=(2, 1),
         options={
             "local_window_size": (5, 1),
             "query_offset": jnp.asarray([0, 17]),
@@ -247,6 +257,7 @@ CASES = {
     "one query": Case(queries=1, bias=normal(4, 1, 1, 1, 23), options={"mask": some(23)}),
     "one block": Case(
         block_sizes=None,
+        parts=(2, 2),
         bias=normal(4, 1, 4, 1, 23),
         options={"mask": some(1, 1, 17, 23), "local_window_size": (10, 8)},
     ),
@@ -256,7 +267,11 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 @pytest.mark.sweep(keep=5)
 @each_case
-def test_values_and_derivatives_are_those_of_the_dense_formula(case: Case) -> None:
+def test_values_and_derivatives_are_those_of_the_dense_formula(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case.parts:
+        monkeypatch.setattr(_block_sizes, "parts", lambda *_: case.parts)
     operands = case.operands()
     found = quick(functools.partial(derivatives, case.at(KEY)))(operands)
     assert_rounding(found, expected(case, operands, case.drawn(KEY)), 2e-6)
@@ -683,11 +698,46 @@ def test_temporaries_of_default_blocks_are_few() -> None:
     assert temporaries(Case((), length, length, 1, 1, 8, 8, None)) <= length**2 / 4
 
 
-def test_the_scores_of_a_block_fit_into_a_cache() -> None:
-    """Of 2 MiB, where there are few enough examples and heads."""
-    for count in (1, 2, 8):
-        queries, keys = block_sizes(None, (8192, 8192), (count,))
-        assert 2**20 < 4 * count * queries * keys <= 2**21
+@pytest.mark.parametrize(
+    ("batch", "length", "groups", "heads", "parts"),
+    [
+        (1, 8192, 1, 1, (1, 1)),
+        (1, 8192, 8, 1, (1, 1)),
+        (2, 8192, 32, 1, (2, 4)),
+        (2, 8192, 8, 4, (2, 1)),
+        (16, 197, 12, 1, (8, 1)),
+        (64, 64, 8, 1, (1, 1)),  # few scores
+        (0, 64, 8, 1, (1, 1)),
+        (8, 0, 8, 1, (1, 1)),
+    ],
+)
+def test_the_scores_of_a_block_fit_into_a_cache(
+    batch: int,
+    length: int,
+    groups: int,
+    heads: int,
+    parts: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They take 4 MiB, or 16 MiB where that is all of them."""
+    lengths = length, length
+    assert _block_sizes.parts(lengths, (batch, groups), heads) == (1, 1)  # on eight devices
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert _block_sizes.parts(lengths, (batch, groups), heads) == parts
+    together = batch // parts[0], groups // parts[1]
+    queries, keys = block_sizes(None, lengths, together, heads)
+    scores = math.prod(together) * heads * queries * keys
+    assert 4 * scores <= (2**22 if parts != (1, 1) or length > 256 else 2**24)
+    assert length < 8192 or 4 * scores >= 2**21
+
+
+def test_only_a_cpu_loops_over_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(groups=4, block_sizes=None, options={"scale": 0.25})
+    monkeypatch.setattr(_block_sizes, "parts", lambda *_: (2, 4))
+    operands = case.operands()[:3]
+    for platform, loops in (("cpu", 2), ("tpu", 0)):
+        exported = jax.export.export(jax.jit(case.at(KEY)), platforms=[platform])(*operands)
+        assert exported.mlir_module().count("stablehlo.while") == loops
 
 
 # -- layouts
@@ -902,6 +952,6 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
 @pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("keys", [77, 513, 1030, 4096, 5000])
 def test_blocks_fill_the_keys_with_little_left_over(keys: int) -> None:
-    _, size = block_sizes(None, (64, keys), (16, 12))
+    _, size = block_sizes(None, (64, keys), (16, 12), 1)
     assert size <= 512
     assert -keys % size < 8 * -(-keys // size)

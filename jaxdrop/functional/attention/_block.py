@@ -38,6 +38,10 @@ class Plan(NamedTuple):
     precision: Any
     kernels: bool | None = False
     """Whether the kernels of `_triton` compute it; None to use them if they are faster."""
+    parts: tuple[int, ...] = ()
+    """Into how many parts each of the first axes, up to that of the groups, is divided that are
+    computed one after the other.
+    """
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -81,32 +85,51 @@ class Operands(NamedTuple):
     """
 
 
-class Scores:
-    """Scores of the queries of block `i` against the keys of block `j`: logits, masks, products."""
+class Lead(NamedTuple):
+    """Where batch and heads stand in the whole mask."""
 
-    def __init__(self, plan: Plan, operands: Operands) -> None:
+    coordinates: tuple[Any, ...]
+    """The coordinates along each of their axes, with the axes of the weights."""
+    mask_shape: tuple[int, ...]
+    """The shape of the whole mask."""
+
+
+def lead_of(plan: Plan, operands: Operands) -> Lead | None:
+    """Where batch and heads stand in the whole mask; None without a mask."""
+    if operands.key is None:
+        return None
+    like = operands.q[..., :1, 0]
+    shared = tuple(axis for axis in plan.shared if axis < like.ndim - 1)
+    spec = None if plan.spec is None else PartitionSpec(*plan.spec[: like.ndim - 1])
+    coordinates, shape = masks.coordinates(like, broadcast_dims=shared, spec=spec)
+    _, devices = _mapped_axes.names_and_size(plan.spec, [like.ndim - 1])
+    queries = plan.lengths[0] * devices if operands.offset is None else plan.lengths[1]
+    whole = (*shape[:-1], queries, plan.lengths[1])
+    return Lead(
+        tuple(jax.tree.map(lambda coordinate: coordinate[..., None], coordinates[:-1])),
+        tuple(1 if axis in plan.shared else length for axis, length in enumerate(whole)),
+    )
+
+
+class Scores:
+    """Scores of the queries of block `i` against the keys of block `j`: logits, masks, products.
+
+    Operands may be a part of the batch; `lead` then says which.
+    """
+
+    def __init__(self, plan: Plan, operands: Operands, lead: Lead | None = None) -> None:
         self.plan, self.operands = plan, operands
+        self.lead = lead or lead_of(plan, operands)
         self.products = {
             "precision": plan.precision,
             "preferred_element_type": _numerics.compute_dtype(operands.q.dtype),
         }
-        lead = operands.q[..., :1, 0]
         self.row: jax.Array = jnp.int32(0)
-        names, parts = _mapped_axes.names_and_size(plan.spec, [lead.ndim - 1])
+        names, _ = _mapped_axes.names_and_size(plan.spec, [operands.q.ndim - 2])
         if names:
             self.row = _mapped_axes.index_and_size(names)[0] * np.int32(plan.lengths[0])
         if operands.offset is not None:
             self.row = self.row + operands.offset
-        if operands.key is not None:
-            shared = tuple(axis for axis in plan.shared if axis < lead.ndim - 1)
-            spec = None if plan.spec is None else PartitionSpec(*plan.spec[: lead.ndim - 1])
-            coordinates, lead_shape = masks.coordinates(lead, broadcast_dims=shared, spec=spec)
-            self.lead = jax.tree.map(lambda coordinate: coordinate[..., None], coordinates[:-1])
-            queries = plan.lengths[0] * parts if operands.offset is None else plan.lengths[1]
-            whole = (*lead_shape[:-1], queries, plan.lengths[1])
-            self.mask_shape = tuple(
-                1 if axis in plan.shared else length for axis, length in enumerate(whole)
-            )
 
     def logits(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
         """The logits, minus infinity where the query may not see the key."""
@@ -145,16 +168,17 @@ class Scores:
 
     def mask(self, i: jax.Array, j: jax.Array) -> jax.Array | None:
         """Which weights are kept, or None for all."""
-        if self.operands.key is None:
+        if self.operands.key is None or self.lead is None:
             return None
         row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
-        axes, shape = len(self.lead), self.mask_shape
+        before, shape = self.lead
+        axes = len(before)
         place = [
             x if shape[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1])
             for last, x in enumerate((row, column))
         ]
         return masks.below(
-            random.bits_at(self.operands.key, (*self.lead, *place), shape), self.operands.threshold
+            random.bits_at(self.operands.key, (*before, *place), shape), self.operands.threshold
         )
 
     def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
@@ -224,6 +248,20 @@ def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
         if x.shape[axis] in (1, length)
         else lax.dynamic_slice_in_dim(x, index * length, length, axis)
     )
+
+
+def split(x: jax.Array, axis: int, count: int) -> jax.Array:
+    """The `count` equal parts of `x` along `axis`, stacked along a new first axis."""
+    axis %= x.ndim
+    parts = x.reshape(*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
+    return jnp.moveaxis(parts, axis, 0)
+
+
+def join(parts: jax.Array, axis: int) -> jax.Array:
+    """The inverse of `split`: the parts one after the other along `axis`."""
+    axis %= parts.ndim - 1
+    x = jnp.moveaxis(parts, 0, axis)
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
 def anchor(tree: Any) -> jax.Array:

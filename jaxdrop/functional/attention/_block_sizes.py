@@ -1,4 +1,6 @@
-"""The window of keys around a query, and the number of queries and keys in a block."""
+"""The window of keys around a query, and how much of the scores is formed at a time: the numbers of
+queries and keys in a block, and of parts of the batch.
+"""
 
 from __future__ import annotations
 
@@ -40,20 +42,76 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
 
 # Longer than every sequence, and small enough that its sum with a position stays below 2**31.
 _FAR = 2**30
-# Bytes of scores in a block. On CPU they fit into a cache; elsewhere a block is enough work for all
-# cores of the device.
-_CACHE, _LARGE = 2**21, 2**27
+# Bytes of scores in a block. On a CPU they stay in the cache, and are so much work that a turn of
+# the loop costs little beside it; elsewhere a block is work for all of the device.
+_ON_CPU, _ELSEWHERE = 2**22, 2**27
+# With fewer bytes of scores in all, a loop over parts costs more than it saves.
+_FEW = 2**24
+# The product of a group's queries and keys that a CPU computes efficiently.
+_GOOD = 512, 256
 # Up to so many queries make one block, whatever memory their scores take, and off the CPU no block
 # is smaller: there each core computes a part of the batch.
 _SHORT, _LEAST = 256, 64
+# Of a block on a CPU.
+_MOST_QUERIES, _MOST_KEYS = 1024, 512
+# What a dimension that is not known yet is taken for.
+_USUAL = 8
+
+
+def parts(lengths: tuple[int, int], batch_and_groups: Sequence[int], heads: int) -> tuple[int, ...]:
+    """Into how many equal parts each axis of the batch, and that of the groups of heads, is divided
+    that are computed one after the other.
+
+    On a CPU so many that a part has a few groups, whose blocks are large. The same number of scores
+    in small blocks of many groups takes twice the time, and the scores of all heads at once do not
+    stay in the cache. Elsewhere all is one part: each core of the device computes some heads. Also
+    where several devices may divide the batch among themselves, which a loop over it would undo.
+
+    Args:
+      lengths: the numbers of queries and of keys.
+      batch_and_groups: the shape of what is divided.
+      heads: the number of heads of a group.
+    """
+    whole = (1,) * len(batch_and_groups)
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return whole
+    if not all(map(_known, (*lengths, *batch_and_groups, heads))):
+        return whole
+    queries, keys = lengths
+    if 4 * math.prod(batch_and_groups) * heads * queries * keys <= _FEW:
+        return whole
+    good_queries, good_keys = _GOOD
+    product = min(queries * heads, good_queries) * min(keys, good_keys)
+    found: list[int] = []
+    for axis, length in enumerate(batch_and_groups):
+        inside = math.prod(batch_and_groups[axis + 1 :])
+        found.append(length // _divisor(length, _ON_CPU / (4 * product * inside)))
+        if found[-1] != length:  # the rest belongs to one part
+            break
+    return (*found, *whole[len(found) :])
+
+
+def _divisor(length: int, size: float) -> int:
+    """The divisor of `length` whose ratio to `size` is nearest to 1."""
+    divisors = [of for of in range(1, length + 1) if length % of == 0]
+    return min(divisors, key=lambda of: abs(math.log(of / size)))
 
 
 def block_sizes(
-    given: tuple[int, int] | None, lengths: tuple[int, int], batch_and_heads: Sequence[int]
+    given: tuple[int, int] | None,
+    lengths: tuple[int, int],
+    batch_and_groups: Sequence[int],
+    heads: int,
 ) -> tuple[int, int]:
     """Queries and keys in a block: as given, or so that the scores of a block are few.
 
     Dimensions may be symbolic, as in `jax.export`. Blocks never are.
+
+    Args:
+      given: both.
+      lengths: the numbers of queries and of keys.
+      batch_and_groups: the groups of heads whose blocks are computed together.
+      heads: the number of heads of a group.
     """
     if given is not None:
         queries, keys = (
@@ -61,14 +119,29 @@ def block_sizes(
             for size, of in zip(given, lengths, strict=True)
         )
         return queries, keys
-    on_cpu = jax.default_backend() == "cpu"
-    most_queries, most_keys = (1024, 512) if on_cpu else (2048, 1024)
-    keys = _even(lengths[1], most_keys)
-    rows = (_CACHE if on_cpu else _LARGE) // max(
-        1, 4 * math.prod(filter(_known, batch_and_heads)) * keys
+    *batch_and_groups, heads = (of if _known(of) else _USUAL for of in (*batch_and_groups, heads))
+    groups = max(1, math.prod(batch_and_groups))
+    if jax.default_backend() == "cpu":
+        return _on_cpu(lengths, _ON_CPU // (4 * groups), heads)
+    keys = _even(lengths[1], 1024)
+    rows = min(_ELSEWHERE // max(1, 4 * groups * heads * keys), 2048)
+    return _even(lengths[0], max(rows, _SHORT)), keys
+
+
+def _on_cpu(lengths: tuple[int, int], scores: int, heads: int) -> tuple[int, int]:
+    """Queries and keys of a block with about so many scores of a group, whose queries, of all its
+    heads, are twice as many as the keys.
+    """
+    queries, keys = (
+        min(of, most) if _known(of) else most
+        for of, most in zip(lengths, (_MOST_QUERIES, _MOST_KEYS), strict=True)
     )
-    least = _SHORT if not on_cpu or (_known(lengths[0]) and lengths[0] <= _SHORT) else _LEAST
-    return _even(lengths[0], min(max(rows, least), most_queries)), keys
+    least = _SHORT if queries <= _SHORT else _LEAST
+    columns = max(1, min(keys, max(128, math.isqrt(scores // 2))))
+    rows = max(1, min(queries, max(scores // (columns * heads), least)))
+    # Few queries leave room for more keys.
+    columns = max(columns, min(keys, scores // (rows * heads)))
+    return _even(lengths[0], rows), _even(lengths[1], columns)
 
 
 def check_block_sizes(given: Any) -> tuple[int, int] | None:

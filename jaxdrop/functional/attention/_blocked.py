@@ -30,8 +30,18 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxdrop import _numerics
 from jaxdrop.functional.attention import _kernels
-from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor, at
+from jaxdrop.functional.attention._block import (
+    Lead,
+    Operands,
+    Plan,
+    Scores,
+    anchor,
+    at,
+    join,
+    split,
+)
 from jaxdrop.functional.attention._linear import linear_call
+from jaxdrop.functional.attention._parts import by_parts
 
 T = TypeVar("T")
 
@@ -103,8 +113,14 @@ def _by_kernels(
 
 
 def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return by_parts(_forward_of_part, plan, operands)
+
+
+def _forward_of_part(
+    plan: Plan, operands: Operands, lead: Lead | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     wide, v = _numerics.compute_dtype(operands.v.dtype), operands.v
-    scores = Scores(plan, operands)
+    scores = Scores(plan, operands, lead)
 
     def rows(i: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         def block(carry: _Softmax, j: jax.Array) -> _Softmax:
@@ -129,7 +145,7 @@ def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.
     out, top, total = _over(
         plan.counts[0], lambda i: rows(i, at(operands.q, i, plan.blocks[0], -2))
     )
-    return _join(out, -2), _join(top, -1), _join(total, -1)
+    return join(out, -2), join(top, -1), join(total, -1)
 
 
 @functools.partial(_attend.defjvp, symbolic_zeros=True)
@@ -216,17 +232,23 @@ def _derivative(
     plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: _Tangents
 ) -> tuple[jax.Array, jax.Array]:
     """`(D W) v + (D P) dv` and `dL` of the module's formula."""
-    (rows, columns), (wide, v) = (
-        plan.blocks,
-        (_numerics.compute_dtype(operands.v.dtype), operands.v),
-    )
-    scores = Scores(plan, operands)
+    return by_parts(_derivative_of_part, plan, operands, top, total, moving)
+
+
+def _derivative_of_part(
+    plan: Plan,
+    operands: Operands,
+    lead: Lead | None,
+    top: jax.Array,
+    total: jax.Array,
+    moving: _Tangents,
+) -> tuple[jax.Array, jax.Array]:
+    (rows, columns), v = plan.blocks, operands.v
+    wide, scores = _numerics.compute_dtype(v.dtype), Scores(plan, operands, lead)
     # Tangents with an axis of queries are split for the outer loop, those with an axis of keys for
     # the inner loop.
-    outer = _Tangents(
-        *(_split(x, -2, plan.counts[0], rows) for x in (moving.q, None, None, moving.bias))
-    )
-    keys, values = (_split(x, -2, plan.counts[1], columns) for x in (moving.k, moving.v))
+    outer = _Tangents(*(_split(x, -2, plan.counts[0]) for x in (moving.q, None, None, moving.bias)))
+    keys, values = (_split(x, -2, plan.counts[1]) for x in (moving.k, moving.v))
 
     def one(i: jax.Array, j: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
         q, value = at(operands.q, i, rows, -2), at(v, j, columns, -2)
@@ -249,7 +271,7 @@ def _derivative(
 
     def row(i: jax.Array, d: _Tangents) -> tuple[jax.Array, jax.Array]:
         bias = moving.bias if d.bias is None else d.bias
-        biases = _split(bias, -1, plan.counts[1], columns)
+        biases = _split(bias, -1, plan.counts[1])
 
         def block(
             carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, _Tangents]
@@ -263,28 +285,17 @@ def _derivative(
         return scores.over_columns(i, block, (initial, zeros), xs)
 
     found = _over(plan.counts[0], row, outer)
-    return _join(found[0], -2), _join(found[1], -1)
+    return join(found[0], -2), join(found[1], -1)
 
 
 # -- blocks
 
 
-def _split(x: jax.Array | None, axis: int, count: int, length: int) -> jax.Array | None:
-    """The `count` blocks of `length` of `x`, along a new first axis; None if `x` is None, or if its
+def _split(x: jax.Array | None, axis: int, count: int) -> jax.Array | None:
+    """The `count` blocks of `x`, along a new first axis; None if `x` is None, or if its
     one entry along `axis` is shared by several blocks.
     """
-    if x is None or (x.shape[axis] == 1 and count != 1):
-        return None
-    axis %= x.ndim
-    block = 1 if x.shape[axis] == 1 else length
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :]), axis, 0)
-
-
-def _join(blocks: jax.Array, axis: int) -> jax.Array:
-    """The inverse of `_split`: the blocks one after the other along `axis`."""
-    axis %= blocks.ndim - 1
-    x = jnp.moveaxis(blocks, 0, axis)
-    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+    return None if x is None or (x.shape[axis] == 1 and count != 1) else split(x, axis, count)
 
 
 def _over(count: int, row: Callable[..., Any], *xs: Any) -> Any:

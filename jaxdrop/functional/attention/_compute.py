@@ -113,7 +113,11 @@ def _blocked_attention(
     """
     *batch, queries, heads, depth = q.shape
     groups, head = k.shape[-2], len(batch)
-    blocks = _block_sizes.block_sizes(settings.block_sizes, (queries, k.shape[-3]), (*batch, heads))
+    lengths = queries, k.shape[-3]
+    lead = *batch, groups
+    parts = _block_sizes.parts(lengths, lead, heads // groups)
+    together = [length // of for length, of in zip(lead, parts, strict=True)]
+    blocks = _block_sizes.block_sizes(settings.block_sizes, lengths, together, heads // groups)
 
     def grouped(x: jax.Array) -> jax.Array:
         lead = (1, 1) if x.shape[head] == 1 else (groups, heads // groups)
@@ -124,7 +128,7 @@ def _blocked_attention(
     }
     entries = [*(spec or ()), *[None] * q.ndim]
     plan = Plan(
-        lengths=(queries, k.shape[-3]),
+        lengths=lengths,
         blocks=blocks,
         scale=settings.scale,
         before=settings.before,
@@ -137,6 +141,7 @@ def _blocked_attention(
         ),
         precision=settings.precision,
         kernels={None: None, "xla": False, "pallas": True}[settings.implementation],
+        parts=parts,
     )
     segments, offset, (of_queries, of_keys) = arrays.segments, arrays.offset, arrays.inside
     allowed = list(arrays.allowed)

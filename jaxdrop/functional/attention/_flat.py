@@ -53,7 +53,7 @@ def described(
         scale=plan.scale,
         before=plan.before,
         after=plan.after,
-        mask_size=0 if operands.key is None else math.prod(scores.mask_shape),
+        mask_size=0 if scores.lead is None else math.prod(scores.lead.mask_shape),
         draw=None if operands.key is None else _drawing.words_and_draw(operands.key)[1],
         precision=plan.precision,
         tiles=tiles,
@@ -79,12 +79,12 @@ def described(
 
 
 def _mask(scores: Scores) -> Mask | None:
-    operands = scores.operands
-    if operands.key is None:
+    operands, lead = scores.operands, scores.lead
+    if operands.key is None or lead is None:
         return None
     q = operands.q
     zero = jnp.zeros((1,) * q.ndim, jnp.uint32)
-    low_and_high = linear((*scores.lead, zero, zero), scores.mask_shape)
+    low_and_high = linear((*lead.coordinates, zero, zero), lead.mask_shape)
     low, high = (
         _by_head(jnp.zeros((), jnp.uint32) if x is None else x, q.shape[:-2])
         for x in (low_and_high.low, low_and_high.high)

@@ -1,0 +1,62 @@
+"""Attention of a part of the examples and heads after the other, so that a part's scores stay in
+the cache.
+
+Examples and heads do not depend on each other: each part computes what it would as a part of the
+whole, and its mask is a part of the whole mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+
+from jaxdrop.functional.attention._block import Operands, Plan, join, lead_of, split
+
+T = TypeVar("T")
+
+
+def by_parts(compute: Callable[..., T], plan: Plan, operands: Operands, *arrays: Any) -> T:
+    """`compute(plan, operands, lead_of(plan, operands), *arrays)`; if the plan says so, and the
+    program runs on a CPU, by loops over parts.
+
+    The plan was made for the CPU of this process, and the program may be compiled for another
+    device.
+    """
+    lead = lead_of(plan, operands)
+
+    def whole(operands: Operands, coordinates: Any, *arrays: Any) -> T:
+        return compute(plan, operands, lead and lead._replace(coordinates=coordinates), *arrays)
+
+    looped = whole
+    for axis, count in reversed([*enumerate(plan.parts)]):
+        if count > 1:
+            looped = _over_parts(looped, axis, operands.q.shape[axis], count)
+    given = operands, lead and lead.coordinates, *arrays
+    return (
+        whole(*given)
+        if looped is whole
+        else lax.platform_dependent(*given, cpu=looped, default=whole)
+    )
+
+
+def _over_parts(compute: Callable[..., T], axis: int, length: int, count: int) -> Callable[..., T]:
+    """`compute` of `count` parts, one after the other, of the arrays that have this length along
+    the axis. An array that has length 1 there, or is a scalar, belongs to every part.
+    """
+
+    def run(*given: Any) -> T:
+        leaves, tree = jax.tree.flatten(given)
+        divided = [x.ndim > axis and x.shape[axis] == length for x in leaves]
+
+        def part(parts: list[jax.Array]) -> T:
+            of_part = iter(parts)
+            here = [next(of_part) if own else x for x, own in zip(leaves, divided, strict=True)]
+            return compute(*jax.tree.unflatten(tree, here))
+
+        parts = [split(x, axis, count) for x, own in zip(leaves, divided, strict=True) if own]
+        return jax.tree.map(lambda x: join(x, axis), lax.map(part, parts))
+
+    return run
