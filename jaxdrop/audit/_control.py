@@ -156,11 +156,15 @@ def while_(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list
 
 
 def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
-    """The results of a choice between branches. Every branch is followed."""
+    """The results of a choice between branches. Every branch is followed; of a choice by platform
+    the one of this process.
+    """
     index, *operands = inputs
+    given, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
+    if platforms is not None:
+        given = [given[_branch_here(platforms)]]
     branches = [
-        walk.closed(branch, operands, entered(branch, place, _Plain()))
-        for branch in eqn.params["branches"]
+        walk.closed(branch, operands, entered(branch, place, _Plain())) for branch in given
     ]
     results = []
     for var, *outs in zip(eqn.outvars, *branches, strict=True):
@@ -179,6 +183,14 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
                 Application("branch", index, computed[-1], node, mask.true, 0.0, place)
             )
     return results
+
+
+def _branch_here(platforms: Sequence[Sequence[str] | None]) -> int:
+    """The first branch for the backend of this process; None stands for all platforms."""
+    backend = jax.default_backend()
+    names = {"gpu": ("gpu", "cuda", "rocm")}.get(backend, (backend,))
+    fits = (at for at, each in enumerate(platforms) if each is None or set(each) & set(names))
+    return next(fits, 0)
 
 
 def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:

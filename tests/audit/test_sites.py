@@ -15,6 +15,7 @@ from flax import nnx
 import jaxdrop
 import jaxdrop.linen
 from jaxdrop import audit
+from jaxdrop.functional.attention import _block_sizes
 from tests import catalogue
 from tests.audit.gallery import KEY, array
 from tests.audit.gallery._jax import ALL, W, X, dropout, model, sharded
@@ -139,6 +140,20 @@ def test_a_loop_multiplies_what_is_drawn() -> None:
         site = only(fn, array(16, 16), keys, X)
         assert (site.repeats, site.shape) == (3, X.shape)
         assert site.random_bits == 3 * 32 * np.prod(X.shape)
+
+
+def test_of_programs_for_several_platforms_only_the_one_that_runs_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Attention on a CPU, by parts of the batch and of the heads, is one such program."""
+    monkeypatch.setattr(_block_sizes, "parts", lambda *_: (2, 2))
+
+    def attend(key: jax.Array, q: jax.Array) -> jax.Array:
+        return jaxdrop.dot_product_attention(key, q, q, q, 0.25, block_sizes=(64, 64))
+
+    site = only(attend, FAST, array(4, 128, 2, 8))
+    assert (site.repeats, site.shape) == (16, (2, 1, 1, 64, 64))
+    assert site.random_bits == 32 * 4 * 2 * 128**2
 
 
 def test_calls_in_a_loop_of_a_library_are_sites_of_their_own() -> None:
