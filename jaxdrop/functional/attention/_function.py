@@ -95,8 +95,8 @@ def dot_product_attention(
       deterministic: if True, or if `rate` is the number 0, nothing is dropped. In half precision on
         a GPU, cuDNN then computes it (`jax.nn.dot_product_attention`), if it takes the arguments.
       precision: the precision of the matrix products, as in `jax.numpy.einsum`.
-      block_sizes: the numbers of queries and of keys in a block; chosen by the lengths by default.
-        They change the rounding, but no mask.
+      block_sizes: the numbers of queries and of keys in a block; by default chosen by the shapes
+        and the device. They change the rounding, but no mask.
       implementation: `'xla'` computes block by block in XLA, everywhere. `'pallas'` is a kernel for
         GPUs and TPUs, with the same masks. On a GPU it takes bfloat16 and float16, depths up to 128
         and no `precision`; on a TPU bfloat16 and float32. A `bias` that needs a gradient is
