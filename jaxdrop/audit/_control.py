@@ -163,9 +163,7 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     given, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
     if platforms is not None:
         given = [given[_branch_here(platforms)]]
-    branches = [
-        walk.closed(branch, operands, entered(branch, place, _Plain())) for branch in given
-    ]
+    branches = [walk.closed(branch, operands, entered(branch, place, _Plain())) for branch in given]
     results = []
     for var, *outs in zip(eqn.outvars, *branches, strict=True):
         if all(out is outs[0] for out in outs):

@@ -264,6 +264,14 @@ def join(parts: jax.Array, axis: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
+def over(count: int, row: Callable[..., Any], *xs: Any) -> Any:
+    """`row(i, *xs[i])` for each block of queries, stacked."""
+    if count == 1:
+        found = row(jnp.int32(0), *jax.tree.map(lambda x: x[0], xs))
+        return jax.tree.map(lambda x: x[None], found)
+    return lax.map(lambda x: row(*x), (jnp.arange(count, dtype=jnp.int32), *xs))
+
+
 def anchor(tree: Any) -> jax.Array:
     """A zero that, inside `shard_map`, varies over every mesh axis over which an array of `tree`
     varies.

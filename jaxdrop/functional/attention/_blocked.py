@@ -38,6 +38,7 @@ from jaxdrop.functional.attention._block import (
     anchor,
     at,
     join,
+    over,
     split,
 )
 from jaxdrop.functional.attention._linear import linear_call
@@ -94,7 +95,7 @@ def _attend(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.A
     """The attention, and for each query its highest score and its sum of exponentials (0 and 1 for
     a query that sees no key).
     """
-    return _by_kernels(plan, operands, "forward", _forward, operands)
+    return _by_kernels(plan, operands, "forward", functools.partial(by_parts, _forward), operands)
 
 
 def _by_kernels(
@@ -112,11 +113,7 @@ def _by_kernels(
     return lax.platform_dependent(*arrays, **{chosen.PLATFORM: kernels}, default=blocks)
 
 
-def _forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return by_parts(_forward_of_part, plan, operands)
-
-
-def _forward_of_part(
+def _forward(
     plan: Plan, operands: Operands, lead: Lead | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     wide, v = _numerics.compute_dtype(operands.v.dtype), operands.v
@@ -142,9 +139,7 @@ def _forward_of_part(
         out = out * (operands.scale.astype(wide) / total)[..., None]
         return out.astype(v.dtype), jnp.where(sees, top, 0), total
 
-    out, top, total = _over(
-        plan.counts[0], lambda i: rows(i, at(operands.q, i, plan.blocks[0], -2))
-    )
+    out, top, total = over(plan.counts[0], lambda i: rows(i, at(operands.q, i, plan.blocks[0], -2)))
     return join(out, -2), join(top, -1), join(total, -1)
 
 
@@ -284,7 +279,7 @@ def _derivative_of_part(
         xs = jnp.arange(plan.counts[1], dtype=jnp.int32), _Tangents(None, keys, values, biases)
         return scores.over_columns(i, block, (initial, zeros), xs)
 
-    found = _over(plan.counts[0], row, outer)
+    found = over(plan.counts[0], row, outer)
     return join(found[0], -2), join(found[1], -1)
 
 
@@ -296,11 +291,3 @@ def _split(x: jax.Array | None, axis: int, count: int) -> jax.Array | None:
     one entry along `axis` is shared by several blocks.
     """
     return None if x is None or (x.shape[axis] == 1 and count != 1) else split(x, axis, count)
-
-
-def _over(count: int, row: Callable[..., Any], *xs: Any) -> Any:
-    """`row(i, *xs[i])` for each block of queries, stacked."""
-    if count == 1:
-        found = row(jnp.int32(0), *jax.tree.map(lambda x: x[0], xs))
-        return jax.tree.map(lambda x: x[None], found)
-    return lax.map(lambda x: row(*x), (jnp.arange(count, dtype=jnp.int32), *xs))
