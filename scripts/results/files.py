@@ -90,7 +90,8 @@ class Run:
     @property
     def busy(self) -> bool:
         """Whether other work may have changed the times, if there are any."""
-        timed = any("s" in {each["unit"], *each["units"].values()} for each in self.content["tables"])
+        tables = self.content["tables"]
+        timed = any("s" in {each["unit"], *each["units"].values()} for each in tables)
         return timed and not self.compiled and (self.other_work or 0) > BUSY
 
     @functools.cached_property
