@@ -90,8 +90,8 @@ class Run:
     @property
     def busy(self) -> bool:
         """Whether other work may have changed the times, if there are any."""
-        tables = self.content["tables"]
-        timed = any("s" in {each["unit"], *each["units"].values()} for each in tables)
+        made = [each.table for each in self.tables]
+        timed = any(table.unit_of(case) == "s" for table in made for case in table.figures)
         return timed and not self.compiled and (self.other_work or 0) > BUSY
 
     @functools.cached_property

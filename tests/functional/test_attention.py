@@ -24,7 +24,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxdrop
 from jaxdrop import masks, random
 from jaxdrop.functional.attention import _block_sizes, dot_product_attention
-from jaxdrop.functional.attention._block_sizes import block_sizes
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
 from tests.compilation import quick
@@ -725,7 +724,7 @@ def test_the_scores_of_a_block_fit_into_a_cache(
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert _block_sizes.parts(lengths, (batch, groups), heads) == parts
     together = batch // parts[0], groups // parts[1]
-    queries, keys = block_sizes(None, lengths, together, heads)
+    queries, keys = _block_sizes.block_sizes(None, lengths, together, heads)
     scores = math.prod(together) * heads * queries * keys
     assert 4 * scores <= (2**22 if parts != (1, 1) or length > 256 else 2**24)
     assert length < 8192 or 4 * scores >= 2**21
@@ -952,6 +951,6 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
 @pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("keys", [77, 513, 1030, 4096, 5000])
 def test_blocks_fill_the_keys_with_little_left_over(keys: int) -> None:
-    _, size = block_sizes(None, (64, keys), (16, 12), 1)
+    _, size = _block_sizes.block_sizes(None, (64, keys), (16, 12), 1)
     assert size <= 512
     assert -keys % size < 8 * -(-keys // size)

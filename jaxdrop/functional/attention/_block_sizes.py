@@ -47,8 +47,8 @@ _FAR = 2**30
 _ON_CPU, _ELSEWHERE = 2**22, 2**27
 # With fewer bytes of scores in all, a loop over parts costs more than it saves.
 _FEW = 2**24
-# The product of a group's queries and keys that a CPU computes efficiently.
-_GOOD = 512, 256
+# Up to so many queries of a group, and keys, a larger product is more efficient on a CPU.
+_GOOD_QUERIES, _GOOD_KEYS = 512, 256
 # Up to so many queries make one block, whatever memory their scores take, and off the CPU no block
 # is smaller: there each core computes a part of the batch.
 _SHORT, _LEAST = 256, 64
@@ -69,7 +69,7 @@ def parts(lengths: tuple[int, int], batch_and_groups: Sequence[int], heads: int)
 
     Args:
       lengths: the numbers of queries and of keys.
-      batch_and_groups: the shape of what is divided.
+      batch_and_groups: the length of each axis of the batch, and the number of groups of heads.
       heads: the number of heads of a group.
     """
     whole = (1,) * len(batch_and_groups)
@@ -80,8 +80,7 @@ def parts(lengths: tuple[int, int], batch_and_groups: Sequence[int], heads: int)
     queries, keys = lengths
     if 4 * math.prod(batch_and_groups) * heads * queries * keys <= _FEW:
         return whole
-    good_queries, good_keys = _GOOD
-    product = min(queries * heads, good_queries) * min(keys, good_keys)
+    product = min(queries * heads, _GOOD_QUERIES) * min(keys, _GOOD_KEYS)
     found: list[int] = []
     for axis, length in enumerate(batch_and_groups):
         inside = math.prod(batch_and_groups[axis + 1 :])
@@ -108,9 +107,9 @@ def block_sizes(
     Dimensions may be symbolic, as in `jax.export`. Blocks never are.
 
     Args:
-      given: both.
+      given: the sizes that the caller asks for; None to choose them.
       lengths: the numbers of queries and of keys.
-      batch_and_groups: the groups of heads whose blocks are computed together.
+      batch_and_groups: as in `parts`, of one part.
       heads: the number of heads of a group.
     """
     if given is not None:

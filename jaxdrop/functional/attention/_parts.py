@@ -1,5 +1,5 @@
-"""Attention of a part of the examples and heads after the other, so that a part's scores stay in
-the cache.
+"""Attention by loops over parts of the batch and of the heads. A part has few heads, so that its
+blocks can be large and yet stay in the cache of a CPU.
 
 Examples and heads do not depend on each other: each part computes what it would as a part of the
 whole, and its mask is a part of the whole mask.
