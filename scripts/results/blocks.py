@@ -67,8 +67,9 @@ def fill(text: str, blocks: Mapping[str, Block]) -> tuple[str, list[str]]:
 
 
 def pages() -> list[Path]:
-    """All pages that have such marks."""
-    every = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """All pages that have such marks. A built site has copies, which are not written."""
+    sources = (path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+    every = [ROOT / "README.md", *sorted(sources)]
     return [path for path in every if "<!-- results: " in path.read_text()]
 
 
