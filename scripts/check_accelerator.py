@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import jax
 
-from accelerator import attention, dense_attention, elementwise, exactness, models
+from accelerator import attention, dense_attention, elementwise, exactness, models, saved_work
 from benchmarks import _peers
 from benchmarks._figures import Measurement
 from benchmarks._report import Report
@@ -32,7 +32,7 @@ from benchmarks._report import Report
 # In order of value: where time runs out, the last ones are not reached.
 MEASUREMENTS: dict[str, Measurement] = {
     f"{module.__name__.rpartition('.')[2]}.{measure.__name__}": measure
-    for module in (exactness, dense_attention, elementwise, attention, models)
+    for module in (exactness, dense_attention, elementwise, attention, models, saved_work)
     for measure in module.MEASUREMENTS
 }
 

@@ -36,7 +36,9 @@ ROOT = Path(__file__).parents[1]
 
 TESTS = {
     r"_checks/.*|_optional": "test_bad_input test_errors",
+    r"_(citation|references)": "test_citation test_architecture",
     r"_elsewhere": "test_errors test_imports",
+    r"_in_full|functional/__init__": "mc/test_analytic test_imports",
     r"functional/attention/_(gpu|triton).*": "functional/test_attention_kernels",
     r"functional/attention/_(kernels|mosaic|flat|problem|sight).*": (
         "functional/test_attention_tpu functional/test_attention_kernels"

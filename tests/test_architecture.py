@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from scripts import check_mutants
 from tests.test_imports import FILES, MODULES, PACKAGE
 
 pytestmark = pytest.mark.sweep
@@ -225,3 +226,9 @@ def test_no_file_is_long() -> None:
         str(file.relative_to(PACKAGE)) for file in FILES if len(file.read_text().splitlines()) > 300
     }
     assert long == TOO_LONG
+
+
+def test_mutants_of_every_module_have_tests() -> None:
+    """`scripts/check_mutants.py` stops at a module for which it has none."""
+    for path in FILES:
+        assert check_mutants.tests(path.relative_to(PACKAGE.parent))

@@ -120,7 +120,12 @@ def scaled(mask: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
 
     Returns:
       An array of the shape and the dtype of `x`. The product is formed in float32 at least.
+
+    The product is rounded to the dtype of `x` before the mask chooses, and so the backward pass
+    masks the narrow cotangent before it widens it. In the other order XLA for GPUs, which cancels
+    the narrowing of one operation against the widening of the next, computes the cotangent anew for
+    the mask: a layer norm behind dropout had its backward pass twice, and the mask was stored.
     """
     dtype = _numerics.compute_dtype(x.dtype)
     product = x.astype(dtype) * _numerics.expand(scale, x.ndim).astype(dtype)
-    return jnp.where(mask, product, jnp.zeros((), dtype)).astype(x.dtype)
+    return jnp.where(mask, product.astype(x.dtype), jnp.zeros((), x.dtype))

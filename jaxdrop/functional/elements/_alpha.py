@@ -98,7 +98,8 @@ def _alpha_dropout(
     keep = masks.keep_mask(key, x, threshold, broadcast_dims=shared, spec=spec, part=part)
     # First the sum, then the product. A product followed by a sum may become one fused operation,
     # rounded once, in one program, and two operations, rounded twice, in another.
-    return jnp.where(keep, (x.astype(wide) - mean) * scale, dropped).astype(x.dtype)
+    moved = ((x.astype(wide) - mean) * scale).astype(x.dtype)
+    return jnp.where(keep, moved, dropped.astype(x.dtype))
 
 
 def _affine(rate: float | jax.Array, dtype: Any) -> tuple[Any, Any, Any]:
