@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 import jaxdrop
 from benchmarks import _peers
-from benchmarks._compiled import scratch_bytes
+from benchmarks._compiled import compiled, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import FLAX, FLAX_SWAPPED, MULTIPLY, OWN_KEY, RATE, SAME_KEY
 from benchmarks._timing import interleaved
@@ -40,25 +40,25 @@ def one_call(quick: bool) -> Iterator[Table | Bar]:
         shape = (size // jnp.dtype(dtype).itemsize // 256, 256)
         case = f"{jnp.dtype(dtype).name}, {shape[0]} x {shape[1]}"
         x, cotangent = (jax.random.normal(jax.random.key(i), shape, dtype) for i in range(2))
-        compiled = {
-            name: jax.jit(peer.drop).lower(peer.keys(1)[0], x).compile()
-            for name, peer in peers.items()
-        }
-        forward[case] = _times(
-            {
-                name: functools.partial(run, peers[name].keys(1)[0], x)
-                for name, run in compiled.items()
-            },
-            quick,
+        keys = {name: peer.keys(1)[0] for name, peer in peers.items()}
+        alone = compiled(
+            {name: jax.jit(peer.drop).lower(keys[name], x) for name, peer in peers.items()}
         )
-        scratch[case] = {name: scratch_bytes(run) for name, run in compiled.items()}
+        forward[case] = _times(
+            {name: functools.partial(run, keys[name], x) for name, run in alone.items()}, quick
+        )
+        scratch[case] = {name: scratch_bytes(run) for name, run in alone.items()}
         bandwidth[case] = {MULTIPLY: 2 * x.nbytes / forward[case][MULTIPLY] / 1e9}
+        with_gradient = compiled(
+            {
+                name: jax.jit(_peers.with_gradient(peer.drop)).lower(keys[name], x, cotangent)
+                for name, peer in peers.items()
+            }
+        )
         both[case] = _times(
             {
-                name: functools.partial(
-                    jax.jit(_peers.with_gradient(peer.drop)), peer.keys(1)[0], x, cotangent
-                )
-                for name, peer in peers.items()
+                name: functools.partial(run, keys[name], x, cotangent)
+                for name, run in with_gradient.items()
             },
             quick,
         )
@@ -106,13 +106,14 @@ def fused(quick: bool) -> Iterator[Table | Bar]:
     kernels: dict[str, dict[str, float]] = {}
     scratch: dict[str, dict[str, float]] = {}
     for name, chain in chains.items():
-        programs = {}
+        lowered = {}
         for label, drop in (
             ("no dropout", lambda x: x),
             (OWN_KEY, lambda x: jaxdrop.dropout(key, x, RATE)),
         ):
             both = _peers.with_gradient(lambda _, x, r, chain=chain, drop=drop: chain(drop)(x, r))
-            programs[label] = jax.jit(both).lower(key, x, residual, cotangent).compile()
+            lowered[label] = jax.jit(both).lower(key, x, residual, cotangent)
+        programs = compiled(lowered)
         times[name] = _times(
             {
                 label: functools.partial(run, key, x, residual, cotangent)

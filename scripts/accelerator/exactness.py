@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -45,7 +46,8 @@ def masks(quick: bool) -> Iterator[Table | Bar]:
     xs = [
         x.astype(dtype) for dtype in _DTYPES
     ]  # here, since a compiler may leave out what rounds inside a program
-    differ = _compare(functools.partial(drawn, keys), xs, lambda a, b: float((a != b).sum()))
+    results = _on_both(functools.partial(drawn, keys), xs)
+    differ = _compare(results, lambda a, b: float((a != b).sum()))
     yield Table(f"entries of {shape} that differ from the CPU's", "", differ)
     yield Bar("entries of bits and dropped arrays that differ", _largest(differ), "<=", 0, "")
 
@@ -59,26 +61,11 @@ def variants(quick: bool) -> Iterator[Table | Bar]:
         "kept entries that differ": {},
         "largest relative difference": {},
     }
-    # On a GPU and a TPU a float32 product has fewer digits by default.
-    jax.config.update("jax_default_matmul_precision", "highest")
-    for start in range(0, len(rows), 8):
-        part = rows[start : start + 8]
-
-        @jax.jit
-        def run(xs: dict[str, jax.Array], part: Any = part) -> dict[str, Any]:
-            found = {}
-            for row in part:
-                y, pull = jax.vjp(row.at(catalogue.KEY), xs[row.name])
-                found[row.name] = {"y": y, "gradient": pull(jnp.ones_like(y))[0]}
-            return found
-
-        xs = {row.name: np.asarray(row.example()) for row in part}
-        kept = _compare(run, xs, lambda a, b: float(((a == 0) != (b == 0)).sum()))
-        values = _compare(run, xs, _relative)
-        for row in part:
-            figures["kept entries that differ"][row.name] = max(kept[row.name].values())
-            figures["largest relative difference"][row.name] = max(values[row.name].values())
-    jax.config.update("jax_default_matmul_precision", None)
+    parts = [rows[start : start + 8] for start in range(0, len(rows), 8)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for kept, values in pool.map(_differences, parts):
+            figures["kept entries that differ"] |= kept
+            figures["largest relative difference"] |= values
     yield Table("every variant of the catalogue against the CPU", "", figures)
     yield Bar(
         "catalogue: kept entries that differ",
@@ -96,15 +83,45 @@ def variants(quick: bool) -> Iterator[Table | Bar]:
     )
 
 
-def _compare(
-    run: Callable[[Any], Any], inputs: Any, difference: Callable[[Any, Any], float]
-) -> Any:
-    """`difference` of each array that `run` gives on this device and on the CPU."""
-    found = []
-    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+def _differences(part: Sequence[Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """For some rows of the catalogue the kept entries that differ, and the largest relative
+    difference.
+    """
+
+    @jax.jit
+    def run(xs: dict[str, jax.Array]) -> dict[str, Any]:
+        found = {}
+        for row in part:
+            y, pull = jax.vjp(row.at(catalogue.KEY), xs[row.name])
+            found[row.name] = {"y": y, "gradient": pull(jnp.ones_like(y))[0]}
+        return found
+
+    xs = {row.name: np.asarray(row.example()) for row in part}
+    # On a GPU and a TPU a float32 product has fewer digits by default.
+    with jax.default_matmul_precision("highest"):
+        results = _on_both(run, xs)
+    kept = _compare(results, lambda a, b: float(((a == 0) != (b == 0)).sum()))
+    values = _compare(results, _relative)
+    return _worst(kept), _worst(values)
+
+
+def _worst(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {name: max(row.values()) for name, row in found.items()}
+
+
+def _on_both(run: Callable[[Any], Any], inputs: Any) -> tuple[Any, Any]:
+    """What `run` gives on this device and on the CPU."""
+
+    def on(device: jax.Device) -> Any:
         with jax.default_device(device):
-            found.append(jax.device_get(run(jax.device_put(inputs, device))))
-    return jax.tree.map(lambda a, b: difference(_wide(a), _wide(b)), *found)
+            return jax.device_get(run(jax.device_put(inputs, device)))
+
+    return on(jax.devices()[0]), on(jax.devices("cpu")[0])
+
+
+def _compare(results: tuple[Any, Any], difference: Callable[[Any, Any], float]) -> Any:
+    """`difference` of each array of one device and that of the other."""
+    return jax.tree.map(lambda a, b: difference(_wide(a), _wide(b)), *results)
 
 
 def _wide(x: Any) -> Any:

@@ -15,7 +15,7 @@ from flax import linen
 
 import jaxdrop
 from benchmarks import training
-from benchmarks._compiled import scratch_bytes
+from benchmarks._compiled import compiled, scratch_bytes
 from benchmarks._figures import Bar, Table
 from benchmarks._peers import OWN_KEY
 from benchmarks._timing import interleaved
@@ -28,16 +28,19 @@ def training_step(quick: bool) -> Iterator[Table | Bar]:
     """
     shape = training.Shape(2, 16, 16, 2, 2) if quick else training.Shape(16, 1024, 1024, 16, 12)
     tokens = jax.random.randint(jax.random.key(2), (shape.batch, shape.length + 1), 0, 256)
-    calls: dict[str, Callable[[], Any]] = {}
-    scratch: dict[str, float] = {}
     names = (NO_DROPOUT, NOT_IN_ATTENTION, OWN_KEY, FLAX_NO_DROPOUT, FLAX)
-    for name, candidate in training.candidates(shape, jnp.bfloat16).items():
-        if name not in names:
-            continue
-        given = candidate.start()
-        program = jax.jit(candidate.run).lower(*given, tokens).compile()
-        scratch[name] = scratch_bytes(program)
-        calls[name] = functools.partial(program, *given, tokens)
+    candidates = training.candidates(shape, jnp.bfloat16)
+    given = {name: candidates[name].start() for name in names}
+    programs = compiled(
+        {
+            name: jax.jit(candidates[name].run).lower(*arguments, tokens)
+            for name, arguments in given.items()
+        }
+    )
+    scratch = {name: scratch_bytes(program) for name, program in programs.items()}
+    calls = {
+        name: functools.partial(program, *given[name], tokens) for name, program in programs.items()
+    }
     times = interleaved(calls, seconds=0 if quick else 6)
     yield Table(
         "training step of the transformer, dropout in four places",

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
+from collections.abc import Mapping
 
 import jax
+
+
+def side_by_side(
+    programs: Mapping[str, jax.stages.Lowered],
+) -> dict[str, jax.stages.Compiled | Exception]:
+    """Compiles several programs at the same time; what the compiler refuses gives its error."""
+
+    def compiled_or_error(program: jax.stages.Lowered) -> jax.stages.Compiled | Exception:
+        try:
+            return program.compile()
+        except Exception as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip(programs, pool.map(compiled_or_error, programs.values()), strict=True))
+
+
+def compiled(programs: Mapping[str, jax.stages.Lowered]) -> dict[str, jax.stages.Compiled]:
+    """As `side_by_side`, of programs of which none may be refused."""
+    found: dict[str, jax.stages.Compiled] = {}
+    for name, program in side_by_side(programs).items():
+        if isinstance(program, Exception):
+            raise program
+        found[name] = program
+    return found
 
 
 def scratch_bytes(compiled: jax.stages.Compiled) -> float:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import jaxdrop
-from benchmarks._compiled import flops
+from benchmarks._compiled import compiled, flops
 from benchmarks._figures import Bar, Table
 from benchmarks._timing import interleaved
 
@@ -203,15 +203,15 @@ def _measured(
 ) -> tuple[Figures, Figures]:
     """The seconds and the FLOPs of the gradient of each program, in its weights, or also in x."""
     key = jaxdrop.key(1)
-    compiled = {
-        name: jax.jit(jax.grad(program, (1, 2) if inputs else 1)).lower(key, weights, x).compile()
-        for name, program in programs.items()
-    }
-    calls = {
-        name: functools.partial(program, key, weights, x) for name, program in compiled.items()
-    }
+    found = compiled(
+        {
+            name: jax.jit(jax.grad(program, (1, 2) if inputs else 1)).lower(key, weights, x)
+            for name, program in programs.items()
+        }
+    )
+    calls = {name: functools.partial(program, key, weights, x) for name, program in found.items()}
     times = interleaved(calls, seconds=seconds, quantile=_QUANTILE)
-    return times, {name: flops(program) for name, program in compiled.items()}
+    return times, {name: flops(program) for name, program in found.items()}
 
 
 def _normal(dtype: Any, **shapes: tuple[int, ...]) -> Weights:
