@@ -22,6 +22,7 @@ NO_DROPOUT = "jaxdrop, no dropout"
 KERNEL = "kernel"
 KERNEL_NO_DROPOUT = "kernel, no dropout"
 BLOCKS = "XLA's blocks"
+BLOCKS_NO_DROPOUT = "XLA's blocks, no dropout"
 _Attention = tuple[Callable[..., jax.Array], jax.Array | None]
 """A function of a key, queries, keys and values; and the key."""
 _Case = tuple[int, int, int, int, bool]
@@ -100,7 +101,8 @@ def sides(quick: bool) -> Iterator[Table]:
             attentions: dict[str, _Attention] = {
                 KERNEL: (_attend(implementation="pallas", **options), jaxdrop.key(1)),
                 BLOCKS: (_attend(implementation="xla", **options), jaxdrop.key(1)),
-                NO_DROPOUT: (_attend(**options), None),
+                KERNEL_NO_DROPOUT: (_attend(implementation="pallas", **options), None),
+                BLOCKS_NO_DROPOUT: (_attend(implementation="xla", **options), None),
             }
             calls, _ = _compiled(attentions, arrays)
             label = f"{name}, length {length}, {batch} x {heads} heads of {depth}"

@@ -7,7 +7,7 @@ import math
 from benchmarks._figures import number
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
-from results.rows import FLAX, GPU, OWN, SAME, over, ratios, sizes
+from results.rows import FLAX, GPU, OWN, SAME, Row, over, ratios, sizes
 
 
 def gpu(known: Figures) -> str | None:
@@ -35,6 +35,8 @@ def gpu(known: Figures) -> str | None:
             "",
         ]
     )
+    times = [number(step.get(name), "s") for name in (OWN, "flax.nnx")]
+    rows.append(["time of that step", times[0], "", times[1], ""])
     return table(["", "jaxdrop.key", "the same threefry key", "Flax, threefry", "Flax, rbg"], rows)
 
 
@@ -42,7 +44,7 @@ def gpu_attention(known: Figures) -> str | None:
     """Attention on the GPU that was measured."""
     if not known.has(GPU):
         return None
-    names = (OWN, "jaxdrop.key, XLA", "jaxdrop, no dropout", "torch, dropout")
+    names = (OWN, "kernel, no dropout", "jaxdrop.key, XLA", "jaxdrop, no dropout", "torch, dropout")
     rows = []
     for title, case in (
         ("length 8192, 1 x 16 heads of 128", "length 8192, 1 x 16 heads of 128"),
@@ -52,14 +54,45 @@ def gpu_attention(known: Figures) -> str | None:
     ):
         times = known.row(GPU, "attention, forward + backward", case)
         rows.append([title, *(number(times.get(name), "s") for name in names)])
-    head = ["attention, causal unless said", "with dropout", "XLA's blocks", "no dropout (cuDNN)"]
-    return table([*head, "PyTorch, with dropout"], rows)
+    head = ["attention, causal unless said", "with dropout", "its kernels without"]
+    head += ["XLA's blocks", "no dropout (cuDNN)", "PyTorch, with dropout"]
+    return table(head, rows)
+
+
+def gpu_sides(known: Figures) -> str | None:
+    """Attention with a bias or a mask on the GPU that was measured."""
+    made = known.table(GPU, "attention with a bias or a mask")
+    if made is None:
+        return None
+    names = ("kernel", "XLA's blocks", "XLA's blocks, no dropout")
+    rows = [
+        [case, *(number(row.get(name), "s") for name in names)]
+        for case, row in made.figures.items()
+    ]
+    head = ["attention with a bias or a mask of every weight", "with dropout"]
+    return table([*head, "XLA's blocks", "XLA's blocks, no dropout"], rows)
+
+
+def gpu_residual(known: Figures) -> str | None:
+    """Of the time of a residual block that drops branches by a mask, on the GPU."""
+    row = known.row(GPU, "residual block", "time")
+    return _ratio_or_none(row, "k of n examples", "masked")
+
+
+def gpu_tokens(known: Figures) -> str | None:
+    """Of the time of a transformer that sees all tokens, on the GPU."""
+    row = known.row(GPU, "transformer, 12 layers, 4 x 2048", "time")
+    return _ratio_or_none(row, "half length, 10 of 12 layers", "whole length")
 
 
 def gpu_norm(known: Figures) -> str | None:
-    """Of the time without dropout, where XLA stores the mask."""
+    """Of the time without dropout."""
     row = known.row(GPU, "forward + backward", "dropout + residual + layer norm")
-    found = over(row, OWN, "no dropout")
+    return _ratio_or_none(row, OWN, "no dropout")
+
+
+def _ratio_or_none(row: Row, own: str, other: str) -> str | None:
+    found = over(row, own, other)
     return None if found is None else ratio(found)
 
 

@@ -9,7 +9,7 @@ from results import accelerators, dropout, experiment
 from results.compare import LINE, Comparison, comparisons, line
 from results.files import Figures
 from results.markdown import NONE, ratio, size, table
-from results.rows import FLAX, OWN, SAME, over, ratios
+from results.rows import FLAX, GPU, OWN, SAME, over, ratios
 
 
 def attention(known: Figures) -> str | None:
@@ -162,6 +162,12 @@ def skipping(known: Figures) -> str | None:
         ("FLOPs", "compute", "FLOPs of the MLP", "gelu"),
         ("time, MLP 512-2048-512, GELU, two CPU cores", "compute", "MLP", "gelu"),
         (
+            "time, MLP 4096-16384-4096, GELU, bfloat16, NVIDIA H200",
+            GPU,
+            "MLP 4096",
+            "gelu",
+        ),
+        (
             "estimated cycles, TPU v5e, MLP 1024-4096-1024, bfloat16",
             "tpu-compute",
             "estimated cycles",
@@ -219,7 +225,10 @@ BLOCKS: dict[str, Callable[[Figures], str | None]] = {
     "attention": attention,
     "gpu": accelerators.gpu,
     "gpu-attention": accelerators.gpu_attention,
+    "gpu-sides": accelerators.gpu_sides,
     "gpu-norm": accelerators.gpu_norm,
+    "gpu-residual": accelerators.gpu_residual,
+    "gpu-tokens": accelerators.gpu_tokens,
     "losses": losses,
     "flax-bias": dropout.flax_bias,
     "scale": accelerators.scale,

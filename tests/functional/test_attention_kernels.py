@@ -291,3 +291,34 @@ def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gpu, "INTERPRET", False)
     with pytest.raises(ValueError, match="the backend is cpu, not a GPU"):
         attend(implementation="pallas")
+
+
+@pytest.mark.parametrize("rate", [RATE, 0.0])
+def test_when_the_kernels_are_the_default(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+    """On a single GPU with each option they take, except where lengths are short."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(_gpu, "_SHORT", 16)
+
+    def are_default(length: int = 24, **options: Any) -> bool:
+        q, k, v, _ = _inputs(length, length)
+
+        def attend(q: jax.Array) -> jax.Array:
+            return jaxdrop.dot_product_attention(catalogue.KEY, q, k, v, rate, **options)
+
+        return "pallas_call" in str(jax.make_jaxpr(attend)(q))
+
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    square = jnp.zeros((2, 4, 24, 24))
+    for options in (
+        {"local_window_size": 5},
+        {"bias": square},
+        {"bias": square[:1, :, :1]},
+        {"mask": square == 0},
+        {"query_seq_lengths": jnp.array([3, 24])},
+        {"segment_ids": jnp.zeros((2, 24), jnp.int32)},
+    ):
+        assert are_default(**options), options
+        assert not are_default(**options, implementation="xla"), options
+    assert are_default(26, local_window_size=5) and not are_default(12, local_window_size=5)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert not are_default(25, local_window_size=5)  # not a length of before, for which the choice is cached

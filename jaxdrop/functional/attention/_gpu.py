@@ -12,18 +12,6 @@ import jax
 from jaxdrop.functional.attention import _flat
 from jaxdrop.functional.attention._block import Operands, Plan
 
-BY_DEFAULT = {
-    "plain": True,
-    "bias": False,
-    "bias of all queries": True,
-    "mask": False,
-    "lengths": True,
-    "segment_ids": True,
-    "query_offset of each example": True,
-}
-"""Which calls the kernels compute by default: those that `scripts/check_accelerator.py` has shown
-to be exact on a GPU. The others ask for them, by `implementation='pallas'`.
-"""
 PLATFORM = "cuda"
 INTERPRET = False
 """Whether the kernels run in Pallas' interpreter, which computes anywhere: for tests."""
@@ -66,31 +54,15 @@ def refusal(plan: Plan, operands: Operands) -> str | None:
 
 
 def pays(plan: Plan, operands: Operands) -> bool:
-    """Whether the kernels are faster here, as far as it has been measured.
+    """Whether the kernels are faster here, as far as `scripts/check_accelerator.py` has measured
+    it, which compares each option with dense attention, too.
 
-    Never with an option that no GPU has run. Never with several devices: the compiler may have to
-    divide the operands, and it cannot divide a kernel.
+    Never with several devices: the compiler may have to divide the operands, and it cannot divide a
+    kernel.
     """
     return (
-        jax.device_count() == 1
-        and min(plan.lengths) >= _SHORT
-        and all(BY_DEFAULT[option] for option in _options(operands))
-        and refusal(plan, operands) is None
+        jax.device_count() == 1 and min(plan.lengths) >= _SHORT and refusal(plan, operands) is None
     )
-
-
-def _options(operands: Operands) -> set[str]:
-    """What of `BY_DEFAULT` a call has."""
-    options = {"plain"}
-    if operands.bias is not None:
-        options.add("bias" if operands.bias.shape[-2] > 1 else "bias of all queries")
-    for mask in operands.allowed:
-        options.add("lengths" if 1 in mask.shape[-2:] else "mask")
-    if operands.segments is not None:
-        options.add("segment_ids")
-    if operands.offset is not None and operands.offset.size != 1:
-        options.add("query_offset of each example")
-    return options
 
 
 def forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
