@@ -71,6 +71,8 @@ def programs_of(suite: str, devices: Any) -> Iterator[tuple[str, str, Any]]:
     mesh = Mesh(np.array(devices).reshape(-1, 2 if len(devices) > 1 else 1), ("data", "model"))
     if suite == "core":
         yield from programs.core(mesh)
+    elif suite == "chains":
+        yield from programs.neighbors(mesh)
     elif suite == "attention":
         for name, program in programs.attention(mesh):
             yield "8 x 16 heads of 64, length 4096, bfloat16", name, program
@@ -90,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", choices=("attention", "core", "train"))
+    parser.add_argument("suite", choices=("attention", "chains", "core", "train"))
     parser.add_argument(
         "--target",
         type=Path,

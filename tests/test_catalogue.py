@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -232,6 +233,23 @@ def test_nothing_of_the_size_of_x_is_stored(variant: Variant, scanned: bool) -> 
 
     length = variant.shape[0]
     assert stored(2 * length) == stored(length)
+
+
+@each_variant
+def test_a_mask_chooses_from_the_narrow_cotangent(variant: Variant) -> None:
+    """Not from a cotangent that is widened before: what XLA for GPUs makes of that, `masks.scaled`
+    tells.
+    """
+    x = jnp.ones(variant.shape, jnp.bfloat16)
+
+    def call(x: jax.Array) -> jax.Array:
+        return variant.call(KEY, x, RATE)
+
+    def wide_choices(fn: Callable[..., Any]) -> int:
+        shape = ",".join(map(str, x.shape))
+        return len(re.findall(rf"f32\[{shape}\] = select_n", str(jax.make_jaxpr(fn)(x))))
+
+    assert wide_choices(lambda x: jax.vjp(call, x)[1](x)) <= wide_choices(call)
 
 
 @each_variant

@@ -4,6 +4,7 @@ normalization.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -90,7 +91,7 @@ def _bias_dropout_add(
         if bias is None
         else x.astype(kind) + _numerics.expand(bias, x.ndim).astype(kind)
     )
-    branch = _dropped(key, branch, distribution, spec, part)
+    branch = _dropped(key, branch, x.dtype, distribution, spec, part)
     return (residual.astype(kind) + branch).astype(residual.dtype)
 
 
@@ -218,7 +219,7 @@ def _dropout_add_layer_norm(
         else x.astype(kind)
         * jnp.expand_dims(_numerics.expand(row_scale, x.ndim - 1), -1).astype(kind)
     )
-    z = _dropped(key, branch, distribution, spec, part)
+    z = _dropped(key, branch, x.dtype, distribution, spec, part)
     if residual is not None:
         z = residual.astype(kind) + z
     centered = z - z.mean(-1, keepdims=True)
@@ -242,14 +243,34 @@ def _distribution(
 def _dropped(
     key: jax.Array | None,
     x: jax.Array,
+    dtype: np.dtype[Any],
     distribution: masks.Distribution | None,
     spec: PartitionSpec | None,
     part: masks.Part | None,
 ) -> jax.Array:
+    """Dropout of `x`, which was widened from `dtype`."""
     if key is None or distribution is None:
         return x
     threshold, scale = map(jnp.asarray, distribution)
-    return masks.scaled(masks.keep_mask(key, x, threshold, spec=spec, part=part), x, scale)
+    mask = masks.keep_mask(key, x, threshold, spec=spec, part=part)
+    return _kept(dtype, mask, x * _numerics.expand(scale, x.ndim).astype(x.dtype))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _kept(dtype: np.dtype[Any], mask: jax.Array, x: jax.Array) -> jax.Array:
+    """`x` where the mask is true, and 0 elsewhere. A cotangent is rounded to `dtype` before it is
+    masked, for the reason that `masks.scaled` tells.
+    """
+    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+@_kept.defjvp
+def _(
+    dtype: np.dtype[Any], primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    mask, x = primals
+    moved = jnp.where(mask, tangents[1].astype(dtype), jnp.zeros((), dtype))
+    return _kept(dtype, mask, x), moved.astype(x.dtype)
 
 
 def _like(name: str, value: jax.Array, x: jax.Array, caller: str) -> jax.Array:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 import jaxdrop
 from benchmarks import _peers
+from benchmarks._chains import chains
 from benchmarks._compiled import compiled, scratch_bytes
 from benchmarks._figures import Bar, Table
-from benchmarks._peers import FLAX, FLAX_SWAPPED, MULTIPLY, OWN_KEY, RATE, SAME_KEY
+from benchmarks._peers import FLAX, FLAX_SWAPPED, MULTIPLY, OWN_KEY, SAME_KEY
 from benchmarks._timing import interleaved
 
 _RBG = "flax.linen, rbg"
@@ -88,35 +89,19 @@ def fused(quick: bool) -> Iterator[Table | Bar]:
     x, residual, cotangent = (
         jax.random.normal(jax.random.key(i), (batch, width), jnp.bfloat16) for i in range(3)
     )
-    scale, bias = jnp.ones(width, jnp.bfloat16), jnp.zeros(width, jnp.bfloat16)
-
-    def norm(x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        y = (y - y.mean(-1, keepdims=True)) * jax.lax.rsqrt(y.var(-1, keepdims=True) + 1e-6)
-        return (y * scale + bias).astype(x.dtype)
-
-    chains: dict[
-        str,
-        Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array, jax.Array], jax.Array]],
-    ] = {
-        "bias + GELU + dropout": lambda drop: lambda x, r: drop(jax.nn.gelu(x + bias)),
-        "dropout + residual + layer norm": lambda drop: lambda x, r: norm(r + drop(x)),
-    }
+    found = chains(width)
     times: dict[str, dict[str, float]] = {}
     kernels: dict[str, dict[str, float]] = {}
     scratch: dict[str, dict[str, float]] = {}
-    for name, chain in chains.items():
-        lowered = {}
-        for label, drop in (
-            ("no dropout", lambda x: x),
-            (OWN_KEY, lambda x: jaxdrop.dropout(key, x, RATE)),
-        ):
-            both = _peers.with_gradient(lambda _, x, r, chain=chain, drop=drop: chain(drop)(x, r))
-            lowered[label] = jax.jit(both).lower(key, x, residual, cotangent)
-        programs = compiled(lowered)
+    for name, chain in found.items():
+        both = jax.jit(_peers.with_gradient(chain))
+        keys = {"no dropout": None, OWN_KEY: key}
+        programs = compiled(
+            {label: both.lower(given, x, residual, cotangent) for label, given in keys.items()}
+        )
         times[name] = _times(
             {
-                label: functools.partial(run, key, x, residual, cotangent)
+                label: functools.partial(run, keys[label], x, residual, cotangent)
                 for label, run in programs.items()
             },
             quick,
@@ -126,7 +111,7 @@ def fused(quick: bool) -> Iterator[Table | Bar]:
     yield Table("forward + backward", "s", times, limit="no dropout")
     yield Table("kernels of forward + backward", "", kernels)
     yield Table("temporaries of forward + backward", "B", scratch)
-    for name in chains:
+    for name in found:
         yield Bar(
             f"{name}: with dropout / without",
             times[name][OWN_KEY] / times[name]["no dropout"],

@@ -12,7 +12,9 @@ from flax import linen
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Traced
 
+import jaxdrop
 from benchmarks import _peers, training
+from benchmarks._chains import chains
 from benchmarks.attention import attentions
 from benchmarks.core.compilation import Model, layers_and_keys
 from training import layouts, parallel, steps
@@ -53,6 +55,21 @@ def attention(
         attend, key = ways[name]
         program = jax.jit(_peers.with_gradient(attend))
         yield name, program.trace(_everywhere(key, mesh), *arrays)
+
+
+def neighbors(
+    mesh: Mesh, shape: tuple[int, int] = (16384, 4096)
+) -> Iterator[tuple[str, str, Traced]]:
+    """Dropout with its neighbors, forward and backward, in bfloat16, divided by rows: a chain, how
+    it drops, and its program.
+    """
+    divided = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=divided)] * 3
+    key = _everywhere(jax.eval_shape(lambda: jaxdrop.key(0)), mesh)
+    for name, chain in chains(shape[1]).items():
+        program = jax.jit(_peers.with_gradient(chain))
+        yield name, "no dropout", program.trace(None, *arrays)
+        yield name, _peers.OWN_KEY, program.trace(key, *arrays)
 
 
 def sites(mesh: Mesh, count: int, names: Sequence[str]) -> Iterator[tuple[str, Traced]]:

@@ -319,6 +319,9 @@ def test_when_the_kernels_are_the_default(monkeypatch: pytest.MonkeyPatch, rate:
     ):
         assert are_default(**options), options
         assert not are_default(**options, implementation="xla"), options
-    assert are_default(26, local_window_size=5) and not are_default(12, local_window_size=5)
+    assert are_default(26, local_window_size=5)
+    assert not are_default(12, local_window_size=5)
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert not are_default(25, local_window_size=5)  # not a length of before, for which the choice is cached
+    assert not are_default(
+        25, local_window_size=5
+    )  # not a length of before, for which the choice is cached
