@@ -44,7 +44,8 @@ class Shape(NamedTuple):
     layers: int
 
     def __str__(self) -> str:
-        return f"{self.layers} layers of width {self.width}, {self.batch} x {self.length} tokens"
+        layers = "1 layer" if self.layers == 1 else f"{self.layers} layers"
+        return f"{layers} of width {self.width}, {self.batch} x {self.length} tokens"
 
 
 def make(name: str, shape: Shape) -> Transformer:
