@@ -22,6 +22,7 @@ _MEASURED = (
     "jaxdrop",
     "scripts/benchmark.py",
     "scripts/benchmarks",
+    "scripts/accelerator",
     "scripts/ahead",
     "scripts/training",
     "examples",
