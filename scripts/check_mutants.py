@@ -60,7 +60,7 @@ TESTS = {
     ),
     r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
     r"functional/_?([a-z]+).*": (
-        r"functional/test_\1 functional/test_parts test_rate_zero test_catalogue"
+        r"functional/test_\1 functional/test_parts test_layers test_rate_zero test_catalogue"
     ),
     r"subsets/.*": "test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic",
