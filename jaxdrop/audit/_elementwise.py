@@ -23,6 +23,8 @@ WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "m
 # Operations that use random words as they are: to choose some of many, or in a kernel, where a
 # key's words are all that is seen of what it draws.
 _CHOICES = frozenset(["argmax", "argmin", "pallas_call", "sort", "top_k"])
+# What leaves a uniform float uniform, up to the ends of its interval.
+_KEEP_RANGE = frozenset(["clamp", "concatenate", "dynamic_slice", "max", "min", "rev", "slice"])
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 
 _FOLDED: dict[str, Callable[..., Any]] = {
@@ -127,10 +129,26 @@ def _fold(node: Node) -> None:
 
 
 def _range(node: Node, before: float) -> float:
-    """How many values bits can take behind a shift to the right."""
+    """The range of what an operation makes of bits or floats with the range `before`."""
     if node.op == "shift_right_logical" and node.inputs[1].const is not None:
         return before / 2.0 ** float(node.inputs[1].const)
-    return before
+    if not np.issubdtype(np.dtype(node.dtype), np.floating):
+        return before
+    if node.op == "bitcast_convert_type":
+        return 1.0  # the mantissa of a number in [1, 2), before 1 is subtracted
+    if node.op in MOVES or node.op in _KEEP_RANGE:
+        return before
+    number = next((float(each.const) for each in node.inputs if each.const is not None), None)
+    if number is None:
+        return 0.0
+    if node.op == "mul":
+        return before * abs(number)
+    if node.op == "div":
+        return before / abs(number) if number else 0.0
+    own = node.inputs[0].op == "bitcast_convert_type"
+    if node.op in ("add", "sub") and (number == 0 or (own and number == 1)):
+        return before
+    return before if node.op == "sub" and node.inputs[0].const == before else 0.0
 
 
 def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> None:
@@ -163,8 +181,10 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
         strict = op in ("lt", "gt")
         count = limit if below == strict else limit + 1
         fraction = count / (bits.range or 2.0**32)
+    elif bits.range:
+        fraction = limit / bits.range
     else:
-        fraction = limit
+        return None  # as of a normal variable
     fraction = min(max(fraction, 0.0), 1.0)
     return fraction if below else 1.0 - fraction
 
