@@ -100,11 +100,19 @@ CASES = [
         lambda c: 1 - (1 - 0.25 * math.exp(-0.3 * c)),
         {0: 0.25},
     ),
-    Case(
-        "dropblock",
-        schedules.dropblock(0.1, 12, group=3),
-        lambda c: 1 - (1 - (1 - (1 - min(c / 12, 1) * (1 - 0.9))) / 4 ** (4 - 3)),
-        {0: 0.0, 12: 0.025, 13: 0.025},
+    *(
+        Case(
+            f"dropblock_{group}",
+            schedules.dropblock(0.1, 12, group=group),
+            functools.partial(
+                lambda group, c: (
+                    1 - (1 - (1 - (1 - min(c / 12, 1) * (1 - 0.9))) / 4 ** (4 - group))
+                ),
+                group,
+            ),
+            {0: 0.0, 12: last, 13: last},
+        )
+        for group, last in ((1, 0.1 / 64), (3, 0.025))
     ),
     Case(
         "scheduled_drop_path",
@@ -347,6 +355,11 @@ def test_a_constant_zero_is_no_operation() -> None:
             lambda: schedules.dropblock(0.1, 5, group=5),
             ValueError,
             "group must be 1, 2, 3 or 4, got 5",
+        ),
+        (
+            lambda: schedules.dropblock(0.1, 5, group=0),
+            ValueError,
+            "group must be 1, 2, 3 or 4, got 0",
         ),
         (
             lambda: schedules.layer_skip(0.1, 5, shape="cubic"),
