@@ -208,10 +208,10 @@ def test_comparisons_of_random_numbers() -> None:
 
 
 def test_shares_along_any_axis() -> None:
-    """A softmax, and positive numbers over their sum."""
+    """A softmax, and positive numbers over their sum, of variables that vary in their variance."""
 
     def fn(key: jax.Array) -> list[jax.Array]:
-        x = X + jax.random.normal(key, X.shape)
+        x = X + (1 + np.abs(X)) * jax.random.normal(key, X.shape)
         square = x * x
         turned = square.T
         return [
