@@ -55,6 +55,14 @@ def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.lax.rng_bit_generator(state, shape, jnp.uint16)[1]
 
 
+def digits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.lax.rem(jax.random.bits(key, shape), jnp.full(shape, np.uint32(10)))
+
+
+def bytes_of(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.bits(key, shape).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("rate", "drop"),
     [
@@ -68,6 +76,15 @@ def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         (0.2, lambda key, x, rate: x * (jax.random.uniform(key, x.shape, maxval=5) > 5 * rate)),
         (0.2, lambda key, x, rate: x * (1 - jax.random.uniform(key, x.shape) < 1 - rate)),
         (0.25, lambda key, x, rate: x * (jax.random.bits(key, x.shape) * 1.0 > rate * 2**32)),
+        (0.2, lambda key, x, rate: x * (1 - jax.random.uniform(key, x.shape) * 0.5 / 0.5 < 0.8)),
+        (0.2, lambda key, x, rate: x * (digits(key, x.shape) > 1)),
+        (0.25, lambda key, x, rate: x * (bytes_of(key, x.shape) >= np.uint8(64))),
+        (None, lambda key, x, rate: x * (-2 * jax.random.uniform(key, x.shape) > -0.3)),
+        (None, lambda key, x, rate: x * (1 / (jax.random.uniform(key, x.shape) + 1) > 0.6)),
+        (None, lambda key, x, rate: x * (1 / jax.random.uniform(key, x.shape) > 0.6)),
+        (None, lambda key, x, rate: x * (0.6 - jax.random.uniform(key, x.shape) > 0.3)),
+        (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) - 1 > -0.3)),
+        (None, lambda key, x, rate: x * (bytes_of(key, x.shape) * np.uint32(3) > 99)),
         (None, lambda key, x, rate: x * (jax.random.normal(key, x.shape) > 0.3)),
         (None, lambda key, x, rate: x * (jax.random.exponential(key, x.shape) > 0.3)),
         (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) ** 2 > 0.3)),
