@@ -207,6 +207,19 @@ def test_comparisons_of_random_numbers() -> None:
         np.testing.assert_allclose(variance, share * (1 - share), atol=1e-5)
 
 
+def test_a_count_that_is_shifted() -> None:
+    """As `drop_block` does, for counts that would not fit."""
+
+    def fn(key: jax.Array) -> jax.Array:
+        kept = jaxdrop.dropout(key, np.ones((3, 64), np.float32), 0.25) > 0
+        return kept.sum(-1, dtype=jnp.uint32) >> np.uint32(2)
+
+    result = mc.analytic(fn)()
+    np.testing.assert_allclose(result.mean, [12] * 3, rtol=1e-5)
+    np.testing.assert_allclose(result.variance, [0.75] * 3, rtol=1e-5)
+    assert result.linearized == ()
+
+
 def test_shares_along_any_axis() -> None:
     """A softmax, and positive numbers over their sum, of variables that vary in their variance."""
 
