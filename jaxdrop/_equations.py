@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
-
 
 def scan_parts(eqn: Any) -> tuple[int, int]:
     """How many constants a scan has, and how many values it carries. Arrays that it goes over, and
@@ -30,7 +28,7 @@ def called(params: Any, count: int) -> Any:
     """
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner: Any = params.get(name)
-        if isinstance(inner, Jaxpr | ClosedJaxpr) or hasattr(inner, "eqns"):
+        if hasattr(inner, "eqns"):
             jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
             if len(jaxpr.invars) == count:
                 return inner

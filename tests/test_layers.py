@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import pickle
 from collections.abc import Callable
@@ -43,6 +44,7 @@ SIZES = {
 LAYOUT, OTHER_LAYOUT = PartitionSpec("data"), PartitionSpec(None, "model")
 PART = jaxdrop.Part(2, 9, axis=0)
 X, IDS = jnp.linspace(1, 2, 24).reshape(4, 6), jnp.arange(24).reshape(4, 6) % 5
+FOUR = jnp.ones((2, 3, 5, 6))
 ENDS = jnp.asarray([0, 1, 2, 2])
 HALF = jnp.bfloat16
 
@@ -54,6 +56,10 @@ def filled(value: float) -> Callable[..., jax.Array]:
 
 def _filled(value: float, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jnp.full(shape, value, dtype)
+
+
+def masked(x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
+    return x
 
 
 class Case(NamedTuple):
@@ -80,9 +86,9 @@ def spatial(rank: int) -> list[Case]:
     x = jnp.ones((4, 6, 5, 3, 2)[: rank + 2])
     return [
         Case(
-            {"rate": 0.3, "channel_axis": -2},
+            {"rate": 0.3, "channel_axis": -rank - 1},
             (x,),
-            options={"channel_axis": -2, "spatial_rank": rank},
+            options={"channel_axis": -rank - 1, "spatial_rank": rank},
         )
     ]
 
@@ -124,20 +130,31 @@ CONNECT = {"per": "example", "scale_by_keep": False, "gaussian": True}
 NORM = {"epsilon": 0.1, "prenorm": True}
 CASES: dict[str, list[Case]] = {
     **dict.fromkeys(("Dropout", "ClassicDropout", "AlphaDropout", "AttentionDropout"), ELEMENTS),
-    **dict.fromkeys(("DropKey", "GaussianDropout"), ELEMENTS),
+    "DropKey": both(broadcast_dims=(0,)),
+    "GaussianDropout": ELEMENTS,
     "FeatureAlphaDropout": both(channel_axis=-2, spatial_rank=1),
     "SpatialDropout": both(channel_axis=-2, spatial_rank=1),
     "Dropout1d": spatial(1),
     "Dropout2d": spatial(2),
     "Dropout3d": spatial(3),
-    "DropBlock": both(
-        block_size=(3, 5), rule="timm", normalize="batch", channel_axis=-3, spatial_rank=2
-    ),
+    "DropBlock": [
+        Case(
+            {
+                "rate": 0.3,
+                "block_size": (3, 5),
+                "rule": "timm",
+                "normalize": "batch",
+                "channel_axis": -3,
+                "spatial_rank": 2,
+            },
+            (FOUR,),
+        )
+    ],
     "DropPath": both(mode="batch", batch_axis=1, scale_by_keep=False),
     "ShakeDrop": both(
         alpha=(0.0, 1.0), beta=(0.5, 2.0), per="channel", batch_axis=1, channel_axis=0
     ),
-    "DropHead": both(normalize="fixed", head_axis=-3),
+    "DropHead": [Case({"rate": 0.3, "normalize": "fixed", "head_axis": -3}, (FOUR,))],
     "LockedDropout": both(time_axis=1),
     "EmbeddingDropout": [Case({"rate": 0.3, "time_axis": 1}, (X,), {"ids": IDS})],
     "WordDropout": [Case({"rate": 0.3, "replacement": 7, "protected": (1, 2)}, (IDS,))],
@@ -273,11 +290,15 @@ CASES["DropPathAdd"] = [
 ]
 CASES["RandomLTD"] = [
     Case(
-        {"rate": 0.3, "num_prefix_tokens": 1, "groups": 2},
+        {"rate": 0.3, **option},
         (X,),
-        {"layer": jnp.tanh, "positions": IDS[0], "mask": IDS > 2},
+        {"layer": masked, "positions": IDS[:, 0], "mask": IDS[:, :4] > 2},
+        options={"num_prefix_tokens": 0, "groups": 1, **option},
     )
+    for option in ({"num_prefix_tokens": 1}, {"groups": 2})
 ]
+BELOW_ONE = {"GaussianDropout", "TokenDropout", "DropoutMLP", "DropPathAdd", "RandomLTD"}
+"""Layers of which something must be kept."""
 WRAPPERS = ("LayerDrop", "WeightDrop", "QuantNoise")
 LAYERS = [(package, name) for package in PACKAGES for name in (*CASES, *WRAPPERS)]
 each_layer = pytest.mark.parametrize(("package", "name"), LAYERS)
@@ -576,6 +597,35 @@ def test_the_function_receives_what_was_given(package: str, name: str) -> None:
     check_layer(package, name)
 
 
+def refusal(layer: Any, received: Received) -> str:
+    """What the function of a layer has against what it received; nothing if it takes it."""
+
+    def call() -> Any:
+        return layer.function(received.key, *received.operands, received.amount, **received.options)
+
+    try:
+        jax.eval_shape(call)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("package", "name"), [each for each in LAYERS if each[1] in CASES])
+def test_a_key_is_taken_where_the_function_draws(package: str, name: str) -> None:
+    """Also at the ends of a schedule, rates of 0 and 1, where some draw nothing and need no key."""
+    layer: Any = getattr(PACKAGES[package], name)
+    for case, number in itertools.product(CASES[name], (0,) if name in BELOW_ONE else (0, 1)):
+        amount: Any = {case.amount: number}
+        if not isinstance(case.amount, str):
+            learned = "log_sigma2" if "log_sigma2" in case.made else "rate"
+            amount = {learned: number if learned == "log_sigma2" else 1 / (1 + math.exp(-number))}
+        made = made_of(layer, case) | amount | {"deterministic": False}
+        received = run(package, name, made, case, **case.further)
+        assert not refusal(layer, received), case.made
+        said = refusal(layer, received._replace(key=None))
+        assert ("needs a key" in said) == (received.key is not None), (number, case.made)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_fields_are_checked_when_a_layer_is_made(name: str) -> None:
     """By the same words in both frameworks, which name the field."""
@@ -590,6 +640,25 @@ def test_fields_are_checked_when_a_layer_is_made(name: str) -> None:
                     layer(**made, **own)
                 says.add(str(raised.value))
             assert len(says) == 1, says
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_function_refuses_no_layer_is_made_with(name: str) -> None:
+    """Values of the right type, too. Only what depends on the input's shape shows in the call."""
+    layer: Any = PACKAGES["linen"].__dict__[name]
+    for case in CASES[name]:
+        made = made_of(layer, case) | {"deterministic": False}
+        received = run("linen", name, made, case, **case.further)
+        fields = {*case.made} & {*received.options, case.amount} - {*case.further}
+        for field, value in itertools.product(fields, (-1, 1, 2.5, math.nan, "other", np.ones(6))):
+            changed = received._replace(options=received.options | {field: value})
+            if field == case.amount:
+                changed = received._replace(amount=value)
+            said = refusal(layer, changed)
+            if said and not any(word in said for word in ("of shape", "broadcast to", "of 4 axes")):
+                with pytest.raises((TypeError, ValueError), match=field):
+                    layer(**made | {field: value})
 
 
 class Wrong:

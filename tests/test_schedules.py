@@ -129,6 +129,12 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # -- values
 
 
+def test_groups_of_dropblock() -> None:
+    """Each drops a quarter of what the next one drops."""
+    last = [schedules.dropblock(0.1, 12, group=group)(12) for group in (1, 2, 3, 4)]
+    np.testing.assert_allclose(last, [0.1 / 64, 0.1 / 16, 0.1 / 4, 0.1], rtol=1e-6)
+
+
 @each_case
 def test_follows_its_source(case: Case) -> None:
     compiled = jax.jit(case.schedule)
@@ -347,6 +353,11 @@ def test_a_constant_zero_is_no_operation() -> None:
             lambda: schedules.dropblock(0.1, 5, group=5),
             ValueError,
             "group must be 1, 2, 3 or 4, got 5",
+        ),
+        (
+            lambda: schedules.dropblock(0.1, 5, group=0),
+            ValueError,
+            "group must be 1, 2, 3 or 4, got 0",
         ),
         (
             lambda: schedules.layer_skip(0.1, 5, shape="cubic"),

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 from flax import nnx
 
 from jaxdrop.testing import check_dropout
@@ -25,6 +26,18 @@ def test_correct_models_pass() -> None:
         training, evaluation = check_dropout(layers, X)
         assert [site.active for site in training.sites] == [True]
         assert [site.active for site in evaluation.sites] == [False]
+
+
+def test_linen_models_may_change_variables() -> None:
+    """As batch norm does in training."""
+
+    class Normalized(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+            x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
+            return nn.Dense(2)(nn.Dropout(0.1, deterministic=not train)(x))
+
+    check_dropout(Normalized(), X)
 
 
 def test_an_nnx_model_keeps_its_mode() -> None:

@@ -165,7 +165,7 @@ def _is_number(value: Any) -> bool:
 def _as_float64(value: Any) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(value, np.float64)
-    except OverflowError:  # an integer, too large for a float
-        return np.asarray(math.inf if value > 0 else -math.inf)
+    except OverflowError:  # an integer, too large for a float; no check takes either infinity
+        return np.asarray(math.inf)
     except TypeError:  # a fraction
         return np.asarray(float(value))

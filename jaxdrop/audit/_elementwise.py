@@ -23,6 +23,8 @@ WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "m
 # Operations that use random words as they are: to choose some of many, or in a kernel, where a
 # key's words are all that is seen of what it draws.
 _CHOICES = frozenset(["argmax", "argmin", "pallas_call", "sort", "top_k"])
+# What leaves a uniform number uniform, up to the ends of its interval.
+_KEEP_RANGE = frozenset(["clamp", "concatenate", "dynamic_slice", "max", "min", "rev", "slice"])
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 
 _FOLDED: dict[str, Callable[..., Any]] = {
@@ -127,10 +129,31 @@ def _fold(node: Node) -> None:
 
 
 def _range(node: Node, before: float) -> float:
-    """How many values bits can take behind a shift to the right."""
-    if node.op == "shift_right_logical" and node.inputs[1].const is not None:
-        return before / 2.0 ** float(node.inputs[1].const)
-    return before
+    """The range of what an operation makes of bits or floats with the range `before`."""
+    whole = np.issubdtype(node.dtype, np.integer)
+    full = 2.0 ** (8 * node.dtype.itemsize)
+    if node.op in MOVES or node.op in _KEEP_RANGE:
+        return min(before, full) if whole else before
+    one, other = (each.const for each in node.inputs) if len(node.inputs) == 2 else (None, None)
+    if whole:
+        if other is not None and node.op == "shift_right_logical":
+            return before / 2.0 ** float(other)
+        if other is not None and node.op == "rem":
+            return float(other)
+        # What takes all values does so behind a sum or a product with others.
+        return before if before >= full else 0.0
+    if node.op == "sub" and one is not None:  # as `1 - u`
+        return before if one == before else 0.0
+    number = other if one is None else one
+    if number is None:
+        return 0.0
+    if node.op == "mul" and number > 0:
+        return before * float(number)
+    if node.op == "div" and one is None and number > 0:
+        return before / float(number)
+    if node.op == "sub" and number == 1 and node.inputs[0].op == "bitcast_convert_type":
+        return 1.0  # of random mantissas: numbers in [1, 2)
+    return before if node.op in ("add", "sub") and number == 0 else 0.0
 
 
 def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> None:
@@ -156,16 +179,14 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
     """How often a comparison of uniform bits is true."""
     if op in ("eq", "ne"):
         return None
-    whole = np.issubdtype(np.dtype(bits.dtype), np.integer)
+    size = bits.range or (2.0**32 if bits.rand is None else 0)
+    if not size:  # as of a normal variable
+        return None
     below = (op in ("lt", "le")) == first
-    if whole:
-        # The words below the limit: with the limit itself in `<=`, and in the complement of `>`.
-        strict = op in ("lt", "gt")
-        count = limit if below == strict else limit + 1
-        fraction = count / (bits.range or 2.0**32)
-    else:
-        fraction = limit
-    fraction = min(max(fraction, 0.0), 1.0)
+    # The words below the limit: with the limit itself in `<=`, and in the complement of `>`.
+    if np.issubdtype(bits.dtype, np.integer) and below != (op in ("lt", "gt")):
+        limit += 1
+    fraction = min(max(limit / size, 0.0), 1.0)
     return fraction if below else 1.0 - fraction
 
 

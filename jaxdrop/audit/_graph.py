@@ -74,7 +74,8 @@ class Node:
       drawn: the draw that begins with this value.
       words: the key whose raw words it is a function of.
       mask: set for random booleans, and for numbers made of one.
-      range: how many values random bits can take.
+      range: how many values random words take, from 0 on, each equally often; of random floats the
+        width of the interval, from 0 on, in which they are uniform; 0 if neither is known.
       backward: whether it is computed in the backward pass.
       users: the nodes that take it as an operand.
     """

@@ -33,7 +33,6 @@ def _activation(value: Any, name: str) -> Activation:
 )
 @_checks.hinted
 @_checks.facts(
-    draws_nothing_at=(0,),
     rate=subsets.check_known_rate,
     activation=_activation,
     block_size=_count,

@@ -27,9 +27,10 @@ def check_call(caller: str, call: str, fn: Callable[..., Any], count: int, advic
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # not all builtins have one
-        return name
+        signature = None
     try:
-        signature.bind(*[None] * count)
+        if signature is not None:
+            signature.bind(*[None] * count)
     except TypeError as error:
         raise TypeError(
             f"{caller} calls {call}, but fn is {name}{signature}: {error}.{advice}"

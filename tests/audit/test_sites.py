@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,20 @@ def test_every_function_of_this_library_is_a_site(variant: catalogue.Variant) ->
     assert rates <= {0.25}
 
 
+def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Those of the compiler's own generator."""
+    state = jnp.tile(jax.random.key_data(key), 2)
+    return jax.lax.rng_bit_generator(state, shape, jnp.uint16)[1]
+
+
+def digits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.lax.rem(jax.random.bits(key, shape), jnp.full(shape, np.uint32(10)))
+
+
+def bytes_of(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.bits(key, shape).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("rate", "drop"),
     [
@@ -58,9 +73,27 @@ def test_every_function_of_this_library_is_a_site(variant: catalogue.Variant) ->
         (0.25, lambda key, x, rate: jnp.where(jax.random.bernoulli(key, rate, x.shape), 0, x)),
         (0.2, lambda key, x, rate: x * (1 - jax.random.bernoulli(key, rate, x.shape))),
         (0.1, lambda key, x, rate: x * (jax.random.bernoulli(key, 1 - rate, x.shape) / (1 - rate))),
+        (0.2, lambda key, x, rate: x * (jax.random.uniform(key, x.shape, maxval=5) > 5 * rate)),
+        (0.2, lambda key, x, rate: x * (1 - jax.random.uniform(key, x.shape) < 1 - rate)),
+        (0.25, lambda key, x, rate: x * (jax.random.bits(key, x.shape) * 1.0 > rate * 2**32)),
+        (0.2, lambda key, x, rate: x * (1 - jax.random.uniform(key, x.shape) * 0.5 / 0.5 < 0.8)),
+        (0.2, lambda key, x, rate: x * (digits(key, x.shape) > 1)),
+        (0.25, lambda key, x, rate: x * (bytes_of(key, x.shape) >= np.uint8(64))),
+        (None, lambda key, x, rate: x * (-2 * jax.random.uniform(key, x.shape) > -0.3)),
+        (None, lambda key, x, rate: x * (1 / (jax.random.uniform(key, x.shape) + 1) > 0.6)),
+        (None, lambda key, x, rate: x * (1 / jax.random.uniform(key, x.shape) > 0.6)),
+        (None, lambda key, x, rate: x * (0.6 - jax.random.uniform(key, x.shape) > 0.3)),
+        (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) - 1 > -0.3)),
+        (None, lambda key, x, rate: x * (bytes_of(key, x.shape) * np.uint32(3) > 99)),
+        (None, lambda key, x, rate: x * (jax.random.normal(key, x.shape) > 0.3)),
+        (None, lambda key, x, rate: x * (jax.random.exponential(key, x.shape) > 0.3)),
+        (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) ** 2 > 0.3)),
+        (0.25, lambda key, x, rate: x * (words(key, x.shape) < np.uint16(0.75 * 2**16))),
     ],
 )
-def test_the_rate_is_read_from_the_threshold(rate: float, drop: Fn) -> None:
+def test_the_rate_is_read_from_the_threshold(rate: float | None, drop: Fn) -> None:
+    """It is not known where what is compared is not uniform."""
+
     def run(key: jax.Array, x: jax.Array) -> jax.Array:
         return drop(key, jnp.tanh(x), rate)
 
@@ -71,6 +104,15 @@ def test_the_rate_is_read_from_the_threshold(rate: float, drop: Fn) -> None:
 
 def test_a_traced_rate_is_said_to_be_traced() -> None:
     assert only(model, W, KEY, X, array(), jaxdrop.dropout).rate == "traced"
+
+
+def test_a_layer_that_is_skipped_is_a_site() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.cond(jax.random.bernoulli(key, 0.8), jnp.tanh, lambda x: x, x)
+
+    site = only(run, KEY, X)
+    assert (site.variant, site.shared_axes) == ("layer drop", (0, 1))
+    assert site.rate == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 8), (4, 1, 8), (4, 6, 1), (4, 1, 1)])
@@ -108,6 +150,22 @@ def test_the_generator_is_that_of_the_key(key: Any, name: str) -> None:
         site = only(fn, W, key, X)
         assert site.generator == name
         assert site.random_bits == 32 * np.prod(X.shape)
+
+
+@pytest.mark.parametrize("steps", [None, 3], ids=["while", "scan"])
+def test_one_key_for_all_steps_of_a_loop_is_found(steps: int | None) -> None:
+    def run(key: jax.Array, w: jax.Array, x: jax.Array, most: jax.Array, fresh: bool) -> jax.Array:
+        def body(number: jax.Array, x: jax.Array) -> jax.Array:
+            own = jax.random.fold_in(key, number) if fresh else key
+            return dropout(own, jnp.tanh(x @ w), 0.1)
+
+        return jax.lax.fori_loop(0, most if steps is None else steps, body, x)
+
+    for fresh in (True, False):
+        args = KEY, array(16, 16), X, array(dtype=jnp.int32)
+        report = audit.check(functools.partial(run, fresh=fresh), *args)
+        assert [site.rate for site in report.sites] == [pytest.approx(0.1)]
+        assert [each.id for each in report.findings] == [] if fresh else ["JD202"]
 
 
 def test_this_library_keeps_a_key_and_others_keep_a_mask() -> None:
@@ -246,13 +304,18 @@ def test_two_passes_with_one_key_are_not_two_sites_of_one_key() -> None:
         gradient = jax.grad(lambda w: jnp.square(model(w, key, x)).mean())
         return gradient(jax.tree.map(jnp.add, w, gradient(w)))
 
-    def twice(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+    def twice(w: Any, key: jax.Array, x: jax.Array, drop: Fn = dropout) -> jax.Array:
         for _ in range(2):
-            x = dropout(key, jnp.tanh(x @ w["w"]), 0.1)
+            x = drop(key, jnp.tanh(x @ w["w"]), 0.1)
         return x @ w["v"]
 
+    def of_words(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+        return x * (words(key, x.shape) >= np.uint16(rate * 2**16))
+
     assert audit.check(step, W, KEY, X).findings == []
-    assert [each.id for each in audit.check(twice, W, KEY, X).findings] == ["JD201"]
+    for drop in (dropout, of_words):
+        report = audit.check(functools.partial(twice, drop=drop), W, KEY, X)
+        assert [each.id for each in report.findings] == ["JD201"]
 
 
 def test_layers_that_are_off_have_a_row() -> None:

@@ -149,6 +149,16 @@ def test_dropped_weights_do_not_leak(per: str) -> None:
     np.testing.assert_array_equal(dw == 0, dropped)
 
 
+@pytest.mark.usefixtures("relaxed")
+def test_gaussian_draws_have_the_digits_of_the_weights() -> None:
+    """Whatever the dtype of `x`. The noise is too small to be seen."""
+    with jax.enable_x64(True):
+        w = np.random.default_rng(0).normal(size=W.shape)
+        y = weights.drop_connect_gaussian(KEY, X, w, 1e-30)
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, np.asarray(X, np.float64) @ w, rtol=1e-12)
+
+
 def test_gaussian_draws_have_finite_gradients_without_variance() -> None:
     for x, rate in [(jnp.zeros_like(X), RATE), (X, jnp.float32(0)), (X, jnp.float32(1))]:
         chex.assert_tree_all_finite(

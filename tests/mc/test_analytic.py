@@ -31,9 +31,9 @@ U = RNG.normal(size=(5, 2)).astype(np.float32)
 SUMS = {"drop_connect", "drop_connect_per_example", "drop_head", "rnn_input", "rnn_recurrent"}
 PRECISIONS = ("diagonal", "linearized", "enumerated")
 UNKNOWN = {
-    # The sequence becomes shorter, or at least one is kept.
+    # The sequence becomes shorter, at least one is kept, or entries are moved.
     *("drop_key", "embedding_dropout_per_sequence"),
-    *("modality_dropout", "token_dropout"),
+    *("modality_dropout", "random_ltd", "token_dropout"),
 }
 
 
@@ -127,6 +127,11 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "square": jnp.square,
     "exp": lambda x: jnp.exp(x / 4),
     "log": lambda x: jnp.log(x + 8),
+    "square root": lambda x: 9 * jnp.sqrt(x + 30),
+    "inverse square root": lambda x: 500 * jax.lax.rsqrt(x + 30),
+    "inverse": lambda x: 900 / (x + 30),
+    "inverse square": lambda x: 9000 * (x + 30) ** -2,
+    "power": lambda x: (x + 30) ** 1.5,
     "log1p": lambda x: jnp.log1p(x + 7),
     "clipped": lambda x: jnp.minimum(jnp.maximum(x, -0.5), 0.5),
 }
@@ -163,18 +168,92 @@ def test_activations_of_a_normal_variable() -> None:
         compare(result.variance[title], variance, rtol=2e-3)
 
 
-def test_the_logarithm_of_a_wide_positive_variable() -> None:
+def test_functions_of_a_wide_positive_variable() -> None:
     """A sum of squares is positive, and a normal variable of its mean and variance is often not:
-    the logarithm is that of the log-normal variable with this mean and variance.
+    logarithm and powers are those of the log-normal variable with this mean and variance.
     """
+    powers = {0.5: jnp.sqrt, -0.5: jax.lax.rsqrt, -1.0: jnp.reciprocal, 0.7: lambda x: x**0.7}
 
-    def fn(key: jax.Array) -> jax.Array:
-        return jnp.log(jnp.square(jax.random.normal(key, (3, 4))) @ jnp.ones(4))
+    def fn(key: jax.Array) -> list[jax.Array]:
+        total = jnp.square(jax.random.normal(key, (3, 4))) @ jnp.ones(4)
+        return [jnp.log(total), *(power(total) for power in powers.values())]
 
     result = mc.analytic(fn)()
     lognormal = math.log(1 + 8 / 4**2)  # chi-square with 4 degrees of freedom: mean 4, variance 8
-    np.testing.assert_allclose(result.mean, math.log(4) - lognormal / 2, rtol=1e-5)
-    np.testing.assert_allclose(result.variance, lognormal, rtol=1e-5)
+    center = math.log(4) - lognormal / 2
+    np.testing.assert_allclose(result.mean[0], center, rtol=1e-5)
+    np.testing.assert_allclose(result.variance[0], lognormal, rtol=1e-5)
+    for at, power in enumerate(powers, 1):
+        exact = stats.lognorm(s=abs(power) * math.sqrt(lognormal), scale=math.exp(power * center))
+        np.testing.assert_allclose(result.mean[at], exact.mean(), rtol=1e-5)
+        np.testing.assert_allclose(result.variance[at], exact.var(), rtol=1e-4)
+
+
+def test_comparisons_of_random_numbers() -> None:
+    """Of two normal variables, which are never equal; and of random bits."""
+
+    def fn(key: jax.Array) -> list[jax.Array]:
+        first, second, third = jax.random.split(key, 3)
+        x, y = X + jax.random.normal(first, X.shape), 2 * jax.random.normal(second, X.shape)
+        bit = (jax.random.bits(third, X.shape) & 1).astype(bool)
+        compared = [x > y, x >= y, x < y, x <= y, x == y, x != y, bit]
+        return [each.astype(jnp.float32) for each in compared]
+
+    result = mc.analytic(fn)()
+    larger = stats.norm.cdf(X / math.sqrt(5))
+    shares = [larger, larger, 1 - larger, 1 - larger, 0 * X, 1 + 0 * X, 0.5 + 0 * X]
+    for mean, variance, share in zip(result.mean, result.variance, shares, strict=True):
+        np.testing.assert_allclose(mean, share, atol=1e-5)
+        np.testing.assert_allclose(variance, share * (1 - share), atol=1e-5)
+
+
+def test_a_count_that_is_shifted() -> None:
+    """As `drop_block` does, for counts that would not fit."""
+
+    def fn(key: jax.Array) -> jax.Array:
+        kept = jaxdrop.dropout(key, np.ones((3, 64), np.float32), 0.25) > 0
+        return kept.sum(-1, dtype=jnp.uint32) >> np.uint32(2)
+
+    result = mc.analytic(fn)()
+    np.testing.assert_allclose(result.mean, [12] * 3, rtol=1e-5)
+    np.testing.assert_allclose(result.variance, [0.75] * 3, rtol=1e-5)
+    assert result.linearized == ()
+
+
+def test_shares_along_any_axis() -> None:
+    """A softmax, and positive numbers over their sum, of variables that vary in their variance."""
+
+    def fn(key: jax.Array) -> list[jax.Array]:
+        x = X + (1 + np.abs(X)) * jax.random.normal(key, X.shape)
+        square = x * x
+        turned = square.T
+        return [
+            jax.nn.softmax(x, 0),
+            jax.nn.softmax(x.T).T,
+            square / square.sum(0, keepdims=True),
+            (turned / turned.sum(1, keepdims=True)).T,
+        ]
+
+    result = mc.analytic(fn)()
+    for moments in (result.mean, result.variance):
+        np.testing.assert_allclose(moments[0], moments[1], rtol=1e-5)
+        np.testing.assert_allclose(moments[2], moments[3], rtol=1e-5)
+    for along in result.mean:
+        np.testing.assert_allclose(along.sum(0), 1, rtol=1e-5)
+
+
+def test_large_constants_are_left_to_the_program() -> None:
+    """What is computed of a few numbers is known to the rules; of many, it is part of the compiled
+    program, not an array beside it.
+    """
+
+    def fn(key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        few, many = jnp.tan(jnp.full((3, 4), 0.1)), jnp.sin(jnp.full(1000, 0.1))
+        return jaxdrop.dropout(key, x, 0.5) * few, many
+
+    operations = str(jax.make_jaxpr(lambda: jax.jit(mc.analytic(fn))(X))())
+    assert " sin " in operations
+    assert " tan " not in operations
 
 
 def test_gelu_of_a_small_and_of_a_wide_variable() -> None:
@@ -220,6 +299,22 @@ def test_every_variant_drops_as_often_as_it_should(variant: Variant) -> None:
     rates = np.broadcast_to(variant.law.rates(RATE, variant.shape), variant.shape)
     np.testing.assert_allclose(result.mean, rates, atol=2e-6)
     np.testing.assert_allclose(result.variance, rates * (1 - rates), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [v for v in VARIANTS if "test_law" in v.exempt],
+    ids=lambda v: v.name,
+)
+def test_other_variants_have_moments_or_a_reason(variant: Variant) -> None:
+    """Only traced."""
+    found = mc.analytic(lambda key: variant.call(key, np.ones(variant.shape, np.float32), RATE))
+    if variant.name in UNKNOWN:
+        with pytest.raises(NotImplementedError, match=r"at jaxdrop\."):
+            jax.eval_shape(found)
+        return
+    moments = jax.eval_shape(found)
+    assert moments.mean.shape == moments.variance.shape == variant.shape
 
 
 def test_it_is_an_oracle_of_the_samplers() -> None:
@@ -384,6 +479,17 @@ def test_the_linear_part_is_a_control_variate() -> None:
         lambda keys: mc.predict(lambda key: (linear(key, X), mc.linear_part(linear)(key, X)), keys)
     )(keys)
     np.testing.assert_allclose(y - c, np.broadcast_to(2 * X @ W, y.shape), rtol=1e-4, atol=1e-4)
+
+    def chosen(key: jax.Array, x: jax.Array) -> jax.Array:
+        """A mask of random words that a coin chooses, from two streams."""
+        first, second, coin = jax.random.split(key, 3)
+        words = (jax.random.bits(own, (2, 3, 4)) for own in (first, second))
+        words = jnp.where(jax.random.bernoulli(coin, 0.5, (2, 3, 4)), *words)
+        return jnp.where(words < np.uint32(2**30), x[None], 0)
+
+    key = jaxdrop.key(8)
+    y, c = jax.jit(lambda: (chosen(key, X), mc.linear_part(chosen)(key, X)))()
+    np.testing.assert_allclose(y - c, np.broadcast_to(X / 4, y.shape), rtol=1e-4, atol=1e-6)
 
     def bent(key: jax.Array, x: jax.Array) -> jax.Array:
         return jax.nn.relu(two_masks(key, x))

@@ -257,7 +257,10 @@ def test_two_values_far_from_a_half() -> None:
         metrics.nll([0, 1], log_probs=np.float32([-1e-9, -200]), binary=True),
         (np.log(1e9) + 200) / 2,
     )
-    assert metrics.nll([1], np.float32([1 + 2e-7]), binary=True) == 0
+    above = np.float32([1 + 2e-7])
+    for given in ({"probs": above}, {"log_probs": np.log(above)}):
+        found = [metrics.nll([label], **given, binary=True) for label in (1, 0)]
+        assert found == [0, np.inf]
 
 
 @pytest.mark.sweep(keep=1)

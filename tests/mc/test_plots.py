@@ -56,6 +56,8 @@ def test_reliability() -> None:
     filled = np.asarray(bins.count) > 0
     assert not filled.all()
     close(lines(ax)["bins"], np.stack([bins.confidence, bins.accuracy])[:, filled])
+    # Points at the ends of the axes, such as an accuracy of 1, are seen whole.
+    assert not next(line for line in ax.lines if line.get_label() == "bins").get_clip_on()
     assert ax.get_title() == f"here, ECE {metrics.ece(LABELS, SUMMARY.mean, num_bins=4):.3f}"
     (below,) = ax.child_axes
     assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [
@@ -301,6 +303,7 @@ def test_pit() -> None:
     close(heights, np.histogram(CDF[where], 5, (0, 1), density=True)[0])
     band = stats.binom.std(40, 0.2) * 1.96 * 5 / 40
     close([line.get_ydata()[0] for line in ax.lines], [1, 1 - band, 1 + band])
+    assert ax.lines[0].get_linestyle() not in {line.get_linestyle() for line in ax.lines[1:]}
 
 
 def test_coverage_by_group() -> None:
@@ -310,6 +313,8 @@ def test_coverage_by_group() -> None:
     filled = np.array([0, 1, 3])
     (points,) = [line for line in ax.lines if line.get_marker() == "o"]
     close(points.get_ydata(), found.coverage[filled])
+    close(lines(ax)["asked for"][1], [0.5] * 2)
+    assert "asked for" not in lines(plots.coverage_by_group(ERRORS == 0, groups))
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a\nn=10", "b\nn=10", "d\nn=20"]
     (bars,) = (c for c in ax.containers if c.has_yerr)
     ends = np.array([segment[:, 1] for segment in bars[2][0].get_segments()])
@@ -329,6 +334,7 @@ def test_coverage_by_size() -> None:
     filled = np.flatnonzero(np.asarray(found.size))
     (points,) = [line for line in ax.lines if line.get_marker() == "o"]
     close(np.stack(points.get_data()), np.stack([filled, found.coverage[filled]]))
+    close(lines(ax)["asked for"][1], [0.9] * 2)
     (below,) = ax.child_axes
     assert [bar.get_height() for bar in below.patches] == found.size[filled].tolist()
 

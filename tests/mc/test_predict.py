@@ -148,11 +148,14 @@ def test_no_bar_inside_transformations() -> None:
 def test_lines_where_rich_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By default a batch has 32 samples."""
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    mc.predict(_outputs, KEYS, batch_size=3, progress=True)
-    shown = capsys.readouterr()
-    assert shown.err == "samples: 3 of 3, done\n"
-    assert not shown.out
+    for samples, size, batches in ((7, 3, 3), (32, None, 1), (33, None, 2)):
+        keys = jax.random.split(KEYS[0], samples)
+        mc.predict(jax.random.uniform, keys, batch_size=size, progress=True)
+        shown = capsys.readouterr()
+        assert shown.err == f"samples: {batches} of {batches}, done\n"
+        assert not shown.out
 
 
 def test_no_keys() -> None:

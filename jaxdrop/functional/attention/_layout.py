@@ -76,8 +76,6 @@ class Layout(NamedTuple):
         """The layout of the whole `q` inside a `shard_map` whose layout of `q` is `spec`: an axis
         is divided by the outer mesh axes first, then by these.
         """
-        if not self.names:
-            return spec
         outer = [*(spec or ()), *[None] * len(self.like_q)]
         return _layouts.spec(
             *(

@@ -68,13 +68,14 @@ def _seen(
         seen, whole = seen & (far >= first - plan.before), whole & (near >= last - plan.before)
     if plan.after is not None:
         seen, whole = seen & (near <= last + plan.after), whole & (far <= first + plan.after)
+    inside = (-3, -1)  # the axes of `_tiles` within a block
     for mask in operands.allowed:
         tiles = _tiles(mask, block)
-        seen, whole = seen & tiles.any((-3, -1)), whole & tiles.all((-3, -1))
+        seen, whole = seen & tiles.any(inside), whole & tiles.all(inside)
     if operands.segments is not None:
         of_queries, of_keys = (_tiles(x, block) for x in operands.segments)
-        low, high = of_queries.min((-3, -1)), of_queries.max((-3, -1))
-        least, most = of_keys.min((-3, -1)), of_keys.max((-3, -1))
+        low, high = of_queries.min(inside), of_queries.max(inside)
+        least, most = of_keys.min(inside), of_keys.max(inside)
         # Two blocks may share a segment if the ranges of their segment numbers overlap. In packed
         # sequences the numbers rise, so that few ranges do.
         seen = seen & (least <= high) & (low <= most)

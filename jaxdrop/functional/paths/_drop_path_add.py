@@ -26,7 +26,6 @@ def _threshold(value: Any, name: str) -> float:
 @cites("oquab2024dinov2", "huang2016deep")
 @_checks.hinted
 @_checks.facts(
-    draws_nothing_at=(0,),
     rate=subsets.check_known_rate,
     groups=_checks.at_least(1),
     masked_below=_threshold,

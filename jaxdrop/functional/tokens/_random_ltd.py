@@ -20,7 +20,6 @@ _prefix = _checks.at_least(0)
 @cites("yao2022random")
 @_checks.hinted
 @_checks.facts(
-    draws_nothing_at=(0,),
     rate=subsets.check_known_rate,
     num_prefix_tokens=_prefix,
     groups=_checks.at_least(1),

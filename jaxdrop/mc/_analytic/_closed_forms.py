@@ -73,9 +73,6 @@ def linear(context: Context, name: str, values: Sequence[Any], x: Moments) -> Mo
     others = [real(value) for value in values if value is not x]
     if name == "convert_element_type":
         return x
-    if name == "shift_right_logical" and place == 0:  # of a count
-        factor = 0.5 ** others[0]
-        return context.linear(x.mean * factor, x.variance * factor * factor)
     if name == "neg":
         return context.linear(-x.mean, x.variance)
     if name in ("add", "add_any", "sub"):

@@ -107,7 +107,6 @@ def _known(jaxpr: Jaxpr, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     """The results of an equation of arrays. Few numbers that are known stay known inside `jax.jit`,
     since rules ask for their values: the limits of a uniform variable, the width of a shift.
     """
-    traced = any(isinstance(operand, jax.core.Tracer) for operand in operands)
     size = sum(var.aval.size for var in eqn.outvars if hasattr(var.aval, "size"))
     plain = eqn.primitive.name in _operations.ELEMENTWISE | _operations.MOVES
     variables: dict[Any, Any] = {
@@ -118,6 +117,6 @@ def _known(jaxpr: Jaxpr, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     alone = jaxpr.replace(
         constvars=[], invars=list(variables), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
     )
-    few = plain and not traced and size <= _FEW
-    with jax.ensure_compile_time_eval() if few else contextlib.nullcontext():
+    # Operations on tracers are traced all the same.
+    with jax.ensure_compile_time_eval() if plain and size <= _FEW else contextlib.nullcontext():
         return jax.core.eval_jaxpr(alone, (), *variables.values())

@@ -63,6 +63,8 @@ WORDS = MOVES | SAME | frozenset(
 
 def bind(eqn: Any, values: Sequence[Any], **params: Any) -> list[Any]:
     """The results of one equation for other operands, whose dtypes may differ, and parameters."""
+    if eqn.primitive.name == "shift_right_logical" and is_number(jnp.result_type(values[0])):
+        return [values[0] * 0.5 ** values[1]]  # of a count, which its moments make a number
     found = eqn.primitive.bind(*values, **{**eqn.params, **params})
     return list(found) if eqn.primitive.multiple_results else [found]
 
