@@ -110,8 +110,8 @@ TESTS = {
     r"random/_(lattices|samples)": "mc/test_keys",
     r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
     r"audit/.*": (
-        "audit/test_sites audit/test_report audit/test_gallery audit/test_compare"
-        " audit/test_correct_models"
+        "audit/test_programs audit/test_sites audit/test_modules audit/test_report"
+        " audit/test_compare audit/test_gallery audit/test_correct_models"
     ),
     r"testing": "test_testing",
     r"_replacing": "nnx/test_replacement_nnx linen/test_replacement_linen",

@@ -101,10 +101,7 @@ def _link(
 
 
 def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
-    loop = Loop(kind, walk.source(), walk.source(), length, "", place)
-    if walk.recording:
-        walk.loops.append(loop)
-    return loop
+    return Loop(kind, walk.source(), walk.source(), length, "", place)
 
 
 def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
@@ -204,8 +201,6 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
         loop = Loop("shard_map", walk.axis(axis), 0, None, axis, place)
         if size > 1:
             loops.append(loop)
-            if walk.recording:
-                walk.loops.append(loop)
     for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):
         bits = 0
         for name in _flat(spec):

@@ -28,7 +28,7 @@ COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 _FOLDED: dict[str, Callable[..., Any]] = {
     "abs": np.abs,
     "add": np.add,
-    "and": np.logical_and,
+    "and": np.bitwise_and,
     "ceil": np.ceil,
     "div": np.true_divide,
     "eq": np.equal,
@@ -45,8 +45,8 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "mul": np.multiply,
     "ne": np.not_equal,
     "neg": np.negative,
-    "not": np.logical_not,
-    "or": np.logical_or,
+    "not": np.invert,
+    "or": np.bitwise_or,
     "pow": np.power,
     "sqrt": np.sqrt,
     "sub": np.subtract,
@@ -75,8 +75,6 @@ def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> No
     if node.op in _CHOICES and len(words) == 1:
         node.drawn = generator_of(next(each for each in inputs if each.words is not None))
     random = [each for each in inputs if each.rand is not None or each.words is not None]
-    if not random:
-        return
     if node.op in COMPARISONS and len(random) == 1 and len(inputs) == 2:
         _compare(node, random[0], generator_of)
         return
@@ -117,8 +115,6 @@ def _fold(node: Node) -> None:
         node.const = scalar(np.power(inputs[0].const, node.params["y"]), node.dtype)
     elif node.op == "select_n" and len(inputs) == 3:
         node.const = scalar(inputs[2 if inputs[0].const else 1].const, node.dtype)
-    elif node.op in ("and", "not", "or") and node.dtype.kind != "b":
-        return
     elif node.op in _FOLDED:
         with np.errstate(all="ignore"):
             node.const = scalar(

@@ -120,15 +120,6 @@ class Node:
         return not isinstance(self.dtype, np.dtype) and "key<" in str(self.dtype)
 
 
-def hashable(value: Any) -> Any:
-    """A parameter as part of a dictionary's key. Where it cannot be hashed, its text."""
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value
-
-
 class Graph:
     """All nodes of a program, with the table that finds equal ones."""
 
@@ -162,7 +153,7 @@ class Graph:
         """The nodes of the results of an operation, and whether they are new."""
         key = (
             op,
-            tuple(map(hashable, params.values())),
+            tuple(params.values()),
             tuple(each.number for each in inputs),
             tuple((aval.shape, aval.dtype) for aval in avals),
         )
