@@ -168,11 +168,13 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
 def _masked(node: Node) -> Mask | None:
     """The mask that an operation makes of masks and numbers."""
     masks = [each for each in node.inputs if each.mask is not None]
-    if len(masks) != 1:
-        return masks[0].mask if masks else None
-    (operand,) = masks
+    if not masks:
+        return None
+    operand = masks[0]
     mask = operand.mask
     assert mask is not None
+    if len(masks) > 1:  # such as the conjunction of a mask and itself, moved by an entry
+        return mask if node.op == "concatenate" else Mask(mask.draw, None, 1.0, mask.traced)
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
         return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)

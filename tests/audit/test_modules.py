@@ -193,3 +193,22 @@ def test_a_random_mask_that_drops_nothing_may_be_kept() -> None:
         return jax.grad(loss)(w)
 
     assert found(step, array(3, 16, 16), KEY, X) == []
+
+
+def test_a_layer_that_is_given_and_not_called() -> None:
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, rngs=nnx.Rngs(0)))
+    assert found(lambda layer, x: jnp.tanh(x), layer, X, training=True) == ["JD101", "JD103"]
+
+
+def test_a_model_of_which_a_part_is_called_has_no_rate_of_its_own() -> None:
+    class Whole(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.dropout_rate = 0.3
+            self.part = Part(rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.part(x)
+
+    whole = nnx.eval_shape(lambda: Whole(nnx.Rngs(0)))
+    assert found(lambda whole, x: whole.part(x), whole, X, training=True) == []
+    assert found(lambda whole, x: whole(x), whole, X, training=True) == ["JD101"]

@@ -61,6 +61,22 @@ def test_a_mask_made_by_hand_has_a_name(variant: str, shared: tuple[int, ...], d
     assert (site.variant, site.shared_axes, site.rate) == (variant, shared, 0.1)
 
 
+def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
+    """As where blocks are dropped: an entry is kept if its neighbors are, too."""
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        mask = keep(key, *x.shape[:-1], 1)
+        kept = mask & jnp.roll(mask, 1, 0)
+        return jnp.where(kept & jnp.roll(kept, -1, 0), jnp.tanh(x), 0)
+
+    def rolled(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.roll(keep(key, *x.shape[:-1], 1), 1, 0), jnp.tanh(x), 0)
+
+    for fn, rate in ((run, None), (rolled, 0.1)):
+        site = only(fn, KEY, array(4, 6, 8))
+        assert (site.rate, site.shared_axes) == (rate, (2,))
+
+
 @pytest.mark.parametrize(
     ("rate", "factor"),
     [
@@ -139,6 +155,15 @@ def test_a_finding_says_where_its_key_comes_from(text: str, derived: Fn) -> None
 
 
 WORDS = np.arange(4, dtype=np.uint32).reshape(2, 2)
+
+
+def test_a_finding_says_which_key_a_device_has_a_part_of() -> None:
+    def body(keys: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(keys[0], jnp.tanh(dropout(keys[0], jnp.exp(x), 0.1)), 0.1)
+
+    report = audit.check(sharded(body, 3, "data", (ROWS, ROWS), ROWS), KEYS, array(6, 16))
+    (finding,) = report.findings
+    assert finding.evidence.startswith("the key keys also draws at ")
 
 
 # Loops.
