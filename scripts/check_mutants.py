@@ -73,7 +73,7 @@ TESTS = {
     r"mc/_logits": "mc/test_summaries mc/test_metrics",
     r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_acquisition",
     r"mc/_fitting/.*": "mc/test_choosing mc/test_calibration mc/test_binary",
-    r"mc/plots/.*": "mc/test_plots",
+    r"mc/plots/.*": "mc/test_plots mc/test_plot_labels",
     r"mc/metrics/.*|mc/_reduction": "mc/test_metrics mc/test_metric_rules mc/test_binary",
     r"mc/_?(regression|observations)": "mc/test_regression mc/test_groups",
     r"mc/_?(labels|inputs|classification|probabilities)": (

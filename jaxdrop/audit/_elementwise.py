@@ -134,8 +134,15 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
     limit = node.inputs[1 if first else 0]
     before = bits.mask
     if before is not None:
-        # A mask stored as a number, and compared with 0.
-        node.rand, node.mask = bits.rand, Mask(before.draw, before.true, 1.0, before.traced)
+        # A mask stored as a number, which is 0 or its scale.
+        kept = None
+        if limit.const is not None:
+            on, off = (
+                bool(_FOLDED[node.op](*((value, limit.const) if first else (limit.const, value))))
+                for value in (before.scale, 0.0)
+            )
+            kept = before.true if on and not off else _complement(before) if off > on else None
+        node.rand, node.mask = bits.rand, Mask(before.draw, kept, 1.0, before.traced)
         return
     draw = bits.rand
     if draw is None:
@@ -165,6 +172,11 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
     return fraction if below else 1.0 - fraction
 
 
+def _complement(mask: Mask) -> float | None:
+    """The probability that a mask is 0."""
+    return None if mask.true is None else 1 - mask.true
+
+
 def _masked(node: Node) -> Mask | None:
     """The mask that an operation makes of masks and numbers."""
     masks = [each for each in node.inputs if each.mask is not None]
@@ -177,9 +189,9 @@ def _masked(node: Node) -> Mask | None:
         return mask if node.op == "concatenate" else Mask(mask.draw, None, 1.0, mask.traced)
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
-        return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)
+        return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
     if node.op == "sub" and node.inputs[0].const == 1:  # 1 - mask
-        return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)
+        return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
     if node.op in ("mul", "div") and others:
         factor = others[0].const
         if factor is None:
@@ -192,7 +204,6 @@ def _masked(node: Node) -> Mask | None:
         if off == 0 and on is not None:
             return Mask(mask.draw, mask.true, on, mask.traced)
         if on == 0 and off is not None:
-            kept = None if mask.true is None else 1 - mask.true
-            return Mask(mask.draw, kept, off, mask.traced)
+            return Mask(mask.draw, _complement(mask), off, mask.traced)
         return None
     return Mask(mask.draw, mask.true, mask.scale, mask.traced)

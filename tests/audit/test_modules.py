@@ -212,3 +212,19 @@ def test_a_model_of_which_a_part_is_called_has_no_rate_of_its_own() -> None:
     whole = nnx.eval_shape(lambda: Whole(nnx.Rngs(0)))
     assert found(lambda whole, x: whole.part(x), whole, X, training=True) == []
     assert found(lambda whole, x: whole(x), whole, X, training=True) == ["JD101"]
+
+
+@pytest.mark.parametrize(("inner", "ids"), [(0.1, []), (0.2, ["JD101"])])
+def test_a_rate_is_in_use_if_a_module_inside_has_it_and_is_off(
+    inner: float, ids: list[str]
+) -> None:
+    class Net(nn.Module):
+        dropout_rate: float = 0.1
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = nn.MultiHeadDotProductAttention(2, dropout_rate=inner, deterministic=True)(x)
+            return nn.Dense(3)(nn.Dropout(0.3, deterministic=False)(nn.tanh(x)))
+
+    report = applied(Net(), array(2, 6, 8))
+    assert [(each.id, each.where) for each in report.findings] == [(name, "Net") for name in ids]

@@ -101,6 +101,34 @@ def byte(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.bits(key, shape, np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("rate", "test"),
+    [
+        (0.1, lambda mask: mask != 0),
+        (0.1, lambda mask: mask > 0),
+        (0.1, lambda mask: jnp.less(0, mask)),
+        (0.1, lambda mask: mask == 2),
+        (0.1, lambda mask: mask >= 1),
+        (0.9, lambda mask: mask == 0),
+        (0.9, lambda mask: mask < 1),
+        (0.9, lambda mask: mask != 2),
+        (0.9, lambda mask: jnp.greater(1, mask)),
+        (None, lambda mask: mask >= 0),
+        (None, lambda mask: mask > mask.sum()),
+    ],
+)
+def test_a_mask_may_be_stored_as_a_number_and_compared(rate: float | None, test: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(test(2 * keep(key, *x.shape).astype(jnp.int8)), jnp.tanh(x), 0)
+
+    def traced(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+        mask = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(test(2 * mask.astype(jnp.int8)), jnp.tanh(x), 0)
+
+    assert only(run, KEY, X).rate == rate
+    assert only(traced, KEY, X, array()).rate == "traced"
+
+
 def test_a_mask_may_be_scaled_by_a_value_of_the_program() -> None:
     def run(key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
         return jnp.tanh(x) * (keep(key, *x.shape) * scale)
