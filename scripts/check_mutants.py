@@ -35,7 +35,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 
 TESTS = {
-    r"_checks/.*|_optional": "test_bad_input test_errors",
+    r"_checks/_deprecation": "test_deprecation",
+    r"_checks/.*": "test_checks test_bad_input test_errors",
+    r"_optional": "test_errors mc/test_plots audit/test_report",
     r"_(citation|references)": "test_citation test_architecture",
     r"_elsewhere": "test_errors test_imports",
     r"_in_full|functional/__init__": "mc/test_analytic test_imports",

@@ -175,9 +175,7 @@ class Graph:
 
     def literal(self, value: Any, aval: Any) -> Node:
         """The node of a constant: equal for equal numbers, and for arrays that are one object."""
-        number = None
-        if (aval.shape == () and not hasattr(value, "dtype")) or np.size(value) == 1:
-            number = scalar(value, aval.dtype)
+        number = scalar(value, aval.dtype) if np.size(value) == 1 else None
         address: Any = id(value) if number is None else number.tobytes()
         key = (address, str(aval.dtype), aval.shape)
         if key not in self._literals:
