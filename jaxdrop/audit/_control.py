@@ -41,11 +41,13 @@ def _elements(walk: Walk, loop: Loop, arrays: Sequence[Node], avals: Any) -> lis
 
 def _repeated(array: Node) -> Node | None:
     """The value that an array repeats along its first axis."""
-    if array.op == "broadcast_in_dim" and array.inputs:
-        dims = array.params.get("broadcast_dimensions", ())
-        if tuple(dims) == tuple(range(1, len(array.shape))):
-            return array.inputs[0]
-    return None
+    if array.op != "broadcast_in_dim":
+        return None
+    dims, inner = tuple(array.params["broadcast_dimensions"]), array.inputs[0]
+    if dims == tuple(range(1, len(array.shape))):
+        return inner
+    # An axis was put first before, as `x[None]` does.
+    return _repeated(inner) if dims[:1] == (0,) and inner.shape[0] == 1 else None
 
 
 def _iterate(

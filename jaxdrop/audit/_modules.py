@@ -22,7 +22,7 @@ _FIELDS_OF_LAYERS = ("rate", "p", "drop_prob", "drop_rate", "dropout_rate")
 _CONFIGS = re.compile(r"(^|_)(cfg|conf|config|configs|hparams|hps|args)$")
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Layer:
     """A module that has a rate.
 

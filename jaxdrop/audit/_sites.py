@@ -60,7 +60,7 @@ class Site:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Found:
     """A site, with what rules look at."""
 

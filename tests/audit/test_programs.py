@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from tests.audit.gallery._jax import ALL, ROWS, W, X, dropout, model, sharded
 pytestmark = pytest.mark.usefixtures("relaxed")
 
 Fn = Callable[..., Any]
+FOLD = jax.random.fold_in
 KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
 
 
@@ -169,6 +170,7 @@ def test_the_compilers_generator_takes_no_key() -> None:
         ("key(7)", lambda k: jax.random.key(7)),
         ("fold_in(k, 3)", lambda k: jax.random.fold_in(k, 3)),
         ("fold_in(fold_in(k, 3), 5)", lambda k: jax.random.fold_in(jax.random.fold_in(k, 3), 5)),
+        (f"{6 * 'fold_in('}..., 2), 3), 4), 5), 6), 7)", lambda k: reduce(FOLD, range(1, 8), k)),
         ("split(k)[...]", lambda k: jax.random.split(k, (2, 2))[0, 1]),
         ("random_clone(k)", jax.random.clone),
         ("a constant[...]", lambda k: jax.random.wrap_key_data(WORDS)[0]),
@@ -273,14 +275,18 @@ def test_loops_in_loops() -> None:
     assert (site.repeats, site.random_bits) == (6, 6 * 32 * np.prod(X.shape))
 
 
-def test_a_loop_may_go_over_keys_that_are_repeated_along_another_axis() -> None:
+@pytest.mark.parametrize(("axis", "ids"), [(0, ["JD203"]), (1, [])])
+def test_keys_that_are_repeated_along_an_axis(axis: int, ids: list[str]) -> None:
+    """Along that of the loop, all iterations have the same ones."""
+
     def run(keys: jax.Array, x: jax.Array) -> jax.Array:
         def micro_batch(_: None, row: jax.Array) -> tuple[None, jax.Array]:
             return None, dropout(row[0], jnp.tanh(x), 0.1)
 
-        return lax.scan(micro_batch, None, jnp.broadcast_to(keys[:, None], (3, 3)))[1]
+        repeated = jnp.broadcast_to(jnp.expand_dims(keys, axis), (3, 3))
+        return lax.scan(micro_batch, None, repeated)[1]
 
-    assert found(run, KEYS, X) == []
+    assert found(run, KEYS, X) == ids
 
 
 # Branches, devices, references.
