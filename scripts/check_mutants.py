@@ -153,6 +153,12 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }  # fmt: skip
 
 
+STYLE = frozenset(
+    ["capsize", "edgecolor", "fontsize", "framealpha", "frameon", "linewidth", "markersize"]
+)
+"""Arguments of matplotlib for how thick, large or clear something is: no change is a fault."""
+
+
 class Mutant(NamedTuple):
     """One place of one file, and what stands there instead."""
 
@@ -182,7 +188,8 @@ def mutants(file: Path) -> Iterator[Mutant]:
     whole = (ROOT / file).read_bytes()
     for node in _code(ast.parse(whole)):
         for kind, changed in _changes(node):
-            yield Mutant(file, whole, node, ast.unparse(changed), kind)
+            if not _is_style(node, changed):
+                yield Mutant(file, whole, node, ast.unparse(changed), kind)
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr]:
@@ -194,11 +201,21 @@ def _code(node: ast.AST) -> Iterator[ast.expr]:
                 child, ast.AST
             ):
                 continue
+            if isinstance(child, ast.keyword) and child.arg in STYLE:
+                continue
             if isinstance(node, ast.Return) and not isinstance(child, ast.Constant):
                 yield _Returned(child)
             if isinstance(child, ast.expr):
                 yield child
             yield from _code(child)
+
+
+def _is_style(node: ast.AST, changed: ast.AST) -> bool:
+    """Whether a change takes such an argument away."""
+    if not isinstance(node, ast.Call) or not isinstance(changed, ast.Call):
+        return False
+    left = [keyword.arg for keyword in changed.keywords]
+    return any(each.arg in STYLE and each.arg not in left for each in node.keywords)
 
 
 class _Returned(ast.expr):
