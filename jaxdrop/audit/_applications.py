@@ -8,7 +8,7 @@ from jaxdrop.audit._graph import Node
 from jaxdrop.audit._places import Place
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Application:
     """A mask that meets an array.
 

@@ -81,7 +81,7 @@ class Arguments:
             flat, self.state_tree = jax.tree_util.tree_flatten_with_path(state)
             for path, leaf in flat:
                 self.arrays.append(leaf)
-                self.sources.append(Source(_state_name(path, self.named), "model", True))
+                self.sources.append(Source(_state_name(path), "model", True))
                 self.steps.append(False)
 
     def run(self, fn: Callable[..., Any], probe: Probe) -> Callable[[list[Any]], Any]:
@@ -169,8 +169,6 @@ def _names(fn: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> dict
             parameter.POSITIONAL_OR_KEYWORD,
         )
         names.append(parameter.name if parameter is not None and plain else f"args[{at}]")
-        if not plain:
-            parameters = parameters[:at]
     return dict(zip(names, args, strict=True)) | dict(kwargs)
 
 
@@ -205,12 +203,11 @@ def _are_weights(argument: str, path: tuple[Any, ...], holder: Any) -> bool:
     return bool(words & _WEIGHTS) or argument in ("params", "weights", "variables", "state")
 
 
-def _state_name(path: Any, named: Mapping[str, Any]) -> str:
+def _state_name(path: Any) -> str:
+    """The name of a model's variable, without the number of the model, which comes first."""
     parts = [
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path[1:]
     ]
-    if parts and parts[0].isdigit():
-        parts = parts[1:]
     return ".".join(part for part in parts if part not in ("value", "raw_value"))
 
 

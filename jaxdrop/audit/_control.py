@@ -41,11 +41,13 @@ def _elements(walk: Walk, loop: Loop, arrays: Sequence[Node], avals: Any) -> lis
 
 def _repeated(array: Node) -> Node | None:
     """The value that an array repeats along its first axis."""
-    if array.op == "broadcast_in_dim" and array.inputs:
-        dims = array.params.get("broadcast_dimensions", ())
-        if tuple(dims) == tuple(range(1, len(array.shape))):
-            return array.inputs[0]
-    return None
+    if array.op != "broadcast_in_dim":
+        return None
+    dims, inner = tuple(array.params["broadcast_dimensions"]), array.inputs[0]
+    if dims == tuple(range(1, len(array.shape))):
+        return inner
+    # An axis was put first before, as `x[None]` does.
+    return _repeated(inner) if dims[:1] == (0,) and inner.shape[0] == 1 else None
 
 
 def _iterate(
@@ -101,10 +103,7 @@ def _link(
 
 
 def _new_loop(walk: Walk, kind: str, length: int | None, place: Place) -> Loop:
-    loop = Loop(kind, walk.source(), walk.source(), length, "", place)
-    if walk.recording:
-        walk.loops.append(loop)
-    return loop
+    return Loop(kind, walk.source(), walk.source(), length, "", place)
 
 
 def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
@@ -204,8 +203,6 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
         loop = Loop("shard_map", walk.axis(axis), 0, None, axis, place)
         if size > 1:
             loops.append(loop)
-            if walk.recording:
-                walk.loops.append(loop)
     for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):
         bits = 0
         for name in _flat(spec):

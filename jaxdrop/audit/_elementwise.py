@@ -30,7 +30,7 @@ COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 _FOLDED: dict[str, Callable[..., Any]] = {
     "abs": np.abs,
     "add": np.add,
-    "and": np.logical_and,
+    "and": np.bitwise_and,
     "ceil": np.ceil,
     "div": np.true_divide,
     "eq": np.equal,
@@ -47,8 +47,8 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "mul": np.multiply,
     "ne": np.not_equal,
     "neg": np.negative,
-    "not": np.logical_not,
-    "or": np.logical_or,
+    "not": np.invert,
+    "or": np.bitwise_or,
     "pow": np.power,
     "sqrt": np.sqrt,
     "sub": np.subtract,
@@ -77,8 +77,6 @@ def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> No
     if node.op in _CHOICES and len(words) == 1:
         node.drawn = generator_of(next(each for each in inputs if each.words is not None))
     random = [each for each in inputs if each.rand is not None or each.words is not None]
-    if not random:
-        return
     if node.op in COMPARISONS and len(random) == 1 and len(inputs) == 2:
         _compare(node, random[0], generator_of)
         return
@@ -119,8 +117,6 @@ def _fold(node: Node) -> None:
         node.const = scalar(np.power(inputs[0].const, node.params["y"]), node.dtype)
     elif node.op == "select_n" and len(inputs) == 3:
         node.const = scalar(inputs[2 if inputs[0].const else 1].const, node.dtype)
-    elif node.op in ("and", "not", "or") and node.dtype.kind != "b":
-        return
     elif node.op in _FOLDED:
         with np.errstate(all="ignore"):
             node.const = scalar(
@@ -161,8 +157,15 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
     limit = node.inputs[1 if first else 0]
     before = bits.mask
     if before is not None:
-        # A mask stored as a number, and compared with 0.
-        node.rand, node.mask = bits.rand, Mask(before.draw, before.true, 1.0, before.traced)
+        # A mask stored as a number, which is 0 or its scale.
+        kept = None
+        if limit.const is not None:
+            on, off = (
+                bool(_FOLDED[node.op](*((value, limit.const) if first else (limit.const, value))))
+                for value in (before.scale, 0.0)
+            )
+            kept = before.true if on and not off else _complement(before) if off > on else None
+        node.rand, node.mask = bits.rand, Mask(before.draw, kept, 1.0, before.traced)
         return
     draw = bits.rand
     if draw is None:
@@ -190,19 +193,26 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
     return fraction if below else 1.0 - fraction
 
 
+def _complement(mask: Mask) -> float | None:
+    """The probability that a mask is 0."""
+    return None if mask.true is None else 1 - mask.true
+
+
 def _masked(node: Node) -> Mask | None:
     """The mask that an operation makes of masks and numbers."""
     masks = [each for each in node.inputs if each.mask is not None]
-    if len(masks) != 1:
-        return masks[0].mask if masks else None
-    (operand,) = masks
+    if not masks:
+        return None
+    operand = masks[0]
     mask = operand.mask
     assert mask is not None
+    if len(masks) > 1:  # such as the conjunction of a mask and itself, moved by an entry
+        return mask if node.op == "concatenate" else Mask(mask.draw, None, 1.0, mask.traced)
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
-        return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)
+        return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
     if node.op == "sub" and node.inputs[0].const == 1:  # 1 - mask
-        return Mask(mask.draw, None if mask.true is None else 1 - mask.true, 1.0, mask.traced)
+        return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
     if node.op in ("mul", "div") and others:
         factor = others[0].const
         if factor is None:
@@ -215,7 +225,6 @@ def _masked(node: Node) -> Mask | None:
         if off == 0 and on is not None:
             return Mask(mask.draw, mask.true, on, mask.traced)
         if on == 0 and off is not None:
-            kept = None if mask.true is None else 1 - mask.true
-            return Mask(mask.draw, kept, off, mask.traced)
+            return Mask(mask.draw, _complement(mask), off, mask.traced)
         return None
     return Mask(mask.draw, mask.true, mask.scale, mask.traced)

@@ -121,15 +121,6 @@ class Node:
         return not isinstance(self.dtype, np.dtype) and "key<" in str(self.dtype)
 
 
-def hashable(value: Any) -> Any:
-    """A parameter as part of a dictionary's key. Where it cannot be hashed, its text."""
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value
-
-
 class Graph:
     """All nodes of a program, with the table that finds equal ones."""
 
@@ -163,7 +154,7 @@ class Graph:
         """The nodes of the results of an operation, and whether they are new."""
         key = (
             op,
-            tuple(map(hashable, params.values())),
+            tuple(params.values()),
             tuple(each.number for each in inputs),
             tuple((aval.shape, aval.dtype) for aval in avals),
         )
@@ -185,9 +176,7 @@ class Graph:
 
     def literal(self, value: Any, aval: Any) -> Node:
         """The node of a constant: equal for equal numbers, and for arrays that are one object."""
-        number = None
-        if (aval.shape == () and not hasattr(value, "dtype")) or np.size(value) == 1:
-            number = scalar(value, aval.dtype)
+        number = scalar(value, aval.dtype) if np.size(value) == 1 else None
         address: Any = id(value) if number is None else number.tobytes()
         key = (address, str(aval.dtype), aval.shape)
         if key not in self._literals:

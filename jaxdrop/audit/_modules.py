@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 # Names of fields that hold a rate, and names of classes whose field `rate` or `p` is one.
@@ -23,7 +22,7 @@ _FIELDS_OF_LAYERS = ("rate", "p", "drop_prob", "drop_rate", "dropout_rate")
 _CONFIGS = re.compile(r"(^|_)(cfg|conf|config|configs|hparams|hps|args)$")
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Layer:
     """A module that has a rate.
 
@@ -100,8 +99,6 @@ class Probe:
 
     def configuration(self, framework: str, value: Any, name: str = "") -> None:
         """Notes the rates of a configuration, which belong to the model as a whole."""
-        if isinstance(value, jax.Array):
-            return
         rates = rates_of(fields_of(value), "")
         if rates:
             kind = name or type(value).__name__

@@ -25,7 +25,7 @@ _EQUINOX = "eqx.nn."
 WATCHED = "model:"
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Loop:
     """A loop, or a part of a program that runs on many devices.
 

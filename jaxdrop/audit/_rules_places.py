@@ -77,7 +77,7 @@ def _is_batch_norm(node: Node) -> bool:
 def _channels(node: Node) -> int:
     """The length of an inverse deviation, if its entries are those of channels; else 0."""
     axis: int | None = 0  # along which the examples lie; None where all have the same value
-    for _ in range(12):
+    while True:
         if node.op in ("rsqrt", "sqrt"):
             return 0 if axis is not None and _is_long(node, axis) else node.size
         if node.op in ("mul", "add"):
@@ -93,7 +93,6 @@ def _channels(node: Node) -> int:
         if axis is not None:
             axis = _before(node, inner, axis) if _is_long(node, axis) else None
         node = inner
-    return 0
 
 
 def _is_long(node: Node, axis: int) -> bool:
@@ -160,7 +159,7 @@ def behind_the_last_layer(audit: Audit) -> Iterator[Seen]:
 
 def _is_linear(node: Node) -> bool:
     """Whether an array is the result of a linear map, up to a bias."""
-    for _ in range(12):
+    while True:
         node = moved_from(node)
         if node.op in _MATRIX:
             return True
@@ -171,7 +170,6 @@ def _is_linear(node: Node) -> bool:
         if len(large) != 1:
             return False
         (node,) = large
-    return False
 
 
 def _goes_on(found: Found, audit: Audit) -> bool:
@@ -211,11 +209,7 @@ def meets_activations(found: Found) -> bool:
 def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
     """What is dropped is the sum of an array and of something computed from it."""
     for found in audit.drawn():
-        node = found.first.data
-        for _ in range(4):
-            node = moved_from(node)
-            if node.op in ("mul", "div") and any(each.const is not None for each in node.inputs):
-                node = next(each for each in node.inputs if each.const is None)
+        node = _unscaled(found.first.data)
         if node.op != "add" or len(node.inputs) != 2:
             continue
         parts = [moved_from(each) for each in node.inputs]
@@ -224,6 +218,16 @@ def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
         first, second = parts
         if _branch_of(second, first) or _branch_of(first, second):
             yield found.site.where, "what is dropped is the sum of an array and a function of it"
+
+
+def _unscaled(node: Node) -> Node:
+    """The value that an array is, up to moves and constant factors."""
+    while True:
+        node = moved_from(node)
+        rest = [each for each in node.inputs if each.const is None]
+        if node.op not in ("mul", "div") or len(rest) != 1:
+            return node
+        (node,) = rest
 
 
 def _branch_of(branch: Node, stream: Node) -> bool:

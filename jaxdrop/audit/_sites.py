@@ -60,7 +60,7 @@ class Site:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Found:
     """A site, with what rules look at."""
 
@@ -223,7 +223,7 @@ def _variant(first: Application, shared: tuple[int, ...]) -> str:
 
 def is_softmax(node: Node) -> bool:
     """Whether a value is a softmax, up to moves and constant factors."""
-    for _ in range(12):
+    while True:
         node = moved_from(node)
         if node.op == "div" and node.inputs[1].const is None:
             above, below = moved_from(node.inputs[0]), moved_from(node.inputs[1])
@@ -235,7 +235,6 @@ def is_softmax(node: Node) -> bool:
             node = rest[0]
         else:
             return False
-    return False
 
 
 def shared_axes(application: Application) -> tuple[int, ...]:
@@ -277,7 +276,7 @@ def _varies(node: Node, known: dict[int, tuple[bool, ...]]) -> tuple[bool, ...]:
         found = tuple(inner[axis] for axis in node.params["permutation"])
     elif node.op in ("reshape", "squeeze", "expand_dims"):
         found = _reshaped(random[0].shape, _varies(random[0], known), node.shape)
-    elif random:
+    else:
         parts = [_varies(each, known) for each in random if len(each.shape) == len(node.shape)]
         found = tuple(any(axis) for axis in zip(*parts, strict=True)) if parts else whole
     known[node.number] = found

@@ -48,7 +48,7 @@ class Program:
 
     def live(self) -> set[int]:
         """The numbers of the nodes that the results are computed from."""
-        queue = list(self.outputs)
+        queue = [*self.outputs, *self.walk.written]
         seen = {node.number for node in queue}
         for node in queue:
             for each in node.inputs:

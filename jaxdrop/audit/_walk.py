@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Literal
 
 from jaxdrop import _equations
 from jaxdrop.audit import _elementwise
@@ -22,7 +22,8 @@ _COLLECTIVES = frozenset(
      "psum2", "psum_invariant"]
 )  # fmt: skip
 # What a second call need not return again.
-_IMPURE = frozenset(["get", "swap", "addupdate", "new_ref", "ref_get", "ref_swap", "io_callback"])
+_IMPURE = frozenset(["new_ref", "get", "swap", "addupdate", "freeze", "io_callback"])
+_WRITES = frozenset(["swap", "addupdate"])
 
 
 class Walk:
@@ -34,7 +35,7 @@ class Walk:
       applications: what it does with the masks, in the order of the program.
       kept: masks that the backward pass gets from the forward pass, with the place and with what
         hands them on.
-      loops: the loops that it has met.
+      written: what the program writes to references that it was given, a result as well.
       axes: the sources that stand for the axes of a mesh.
     """
 
@@ -44,7 +45,8 @@ class Walk:
         self.draws: dict[tuple[int, int], Draw] = {}
         self.applications: list[Application] = []
         self.kept: list[tuple[Node, Place, str]] = []
-        self.loops: list[Any] = []
+        self.written: list[Node] = []
+        self._held: dict[int, list[Node]] = {}  # what each reference may hold
         self.recording = True
         self._sources = 1  # the first bit is HELD
         self.axes: dict[str, int] = {}
@@ -64,7 +66,7 @@ class Walk:
     def closed(self, jaxpr: Any, inputs: Sequence[Node], place: Place) -> list[Node]:
         """The results of a program inside the program."""
         consts: Sequence[Any] = ()
-        if isinstance(jaxpr, ClosedJaxpr) or hasattr(jaxpr, "consts"):
+        if hasattr(jaxpr, "consts"):
             jaxpr, consts = jaxpr.jaxpr, jaxpr.consts
         env: dict[Any, Node] = {}
         for var, value in zip(jaxpr.constvars, consts, strict=True):
@@ -154,11 +156,20 @@ class Walk:
         return folded
 
     def _opaque(self, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
+        """The results of an operation with effects. What is read from a reference may be all that
+        was written to it.
+        """
+        name = eqn.primitive.name
+        sources = (*inputs, *(held for each in inputs for held in self._held.get(each.number, ())))
         deps = 0
-        for each in inputs:
+        for each in sources:
             deps |= each.deps
+        if name in _WRITES:
+            self._held.setdefault(inputs[0].number, []).append(inputs[1])
+            if inputs[0].op != "new_ref":
+                self.written.append(inputs[1])
         return [
-            self.graph.node(eqn.primitive.name, {}, inputs, Shaped(var.aval), deps, place.backward)
+            self.graph.node(name, {}, sources, Shaped(var.aval), deps, place.backward)
             for var in eqn.outvars
         ]
 

@@ -76,6 +76,16 @@ def test_the_variance_ratio_is_that_of_batch_norm() -> None:
     assert found.variance_ratio == pytest.approx(0.5, abs=0.02)
 
 
+def test_without_examples_there_is_no_variance_ratio() -> None:
+    for shape in ((8,), (1, 8)):
+        x = np.ones(shape, np.float32)
+        found = audit.compare(
+            lambda key, x: x, lambda key, x: jaxdrop.dropout(key, x, 0.5), x, key=KEY, samples=30
+        )
+        assert found.variance_ratio is None
+        assert "variance" not in str(found)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="samples must be at least 30"):
         compared(evaluate, train, samples=10)

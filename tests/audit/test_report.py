@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -29,6 +31,10 @@ def target() -> tuple[Any, ...]:
 
 def good() -> tuple[Any, ...]:
     return model, W, KEY, X
+
+
+def made() -> audit.Report:
+    return REPORT
 
 
 def nothing() -> int:
@@ -62,6 +68,34 @@ def test_text_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(REPORT) == _forms.plain(REPORT.sites, REPORT.findings)
 
 
+def test_rich_shows_what_print_shows() -> None:
+    rich = pytest.importorskip("rich.console")
+    console = rich.Console(width=160, record=True, file=io.StringIO())
+    console.print(REPORT)
+    assert console.export_text().rstrip("\n") == str(REPORT)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (12_640_000, "12.6M"), (2e9, "2G"), (3e12, "3T"),
+     (4.5e15, "4.5P"), (4.5e18, "4.5e+03P")],
+)  # fmt: skip
+def test_large_numbers_have_a_unit(number: float, text: str) -> None:
+    assert _forms.short(number) == text
+
+
+def test_a_row_has_the_text_of_each_column() -> None:
+    site = audit.Site(
+        "net", "dropout", 0.25, (8, 16), (0, 1), "rbg", 4096, 12, 3000, 1_000_000, True, repeats=3
+    )
+    off = dataclasses.replace(site, active=False, rate=None)
+    texts = ("net", "dropout", "0.25", "8x16 x3", "0, 1", "rbg", "4.1k", "12", "3k", "1M", "yes")
+    assert _forms.row(site) == texts
+    assert _forms.row(off) == ("net", "dropout", "?", *[""] * 7, "no")
+    plain = dataclasses.replace(site, rate="traced", shared_axes=(), repeats=1)
+    assert _forms.row(plain)[2:5] == ("traced", "8x16", "-")
+
+
 def test_json_holds_all_fields() -> None:
     read = json.loads(REPORT.to_json())
     assert [each["id"] for each in read["findings"]] == ["JD205", "JD304"]
@@ -78,6 +112,13 @@ def test_sarif_has_a_rule_and_a_line_for_each_result() -> None:
         (location,) = result["locations"]
         assert location["physicalLocation"]["artifactLocation"]["uri"].endswith("_jax.py")
         assert location["physicalLocation"]["region"]["startLine"] > 0
+
+
+def test_a_finding_without_a_line_has_its_name_only() -> None:
+    finding = audit.Finding(audit.RULES["JD103"], "the function", "no random bits meet an array")
+    (run,) = json.loads(audit.Report([], [finding]).to_sarif())["runs"]
+    (result,) = run["results"]
+    assert result["locations"] == [{"logicalLocations": [{"fullyQualifiedName": finding.where}]}]
 
 
 def test_html_escapes_what_it_shows() -> None:
@@ -125,7 +166,9 @@ def test_a_fingerprint_outlives_an_edit_above_the_line() -> None:
         ([f"{HERE}:good", "--training", "--step", "2"], 1, "JD202"),
         ([f"{HERE}:target", "--format", "json"], 1, '"findings"'),
         ([f"{HERE}:target", "--format", "sarif"], 1, "2.1.0"),
+        ([f"{HERE}:made"], 1, "JD205"),
         ([f"{HERE}:nothing"], 2, "must return a tuple"),
+        (["/no/such/file.py:f"], 2, "there is no file '/no/such/file.py'"),
         ([f"{HERE}:absent"], 2, "absent"),
         (["no_such_module:f"], 2, "no_such_module"),
         (["target"], 2, "module:function"),
@@ -141,6 +184,32 @@ def test_the_command_line(
     assert _cli.main(arguments) == status
     out, err = capsys.readouterr()
     assert text in (err if status == 2 else out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "which function? Give module:function"),
+        (["--explain", "JD999"], "no rule 'JD999'; the rules are JD101, "),
+        (["a:b", "--training", "--evaluation"], "not allowed with argument"),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _cli.main(arguments)
+    assert caught.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_module_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audited_module.py").write_text("class Of:\n    step = staticmethod(len)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert _cli.load("audited_module:Of.step") is len
 
 
 def test_the_command_line_keeps_a_baseline(tmp_path: Path) -> None:

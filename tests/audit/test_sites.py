@@ -264,13 +264,20 @@ def test_what_devices_return_depends_on_the_loop_around_them() -> None:
 
 
 def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
+    def positions(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.arange(16, dtype=x.dtype), x.shape)
+
     def run(key: jax.Array, x: jax.Array) -> Any:
         keys = jax.random.split(key, 5)
         noise = jnp.tanh(x) + jnp.exp(x) * jax.random.normal(keys[0], x.shape)
         flipped = jnp.where(jax.random.bernoulli(keys[1], 0.5, (8, 1)), x[:, ::-1], x)
         ids = jnp.where(jax.random.bernoulli(keys[2], 0.15, (8,)), 103, jnp.arange(8))
         chosen = jax.random.categorical(keys[3], x)
-        return noise, flipped, ids, chosen, jax.random.permutation(keys[4], x)
+        signs = jnp.tanh(x) * jnp.where(jax.random.bernoulli(keys[1], 0.5, x.shape), 1, -1)
+        mixed = jnp.where(jax.random.bernoulli(keys[2], 0.9, x.shape), jnp.tanh(x), noise / noise)
+        swapped = jnp.where(jax.random.bernoulli(keys[3], 0.9, x.shape), x, positions(x))
+        moved = jax.random.permutation(keys[4], x)
+        return noise, flipped, ids, chosen, signs, mixed, swapped, moved
 
     assert audit.check(run, KEY, X).sites == []
 

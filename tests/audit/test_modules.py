@@ -1,0 +1,230 @@
+"""What modules say of their rates and modes, and what a mask meets in a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax import lax
+
+from jaxdrop import audit
+from tests.audit.gallery import KEY, array
+from tests.audit.gallery._jax import W, X, dropout, model
+from tests.audit.gallery._linen import variables
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+
+def found(fn: Callable[..., Any], *args: Any, **options: Any) -> list[str]:
+    return [each.id for each in audit.check(fn, *args, **options).findings]
+
+
+def applied(net: nn.Module, x: Any = X, **options: Any) -> audit.Report:
+    def run(weights: Any, key: jax.Array, x: jax.Array) -> Any:
+        return net.apply(weights, x, rngs={"dropout": key})
+
+    return audit.check(run, variables(net, x), KEY, x, **options)
+
+
+def test_a_layer_may_be_told_its_mode_by_position() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return nn.Dropout(0.4)(nn.Dropout(0.3)(x, False), True)
+
+    report = applied(Net())
+    assert [(site.rate, site.active) for site in report.sites] == [(0.3, True), (0.4, False)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "ids"), [((0.1, 0.2), []), ((0.1, 0.3), []), ((0.4,), ["JD101"])]
+)
+def test_a_rate_of_depth_is_the_largest_of_its_layers(
+    rates: tuple[float, ...], ids: list[str]
+) -> None:
+    class Net(nn.Module):
+        drop_path_rate: float = 0.3
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for rate in rates:
+                branch = nn.Dropout(rate, broadcast_dims=(1,), deterministic=False)
+                x = x + branch(nn.tanh(nn.Dense(16)(x)))
+            return x
+
+    assert [each.id for each in applied(Net(), training=True).findings] == ids
+
+
+@pytest.mark.parametrize("dropped", ["weights", "output"])
+def test_attention_without_softmax_is_attention_too(dropped: str) -> None:
+    """Its weights are known by what they are multiplied by."""
+
+    class Net(nn.Module):
+        attention_dropout: float = 0.1
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            drop = nn.Dropout(0.1, deterministic=False)
+            query, key, value = (nn.Dense(8)(x) for _ in range(3))
+            weights = nn.sigmoid(jnp.einsum("btd,bsd->bts", query, key))
+            if dropped == "weights":
+                weights = drop(weights).astype(jnp.bfloat16).astype(jnp.float32)
+            out = nn.tanh(jnp.einsum("bts,bsd->btd", weights, value))
+            return nn.Dense(8)(out if dropped == "weights" else drop(out))
+
+    report = applied(Net(), array(2, 6, 8), training=True)
+    assert [each.evidence for each in report.findings] == (
+        []
+        if dropped == "weights"
+        else ["Net.attention_dropout is 0.1, and no attention mask in it is drawn at that rate"]
+    )
+
+
+def test_all_rates_are_zero() -> None:
+    report = audit.check(lambda w, key, x: model(w, key, x, 0.0), W, KEY, X, training=True)
+    first, _ = report.findings
+    assert first.id == "JD103"
+    assert first.evidence == f"all rates are 0: {report.sites[0].where}"
+
+
+class Part(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.args = rngs.normal((3,))  # an array under the name of a configuration
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.drop(x)
+
+
+def test_a_class_that_refuses_subclasses_has_no_name_in_the_path() -> None:
+    class Final(Part):
+        def __init_subclass__(cls, **_: Any) -> None:
+            raise TypeError("this class is final")
+
+    report = audit.check(lambda model, x: model(x), nnx.eval_shape(lambda: Final(nnx.Rngs(0))), X)
+    assert [site.where.split(" (")[0] for site in report.sites] == ["drop"]
+    assert report.findings == []
+
+
+def test_the_state_of_a_model_has_the_names_of_its_variables() -> None:
+    """Of a stream that is read, and not drawn from."""
+
+    def run(models: list[Part], x: jax.Array) -> jax.Array:
+        return dropout(models[1].drop.rngs.key[...], jnp.tanh(models[0](x)), 0.2)
+
+    both = nnx.eval_shape(lambda: [Part(nnx.Rngs(0)), Part(nnx.Rngs(1))])
+    (finding,) = audit.check(run, both, X).findings
+    assert finding.evidence == "the mask depends on drop.rngs.key, which is returned unchanged"
+
+
+def test_modules_of_equinox_may_stand_in_dictionaries() -> None:
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        parts: dict[str, Any]
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            first, second = jax.random.split(key)
+            return self.parts["b"](self.parts["a"](x, key=first) * 2, key=second)
+
+    net = Net({"a": eqx.nn.Dropout(0.1), "b": eqx.nn.Dropout(0.2)})
+    sites = audit.check(lambda net, x, key: net(x, key), net, X, KEY, training=True).sites
+    assert [site.where.split(" (")[0] for site in sites] == ["parts/a", "parts/b"]
+
+
+def test_plain_functions_need_no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("flax.linen", "flax.nnx", "haiku", "equinox"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert len(audit.check(model, W, KEY, X).sites) == 1
+
+
+def test_dropped_weights_are_not_dropped_activations() -> None:
+    """DropConnect: behind it, the statistics of BatchNorm are those of the layer's output."""
+
+    def normalized(y: jax.Array) -> jax.Array:
+        return jnp.tanh((y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5))
+
+    def connect(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return normalized(x @ dropout(key, w["w"], 0.1)) @ w["v"]
+
+    def activations(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return normalized(dropout(key, x @ w["w"], 0.1)) @ w["v"]
+
+    assert found(connect, W, KEY, X) == []
+    assert found(activations, W, KEY, X) == ["JD303"]
+
+
+@pytest.mark.parametrize(
+    ("sum_of", "ids"),
+    [
+        (lambda x, y, w: x + y, []),
+        (lambda x, y, w: x + jnp.tanh(x @ w), ["JD306"]),
+        (lambda x, y, w: jnp.tanh(x @ w) + x, ["JD306"]),
+        (lambda x, y, w: 0.5 * (2 * (x + jnp.tanh(x @ w))).reshape(x.shape) / 3, ["JD306"]),
+        (lambda x, y, w: y * (x + jnp.tanh(x @ w)), []),
+    ],
+    ids=["two inputs", "a residual stream", "its other order", "its multiple", "a product"],
+)
+def test_a_sum_is_a_residual_stream_if_one_part_is_computed_from_the_other(
+    sum_of: Callable[..., Any], ids: list[str]
+) -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.tanh(dropout(key, sum_of(x, y, w["w"]), 0.1) @ w["w"])
+
+    assert found(run, W, KEY, X, X) == ids
+
+
+def test_a_random_mask_that_drops_nothing_may_be_kept() -> None:
+    def step(w: Any, key: jax.Array, x: jax.Array) -> Any:
+        def layer(x: jax.Array, item: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            w, key = item
+            flip = jax.random.bernoulli(key, 0.5, x.shape)
+            return jnp.where(flip, jnp.sin(x @ w), jnp.cos(x @ w)), None
+
+        def loss(w: Any) -> jax.Array:
+            return lax.scan(layer, x, (w, jax.random.split(key, 3)))[0].sum()
+
+        return jax.grad(loss)(w)
+
+    assert found(step, array(3, 16, 16), KEY, X) == []
+
+
+def test_a_layer_that_is_given_and_not_called() -> None:
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, rngs=nnx.Rngs(0)))
+    assert found(lambda layer, x: jnp.tanh(x), layer, X, training=True) == ["JD101", "JD103"]
+
+
+def test_a_model_of_which_a_part_is_called_has_no_rate_of_its_own() -> None:
+    class Whole(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.dropout_rate = 0.3
+            self.part = Part(rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.part(x)
+
+    whole = nnx.eval_shape(lambda: Whole(nnx.Rngs(0)))
+    assert found(lambda whole, x: whole.part(x), whole, X, training=True) == []
+    assert found(lambda whole, x: whole(x), whole, X, training=True) == ["JD101"]
+
+
+@pytest.mark.parametrize(("inner", "ids"), [(0.1, []), (0.2, ["JD101"])])
+def test_a_rate_is_in_use_if_a_module_inside_has_it_and_is_off(
+    inner: float, ids: list[str]
+) -> None:
+    class Net(nn.Module):
+        dropout_rate: float = 0.1
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = nn.MultiHeadDotProductAttention(2, dropout_rate=inner, deterministic=True)(x)
+            return nn.Dense(3)(nn.Dropout(0.3, deterministic=False)(nn.tanh(x)))
+
+    report = applied(Net(), array(2, 6, 8))
+    assert [(each.id, each.where) for each in report.findings] == [(name, "Net") for name in ids]

@@ -1,0 +1,471 @@
+"""What may stand between a key and an array: arithmetic, loops, branches, devices, references."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.extend.core import Primitive
+
+from jaxdrop import audit
+from jaxdrop.audit._graph import Graph, ancestors, descendants
+from tests.audit.gallery import KEY, STEP, array
+from tests.audit.gallery._jax import ALL, ROWS, W, X, dropout, model, sharded
+
+pytestmark = pytest.mark.usefixtures("relaxed")
+
+Fn = Callable[..., Any]
+FOLD = jax.random.fold_in
+KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+
+
+def found(fn: Fn, *args: Any, **options: Any) -> list[str]:
+    return [each.id for each in audit.check(fn, *args, **options).findings]
+
+
+def only(fn: Fn, *args: Any, **options: Any) -> audit.Site:
+    (site,) = audit.check(fn, *args, **options).sites
+    return site
+
+
+def keep(key: jax.Array, *shape: int) -> jax.Array:
+    return jax.random.bernoulli(key, 0.9, shape)
+
+
+def layer(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
+    return dropout(key, jnp.tanh(x @ w["w"]), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("variant", "shared", "drop"),
+    [
+        ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -jnp.inf)),
+        ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1e9)),
+        ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1.758)),
+        ("spatial dropout", (1, 2), lambda key, x: jnp.where(keep(key, 2, 1, 1, 5), x, 0)),
+        ("drop path", (1, 2, 3), lambda key, x: jnp.where(keep(key, 2)[:, None, None, None], x, 0)),
+        ("dropout", (1,), lambda key, x: jnp.where(keep(key, 2, 20).reshape(2, 1, 4, 5), x, 0)),
+        ("dropout", (0, 3), lambda key, x: jnp.where(keep(key, 4, 3).T[:, :, None], x, 0)),
+        ("dropout", (0, 1, 3), lambda key, x: jnp.where(keep(key, 1, 4).reshape(4, 1), x, 0)),
+        ("layer drop", (0, 1, 2, 3), lambda key, x: lax.cond(keep(key), jnp.exp, jnp.sin, x)),
+    ],
+)
+def test_a_mask_made_by_hand_has_a_name(variant: str, shared: tuple[int, ...], drop: Fn) -> None:
+    site = only(lambda key, x: drop(key, jnp.tanh(x)), KEY, array(2, 3, 4, 5))
+    assert (site.variant, site.shared_axes, site.rate) == (variant, shared, 0.1)
+
+
+def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
+    """As where blocks are dropped: an entry is kept if its neighbors are, too."""
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        mask = keep(key, *x.shape[:-1], 1)
+        kept = mask & jnp.roll(mask, 1, 0)
+        return jnp.where(kept & jnp.roll(kept, -1, 0), jnp.tanh(x), 0)
+
+    def rolled(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.roll(keep(key, *x.shape[:-1], 1), 1, 0), jnp.tanh(x), 0)
+
+    for fn, rate in ((run, None), (rolled, 0.1)):
+        site = only(fn, KEY, array(4, 6, 8))
+        assert (site.rate, site.shared_axes) == (rate, (2,))
+
+
+@pytest.mark.parametrize(
+    ("rate", "factor"),
+    [
+        (0.1, lambda key, shape: ~jax.random.bernoulli(key, 0.1, shape)),
+        (0.2, lambda key, shape: jnp.where(jax.random.bernoulli(key, 0.2, shape), 0.0, 1.25)),
+        (0.2, lambda key, shape: jnp.where(jax.random.uniform(key, shape) > 0.2, 1.25, 0.0)),
+        (0.25, lambda key, shape: byte(key, shape) < jnp.bitwise_and(BYTE, SOME)),
+        (0.25, lambda key, shape: byte(key, shape) < ~jnp.bitwise_or(~BYTE, ~SOME)),
+        (None, lambda key, shape: byte(key, shape) & 7 != 0),
+    ],
+)
+def test_the_rate_is_that_of_what_an_array_is_multiplied_by(rate: float | None, factor: Fn) -> None:
+    """It is not known of bits that are compared for equality."""
+    found = only(lambda key, x: jnp.tanh(x) * factor(key, x.shape), KEY, X).rate
+    assert found == (rate if rate is None else pytest.approx(rate, abs=1e-6))
+
+
+BYTE, SOME = np.uint8(255), np.uint8(192)
+
+
+def byte(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.bits(key, shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("rate", "test"),
+    [
+        (0.1, lambda mask: mask != 0),
+        (0.1, lambda mask: mask > 0),
+        (0.1, lambda mask: jnp.less(0, mask)),
+        (0.1, lambda mask: mask == 2),
+        (0.1, lambda mask: mask >= 1),
+        (0.9, lambda mask: mask == 0),
+        (0.9, lambda mask: mask < 1),
+        (0.9, lambda mask: mask != 2),
+        (0.9, lambda mask: jnp.greater(1, mask)),
+        (None, lambda mask: mask >= 0),
+        (None, lambda mask: mask > mask.sum()),
+    ],
+)
+def test_a_mask_may_be_stored_as_a_number_and_compared(rate: float | None, test: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(test(2 * keep(key, *x.shape).astype(jnp.int8)), jnp.tanh(x), 0)
+
+    def traced(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+        mask = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(test(2 * mask.astype(jnp.int8)), jnp.tanh(x), 0)
+
+    assert only(run, KEY, X).rate == rate
+    assert only(traced, KEY, X, array()).rate == "traced"
+
+
+def test_a_mask_may_be_scaled_by_a_value_of_the_program() -> None:
+    def run(key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
+        return jnp.tanh(x) * (keep(key, *x.shape) * scale)
+
+    assert only(run, KEY, X, array()).rate == 0.1
+
+
+def test_one_mask_for_two_arrays_is_one_site() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        mask = keep(key, *x.shape)
+        return jnp.where(mask, jnp.tanh(x), 0) + jnp.where(mask, jnp.exp(x), 0)
+
+    assert only(run, KEY, X).random_bits == 32 * np.prod(X.shape)
+
+
+def test_a_key_may_be_chosen_at_random() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        first, second, choice = jax.random.split(key, 3)
+        return dropout(jnp.where(jax.random.bernoulli(choice), first, second), jnp.tanh(x), 0.1)
+
+    assert only(run, KEY, X).rate == 0.1
+
+
+def test_the_compilers_generator_takes_no_key() -> None:
+    def run(words: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x) * (lax.rng_bit_generator(words, x.shape, np.uint8)[1] >= 64)
+
+    site = only(run, array(4, dtype=jnp.uint32), X)
+    assert (site.rate, site.generator) == (0.25, "raw words")
+    assert site.random_bits == 8 * np.prod(X.shape)
+
+
+@pytest.mark.parametrize(
+    ("text", "derived"),
+    [
+        ("k", lambda k: jax.random.wrap_key_data(jax.random.key_data(k))),
+        ("k", lambda k: k.reshape(1)[0]),
+        ("key(7)", lambda k: jax.random.key(7)),
+        ("fold_in(k, 3)", lambda k: jax.random.fold_in(k, 3)),
+        ("fold_in(fold_in(k, 3), 5)", lambda k: jax.random.fold_in(jax.random.fold_in(k, 3), 5)),
+        (f"{6 * 'fold_in('}..., 2), 3), 4), 5), 6), 7)", lambda k: reduce(FOLD, range(1, 8), k)),
+        ("split(k)[...]", lambda k: jax.random.split(k, (2, 2))[0, 1]),
+        ("random_clone(k)", jax.random.clone),
+        ("a constant[...]", lambda k: jax.random.wrap_key_data(WORDS)[0]),
+    ],
+)
+def test_a_finding_says_where_its_key_comes_from(text: str, derived: Fn) -> None:
+    def run(k: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(derived(k), jnp.tanh(dropout(derived(k), jnp.exp(x), 0.1)), 0.1)
+
+    (finding,) = audit.check(run, KEY, X, select=["JD201"]).findings
+    assert finding.evidence.startswith(f"the key {text} also draws at ")
+
+
+WORDS = np.arange(4, dtype=np.uint32).reshape(2, 2)
+
+
+def test_a_finding_says_which_key_a_device_has_a_part_of() -> None:
+    def body(keys: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(keys[0], jnp.tanh(dropout(keys[0], jnp.exp(x), 0.1)), 0.1)
+
+    report = audit.check(sharded(body, 3, "data", (ROWS, ROWS), ROWS), KEYS, array(6, 16))
+    (finding,) = report.findings
+    assert finding.evidence.startswith("the key keys also draws at ")
+
+
+# Loops.
+
+
+def test_a_loop_whose_length_is_traced() -> None:
+    """Its number of iterations is not known, and one mask for all batches is a fault."""
+
+    def step(w: Any, key: jax.Array, batches: jax.Array, count: jax.Array, fold: bool) -> Any:
+        def body(index: jax.Array, total: Any) -> Any:
+            own = jax.random.fold_in(key, index) if fold else key
+            x = lax.dynamic_index_in_dim(batches, index, keepdims=False)
+            grads = jax.grad(lambda w: jnp.square(model(w, own, x)).mean())(w)
+            return jax.tree.map(jnp.add, total, grads)
+
+        return lax.fori_loop(0, count, body, jax.tree.map(jnp.zeros_like, w))
+
+    arguments = (W, KEY, array(3, 8, 16), STEP)
+    assert found(lambda *given: step(*given, fold=True), *arguments) == []
+    report = audit.check(lambda *given: step(*given, fold=False), *arguments)
+    (finding,) = report.findings
+    assert finding.id == "JD203"
+    assert finding.evidence.endswith("the key args[1] is the same in all")
+    (site,) = report.sites
+    assert (site.repeats, site.shape) == (1, X.shape)
+
+
+def test_operands_of_a_loop_condition_are_not_those_of_its_body() -> None:
+    """The bound is one of the condition's constants, the key one of the body's."""
+
+    def run(key: jax.Array, x: jax.Array, bound: jax.Array, low: jax.Array) -> Any:
+        def small(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return (carry[1].sum() < bound) & (carry[1].min() > low)
+
+        def body(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            index, x = carry
+            return index + 1, dropout(jax.random.fold_in(key, index), jnp.tanh(x), 0.1)
+
+        return lax.while_loop(small, body, (0, x))
+
+    site = only(run, KEY, X, array(), array())
+    assert (site.rate, site.shape, site.generator) == (0.1, X.shape, "threefry2x32")
+
+
+def test_what_a_loop_carries_unchanged_is_what_it_began_with() -> None:
+    """The condition looks at the key, so that the loop carries it."""
+
+    def run(key: jax.Array, batches: jax.Array, w: Any, again: bool) -> Any:
+        def more(carry: Any) -> jax.Array:
+            return carry[0] < jax.random.key_data(carry[1])[0] % 3
+
+        def body(carry: Any) -> Any:
+            index, key, total = carry
+            x = lax.dynamic_index_in_dim(batches, index, keepdims=False)
+            grads = jax.grad(lambda w: jnp.square(model(w, key, x)).mean())(w)
+            following = key if again else jax.random.split(key)[0]
+            return index + 1, following, jax.tree.map(jnp.add, total, grads)
+
+        _, key, total = lax.while_loop(more, body, (0, key, jax.tree.map(jnp.zeros_like, w)))
+        # The key behind the loop is that of the loop, if it is carried unchanged.
+        return total, jnp.where(keep(key, 16, 16), w["w"], 0)
+
+    arguments = (KEY, array(3, 8, 16), W)
+    assert found(lambda *given: run(*given, again=True), *arguments) == ["JD201", "JD203"]
+    assert found(lambda *given: run(*given, again=False), *arguments) == []
+
+
+def test_loops_in_loops() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        def outer(x: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+            def inner(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+                return layer(jax.random.fold_in(key, index), w, x), None
+
+            return lax.scan(inner, x, jnp.arange(2))
+
+        return lax.scan(outer, x, jax.random.split(key, 3))[0]
+
+    site = only(run, W, KEY, X)
+    assert (site.repeats, site.random_bits) == (6, 6 * 32 * np.prod(X.shape))
+
+
+@pytest.mark.parametrize(("axis", "ids"), [(0, ["JD203"]), (1, [])])
+def test_keys_that_are_repeated_along_an_axis(axis: int, ids: list[str]) -> None:
+    """Along that of the loop, all iterations have the same ones."""
+
+    def run(keys: jax.Array, x: jax.Array) -> jax.Array:
+        def micro_batch(_: None, row: jax.Array) -> tuple[None, jax.Array]:
+            return None, dropout(row[0], jnp.tanh(x), 0.1)
+
+        repeated = jnp.broadcast_to(jnp.expand_dims(keys, axis), (3, 3))
+        return lax.scan(micro_batch, None, repeated)[1]
+
+    assert found(run, KEYS, X) == ids
+
+
+# Branches, devices, references.
+
+
+def test_a_choice_by_an_argument_drops_nothing_and_its_branches_may() -> None:
+    def run(key: jax.Array, x: jax.Array, which: jax.Array) -> jax.Array:
+        branches = [
+            lambda x: x,
+            lambda x: dropout(key, jnp.tanh(x), 0.1),
+            lambda x: dropout(jax.random.fold_in(key, 1), jnp.exp(x), 0.2),
+        ]
+        return lax.switch(which, branches, x)
+
+    sites = audit.check(run, KEY, X, STEP).sites
+    assert [(site.variant, site.rate) for site in sites] == [("dropout", 0.1), ("dropout", 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("size", "groups", "ids"),
+    [(1, None, []), (4, None, ["JD204"]), (4, [[0, 1], [2, 3]], [])],
+    ids=["one device", "the sum of all", "the sum of a group"],
+)
+def test_devices_draw_the_same_from_what_is_the_same_on_all(
+    size: int, groups: Any, ids: list[str]
+) -> None:
+    """A sum over all devices is the same on each, that over groups of them is not. One device has
+    no other to share a mask with.
+    """
+
+    def body(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        total = lax.psum(lax.axis_index("data"), "data", axis_index_groups=groups)
+        return model(w, jax.random.fold_in(key, total), x)
+
+    assert found(sharded(body, size, "data", (ALL, ALL, ROWS), ROWS), W, KEY, X) == ids
+
+
+def test_devices_in_a_loop_that_carries_what_they_compute() -> None:
+    def body(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return layer(jax.random.fold_in(key, lax.axis_index("data")), w, x)
+
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        divided = sharded(body, 2, "data", (ALL, ALL, ROWS), ROWS)
+        return lax.scan(lambda x, key: (divided(w, key, x), None), x, jax.random.split(key, 3))[0]
+
+    site = only(run, W, KEY, X)
+    assert (site.repeats, site.shape) == (3, (4, 16))
+
+
+@pytest.mark.parametrize("read", [lambda ref: ref[...], jax.freeze])
+def test_what_is_read_from_a_reference_is_what_was_written_to_it(read: Fn) -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        ref = jax.new_ref(jnp.zeros(x.shape))
+        ref[...] = layer(key, w, x)
+        return read(ref) @ w["v"]
+
+    def unread(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        ref = jax.new_ref(jnp.zeros(x.shape))
+        ref[...] = layer(key, w, x)
+        return x @ w["v"]
+
+    assert only(run, W, KEY, X).rate == 0.1
+    assert audit.check(unread, W, KEY, X).sites == []
+
+
+def test_what_is_written_to_a_reference_outside_is_a_result() -> None:
+    ref = jax.new_ref(jnp.zeros(X.shape))
+
+    def given(ref: Any, w: Any, key: jax.Array, x: jax.Array) -> None:
+        ref[...] = layer(key, w, x)
+
+    def held(w: Any, key: jax.Array, x: jax.Array) -> None:
+        given(ref, w, key, x)
+
+    assert found(given, ref, W, KEY, X, training=True) == []
+    assert found(held, W, KEY, X, training=True) == []
+    assert not np.any(ref[...])
+
+
+def test_a_key_in_a_reference_is_renewed() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        ref = jax.new_ref(key)
+        for _ in range(2):
+            x = layer(ref[...], w, x)
+            ref[...] = jax.random.split(ref[...])[0]
+        return x @ w["v"]
+
+    assert found(run, W, KEY, X) == []
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("step", "ids"), [(2, []), ("n", []), (1, []), (3, ["JD202"]), (["n", "x"], [])]
+)
+def test_a_step_may_be_a_number(step: Any, ids: list[str]) -> None:
+    """Numbers are constants, but for the one that changes from step to step."""
+
+    def run(w: Any, key: jax.Array, n: int, x: jax.Array) -> jax.Array:
+        return model(w, jax.random.fold_in(key, n), x)
+
+    assert found(run, W, KEY, 0, X, step=step) == ids
+
+
+class WithoutSignature:
+    __signature__ = "unknown"
+
+    def __call__(self, *args: Any) -> Any:
+        return model(*args)
+
+
+@pytest.mark.parametrize(
+    ("fn", "names"),
+    [
+        (lambda w, *rest, scale=1.0: model(w, rest[0], rest[1]), ["w", "args[1]", "args[2]"]),
+        (lambda *args: model(*args), ["args[0]", "args[1]", "args[2]"]),
+        (WithoutSignature(), ["args[0]", "args[1]", "args[2]"]),
+    ],
+)
+def test_arguments_without_a_name_have_a_number(fn: Fn, names: list[str]) -> None:
+    for step, ids in ((names[2], ["JD202"]), (2, ["JD202"]), (names[1], []), (1, [])):
+        assert found(fn, W, KEY, X, step=step) == ids
+    with pytest.raises(ValueError, match="names no argument") as caught:
+        audit.check(fn, W, KEY, X, step="args[3]")
+    assert str(caught.value).endswith(f"{names[0]}['v'], {names[0]}['w'], {names[1]}, {names[2]}")
+
+
+def test_state_with_a_key_that_comes_back_unchanged() -> None:
+    def step(state: Any, x: jax.Array, renew: bool) -> Any:
+        key = jax.random.fold_in(state["key"], 1) if renew else state["key"]
+        result = model(state["w"], state["key"], x)
+        return result, {"w": jax.tree.map(lambda w: w + result.sum(), state["w"]), "key": key}
+
+    state = {"w": W, "key": KEY}
+    assert found(lambda state, x: step(state, x, renew=True), state, X) == []
+    (finding,) = audit.check(lambda state, x: step(state, x, renew=False), state, X).findings
+    assert finding.id == "JD202"
+    assert finding.evidence == "the mask depends on state['key'], which is returned unchanged"
+
+
+def test_an_error_of_the_function_is_raised_as_it_is() -> None:
+    def run(x: jax.Array) -> jax.Array:
+        raise ValueError("of the function")
+
+    with pytest.raises(ValueError, match="of the function") as caught:
+        audit.check(run, X)
+    assert "Audit a function" not in "".join(getattr(caught.value, "__notes__", ()))
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(on: bool) -> None:
+    was_on = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        audit.check(model, W, KEY, X)
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was_on else gc.disable)()
+
+
+def test_operations_of_other_parameters_are_other_values() -> None:
+    moved = Primitive("moved")
+    moved.def_abstract_eval(lambda key, by: key)
+
+    def run(key: jax.Array, x: jax.Array, by: Any, other: Any) -> jax.Array:
+        first, second = moved.bind(key, by=by), moved.bind(key, by=other)
+        return dropout(second, jnp.tanh(dropout(first, jnp.exp(x), 0.1)), 0.1)
+
+    assert found(partial(run, by=1, other=2), KEY, X) == []
+    assert found(partial(run, by=1, other=1), KEY, X) == ["JD201"]
+
+
+def test_a_search_of_a_large_program_ends() -> None:
+    graph = Graph()
+    first = graph.node("argument", {}, (), X, 1)
+    node = first
+    for _ in range(9):
+        node = graph.node("sin", {}, (node,), X, 1)
+    assert [each.number for each in descendants(first)] == [*range(1, 10)]
+    assert [each.number for each in ancestors(node)] == [*range(8, -1, -1)]
+    assert len(list(descendants(first, limit=4))) == 4
