@@ -188,6 +188,7 @@ NORMALS: dict[str, Body] = {
     "exponential": lambda x: jnp.exp(x / 2),
     "power of a number": lambda x: 1.5 ** x[0],
     "cube": lambda x: x**3,
+    "quotient of its own": lambda x: x / (x**2 + 6),
     "from a constant": lambda x: V - x[0],
     "over a constant": lambda x: x[0] / V,
     "negative": lambda x: -x,
@@ -450,7 +451,9 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "order of bytes": (lambda key: jr.permutation(key, 3).astype(jnp.uint8) < 2, 2 / 3),
     "one for all": (lambda key: jnp.where(jr.bernoulli(key, 0.25), jnp.ones(3), 0), 1 / 4),
     "of a branch": (
-        lambda key: jr.bernoulli(lax.cond(halves(key)[0] < 0.5, lambda: key, lambda: key), 0.2),
+        lambda key: jr.bernoulli(
+            lax.cond(halves(key)[0] < 0.5, lambda: jr.fold_in(key, 1), lambda: key), 0.2
+        ),
         0.2,
     ),
     "branch by a word": (lambda key: lax.cond(bits(key)[0] & 1, lambda: 1.0, lambda: 0.0), 1 / 2),
@@ -519,6 +522,12 @@ def number(key: Any) -> Any:
     return jr.normal(key, (4,))
 
 
+def turns(key: Any, length: int) -> Any:
+    """Words, which a loop keeps for one turn and then returns."""
+    start = jnp.zeros(3, np.uint8)
+    return lax.scan(lambda last, own: (bits(own), last), start, jr.split(key, length))[1]
+
+
 UNKNOWN: dict[str, tuple[Body, str]] = {
     "key": (lambda key: key, "random words of shape ()"),
     "bits": (bits, "random words of shape"),
@@ -556,6 +565,11 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
         lambda key: lax.population_count((number(key) > 0).sum()),
         "whole numbers that population_count",
     ),
+    "branch by many words": (
+        lambda key: lax.switch(bits(key)[0].astype(jnp.int32), [lambda: 1.0, lambda: 2.0]),
+        "a choice of a branch",
+    ),
+    "words of the turn before": (lambda key: turns(key, 2) < 3, "a comparison of random words"),
     "largest place": (lambda key: jnp.argmax(halves(key)), "the place of the largest"),
     "large": (lambda key: jnp.sort(jr.normal(key, (4097,))), "4097 random entries"),
     "shards": (
@@ -575,3 +589,52 @@ def test_what_has_no_rule(name: str) -> None:
     fn, message = UNKNOWN[name]
     with pytest.raises(NotImplementedError, match=rf"{re.escape(message)}[^$]*\n1\. sample"):
         mc.analytic(fn)()
+    if name != "shards":
+        with pytest.raises(NotImplementedError, match=re.escape(message)):
+            mc.analytic(fn, precision="linearized")()
+
+
+def test_long_loops_with_covariances() -> None:
+    for length, message in ((512, "a comparison of random words"), (513, "a loop of 513 turns")):
+        with pytest.raises(NotImplementedError, match=message):
+            mc.analytic(lambda key, n=length: turns(key, n) < 3, precision="linearized")()
+
+
+def test_whole_numbers_beside_random_ones() -> None:
+    """What takes one value where the means are, whatever the masks: it is listed."""
+
+    def fn(key: jax.Array, x: jax.Array) -> Any:
+        b = jr.bernoulli(key, CHANCES)
+        y = x + b
+        return {
+            "place": jnp.argmax(y, 1),
+            "case": lax.select_n(b.astype(jnp.int32).sum(0), V, 2 * V, 4 * V),
+            "half": b.astype(jnp.uint32).sum(1) >> np.uint32(1),
+            "less its maximum": y - y.max(1, keepdims=True),
+            "branch": lax.cond(x[0, 0] > 0, lambda: (y[0], x[0]), lambda: (x[0], y[0])),
+        }
+
+    x, spread = np.float32([[1, 2, 9], [9, 1, 1]]), CHANCES * (1 - CHANCES)
+    # The most likely number of coins of each column, and half of the mean number of each row.
+    means = {"case": V * np.float32([2, 2, 2]), "half": CHANCES.sum(1) / 2}
+    variances = {"case": 0 * V, "half": spread.sum(1) / 4, "less its maximum": spread}
+    for precision in ("diagonal", "linearized", "enumerated"):
+        found = mc.analytic(fn, precision=precision, in_axes=None)(x)
+        np.testing.assert_array_equal(found.mean["place"], [2, 0])
+        assert not found.variance["place"].any()
+        np.testing.assert_allclose(found.mean["branch"][0], x[0] + CHANCES[0], rtol=1e-5)
+        np.testing.assert_array_equal(found.mean["branch"][1], x[0])
+        np.testing.assert_allclose(found.variance["branch"][0], spread[0], rtol=1e-4)
+        assert not found.variance["branch"][1].any()
+        assert len(found.linearized) == 2
+        if precision == "diagonal":
+            for name, mean in means.items():
+                np.testing.assert_allclose(found.mean[name], mean, rtol=1e-5, err_msg=name)
+            for name, own in variances.items():
+                np.testing.assert_allclose(found.variance[name], own, rtol=1e-4, err_msg=name)
+        alone = mc.analytic(
+            lambda key: fn(key, jnp.asarray(x))["place"],
+            precision=precision,
+            allow_deterministic=True,
+        )()
+        np.testing.assert_array_equal(alone.mean, [2, 0])

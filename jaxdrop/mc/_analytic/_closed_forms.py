@@ -33,6 +33,8 @@ def of_one(context: Context, eqn: Any, values: Sequence[Any], x: Moments) -> Any
     if twice:
         return None
     straight = linear(context, name, values, x)
+    if name == "shift_right_logical":
+        return straight
     if straight is not None:
         operands = [context.expanded(y) if y is x else y for y in values]
         straight.points = _nodes.at_nodes(context, eqn, operands)
