@@ -65,7 +65,7 @@ TESTS = {
         r"functional/test_\1 functional/test_parts test_layers test_rate_zero test_catalogue"
     ),
     r"subsets/.*": "test_subsets functional/test_layer_subset functional/test_tokens",
-    r"mc/_analytic/.*": "mc/test_analytic",
+    r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
     r"mc/conformal/.*": "mc/test_conformal",
     r"mc/_binomial|mc/_ranks": "mc/test_metrics mc/test_metric_rules mc/test_conformal",
     r"mc/_ensembles": "mc/test_ensembles",

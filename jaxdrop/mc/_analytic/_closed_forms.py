@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdrop.mc._analytic import _activations, _gaussian, _nodes
+from jaxdrop.mc._analytic import _activations, _gaussian, _nodes, _operations
 from jaxdrop.mc._analytic._context import Context
 from jaxdrop.mc._analytic._gaussian import Result
 from jaxdrop.mc._analytic._values import Moments, Points, Tag, real
@@ -33,11 +33,19 @@ def of_one(context: Context, eqn: Any, values: Sequence[Any], x: Moments) -> Any
     if twice:
         return None
     straight = linear(context, name, values, x)
+    if name == "shift_right_logical":
+        return straight
     if straight is not None:
         operands = [context.expanded(y) if y is x else y for y in values]
         straight.points = _nodes.at_nodes(context, eqn, operands)
         straight.points.functions += (_activations.itself(context.name, straight),)
         return straight
+    if name in _operations.COMPARISONS:
+        operands = [x if value is x else context.moments(value) for value in values]
+        whole = not _operations.is_number(eqn.invars[0].aval.dtype)
+        found = _gaussian.compared(name, whole, *operands)
+        slope = found.slope if place == 0 else -found.slope
+        return _with_moments(context, eqn, values, x, found._replace(slope=slope))
     if name in ("max", "min"):
         sign = 1 if name == "max" else -1
         (bound,) = others
@@ -49,16 +57,16 @@ def of_one(context: Context, eqn: Any, values: Sequence[Any], x: Moments) -> Any
         found = Result(*(jnp.where(finite, a, b) for a, b in zip(own, exact, strict=True)))
         return _with_moments(context, eqn, values, x, found)
     if name in _POWERS:
-        return context.made(_gaussian.power(x.mean, x.variance, _POWERS[name]))
+        return context.made(_gaussian.power(x.mean, x.variance, _POWERS[name]), of=x)
     if name == "integer_pow" and eqn.params["y"] < 0:
-        return context.made(_gaussian.power(x.mean, x.variance, eqn.params["y"]))
+        return context.made(_gaussian.inverse_power(x.mean, x.variance, eqn.params["y"]), of=x)
     if name == "pow" and place == 0:
-        return context.made(_gaussian.power(x.mean, x.variance, others[0]))
+        return context.made(_gaussian.power(x.mean, x.variance, others[0]), of=x)
     if name in ("log", "log1p"):
         if (of := total(x)) is not None and name == "log":
             return _log_of_sum(context, of, x)
         mean = x.mean + 1 if name == "log1p" else x.mean
-        return context.made(_gaussian.logarithm(mean, x.variance))
+        return context.made(_gaussian.logarithm(mean, x.variance), of=x)
     if name == "exp":
         mean = jnp.exp(x.mean + x.variance / 2)
         variance = mean**2 * jnp.expm1(x.variance)
@@ -94,6 +102,9 @@ def _where(context: Context, values: Sequence[Any], x: Moments) -> Moments:
     dtype = jnp.result_type(*means)
     mean = lax.select_n(index, *(each.astype(dtype) for each in means))
     variances = [x.variance if case is x else jnp.zeros_like(x.variance) for case in cases]
+    tag = x.tag
+    if tag is not None and tag.kind == "max":  # as a `logsumexp` puts 0 in place of an infinity
+        return context.linear(mean, lax.select_n(index, *variances), tag)
     tag = total(x)
     if tag is not None and (len(cases) != 2 or cases[0] is not x or tag.instead is not None):
         tag = None
@@ -122,7 +133,7 @@ def _log_of_sum(context: Context, total: Tag, x: Moments) -> Moments:
     """The logarithm of a sum of exponentials."""
     exponent = total.source.tag.source if total.source.tag is not None else None
     if not isinstance(exponent, Moments):
-        return context.made(_gaussian.logarithm(x.mean, x.variance))
+        return context.made(_gaussian.logarithm(x.mean, x.variance), of=x)
     context.note("logsumexp linearized")
     mean = jax.nn.logsumexp(exponent.mean, axis=total.axes)
     share = jax.nn.softmax(exponent.mean, axis=total.axes)

@@ -93,10 +93,6 @@ class Context:
                 return ("number", str(part.dtype), np.asarray(part).item())
             self._kept.append(part)
             return ("array", id(part))
-        try:
-            hash(part)
-        except TypeError:
-            return repr(part)
         return part
 
     def remember(self, eqn: Any, operands: Sequence[Any], found: Sequence[Any]) -> None:
@@ -152,6 +148,10 @@ class Context:
             moved = self._shift(true, true * (1 - true), *own)
             coin.true = true + coin.apart(moved - true)
         return _booleans(coin)
+
+    def event(self, true: Array) -> Points:
+        """Booleans with these probabilities, of which coins and numbers before are the source."""
+        return _booleans(Coin(self.fresh(), true))
 
     def moved(self, coin: Coin, true: Array, *parts: Any) -> Coin:
         """The coins of an array whose entries are those of another one, at other places."""

@@ -10,23 +10,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxdrop import _numerics
 from jaxdrop.mc._analytic import _operations
 from jaxdrop.mc._analytic._context import Context, unknown
-from jaxdrop.mc._analytic._values import UNKNOWN, Hidden, Moments, Uniform, is_random, real
+from jaxdrop.mc._analytic._values import UNKNOWN, Hidden, Uniform, is_random, real
 
+_ORDERS = ("ge", "gt", "le", "lt")
 _BIT_DRAWS = ("random_bits", "rng_bit_generator")
 # From so many values on, words are floats that are uniform in an interval.
 _DENSE = 2**8
 # From so many values on, equal words, which a sort leaves as they stood, are too rare to count.
 _RARELY_EQUAL = 2.0**16
+# How many values a constant leaves of a word, or, by a shift, of how many it makes one.
+_CUTS = {
+    "and": lambda mask: 0.0 if (mask + 1) & mask else mask + 1.0,
+    "rem": float,
+    "shift_right_logical": lambda places: 2.0**places,
+}
 
 
 def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     """The results of an operation on keys or random words."""
     name = eqn.primitive.name
+    if name == "convert_element_type" and eqn.outvars[0].aval.dtype == jnp.bool_:
+        name, values = "ne", [*values, 0]
     if name in _operations.COMPARISONS and len(values) == 2:
         first = isinstance(values[0], Hidden)
         words, limit = values if first else reversed(values)
@@ -34,7 +42,7 @@ def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
             true = _share_below(name, first, words.count, limit)
             if true is None:
                 raise unknown(f"a comparison of random words ({name})", context.where)
-            (value,) = context.drawn_by(eqn, values)
+            (value,) = context.drawn_by(eqn, values[: len(eqn.invars)])
             fixed = words.order if context.is_one_number(limit) else None
             parts = name, first, words, limit
             return [context.coin(words.shape, true, value, *parts, fixed=fixed)]
@@ -86,6 +94,10 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
     others = [value for i, value in enumerate(values) if i != place]
     shape = tuple(eqn.outvars[0].aval.shape)
     own = context.name(name, str(eqn.params), shape, *values)
+    if name in _ORDERS and all(isinstance(value, Uniform) for value in values):
+        first, second = values
+        share = _share(name, first, context.expanded(second).values, True).mean(0)
+        return [context.coin(shape, share, _drawn(context, eqn, values), name, *values)]
     if any(is_random(value) for value in others) or len(eqn.outvars) != 1:
         return None
     if name in ("convert_element_type", *_operations.SAME):
@@ -108,20 +120,32 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
     if name in ("add", "mul", "sub", "div", "neg") and not (name == "div" and place == 1):
         low, high = (_put(eqn, values, place, end) for end in (random.low, random.high))
         return [Uniform(shape, random.name, low, high, _drawn(context, eqn, values))]
-    if name in ("max", "min"):  # what is cut off is less than the grid of the numbers
+    if name in ("max", "min") and not _cuts_off(name, random, *others):
         return [dataclasses.replace(random, value=_drawn(context, eqn, values))]
-    if name in _operations.COMPARISONS:
-        (limit,) = others
-        width = random.high - random.low
-        share = (real(limit) - random.low) / jnp.where(width == 0, 1, width)
-        below = jnp.where(width < 0, 1 - jnp.clip(share, 0, 1), jnp.clip(share, 0, 1))
-        less = (name in ("lt", "le")) == (place == 0)
-        if name in ("eq", "ne"):
-            return None
-        # `1 - below` for a limit that rounds like 1 - rate is the rate that was asked for.
-        true = below if less else 1 - below
-        return [context.coin(shape, true, _drawn(context, eqn, values), name, place, random, limit)]
+    if name in _ORDERS:
+        true = _share(name, random, others[0], place == 0)
+        parts = name, place, random, others[0]
+        return [context.coin(shape, true, _drawn(context, eqn, values), *parts)]
     return None
+
+
+def _share(name: str, random: Uniform, limit: Any, first: bool) -> Any:
+    """How often a uniform number is below, or above, a limit."""
+    width = random.high - random.low
+    share = (real(limit) - random.low) / jnp.where(width == 0, 1, width)
+    below = jnp.where(width < 0, 1 - jnp.clip(share, 0, 1), jnp.clip(share, 0, 1))
+    # `1 - below` for a limit that rounds like 1 - rate is the rate that was asked for.
+    return below if (name in ("lt", "le")) == first else 1 - below
+
+
+def _cuts_off(name: str, random: Uniform, bound: Any) -> bool:
+    """Whether a maximum or minimum does more than what rounding asks for."""
+    ends = (random.low, random.high, bound)
+    if any(isinstance(end, jax.core.Tracer) for end in ends):
+        return False
+    low, high = np.minimum(*ends[:2]), np.maximum(*ends[:2])
+    gap = np.asarray(bound, np.float64) - low if name == "max" else high - bound
+    return bool(np.any(gap > 1e-3 * (high - low)))
 
 
 def _drawn(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
@@ -149,10 +173,7 @@ def _share_below(name: str, first: bool, count: float, limit: Any) -> Any:
     """How often a comparison of words with a limit is true; None if it is not known."""
     if not np.isfinite(count):
         return None
-    limit = jnp.asarray(limit)
-    if not jnp.issubdtype(limit.dtype, jnp.integer):
-        return None
-    limit = limit.astype(jnp.float32)
+    limit = jnp.asarray(limit).astype(jnp.float32)
     if name in ("eq", "ne"):
         share = jnp.where((limit >= 0) & (limit < count), 1 / count, 0)
         return share if name == "eq" else 1 - share
@@ -164,10 +185,8 @@ def _share_below(name: str, first: bool, count: float, limit: Any) -> Any:
 
 def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     """How many values the words of a result take, each equally often; NaN if it is not known."""
-    if jnp.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended) or dtype == jnp.bool_:
         return UNKNOWN
-    if dtype == jnp.bool_:
-        return 2.0
     name, bits = eqn.primitive.name, jnp.iinfo(dtype).bits
     full = 2.0 ** (bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else bits - 1)
     if name in (*_BIT_DRAWS, "random_unwrap", "threefry2x32"):
@@ -177,12 +196,11 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     counts = [value.count for value in values if isinstance(value, Hidden)]
     words = next(value for value in values if isinstance(value, Hidden))
     constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None
-    if name == "shift_right_logical" and constant is not None:
-        return words.count / 2.0**constant
-    if name == "rem" and constant:
-        return float(constant)
-    if name == "and" and constant is not None and (constant + 1) & constant == 0:
-        return min(words.count, constant + 1.0)
+    if name in _CUTS:
+        size = 0.0 if constant is None else _CUTS[name](constant)
+        if not size or not (words.count % size == 0 or words.count >= _RARELY_EQUAL * size):
+            return UNKNOWN  # or some values come more often than others
+        return words.count / size if name == "shift_right_logical" else size
     if name == "or" and constant is not None:
         return words.count
     if name in _operations.MOVES | _operations.SAME or name == "convert_element_type":
@@ -219,10 +237,7 @@ def _floats(context: Context, eqn: Any, values: Sequence[Any], own: int, drawn: 
         one = int(np.asarray(1, dtype).view(f"uint{width}"))
         if words.set_bits == one and words.count == 2.0 ** jnp.finfo(dtype).nmant:
             return Uniform(shape, own, wide(1), wide(2), drawn)
-    if eqn.primitive.name == "convert_element_type" and np.isfinite(words.count):
-        if words.dtype == jnp.bool_:
-            half = jnp.full(shape, 0.5, jnp.float32)
-            return Moments(half, lax.full_like(half, 0.25))
-        if words.count >= _DENSE and words.order is None:
-            return Uniform(shape, own, wide(0), wide(words.count), drawn)
+    dense = words.count >= _DENSE and words.order is None
+    if eqn.primitive.name == "convert_element_type" and dense:
+        return Uniform(shape, own, wide(0), wide(words.count), drawn)
     raise unknown(f"floats that {eqn.primitive.name} makes of random words", context.where)

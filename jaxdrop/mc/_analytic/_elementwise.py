@@ -12,9 +12,11 @@ import numpy as np
 from jax import lax
 
 from jaxdrop.mc._analytic import _closed_forms, _gaussian, _nodes, _operations
-from jaxdrop.mc._analytic._context import Context
+from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._gaussian import Result
-from jaxdrop.mc._analytic._values import Moments, Points, Uniform, is_random
+from jaxdrop.mc._analytic._values import Coin, Moments, Points, Uniform, is_random, real
+
+_OF_BITS = ("and", "div", "not", "or", "rem", "xor")
 
 
 def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
@@ -27,41 +29,56 @@ def elementwise(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
         # As a softmax does, whose value does not depend on the number that is subtracted.
         values[1] = subtracted(context, values[1])
     random = [value for value in values if is_random(value)]
+    if name == "is_finite":
+        return jnp.isfinite(context.moments(random[0]).mean)
     if name == "convert_element_type" and isinstance(random[0], Moments):
         return random[0]
     if name in ("max", "min") and (same := _unbounded(name, values)) is not None:
         return same
-    boolean = any(
-        isinstance(x, Moments) and var.aval.dtype == jnp.bool_
-        for x, var in zip(values, eqn.invars, strict=True)
-    )
-    if boolean and name == "select_n":
+    if name == "select_n" and isinstance(values[0], Moments):
         return chosen(context, values[0], values[1:])
-    if boolean and name in ("and", "or", "xor"):
-        return _logical(context, eqn, [*map(context.moments, values)])
-    if name == "div" and is_random(values[1]):
+    _check_whole(context, eqn, random)
+    coins = len(values) == 2 and all(map(_nodes.is_coin, values))
+    if name == "div" and is_random(values[1]) and not coins:
         return _quotient(context, eqn, values)
     if len({id(x) for x in random}) == 1 and isinstance(random[0], Moments):
         found = _closed_forms.of_one(context, eqn, values, random[0])
         if found is not None:
             return found
-    if len(random) == 1 and isinstance(random[0], Points) and random[0].moments is not None:
+    one = len(random) == 1 and isinstance(random[0], Points) and not _nodes.is_coin(random[0])
+    if one and random[0].moments is not None:
         found = _nodes.at_nodes(context, eqn, values)
-        operands = [random[0].moments if value is random[0] else value for value in values]
-        found.moments = _closed_forms.linear(context, name, operands, random[0].moments)
+        event = _nodes.as_event(context, random[0])
+        own = random[0].moments if event is random[0] else event
+        operands = [own if value is random[0] else value for value in values]
+        if own is event:  # every function of a boolean is linear
+            found.moments = context.moments(_nodes.at_nodes(context, eqn, operands))
+        else:
+            found.moments = _closed_forms.linear(context, name, operands, own)
         return found
     if len({id(x) for x in random}) == 1 or context.same_base(random) is not None:
         return _nodes.at_nodes(
             context, eqn, [context.expanded(x) if is_random(x) else x for x in values]
         )
+    values = [_nodes.as_event(context, value) for value in values]
+    if len(values) == 2 and all(map(_nodes.is_coin, values)):
+        return _of_two_coins(context, eqn, values)
     moments = [context.moments(value) for value in values]
     if name in _OF_SEVERAL:
         return _OF_SEVERAL[name](context, eqn, moments)
     if name in _operations.COMPARISONS:
-        return _compared(context, eqn, moments)
+        whole = not _operations.is_number(eqn.invars[0].aval.dtype)
+        return context.made(_gaussian.compared(name, whole, *moments))
     if name == "select_n":
         return chosen(context, values[0], values[1:])
     return _by_derivative(context, eqn, moments)
+
+
+def _check_whole(context: Context, eqn: Any, random: Sequence[Any]) -> None:
+    """Whole numbers that are taken to be normal have no bits, and no remainder."""
+    whole = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.integer)
+    if whole and eqn.primitive.name in _OF_BITS and not all(map(_nodes.is_coin, random)):
+        raise unknown(f"whole numbers that {eqn.primitive.name} makes", context.where)
 
 
 def _unbounded(name: str, values: Sequence[Any]) -> Any:
@@ -101,9 +118,7 @@ def _quotient(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     if isinstance(below, Points) and not is_random(above):
         return _nodes.at_nodes(context, eqn, values)
     x = context.moments(below)
-    sign = jnp.sign(lax.stop_gradient(x.mean))
-    found = _gaussian.power(sign * x.mean, x.variance, -1)
-    inverse = context.made(found._replace(mean=sign * found.mean))
+    inverse = context.made(_gaussian.inverse_power(x.mean, x.variance, -1), of=x)
     return _product(context, eqn, [context.moments(above), inverse])
 
 
@@ -135,21 +150,25 @@ def _extreme(context: Context, eqn: Any, values: Sequence[Moments]) -> Moments:
     return context.made(found._replace(mean=sign * found.mean))
 
 
-def _logical(context: Context, eqn: Any, values: Sequence[Moments]) -> Moments:
-    name = eqn.primitive.name
-    if eqn.outvars[0].aval.dtype != jnp.bool_:
-        return _by_derivative(context, eqn, values)
+def _of_two_coins(context: Context, eqn: Any, values: Sequence[Points]) -> Moments:
+    """A function of two independent coins, at their four values."""
     a, b = values
-    if name == "and":
-        return _product(context, eqn, values)
-    # By the complement: `a or b` is `not (not a and not b)`; `a xor b` is linear in each.
-    if name == "or":
-        mean = a.mean + b.mean - a.mean * b.mean
-        linear = (1 - b.mean) ** 2 * a.variance + (1 - a.mean) ** 2 * b.variance
-    else:
-        mean = a.mean + b.mean - 2 * a.mean * b.mean
-        linear = (1 - 2 * b.mean) ** 2 * a.variance + (1 - 2 * a.mean) ** 2 * b.variance
-    return context.made(Result(mean, mean * (1 - mean), linear))
+    found = real(jax.vmap(lambda x: _nodes.at_nodes(context, eqn, [x, b]).values)(a.values))
+    assert isinstance(a.base, Coin)
+    assert isinstance(b.base, Coin)
+    p, q = a.base.true, b.base.true
+    mean, by_p, by_q = _expected(found, p, q)
+    variance = _expected((found - lax.stop_gradient(mean)) ** 2, p, q)[0]
+    return context.made(Result(mean, variance, by_p**2 * p * (1 - p) + by_q**2 * q * (1 - q)))
+
+
+def _expected(found: Any, p: Any, q: Any) -> tuple[Any, Any, Any]:
+    """The mean over two coins, and its derivatives in their probabilities."""
+    (both_off, second), (first, both_on) = found
+    by_p = (1 - q) * (first - both_off) + q * (both_on - second)
+    by_q = (1 - p) * (second - both_off) + p * (both_on - first)
+    mean = (1 - p) * ((1 - q) * both_off + q * second) + p * ((1 - q) * first + q * both_on)
+    return mean, by_p, by_q
 
 
 _OF_SEVERAL = {
@@ -159,25 +178,7 @@ _OF_SEVERAL = {
     "mul": _product,
     "max": _extreme,
     "min": _extreme,
-    "and": _logical,
-    "or": _logical,
-    "xor": _logical,
 }
-
-
-def _compared(context: Context, eqn: Any, values: Sequence[Moments]) -> Moments:
-    """Which of two independent normal variables is larger, as a boolean."""
-    a, b = values
-    name = eqn.primitive.name
-    if name in ("eq", "ne"):
-        mean = jnp.full_like(a.mean + b.mean, float(name == "ne"))
-        return context.linear(mean, jnp.zeros_like(mean))
-    gap = a.mean - b.mean if name in ("gt", "ge") else b.mean - a.mean
-    variance = a.variance + b.variance
-    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    at = jnp.where(variance > 0, gap / spread, jnp.sign(gap) * 30)
-    above, density = _gaussian.cdf_and_pdf(at)
-    return context.made(Result(above, above * (1 - above), density**2))
 
 
 def chosen(context: Context, which: Any, cases: Sequence[Any]) -> Moments:
@@ -206,7 +207,8 @@ def chosen(context: Context, which: Any, cases: Sequence[Any]) -> Moments:
 def _by_derivative(context: Context, eqn: Any, values: Sequence[Moments]) -> Moments:
     """An operation on several random values, by its derivative in each."""
     context.note(f"{eqn.primitive.name} linearized")
-    means = [value.mean for value in values]
+    # The ends of a `clamp` may be single numbers.
+    means = [jnp.broadcast_to(value.mean, eqn.outvars[0].aval.shape) for value in values]
 
     def run(*operands: Any) -> Any:
         return _operations.bind(eqn, operands)[0]

@@ -69,6 +69,27 @@ def _larger(
     return Result(above * mean + below * other + lift, jnp.maximum(own, 0), None), above
 
 
+def compared(name: str, whole: bool, a: Any, b: Any) -> Result:
+    """Whether a comparison of two independent normal variables is true. Whole numbers are equal
+    where normal ones are closer than a half.
+    """
+    gap, total = a.mean - b.mean, a.variance + b.variance
+    inverse = lax.rsqrt(total + _TINY)
+    half = 0.5 if whole else 0.0
+    (least, steep), (more, flat) = (cdf_and_pdf((gap + sign * half) * inverse) for sign in (1, -1))
+    share, density = {
+        "ge": (least, steep),
+        "gt": (more, flat),
+        "le": (1 - more, -flat),
+        "lt": (1 - least, -steep),
+        "eq": (least - more, steep - flat),
+        "ne": (1 - least + more, flat - steep),
+    }[name]
+    share = jnp.where(total > 0, share, getattr(lax, name)(a.mean, b.mean))
+    density = jnp.where(total > 0, density, 0)
+    return Result(share, share * (1 - share), density**2, density * inverse)
+
+
 def square(mean: Array, variance: Array) -> Result:
     """The square of a normal variable."""
     linear = 4 * mean * mean * variance
@@ -122,26 +143,38 @@ def power(mean: Array, variance: Array, exponent: float) -> Result:
     """A power of a positive variable, as if it were log-normal. Where the mean is not positive, the
     power of the mean, with variance 0.
     """
-    fine = (mean > 0) & (variance > 0)
-    base = jnp.where(fine, mean, 1)
-    spread = jnp.log1p(jnp.where(fine, variance, 0) / base**2)
+    fine, base, own, spread = _log_normal(mean, variance)
     found = base**exponent * jnp.exp(spread * (exponent * (exponent - 1) / 2))
-    own = found**2 * jnp.expm1(exponent**2 * spread)
-    gain = exponent * base ** (exponent - 1)
-    plain = jnp.where(mean == 1, 1, mean) ** exponent
-    own = jnp.where(fine, own, 0)
-    return Result(
-        jnp.where(fine, found, plain), own, jnp.minimum(gain**2 * jnp.where(fine, variance, 0), own)
-    )
+    second = jnp.where(fine, found**2 * jnp.expm1(exponent**2 * spread), 0)
+    # The covariance with the variable, over its variance.
+    slope = jnp.where(fine, found * jnp.expm1(exponent * spread) * base / own, 0)
+    found = jnp.where(fine, found, jnp.where(fine, 1, mean) ** exponent)
+    return Result(found, second, slope**2 * variance, slope)
+
+
+def inverse_power(mean: Array, variance: Array, exponent: int) -> Result:
+    """A negative whole power of a variable that keeps its sign."""
+    sign = jnp.where(mean < 0, -1, 1)
+    found = power(sign * mean, variance, exponent)
+    odd = sign if exponent % 2 else 1
+    return found._replace(mean=odd * found.mean, slope=odd * sign * found.slope)
 
 
 def logarithm(mean: Array, variance: Array) -> Result:
     """The logarithm of a positive variable, as if it were log-normal."""
-    fine = (mean > 0) & (variance > 0)
-    base = jnp.where(fine, mean, 1)
-    spread = jnp.log1p(jnp.where(fine, variance, 0) / base**2)
+    fine, base, own, spread = _log_normal(mean, variance)
     found = jnp.where(fine, jnp.log(base) - spread / 2, jnp.log(jnp.where(fine, 1, mean)))
-    return Result(found, spread, spread)
+    slope = jnp.where(fine, spread * base / own, 0)
+    return Result(found, spread, slope**2 * variance, slope)
+
+
+def _log_normal(mean: Array, variance: Array) -> tuple[Array, Array, Array, Array]:
+    """Where there is a log-normal variable with these moments, its moments, and the variance of its
+    logarithm.
+    """
+    fine = (mean > 0) & (variance > 0)
+    base, own = jnp.where(fine, mean, 1), jnp.where(fine, variance, 1)
+    return fine, base, own, jnp.log1p(jnp.where(fine, variance, 0) / base**2)
 
 
 def softmax(mean: Array, variance: Array, axes: tuple[int, ...]) -> Result:

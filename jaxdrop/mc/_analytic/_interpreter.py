@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxdrop import _equations
 from jaxdrop.mc._analytic import _draws, _elementwise, _linear, _operations, _programs, _windows
 from jaxdrop.mc._analytic._context import Context, unknown
-from jaxdrop.mc._analytic._values import Hidden, Uniform, is_random
+from jaxdrop.mc._analytic._values import Hidden, Moments, Uniform, is_random
 
 _ONE_RESULT = {
     "conv_general_dilated": _linear.bilinear,
@@ -45,13 +46,17 @@ class Interpreter:
         jaxpr, constants = (
             (program.jaxpr, program.consts) if isinstance(program, ClosedJaxpr) else (program, ())
         )
-        values: dict[Any, Any] = dict(
-            zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True)
-        )
+        values: dict[Any, Any] = {}
+
+        def write(atoms: Sequence[Any], found: Sequence[Any]) -> None:
+            for atom, value in zip(atoms, found, strict=True):
+                event = isinstance(value, Moments) and atom.aval.dtype == jnp.bool_
+                values[atom] = self.context.event(value.mean) if event else value
 
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else values[atom]
 
+        write((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs))
         for eqn in jaxpr.eqns:
             operands = [read(atom) for atom in eqn.invars]
             if any(map(is_random, operands)):
@@ -60,7 +65,7 @@ class Interpreter:
             else:
                 found = _known(jaxpr, eqn, operands)
                 self.context.remember(eqn, operands, found)
-            values.update(zip(eqn.outvars, found, strict=True))
+            write(eqn.outvars, found)
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: Any, values: Sequence[Any]) -> Sequence[Any]:

@@ -8,22 +8,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxdrop.mc._analytic import _gaussian, _operations
+from jaxdrop.mc._analytic import _gaussian, _nodes, _operations
 from jaxdrop.mc._analytic._context import Context, unknown
 from jaxdrop.mc._analytic._gaussian import Result
-from jaxdrop.mc._analytic._values import Coin, Moments, Nodes, Points, Tag, is_random, real
+from jaxdrop.mc._analytic._values import Coin, Moments, Nodes, Points, Tag, Uniform, is_random, real
 
 # Of more entries than these the largest is taken to be the one with the largest mean.
 _MOST_MAXIMA = 16
 # Columns of a derivative that is formed as a matrix.
 _MOST_COLUMNS = 4096
+_SCATTERS = {
+    "scatter": lax.scatter,
+    "scatter-add": lax.scatter_add,
+    "scatter_add": lax.scatter_add,
+}
+# Which operands hold entries; of other operations only the first one does.
+_ENTRIES = {
+    "dynamic_update_slice": (0, 1),
+    "pad": (0, 1),
+    **dict.fromkeys(_SCATTERS, (0, 2)),
+}
 
 
 def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     """The results of an operation that moves entries."""
     first, *others = values
-    if eqn.primitive.name == "gather" and _is_coin(others[0]) and not is_random(first):
+    if eqn.primitive.name == "gather" and _nodes.is_coin(others[0]) and not is_random(first):
         return [_looked_up(context, eqn, first, others[0])]
     if any(is_random(other) for other in others) and eqn.primitive.name not in (
         "concatenate",
@@ -32,9 +44,9 @@ def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     ):
         raise unknown(f"an index or a position ({eqn.primitive.name})", context.where)
     alone = not any(is_random(other) for other in others) and eqn.primitive.name != "concatenate"
-    if _is_coin(first) and alone:
+    if _nodes.is_coin(first) and alone:
         return _moved_coins(context, eqn, first, others)
-    means, variances = _operands(context, values)
+    means, variances = _operands(context, eqn.primitive.name, values)
     params = {"fill_value": None} if eqn.params.get("fill_value") is not None else {}
     tag = _moved_tag(eqn, first)
     return [
@@ -47,13 +59,13 @@ def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _operands(context: Context, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def _operands(context: Context, name: str, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The operands for the means, and those for the variances. A constant, as the value with which
-    an array is padded, has the variance 0; integers, as indices, are the same in both.
+    an array is padded, has the variance 0; indices are the same in both.
     """
     means, variances = [], []
-    for x in values:
-        if is_random(x) or _operations.is_number(jnp.result_type(x)):
+    for place, x in enumerate(values):
+        if place in _ENTRIES.get(name, (0,)) or name == "concatenate":
             x = context.moments(x)
             means.append(x.mean)
             variances.append(x.variance)
@@ -61,10 +73,6 @@ def _operands(context: Context, values: Sequence[Any]) -> tuple[list[Any], list[
             means.append(x)
             variances.append(x)
     return means, variances
-
-
-def _is_coin(x: Any) -> bool:
-    return isinstance(x, Points) and isinstance(x.base, Coin) and x.moments is None
 
 
 def _looked_up(context: Context, eqn: Any, table: Any, index: Points) -> Points:
@@ -112,14 +120,22 @@ def summed(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     """A sum of entries."""
     if eqn.primitive.name.startswith("scatter") and is_random(values[1]):
         raise unknown("an index (scatter)", context.where)
-    means, variances = _operands(context, values)
+    means, variances = _operands(context, eqn.primitive.name, values)
     tag = None
     if eqn.primitive.name == "reduce_sum":
         tag = Tag("sum", values[0], tuple(eqn.params["axes"]))
-    (mean,), (variance,) = _operations.bind(eqn, means), _operations.bind(eqn, variances)
+    mean, variance = _sum(eqn, means), _sum(eqn, variances)
     if eqn.primitive.name == "reduce_sum" and isinstance(values[0], Points):
         variance = _of_fixed(values[0], tuple(eqn.params["axes"]), variance)
     return context.linear(mean, variance, tag)
+
+
+def _sum(eqn: Any, operands: Sequence[Any]) -> Any:
+    if (scatter := _SCATTERS.get(eqn.primitive.name)) is None:
+        return _operations.bind(eqn, operands)[0]
+    # The equation holds a program that adds numbers of its own dtype.
+    names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+    return scatter(*operands, **{name: eqn.params[name] for name in names})
 
 
 def _of_fixed(x: Points, axes: tuple[int, ...], variance: Any) -> Any:
@@ -252,7 +268,8 @@ def by_jacobian(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
 def largest_index(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     """Where the largest entry is: that of the means."""
     x = values[0]
-    if isinstance(x, Points) and isinstance(x.base, Nodes) and x.base.origin is None:
+    drawn = isinstance(x, Points) and isinstance(x.base, Nodes) and x.base.origin is None
+    if drawn or isinstance(x, Uniform):
         raise unknown(
             f"the place of the largest random number ({eqn.primitive.name})", context.where
         )

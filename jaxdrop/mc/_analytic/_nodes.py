@@ -39,12 +39,25 @@ def at_nodes(context: Context, eqn: Any, values: Sequence[Any]) -> Points:
     return result
 
 
+def is_coin(x: Any) -> bool:
+    """Whether a value is a function of a coin, whose moments are those of its two values."""
+    return isinstance(x, Points) and isinstance(x.base, Coin)
+
+
+def as_event(context: Context, x: Any) -> Any:
+    """A boolean that depends on a number, as one that does not; any other value as it is."""
+    if isinstance(x, Points) and x.dtype == jnp.bool_ and not is_coin(x):
+        return context.event(context.moments(x).mean)
+    return x
+
+
 def repeated(context: Context, x: Any, shape: tuple[int, ...]) -> Any:
     """A random operand, repeated along axes of length 1."""
     if x.shape == shape:
         return x
-    if isinstance(x, Points) and isinstance(x.base, Coin) and x.moments is None:
-        return Points(x.base, jnp.broadcast_to(x.values, (2, *shape)), tag=x.tag)
+    if is_coin(x):
+        both = x.values.reshape(2, *(1,) * (len(shape) - len(x.shape)), *x.shape)
+        return Points(x.base, jnp.broadcast_to(both, (2, *shape)), tag=x.tag)
     moments = context.moments(x)
     mean, variance = (jnp.broadcast_to(part, shape) for part in (moments.mean, moments.variance))
     return context.linear(mean, variance, moments.tag)

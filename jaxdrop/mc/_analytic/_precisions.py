@@ -48,6 +48,8 @@ def linearized(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
     """
     plain: list[Found] = []
     zeros = _sources(program, constants, inputs, plain)
+    if not any(_operations.is_number(x.dtype) for x in plain[-1].means):
+        return diagonal(program, constants, inputs)
 
     def rows_of(shifts: Sequence[Any]) -> tuple[Any, Any]:
         means, (variances, sources) = _shifted(program, constants, inputs, shifts)
