@@ -47,7 +47,7 @@ def _repeated(array: Node) -> Node | None:
     if dims == tuple(range(1, len(array.shape))):
         return inner
     # An axis was put first before, as `x[None]` does.
-    return _repeated(inner) if dims[:1] == (0,) and inner.shape[0] == 1 else None
+    return _repeated(inner) if dims[:1] == (0,) else None
 
 
 def _iterate(

@@ -207,7 +207,7 @@ def _masked(node: Node) -> Mask | None:
     mask = operand.mask
     assert mask is not None
     if len(masks) > 1:  # such as the conjunction of a mask and itself, moved by an entry
-        return mask if node.op == "concatenate" else Mask(mask.draw, None, 1.0, mask.traced)
+        return mask if node.op == "concatenate" else Mask(mask.draw, None, traced=mask.traced)
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
         return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
