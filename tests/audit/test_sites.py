@@ -153,7 +153,7 @@ def test_the_generator_is_that_of_the_key(key: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [None, 3], ids=["while", "scan"])
-def test_one_key_for_all_steps_of_a_loop_is_found(steps: int | None) -> None:
+def test_a_site_in_a_loop_that_carries_is_found(steps: int | None) -> None:
     def run(key: jax.Array, w: jax.Array, x: jax.Array, most: jax.Array, fresh: bool) -> jax.Array:
         def body(number: jax.Array, x: jax.Array) -> jax.Array:
             own = jax.random.fold_in(key, number) if fresh else key
@@ -165,7 +165,8 @@ def test_one_key_for_all_steps_of_a_loop_is_found(steps: int | None) -> None:
         args = KEY, array(16, 16), X, array(dtype=jnp.int32)
         report = audit.check(functools.partial(run, fresh=fresh), *args)
         assert [site.rate for site in report.sites] == [pytest.approx(0.1)]
-        assert [each.id for each in report.findings] == [] if fresh else ["JD202"]
+        # One mask for all steps may be meant: recurrent layers have it.
+        assert report.findings == ()
 
 
 def test_this_library_keeps_a_key_and_others_keep_a_mask() -> None:
