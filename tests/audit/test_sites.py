@@ -166,7 +166,7 @@ def test_a_site_in_a_loop_that_carries_is_found(steps: int | None) -> None:
         report = audit.check(functools.partial(run, fresh=fresh), *args)
         assert [site.rate for site in report.sites] == [pytest.approx(0.1)]
         # One mask for all steps may be meant: recurrent layers have it.
-        assert report.findings == ()
+        assert not report.findings
 
 
 def test_this_library_keeps_a_key_and_others_keep_a_mask() -> None:
