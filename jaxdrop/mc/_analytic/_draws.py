@@ -98,20 +98,24 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
         first, second = values
         share = _share(name, first, context.expanded(second).values, True).mean(0)
         return [context.coin(shape, share, _drawn(context, eqn, values), name, *values)]
-    if any(is_random(value) for value in others) or len(eqn.outvars) != 1:
+    if any(is_random(value) for value in others):
         return None
     if name in ("convert_element_type", *_operations.SAME):
         return [dataclasses.replace(random, value=_drawn(context, eqn, values))]
     if name in _operations.MOVES and place == 0 and name != "pad":
         if context.unrolled and np.prod(shape) > np.prod(random.shape):
             raise unknown("a random number for several entries", context.where)
-        low, high = (
-            end
+        ends = (
+            [end] * len(eqn.outvars)
             if jnp.ndim(end) == 0
-            else _operations.bind(eqn, [jnp.broadcast_to(end, random.shape), *others])[0]
+            else _operations.bind(eqn, [jnp.broadcast_to(end, random.shape), *others])
             for end in (random.low, random.high)
         )
-        return [Uniform(shape, own, low, high, _drawn(context, eqn, values))]
+        entries = zip(eqn.outvars, *ends, context.drawn_by(eqn, values), strict=True)
+        return [
+            Uniform(tuple(var.aval.shape), context.name("part", own, number), low, high, value)
+            for number, (var, low, high, value) in enumerate(entries)
+        ]
     if name == "erf_inv":
         if not _is_symmetric(random):
             return None

@@ -44,6 +44,7 @@ MOVES = frozenset(
     [
         "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
         "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "transpose",
+        "unstack",
     ]
 )  # fmt: skip
 # Sums of entries of an operand.
