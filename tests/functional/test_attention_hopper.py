@@ -1,0 +1,112 @@
+"""The kernels of attention for Hopper GPUs, in Pallas' interpreter, against the blocks of XLA: the
+same masks and values.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdrop
+from jaxdrop.functional.attention import _gpu, _triton
+from tests import catalogue
+from tests.compilation import quick
+
+_hopper: Any = _gpu._loaded_for_hopper()
+pytestmark = pytest.mark.skipif(
+    _hopper is None, reason="this JAX has another Mosaic GPU dialect of Pallas"
+)
+_RATE = 0.3
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels with small blocks, so that lengths of tens have many of them."""
+    tile = _hopper.Tile(16, 16, 2)
+    monkeypatch.setattr(_gpu, "INTERPRET", True)
+    monkeypatch.setattr(_gpu, "HOPPER", True)
+    monkeypatch.setattr(_hopper, "TILES", {64: _hopper.Tiles(tile)})
+    monkeypatch.setattr(_hopper, "PADDED", 16)
+    small = _triton.Tile(16, 16, 4, 2)
+    monkeypatch.setattr(_triton, "TILES", {64: _triton.Tiles(small, small, small)})
+    monkeypatch.setattr(_triton, "PADDED", 16)
+
+
+def _inputs(queries: int, keys: int, groups: int = 2, dtype: Any = jnp.bfloat16) -> list[jax.Array]:
+    """Queries, keys, values and a cotangent."""
+    random = np.random.default_rng(0)
+    shapes = [(2, queries, 2, 60), (2, keys, groups, 60), (2, keys, groups, 60)]
+    return [
+        jnp.asarray(random.standard_normal(shape, np.float32), dtype)
+        for shape in [*shapes, shapes[0]]
+    ]
+
+
+def _results(
+    implementation: Any, key: jax.Array | None, arrays: list[jax.Array], rate: Any, options: Any
+) -> list[np.ndarray]:
+    @quick
+    def run(rate: Any, cotangent: jax.Array, *arrays: jax.Array) -> Any:
+        y, pull = jax.vjp(
+            lambda *arrays: jaxdrop.dot_product_attention(
+                key,
+                *arrays,
+                rate,
+                implementation=implementation,
+                deterministic=key is None,
+                **options,
+            ),
+            *arrays,
+        )
+        return y, *pull(cotangent)
+
+    *arrays, cotangent = arrays
+    return [np.asarray(x, np.float32) for x in run(rate, cotangent, *arrays)]
+
+
+@pytest.mark.parametrize(
+    ("key", "rate", "inputs", "options"),
+    [
+        (catalogue.KEY, _RATE, {"queries": 53, "keys": 53, "groups": 1}, {"is_causal": True}),
+        (catalogue.KEY, jnp.float32(_RATE), {"queries": 20, "keys": 80, "dtype": jnp.float16}, {}),
+        (
+            catalogue.KEY,
+            _RATE,
+            {"queries": 30, "keys": 50},
+            {"local_window_size": (20, 3), "query_offset": np.array([0, 15], np.int32)},
+        ),
+        (None, 0.0, {"queries": 40, "keys": 40}, {"is_causal": True}),
+    ],
+    ids=[
+        "causal, shared keys",
+        "a traced rate, float16, blocks of keys that fill the rows of weights",
+        "offsets and a window",
+        "no dropout",
+    ],
+)
+def test_the_blocks_of_xla(
+    monkeypatch: pytest.MonkeyPatch, key: Any, rate: Any, inputs: Any, options: Any
+) -> None:
+    monkeypatch.setattr(_triton, "forward", None)
+    arrays = _inputs(**inputs)
+    found, right = (
+        _results(implementation, key, arrays, rate, options) for implementation in ("pallas", "xla")
+    )
+    for ours, blocks in zip(found, right, strict=True):
+        np.testing.assert_allclose(ours, blocks, rtol=0, atol=2**-6 * np.abs(blocks).max())
+
+
+@pytest.mark.usefixtures("relaxed")
+def test_queries_that_see_no_key_and_rate_1() -> None:
+    """Both give 0, and finite gradients."""
+    run = functools.partial(_results, "pallas", catalogue.KEY, _inputs(37, 8))
+    y, *gradients = run(_RATE, {"local_window_size": (2, 0)})
+    assert not y[:, 10:].any()
+    assert y[:, :10].any()
+    assert all(np.isfinite(x).all() for x in gradients)
+    assert not any(x.any() for x in run(1.0, {"is_causal": True}))
