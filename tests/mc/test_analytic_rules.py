@@ -201,6 +201,7 @@ NORMALS: dict[str, Body] = {
     "sine": lambda x: jnp.sin(x[0]),
     "bfloat16": lambda x: 2 * x[0].astype(jnp.bfloat16).astype(jnp.float32),
     "bfloat16, choice": lambda x: narrow(x[0].astype(jnp.bfloat16)),
+    "bfloat16, at least": lambda x: jnp.maximum(x, 0.1).astype(jnp.bfloat16).astype(jnp.float32),
     "constant of a choice": lambda x: lax.stop_gradient(x[0]),
     "repeated": lambda x: x[:, :1] * V,
     "so far": lambda x: jnp.cumsum(x, 0),
