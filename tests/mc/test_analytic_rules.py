@@ -157,6 +157,12 @@ def of_all_coins() -> Any:
 MEANS = np.float32([[1.2, -0.7, 0.3], [2.1, 0.4, -1.5]])
 STDS = np.float32([[0.5, 0.6, 0.8], [0.4, 0.9, 0.7]])
 
+
+def narrow(x: Any) -> Any:
+    """Nearly always `x`, which has the dtype of the other case where the program runs."""
+    return jnp.where(x > -100, x, jnp.ones(3, jnp.bfloat16)).astype(jnp.float32)
+
+
 NORMALS: dict[str, Body] = {
     "product": lambda x: x[0] * x[1],
     "sum": lambda x: x[0] + x[1],
@@ -194,6 +200,8 @@ NORMALS: dict[str, Body] = {
     "negative": lambda x: -x,
     "sine": lambda x: jnp.sin(x[0]),
     "bfloat16": lambda x: 2 * x[0].astype(jnp.bfloat16).astype(jnp.float32),
+    "bfloat16, choice": lambda x: narrow(x[0].astype(jnp.bfloat16)),
+    "bfloat16, at least": lambda x: jnp.maximum(x, 0.1).astype(jnp.bfloat16).astype(jnp.float32),
     "constant of a choice": lambda x: lax.stop_gradient(x[0]),
     "repeated": lambda x: x[:, :1] * V,
     "so far": lambda x: jnp.cumsum(x, 0),
