@@ -79,10 +79,8 @@ class Run:
     def must_go(self, layout: Layout | None = None) -> None:
         """Runs what the other runs are compared with."""
         if code := self.go(layout):
-            written = sorted(self.output.parent.glob(f"{self.output.name}*"))
             raise SystemExit(
-                f"train.py {' '.join(map(str, self.arguments))}: exit code"
-                f" {code}\n{' '.join(path.read_text() for path in written)}"
+                f"train.py {' '.join(map(str, self.arguments))}: exit code {code}\n{self.says}"
             )
 
     @property
@@ -112,7 +110,9 @@ class Run:
 
     @property
     def says(self) -> str:
-        return " ".join(self.output.read_text().split())
+        """What was printed, by all processes, each of several having a file of its own."""
+        written = sorted(self.output.parent.glob(f"{self.output.name}*"))
+        return " ".join(" ".join(path.read_text() for path in written).split())
 
     def equals(self, other: Run) -> bool:
         """Whether all logged figures and all arrays are the same, bit for bit."""
@@ -234,13 +234,12 @@ def elsewhere(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
                 run.go(begin[1]._replace(arguments=(*begin[1].arguments, "--stop-at", 10))),
                 run.go(end[1]),
             )
-            found = [line["loss"] for line in run.lines if "loss" in line]
-            worst = (
-                max(abs(a - b) for a, b in zip(found, losses, strict=True))
-                if not any(codes)
-                else np.inf
-            )
             what = f"{kind}: {begin[0]}, then {end[0]}"
+            if any(codes):
+                yield Row(what, f"exit codes {codes[0]} and {codes[1]}: {run.says[-200:]}", False)
+                continue
+            found = [line["loss"] for line in run.lines if "loss" in line]
+            worst = max(abs(a - b) for a, b in zip(found, losses, strict=True))
             yield Row(
                 what,
                 f"losses differ by {worst:.1e} at most",
