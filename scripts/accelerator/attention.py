@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxdrop
+from accelerator import hopper
 from benchmarks import _peers
 from benchmarks._compiled import scratch_bytes, side_by_side
 from benchmarks._figures import Bar, Table
@@ -22,6 +23,8 @@ NO_DROPOUT = "jaxdrop, no dropout"
 KERNEL = "kernel"
 KERNEL_NO_DROPOUT = "kernel, no dropout"
 BLOCKS = "XLA's blocks"
+HOPPER = "jaxdrop.key, kernels for Hopper"
+HOPPER_NO_DROPOUT = "kernels for Hopper, no dropout"
 _Attention = tuple[Callable[..., jax.Array], jax.Array | None]
 """A function of a key, queries, keys and values; and the key."""
 _Case = tuple[int, int, int, int, bool]
@@ -70,6 +73,14 @@ def _measure(case: _Case, quick: bool) -> Iterator[Table | Bar]:
     if length < 8192:  # it forms all weights
         attentions["jax.nn, XLA, no dropout"] = (functools.partial(theirs, "xla"), None)
     calls, scratch = _compiled(attentions, arrays)
+    if hopper.is_here():
+        kernel = ours(implementation="pallas")
+        with hopper.kernels():
+            more = _compiled(
+                {HOPPER: (kernel, jaxdrop.key(1)), HOPPER_NO_DROPOUT: (kernel, None)}, arrays
+            )
+        calls |= more[0]
+        scratch |= more[1]
     if torch := _peers.find("torch"):
         for rate in (RATE, 0.0):
             calls[f"torch, {'dropout' if rate else 'no dropout'}"] = _torch(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdrop
+from accelerator import hopper
 from benchmarks._figures import Bar, Table
 
 _KEY = jaxdrop.key(3)
@@ -41,11 +42,18 @@ def attention(quick: bool) -> Iterator[Table | Bar]:
         whole = _cases(768)
         for name in ("bfloat16, full", "bfloat16, causal"):
             cases[f"{name}, 768"] = 768, whole[name]
+            cases[f"{name.replace('bfloat16', 'float16')}, 768"] = (
+                768,
+                whole[name]._replace(dtype=jnp.float16),
+            )
     else:  # what only the kernels have another way for
         cases = {name: cases[name] for name in ("float32, causal", "bfloat16, causal, lengths")}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        errors = pool.map(lambda case: _errors(*case), cases.values())
-        found = dict(zip(cases, errors, strict=True))
+    found = _all_errors(cases)
+    if hopper.is_here():
+        plain = [name for name in cases if not name.startswith("float32")]
+        with hopper.kernels():  # those that they do not take are as above
+            again = _all_errors({f"{name}, Hopper": cases[name] for name in plain})
+        found |= again
     yield Table(
         f"attention of length {length} against dense attention: largest difference over largest"
         " entry",
@@ -100,6 +108,12 @@ def _cases(length: int) -> dict[str, _Case]:
             offset,
         ),
     }
+
+
+def _all_errors(cases: dict[str, tuple[int, _Case]]) -> dict[str, dict[str, float]]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        errors = pool.map(lambda case: _errors(*case), cases.values())
+        return dict(zip(cases, errors, strict=True))
 
 
 def _errors(length: int, case: _Case) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""Attention on a GPU: when the kernels of `_triton` take the place of the blocks of `_blocked`, and
-how the arrays are laid out for them.
+"""Attention on a GPU: when the kernels of `_triton` and `_hopper` take the place of the blocks of
+`_blocked`, and how the arrays are laid out for them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ to be exact on a GPU. The others ask for them, by `implementation='pallas'`.
 PLATFORM = "cuda"
 INTERPRET = False
 """Whether the kernels run in Pallas' interpreter, which computes anywhere: for tests."""
+HOPPER = False
+"""Whether the kernels of `_hopper` compute what they can, and those of `_triton` only the rest: for
+`scripts/check_accelerator.py`. No GPU has run them.
+"""
 _SHORT = 256
 """With fewer queries or keys than this the kernels gain little."""
 
@@ -43,6 +47,25 @@ def _loaded() -> Any:
     except ImportError:
         return None
     return _triton
+
+
+@functools.cache
+def _loaded_for_hopper() -> Any:
+    """The module `_hopper`, or None: Pallas' Mosaic GPU dialect changes from JAX to JAX, and one
+    that the kernels do not know computes by those of `_triton`.
+    """
+    try:
+        from jaxdrop.functional.attention import _hopper
+    except ImportError:
+        return None
+    return _hopper
+
+
+def _chosen(plan: Plan, operands: Operands) -> Any:
+    """The module whose kernels compute this."""
+    hopper = _loaded_for_hopper() if HOPPER else None
+    takes = hopper and (INTERPRET or hopper.is_here()) and hopper.takes(plan, operands)
+    return hopper if takes else _loaded()
 
 
 def refusal(plan: Plan, operands: Operands) -> str | None:
@@ -96,7 +119,8 @@ def _options(operands: Operands) -> set[str]:
 def forward(plan: Plan, operands: Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The results of `_blocked._attend`."""
     q, v = operands.q, operands.v
-    found = _loaded().forward(*_settled(plan, operands, "forward"))
+    kernels = _chosen(plan, operands)
+    found = kernels.forward(*_settled(kernels, plan, operands, "forward"))
     out, top, total = (x.reshape(*q.shape[:-2], *x.shape[1:]) for x in found)
     queries = q.shape[-2]
     return out[..., :queries, : v.shape[-1]], top[..., :queries], total[..., :queries]
@@ -111,18 +135,19 @@ def transposed(
     spread: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cotangents of `q`, `k` and `v` from those of the results of `_blocked._derivative`."""
-    triton, settled = _loaded(), functools.partial(_settled, plan, operands)
-    queries, depth = _whole(operands.q), _depth(operands.q)
+    kernels = _chosen(plan, operands)
+    settled = functools.partial(_settled, kernels, plan, operands)
+    queries, depth = _whole(kernels, operands.q), _depth(kernels, operands.q)
     share = _flat.share(operands)
-    given = triton.Cotangents(
+    given = kernels.Cotangents(
         _flat.padded(_flat.merged(_flat.log2_total(top, total), 1), 1, queries),
         _flat.padded(_flat.padded(_flat.merged(moved, 2), 1, queries), 2, depth).astype(
             operands.v.dtype
         ),
         _flat.padded(_flat.merged(spread, 1), 1, queries),
     )
-    dq = triton.of_queries(*settled("of_queries"), given)
-    dk, dv = triton.of_keys(*settled("of_keys"), given)
+    dq = kernels.of_queries(*settled("of_queries"), given)
+    dk, dv = kernels.of_keys(*settled("of_keys"), given)
 
     def like(found: jax.Array, x: jax.Array, share: int = 1) -> jax.Array:
         found = found.reshape(-1, share, *found.shape[1:]).sum(1)[:, : x.shape[-2], : x.shape[-1]]
@@ -131,32 +156,33 @@ def transposed(
     return like(dq, operands.q), like(dk, operands.k, share), like(dv, operands.v, share)
 
 
-def _settled(plan: Plan, operands: Operands, kernel: str) -> tuple[Any, Any, Any]:
+def _settled(kernels: Any, plan: Plan, operands: Operands, kernel: str) -> tuple[Any, Any, Any]:
     """The static description of the problem, the arrays from which its mask is drawn, and the
     operands, padded, with all leading axes merged.
     """
-    triton, q, k = _loaded(), operands.q, operands.k
-    tiles, depth = triton.TILES[_depth(q)], _depth(q)
+    q, k = operands.q, operands.k
+    depth = _depth(kernels, q)
+    tiles = kernels.TILES[depth]
     arrays = [*operands.allowed, *([] if operands.bias is None else [operands.bias])]
     if any(1 not in x.shape[-2:] for x in arrays):
         # A block of such an array takes room in the shared memory for each stage.
-        tiles = triton.Tiles(*(tile._replace(stages=2) for tile in tiles))
+        tiles = type(tiles)(*(tile._replace(stages=2) for tile in tiles))
     tile = getattr(tiles, kernel)
     return _flat.described(
         plan,
         operands,
         (tile.queries, tile.keys),
         of_keys=kernel == "of_keys",
-        lengths=(_whole(q), _whole(k)),
+        lengths=(_whole(kernels, q), _whole(kernels, k)),
         depth=depth,
         tiles=tiles,
         interpret=INTERPRET,
     )
 
 
-def _whole(x: jax.Array) -> int:
-    return _flat.rounded_up(x.shape[-2], _loaded().PADDED)
+def _whole(kernels: Any, x: jax.Array) -> int:
+    return _flat.rounded_up(x.shape[-2], kernels.PADDED)
 
 
-def _depth(q: jax.Array) -> int:
-    return min(depth for depth in _loaded().TILES if depth >= q.shape[-1])
+def _depth(kernels: Any, q: jax.Array) -> int:
+    return min(depth for depth in kernels.TILES if depth >= q.shape[-1])

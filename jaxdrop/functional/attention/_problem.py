@@ -104,10 +104,15 @@ class Inputs(NamedTuple):
 
 
 def bits(
-    problem: Problem, mask: Mask | None, row: jax.Array, first: jax.Array, column: jax.Array
+    problem: Problem,
+    mask: Mask | None,
+    row: jax.Array,
+    first: jax.Array,
+    column: jax.Array,
+    columns: int | None = None,
 ) -> jax.Array | None:
     """The random bits of the weights in rows `row` and columns `first + column`; None without a
-    mask. `mask` is `Mask.loaded`.
+    mask. `mask` is `Mask.loaded`. The block has `columns` columns, by default `column.size`.
     """
     if mask is None:
         return None
@@ -117,7 +122,7 @@ def bits(
         high, low = None, low + row * np.uint32(keys)
     else:
         high, low = add_wide((mask.high, low), multiply_wide(row, keys))
-    if keys % column.size == 0:
+    if keys % (columns or column.size) == 0:
         # Blocks of keys fill the rows of weights, so a row of a block starts at a multiple of its
         # length. The columns then only set bits that are 0 there, and nothing is carried: the
         # generator's shifts of the position are the same number in a whole row.
