@@ -30,17 +30,20 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     tile = _hopper.Tile(16, 16, 2)
     monkeypatch.setattr(_gpu, "INTERPRET", True)
     monkeypatch.setattr(_gpu, "HOPPER", True)
-    monkeypatch.setattr(_hopper, "TILES", {64: _hopper.Tiles(tile)})
+    tiles = _hopper.Tiles(tile, tile._replace(queries=8), tile._replace(keys=8))
+    monkeypatch.setattr(_hopper, "TILES", {64: tiles})
     monkeypatch.setattr(_hopper, "PADDED", 16)
     small = _triton.Tile(16, 16, 4, 2)
     monkeypatch.setattr(_triton, "TILES", {64: _triton.Tiles(small, small, small)})
     monkeypatch.setattr(_triton, "PADDED", 16)
 
 
-def _inputs(queries: int, keys: int, groups: int = 2, dtype: Any = jnp.bfloat16) -> list[jax.Array]:
-    """Queries, keys, values and a cotangent."""
+def _inputs(
+    queries: int, keys: int, heads: int = 1, examples: int = 1, dtype: Any = jnp.bfloat16
+) -> list[jax.Array]:
+    """Queries, keys, values and a cotangent. All heads share keys and values."""
     random = np.random.default_rng(0)
-    shapes = [(2, queries, 2, 60), (2, keys, groups, 60), (2, keys, groups, 60)]
+    shapes = [(examples, queries, heads, 60), *[(examples, keys, 1, 60)] * 2]
     return [
         jnp.asarray(random.standard_normal(shape, np.float32), dtype)
         for shape in [*shapes, shapes[0]]
@@ -72,12 +75,12 @@ def _results(
 @pytest.mark.parametrize(
     ("key", "rate", "inputs", "options"),
     [
-        (catalogue.KEY, _RATE, {"queries": 53, "keys": 53, "groups": 1}, {"is_causal": True}),
+        (catalogue.KEY, _RATE, {"queries": 53, "keys": 53, "heads": 2}, {"is_causal": True}),
         (catalogue.KEY, jnp.float32(_RATE), {"queries": 20, "keys": 80, "dtype": jnp.float16}, {}),
         (
             catalogue.KEY,
             _RATE,
-            {"queries": 30, "keys": 50},
+            {"queries": 30, "keys": 50, "examples": 2},
             {"local_window_size": (20, 3), "query_offset": np.array([0, 15], np.int32)},
         ),
         (None, 0.0, {"queries": 40, "keys": 40}, {"is_causal": True}),
@@ -92,7 +95,8 @@ def _results(
 def test_the_blocks_of_xla(
     monkeypatch: pytest.MonkeyPatch, key: Any, rate: Any, inputs: Any, options: Any
 ) -> None:
-    monkeypatch.setattr(_triton, "forward", None)
+    for kernel in ("forward", "of_queries", "of_keys"):
+        monkeypatch.setattr(_triton, kernel, None)
     arrays = _inputs(**inputs)
     found, right = (
         _results(implementation, key, arrays, rate, options) for implementation in ("pallas", "xla")
@@ -110,3 +114,28 @@ def test_queries_that_see_no_key_and_rate_1() -> None:
     assert y[:, :10].any()
     assert all(np.isfinite(x).all() for x in gradients)
     assert not any(x.any() for x in run(1.0, {"is_causal": True}))
+
+
+def test_the_kernels_of_triton_take_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kernels in (_hopper, _triton):
+        monkeypatch.setattr(kernels, "forward", functools.partial(_refuse, kernels.__name__))
+    mask = np.ones((1, 1, 24, 24), bool)
+    for length, options, taker in [
+        (24, {}, _hopper),
+        (24, {"bias": np.ones((1, 1, 24, 24), np.float32)}, _triton),
+        (24, {"mask": mask}, _triton),
+        (24, {"segment_ids": np.zeros((1, 24), np.int32)}, _triton),
+        (24, {"scale": -1.0}, _triton),
+        (2**17, {}, _triton),  # positions of two words
+    ]:
+        shape = jax.ShapeDtypeStruct((1, length, 1, 60), jnp.bfloat16)
+        attend = functools.partial(jaxdrop.dot_product_attention, implementation="pallas")
+        with pytest.raises(NotImplementedError, match=taker.__name__):
+            jax.eval_shape(
+                functools.partial(attend, catalogue.KEY, rate=_RATE, **options),
+                *[shape] * 3,
+            )
+
+
+def _refuse(name: str, *_: Any) -> Any:
+    raise NotImplementedError(name)
