@@ -27,6 +27,8 @@ from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
 from jaxdrop import mc
+from jaxdrop.mc._analytic import _gaussian
+from jaxdrop.mc._analytic._values import Moments
 
 Body = Callable[[Any], Any]
 EXACT = ("diagonal", "linearized")
@@ -646,3 +648,32 @@ def test_whole_numbers_beside_random_ones() -> None:
             allow_deterministic=True,
         )()
         np.testing.assert_array_equal(alone.mean, [2, 0])
+
+
+def test_closed_forms_have_derivatives_where_nothing_varies() -> None:
+    """As in a max pool over a channel that a ReLU has switched off. `linearized` differentiates
+    means in variances.
+    """
+
+    def derivatives(mean: Any, variance: Any) -> Any:
+        forms: dict[str, Callable[[Any, Any], Any]] = {
+            "at_least": lambda m, v: _gaussian.at_least(m, v, 0.0),
+            "maximum": lambda m, v: _gaussian.maximum(m, v, 0.0, v),
+            "compared": lambda m, v: _gaussian.compared(
+                "gt", False, Moments(m, v), Moments(0.0 * m, v)
+            ),
+            "square": _gaussian.square,
+            "power": lambda m, v: _gaussian.power(m, v, 0.5),
+            "inverse_power": lambda m, v: _gaussian.inverse_power(m, v, -1),
+            "logarithm": lambda m, v: _gaussian.logarithm(jnp.abs(m) + 1, v),
+        }
+        return {
+            name: jax.grad(lambda m, v, form=form: form(m, v).mean, (0, 1))(mean, variance)
+            for name, form in forms.items()
+        }
+
+    means = jnp.array([-3.0, 0.0, 2.0])
+    for name, found in jax.jit(jax.vmap(derivatives, (0, None)))(means, 0.0).items():
+        for each in found:
+            finite = np.isfinite(np.asarray(each)) | ((means <= 0) & (name == "inverse_power"))
+            assert finite.all(), name

@@ -12,8 +12,8 @@ from jax import lax
 Array = Any
 
 
-# Less than any variance that counts: 0 over its root is 0.
-_TINY = 1e-37
+# Less than any variance that counts. The derivative of its inverse root is still finite in float32.
+_TINY = 1e-24
 
 
 class Result(NamedTuple):
@@ -39,6 +39,14 @@ def cdf_and_pdf(x: Array) -> tuple[Array, Array]:
     return 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5)), density
 
 
+def inverse_root(variance: Array) -> Array:
+    """`1 / sqrt(variance)`. Of a variance of 0, as in a max pool over a channel that a ReLU has
+    switched off, a large number with the derivative 0.
+    """
+    counts = variance > _TINY
+    return jnp.where(counts, lax.rsqrt(jnp.where(counts, variance, 1)), _TINY**-0.5)
+
+
 def at_least(mean: Array, variance: Array, bound: Array) -> Result:
     """The larger of a normal variable and a constant."""
     found, above = _larger(mean, variance, bound, 0.0)
@@ -60,7 +68,7 @@ def _larger(
 ) -> tuple[Result, Array]:
     """The larger of two; and the probability that it is the first one."""
     gap, total = mean - other, variance + other_variance
-    inverse = lax.rsqrt(total + _TINY)
+    inverse = inverse_root(total)
     above, density = cdf_and_pdf(gap * inverse)
     below, lift = 1 - above, total * inverse * density
     # The square of the mean is not subtracted, which would leave rounding errors.
@@ -74,7 +82,7 @@ def compared(name: str, whole: bool, a: Any, b: Any) -> Result:
     where normal ones are closer than a half.
     """
     gap, total = a.mean - b.mean, a.variance + b.variance
-    inverse = lax.rsqrt(total + _TINY)
+    inverse = inverse_root(total)
     half = 0.5 if whole else 0.0
     (least, steep), (more, flat) = (cdf_and_pdf((gap + sign * half) * inverse) for sign in (1, -1))
     share, density = {
