@@ -46,7 +46,7 @@ def _loaded_for_hopper() -> Any:
         from jaxdrop.functional.attention import _hopper
     except ImportError:
         return None
-    return _hopper
+    return _hopper if _hopper.IS_KNOWN else None
 
 
 def _chosen(plan: Plan, operands: Operands) -> Any:

@@ -19,8 +19,8 @@ from jaxdrop.functional.attention._hopper_parts import COMPUTE, Blocks, Part, Sh
 from jaxdrop.functional.attention._hopper_scores import plgpu
 from jaxdrop.functional.attention._problem import Inputs, Mask, Problem
 
-if not hasattr(plgpu, "InterpretGPUParams"):
-    raise ImportError("the kernels are written for the dialect from JAX 0.11 on")
+IS_KNOWN = hasattr(plgpu, "InterpretGPUParams")
+"""Whether the dialect is one that the kernels are written for: that of JAX 0.11 or later."""
 
 
 class Tiles(NamedTuple):

@@ -47,6 +47,7 @@ class Blocks(NamedTuple):
     """Barriers: both warpgroups have read the blocks of a stage. None for a warpgroup's own."""
 
     def wait(self, at: Any) -> None:
+        """Waits until the blocks of a warpgroup or stage are there."""
         plgpu.barrier_wait(self.filled.at[at])
 
 
@@ -76,6 +77,7 @@ class Part(NamedTuple):
     shared: Shared
 
     def own(self) -> tuple[Any, ...]:
+        """The warpgroup's own blocks."""
         return tuple(x.at[self.group] for x in self.shared.own.arrays)
 
     def release(self, blocks: Blocks, stage: Any) -> None:
@@ -128,6 +130,7 @@ class Steps(NamedTuple):
 
     @property
     def total(self) -> jax.Array:
+        """How many steps there are."""
         return self.end - self.begin
 
     def block(self, n: jax.Array) -> jax.Array:
@@ -200,4 +203,5 @@ def kind(result: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def kinds(results: Sequence[Any]) -> list[tuple[tuple[int, ...], Any]]:
+    """The kinds of some results, each once."""
     return list(dict.fromkeys(map(kind, results)))

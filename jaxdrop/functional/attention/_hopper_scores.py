@@ -26,6 +26,7 @@ class Accumulator(NamedTuple):
 
     @property
     def keys(self) -> int:
+        """How many keys the block has."""
         return self.shape[not self.turned]
 
     def of_queries(self, x: jax.Array) -> jax.Array:
@@ -37,6 +38,7 @@ class Accumulator(NamedTuple):
         return self.of_queries(plgpu.load(ref, layout=self.per_query()))
 
     def per_query(self) -> Any:
+        """The layout of one number for each query."""
         return plgpu.Layout.WGMMA.reduce(int(not self.turned))
 
     def query(self) -> jax.Array:
@@ -45,6 +47,7 @@ class Accumulator(NamedTuple):
         return self.of_queries(plgpu.layout_cast(numbers, self.per_query()))
 
     def key(self) -> jax.Array:
+        """The number of the key, from the block's first."""
         return plgpu.broadcasted_iota(
             jnp.int32, self.shape, int(not self.turned), layout=plgpu.Layout.WGMMA
         )
