@@ -252,7 +252,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            # An assertion, or a default that ruff asks for; what is computed again, not stored.
+            # `strict` is an assertion. `checkpoint=False` decides what is stored, and no result.
             if keyword.arg == "strict" or ast.unparse(keyword) == "checkpoint=False":
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])

@@ -30,8 +30,16 @@ import numpy as np
 import jaxdrop
 from jaxdrop.functional.attention import _sight, _triton
 from jaxdrop.functional.attention._block import Operands, Plan
-from jaxdrop.functional.attention._problem import Inputs, Mask, Place, Problem, Sides
-from jaxdrop.functional.attention._triton_kernels import Tile, Tiles
+from jaxdrop.functional.attention._problem import (
+    Cotangents,
+    Inputs,
+    Mask,
+    Place,
+    Problem,
+    Sides,
+    Tiles,
+)
+from jaxdrop.functional.attention._triton_kernels import Tile
 from jaxdrop.random import _drawing
 
 _CANDIDATES = {
@@ -111,7 +119,7 @@ def _compiled(kernel: str, depth: int, tile: Tile) -> Callable[[], Any] | None:
         jnp.full(1, 1 / 0.9, jnp.float32),
     )
     rows = jnp.zeros(shape[:2], jnp.float32)
-    given = () if kernel == "forward" else (_triton.Cotangents(rows, dout, rows),)
+    given = () if kernel == "forward" else (Cotangents(rows, dout, rows),)
 
     def run(mask: Any, place: Any, q: Any, k: Any, v: Any, *given: Any) -> Any:
         inputs = Inputs(place, Sides(), (_HEADS,), q, k, v)

@@ -156,8 +156,8 @@ class Walk:
         return folded
 
     def _opaque(self, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:
-        """The results of an operation with effects. What is read from a reference may be all that
-        was written to it.
+        """The results of an operation with effects. A value that is read from a reference depends
+        on all values that were written to it before.
         """
         name = eqn.primitive.name
         sources = (*inputs, *(held for each in inputs for held in self._held.get(each.number, ())))

@@ -18,8 +18,8 @@ def is_here() -> bool:
 
 @contextlib.contextmanager
 def kernels() -> Iterator[None]:
-    """What is traced within is computed by these kernels where they can."""
-    jax.clear_caches()  # what was traced by others
+    """Attention that is traced inside this context uses these kernels, if they take the call."""
+    jax.clear_caches()  # which hold attention by other kernels
     _gpu.HOPPER = True
     try:
         yield

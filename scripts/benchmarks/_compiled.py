@@ -25,7 +25,7 @@ def side_by_side(
 
 
 def compiled(programs: Mapping[str, jax.stages.Lowered]) -> dict[str, jax.stages.Compiled]:
-    """As `side_by_side`, of programs of which none may be refused."""
+    """Compiles several programs at the same time, and raises the first error of the compiler."""
     found: dict[str, jax.stages.Compiled] = {}
     for name, program in side_by_side(programs).items():
         if isinstance(program, Exception):

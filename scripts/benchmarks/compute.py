@@ -101,7 +101,7 @@ def residual(quick: bool) -> Iterator[Table | Bar]:
 
 
 def tokens(quick: bool) -> Iterator[Table | Bar]:
-    """A transformer of 12 layers under `scan`, of which 10 see half of the tokens."""
+    """A transformer of 12 layers. The inner ten, under `scan`, see half of the tokens."""
     title, times = tokens_figures(_sizes(quick), _seconds(quick))
     yield Table(title, "s", {"time": times}, limit=WHOLE, ours=(HALF,), bounds=(WHOLE,))
     yield Bar(f"time, {HALF} / {WHOLE}", times[HALF] / times[WHOLE], "<=", 0.55)

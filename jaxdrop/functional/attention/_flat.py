@@ -182,12 +182,11 @@ def aligned(operands: Any) -> tuple[Any, Callable[..., jax.ShapeDtypeStruct]]:
     the constructor of output types that vary so.
     """
     zero = anchor(operands)
-    name = next(
-        name for name in ("manual_axis_type", "vma") if hasattr(jax.typeof(zero), name)
-    )  # before JAX 0.10 `vma`
-    kind = getattr(jax.typeof(zero), name)
+    kind = jax.typeof(zero).manual_axis_type
 
     def alike(x: jax.Array) -> jax.Array:
-        return x if getattr(jax.typeof(x), name) == kind else x + zero.astype(x.dtype)
+        return x if jax.typeof(x).manual_axis_type == kind else x + zero.astype(x.dtype)
 
-    return jax.tree.map(alike, operands), functools.partial(jax.ShapeDtypeStruct, **{name: kind})
+    return jax.tree.map(alike, operands), functools.partial(
+        jax.ShapeDtypeStruct, manual_axis_type=kind
+    )

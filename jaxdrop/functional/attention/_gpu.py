@@ -11,6 +11,7 @@ import jax
 
 from jaxdrop.functional.attention import _flat
 from jaxdrop.functional.attention._block import Operands, Plan
+from jaxdrop.functional.attention._problem import Cotangents, Tiles
 
 PLATFORM = "cuda"
 INTERPRET = False
@@ -111,7 +112,7 @@ def transposed(
     settled = functools.partial(_settled, kernels, plan, operands)
     queries, depth = _whole(kernels, operands.q), _depth(kernels, operands.q)
     share = _flat.share(operands)
-    given = kernels.Cotangents(
+    given = Cotangents(
         _flat.padded(_flat.merged(_flat.log2_total(top, total), 1), 1, queries),
         _flat.padded(_flat.padded(_flat.merged(moved, 2), 1, queries), 2, depth).astype(
             operands.v.dtype
@@ -138,7 +139,7 @@ def _settled(kernels: Any, plan: Plan, operands: Operands, kernel: str) -> tuple
     arrays = [*operands.allowed, *([] if operands.bias is None else [operands.bias])]
     if any(1 not in x.shape[-2:] for x in arrays):
         # A block of such an array takes room in the shared memory for each stage.
-        tiles = type(tiles)(*(tile._replace(stages=2) for tile in tiles))
+        tiles = Tiles(*(tile._replace(stages=2) for tile in tiles))
     tile = getattr(tiles, kernel)
     return _flat.described(
         plan,

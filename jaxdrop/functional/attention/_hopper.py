@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,10 @@ from jaxdrop.functional.attention import _flat, _hopper_kernels, _hopper_parts
 from jaxdrop.functional.attention._block import Operands, Plan, lead_of
 from jaxdrop.functional.attention._hopper_parts import COMPUTE, Blocks, Part, Shared, Tile
 from jaxdrop.functional.attention._hopper_scores import plgpu
-from jaxdrop.functional.attention._problem import Inputs, Mask, Problem
+from jaxdrop.functional.attention._problem import Cotangents, Inputs, Mask, Problem, Tiles
 
 IS_KNOWN = hasattr(plgpu, "InterpretGPUParams")
 """Whether the dialect is one that the kernels are written for: that of JAX 0.11 or later."""
-
-
-class Tiles(NamedTuple):
-    """The tiles of the three kernels."""
-
-    forward: Tile
-    of_keys: Tile
-    of_queries: Tile
 
 
 TILES = {
@@ -56,14 +48,6 @@ def takes(plan: Plan, operands: Operands) -> bool:
         and plan.scale > 0
         and (lead is None or math.prod(lead.mask_shape) <= 2**32)
     )
-
-
-class Cotangents(NamedTuple):
-    """As in `_triton`."""
-
-    base: jax.Array
-    out: jax.Array
-    spread: jax.Array
 
 
 def forward(
@@ -129,8 +113,9 @@ def _run(
     arrays: tuple[tuple[jax.Array, ...], tuple[tuple[jax.Array, ...], ...]],
     results: list[tuple[tuple[int, ...], Any]],
 ) -> tuple[jax.Array, ...]:
-    """The results of a kernel, whose warpgroups have a block each of the first arrays, and walk
-    over blocks of the others, some of which are copied together.
+    """Runs a kernel. Each warpgroup that computes holds a block of the arrays in `arrays[0]`, and
+    walks over the blocks of those in `arrays[1]`, which are groups of arrays that are copied
+    together.
     """
     of_keys = kernel is _hopper_kernels.of_keys
     ours, theirs = (tile.keys, tile.queries) if of_keys else (tile.queries, tile.keys)

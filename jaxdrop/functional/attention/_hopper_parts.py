@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from jaxdrop.functional.attention import _problem
 from jaxdrop.functional.attention._hopper_scores import plgpu
 from jaxdrop.functional.attention._problem import Place, Problem
 
@@ -135,13 +136,8 @@ class Steps(NamedTuple):
 
     def block(self, n: jax.Array) -> jax.Array:
         """The block of step `n`."""
-        aside = n - self.whole
-        before = self.whole_from - self.begin
-        return jnp.where(
-            aside < 0,
-            self.whole_from + n,
-            jnp.where(aside < before, self.begin, self.whole_to - before) + aside,
-        )
+        aside = _problem.aside(self.begin, self.whole_from, self.whole_to, n - self.whole)
+        return jnp.where(n < self.whole, self.whole_from + n, aside)
 
 
 def program(

@@ -103,6 +103,37 @@ class Inputs(NamedTuple):
     """As `k`."""
 
 
+class Tiles(NamedTuple):
+    """How each of the three kernels for GPUs divides its work."""
+
+    forward: Any
+    of_keys: Any
+    of_queries: Any
+
+
+class Cotangents(NamedTuple):
+    """The cotangents of the two results of the derivative, and the number of the forward pass that
+    their transposes take.
+    """
+
+    base: jax.Array
+    """For each query the logarithm to base 2 of its sum of exponentials, `(heads, queries)`."""
+    out: jax.Array
+    """The cotangent of `(D W) v + (D P) dv`, before it is scaled: `(heads, queries, depth)`, of the
+    dtype of the values.
+    """
+    spread: jax.Array
+    """The cotangent of `sum W`: `(heads, queries)`."""
+
+
+def aside(begin: jax.Array, whole_from: jax.Array, whole_to: jax.Array, n: Any) -> jax.Array:
+    """Block `n` of those of a stretch of `_sight.stretches` on both sides of the blocks in which
+    every query sees every key.
+    """
+    before = whole_from - begin
+    return jnp.where(n < before, begin, whole_to - before) + n
+
+
 def bits(
     problem: Problem,
     mask: Mask | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxdrop.functional.attention import _flat, _triton_kernels
-from jaxdrop.functional.attention._problem import Inputs, Mask, Place, Problem, Sides
-from jaxdrop.functional.attention._triton_kernels import Tile, Tiles
+from jaxdrop.functional.attention._problem import (
+    Cotangents,
+    Inputs,
+    Mask,
+    Place,
+    Problem,
+    Sides,
+    Tiles,
+)
+from jaxdrop.functional.attention._triton_kernels import Tile
 
 # The fastest tiles for each depth of the heads, measured on an H200 in bfloat16 by
 # scripts/tune_attention.py.
@@ -61,21 +69,6 @@ def forward(
     )
     out, top, total = call(*operands)
     return out, top, total
-
-
-class Cotangents(NamedTuple):
-    """The cotangents of the two results of the derivative, and the number of the forward pass that
-    their transposes take.
-    """
-
-    base: jax.Array
-    """For each query the logarithm to base 2 of its sum of exponentials, `(heads, queries)`."""
-    out: jax.Array
-    """The cotangent of `(D W) v + (D P) dv`, before it is scaled: `(heads, queries, depth)`, of the
-    dtype of the values.
-    """
-    spread: jax.Array
-    """The cotangent of `sum W`: `(heads, queries)`."""
 
 
 def of_queries(problem: Problem, mask: Mask | None, inputs: Inputs, given: Cotangents) -> jax.Array:

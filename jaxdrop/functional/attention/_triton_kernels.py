@@ -34,14 +34,6 @@ class Tile(NamedTuple):
     stages: int
 
 
-class Tiles(NamedTuple):
-    """The tiles of the three kernels."""
-
-    forward: Tile
-    of_keys: Tile
-    of_queries: Tile
-
-
 # -- the kernels
 
 
@@ -215,10 +207,9 @@ def _over(stretch: Any, block: Callable[..., Any], carry: Any) -> Any:
     query sees every key, which need no mask of scores, then for those on both sides of them.
     """
     begin, whole_from, whole_to, end = (stretch[at] for at in range(4))
-    before = whole_from - begin
 
     def aside(n: jax.Array, carry: Any) -> Any:
-        return block(jnp.where(n < before, begin, whole_to - before) + n, carry, partly=True)
+        return block(_problem.aside(begin, whole_from, whole_to, n), carry, partly=True)
 
     carry = lax.fori_loop(whole_from, whole_to, functools.partial(block, partly=False), carry)
-    return lax.fori_loop(0, before + end - whole_to, aside, carry)
+    return lax.fori_loop(0, whole_from - begin + end - whole_to, aside, carry)

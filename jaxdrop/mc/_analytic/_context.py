@@ -150,7 +150,7 @@ class Context:
         return _booleans(coin)
 
     def event(self, true: Array) -> Points:
-        """Booleans with these probabilities, of which coins and numbers before are the source."""
+        """Booleans that are true with these probabilities, which earlier values determine."""
         return _booleans(Coin(self.fresh(), true))
 
     def moved(self, coin: Coin, true: Array, *parts: Any) -> Coin:
