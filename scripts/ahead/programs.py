@@ -54,7 +54,9 @@ def attention(
     for name in names or ways:
         attend, key = ways[name]
         program = jax.jit(_peers.with_gradient(attend))
-        yield name, program.trace(_everywhere(key, mesh), *arrays)
+        with jax.set_mesh(mesh):  # says what the blocks are for
+            traced = program.trace(_everywhere(key, mesh), *arrays)
+        yield name, traced
 
 
 def neighbors(

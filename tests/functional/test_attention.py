@@ -19,7 +19,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    AxisType,
+    NamedSharding,
+    PartitionSpec,
+    use_abstract_mesh,
+)
 
 import jaxdrop
 from jaxdrop import masks, random
@@ -946,6 +953,14 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
     dot_product_attention(None, q, k, v, key_value_seq_lengths=jnp.array([3, 8]))
     dot_product_attention(None, *(x.astype(jnp.float32) for x in (q, k, v)))
     assert not asked
+
+
+def test_blocks_are_those_of_the_devices_of_the_mesh() -> None:
+    """A program that is compiled ahead of time, on a CPU for a TPU, has the blocks of a TPU."""
+    device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    here = _block_sizes.block_sizes(None, (4096, 4096), (8, 16), 1)
+    with use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=device)):
+        assert _block_sizes.block_sizes(None, (4096, 4096), (8, 16), 1) == (256, 1024) != here
 
 
 @pytest.mark.sweep(keep=1)

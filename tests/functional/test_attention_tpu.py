@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 import jaxdrop
-from jaxdrop.functional.attention import _kernels, _mosaic
+from jaxdrop.functional.attention import _mosaic, _target
 from tests import catalogue
 from tests.compilation import quick
 
@@ -24,7 +24,7 @@ _LENGTH = 20
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels with small blocks, so that a length of 20 has several of them."""
-    monkeypatch.setattr(_kernels, "PLATFORM", "tpu")
+    monkeypatch.setattr(_target, "platform", lambda: "tpu")
     monkeypatch.setattr(_mosaic, "INTERPRET", pltpu.InterpretParams())
     monkeypatch.setattr(_mosaic, "BLOCK", (16, 8))
     monkeypatch.setattr(_mosaic, "_UNIT", 8)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop.functional.attention import _target
 
 
 def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | None]:
@@ -73,7 +74,7 @@ def parts(lengths: tuple[int, int], batch_and_groups: Sequence[int], heads: int)
       heads: the number of heads of a group.
     """
     whole = (1,) * len(batch_and_groups)
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if _target.platform() != "cpu" or jax.device_count() > 1:
         return whole
     if not all(map(_known, (*lengths, *batch_and_groups, heads))):
         return whole
@@ -120,7 +121,7 @@ def block_sizes(
         return queries, keys
     *batch_and_groups, heads = (of if _known(of) else _USUAL for of in (*batch_and_groups, heads))
     groups = max(1, math.prod(batch_and_groups))
-    if jax.default_backend() == "cpu":
+    if _target.platform() == "cpu":
         return _on_cpu(lengths, _ON_CPU // (4 * groups), heads)
     keys = _even(lengths[1], 1024)
     rows = min(_ELSEWHERE // max(1, 4 * groups * heads * keys), 2048)

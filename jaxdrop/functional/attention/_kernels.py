@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
-from jaxdrop.functional.attention import _gpu
+from jaxdrop.functional.attention import _gpu, _target
 from jaxdrop.functional.attention._block import Operands, Plan
-
-PLATFORM: str | None = None
-"""What programs are compiled for; None for the backend of this process."""
 
 
 def chosen(plan: Plan, operands: Operands) -> Any:
@@ -18,7 +13,7 @@ def chosen(plan: Plan, operands: Operands) -> Any:
 
     On a TPU only if the plan asks for kernels: no TPU has run them.
     """
-    on_tpu = (PLATFORM or jax.default_backend()) == "tpu"
+    on_tpu = _target.platform() == "tpu"
     if plan.kernels is None:
         return _gpu if not on_tpu and _gpu.pays(plan, operands) else None
     if not plan.kernels:

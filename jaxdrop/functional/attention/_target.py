@@ -1,0 +1,16 @@
+"""Which kind of device a call of attention is traced for: its blocks and kernels depend on it."""
+
+from __future__ import annotations
+
+import jax
+
+
+def platform() -> str:
+    """`"cpu"`, `"gpu"` or `"tpu"`: of the devices of the current mesh, or else of this process.
+
+    They differ where a program is compiled ahead of time, for devices that another machine has:
+    `with jax.set_mesh(mesh): jax.jit(step).lower(...)` with a mesh of a
+    `jax.experimental.topologies` description.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
