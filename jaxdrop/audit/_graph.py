@@ -242,6 +242,7 @@ MOVES = frozenset(
         "reshard",
         "squeeze",
         "stop_gradient",
+        "tile",
         "transpose",
     ]
 )

@@ -18,7 +18,6 @@ _OPERATIONS_OF_OTHERS = 60
 # The mask of `drop_block` is that of the corners of blocks. The others compare a word of each
 # member with one of these words.
 _NO_MASK_OF_ENTRIES = ("drop_block", "subset", "dropout_mlp", "drop_path_add", "random_ltd")
-_NORMALIZERS = ("exp", "reduce_sum", "reduce_max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +207,7 @@ def _variant(first: Application, shared: tuple[int, ...]) -> str:
     rank = len(first.out.shape)
     if first.kind == "branch":
         return "layer drop"
-    if first.fill < -1e3 or first.fill == float("-inf"):
+    if first.fill < -1e3:
         return "DropKey"
     if is_softmax(first.data):
         return "attention dropout"
