@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -380,3 +382,28 @@ def test_equinox_is_told_its_mode_by_the_layer_or_by_the_call() -> None:
     sites = audit.check(lambda net, x, key: net(x, key), net, X, KEY).sites
     found = {site.where.split(" (")[0]: (site.rate, site.active) for site in sites}
     assert found == {"on": (0.1, True), "off": (0.2, False), "told": (0.3, False)}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_gets_no_key_once_is_blamed_whatever_its_other_calls_get(first: bool) -> None:
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=False))
+
+    def run(layer: nnx.Dropout, key: jax.Array, x: jax.Array) -> jax.Array:
+        for with_key in (first, not first):
+            x = layer(jnp.tanh(x), rngs=key if with_key else None)
+        return x
+
+    report = audit.check(run, layer, KEY, X)
+    assert [each.evidence for each in report.findings] == ["Dropout at rate 0.1 is on, and raises"]
+    assert len(report.sites) == 1
+
+
+def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:
+    """As a layer has, or a configuration."""
+    config = types.SimpleNamespace(dtype=np.float32, shape=(3,), dropout_rate=0.1)
+
+    def run(config: Any, w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return model(w, key, x, config.dropout_rate).astype(config.dtype)
+
+    (site,) = audit.check(run, config, W, KEY, X, training=True).sites
+    assert site.rate == 0.1
