@@ -121,7 +121,7 @@ TESTS = {
     r"_(source_lines|tables)": (
         "audit/test_report audit/test_sites mc/test_analytic nnx/test_replacement_nnx"
     ),
-    r"_equations": "mc/test_analytic mc/test_dependence audit/test_sites",
+    r"_equations": "mc/test_analytic_rules mc/test_analytic mc/test_dependence audit/test_sites",
     r"_leaf_names": "mc/test_subnetworks functional/test_weights",
     r"_lengths": "test_words functional/test_parts functional/test_noise functional/test_paths",
     r"_layouts": (

@@ -162,6 +162,20 @@ def test_a_fingerprint_outlives_an_edit_above_the_line() -> None:
     moved = audit.Finding(first.rule, first.where.replace(":", ":1"), first.evidence)
     other = audit.Finding(audit.RULES["JD204"], first.where, first.evidence)
     assert moved.fingerprint == first.fingerprint != other.fingerprint
+    # Files of baselines hold it: the same in every version.
+    finding = audit.Finding(audit.RULES["JD304"], "net/drop (a.py:12)", "rate 0.9: is 0.1 meant?")
+    assert finding.fingerprint == "eda8534ed40c1c3c"
+
+
+def test_files_have_a_line_for_each_entry(tmp_path: Path) -> None:
+    """So that differences of two of them can be read."""
+    file = tmp_path / "known.json"
+    REPORT.write_baseline(file)
+    known = sorted(each.fingerprint for each in REPORT.findings)
+    assert json.loads(file.read_text()) == {"version": 1, "fingerprints": known}
+    assert file.read_text().endswith("}\n")
+    for text in (file.read_text().rstrip("\n"), REPORT.to_json(), REPORT.to_sarif()):
+        assert text == json.dumps(json.loads(text), indent=1)
 
 
 @pytest.mark.parametrize(
