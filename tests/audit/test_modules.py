@@ -407,3 +407,47 @@ def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:
 
     (site,) = audit.check(run, config, W, KEY, X, training=True).sites
     assert site.rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("rate", "of_input", "of_activation"), [(0.2, 0, 0), (0.21, 1, 0), (0.5, 1, 0), (0.51, 1, 1)]
+)
+def test_a_high_rate_is_above_a_half_or_a_fifth_of_an_input(
+    rate: float, of_input: int, of_activation: int
+) -> None:
+    """An input that is moved, scaled or shifted is one; a sum of two, or weights, are none."""
+
+    def drop(key: jax.Array, w: Any, x: jax.Array, of: Callable[..., Any]) -> jax.Array:
+        return jnp.tanh(dropout(key, of(x, w["w"]), rate) @ w["w"])
+
+    for count, bodies in (
+        (of_input, [lambda x, w: x, lambda x, w: (2 * x.T.T - 1) / 3]),
+        (of_activation, [lambda x, w: jnp.tanh(x), lambda x, w: x + x[::-1], lambda x, w: w + 0]),
+    ):
+        for of in bodies:
+            ids = found(drop, KEY, W, X, of, select="JD304")
+            assert ids == count * ["JD304"]
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "names"),
+    [
+        ((2, 3, 4, 4), (1, 1, 4, 4), "all examples (axis 0) and all heads (axis 1)"),
+        ((2, 3, 4, 4), (2, 1, 4, 4), "all heads (axis 1)"),
+        ((2, 3, 4, 4), (1, 3, 4, 4), "all examples (axis 0)"),
+        ((5, 2, 3, 4, 4), (5, 2, 1, 4, 4), "all heads (axis 2)"),
+        ((3, 4, 4), (3, 4, 4), ""),
+        ((3, 4, 4), (1, 4, 4), "all examples (axis 0)"),
+    ],
+)
+def test_weights_of_attention_that_share_a_mask(
+    size: tuple[int, ...], mask: tuple[int, ...], names: str
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(x)
+        return jnp.where(jax.random.bernoulli(key, 0.9, mask), weights / 0.9, 0) @ x
+
+    report = audit.check(run, KEY, array(*size))
+    assert [site.variant for site in report.sites] == ["attention dropout"]
+    texts = [each.evidence for each in report.findings if each.id == "JD301"]
+    assert texts == ([f"{names} of {size} have one mask"] if names else [])
