@@ -121,7 +121,7 @@ TESTS = {
     r"_(source_lines|tables)": (
         "audit/test_report audit/test_sites mc/test_analytic nnx/test_replacement_nnx"
     ),
-    r"_equations": "mc/test_analytic mc/test_dependence audit/test_sites",
+    r"_equations": "mc/test_analytic_rules mc/test_analytic mc/test_dependence audit/test_sites",
     r"_leaf_names": "mc/test_subnetworks functional/test_weights",
     r"_lengths": "test_words functional/test_parts functional/test_noise functional/test_paths",
     r"_layouts": (
@@ -160,6 +160,10 @@ STYLE = frozenset(
 """Arguments of matplotlib for how thick, large or clear something is: no change is a fault."""
 
 
+ASSERTIONS = frozenset(["frozen", "slots", "strict"])
+"""Arguments of `zip` and of `dataclass` without which only code that would raise does not."""
+
+
 class Mutant(NamedTuple):
     """One place of one file, and what stands there instead."""
 
@@ -185,9 +189,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
-    """All of a file's. Messages, annotations, docstrings and assertions are left alone, among which
-    is the `strict` of a `zip`.
-    """
+    """All of a file's. Messages, annotations, docstrings and assertions are left alone."""
     whole = (ROOT / file).read_bytes()
     for node in _code(ast.parse(whole)):
         for kind, changed in _changes(node):
@@ -196,7 +198,7 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr]:
-    if isinstance(node, ast.keyword) and node.arg == "strict":
+    if isinstance(node, ast.keyword) and node.arg in ASSERTIONS:
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "bases", "type_params"):
@@ -252,8 +254,8 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            # `strict` is an assertion. `checkpoint=False` decides what is stored, and no result.
-            if keyword.arg == "strict" or ast.unparse(keyword) == "checkpoint=False":
+            # `checkpoint=False` decides what is stored, and no result.
+            if keyword.arg in ASSERTIONS or ast.unparse(keyword) == "checkpoint=False":
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
         if len(node.args) > 1:

@@ -49,7 +49,7 @@ def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> App
         true = pred.true
         keeps = true if side == 1 or true is None else 1 - true
         return Application("select", inputs[0], data[0], out, keeps, float(fill or 0), place)
-    if name in ("mul", "div") and len(inputs) == 2:
+    if name in ("mul", "div"):
         random = [each for each in inputs if each.rand is not None]
         data = [each for each in inputs if each.rand is None]
         if len(random) != 1 or data[0].size == 1 or not (data[0].is_data and is_float(data[0])):

@@ -132,9 +132,11 @@ def load(target: str) -> Any:
     if not colon or not module or not name:
         raise ValueError(f"{target!r} is not of the form module:function or file.py:function")
     if module.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(Path(module).stem, module)
-        if spec is None or spec.loader is None or not Path(module).exists():
+        if not Path(module).exists():
             raise ImportError(f"there is no file {module!r}")
+        spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+        assert spec is not None
+        assert spec.loader is not None
         loaded = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(loaded)
     else:

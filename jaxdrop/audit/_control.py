@@ -19,9 +19,8 @@ from jaxdrop.audit._walk import Handler, Walk, entered
 _NUMBER = jax.ShapeDtypeStruct((), np.float32)
 
 
-def _fresh(walk: Walk, op: str, source: Node | None, aval: Any, deps: int, place: Place) -> Node:
-    inputs = () if source is None else (source,)
-    return walk.graph.node(op, {"of": id(place)}, inputs, aval, deps, place.backward)
+def _fresh(walk: Walk, op: str, source: Node, aval: Any, deps: int, place: Place) -> Node:
+    return _link(walk, op, (source,), aval, deps, place)
 
 
 def _elements(walk: Walk, loop: Loop, arrays: Sequence[Node], avals: Any) -> list[Node]:
@@ -135,11 +134,11 @@ def _stacks_weights(loop: Loop, xs: Sequence[Node]) -> bool:
         queue = [array]
         for node in queue:
             for user in node.users:
-                if user.op in ("dot_general", "conv_general_dilated") and len(user.inputs) == 2:
+                if user.op in ("dot_general", "conv_general_dilated"):
                     other = user.inputs[1 if moved_from(user.inputs[0]) is array else 0]
-                    if other.deps & loop.carried and not node.deps & loop.carried:
+                    if other.deps & loop.carried:
                         return True
-                elif moved_from(user) is array and user is not array:
+                elif moved_from(user) is array:
                     queue.append(user)
     return False
 
@@ -227,7 +226,7 @@ def _flat(spec: Any) -> list[str]:
     for entry in spec:
         if entry is not None:
             names += entry if isinstance(entry, tuple) else (entry,)
-    return [name for name in names if isinstance(name, str)]
+    return names
 
 
 def remat(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[Node]:

@@ -16,7 +16,7 @@ RANDOM = MOVES | frozenset(
         "div", "dynamic_slice", "erf_inv", "exp", "floor", "integer_pow", "log", "log1p", "max",
         "min", "mul", "neg", "not", "or", "pow", "rem", "rev", "round", "shift_left",
         "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "slice", "sqrt", "square",
-        "sub", "threefry2x32", "xor",
+        "stack", "sub", "threefry2x32", "xor",
     ]
 )  # fmt: skip
 WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "mulhi"])
@@ -24,7 +24,9 @@ WORDS = RANDOM | frozenset(["gather", "select_n", "threefry2x32.1", "mul_hi", "m
 # key's words are all that is seen of what it draws.
 _CHOICES = frozenset(["argmax", "argmin", "pallas_call", "sort", "top_k"])
 # What leaves a uniform number uniform, up to the ends of its interval.
-_KEEP_RANGE = frozenset(["clamp", "concatenate", "dynamic_slice", "max", "min", "rev", "slice"])
+_KEEP_RANGE = frozenset(
+    ["clamp", "concatenate", "dynamic_slice", "max", "min", "rev", "slice", "stack"]
+)
 COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 
 _FOLDED: dict[str, Callable[..., Any]] = {
@@ -71,13 +73,13 @@ def settle(graph: Graph, node: Node, generator_of: Callable[[Node], Draw]) -> No
     if words and node.op in WORDS and len(words) == 1:
         (node.words,) = words.values()
         node.range = _range(node, 2.0**32)
-    if node.words is not None and not node.is_key and np.issubdtype(node.dtype, np.floating):
+    if node.words is not None and np.issubdtype(node.dtype, np.floating):
         node.rand = node.drawn = generator_of(inputs[0])
         node.words = None
     if node.op in _CHOICES and len(words) == 1:
         node.drawn = generator_of(next(each for each in inputs if each.words is not None))
     random = [each for each in inputs if each.rand is not None or each.words is not None]
-    if node.op in COMPARISONS and len(random) == 1 and len(inputs) == 2:
+    if node.op in COMPARISONS and len(random) == 1:
         _compare(node, random[0], generator_of)
         return
     draws = {id(each.rand): each.rand for each in inputs if each.rand is not None}
@@ -182,14 +184,13 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
     """How often a comparison of uniform bits is true."""
     if op in ("eq", "ne"):
         return None
-    size = bits.range or (2.0**32 if bits.rand is None else 0)
-    if not size:  # as of a normal variable
+    if not bits.range:  # as of a normal variable
         return None
     below = (op in ("lt", "le")) == first
     # The words below the limit: with the limit itself in `<=`, and in the complement of `>`.
     if np.issubdtype(bits.dtype, np.integer) and below != (op in ("lt", "gt")):
         limit += 1
-    fraction = min(max(limit / size, 0.0), 1.0)
+    fraction = min(max(limit / bits.range, 0.0), 1.0)
     return fraction if below else 1.0 - fraction
 
 
@@ -207,13 +208,17 @@ def _masked(node: Node) -> Mask | None:
     mask = operand.mask
     assert mask is not None
     if len(masks) > 1:  # such as the conjunction of a mask and itself, moved by an entry
-        return mask if node.op == "concatenate" else Mask(mask.draw, None, traced=mask.traced)
+        return (
+            mask
+            if node.op in ("concatenate", "stack")
+            else Mask(mask.draw, None, traced=mask.traced)
+        )
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
         return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
     if node.op == "sub" and node.inputs[0].const == 1:  # 1 - mask
         return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
-    if node.op in ("mul", "div") and others:
+    if node.op in ("mul", "div"):
         factor = others[0].const
         if factor is None:
             return Mask(mask.draw, mask.true, mask.scale, mask.traced)
@@ -222,9 +227,10 @@ def _masked(node: Node) -> Mask | None:
         return Mask(mask.draw, mask.true, scale, mask.traced)
     if node.op == "select_n" and len(node.inputs) == 3 and operand is node.inputs[0]:
         off, on = (None if each.const is None else float(each.const) for each in node.inputs[1:])
-        if off == 0 and on is not None:
-            return Mask(mask.draw, mask.true, on, mask.traced)
-        if on == 0 and off is not None:
-            return Mask(mask.draw, _complement(mask), off, mask.traced)
+        # A value of the program is no constant factor.
+        if off == 0:
+            return Mask(mask.draw, mask.true, 1.0 if on is None else on, mask.traced)
+        if on == 0:
+            return Mask(mask.draw, _complement(mask), 1.0 if off is None else off, mask.traced)
         return None
     return Mask(mask.draw, mask.true, mask.scale, mask.traced)

@@ -242,6 +242,7 @@ MOVES = frozenset(
         "reshard",
         "squeeze",
         "stop_gradient",
+        "tile",
         "transpose",
     ]
 )
@@ -249,6 +250,6 @@ MOVES = frozenset(
 
 def moved_from(node: Node) -> Node:
     """The value that others are moved copies of."""
-    while node.op in MOVES and node.inputs:
+    while node.op in MOVES:
         node = node.inputs[0]
     return node

@@ -78,7 +78,7 @@ def lineage(node: Node, depth: int = 6) -> str:
         case "random_seed":
             return f"key({inner[0]})"
         case "random_wrap" | "random_unwrap" | "squeeze" | "reshape" | "convert_element_type":
-            return inner[0] if inner else node.op
+            return inner[0]
         case "slice" | "dynamic_slice" | "gather" | "element":
             return f"{inner[0]}[...]"
         case "shard":

@@ -41,7 +41,7 @@ def same_key_in_every_step(audit: Audit) -> Iterator[Seen]:
         arguments = deps & _all(audit)
         if not arguments or deps & program.renewed:
             continue
-        names = ", ".join(program.arguments(arguments)) or "nothing"
+        names = ", ".join(program.arguments(arguments))
         if audit.step:
             yield found.site.where, f"the mask depends on {names}, and not on the step"
         elif not arguments & ~program.frozen:

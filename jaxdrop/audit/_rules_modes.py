@@ -55,7 +55,7 @@ def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Au
         and rate in each.rates.values()
         and (each.is_layer or each.path != layer.path)
     ]
-    if off or (layer.off and layer.called and layer.shared is None and _has_mode(layer)):
+    if off or (layer.off and layer.shared is None and _has_mode(layer)):
         return None
     if any(_matches(each, name, rate) for each in inside):
         return None
@@ -108,7 +108,7 @@ def nothing_drawn_in_training(audit: Audit) -> Iterator[Seen]:
 def raises_when_on(audit: Audit) -> Iterator[Seen]:
     """An NNX layer without a stream was called without `rngs`."""
     for layer in audit.program.probe.layers.values():
-        if layer.without_rngs and layer.called:
+        if layer.without_rngs:
             now = "is off now" if layer.off else "is on, and raises"
             yield layer.path, f"{layer.kind} at rate {next(iter(layer.rates.values())):g} {now}"
 
@@ -118,7 +118,7 @@ def frozen_on(audit: Audit) -> Iterator[Seen]:
     """A layer is on in evaluation, and nothing but its own field says so."""
     if audit.training is False:
         for layer in audit.program.probe.layers.values():
-            if layer.own_mode and not layer.off:
+            if layer.own_mode:
                 yield layer.path or layer.kind, f"{layer.kind}.deterministic is False"
 
 

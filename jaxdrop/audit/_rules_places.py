@@ -179,7 +179,7 @@ def _goes_on(found: Found, audit: Audit) -> bool:
         own.add(node.number)
         if node.op in _MATRIX or node.op in ("cond", "carry", "final", "while"):
             return True
-        if node.op == "add" and len(node.inputs) == 2:
+        if node.op == "add":
             for each in node.inputs:
                 full = each.size == node.size and each.number not in own and not each.known
                 if full and not _only_weights(each, audit):
@@ -210,7 +210,7 @@ def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
     """What is dropped is the sum of an array and of something computed from it."""
     for found in audit.drawn():
         node = _unscaled(found.first.data)
-        if node.op != "add" or len(node.inputs) != 2:
+        if node.op != "add":
             continue
         parts = [moved_from(each) for each in node.inputs]
         if any(each.known or each.size < node.size or _only_weights(each, audit) for each in parts):
@@ -260,7 +260,7 @@ def _factors(found: Found) -> Iterator[tuple[float, Any]]:
     around = [moved_from(first.data), *first.out.users]
     around += [user for node in first.out.users if node.op in MOVES for user in node.users]
     for node in around:
-        if node.op in ("mul", "div") and len(node.inputs) == 2:
+        if node.op in ("mul", "div"):
             numbers = [each for each in node.inputs if each.const is not None]
             if len(numbers) == 1 and numbers[0].const != 0:
                 value = float(numbers[0].const)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._elementwise import COMPARISONS
 from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._tracing import Program
@@ -18,7 +17,6 @@ _OPERATIONS_OF_OTHERS = 60
 # The mask of `drop_block` is that of the corners of blocks. The others compare a word of each
 # member with one of these words.
 _NO_MASK_OF_ENTRIES = ("drop_block", "subset", "dropout_mlp", "drop_path_add", "random_ltd")
-_NORMALIZERS = ("exp", "reduce_sum", "reduce_max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,8 @@ def find_sites(program: Program) -> list[Found]:
     latest: dict[int, tuple[Any, Any]] = {}
     for application in program.walk.applications:
         draw = application.mask.rand
-        if draw is None or draw.bits.number not in live:
+        assert draw is not None
+        if draw.bits.number not in live:
             continue
         place = application.place
         # Several draws of one call of this library's are one site; a draw that is used twice too.
@@ -208,7 +207,7 @@ def _variant(first: Application, shared: tuple[int, ...]) -> str:
     rank = len(first.out.shape)
     if first.kind == "branch":
         return "layer drop"
-    if first.fill < -1e3 or first.fill == float("-inf"):
+    if first.fill < -1e3:
         return "DropKey"
     if is_softmax(first.data):
         return "attention dropout"
@@ -228,7 +227,7 @@ def is_softmax(node: Node) -> bool:
         if node.op == "div" and node.inputs[1].const is None:
             above, below = moved_from(node.inputs[0]), moved_from(node.inputs[1])
             return above.op == "exp" and below.op == "reduce_sum"
-        if node.op in ("mul", "div", "select_n") and node.inputs:
+        if node.op in ("mul", "div", "select_n"):
             rest = [each for each in node.inputs if not each.known and each.mask is None]
             if len(rest) != 1:
                 return False
@@ -257,12 +256,7 @@ def _varies(node: Node, known: dict[int, tuple[bool, ...]]) -> tuple[bool, ...]:
         return known[node.number]
     whole = tuple(size > 1 for size in node.shape)
     random = [each for each in node.inputs if each.rand is not None]
-    found = whole
-    if (
-        node.words is not None
-        or not random
-        or (node.op in COMPARISONS and any(each.words is not None for each in node.inputs))
-    ):
+    if not random:
         found = whole
     elif node.op == "broadcast_in_dim":
         inner = _varies(random[0], known)

@@ -95,3 +95,55 @@ def test_bad_arguments() -> None:
         compared(lambda key, x: None, train)
     with pytest.raises(ValueError, match="tolerance"):
         compared(evaluate, train, tolerance=-1.0)
+
+
+def test_the_figures_are_those_of_numpy() -> None:
+    """Of two arrays, of which the first one's examples vary."""
+    samples, tolerance, level = 40, 0.03, 0.01
+
+    def first(key: jax.Array, x: jax.Array) -> Any:
+        return x * 1.1, x.sum(1)
+
+    def second(key: jax.Array, x: jax.Array) -> Any:
+        kept = jaxdrop.dropout(key, x, 0.5)
+        return kept, 0.9 * kept.sum(1)
+
+    found = audit.compare(
+        first, second, X, key=KEY, samples=samples, tolerance=tolerance, level=level
+    )
+    y, sums = (
+        np.asarray(x, np.float64)
+        for x in jax.vmap(second, (0, None))(jax.random.split(KEY, samples), jax.device_put(X))
+    )
+    both = np.concatenate([y.reshape(samples, -1), sums], 1)
+    exact = np.concatenate([1.1 * X.astype(np.float64).ravel(), X.astype(np.float64).sum(1)])
+    size = np.sqrt((exact**2).mean())
+    off = both.mean(0) - exact
+    error = np.sqrt(((both - exact) ** 2).mean(0) - off**2) / np.sqrt(samples)
+    deviation = np.maximum(np.abs(off) - (tolerance + 1e-4) * size, 0) / error
+    assert found.worst == pytest.approx(deviation.max(), rel=1e-3)
+    assert found.entries == 36
+    assert found.allowed == pytest.approx(stats.norm.isf(level / 2 / 36))
+    assert found.scale == pytest.approx((exact * both.mean(0)).sum() / (exact**2).sum(), rel=1e-4)
+    ratio = (1.1 * X).var(0).mean() / y.var(1).mean()
+    assert found.variance_ratio == pytest.approx(ratio, rel=1e-3)
+    assert (found.samples, found.level) == (samples, level)
+    assert f"evaluation / training: {ratio:.3g}" in str(found)
+
+
+def test_results_of_zeros_and_no_results() -> None:
+    assert compared(evaluate, evaluate)[1].worst == 0
+    _, zeros = compared(lambda key, x: 0 * x, lambda key, x: jax.random.normal(key, x.shape))
+    assert np.isnan(zeros.scale)
+    assert zeros.worst > 0
+    same = compared(lambda key, x: x, lambda key, x: 0 * x + jax.random.uniform(key))[1]
+    assert same.variance_ratio is None  # no example differs from others in training
+    _, nothing = compared(lambda key, x: x[:0], lambda key, x: x[:0])
+    assert (nothing.entries, nothing.worst) == (0, 0)
+    assert nothing.allowed == pytest.approx(stats.norm.isf(1e-3 / 2))
+
+
+def test_results_that_are_not_numbers_at_all_are_equal_to_themselves() -> None:
+    """NaN in evaluation, whatever the key, depends on no key."""
+    ids, _ = compared(lambda key, x: x * np.nan, lambda key, x: x * np.nan)
+    assert "JD401" not in ids

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
 from jax import lax
 
+import jaxdrop
+import jaxdrop.linen
 from jaxdrop import audit
 from tests.audit.gallery import KEY, array
 from tests.audit.gallery._jax import W, X, dropout, model
@@ -228,3 +232,222 @@ def test_a_rate_is_in_use_if_a_module_inside_has_it_and_is_off(
 
     report = applied(Net(), array(2, 6, 8))
     assert [(each.id, each.where) for each in report.findings] == [(name, "Net") for name in ids]
+
+
+def test_arguments_that_are_rates() -> None:
+    """By their names, and numbers in (0, 1]; also in a configuration."""
+
+    def run(w: Any, key: jax.Array, x: jax.Array, **_: Any) -> jax.Array:
+        return model(w, key, x)
+
+    def evidence(**kwargs: Any) -> list[str]:
+        report = audit.check(run, W, KEY, X, kwargs=kwargs, training=True)
+        assert {each.id for each in report.findings} <= {"JD101"}
+        return [each.evidence for each in report.findings]
+
+    unused = "is 0.3, and no mask in it is drawn at that rate"
+    assert evidence(dropout_rate=0.3) == [f"dropout_rate.dropout_rate {unused}"]
+    assert evidence(momentum=0.3, rate=0.3, dropout=1, drop_rate=1.5, dropout_prob=0.0) == []
+    config = {"dropout_rate": 0.3, "width": 0.5}
+    assert evidence(config={1: 0.3}) == []
+    assert evidence(config=config) == [f"config.dropout_rate {unused}"]
+    assert evidence(dropout_rate=0.1, config={"dropout": 0.1}) == []
+
+
+def test_a_layer_that_is_off_beside_one_that_is_on() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = nn.Dropout(0.3, deterministic=True)(nn.Dense(16)(x))
+            return nn.Dense(3)(nn.Dropout(0.1, deterministic=False)(nn.tanh(x)))
+
+    (finding,) = applied(Net(), training=True).findings
+    assert (finding.where, finding.id) == ("Dropout_0", "JD101")
+    assert finding.evidence == "Dropout.rate is 0.3, and all its calls are off"
+    assert applied(Net()).findings == []
+    ids = {each.id: each for each in applied(Net(), training=False).findings}
+    assert ids["JD105"].where == "Dropout_1"
+    assert ids["JD105"].evidence == "Dropout.deterministic is False"
+    assert ids["JD102"].evidence == "dropout at rate 0.1"
+    assert len(ids) == 2
+
+
+def test_a_model_that_is_a_layer_has_the_name_of_its_class() -> None:
+    on = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=False, rngs=nnx.Rngs(0)))
+    off = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=True, rngs=nnx.Rngs(0)))
+
+    def run(layer: nnx.Dropout, x: jax.Array) -> jax.Array:
+        return layer(jnp.tanh(x))
+
+    report = audit.check(run, on, X, training=False)
+    assert [each.where for each in report.findings if each.id == "JD105"] == ["Dropout"]
+    (site,) = audit.check(run, off, X).sites
+    assert (site.where, site.variant, site.active) == ("Dropout", "Dropout (off)", False)
+    (site,) = audit.check(lambda layer, x: x, on, X).sites
+    assert site.variant == "Dropout (not called)"
+
+
+@pytest.mark.parametrize("name", ["dropout_rate", "drop_path_rate"])
+def test_a_rate_that_is_a_value_of_the_program_may_be_that_of_a_field(name: str) -> None:
+    def call(self: Any, x: jax.Array, key: jax.Array, rate: Any) -> jax.Array:
+        return jaxdrop.dropout(key, jnp.tanh(x), rate)
+
+    call.__name__ = "__call__"
+    fields = {"__annotations__": {name: float}, name: 0.3, "__call__": call}
+    net = type("Net", (nn.Module,), fields)()
+
+    def run(key: jax.Array, x: jax.Array, rate: jax.Array) -> Any:
+        return net.apply({}, x, key, rate)
+
+    assert found(run, KEY, X, array(), training=True) == []
+    assert found(run, KEY, X, 0.1, training=True) == ([] if "path" in name else ["JD101"])
+    (finding,) = audit.check(run, KEY, X, array(), training=False).findings
+    assert finding.evidence == "dropout at rate traced"
+
+
+def test_a_rate_that_is_not_known_is_said_to_be_unknown() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.normal(key, x.shape) > 0.3, jnp.tanh(x), 0)
+
+    (finding,) = audit.check(run, KEY, X, training=False).findings
+    assert finding.evidence == "dropout at rate unknown"
+
+
+@pytest.mark.parametrize("rate", [0.25, None])
+def test_batch_norm_behind_dropout_has_a_ratio_of_variances(rate: float | None) -> None:
+    def run(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
+        y = jaxdrop.dropout(key, jnp.tanh(x), rate)
+        return jnp.tanh((y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5))
+
+    report = audit.check(run, KEY, X, array() if rate is None else rate, select="JD303")
+    (finding,) = report.findings
+    text = "evaluation is 0.75 of" if rate else "the ratio of the variances depends on the rate"
+    assert text in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("shape", "ids"), [((), []), ((1, 1), []), ((1, 16), ["JD301"]), ((8, 1), [])]
+)
+def test_one_number_for_all_is_no_mask_that_examples_share(
+    shape: tuple[int, ...], ids: list[str]
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, shape), jnp.tanh(x), 0)
+
+    assert found(run, KEY, X) == ids
+
+
+@pytest.mark.parametrize(
+    ("rate", "dtype", "ids"),
+    [
+        (0.1, jnp.bfloat16, ["JD307"]),
+        (0.5, jnp.bfloat16, []),  # 2 is exact
+        (0.1, jnp.float16, ["JD307"]),
+        (0.1, jnp.float32, []),
+    ],
+)
+def test_a_scale_that_is_rounded_is_a_bias(rate: float, dtype: Any, ids: list[str]) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(keep, jnp.tanh(x), 0) * jnp.asarray(1 / (1 - rate), x.dtype)
+
+    report = audit.check(run, KEY, array(8, 16, dtype=dtype))
+    assert [each.id for each in report.findings] == ids
+    for finding in report.findings:
+        bias = float(jnp.asarray(1 / (1 - rate), dtype)) * (1 - rate) - 1
+        assert finding.evidence.startswith(f"kept values are {bias:+.2%} off in the mean")
+
+
+@pytest.mark.parametrize("select", [[3], ["JD2", 3]])
+def test_ids_are_texts(select: Any) -> None:
+    with pytest.raises(ValueError, match="select must hold ids"):
+        audit.check(model, W, KEY, X, select=select)
+
+
+def test_equinox_is_told_its_mode_by_the_layer_or_by_the_call() -> None:
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        on: Any
+        off: Any
+        told: Any
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            keys = jax.random.split(key)
+            x = self.off(self.on(x, key=keys[0]), key=keys[1])
+            return self.told(x * 2, key=keys[1], inference=True)
+
+    kind = eqx.nn.Dropout
+    net = Net(kind(0.1), kind(0.2, inference=True), kind(0.3))
+    sites = audit.check(lambda net, x, key: net(x, key), net, X, KEY).sites
+    found = {site.where.split(" (")[0]: (site.rate, site.active) for site in sites}
+    assert found == {"on": (0.1, True), "off": (0.2, False), "told": (0.3, False)}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_gets_no_key_once_is_blamed_whatever_its_other_calls_get(first: bool) -> None:
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=False))
+
+    def run(layer: nnx.Dropout, key: jax.Array, x: jax.Array) -> jax.Array:
+        for with_key in (first, not first):
+            x = layer(jnp.tanh(x), rngs=key if with_key else None)
+        return x
+
+    report = audit.check(run, layer, KEY, X)
+    assert [each.evidence for each in report.findings] == ["Dropout at rate 0.1 is on, and raises"]
+    assert len(report.sites) == 1
+
+
+def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:
+    """As a layer has, or a configuration."""
+    config = types.SimpleNamespace(dtype=np.float32, shape=(3,), dropout_rate=0.1)
+
+    def run(config: Any, w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return model(w, key, x, config.dropout_rate).astype(config.dtype)
+
+    (site,) = audit.check(run, config, W, KEY, X, training=True).sites
+    assert site.rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("rate", "of_input", "of_activation"), [(0.2, 0, 0), (0.21, 1, 0), (0.5, 1, 0), (0.51, 1, 1)]
+)
+def test_a_high_rate_is_above_a_half_or_a_fifth_of_an_input(
+    rate: float, of_input: int, of_activation: int
+) -> None:
+    """An input that is moved, scaled or shifted is one; a sum of two, or weights, are none."""
+
+    def drop(key: jax.Array, w: Any, x: jax.Array, of: Callable[..., Any]) -> jax.Array:
+        return jnp.tanh(dropout(key, of(x, w["w"]), rate) @ w["w"])
+
+    for count, bodies in (
+        (of_input, [lambda x, w: x, lambda x, w: (2 * x.T.T - 1) / 3]),
+        (of_activation, [lambda x, w: jnp.tanh(x), lambda x, w: x + x[::-1], lambda x, w: w + 0]),
+    ):
+        for of in bodies:
+            ids = found(drop, KEY, W, X, of, select="JD304")
+            assert ids == count * ["JD304"]
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "names"),
+    [
+        ((2, 3, 4, 4), (1, 1, 4, 4), "all examples (axis 0) and all heads (axis 1)"),
+        ((2, 3, 4, 4), (2, 1, 4, 4), "all heads (axis 1)"),
+        ((2, 3, 4, 4), (1, 3, 4, 4), "all examples (axis 0)"),
+        ((5, 2, 3, 4, 4), (5, 2, 1, 4, 4), "all heads (axis 2)"),
+        ((3, 4, 4), (3, 4, 4), ""),
+        ((3, 4, 4), (1, 4, 4), "all examples (axis 0)"),
+    ],
+)
+def test_weights_of_attention_that_share_a_mask(
+    size: tuple[int, ...], mask: tuple[int, ...], names: str
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(x)
+        return jnp.where(jax.random.bernoulli(key, 0.9, mask), weights / 0.9, 0) @ x
+
+    report = audit.check(run, KEY, array(*size))
+    assert [site.variant for site in report.sites] == ["attention dropout"]
+    texts = [each.evidence for each in report.findings if each.id == "JD301"]
+    assert texts == ([f"{names} of {size} have one mask"] if names else [])

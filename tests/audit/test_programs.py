@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend.core import Primitive
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxdrop import audit
+from jaxdrop.audit import _control
 from jaxdrop.audit._graph import Graph, ancestors, descendants
 from tests.audit.gallery import KEY, STEP, array
 from tests.audit.gallery._jax import ALL, ROWS, W, X, dropout, model, sharded
@@ -137,6 +139,16 @@ def test_a_mask_may_be_scaled_by_a_value_of_the_program() -> None:
     assert only(run, KEY, X, array()).rate == 0.1
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
+    def run(key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
+        mask = keep(key, *x.shape)
+        factor = jnp.where(~mask, 0.0, scale) if swapped else jnp.where(mask, scale, 0.0)
+        return jnp.tanh(x) * factor
+
+    assert only(run, KEY, X, array()).rate == pytest.approx(0.1)
+
+
 def test_one_mask_for_two_arrays_is_one_site() -> None:
     def run(key: jax.Array, x: jax.Array) -> jax.Array:
         mask = keep(key, *x.shape)
@@ -150,7 +162,13 @@ def test_a_key_may_be_chosen_at_random() -> None:
         first, second, choice = jax.random.split(key, 3)
         return dropout(jnp.where(jax.random.bernoulli(choice), first, second), jnp.tanh(x), 0.1)
 
-    assert only(run, KEY, X).rate == 0.1
+    def or_constant(key: jax.Array, x: jax.Array) -> jax.Array:
+        first, choice = jax.random.split(key)
+        own = jnp.where(jax.random.bernoulli(choice), first, jax.random.key(3))
+        return dropout(own, jnp.tanh(x), 0.1)
+
+    for fn in (run, or_constant):
+        assert only(fn, KEY, X).rate == 0.1
 
 
 def test_the_compilers_generator_takes_no_key() -> None:
@@ -469,3 +487,134 @@ def test_a_search_of_a_large_program_ends() -> None:
     assert [each.number for each in descendants(first)] == [*range(1, 10)]
     assert [each.number for each in ancestors(node)] == [*range(8, -1, -1)]
     assert len(list(descendants(first, limit=4))) == 4
+
+
+def test_arguments_by_keyword() -> None:
+    """They have names, and may be the step; a flag stays one."""
+
+    def run(w: Any, key: jax.Array, on: bool = False, *, n: Any, x: jax.Array) -> jax.Array:
+        assert on is True
+        return model(w, jax.random.fold_in(key, n["number"]), x)
+
+    for step, ids in (("n", []), ("n['number']", []), ("x", ["JD202"]), ("on", ["JD202"])):
+        kwargs = {"n": {"number": STEP}, "x": X}
+        assert found(run, W, KEY, True, kwargs=kwargs, step=step) == ids
+    (finding,) = audit.check(run, W, KEY, True, kwargs=kwargs, step="x").findings
+    assert finding.evidence == "the mask depends on key, n['number'], and not on the step"
+
+
+@pytest.mark.parametrize("step", [-1, 2])
+def test_a_step_beyond_the_arguments(step: int) -> None:
+    with pytest.raises(ValueError, match=f"step={step} names no argument: the function is given 2"):
+        audit.check(lambda key, x: x, KEY, X, step=step)
+    with pytest.raises(ValueError, match="arrays are none"):
+        audit.check(lambda n: n, 3, step="x")
+
+
+def test_results_that_are_no_arrays_have_no_state() -> None:
+    """The key is the last of five results, of which two are arrays and one is a number."""
+
+    def step(state: Any, x: jax.Array, renew: bool) -> Any:
+        key = jax.random.split(state["key"])[0] if renew else state["key"]
+        result = dropout(state["key"], jnp.tanh(x), 0.1)
+        return result, "text", 3, None, {"key": key, "count": state["count"] + 1}
+
+    state = {"key": KEY, "count": STEP}
+    assert found(partial(step, renew=True), state, X) == []
+    assert found(partial(step, renew=False), state, X) == ["JD202"]
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("partitionable", [True, False])
+def test_when_a_split_equals_a_fold_in(impl: str, partitionable: bool) -> None:
+    """Of threefry in the mode that is JAX's default; not of splits with several axes."""
+
+    def run(key: jax.Array, x: jax.Array, several: bool = False) -> jax.Array:
+        first = jax.random.split(key, (3, 1))[1, 0] if several else jax.random.split(key, 3)[1]
+        second = jax.random.fold_in(key, 1)
+        return dropout(second, jnp.tanh(dropout(first, jnp.exp(x), 0.1)), 0.1)
+
+    key = jax.eval_shape(lambda: jax.random.key(0, impl=impl))
+    with jax.threefry_partitionable(partitionable):
+        equal = impl == "threefry2x32" and partitionable
+        assert found(run, key, X) == (["JD201"] if equal else [])
+        assert found(partial(run, several=True), key, X) == []
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_one_iteration_shares_its_key_with_no_other(length: int) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        def body(_: None, x: jax.Array) -> tuple[None, jax.Array]:
+            return None, dropout(key, jnp.tanh(x), 0.1)
+
+        return lax.scan(body, None, x)[1]
+
+    assert found(run, KEY, array(length, 8, 16)) == (["JD203"] if length > 1 else [])
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_layer_that_is_skipped_in_a_loop_is_one_site(gradient: bool) -> None:
+    def run(w: jax.Array, keys: jax.Array, x: jax.Array) -> jax.Array:
+        def body(x: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+            chosen = lax.cond(keep(key), lambda x: jnp.tanh(x @ w), lambda x: x, x)
+            return chosen, None
+
+        return lax.scan(body, x, keys)[0].sum()
+
+    fn = jax.grad(run) if gradient else run
+    site = only(fn, array(16, 16), KEYS, X)
+    assert (site.variant, site.rate, site.repeats) == ("layer drop", 0.1, 3)
+
+
+def test_the_branch_of_this_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    branches = [("tpu",), ("cuda", "rocm"), None]
+    for backend, number in (("tpu", 0), ("gpu", 1), ("cpu", 2)):
+        monkeypatch.setattr(jax, "default_backend", lambda own=backend: own)
+        assert _control._branch_here(branches) == number
+        assert _control._branch_here([("x",), ("y",)]) == 0
+    monkeypatch.undo()
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        other = partial(dropout, key, rate=0.2)
+        return lax.platform_dependent(x, default=partial(dropout, key, rate=0.1), tpu=other)
+
+    assert only(lambda key, x: run(key, jnp.tanh(x)), KEY, X).rate == 0.1
+
+
+def test_an_array_that_is_divided_over_two_axes() -> None:
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
+    rows = PartitionSpec(("a", "b"))
+
+    def run(w: Any, key: jax.Array, x: jax.Array, own: str = "") -> jax.Array:
+        if own:
+            key = jax.random.fold_in(key, lax.axis_index(own))
+        return model(w, key, x)
+
+    for own, axes in (("", ["'a'", "'b'"]), ("a", ["'b'"])):
+        body = jax.shard_map(
+            partial(run, own=own),
+            mesh=mesh,
+            in_specs=(ALL, ALL, rows),
+            out_specs=rows,
+            check_vma=False,
+        )
+        findings = audit.check(body, W, KEY, X).findings
+        assert {each.id for each in findings} == {"JD204"}
+        assert [each.evidence.split("axis ")[1].split(",")[0] for each in findings] == axes
+
+
+def test_a_single_number_is_no_mask_that_costs_memory() -> None:
+    def step(w: Any, key: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> Any:
+        def loss(w: Any) -> jax.Array:
+            outside = keep(key, *shape)
+
+            @jax.checkpoint
+            def block(w: jax.Array, x: jax.Array) -> jax.Array:
+                return jnp.where(outside, jax.nn.relu(x @ w) / 0.9, 0)
+
+            return jnp.square(block(w["w"], x) @ w["v"]).mean()
+
+        return jax.grad(loss)(w)
+
+    assert "JD308" not in found(partial(step, shape=()), W, KEY, X)
+    assert "JD308" in found(partial(step, shape=X.shape), W, KEY, X)

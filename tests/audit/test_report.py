@@ -7,14 +7,15 @@ import io
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
-from jaxdrop import audit
-from jaxdrop.audit import _cli, _forms
+from jaxdrop import _source_lines, audit
+from jaxdrop.audit import _check, _cli, _forms, _tracing
 from tests.audit.gallery import KEY
 from tests.audit.gallery._jax import W, X, model
 
@@ -39,6 +40,14 @@ def made() -> audit.Report:
 
 def nothing() -> int:
     return 3
+
+
+def empty() -> tuple[()]:
+    return ()
+
+
+def text() -> tuple[str]:
+    return ("text",)
 
 
 REPORT = audit.check(*target())
@@ -153,6 +162,20 @@ def test_a_fingerprint_outlives_an_edit_above_the_line() -> None:
     moved = audit.Finding(first.rule, first.where.replace(":", ":1"), first.evidence)
     other = audit.Finding(audit.RULES["JD204"], first.where, first.evidence)
     assert moved.fingerprint == first.fingerprint != other.fingerprint
+    # Files of baselines hold it: the same in every version.
+    finding = audit.Finding(audit.RULES["JD304"], "net/drop (a.py:12)", "rate 0.9: is 0.1 meant?")
+    assert finding.fingerprint == "eda8534ed40c1c3c"
+
+
+def test_files_have_a_line_for_each_entry(tmp_path: Path) -> None:
+    """So that differences of two of them can be read."""
+    file = tmp_path / "known.json"
+    REPORT.write_baseline(file)
+    known = sorted(each.fingerprint for each in REPORT.findings)
+    assert json.loads(file.read_text()) == {"version": 1, "fingerprints": known}
+    assert file.read_text().endswith("}\n")
+    for text in (file.read_text().rstrip("\n"), REPORT.to_json(), REPORT.to_sarif()):
+        assert text == json.dumps(json.loads(text), indent=1)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +190,13 @@ def test_a_fingerprint_outlives_an_edit_above_the_line() -> None:
         ([f"{HERE}:target", "--format", "json"], 1, '"findings"'),
         ([f"{HERE}:target", "--format", "sarif"], 1, "2.1.0"),
         ([f"{HERE}:made"], 1, "JD205"),
+        ([f"{HERE}:good", "--training", "--step", "x"], 1, "JD202"),
+        ([f"{HERE}:good", "--training", "--step", "key"], 0, "0 error"),
+        ([f"{HERE}:target", "--fail-level", "error", "--select", "JD304"], 0, "JD304"),
+        ([f"{HERE}:empty"], 2, "must return a tuple"),
+        ([f"{HERE}:text"], 2, "must return a tuple"),
+        ([":text"], 2, "is not of the form module:function"),
+        ([f"{HERE}:"], 2, "is not of the form module:function"),
         ([f"{HERE}:nothing"], 2, "must return a tuple"),
         (["/no/such/file.py:f"], 2, "there is no file '/no/such/file.py'"),
         ([f"{HERE}:absent"], 2, "absent"),
@@ -209,7 +239,9 @@ def test_a_module_is_found_in_the_current_folder(
     (tmp_path / "audited_module.py").write_text("class Of:\n    step = staticmethod(len)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
-    assert _cli.load("audited_module:Of.step") is len
+    for _ in range(2):
+        assert _cli.load("audited_module:Of.step") is len
+    assert sys.path.count("") == 1
 
 
 def test_the_command_line_keeps_a_baseline(tmp_path: Path) -> None:
@@ -232,3 +264,43 @@ def test_it_is_a_program() -> None:
 def test_the_page_lists_the_rules() -> None:
     page = Path(__file__).parents[2] / "docs" / "audit.md"
     assert _cli.list_rules() in page.read_text()
+
+
+def test_a_report_of_nothing_is_a_line() -> None:
+    nothing = audit.Report([], [])
+    line = "0 sites, 0 drawn; findings: 0 error, 0 warning, 0 info"
+    assert _forms.plain([], []).splitlines()[-2:] == ["", line]
+    if _forms._optional.find("rich") is not None:
+        assert str(nothing) == line
+    assert nothing.worst is None
+    assert json.loads(nothing.to_json()) == {"sites": [], "findings": []}
+
+
+def test_the_times_are_those_of_tracing_and_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that shows 1, 2, 4, 8, 16: tracing ends at 2, its walk at 4."""
+    clock = types.SimpleNamespace(perf_counter=iter([1, 2, 4, 8, 16]).__next__)
+    monkeypatch.setattr(_tracing, "time", clock)
+    monkeypatch.setattr(_check, "time", clock)
+    report = audit.check(*good())
+    assert (report.trace_seconds, report.audit_seconds) == (1, 2 + 8)
+
+
+def test_the_names_of_the_module() -> None:
+    assert dir(audit) == sorted(audit.__all__)
+
+
+def test_the_line_of_the_user_is_the_first_that_no_library_has() -> None:
+    def line(*files: str) -> str | None:
+        frames = [types.SimpleNamespace(file_name=name, line_num=7) for name in files]
+        return _source_lines.user_line(
+            types.SimpleNamespace(traceback=types.SimpleNamespace(frames=frames))
+        )
+
+    inside, outside = str(Path("some/file.py").resolve()), str(Path("..").resolve() / "file.py")
+    library = jax.__file__
+    assert line("<string>", library, _source_lines.__file__, inside, outside) == "some/file.py:7"
+    assert line(json.__file__, outside, inside) == f"{outside}:7"
+    assert line(library, "<string>") is None
+    assert _source_lines.user_line(None) is None
+    assert _source_lines.names_library(f"f at {library}:3")
+    assert not _source_lines.names_library(f"f at {inside}:3")

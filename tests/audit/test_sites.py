@@ -16,6 +16,7 @@ from flax import nnx
 import jaxdrop
 import jaxdrop.linen
 from jaxdrop import audit
+from jaxdrop.audit._places import Loop, Place
 from jaxdrop.functional.attention import _block_sizes
 from tests import catalogue
 from tests.audit.gallery import KEY, array
@@ -59,6 +60,12 @@ def digits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.lax.rem(jax.random.bits(key, shape), jnp.full(shape, np.uint32(10)))
 
 
+def mantissas(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Numbers in [1, 2)."""
+    bits = jax.random.bits(key, shape) >> np.uint32(9)
+    return jax.lax.bitcast_convert_type(bits | np.uint32(0x3F800000), jnp.float32)
+
+
 def bytes_of(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.bits(key, shape).astype(np.uint8)
 
@@ -88,6 +95,11 @@ def bytes_of(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         (None, lambda key, x, rate: x * (jax.random.normal(key, x.shape) > 0.3)),
         (None, lambda key, x, rate: x * (jax.random.exponential(key, x.shape) > 0.3)),
         (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) ** 2 > 0.3)),
+        (0.2, lambda key, x, rate: x * (mantissas(key, x.shape) - 1 >= rate)),
+        (None, lambda key, x, rate: x * (mantissas(key, x.shape) - 1.25 >= 0.2)),
+        (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) / -2 > -0.15)),
+        (None, lambda key, x, rate: jnp.where(jax.random.normal(key, x.shape) > 0.3, 0, x)),
+        (1.0, lambda key, x, rate: x * (jax.random.bernoulli(key, 1 - rate, x.shape) / (1 - rate))),
         (0.25, lambda key, x, rate: x * (words(key, x.shape) < np.uint16(0.75 * 2**16))),
     ],
 )
@@ -268,7 +280,7 @@ def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
     def positions(x: jax.Array) -> jax.Array:
         return jnp.broadcast_to(jnp.arange(16, dtype=x.dtype), x.shape)
 
-    def run(key: jax.Array, x: jax.Array) -> Any:
+    def run(key: jax.Array, x: jax.Array, tokens: jax.Array) -> Any:
         keys = jax.random.split(key, 5)
         noise = jnp.tanh(x) + jnp.exp(x) * jax.random.normal(keys[0], x.shape)
         flipped = jnp.where(jax.random.bernoulli(keys[1], 0.5, (8, 1)), x[:, ::-1], x)
@@ -278,9 +290,13 @@ def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
         mixed = jnp.where(jax.random.bernoulli(keys[2], 0.9, x.shape), jnp.tanh(x), noise / noise)
         swapped = jnp.where(jax.random.bernoulli(keys[3], 0.9, x.shape), x, positions(x))
         moved = jax.random.permutation(keys[4], x)
-        return noise, flipped, ids, chosen, signs, mixed, swapped, moved
+        whole = jnp.where(jax.random.bernoulli(keys[0], 0.9, X.shape), tokens, 0)
+        counts = tokens * jax.random.bernoulli(keys[1], 0.9, X.shape)
+        held = positions(x) * jax.random.bernoulli(keys[2], 0.9, X.shape)
+        known = jax.lax.cond(jax.random.bernoulli(keys[3]), lambda: 2.0, lambda: 3.0)
+        return noise, flipped, ids, chosen, signs, mixed, swapped, moved, whole, counts, held, known
 
-    assert audit.check(run, KEY, X).sites == []
+    assert audit.check(run, KEY, X, array(*X.shape, dtype=jnp.int32)).sites == []
 
 
 def test_arrays_that_the_function_holds_are_dropped_too() -> None:
@@ -401,3 +417,55 @@ def test_select_and_ignore() -> None:
     assert ids() == ["JD205", "JD304"]
     assert ids(select="JD2") == ids(ignore=["JD304"]) == ["JD205"]
     assert ids(select=["JD205", "JD3"], ignore=["JD2"]) == ["JD304"]
+
+
+def test_a_vector_has_no_path_to_drop() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, x.shape), jnp.tanh(x), 0)
+
+    assert only(run, KEY, array(8)).variant == "dropout"
+
+
+def test_costs_of_a_site() -> None:
+    """An array is read and written; a word of threefry takes some hundred operations, one of the
+    counter hash some twenty, in each iteration of a loop.
+    """
+
+    def halved(key: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(key, jnp.tanh(x), 0.5)
+
+    def looped(keys: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, key: (halved(key, x), None), x, keys)[0]
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+    sites = only(halved, KEY, X), only(looped, keys, X), only(halved, FAST, X)
+    for site, times in zip(sites, (1, 3, 1), strict=True):
+        assert site.bytes == times * 2 * 4 * np.prod(X.shape)
+    assert 3 * sites[0].flops == sites[1].flops
+    for site, least, most in ((sites[0], 100, 150), (sites[2], 15, 30)):
+        assert least < site.flops / np.prod(X.shape) < most
+
+
+def test_a_place_has_a_name_and_a_number_of_turns() -> None:
+    assert Place().where == "?"
+    assert Place(("a/b", "jit(c)/jaxdrop.dropout/d")).where == "a/b/c/d"
+    outer = Loop("scan", 2, 4, 3, "", Place())
+    inner = Loop("while", 8, 16, None, "", Place())
+    last = Loop("scan", 32, 64, 5, "", Place())
+    place = Place(loops=(outer, inner, last))
+    assert place.repeats == 15
+    assert [place.runs(deps) for deps in (0, 2, 8, 32, 8 | 32, 2 | 32)] == [1, 3, 1, 5, 5, 15]
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_masks_that_are_repeated_or_stacked(tiled: bool) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        if tiled:
+            keep = jnp.tile(jax.random.bernoulli(key, 0.9, (2, 1, 1, 5)), (1, 3, 4, 1))
+        else:
+            bits = jax.random.uniform(key, (2, 3, 4, 5))
+            keep = jnp.stack([bits[0], bits[1]]) < 0.9
+        return jnp.where(keep, jnp.tanh(x), 0)
+
+    site = only(run, KEY, array(2, 3, 4, 5))
+    assert (site.shared_axes, site.rate) == ((1, 2) if tiled else (), pytest.approx(0.1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -428,6 +429,57 @@ def test_words_that_are_dropped() -> None:
     np.testing.assert_allclose(result.variance, 0.21 * (W[ids] - W[0]) ** 2, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("text", "fn"),
+    [
+        ("softmax: variance linearized", jax.nn.softmax),
+        ("logsumexp linearized", lambda x: jnp.log(jnp.exp(x).sum())),
+        ("atan2 linearized", lambda x: jnp.arctan2(x[:2], x[2:])),
+        ("reduce_max linearized", lambda x: jnp.append(jnp.tile(x, 4), x[0]).max()),
+        ("reduce_max of 16", lambda x: jnp.tile(x, 4).max()),
+        ("argmin of the means", lambda x: x.argmin()),
+        (
+            "a choice between more than two values: that at the mean",
+            lambda x: (
+                jax.lax.select_n(
+                    (x > 0).astype(jnp.int32) + (x[::-1] > 1).astype(jnp.int32), X[0], X[1], X[2]
+                )
+                + x * 0
+            ),
+        ),
+        ("sort linearized", jnp.sort),
+        ("none", lambda x: jnp.tanh(x @ W) * x.sum()),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_is_linearized_is_listed_with_its_place(text: str, fn: Any) -> None:
+    def scoped(key: jax.Array) -> jax.Array:
+        with jax.named_scope("outer"), jax.named_scope("inner"):
+            return fn(X[0] + jax.random.normal(key, (4,)))
+
+    listed = jax.eval_shape(mc.analytic(scoped, allow_deterministic=True)).linearized
+    assert isinstance(listed, tuple)
+    if text in ("none", "reduce_max of 16"):
+        assert listed == ()
+        return
+    (line,) = listed
+    assert re.fullmatch(rf"{text} at outer/inner\S* \S*tests/mc/test_analytic\.py:\d+", line), line
+
+
+def test_inputs_that_are_no_arrays() -> None:
+    """Of an input with several leaves, those that are arrays have an axis of examples."""
+
+    def fn(key: jax.Array, x: dict[str, Any], name: str, rate: float) -> jax.Array:
+        assert isinstance(rate, float)
+        return jaxdrop.dropout(key, x[name], rate) @ x["w"][0] + x["shift"]
+
+    x = {"a": X, "w": np.broadcast_to(W, (3, *W.shape)), "shift": X[:, :1], "name": "unused"}
+    for precision in PRECISIONS:
+        result = mc.analytic(fn, precision=precision)(x, "a", 0.25)
+        np.testing.assert_allclose(result.mean, X @ W + X[:, :1], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(result.variance, X**2 / 3 @ W**2, rtol=1e-4)
+
+
 def test_what_has_no_rule_is_linearized_and_named() -> None:
     def fn(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         noisy = x + 1e-3 * jax.random.normal(key, x.shape)
@@ -447,8 +499,10 @@ def test_bad_input() -> None:
         mc.analytic(two_masks, precision="full")
     with pytest.raises(ValueError, match=r"mc\.analytic would see[^$]*allow_deterministic"):
         mc.analytic(lambda key, x: x)(X)
-    fixed = mc.analytic(lambda key, x: 2 * x, allow_deterministic=True)(X)
-    assert not fixed.variance.any()
+    for precision in PRECISIONS:
+        fixed = mc.analytic(lambda key, x: 2 * x, precision=precision, allow_deterministic=True)(X)
+        np.testing.assert_array_equal(fixed.mean, 2 * X)
+        assert not fixed.variance.any()
     with pytest.raises(ValueError, match="no batch axis of length 1"):
         mc.analytic(lambda key, x: jaxdrop.dropout(key, x, 0.5).sum(), precision="linearized")(X)
     with pytest.raises(ValueError, match="in_axes"):
@@ -630,13 +684,14 @@ def test_numbers_of_64_bits() -> None:
     """Also of a function that was traced before, where JAX had 32 bits."""
     means = np.linspace(-1, 1, 5)
 
-    def fn(key: jax.Array) -> jax.Array:
+    def fn(key: jax.Array) -> list[jax.Array]:
         x = means + 9 * jax.random.normal(key, (5,))
-        return jax.nn.gelu(x, approximate=False)
+        pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (3,), (1,), "SAME")
+        return [jax.nn.gelu(x, approximate=False), pooled]
 
     narrow = mc.analytic(fn)()
     with jax.enable_x64(True):
         wide = mc.analytic(fn)()
-    assert wide.mean.dtype == wide.variance.dtype == np.float64
-    np.testing.assert_allclose(wide.mean, narrow.mean, rtol=1e-5)
-    np.testing.assert_allclose(wide.variance, narrow.variance, rtol=1e-5)
+    assert all(x.dtype == np.float64 for x in (*wide.mean, *wide.variance))
+    for own, other in zip(wide.mean + wide.variance, narrow.mean + narrow.variance, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-5)

@@ -119,6 +119,7 @@ COINS: dict[str, Body] = {
     "product": lambda b: (b[0] + 1.0) * b[1],
     "difference": lambda b: b[0] * 2.0 - b[1],
     "quotient": lambda b: (b[0] + 1.0) / (b[1] + 2.0),
+    "quotient, any": lambda b: b[0, 0] / (b[1].any() + 2.0),
     "power": lambda b: (b[0] + 2.0) ** (b[1] + 1.0),
     "angle": lambda b: jnp.arctan2(b[0] * 1.0, b[1] + 1.0),
     "count": lambda b: b.sum(1),
@@ -128,6 +129,8 @@ COINS: dict[str, Body] = {
     "padded coins": lambda b: jnp.pad(b, ((1, 0), (0, 1)), constant_values=True),
     "turned": lambda b: b[:, ::-1].T,
     "beside": lambda b: jnp.concatenate([b, C[None]], 0),
+    "stacked": lambda b: jnp.stack([b[0], ~b[1], jnp.asarray(C)], 1),
+    "tiled": lambda b: jnp.tile(b, (2, 2)),
     "counts beside": lambda b: jnp.concatenate([b.sum(0), np.arange(3)]),
     "counts, padded": lambda b: jnp.pad(b.sum(0), 1, constant_values=7),
     "counts, put": lambda b: lax.dynamic_update_slice(jnp.arange(5), b.sum(0), (1,)),
@@ -197,6 +200,10 @@ NORMALS: dict[str, Body] = {
     "power of a number": lambda x: 1.5 ** x[0],
     "cube": lambda x: x**3,
     "quotient of its own": lambda x: x / (x**2 + 6),
+    "quotient by an activation": lambda x: x[0] / (jax.nn.relu(x[1]) + 5),
+    "over an activation": lambda x: V / (jnp.tanh(x[1]) + 2),
+    "activation, from a constant": lambda x: 2 - jax.nn.relu(x[1]),
+    "activation of many steps": lambda x: -(3 * jax.nn.gelu(x[0]) - V) / 2,
     "from a constant": lambda x: V - x[0],
     "over a constant": lambda x: x[0] / V,
     "negative": lambda x: -x,
@@ -204,8 +211,15 @@ NORMALS: dict[str, Body] = {
     "bfloat16": lambda x: 2 * x[0].astype(jnp.bfloat16).astype(jnp.float32),
     "bfloat16, choice": lambda x: narrow(x[0].astype(jnp.bfloat16)),
     "bfloat16, at least": lambda x: jnp.maximum(x, 0.1).astype(jnp.bfloat16).astype(jnp.float32),
-    "constant of a choice": lambda x: lax.stop_gradient(x[0]),
+    "constant": lambda x: lax.stop_gradient(x[0]),
+    "constant of an exponential": lambda x: lax.stop_gradient(jnp.exp(x[0] / 2)),
+    "constant of a sum": lambda x: lax.stop_gradient(x.sum(0)),
+    "checkpoint": lambda x: jax.checkpoint(jnp.sin)(x[0]),
+    "outside": lambda x: x.at[:, np.array([0, 9])].get(mode="fill", fill_value=7.0),
     "repeated": lambda x: x[:, :1] * V,
+    "stacked": lambda x: jnp.stack([x[0], V, -x[1]]),
+    "tiled": lambda x: jnp.tile(x[0], 2),
+    "logarithm to base 2": lambda x: jnp.log2(x[0] + 9),
     "so far": lambda x: jnp.cumsum(x, 0),
 }
 
@@ -296,6 +310,14 @@ def by_hand(x: Any, axes: Any) -> Any:
     return e / e.sum(axes, keepdims=True)
 
 
+def shares(x: Any) -> Any:
+    return x / x.sum(0)
+
+
+FIRST = np.array([True, False])[:, None, None]
+CASES = np.broadcast_to(np.int32([0, 2])[:, None, None], (2, 1, 4))
+
+
 def masked(x: Any, axis: int) -> Any:
     return jax.nn.softmax(
         jnp.where(np.add.outer(np.arange(3), np.arange(4)) != 2, x, -jnp.inf), axis
@@ -317,7 +339,13 @@ SMOOTH: dict[str, Body] = {
     "softmax over two axes": lambda x: jax.nn.softmax(x, (0, 2)),
     **{f"softmax by hand, {axes}": lambda x, axes=axes: by_hand(x, axes) for axes in (0, (1, 2))},
     "masked softmax": lambda x: masked(x, 1),
+    "softmax by hand, turned": lambda x: shares(jnp.exp(x).swapaxes(0, 1)),
+    "softmax by hand of an activation": lambda x: by_hand(jnp.tanh(x), 1),
+    "share or quotient": lambda x: x / jnp.where(FIRST, 5.0, x.sum(1, keepdims=True)),
+    "less another maximum": lambda x: x[0] - x[1].max(0),
+    "case by a number": lambda x: lax.select_n(jax.nn.relu(x).astype(jnp.int32), AT, 2 * AT, AT**2),
     **{f"log of a sum, {axis}": lambda x, axis=axis: jnp.log(x.sum(axis)) for axis in (0, 2)},
+    "log1p of a sum": lambda x: jnp.log1p(x.sum(0)),
     "log of a sum of exp": lambda x: jnp.log(jnp.exp(x).sum((0, 2))),
     "logsumexp": lambda x: jax.nn.logsumexp(x, 1),
     **{f"share, {axes}": lambda x, axes=axes: x / x.sum(axes, keepdims=True) for axes in (0, 2)},
@@ -360,6 +388,17 @@ SMOOTH: dict[str, Body] = {
 }
 ENTANGLED: dict[str, Body] = {
     "log softmax": lambda x: jax.nn.log_softmax(x, 1),
+    "share or quotient, turned": lambda x: x / jnp.where(FIRST, x.sum(1, keepdims=True), 5.0),
+    "share or quotient, twice": lambda x: (
+        x / jnp.where(FIRST[::-1], 2.0, jnp.where(FIRST, 5.0, x.sum(1, keepdims=True)))
+    ),
+    "share or one of two quotients": lambda x: (
+        x / lax.select_n(CASES, x.sum(1, keepdims=True), 2 * AT[:, :1], 3 * AT[:, :1])
+    ),
+    "share or quotient, of fewer axes": lambda x: (
+        x / jnp.where(FIRST[:, 0], 5.0, x.sum(1))[:, None]
+    ),
+    "share, turned": lambda x: x[0, :, :3] / x[0, :, :3].sum(0, keepdims=True).T,
     "variance": lambda x: x.var(2),
     "normalized": lambda x: (x - x.mean(1, keepdims=True)) * lax.rsqrt(x.var(1, keepdims=True)),
     "rows of a scan": lambda x: lax.scan(lambda h, r: (h + r, jnp.tanh(h * r)), x[0] * 0.1, x)[1],
@@ -370,6 +409,7 @@ ENTANGLED: dict[str, Body] = {
 
 COVARIANCES = (
     *("softmax, 0", "share, 2", "quotient of negatives", "both", "angle", "norm", "scan"),
+    *("scan backward", "share or quotient", "largest", "matrix"),
     *("pooled, least", "smallest of many", "log of a sum, 2", "branch", "matrix before"),
 )
 
@@ -427,6 +467,15 @@ def row(key: Any) -> Any:
     return lax.scan(lambda last, own: (bits(own), last), start, jr.split(key))[0]
 
 
+def carried(key: Any) -> Any:
+    """The same beside a number; it starts with words."""
+
+    def turn(last: Any, own: Any) -> Any:
+        return (last[0] + 1.0, bits(own)), last[1]
+
+    return lax.scan(turn, (0.0, bits(key)), jr.split(jr.fold_in(key, 1)))
+
+
 THIRDS = np.float32([0.1, 0.2, 0.3])
 DRAWS: dict[str, tuple[Body, Any]] = {
     "equal": (lambda key: bits(key) == 3, 1 / 256),
@@ -439,6 +488,14 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "limit below": (lambda key: lax.lt(jnp.full(3, 3, np.uint8), bits(key)), 252 / 256),
     "limit at least": (lambda key: lax.ge(jnp.full(3, 3, np.uint8), bits(key)), 4 / 256),
     "as booleans": (lambda key: bits(key).astype(bool), 255 / 256),
+    "folded into a constant": (
+        lambda key: jr.bernoulli(jr.fold_in(jr.key(3), jr.bits(key)), 0.2, (3,)),
+        0.2,
+    ),
+    "one of two constants": (
+        lambda key: jr.bernoulli(jnp.where(jr.bernoulli(key), jr.key(1), jr.key(2)), 0.2, (3,)),
+        0.2,
+    ),
     "one bit": (lambda key: (bits(key) & 1).astype(bool).astype(jnp.float32), 1 / 2),
     "some bits": (lambda key: ((bits(key) & 7) >> 1) < 1, 1 / 4),
     "high bits": (lambda key: (bits(key) >> 4) < 4, 1 / 4),
@@ -457,6 +514,17 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "of high resolution": (lambda key: jr.bernoulli(key, 0.25, (3,), mode="high"), 1 / 4),
     "two uniform": (lambda key: lax.lt(*two(key, halves)), 1 / 2),
     "two, one of them wide": (lambda key: 2 * halves(key) >= halves(jr.fold_in(key, 1)), 3 / 4),
+    "stacked": (lambda key: jnp.stack(two(key, bits)) < 64, 1 / 4),
+    "tiled": (lambda key: jnp.tile(bits(key), 2) < 64, 1 / 4),
+    "rows of words": (
+        lambda key: lax.scan(lambda n, word: (n, word < 64), 0.0, bits(key))[1],
+        1 / 4,
+    ),
+    "rows of keys": (
+        lambda key: lax.scan(lambda n, own: (n, bits(own) < 64), 0.0, jr.split(key))[1],
+        1 / 4,
+    ),
+    "carried beside a number": (lambda key: carried(key)[0][1] < 64, 1 / 4),
     "order": (lambda key: jnp.argsort(halves(key)) < 1, 1 / 3),
     "order of bytes": (lambda key: jr.permutation(key, 3).astype(jnp.uint8) < 2, 2 / 3),
     "one for all": (lambda key: jnp.where(jr.bernoulli(key, 0.25), jnp.ones(3), 0), 1 / 4),
@@ -470,6 +538,14 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "of a loop": (
         lambda key: jr.bernoulli(lax.fori_loop(0, 3, lambda i, own: jr.fold_in(own, i), key), 0.2),
         0.2,
+    ),
+    "of a choice by a number": (
+        lambda key: jnp.where(jr.normal(key, (3,)) > 1, *two(key, bits)) < 64,
+        1 / 4,
+    ),
+    "of a sum with a count": (
+        lambda key: bits(key) + jr.bernoulli(key, 0.5, (3,)).sum().astype(np.uint8) < 64,
+        1 / 4,
     ),
     "of a while loop": (lambda key: jr.bernoulli(folded(key), 0.2), 0.2),
 }
@@ -499,7 +575,8 @@ def test_the_linear_part_draws_these_masks() -> None:
         )
 
 
-UNIFORM: dict[str, tuple[Body, float, float]] = {
+H = np.float32([0, 1 / 12])
+UNIFORM: dict[str, tuple[Body, Any, Any]] = {
     "itself": (halves, 1 / 2, 1 / 12),
     "from 1 to -1": (lambda key: 1 - 2 * halves(key), 0, 1 / 3),
     "of words": (lambda key: bits(key).astype(jnp.float32) / 256, 1 / 2, 1 / 12),
@@ -512,6 +589,8 @@ UNIFORM: dict[str, tuple[Body, float, float]] = {
     "exponential": (lambda key: -jnp.log1p(-halves(key)), 1, 1),
     "normal": (lambda key: jr.normal(key, (3,)), 0, 1),
     "equal": (lambda key: halves(key) == 0.5, 0, 0),
+    "beside a number": (lambda key: jnp.concatenate([THIRDS[:1] + 0.4, halves(key)[:1]]), 1 / 2, H),
+    "padded": (lambda key: jnp.pad(halves(key)[:1], (1, 0), constant_values=0.5), 1 / 2, H),
 }
 
 
@@ -532,6 +611,11 @@ def number(key: Any) -> Any:
     return jr.normal(key, (4,))
 
 
+def floats(key: Any, places: int, exponent: int) -> Any:
+    words = bits(key, "uint32") >> np.uint32(places)
+    return lax.bitcast_convert_type(words | np.uint32(exponent), jnp.float32)
+
+
 def turns(key: Any, length: int) -> Any:
     """Words, which a loop keeps for one turn and then returns."""
     start = jnp.zeros(3, np.uint8)
@@ -548,6 +632,61 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
         "a comparison",
     ),
     "a bit in the middle": (lambda key: (bits(key) & 2) == 2, "a comparison of random words"),
+    "bits that differ by entry": (lambda key: bits(key) & np.uint8([1, 3, 7]) < 1, "a comparison"),
+    "a sum of few words": (lambda key: (bits(key) & 7) + np.uint8(5) < 7, "a comparison"),
+    "words beside a constant": (
+        lambda key: jnp.concatenate([np.zeros(1, np.uint8), bits(key)]) < 64,
+        "a comparison",
+    ),
+    "words in a stack with a constant": (
+        lambda key: jnp.stack([np.zeros(3, np.uint8), bits(key)]) < 64,
+        "a comparison",
+    ),
+    "padded words": (lambda key: jnp.pad(bits(key), 1) < 64, "a comparison"),
+    "words or a constant": (
+        lambda key: jnp.where(jr.bernoulli(key, 0.5, (3,)), bits(key), np.uint8(0)) < 64,
+        "a comparison",
+    ),
+    "floats from 2 to 4": (lambda key: floats(key, 9, 0x40000000), "floats that"),
+    "floats of few digits": (lambda key: floats(key, 10, 0x3F800000), "floats that"),
+    "a random table": (
+        lambda key: number(key)[index(jr.fold_in(key, 1))],
+        "an index or a position",
+    ),
+    "sorted by two": (
+        lambda key: lax.sort((*two(key, bits), jnp.arange(3, dtype=np.uint8)), num_keys=2)[2] < 1,
+        "a comparison",
+    ),
+    "windows of two arrays": (
+        lambda key: lax.reduce_window(
+            two(key, index),
+            (1, 1),
+            lambda a, b: (a[0] & b[0], a[1] & b[1]),
+            (1,),
+            (1,),
+            "SAME",
+        ),
+        "a function of a window",
+    ),
+    "window of several steps": (
+        lambda key: lax.reduce_window(number(key), 0.0, lambda a, b: a * b + a, (2,), (1,), "SAME"),
+        "a function of a window",
+    ),
+    "first of a window": (
+        lambda key: lax.reduce_window(number(key), 0.0, lambda a, b: a, (2,), (1,), "SAME"),
+        "a function of a window",
+    ),
+    "words of the turn before, beside a number": (
+        lambda key: (
+            lax.scan(
+                lambda last, own: ((last[0] + 1.0, bits(own)), last[1]),
+                (0.0, jnp.zeros(3, np.uint8)),
+                jr.split(key),
+            )[1]
+            < 3
+        ),
+        "a comparison of random words",
+    ),
     "floats": (
         lambda key: lax.bitcast_convert_type(bits(key, "uint32"), jnp.float32),
         "floats that",
@@ -604,6 +743,113 @@ def test_what_has_no_rule(name: str) -> None:
             mc.analytic(fn, precision="linearized")()
 
 
+def test_a_random_number_for_several_entries() -> None:
+    """Taken to be one for each entry by `diagonal`, as everything is."""
+
+    def fn(key: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(halves(key)[:1], (3,)) < 0.25
+
+    np.testing.assert_allclose(mc.analytic(fn)().mean, 3 * [0.25])
+    with pytest.raises(NotImplementedError, match="a random number for several entries"):
+        mc.analytic(fn, precision="linearized")()
+
+
+def test_the_linear_part_of_words_that_numbers_choose() -> None:
+    def by_two(key: jax.Array) -> jax.Array:
+        return jnp.where(jnp.less(*two(key, number))[:3], *two(key, bits)) < 64
+
+    for fn in (DRAWS["of a choice by a number"][0], DRAWS["of a sum with a count"][0], by_two):
+        with pytest.raises(NotImplementedError, match="random words that are made of random numb"):
+            mc.linear_part(lambda key, fn=fn: fn(key) * 1.0)(jr.key(0))
+
+
+def test_limits_that_are_arguments() -> None:
+    """They are not known while the rules run: those of uniform numbers, and of a maximum."""
+    x = np.float32([-1.0, 0.0, 0.4])
+
+    def fn(key: jax.Array, x: jax.Array) -> Any:
+        keys = jr.split(key, 4)
+        return {
+            "mask": jr.uniform(keys[0], (3,), minval=x, maxval=x + 2) < 1.0,
+            "cut": jr.truncated_normal(keys[1], x, x + 2),
+            "one side": jnp.maximum(jr.normal(keys[2], (3,)), x[0]),
+            "known": jr.uniform(keys[3], (3,), minval=-1.0, maxval=2.0) < x,
+        }
+
+    found = mc.analytic(fn, in_axes=None)(x)
+    at = stats.norm.pdf(1), stats.norm.cdf(1)
+    second = at[1] - at[0] + 1 - at[1]  # of the larger of -1 and a normal number
+    cut = stats.truncnorm(x, x + 2)
+    exact = {
+        "mask": ((1 - x) / 2, (1 - x**2) / 4),
+        "cut": (cut.mean(), cut.var()),
+        "one side": (at[0] + at[1] - 1, second - (at[0] + at[1] - 1) ** 2),
+        "known": ((1 + x) / 3, (1 + x) * (2 - x) / 9),
+    }
+    compare({name: (found.mean[name], found.variance[name]) for name in exact}, exact, atol=1e-3)
+
+
+def test_comparisons_of_counts() -> None:
+    """Whole numbers that are equal often: of 400 coins, against the binomial distribution."""
+    limit, other = np.int32([180, 200, 215]), 300
+
+    def draw(key: jax.Array) -> Any:
+        return (jr.bernoulli(key, 0.5, (400, 1)) + jnp.zeros((1, 3), jnp.int32)).sum(0)
+
+    def fn(key: jax.Array) -> Any:
+        n = draw(key)
+        m = jr.bernoulli(jr.fold_in(key, 1), 2 / 3, (other, 1)).sum(0)
+        return {name: (f(n, jnp.asarray(limit)), f(n[:1], m)) for name, f in ORDERS.items()}
+
+    found = mc.analytic(fn)()
+    values = np.arange(401)
+    one = stats.binom(400, 0.5).pmf(values)
+    joint = one[:, None] * stats.binom(other, 2 / 3).pmf(values[: other + 1])
+    for name in ORDERS:
+        order = getattr(
+            np,
+            {
+                "lt": "less",
+                "le": "less_equal",
+                "gt": "greater",
+                "ge": "greater_equal",
+                "eq": "equal",
+                "ne": "not_equal",
+            }[name],
+        )
+        exact = one @ order(values[:, None], limit)
+        both = (joint * order(values[:, None], values[: other + 1])).sum()
+        np.testing.assert_allclose(found.mean[name][0], exact, atol=2e-3, err_msg=name)
+        np.testing.assert_allclose(found.mean[name][1], [both], atol=2e-3, err_msg=name)
+
+
+def test_what_is_drawn_twice_is_one_draw() -> None:
+    """By `linearized`, also from limits and words that are computed again; other limits, other
+    words and other keys make other masks.
+    """
+
+    def masks(key: jax.Array) -> list[Any]:
+        other = jr.fold_in(key, 1)
+        return [
+            [bits(own) < limit for own, limit in ((key, 64), (key, 64), (key, 65), (other, 64))],
+            [
+                jr.bernoulli(own, p, (3,))
+                for own, p in ((key, 0.3), (key, 0.3), (key, 0.4), (other, 0.3))
+            ],
+        ]
+
+    def fn(key: jax.Array) -> Any:
+        return [[1.0 * first - each for each in rest] for first, *rest in masks(key)]
+
+    found = mc.analytic(fn, precision="linearized")()
+    p = np.array([64, 65, 64]) / 256, np.array([0.3, 0.4, 0.3])
+    for variances, own in zip(found.variance, p, strict=True):
+        assert not np.any(variances[0])
+        spread = own * (1 - own)
+        for each, exact in zip(variances[1:], spread[0] + spread[1:], strict=True):
+            np.testing.assert_allclose(each, 3 * [exact], rtol=1e-4)
+
+
 def test_long_loops_with_covariances() -> None:
     for length, message in ((512, "a comparison of random words"), (513, "a loop of 513 turns")):
         with pytest.raises(NotImplementedError, match=message):
@@ -621,7 +867,10 @@ def test_whole_numbers_beside_random_ones() -> None:
             "case": lax.select_n(b.astype(jnp.int32).sum(0), V, 2 * V, 4 * V),
             "half": b.astype(jnp.uint32).sum(1) >> np.uint32(1),
             "less its maximum": y - y.max(1, keepdims=True),
-            "branch": lax.cond(x[0, 0] > 0, lambda: (y[0], x[0]), lambda: (x[0], y[0])),
+            "branch": lax.cond(x[0, 0] > 0, lambda: (y[0], 2 * x[0]), lambda: (x[0], y[0])),
+            "known": lax.switch(
+                x[0, 1].astype(int), [lambda own=i: (y, own * x) for i in range(4)]
+            )[1],
         }
 
     x, spread = np.float32([[1, 2, 9], [9, 1, 1]]), CHANCES * (1 - CHANCES)
@@ -633,7 +882,8 @@ def test_whole_numbers_beside_random_ones() -> None:
         np.testing.assert_array_equal(found.mean["place"], [2, 0])
         assert not found.variance["place"].any()
         np.testing.assert_allclose(found.mean["branch"][0], x[0] + CHANCES[0], rtol=1e-5)
-        np.testing.assert_array_equal(found.mean["branch"][1], x[0])
+        np.testing.assert_array_equal(found.mean["branch"][1], 2 * x[0])
+        np.testing.assert_array_equal(found.mean["known"], 2 * x)
         np.testing.assert_allclose(found.variance["branch"][0], spread[0], rtol=1e-4)
         assert not found.variance["branch"][1].any()
         assert len(found.linearized) == 2

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxdrop
+from jaxdrop import _replacing
 from jaxdrop.nnx import replace_dropout
 from tests.compilation import quick
 
@@ -206,6 +207,10 @@ ATTENTION["rngs"] = nnx.Rngs(0)
     [
         (OwnAttention(2, 8, **ATTENTION), "OwnAttention.__call__ does not call that of Multi"),
         (nnx.MultiHeadAttention(2, 8, attention_fn=attend, **ATTENTION), "attention_fn is attend"),
+        (
+            nnx.MultiHeadAttention(2, 8, attention_fn=functools.partial(attend), **ATTENTION),
+            "attention_fn is partial, and not Flax's dot_product_attention",
+        ),
         (OwnDropout(0.5, rngs=nnx.Rngs(0)), "OwnDropout.__call__ does not call that of Dropout"),
         (DropPath(nnx.Rngs(0)), "keeps a random stream"),
         (nnx.bridge.ToNNX(nn.Dropout(0.5), rngs=nnx.Rngs(0)), "a Linen module"),
@@ -231,3 +236,140 @@ def test_keys_that_draw_whole_arrays_keep_flax_s_attention() -> None:
 def test_takes_nnx_modules_only(model: Any) -> None:
     with pytest.raises(TypeError, match="model must be an NNX module, got"):
         replace_dropout(model)
+
+
+def test_a_report_is_a_table_of_what_was_added() -> None:
+    report = _replacing.Report("nothing <here>")
+    assert (str(report), len(report), list(report)) == ("nothing <here>", 0, [])
+    assert repr(report) == "Report(nothing <here>)"
+    assert report._repr_html_() == "<p>nothing &lt;here&gt;</p>"
+    row = _replacing.Row("a/b", "Dropout", "0.5", "off", "")
+    first, last = row._replace(status="replaced"), row._replace(path="", reason="<own>")
+    for each in (row, first, row, last._replace(reason=""), last._replace(status="kept"), last):
+        report.add(each)
+    last = last._replace(status="kept")
+    report.add(last._replace(reason="newer"))
+    last = last._replace(reason="newer")
+    assert report.rows == tuple(report) == (first, last)
+    assert (report.replaced, report.kept, len(report)) == ((first,), (last,), 2)
+    assert repr(report) == "Report(1 replaced, 1 kept)"
+    assert str(report).splitlines() == [
+        "layer        class    rate  runs       why",
+        "------------------------------------------",
+        "a/b          Dropout  0.5   jaxdrop",
+        "(the model)  Dropout  0.5   as before  newer",
+    ]
+    report.add(last._replace(reason="a < b"))
+    assert report._repr_html_() == (
+        "<table><thead><tr><th>layer</th><th>class</th><th>rate</th><th>runs</th><th>why</th></tr>"
+        "</thead><tbody><tr><td>a/b</td><td>Dropout</td><td>0.5</td><td>jaxdrop</td><td></td></tr>"
+        "<tr><td>(the model)</td><td>Dropout</td><td>0.5</td><td>as before</td><td>a &lt; b</td>"
+        "</tr></tbody></table>"
+    )
+
+
+class Base:
+    def __call__(self) -> int:
+        return 1
+
+
+class Same(Base):
+    pass
+
+
+class Calls(Same):
+    def __call__(self) -> int:
+        return super().__call__() + 1
+
+
+class Own(Calls):
+    def __call__(self) -> int:
+        return 3
+
+
+class Wrapped(Base):
+    __call__ = functools.wraps(Base.__call__)(lambda self: Base.__call__(self))
+
+
+class NoCode(Base):
+    __call__ = int  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(Base, ""), (Same, ""), (Calls, ""), (Own, "Own"), (type("Last", (Own,), {}), "Own"),
+     (Wrapped, ""), (NoCode, "")],
+)  # fmt: skip
+def test_calls_reach_the_base_as_far_as_their_code_says(kind: Any, name: str) -> None:
+    reason = f"{name}.__call__ does not call that of Base" if name else ""
+    assert _replacing.unreached(kind, Base) == reason
+
+
+def test_which_attention_function_runs() -> None:
+    """Flax's where nothing is drawn, this library's where a mask is."""
+
+    def theirs(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        return "theirs", options
+
+    def ours(
+        query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None,
+        dropout_rng: Any = None, dropout_rate: Any = 0.0, deterministic: bool = False,
+        is_causal: bool = False, spec: Any = None,
+    ) -> Any:  # fmt: skip
+        if dropout_rate == 1:
+            raise NotImplementedError
+        return "ours", {"dropout_rate": dropout_rate, "spec": spec}
+
+    notes: list[tuple[str, str]] = []
+    made = _replacing.attention(
+        functools.partial(functools.partial(theirs, dropout_rate=0.5), X),
+        theirs, ours, lambda *note: notes.append(note),
+    )  # fmt: skip
+    assert made is not None
+    for options, runs, status in (
+        ({"deterministic": True, "dropout_rng": KEY}, "theirs", "off"),
+        ({"dropout_rate": 0, "dropout_rng": KEY}, "theirs", "off"),
+        ({}, "theirs", "off"),
+        ({"dropout_rng": KEY}, "ours", "replaced"),
+        ({"dropout_rng": KEY, "dropout_rate": 0.25}, "ours", "replaced"),
+        ({"dropout_rng": KEY, "dropout_rate": 1}, "theirs", "kept"),
+    ):
+        which, got = made(X, X, spec="axes", **options)
+        assert (which, notes[-1][0]) == (runs, status)
+        rate = options.get("dropout_rate", 0.5)
+        if runs == "ours":
+            assert got == {"dropout_rate": rate, "spec": "axes"}
+        else:
+            assert got == {"dropout_rate": rate} | options
+    assert len(notes) == 6
+    assert _replacing.attention(functools.partial(ours), theirs, ours, print) is None
+    plain, same = (_replacing.attention(theirs, theirs, ours, note) for note in (print, None))
+    assert plain == same != _replacing.attention(ours, ours, ours, print)
+    assert hash(plain) == hash(same)
+    assert plain != theirs
+    name = f"{__name__}.test_which_attention_function_runs.<locals>.theirs"
+    assert repr(plain) == f"<jaxdrop in place of {name}>"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_masks_and_biases_of_attention_are_those_of_flax(causal: bool) -> None:
+    """Of fewer axes than the weights, too; a query that may see no key gets the mean of all."""
+    fn = replace_dropout(nnx.MultiHeadAttention(2, 8, **ATTENTION)).model.attention_fn
+    mask = np.random.default_rng(1).random((6, 6)) < 0.5
+    mask[2] = False
+    bias = np.random.default_rng(2).normal(size=(2, 6, 6)).astype(np.float32)
+    q, k, v = np.random.default_rng(3).normal(size=(3, 2, 6, 2, 4)).astype(np.float32)
+
+    def run(q: jax.Array, attend: Any) -> Any:
+        options = {"dropout_rng": KEY, "dropout_rate": 0.25, "deterministic": False}
+        return [
+            attend(q, k, v, mask=own, bias=other, is_causal=causal, **options)
+            for own, other in ((mask, bias), (None, bias), (mask[None, None] * 1.0, None))
+        ]
+
+    ours, theirs = (
+        quick(lambda q, attend=attend: run(q, attend))(q)
+        for attend in (fn, nnx.dot_product_attention)
+    )
+    for own, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(own, other, rtol=2e-5, atol=1e-5)

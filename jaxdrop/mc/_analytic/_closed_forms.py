@@ -86,7 +86,7 @@ def linear(context: Context, name: str, values: Sequence[Any], x: Moments) -> Mo
     if name in ("add", "add_any", "sub"):
         first, second = (x.mean if i == place else real(value) for i, value in enumerate(values))
         return context.linear(first - second if name == "sub" else first + second, x.variance)
-    if name == "mul" or (name == "div" and place == 0):
+    if name in ("mul", "div"):
         (factor,) = others if name == "mul" else (1 / others[0],)
         return context.linear(x.mean * factor, x.variance * factor * factor)
     if name == "select_n" and place > 0:

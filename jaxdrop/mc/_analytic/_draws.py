@@ -35,7 +35,7 @@ def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     name = eqn.primitive.name
     if name == "convert_element_type" and eqn.outvars[0].aval.dtype == jnp.bool_:
         name, values = "ne", [*values, 0]
-    if name in _operations.COMPARISONS and len(values) == 2:
+    if name in _operations.COMPARISONS:
         first = isinstance(values[0], Hidden)
         words, limit = values if first else reversed(values)
         if not is_random(limit):
@@ -194,9 +194,13 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     name, bits = eqn.primitive.name, jnp.iinfo(dtype).bits
     full = 2.0 ** (bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else bits - 1)
     if name in (*_BIT_DRAWS, "random_unwrap", "threefry2x32"):
-        return 2.0**bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else UNKNOWN
+        return full
     if name not in _operations.WORDS:
         return UNKNOWN
+    if name in _operations.MOVES or name == "select_n":
+        entries = (x for at, x in enumerate(values) if _operations.holds_entries(name, at))
+        if not all(isinstance(x, Hidden) for x in entries):
+            return UNKNOWN  # of a constant, one value comes more often than others
     counts = [value.count for value in values if isinstance(value, Hidden)]
     words = next(value for value in values if isinstance(value, Hidden))
     constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None

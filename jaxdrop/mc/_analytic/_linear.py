@@ -24,12 +24,6 @@ _SCATTERS = {
     "scatter-add": lax.scatter_add,
     "scatter_add": lax.scatter_add,
 }
-# Which operands hold entries; of other operations only the first one does.
-_ENTRIES = {
-    "dynamic_update_slice": (0, 1),
-    "pad": (0, 1),
-    **dict.fromkeys(_SCATTERS, (0, 2)),
-}
 
 
 def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -37,24 +31,21 @@ def moved(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     first, *others = values
     if eqn.primitive.name == "gather" and _nodes.is_coin(others[0]) and not is_random(first):
         return [_looked_up(context, eqn, first, others[0])]
-    if any(is_random(other) for other in others) and eqn.primitive.name not in (
-        "concatenate",
-        "pad",
-        "dynamic_update_slice",
-    ):
-        raise unknown(f"an index or a position ({eqn.primitive.name})", context.where)
-    alone = not any(is_random(other) for other in others) and eqn.primitive.name != "concatenate"
+    name, joins = eqn.primitive.name, eqn.primitive.name in _operations.JOINS
+    varied = any(is_random(other) for other in others)
+    if varied and not (joins or name in ("pad", "dynamic_update_slice")):
+        raise unknown(f"an index or a position ({name})", context.where)
+    alone = not varied and not joins
     if _nodes.is_coin(first) and alone:
         return _moved_coins(context, eqn, first, others)
     means, variances = _operands(context, eqn.primitive.name, values)
-    params = {"fill_value": None} if eqn.params.get("fill_value") is not None else {}
+    # A number in place of entries outside of an array does not vary.
+    fixed = {"fill_value": 0} if "fill_value" in eqn.params else {}
     tag = _moved_tag(eqn, first)
     return [
         context.linear(mean, variance, tag)
         for mean, variance in zip(
-            _operations.bind(eqn, means, **params),
-            _operations.bind(eqn, variances, **params),
-            strict=True,
+            _operations.bind(eqn, means), _operations.bind(eqn, variances, **fixed), strict=True
         )
     ]
 
@@ -65,7 +56,7 @@ def _operands(context: Context, name: str, values: Sequence[Any]) -> tuple[list[
     """
     means, variances = [], []
     for place, x in enumerate(values):
-        if place in _ENTRIES.get(name, (0,)) or name == "concatenate":
+        if _operations.holds_entries(name, place):
             x = context.moments(x)
             means.append(x.mean)
             variances.append(x.variance)
@@ -215,7 +206,7 @@ def combined(mean: Any, variance: Any, every: bool) -> Result:
 
 def below_all(dtype: Any) -> float:
     """Far below every number, and its square is finite."""
-    return -1e15 if dtype == jnp.float32 else -1e100
+    return -(float(jnp.finfo(dtype).max) ** 0.4)
 
 
 def fold(parts: Sequence[Result]) -> Result:

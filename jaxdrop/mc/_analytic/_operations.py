@@ -14,9 +14,9 @@ ELEMENTWISE = frozenset(
     [
         "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
         "bitcast_convert_type", "cbrt", "ceil", "clamp", "convert_element_type", "cos", "cosh",
-        "digamma", "div", "eq",
-        "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow",
-        "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+        "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
+        "gt", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "log2", "logistic", "lt",
+        "max", "min", "mul", "ne",
         "neg", "nextafter", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt",
         "select_n", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan",
         "tanh", "xor",
@@ -43,8 +43,8 @@ SAME = frozenset(
 MOVES = frozenset(
     [
         "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-        "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "transpose",
-        "unstack",
+        "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "tile",
+        "transpose", "unstack",
     ]
 )  # fmt: skip
 # Sums of entries of an operand.
@@ -60,6 +60,25 @@ WORDS = MOVES | SAME | frozenset(
         "threefry2x32", "xor",
     ]
 )  # fmt: skip
+
+
+# All operands hold entries of the result.
+JOINS = ("concatenate", "stack")
+# Which operands hold entries of the result; of other operations only the first one does.
+_ENTRIES = {
+    "dynamic_update_slice": (0, 1),
+    "pad": (0, 1),
+    **dict.fromkeys(("scatter", "scatter-add", "scatter_add"), (0, 2)),
+}
+
+
+def holds_entries(name: str, place: int) -> bool:
+    """Whether entries of the result are entries of the operand at this place. Others are indices,
+    or choose.
+    """
+    if name == "select_n":
+        return place > 0
+    return name in JOINS or place in _ENTRIES.get(name, (0,))
 
 
 def bind(eqn: Any, values: Sequence[Any], **params: Any) -> list[Any]:

@@ -243,8 +243,7 @@ def _run(context: Context, program: Any, constants: Any, inputs: Any, key: Any =
     """The results of a program whose first argument is a key."""
     aval = program.jaxpr.invars[0].aval
     hidden = Hidden(tuple(aval.shape), aval.dtype, context.fresh(), value=key)
-    jaxpr = program.replace(consts=list(constants)) if hasattr(program, "replace") else program
-    return Interpreter(context).run(jaxpr, [hidden, *inputs])
+    return Interpreter(context).run(program.replace(consts=list(constants)), [hidden, *inputs])
 
 
 def _found(context: Context, results: Sequence[Any]) -> Found:

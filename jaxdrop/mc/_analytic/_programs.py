@@ -50,7 +50,7 @@ def branches(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> lis
             found.append(chosen(context, which, parts))
         else:
             index = jnp.broadcast_to(jnp.asarray(which).astype(jnp.int32), var.aval.shape)
-            found.append(lax.select_n(jnp.clip(index, 0, len(parts) - 1), *parts))
+            found.append(lax.select_n(index, *parts))
     return found
 
 
@@ -61,7 +61,8 @@ def scan(context: Context, run: Run, eqn: Any, values: Sequence[Any]) -> list[An
     constants, carry, stacked = _divided(values, *_equations.scan_parts(eqn))
     if context.unrolled:
         return _unrolled(context, run, eqn, constants, carry, stacked)
-    if _is_of_words(eqn, values):
+    masks = any(var.aval.dtype == jnp.bool_ for var in eqn.outvars)
+    if _is_of_words(eqn, values) and not masks:
         return [_words(context, var.aval) for var in eqn.outvars]
     fixed = [_form(x) for x in constants]
     rows = [_form(x) for x in stacked]

@@ -35,11 +35,11 @@ def combined(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     """Whether all booleans of each window are true, or any is, as for blocks of dropped entries."""
     inside = eqn.params["jaxpr"]
     inside = getattr(inside, "jaxpr", inside)
-    (name,) = {each.primitive.name for each in inside.eqns} or {""}
-    if name not in ("and", "or") or len(values) != 2:
+    names = {each.primitive.name for each in inside.eqns}
+    if names not in ({"and"}, {"or"}) or len(values) != 2:
         raise unknown("a function of a window (reduce_window)", context.where)
     x = context.moments(values[0])
-    every = name == "and"
+    every = names == {"and"}
     mean, variance = (
         jnp.stack(_parts(context, eqn, part, fill))
         for part, fill in ((x.mean, float(every)), (x.variance, 0.0))
