@@ -473,6 +473,10 @@ class LinenInner(nn.Module):
         return gain * nn.Dense(6, name="linear")(x)
 
 
+NOTHING_DRAWN = (0, 1)
+"""Rates at which wrappers take no key: all weights, or layers, are kept or dropped."""
+
+
 def halved(key: Any, w: jax.Array, rate: Any, *, spec: Any) -> jax.Array:
     return w / 2
 
@@ -491,6 +495,7 @@ def check_wrapper(package: str, name: str) -> None:
     for made, call, key, rate, off, spec in (
         (shared, {}, own_key(package), 0.3, False, LAYOUT),
         (shared | {"deterministic": True}, {}, None, 0.3, True, LAYOUT),
+        *((shared | {"rate": rate}, {}, None, rate, False, LAYOUT) for rate in NOTHING_DRAWN),
         (
             shared | {"deterministic": None},
             told | {"deterministic": False},
@@ -550,6 +555,9 @@ def check_layer_drop(package: str) -> None:
         same(coins[-1][0], own_key(package) if package == "nnx" else Site().apply({}, rngs=NOISE))
         outcome(True)
         assert coins[-1] == (None, 0.3, True)
+        for rate in NOTHING_DRAWN:
+            outcome(False, rate=rate)
+            assert coins[-1] == (None, rate, False)
         outcome(None, **source, rate=0.7, deterministic=False)
         same(coins[-1][0], KEY)
         assert coins[-1][1:] == (0.7, False)
@@ -640,6 +648,27 @@ def test_fields_are_checked_when_a_layer_is_made(name: str) -> None:
                     layer(**made, **own)
                 says.add(str(raised.value))
             assert len(says) == 1, says
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("LayerDrop", {"rate": np.ones(6)}),
+        ("WeightDrop", {"rate": 1.5, "match": "(", "drop": None}),
+        ("QuantNoise", {"rate": np.ones(6), "match": "(", "block_size": 0, "axis": 0.5}),
+    ],
+)
+def test_fields_of_a_wrapper_are_checked_when_it_is_made(name: str, wrong: dict[str, Any]) -> None:
+    for package, module in PACKAGES.items():
+        inner = Inner() if package == "nnx" else LinenInner()
+        own = {} if name == "LayerDrop" else {"module": inner}
+        match = {"match": "kernel"} if name == "WeightDrop" else {}
+        for field, value in wrong.items():
+            with pytest.raises((TypeError, ValueError), match=field):
+                getattr(module, name)(**{**own, **match, "rate": 0.3, field: value})
+        if own:
+            with pytest.raises(TypeError, match="module must be a"):
+                getattr(module, name)(**{**match, "rate": 0.3, "module": masked})
 
 
 @pytest.mark.sweep
