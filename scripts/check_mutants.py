@@ -54,10 +54,11 @@ TESTS = {
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
-    r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
+    r"_compiler": "functional/test_noise functional/test_dropout functional/test_regions",
+    r"(functional/)?(_axes|_kernel)": "functional/test_dropout functional/test_regions",
     r"_shapes": "test_schedules functional/test_paths",
     r"_mapped_axes": (
-        "functional/test_residuals functional/test_heads functional/test_noise"
+        "test_random functional/test_residuals functional/test_heads functional/test_noise"
         " functional/test_regions"
     ),
     r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
@@ -128,7 +129,7 @@ TESTS = {
         "functional/test_graphs functional/test_heads functional/test_losses functional/test_mlp"
         " functional/test_parts functional/test_explicit_meshes"
     ),
-    r"_variates": "test_distributions test_extreme_bits functional/test_noise",
+    r"_variates": "test_random test_distributions test_extreme_bits functional/test_noise",
     r"schedules/.*": "test_schedules",
     r"random/_steps": "test_training_keys",
     r"masks/.*|_numerics": "test_masks functional/test_dropout test_extreme_bits",

@@ -463,3 +463,9 @@ def test_nothing_masked_is_no_mask() -> None:
 def test_values_out_of_range(call: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=r"must|are probabilities"):
         call()
+
+
+@pytest.mark.parametrize("name", ["Convolution", "conv", "Embedding", "raindrop"])
+def test_a_name_that_is_like_no_other_gets_no_hint(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"'jaxdrop' has no attribute '{name}'$"):
+        getattr(jaxdrop, name)

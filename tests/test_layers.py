@@ -671,6 +671,16 @@ def test_fields_of_a_wrapper_are_checked_when_it_is_made(name: str, wrong: dict[
                 getattr(module, name)(**{**match, "rate": 0.3, "module": masked})
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_layer_has_the_defaults_of_its_function(name: str) -> None:
+    layer: Any = PACKAGES["linen"].__dict__[name]
+    options = inspect.signature(layer.function).parameters
+    for field in dataclasses.fields(layer):
+        default = options[field.name].default if field.name in options else inspect.Parameter.empty
+        if default is not inspect.Parameter.empty and field.name not in SHARED:
+            assert field.default == default, field.name
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_function_refuses_no_layer_is_made_with(name: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 import jaxdrop
 from jaxdrop.functional import losses
@@ -186,3 +187,16 @@ def test_multi_sample_dropout_rejects() -> None:
     ):
         with pytest.raises(error, match="key array of shape"):
             losses.multi_sample_dropout(keys, ONE, RATE, head)
+
+
+def test_multi_sample_dropout_of_a_divided_array() -> None:
+    """Under `spec`, each part has the masks of the whole."""
+    keys = jax.random.split(KEY, 3)
+
+    def dropped(x: jax.Array, spec: PartitionSpec | None = None) -> Any:
+        return losses.multi_sample_dropout(
+            keys, x, RATE, lambda y: y, broadcast_dims=(1,), spec=spec
+        )
+
+    parts = jax.vmap(lambda x: dropped(x, PartitionSpec("i")), axis_name="i")(ONE[:, None])
+    np.testing.assert_array_equal(parts[:, 0], dropped(ONE))

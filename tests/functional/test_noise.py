@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
 import jaxdrop
+from jaxdrop import _compiler
 from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS
@@ -320,3 +321,20 @@ def test_bad_amounts(
 def test_bad_embeddings(options: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         neftune(**{"key": KEY, "x": X, "alpha": 5.0} | options)
+
+
+def test_a_rounding_barrier_changes_no_value() -> None:
+    """Nor derivative, nor infinities and NaN, but where all is said to be finite."""
+    most = np.finfo(np.float32).max
+    finite = np.float32([0, -1.5, most, -most, 1e-30])
+    special = np.float32([np.inf, -np.inf, np.nan, 2])
+    for x, options in (
+        (finite, {"finite": True}),
+        (finite, {}),
+        (special, {}),
+        (np.stack([special, special[::-1]], -1).view(np.complex64)[:, 0], {}),
+    ):
+        run = functools.partial(_compiler.rounding_barrier, **options)
+        y, tangent = jax.jvp(run, (jnp.asarray(x),), (jnp.ones_like(x),))
+        np.testing.assert_array_equal(y, x, strict=True)
+        np.testing.assert_array_equal(tangent, np.ones_like(x))
