@@ -50,7 +50,7 @@ TESTS = {
         "functional/test_attention functional/test_heads functional/test_explicit_meshes"
         " functional/test_attention_kernels"
     ),
-    r"functional/recurrent/.*": "functional/test_recurrent nnx/test_recurrent_nnx",
+    r"functional/recurrent/.*": "test_golden functional/test_recurrent nnx/test_recurrent_nnx",
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
@@ -63,9 +63,10 @@ TESTS = {
     ),
     r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
     r"functional/_?([a-z]+).*": (
-        r"functional/test_\1 functional/test_parts test_layers test_rate_zero test_catalogue"
+        r"test_golden functional/test_\1 functional/test_parts test_layers test_rate_zero"
+        " test_catalogue"
     ),
-    r"subsets/.*": "test_subsets functional/test_layer_subset functional/test_tokens",
+    r"subsets/.*": "test_golden test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
     r"mc/conformal/.*": "mc/test_conformal",
     r"mc/_binomial|mc/_ranks": "mc/test_metrics mc/test_metric_rules mc/test_conformal",
@@ -111,7 +112,7 @@ TESTS = {
     r"(nnx|linen)/.*": (
         r"mc/test_stochastic_\1 mc/test_stochastic \1/test_dropout_\1 test_relies_on_flax"
     ),
-    r"random/_(lattices|samples)": "mc/test_keys",
+    r"random/_(lattices|samples)": "test_golden mc/test_keys",
     r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
     r"audit/.*": (
         "audit/test_programs audit/test_sites audit/test_modules audit/test_report"
@@ -129,14 +130,18 @@ TESTS = {
         "functional/test_graphs functional/test_heads functional/test_losses functional/test_mlp"
         " functional/test_parts functional/test_explicit_meshes"
     ),
-    r"_variates": "test_random test_distributions test_extreme_bits functional/test_noise",
+    r"_variates": (
+        "test_golden test_random test_distributions test_extreme_bits functional/test_noise"
+    ),
     r"schedules/.*": "test_schedules",
     r"random/_steps": "test_training_keys",
-    r"masks/.*|_numerics": "test_masks functional/test_dropout test_extreme_bits",
+    r"masks/.*|_numerics": "test_golden test_masks functional/test_dropout test_extreme_bits",
     r"random/_(generators|words)": (
-        "test_random test_words test_ports mc/test_keys test_generator_quality"
+        "test_golden test_random test_words test_ports mc/test_keys test_generator_quality"
     ),
-    r"random/.*|_key_types|__init__": "test_random test_words mc/test_keys functional/test_dropout",
+    r"random/.*|_key_types|__init__": (
+        "test_golden test_random test_words mc/test_keys functional/test_dropout"
+    ),
 }
 """What of `jaxdrop/` -> which files of `tests/`; the first pattern that fits a module counts."""
 

@@ -663,6 +663,9 @@ def test_a_coefficient_of_zero_drops() -> None:
 def test_shake_drop_that_changes_nothing() -> None:
     assert shake_drop(None, X, 0) is X
     assert shake_drop(None, X, 0.5, alpha=(0, 2), deterministic=True) is X
+    np.testing.assert_array_equal(
+        shake_drop(None, X, 0.5, alpha=(1, 3), deterministic=True), 1.5 * X
+    )
     np.testing.assert_array_equal(jax.jit(lambda rate: shake_drop(KEY, X, rate))(0.0), X)
 
 

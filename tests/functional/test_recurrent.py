@@ -314,3 +314,64 @@ def test_lengths_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=r"seq_lengths must be integers.* of shape \(4,\)"):
             run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)
+
+
+@pytest.mark.parametrize("length", [-1, TIME + 1])
+def test_lengths_lie_within_the_sequence(length: int) -> None:
+    lengths = np.array([0, TIME, length, 1])
+    with pytest.raises(ValueError, match=rf"must lie in \[0, 6\], .* inputs, got {length}\."):
+        run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)
+
+
+def test_no_step_leaves_the_first_state() -> None:
+    start = ZEROS + 7
+    lengths = np.array([6, 0, 1, 0])
+    final, _ = run(plan(), counting, start, ONES, time_axis=1, lengths=lengths)
+    np.testing.assert_array_equal(final[:, 0], 7 + lengths)
+    none = np.zeros(BATCH, int)
+    final, outputs = run(plan(), counting, start, ONES[:, :0], time_axis=1, lengths=none)
+    np.testing.assert_array_equal(final, start)
+    assert outputs.shape == (BATCH, 0, UNITS)
+
+
+def test_outputs_of_a_reversed_run_come_in_its_order() -> None:
+    final, outputs = run(plan(), counting, ZEROS, ONES, time_axis=1, reverse=True)
+    np.testing.assert_array_equal(outputs[0, :, 0], np.arange(1, TIME + 1))
+    _, kept = run(plan(), counting, ZEROS, ONES, time_axis=1, reverse=True, keep_order=True)
+    np.testing.assert_array_equal(kept, outputs[:, ::-1])
+    np.testing.assert_array_equal(final, outputs[:, -1])
+
+
+def test_a_layout_of_steps() -> None:
+    """The axis of time is taken out. It is not divided, nor are the last axes, of features."""
+    p = jax.sharding.PartitionSpec
+    assert recurrent.spec_of_steps(None, 3, 1, 1) is None
+    assert recurrent.spec_of_steps(p("a"), 3, 1, 1) == p("a", None)
+    assert recurrent.spec_of_steps(p(None, "a"), 3, 0, 1) == p("a", None)
+    assert recurrent.spec_of_steps(p("a", "b"), 5, 2, 2) == p("a", "b", None, None)
+    for spec, ndim, features in (
+        (p(None, "a"), 3, 1),
+        (p(None, None, "a"), 3, 1),
+        (p(None, None, "a"), 4, 2),
+        (p(None, None, None, "a"), 4, 2),
+    ):
+        with pytest.raises(ValueError, match="divides time or features"):
+            recurrent.spec_of_steps(spec, ndim, 1, features)
+
+
+@pytest.mark.parametrize("features", [(3,), (3, 2)], ids=["vectors", "maps"])
+def test_a_whole_first_state_is_divided_as_the_sequences_are(features: tuple[int, ...]) -> None:
+    """On explicit meshes, where a loop keeps the layout of its state."""
+    mesh = jax.make_mesh((4, 2), ("d", "e"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    p = jax.sharding.PartitionSpec
+    x = np.ones((4, 2, TIME, *features), np.float32)
+    start = np.zeros((4, 2, *features), np.float32)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, p("d", "e")))
+        final, outputs = jax.jit(
+            lambda start, x: run(
+                plan(), counting, start, x, time_axis=2, feature_axes=len(features)
+            )
+        )(start, placed)
+    np.testing.assert_array_equal(final, start + TIME)
+    assert final.sharding.spec[:2] == outputs.sharding.spec[:2] == ("d", "e")
