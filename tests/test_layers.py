@@ -297,7 +297,9 @@ CASES["RandomLTD"] = [
     )
     for option in ({"num_prefix_tokens": 1}, {"groups": 2})
 ]
-BELOW_ONE = {"GaussianDropout", "TokenDropout", "DropoutMLP", "DropPathAdd", "RandomLTD"}
+STATIC = {"TokenDropout", "DropoutMLP", "DropPathAdd", "RandomLTD"}
+"""Layers whose rate sets a shape."""
+BELOW_ONE = {"GaussianDropout", *STATIC}
 """Layers of which something must be kept."""
 WRAPPERS = ("LayerDrop", "WeightDrop", "QuantNoise")
 LAYERS = [(package, name) for package in PACKAGES for name in (*CASES, *WRAPPERS)]
@@ -632,6 +634,30 @@ def test_a_key_is_taken_where_the_function_draws(package: str, name: str) -> Non
         assert not refusal(layer, received), case.made
         said = refusal(layer, received._replace(key=None))
         assert ("needs a key" in said) == (received.key is not None), (number, case.made)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_traced_amount_draws_what_the_number_draws(deterministic: bool) -> None:
+    """With options that are not the defaults."""
+
+    def results(amount: Any) -> dict[str, Any]:
+        found = {}
+        for name, cases in CASES.items():
+            for number, case in enumerate(cases):
+                if isinstance(case.amount, str) and name not in STATIC:
+                    layer: Any = getattr(jaxdrop.linen, name)
+                    made = made_of(layer, case) | {"deterministic": deterministic}
+                    received = run("linen", name, made, case, **case.further)
+                    found[f"{name} {number}"] = layer.function(
+                        received.key, *received.operands, amount, **received.options
+                    )
+        return found
+
+    amount = 0.25  # 1 minus which is exact in float32 too
+    both = jax.jit(lambda traced: (results(amount), results(traced)))(amount)
+    for (name, known), traced in zip(both[0].items(), both[1].values(), strict=True):
+        for one, other in zip(jax.tree.leaves(known), jax.tree.leaves(traced), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)

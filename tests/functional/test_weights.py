@@ -420,3 +420,23 @@ def test_quant_noise_rejects() -> None:
         weights.quant_noise(KEY, jnp.ones((12, 5)), RATE, block_size=1.5)
     with pytest.raises(ValueError, match="axis=2 is out of range"):
         weights.quant_noise(KEY, jnp.ones((12, 5)), RATE, axis=2)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_traced_rate_in_either_convention(deterministic: bool) -> None:
+    """Gives what the number gives, and NaN where it is impossible."""
+
+    def products(rate: Any) -> list[jax.Array]:
+        options = {"scale_by_keep": False, "deterministic": deterministic}
+        return [
+            *(weights.drop_connect(KEY, X, W, rate, per=per, **options) for per in PER),
+            weights.drop_connect_gaussian(KEY, X, W, rate, **options),
+        ]
+
+    traced = jax.jit(products)
+    for found, expected in zip(traced(0.25), products(0.25), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert all(np.isnan(found).any() for found in traced(1.5))
+
+
+PER: tuple[weights.Per, ...] = ("batch", "example")
