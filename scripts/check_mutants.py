@@ -166,6 +166,12 @@ STYLE = frozenset(
 """Arguments of matplotlib for how thick, large or clear something is: no change is a fault."""
 
 
+NEUTRAL = frozenset(["checkpoint=False", "is_stable=False", "mode='promise_in_bounds'"])
+"""Arguments that leave the compiler a choice: what to store, how to order what is equal, what to do
+where an index is outside, which none is. Without them, results are those that were allowed.
+"""
+
+
 class Mutant(NamedTuple):
     """One place of one file, and what stands there instead."""
 
@@ -202,7 +208,7 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr]:
-    if isinstance(node, ast.keyword) and node.arg == "strict":
+    if isinstance(node, ast.keyword) and _is_neutral(node):
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "bases", "type_params"):
@@ -227,6 +233,11 @@ def _is_style(node: ast.AST, changed: ast.AST) -> bool:
         return False
     left = [keyword.arg for keyword in changed.keywords]
     return any(each.arg in STYLE and each.arg not in left for each in node.keywords)
+
+
+def _is_neutral(keyword: ast.keyword) -> bool:
+    """Whether an argument changes no result. `strict` is an assertion."""
+    return keyword.arg == "strict" or ast.unparse(keyword) in NEUTRAL
 
 
 class _Returned(ast.expr):
@@ -258,8 +269,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            # `strict` is an assertion. `checkpoint=False` decides what is stored, and no result.
-            if keyword.arg == "strict" or ast.unparse(keyword) == "checkpoint=False":
+            if _is_neutral(keyword):
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
         if len(node.args) > 1:
