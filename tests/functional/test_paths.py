@@ -95,6 +95,9 @@ def test_at_low_rates_examples_are_masked() -> None:
     with pytest.raises(ValueError, match=r"rate=0.05 drops nothing: of 8 members"):
         jaxdrop.drop_path_add(KEY, X, 0.05, jnp.tanh, masked_below=0.0)
     assert (np.asarray(add(masked_below=0.0)) == X).any((1, 2)).sum() == 1
+    ten = X.reshape(10, 12)
+    y = jaxdrop.drop_path_add(KEY, ten, 0.1, jnp.tanh)  # no longer low
+    assert (np.asarray(y) == ten).all(1).sum() == 1
     for rate in depth_rates(0.3, 4):
         assert jaxdrop.drop_path_add(KEY, X, rate, jnp.tanh).shape == X.shape
 
@@ -126,6 +129,10 @@ def test_the_branch_takes_the_share_of_the_work() -> None:
         (X, jnp.add, {"args": (3.0,)}, ValueError, "batch_axis=0 is no axis of"),
         ((), jnp.tanh, {}, ValueError, "x has no array"),
         (X, jnp.tanh, {"batch_axis": 3}, ValueError, "batch_axis=3 is out of range"),
+        (X, jnp.add, {"args": X}, TypeError, "args must be a tuple of arguments of branch"),
+        (X, jnp.add, {"args": (X[0],), "batch_axis": 2}, ValueError, "batch_axis=2 is no axis"),
+        (X, jnp.add, {"args": (X[0],), "batch_axis": -3}, ValueError, "batch_axis=-3 is no axis"),
+        (X[:0], jnp.tanh, {}, ValueError, "x has no examples along batch_axis=0"),
     ],
 )
 def test_bad_input_of_drop_path_add(
