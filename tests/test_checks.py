@@ -14,8 +14,9 @@ from flax import nnx
 from jax.experimental import checkify
 
 import jaxdrop
+import jaxdrop.linen
 import jaxdrop.nnx
-from jaxdrop import _checks
+from jaxdrop import _checks, schedules
 
 KEY = jaxdrop.key(0)
 X = np.ones((4, 6), np.float32)
@@ -317,3 +318,76 @@ def test_a_traced_value_is_quoted() -> None:
     seen: list[str] = []
     jax.eval_shape(lambda x: seen.append(_checks.quoted(x)), np.float32([1, 2]))
     assert seen == ["a traced float32[2]"]
+
+
+def test_names_of_names() -> None:
+    """A function that hands on its argument to one that hands it on again."""
+    with _checks.renamed(x="candidate"):
+        assert _checks.shown("x") == "candidate"
+        with _checks.renamed({"logits": "x"}):
+            assert [_checks.shown(name) for name in ("logits", "x", "w")] == [
+                *("candidate", "candidate", "w")
+            ]
+        assert _checks.shown("logits") == "logits"
+    assert _checks.shown("x") == "x"
+
+
+# -- values of other kinds
+
+
+def test_what_holds_numbers_is_an_array() -> None:
+    class Holding:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return X
+
+    for x in (X.tolist(), Holding(), nnx.Param(jnp.asarray(X))):
+        np.testing.assert_array_equal(jaxdrop.dropout(KEY, x, 0.5), draw(KEY))
+    for x in (b"ab", {0: 1.0}, {1.0}, [[1.0], [2.0, 3.0]], np.array(["a"]), len):
+        with pytest.raises(TypeError, match="dropout takes an array x of floating or complex num"):
+            jaxdrop.dropout(KEY, x, 0.5)
+    with pytest.raises(TypeError, match="rate must be a real number"):
+        jaxdrop.dropout(KEY, X, np.array("a"))
+
+
+def test_a_traced_integer_is_a_rate() -> None:
+    run = jax.jit(lambda rate: jaxdrop.dropout(KEY, X, rate))
+    np.testing.assert_array_equal(run(np.int32(1)), np.zeros_like(X))
+    np.testing.assert_array_equal(run(np.int32(0)), X)
+
+
+def test_a_rate_that_has_to_be_known() -> None:
+    for rate in (np.float32(0.25), jax.device_put(np.float32(0.25)), 0.25):
+        assert schedules.constant(rate)(0) == 0.25
+    for rate in (np.ones(1), jnp.ones(3)):
+        with pytest.raises(TypeError, match="rate must be one number that is known now"):
+            schedules.constant(rate)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, "int8", X, np.float32(1), "nonsense", 3, bool])
+def test_a_dtype_of_floating_numbers(dtype: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"param_dtype must be a dtype of floating numbers, such as"
+    ):
+        jaxdrop.nnx.DropConnect(6, 3, rate=0.5, param_dtype=dtype, rngs=nnx.Rngs(0))
+    for good in (jnp.bfloat16, "float16", np.dtype("complex64")):
+        layer = jaxdrop.linen.DropConnect(3, param_dtype=good)
+        assert jnp.dtype(layer.param_dtype) == jnp.dtype(good)
+
+
+def test_a_layout_may_be_a_tuple() -> None:
+    for spec in ((None, None), (None,), (), jax.sharding.PartitionSpec(None)):
+        np.testing.assert_array_equal(draw(KEY, spec=spec), draw(KEY))
+
+
+def test_messages_say_more_of_integers_and_streams() -> None:
+    with pytest.raises(TypeError, match="spatial_rank must be a number of axes, or None, got '1'"):
+        jaxdrop.spatial_dropout(KEY, X, 0.5, spatial_rank="1")
+    with pytest.raises(ValueError, match="spatial_rank must be at least 1, got 0"):
+        jaxdrop.nnx.SpatialDropout(0.5, spatial_rank=0)
+    for rngs, take in ((nnx.Rngs(0), "rngs.dropout()"), (nnx.Rngs(0).default, "stream()")):
+        with pytest.raises(TypeError, match=re.escape(f"dropout({take}, ...)")):
+            draw(rngs)
+    with pytest.raises(
+        TypeError, match=r"rngs must be a JAX PRNG key.*array of float32\[4, 6\]\.$"
+    ):
+        jaxdrop.nnx.Dropout(0.5)(X, rngs=X)

@@ -301,3 +301,27 @@ def test_axes_side_by_side_are_one_gather() -> None:
     for each, count in ((kept, 1), (slices, 0)):
         program = str(jax.make_jaxpr(lambda x, each=each: subsets.gather_axes(each, x))(x))
         assert program.count(" gather[") == count
+
+
+def test_subsets_of_rows_take_the_axes_behind_them() -> None:
+    kept = subsets.draw(KEY, (3, SIZE), 0.5)
+    x = jnp.arange(3.0 * SIZE).reshape(3, SIZE)
+    expected = np.take_along_axis(x, kept.indices[:, 0], 1)
+    np.testing.assert_array_equal(kept.gather(x, axis=-1), expected)
+    for wrong, axis in ((x, 0), (jnp.ones((4, SIZE)), 1), (jnp.ones((SIZE, SIZE)), 0)):
+        with pytest.raises(ValueError, match=r"subsets of shape \(3,\), one for each entry"):
+            kept.gather(wrong, axis)
+
+
+def test_what_is_dropped_is_what_a_mask_drops() -> None:
+    x = np.random.default_rng(0).normal(size=(2, SIZE, 3)).astype(np.float32)
+
+    @quick
+    def all_of_them(key: jax.Array, x: jax.Array) -> Any:
+        drawn = [subsets.draw(key, SIZE, **case) for case in CASES]
+        return [(mask_of(kept), subsets.dropped(kept, x, 1), kept.scaled(x)) for kept in drawn]
+
+    for keep, found, scaled in all_of_them(KEY, x):
+        scale = np.float32(SIZE / keep.sum())
+        np.testing.assert_allclose(scaled, scale * x, rtol=1e-6)
+        np.testing.assert_allclose(found, np.where(keep[None, :, None], scale * x, 0), rtol=1e-6)
