@@ -90,6 +90,7 @@ def test_several_axes_are_those_one_after_the_other() -> None:
             ((2, 3), (1, 2)),
             ((3, 0), (3, 0)),
             ((0, 2, 3), (0, 3, 1)),
+            ((3, 2), (2, 0)),
             ((2, 3), (0, 4)),
         ):
             kept = {
