@@ -632,3 +632,22 @@ def test_a_prefix_may_be_all_there_is_where_nothing_is_dropped() -> None:
     every = {"num_prefix_tokens": 9}
     np.testing.assert_array_equal(jaxdrop.random_ltd(None, X, 0.0, jnp.tanh, **every), jnp.tanh(X))
     np.testing.assert_array_equal(token_dropout(KEY, X, 0.5, **every)[0], X)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"rate": np.ones(7)}, ValueError, "rate has shape"),
+        ({"rate": 2.0}, ValueError, "rate must lie in"),
+        ({"deterministic": 1}, TypeError, "deterministic must be True or False"),
+        ({"spec": PartitionSpec(*"abc")}, ValueError, "lays out 3 axes, but labels has"),
+        ({"force_drop": "yes"}, TypeError, "force_drop must be an array of booleans, got 'yes'"),
+        ({"null_id": 0.5}, TypeError, "null_id must be an integer, got 0.5"),
+    ],
+)
+def test_forced_labels_are_checked_too(
+    options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    given = {"rate": 0.1, "null_id": 10, "force_drop": np.ones((), bool)} | options
+    with pytest.raises(error, match=says):
+        label_dropout(None, LABELS, **given)
