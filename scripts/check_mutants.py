@@ -50,7 +50,9 @@ TESTS = {
         "functional/test_attention functional/test_heads functional/test_explicit_meshes"
         " functional/test_attention_kernels"
     ),
-    r"functional/recurrent/.*": "test_golden functional/test_recurrent nnx/test_recurrent_nnx",
+    r"functional/recurrent/.*": (
+        "test_golden functional/test_recurrent nnx/test_recurrent_nnx nnx/test_cells"
+    ),
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
@@ -135,6 +137,7 @@ TESTS = {
     ),
     r"schedules/.*": "test_schedules",
     r"random/_steps": "test_training_keys",
+    r"masks/_(placement|parts)": "test_golden functional/test_parts test_masks",
     r"masks/.*|_numerics": "test_golden test_masks functional/test_dropout test_extreme_bits",
     r"random/_(generators|words)": (
         "test_golden test_random test_words test_ports mc/test_keys test_generator_quality"
