@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -16,13 +15,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
 from jaxdrop import _checks, mc, schedules
-from tests.catalogue import RATE, VARIANTS
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -474,26 +471,9 @@ def test_a_name_that_is_like_no_other_gets_no_hint(name: str) -> None:
         getattr(jaxdrop, name)
 
 
-def test_a_layout_of_too_many_axes_names_what_it_lays_out() -> None:
-    """What is dropped from: the second argument, where nothing else is meant."""
-    spec = PartitionSpec(*"abcdefgh")
-    functions = {variant.function: variant for variant in VARIANTS}
-    meant = {
-        jaxdrop.drop_connect: "the mask",
-        jaxdrop.drop_edge: "the list of edges",
-        jaxdrop.drop_node: "the list of nodes",
-        jaxdrop.weight_drop: "x",  # a leaf of the parameters is that of `dropout`
-    }
-    for function, variant in functions.items():
-        if function in GRAPHS:
-            call = functools.partial(function, KEY, IDS, IDS, *GRAPHS[function], 0.5, spec=spec)
-        elif "spec" in inspect.signature(function).parameters and not isinstance(function, type):
-            call = functools.partial(variant.call, KEY, variant.example(), RATE, spec=spec)
-        else:
-            continue
-        what = meant.get(function, [*inspect.signature(function).parameters][1])
-        with pytest.raises(ValueError, match=f" lays out 8 axes, but {what} has [1-5]"):
-            call()
-
-
-GRAPHS = {jaxdrop.drop_edge: (), jaxdrop.drop_node: (3,)}
+def test_a_scalar_has_no_axis_to_name() -> None:
+    one = X[0, 0]
+    with pytest.raises(ValueError, match=r"time_axis=0 .* there is none to name in ids"):
+        jaxdrop.embedding_dropout(KEY, one, 0.5, ids=IDS[0], time_axis=0)
+    with pytest.raises(ValueError, match=r"axis=-2 .* there is none to name in w"):
+        jaxdrop.quant_noise(KEY, one, 0.5)
