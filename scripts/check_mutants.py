@@ -63,10 +63,14 @@ TESTS = {
         "test_random functional/test_residuals functional/test_heads functional/test_noise"
         " functional/test_regions"
     ),
+    r"functional/learned/.*": (
+        "test_golden functional/test_learned functional/test_parts test_layers test_rate_zero"
+        " test_extreme_bits test_citation test_catalogue"
+    ),
     r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
     r"functional/_?([a-z]+).*": (
         r"test_golden functional/test_\1 functional/test_parts test_layers test_rate_zero"
-        " test_catalogue"
+        " test_citation test_catalogue"
     ),
     r"subsets/.*": "test_golden test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
@@ -135,7 +139,7 @@ TESTS = {
     r"_variates": (
         "test_golden test_random test_distributions test_extreme_bits functional/test_noise"
     ),
-    r"schedules/.*": "test_schedules",
+    r"schedules/.*": "test_schedules test_citation",
     r"random/_steps": "test_training_keys",
     r"masks/_(placement|parts)": "test_golden functional/test_parts test_masks",
     r"masks/.*|_numerics": "test_golden test_masks functional/test_dropout test_extreme_bits",

@@ -24,6 +24,7 @@ from scipy import stats
 
 import jaxdrop
 from jaxdrop import _mapped_axes, _variates, random
+from jaxdrop.random import _lattices
 from jaxdrop.random._positions import Coordinate
 from tests.oracles import require
 
@@ -530,6 +531,17 @@ def test_fast(impl: str) -> None:
     drawn = jax.jit(lambda keys: jax.vmap(lambda key: jax.random.bits(key, (50,)))(keys))
     bits = np.concatenate([drawn(made), drawn(keys)])
     assert len(np.unique(bits)) == bits.size
+
+
+def test_keys_of_samples_by_their_names() -> None:
+    """`jax.random.key` makes that of an only sample."""
+    for name, rest in (("s", _lattices.points(1)[0].tolist()), ("a", [0])):
+        key = jax.random.key(7, impl=f"jaxdrop-{name}")
+        assert jax.random.key_data(key).tolist() == [0, 7, *rest]
+        uniform = np.asarray(jax.random.uniform(key, (10_000,)))
+        assert stats.kstest(uniform, "uniform").pvalue > 1e-6
+        with pytest.raises(TypeError, match="a seed must be an integer, got float32"):
+            jax.random.key(1.5, impl=f"jaxdrop-{name}")
 
 
 @own_key

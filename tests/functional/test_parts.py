@@ -155,3 +155,8 @@ def test_the_axis_of_a_part_is_that_before_the_features() -> None:
         np.testing.assert_array_equal(jaxdrop.dropout(KEY, X, RATE, part=part), whole)
     one = jaxdrop.dropout(KEY, X[:1, :1, :1], RATE, part=Part(0, 1, axis=0))
     assert one.shape == (1, 1, 1)
+
+
+def test_a_part_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        Part(0, 8).offset = 1  # type: ignore[misc]

@@ -21,6 +21,7 @@ from scipy import stats
 
 import jaxdrop
 from jaxdrop import subsets
+from jaxdrop._in_full import in_full
 from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, layer_runs, shake_drop
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
@@ -100,6 +101,18 @@ def test_at_low_rates_examples_are_masked() -> None:
     assert (np.asarray(y) == ten).all(1).sum() == 1
     for rate in depth_rates(0.3, 4):
         assert jaxdrop.drop_path_add(KEY, X, rate, jnp.tanh).shape == X.shape
+
+
+@pytest.mark.parametrize("batch_axis", [0, -1])
+def test_an_analyzed_program_drops_the_same_examples(batch_axis: int) -> None:
+    """By a mask, in place of gathering what is kept."""
+    add = functools.partial(jaxdrop.drop_path_add, KEY, X[..., :2], 0.5, jnp.tanh)
+    expected = add(batch_axis=batch_axis)
+    with in_full(True):
+        found = add(batch_axis=batch_axis)
+        kept = subsets.draw(KEY, (3, 8), 0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    chex.assert_trees_all_equal(jnp.sort(kept.indices, -1), subsets.draw(KEY, (3, 8), 0.5).indices)
 
 
 def test_the_branch_takes_the_share_of_the_work() -> None:

@@ -440,3 +440,14 @@ def test_a_traced_rate_in_either_convention(deterministic: bool) -> None:
 
 
 PER: tuple[weights.Per, ...] = ("batch", "example")
+
+
+def test_some_leaves_may_have_no_layout() -> None:
+    params = {"one": W, "two": W, "three": X}
+    specs = {"one": None, "two": P(), "three": None}
+    found = weights.weight_drop(KEY, params, RATE, match="one|two", spec=specs)
+    expected = weights.weight_drop(KEY, params, RATE, match="one|two")
+    chex.assert_trees_all_equal(found, expected)
+    for wrong in ({"one": None, "two": P()}, {**specs, "three": "a"}, 3):
+        with pytest.raises(TypeError, match=r"spec must be a jax\.sharding\.Part.*, or a tree"):
+            weights.weight_drop(KEY, params, RATE, match="one|two", spec=wrong)
