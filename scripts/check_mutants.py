@@ -67,7 +67,7 @@ TESTS = {
         "test_golden functional/test_learned functional/test_parts test_layers test_rate_zero"
         " test_extreme_bits test_citation test_catalogue"
     ),
-    r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
+    r"functional/paths/_layer_subset": "functional/test_layer_subset test_citation",
     r"functional/_?([a-z]+).*": (
         r"test_golden functional/test_\1 functional/test_parts test_layers test_rate_zero"
         " test_citation test_catalogue"

@@ -519,6 +519,14 @@ def test_a_message_names_what_an_option_does_not_fit(variant: Variant) -> None:
     if "part" in names:
         part = functools.partial(jaxdrop.Part, 0, 3)
         refused(f"{what} has 8 entries along axis 0, more than", part=part(axis=0))
+        # The devices that `spec` names hold a part together.
+        one = variant.example()
+        whole = jaxdrop.Part(0, 15, axis=0)
+        with pytest.raises(ValueError, match=f"{what} has 16 entries along axis 0, more than"):
+            jax.eval_shape(
+                jax.vmap(variant.at(KEY, spec=PartitionSpec("i"), part=whole), axis_name="i"),
+                jnp.stack([one, one]),
+            )
         refused("axis of part=5 is out of range: with [1-5] axes", part=part(axis=5))
     if "broadcast_dims" in names and variant.call is function:
         refused(f"names axis 9, but {what} has [1-5] axes", broadcast_dims=(9,))

@@ -148,6 +148,18 @@ def test_r_drop_rejects() -> None:
         losses.r_drop(ONE, TWO, LABELS, alpha=jnp.ones(6))
 
 
+def test_r_drop_of_any_number_of_axes() -> None:
+    expected = losses.r_drop(ONE, TWO, LABELS, alpha=0.7)
+    for shape in ((2, 3), (6, 1), (1, 2, 3)):
+        one, two = (array.reshape(*shape, 5) for array in (ONE, TWO))
+        for labels in (LABELS.reshape(shape), jax.nn.one_hot(LABELS, 5).reshape(*shape, 5)):
+            found = losses.r_drop(one, two, labels, alpha=0.7)
+            np.testing.assert_allclose(found, expected.reshape(shape), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.r_drop(ONE[0], TWO[0], LABELS[0], alpha=0.7), expected[0], rtol=1e-6
+    )
+
+
 def test_labels_of_few_bits_count_more_classes_than_they_have_values() -> None:
     logits = jnp.asarray(RNG.normal(size=(6, 300)), jnp.float32)
     for dtype in (jnp.int8, jnp.uint8, jnp.int16, jnp.uint32):

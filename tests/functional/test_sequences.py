@@ -397,6 +397,8 @@ def test_ids_at_the_ends_of_their_dtype() -> None:
         y = word_dropout(None, ids, 1.0, replacement=7, protected=protected)
         assert y.dtype == np.uint8
         assert y.tolist() == kept
+    wide = word_dropout(None, ids.astype(np.uint32), 1.0, replacement=2**32 - 1)
+    assert wide.tolist() == [2**32 - 1] * 4
     for number in (0, 255):
         assert word_dropout(None, ids, 1.0, replacement=number).tolist() == [number] * 4
     for number in (-1, 256):
