@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 
 TESTS = {
     r"_checks/_deprecation": "test_deprecation",
+    r"_checks/_facts": "test_checks test_layers test_errors",
     r"_checks/.*": "test_checks test_bad_input test_errors",
     r"_optional": "test_errors mc/test_plots audit/test_report",
     r"_(citation|references)": "test_citation test_architecture",

@@ -544,6 +544,15 @@ def test_keys_of_samples_by_their_names() -> None:
             jax.random.key(1.5, impl=f"jaxdrop-{name}")
 
 
+def test_fast_makes_the_keys_that_it_always_made() -> None:
+    for impl, words in (
+        ("threefry2x32", [3837132879, 1710134006]),
+        ("rbg", [3290041557, 626173352]),
+    ):
+        found = jax.random.key_data(random.fast(jax.random.key(7, impl=impl)))
+        assert found.tolist() == words
+
+
 @own_key
 def test_fast_leaves_own_keys_alone(key: jax.Array) -> None:
     assert random.fast(key) is key

@@ -96,6 +96,7 @@ def test_at_low_rates_examples_are_masked() -> None:
     with pytest.raises(ValueError, match=r"rate=0.05 drops nothing: of 8 members"):
         jaxdrop.drop_path_add(KEY, X, 0.05, jnp.tanh, masked_below=0.0)
     assert (np.asarray(add(masked_below=0.0)) == X).any((1, 2)).sum() == 1
+    np.testing.assert_array_equal(add(batch_axis=-3), add())
     ten = X.reshape(10, 12)
     y = jaxdrop.drop_path_add(KEY, ten, 0.1, jnp.tanh)  # no longer low
     assert (np.asarray(y) == ten).all(1).sum() == 1
