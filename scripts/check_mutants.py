@@ -142,7 +142,7 @@ TESTS = {
     ),
     r"schedules/.*": "test_schedules test_citation",
     r"random/_steps": "test_training_keys",
-    r"masks/_(placement|parts)": "test_golden functional/test_parts test_masks",
+    r"masks/_(drawing|placement|parts)": "test_golden functional/test_parts test_masks",
     r"masks/.*|_numerics": "test_golden test_masks functional/test_dropout test_extreme_bits",
     r"random/_(generators|words)": (
         "test_golden test_random test_words test_ports mc/test_keys test_generator_quality"

@@ -192,7 +192,8 @@ def test_real_numbers_and_features() -> None:
     with pytest.raises(TypeError, match="gaussian_noise takes real x, got dtype complex64, for it"):
         jaxdrop.gaussian_noise(KEY, X.astype(np.complex64), 0.5)
     layer = nnx.eval_shape(lambda: jaxdrop.nnx.DropConnect(6, 3, rate=0.5, rngs=nnx.Rngs(0)))
-    for x, shape in ((X[:, :5], "(4, 5)"), (X[0, 0], "()")):
+    assert _checks.check_features(X[None], "dense", 6) is not None
+    for x, shape in ((X[:, :5], "(4, 5)"), (X[None, :, :5], "(1, 4, 5)"), (X[0, 0], "()")):
         with pytest.raises(ValueError, match="takes inputs of shape") as caught:
             layer(x)
         assert str(caught.value).endswith(f"(..., 6 features), got shape {shape}")
