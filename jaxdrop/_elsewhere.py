@@ -76,7 +76,7 @@ def hint(name: str, names: Sequence[str], module: str = "jaxdrop") -> str:
         return (
             f": it is jaxdrop.nnx.{layer} or jaxdrop.linen.{layer}, whichever the model is made of"
         )
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name, names, cutoff=0.75)
     return f": is {module}.{close[0]} meant?" if close else ""
 
 

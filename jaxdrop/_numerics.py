@@ -16,8 +16,7 @@ def compute_dtype(dtype: Any) -> np.dtype[Any]:
     A scale that is rounded to few bits would shift the mean of all kept values. Rounding each
     product to `dtype` does not, because the roundings of different values cancel.
     """
-    dtype = np.dtype(dtype)
-    return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
+    return np.promote_types(dtype, np.float32)
 
 
 def expand(x: jax.Array, ndim: int) -> jax.Array:

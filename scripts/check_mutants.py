@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 
 TESTS = {
     r"_checks/_deprecation": "test_deprecation",
+    r"_checks/_facts": "test_checks test_layers test_errors",
     r"_checks/.*": "test_checks test_bad_input test_errors",
     r"_optional": "test_errors mc/test_plots audit/test_report",
     r"_(citation|references)": "test_citation test_architecture",
@@ -50,21 +51,29 @@ TESTS = {
         "functional/test_attention functional/test_heads functional/test_explicit_meshes"
         " functional/test_attention_kernels"
     ),
-    r"functional/recurrent/.*": "functional/test_recurrent nnx/test_recurrent_nnx",
+    r"functional/recurrent/.*": (
+        "test_golden functional/test_recurrent nnx/test_recurrent_nnx nnx/test_cells"
+    ),
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
-    r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
+    r"_compiler": "functional/test_noise functional/test_dropout functional/test_regions",
+    r"(functional/)?(_axes|_kernel)": "functional/test_dropout functional/test_regions",
     r"_shapes": "test_schedules functional/test_paths",
     r"_mapped_axes": (
-        "functional/test_residuals functional/test_heads functional/test_noise"
+        "test_random functional/test_residuals functional/test_heads functional/test_noise"
         " functional/test_regions"
     ),
-    r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
-    r"functional/_?([a-z]+).*": (
-        r"functional/test_\1 functional/test_parts test_layers test_rate_zero test_catalogue"
+    r"functional/learned/.*": (
+        "test_golden functional/test_learned functional/test_parts test_layers test_rate_zero"
+        " test_extreme_bits test_citation test_catalogue"
     ),
-    r"subsets/.*": "test_subsets functional/test_layer_subset functional/test_tokens",
+    r"functional/paths/_layer_subset": "functional/test_layer_subset test_citation",
+    r"functional/_?([a-z]+).*": (
+        r"test_golden functional/test_\1 functional/test_parts test_layers test_rate_zero"
+        " test_citation test_catalogue"
+    ),
+    r"subsets/.*": "test_golden test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
     r"mc/conformal/.*": "mc/test_conformal",
     r"mc/_binomial|mc/_ranks": "mc/test_metrics mc/test_metric_rules mc/test_conformal",
@@ -110,7 +119,7 @@ TESTS = {
     r"(nnx|linen)/.*": (
         r"mc/test_stochastic_\1 mc/test_stochastic \1/test_dropout_\1 test_relies_on_flax"
     ),
-    r"random/_(lattices|samples)": "mc/test_keys",
+    r"random/_(lattices|samples)": "test_golden mc/test_keys",
     r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
     r"audit/.*": (
         "audit/test_programs audit/test_sites audit/test_modules audit/test_report"
@@ -128,14 +137,19 @@ TESTS = {
         "functional/test_graphs functional/test_heads functional/test_losses functional/test_mlp"
         " functional/test_parts functional/test_explicit_meshes"
     ),
-    r"_variates": "test_distributions test_extreme_bits functional/test_noise",
-    r"schedules/.*": "test_schedules",
-    r"random/_steps": "test_training_keys",
-    r"masks/.*|_numerics": "test_masks functional/test_dropout test_extreme_bits",
-    r"random/_(generators|words)": (
-        "test_random test_words test_ports mc/test_keys test_generator_quality"
+    r"_variates": (
+        "test_golden test_random test_distributions test_extreme_bits functional/test_noise"
     ),
-    r"random/.*|_key_types|__init__": "test_random test_words mc/test_keys functional/test_dropout",
+    r"schedules/.*": "test_schedules test_citation",
+    r"random/_steps": "test_training_keys",
+    r"masks/_(drawing|placement|parts)": "test_golden functional/test_parts test_masks",
+    r"masks/.*|_numerics": "test_golden test_masks functional/test_dropout test_extreme_bits",
+    r"random/_(generators|words)": (
+        "test_golden test_random test_words test_ports mc/test_keys test_generator_quality"
+    ),
+    r"random/.*|_key_types|__init__": (
+        "test_golden test_random test_words mc/test_keys functional/test_dropout"
+    ),
 }
 """What of `jaxdrop/` -> which files of `tests/`; the first pattern that fits a module counts."""
 
@@ -162,6 +176,12 @@ STYLE = frozenset(
 
 ASSERTIONS = frozenset(["frozen", "slots", "strict"])
 """Arguments of `zip` and of `dataclass` without which only code that would raise does not."""
+
+
+NEUTRAL = frozenset(["checkpoint=False", "is_stable=False", "mode='promise_in_bounds'"])
+"""Arguments that leave the compiler a choice: what to store, how to order what is equal, what to do
+where an index is outside, which none is. Without them, results are those that were allowed.
+"""
 
 
 class Mutant(NamedTuple):
@@ -198,7 +218,7 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr]:
-    if isinstance(node, ast.keyword) and node.arg in ASSERTIONS:
+    if isinstance(node, ast.keyword) and _is_neutral(node):
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "bases", "type_params"):
@@ -223,6 +243,11 @@ def _is_style(node: ast.AST, changed: ast.AST) -> bool:
         return False
     left = [keyword.arg for keyword in changed.keywords]
     return any(each.arg in STYLE and each.arg not in left for each in node.keywords)
+
+
+def _is_neutral(keyword: ast.keyword) -> bool:
+    """Whether an argument changes no result."""
+    return keyword.arg in ASSERTIONS or ast.unparse(keyword) in NEUTRAL
 
 
 class _Returned(ast.expr):
@@ -254,8 +279,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            # `checkpoint=False` decides what is stored, and no result.
-            if keyword.arg in ASSERTIONS or ast.unparse(keyword) == "checkpoint=False":
+            if _is_neutral(keyword):
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
         if len(node.args) > 1:

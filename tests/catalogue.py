@@ -960,7 +960,7 @@ def _rnn(
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
     """`y_t = d(x_t)`."""
-    layout = recurrent.spec_of_steps(spec, x.ndim, 1)
+    layout = recurrent.spec_of_steps(spec, x.ndim, 1, 1)
     rates = recurrent.Rates(input_rate=rate).checked(recurrent.SIMPLE)
     plan = recurrent.Plan(recurrent.SIMPLE, rates, key, False, False, deterministic, layout)
     return recurrent.run(plan, pure_loop(lambda carry, x, hooks: x), 0 * x[:, 0], x, time_axis=1)[1]
@@ -1004,6 +1004,7 @@ def _stacked_rnn(
         x,
         initial_carry=None,
         time_axis=1,
+        feature_axes=1,
         locked=False,
         deterministic=deterministic,
         spec=spec,

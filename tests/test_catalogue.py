@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import export, lax
+from jax.sharding import PartitionSpec
 
 import jaxdrop
 from jaxdrop._references import references_of
@@ -480,3 +481,52 @@ def test_names_are_unique() -> None:
 @each_variant
 def test_there_is_a_work_to_cite(variant: Variant) -> None:
     assert references_of(variant.function).is_any
+
+
+# -- messages
+
+IDS = np.zeros(3, np.int32)
+GRAPHS: dict[Callable[..., Any], tuple[Any, ...]] = {
+    jaxdrop.drop_edge: (IDS, IDS),
+    jaxdrop.drop_node: (IDS, IDS, 3),
+}
+LAID_OUT = {
+    jaxdrop.drop_connect: "the mask",
+    jaxdrop.drop_edge: "the list of edges",
+    jaxdrop.drop_node: "the list of nodes",
+    jaxdrop.weight_drop: "x",  # a leaf of the parameters is that of `dropout`
+}
+
+
+@pytest.mark.sweep
+@each_variant
+def test_a_message_names_what_an_option_does_not_fit(variant: Variant) -> None:
+    """What is dropped from: the second argument, where nothing else is meant."""
+    function = variant.function
+    if isinstance(function, type):  # whose functions are not public
+        return
+    names = [*inspect.signature(function).parameters]
+    what = LAID_OUT.get(function, names[1])
+
+    def refused(says: str, **options: Any) -> None:
+        graph = GRAPHS.get(function)
+        call, given = (variant.call, (variant.example(),)) if graph is None else (function, graph)
+        with pytest.raises(ValueError, match=says):
+            call(KEY, *given, RATE, **options)
+
+    if "spec" in names:
+        refused(f" lays out 8 axes, but {what} has [1-5]", spec=PartitionSpec(*"abcdefgh"))
+    if "part" in names:
+        part = functools.partial(jaxdrop.Part, 0, 3)
+        refused(f"{what} has 8 entries along axis 0, more than", part=part(axis=0))
+        # The devices that `spec` names hold a part together.
+        one = variant.example()
+        whole = jaxdrop.Part(0, 15, axis=0)
+        with pytest.raises(ValueError, match=f"{what} has 16 entries along axis 0, more than"):
+            jax.eval_shape(
+                jax.vmap(variant.at(KEY, spec=PartitionSpec("i"), part=whole), axis_name="i"),
+                jnp.stack([one, one]),
+            )
+        refused("axis of part=5 is out of range: with [1-5] axes", part=part(axis=5))
+    if "broadcast_dims" in names and variant.call is function:
+        refused(f"names axis 9, but {what} has [1-5] axes", broadcast_dims=(9,))

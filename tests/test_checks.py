@@ -14,7 +14,9 @@ from flax import nnx
 from jax.experimental import checkify
 
 import jaxdrop
+import jaxdrop.linen
 import jaxdrop.nnx
+from jaxdrop import _checks, schedules
 
 KEY = jaxdrop.key(0)
 X = np.ones((4, 6), np.float32)
@@ -190,9 +192,203 @@ def test_real_numbers_and_features() -> None:
     with pytest.raises(TypeError, match="gaussian_noise takes real x, got dtype complex64, for it"):
         jaxdrop.gaussian_noise(KEY, X.astype(np.complex64), 0.5)
     layer = nnx.eval_shape(lambda: jaxdrop.nnx.DropConnect(6, 3, rate=0.5, rngs=nnx.Rngs(0)))
-    for x, shape in ((X[:, :5], "(4, 5)"), (X[0, 0], "()")):
+    assert _checks.check_features(X[None], "dense", 6) is not None
+    for x, shape in ((X[:, :5], "(4, 5)"), (X[None, :, :5], "(1, 4, 5)"), (X[0, 0], "()")):
         with pytest.raises(ValueError, match="takes inputs of shape") as caught:
             layer(x)
         assert str(caught.value).endswith(f"(..., 6 features), got shape {shape}")
     with pytest.raises(TypeError, match="x of dtype int32"):
         jaxdrop.dropout(KEY, jnp.arange(3, dtype=jnp.int32), 0.5)
+
+
+def test_dates_are_no_numbers() -> None:
+    """NumPy takes differences of dates for integers."""
+    days = np.array(["2026-01-03", "2026-01-01"], "datetime64[D]")
+    for dates in (days, days[:1] - days[1:]):
+        with pytest.raises(TypeError, match="ids"):
+            jaxdrop.embedding_dropout(KEY, X[:1], 0.5, ids=dates)
+        with pytest.raises(TypeError, match="rate must be a real number"):
+            jaxdrop.dropout(KEY, X, dates)
+        with pytest.raises(TypeError, match="seed must be an integer"):
+            jaxdrop.key(dates[0])
+
+
+# -- amounts that are no rates
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 2.5, np.float32(3), 7, np.array(0.5)], ids=repr)
+def test_an_amount(value: Any) -> None:
+    assert jax.eval_shape(lambda x: jaxdrop.gaussian_noise(KEY, x, value), X).shape == X.shape
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        *[
+            (
+                lambda value=value: jaxdrop.gaussian_noise(KEY, X, value),
+                f"stddev must lie in [0, infinity), got {value}",
+            )
+            for value in (-0.5, np.inf, np.nan)
+        ],
+        *[
+            (
+                lambda value=value: jaxdrop.concrete_dropout(KEY, X, 0.0, temperature=value),
+                f"temperature must lie in (0, infinity), got {value}.",
+            )
+            for value in (0.0, -1, np.inf)
+        ],
+        *[
+            (
+                lambda value=value: jaxdrop.concrete_dropout(KEY, X, value),
+                f"logit must be finite, got {value}",
+            )
+            for value in (np.inf, -np.inf)
+        ],
+        (
+            lambda: jaxdrop.gaussian_noise(KEY, X, np.float32([0, 1, 2, -3, 4, -5])),
+            "stddev must lie in [0, infinity), got -3.0",
+        ),
+        (
+            lambda: jaxdrop.dropout(KEY, X, 0.5, part=jaxdrop.Part(0, 2**31, axis=0)),
+            "the length of part must be at most 2147483647, got 2147483648",
+        ),
+        (
+            lambda: jaxdrop.dropout(KEY, X, 0.5, part=jaxdrop.Part(0, 0, axis=0)),
+            "the length of part must be at least 1, got 0",
+        ),
+    ],
+)
+def test_an_impossible_amount(call: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        call()
+
+
+def test_amounts_of_a_wrong_type() -> None:
+    with pytest.raises(TypeError, match=r"temperature must be a real number in \(0, infinity\), g"):
+        jaxdrop.concrete_dropout(KEY, X, 0.0, temperature="1")
+    with pytest.raises(TypeError, match="logit must be a real number or an array of them, of a fl"):
+        jaxdrop.concrete_dropout(KEY, X, np.arange(6))
+    draw(KEY, part=jaxdrop.Part(0, 2**31 - 1, axis=0))
+
+
+# -- how messages quote
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+class Lines(list[int]):
+    def __repr__(self) -> str:
+        return "[1,\n  2]"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.float64(1.5), "1.5"),
+        (np.int8(3), "3"),
+        (np.True_, "True"),
+        (np.float32(2)[None], "an array of float32[1]"),
+        (jax.device_put(np.int32(2)), "int32 2"),
+        (KEY, "a key"),
+        (jax.random.split(KEY, 2), "keys of shape (2,)"),
+        ("a", "'a'"),
+        ("x" * 58, repr("x" * 58)),
+        ("x" * 59, repr("x" * 59)[:60] + "..."),
+        (None, "None"),
+        ([1, None], "[1, None]"),
+        (int, "<class 'int'>"),
+        (np, "module numpy"),
+        (draw, "function draw"),
+        (object(), "object"),
+        (Broken(), "Broken ..."),
+        (Lines(), "Lines [1, 2]"),
+        (Fraction(1, 2), "Fraction(1, 2)"),
+        (nnx.Rngs(0), "Rngs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_value_is_quoted(value: Any, said: str) -> None:
+    assert _checks.quoted(value) == said
+
+
+def test_a_traced_value_is_quoted() -> None:
+    seen: list[str] = []
+    jax.eval_shape(lambda x: seen.append(_checks.quoted(x)), np.float32([1, 2]))
+    assert seen == ["a traced float32[2]"]
+
+
+def test_names_of_names() -> None:
+    """A function that hands on its argument to one that hands it on again."""
+    with _checks.renamed(x="candidate"):
+        assert _checks.shown("x") == "candidate"
+        with _checks.renamed({"logits": "x"}):
+            assert [_checks.shown(name) for name in ("logits", "x", "w")] == [
+                *("candidate", "candidate", "w")
+            ]
+        assert _checks.shown("logits") == "logits"
+    assert _checks.shown("x") == "x"
+
+
+# -- values of other kinds
+
+
+def test_what_holds_numbers_is_an_array() -> None:
+    class Holding:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return X
+
+    for x in (X.tolist(), Holding(), nnx.Param(jnp.asarray(X))):
+        np.testing.assert_array_equal(jaxdrop.dropout(KEY, x, 0.5), draw(KEY))
+    for x in (b"ab", {0: 1.0}, {1.0}, [[1.0], [2.0, 3.0]], np.array(["a"]), len):
+        with pytest.raises(TypeError, match="dropout takes an array x of floating or complex num"):
+            jaxdrop.dropout(KEY, x, 0.5)
+    with pytest.raises(TypeError, match="rate must be a real number"):
+        jaxdrop.dropout(KEY, X, np.array("a"))
+
+
+def test_a_traced_integer_is_a_rate() -> None:
+    run = jax.jit(lambda rate: jaxdrop.dropout(KEY, X, rate))
+    np.testing.assert_array_equal(run(np.int32(1)), np.zeros_like(X))
+    np.testing.assert_array_equal(run(np.int32(0)), X)
+
+
+def test_a_rate_that_has_to_be_known() -> None:
+    for rate in (np.float32(0.25), jax.device_put(np.float32(0.25)), 0.25):
+        assert schedules.constant(rate)(0) == 0.25
+    for rate in (np.ones(1), jnp.ones(3)):
+        with pytest.raises(TypeError, match="rate must be one number that is known now"):
+            schedules.constant(rate)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, "int8", X, np.float32(1), "nonsense", 3, bool])
+def test_a_dtype_of_floating_numbers(dtype: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"param_dtype must be a dtype of floating numbers, such as"
+    ):
+        jaxdrop.nnx.DropConnect(6, 3, rate=0.5, param_dtype=dtype, rngs=nnx.Rngs(0))
+    for good in (jnp.bfloat16, "float16", np.dtype("complex64")):
+        layer = jaxdrop.linen.DropConnect(3, param_dtype=good)
+        assert jnp.dtype(layer.param_dtype) == jnp.dtype(good)
+
+
+def test_a_layout_may_be_a_tuple() -> None:
+    for spec in ((None, None), (None,), (), jax.sharding.PartitionSpec(None)):
+        np.testing.assert_array_equal(draw(KEY, spec=spec), draw(KEY))
+
+
+def test_messages_say_more_of_integers_and_streams() -> None:
+    with pytest.raises(TypeError, match="spatial_rank must be a number of axes, or None, got '1'"):
+        jaxdrop.spatial_dropout(KEY, X, 0.5, spatial_rank="1")
+    with pytest.raises(ValueError, match="spatial_rank must be at least 1, got 0"):
+        jaxdrop.nnx.SpatialDropout(0.5, spatial_rank=0)
+    for rngs, take in ((nnx.Rngs(0), "rngs.dropout()"), (nnx.Rngs(0).default, "stream()")):
+        with pytest.raises(TypeError, match=re.escape(f"dropout({take}, ...)")):
+            draw(rngs)
+    with pytest.raises(
+        TypeError, match=r"rngs must be a JAX PRNG key.*array of float32\[4, 6\]\.$"
+    ):
+        jaxdrop.nnx.Dropout(0.5)(X, rngs=X)

@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
 from docs._extensions import references
+from jaxdrop import _citation
 from jaxdrop._references import Entry, References, entries, references_of
 from tests.test_docstrings import PUBLIC
 
@@ -299,3 +301,25 @@ def test_the_page_shows_every_work_and_no_latex() -> None:
 def test_the_file_is_in_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "references.bib" in project["tool"]["setuptools"]["package-data"]["jaxdrop"]
+
+
+def test_dropout_of_weights_is_not_dropout_of_units() -> None:
+    """A layer of this library that holds `dropout` drops weights with it; another one, units."""
+    rngs = nnx.Rngs(0)
+    wrapper = jaxdrop.nnx.WeightDrop(nnx.Linear(2, 2, rngs=rngs), 0.5, match="kernel", rngs=rngs)
+    assert cited(wrapper) == cited(jaxdrop.weight_drop)
+    holding = nnx.Sequential(nnx.relu)
+    holding.drop = nnx.static(jaxdrop.dropout)
+    assert cited(holding) == cited(jaxdrop.dropout)
+    assert cited(nnx.Sequential(nnx.relu)) == []
+
+
+def test_sites_that_drop_nothing_are_not_cited() -> None:
+    def found(variant: str, active: bool) -> list[str]:
+        site = types.SimpleNamespace(variant=variant, active=active)
+        return [name for name, _ in _citation._of_sites([site])]
+
+    for variant, name in (("drop path", "jaxdrop.drop_path"), ("RNN", "RNN")):
+        assert found(variant, active=True) == [name]
+        assert found(variant, active=False) == []
+    assert found("unknown", active=True) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -193,3 +194,22 @@ def test_an_old_name_lives_for_two_minor_versions(since: str, removal: str) -> N
         deprecated(since=since, removal=removal)(double)
     deprecated(since="0.9", removal="1.0")(double)
     deprecated(since="1.9", removal="2.0")(double)
+
+
+@pytest.mark.usefixtures("registry")
+def test_filters_of_warnings_know_the_line_and_the_module() -> None:
+    """By default a line warns once; a module may be left out by its name."""
+    old = deprecated(**WHEN)(double)
+
+    def count(*rule: Any, **options: Any) -> int:
+        with warnings.catch_warnings(record=True) as records:
+            warnings.simplefilter("default")
+            if rule:
+                warnings.filterwarnings(*rule, **options)
+            for _ in range(3):
+                old(X)
+        return len(records)
+
+    assert count() == 1
+    assert count("always") == 3
+    assert count("ignore", module=r"tests\.test_deprecation$") == 0

@@ -463,3 +463,17 @@ def test_nothing_masked_is_no_mask() -> None:
 def test_values_out_of_range(call: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=r"must|are probabilities"):
         call()
+
+
+@pytest.mark.parametrize("name", ["Convolution", "conv", "Embedding", "raindrop"])
+def test_a_name_that_is_like_no_other_gets_no_hint(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"'jaxdrop' has no attribute '{name}'$"):
+        getattr(jaxdrop, name)
+
+
+def test_a_scalar_has_no_axis_to_name() -> None:
+    one = X[0, 0]
+    with pytest.raises(ValueError, match=r"time_axis=0 .* there is none to name in ids"):
+        jaxdrop.embedding_dropout(KEY, one, 0.5, ids=IDS[0], time_axis=0)
+    with pytest.raises(ValueError, match=r"axis=-2 .* there is none to name in w"):
+        jaxdrop.quant_noise(KEY, one, 0.5)

@@ -76,6 +76,19 @@ def test_distributions() -> None:
         assert values[0] != values[1]
 
 
+def test_gumbel_values_are_those_of_the_middles_of_intervals() -> None:
+    """In float64 of 2**32 intervals. In float32 the last words share the last value below 1."""
+    words = np.array([0, 1, 2**16, 2**31, 2**32 - 2, 2**32 - 1], np.uint32)
+    above = (words.astype(np.float64) + 0.5) / 2**32
+    with jax.enable_x64(True):
+        found = _variates.gumbel(jnp.asarray(words), jnp.float64)
+        np.testing.assert_allclose(found, -np.log(-np.log1p(-above)), rtol=1e-12)
+    above = np.minimum(np.float32(above), 1 - 2.0**-24)
+    found = _variates.gumbel(jnp.asarray(words))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, -np.log(-np.log1p(-np.float64(above))), rtol=2e-6)
+
+
 def test_concrete_dropout_takes_the_middle_of_the_outermost_intervals() -> None:
     """In value, and with a derivative in the temperature, which multiplies the logarithm of u."""
     logit, temperature = np.log(RATE / (1 - RATE)), 4.0

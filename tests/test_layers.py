@@ -297,7 +297,9 @@ CASES["RandomLTD"] = [
     )
     for option in ({"num_prefix_tokens": 1}, {"groups": 2})
 ]
-BELOW_ONE = {"GaussianDropout", "TokenDropout", "DropoutMLP", "DropPathAdd", "RandomLTD"}
+STATIC = {"TokenDropout", "DropoutMLP", "DropPathAdd", "RandomLTD"}
+"""Layers whose rate sets a shape."""
+BELOW_ONE = {"GaussianDropout", *STATIC}
 """Layers of which something must be kept."""
 WRAPPERS = ("LayerDrop", "WeightDrop", "QuantNoise")
 LAYERS = [(package, name) for package in PACKAGES for name in (*CASES, *WRAPPERS)]
@@ -473,6 +475,10 @@ class LinenInner(nn.Module):
         return gain * nn.Dense(6, name="linear")(x)
 
 
+NOTHING_DRAWN = (0, 1)
+"""Rates at which wrappers take no key: all weights, or layers, are kept or dropped."""
+
+
 def halved(key: Any, w: jax.Array, rate: Any, *, spec: Any) -> jax.Array:
     return w / 2
 
@@ -491,6 +497,7 @@ def check_wrapper(package: str, name: str) -> None:
     for made, call, key, rate, off, spec in (
         (shared, {}, own_key(package), 0.3, False, LAYOUT),
         (shared | {"deterministic": True}, {}, None, 0.3, True, LAYOUT),
+        *((shared | {"rate": rate}, {}, None, rate, False, LAYOUT) for rate in NOTHING_DRAWN),
         (
             shared | {"deterministic": None},
             told | {"deterministic": False},
@@ -550,6 +557,9 @@ def check_layer_drop(package: str) -> None:
         same(coins[-1][0], own_key(package) if package == "nnx" else Site().apply({}, rngs=NOISE))
         outcome(True)
         assert coins[-1] == (None, 0.3, True)
+        for rate in NOTHING_DRAWN:
+            outcome(False, rate=rate)
+            assert coins[-1] == (None, rate, False)
         outcome(None, **source, rate=0.7, deterministic=False)
         same(coins[-1][0], KEY)
         assert coins[-1][1:] == (0.7, False)
@@ -626,6 +636,30 @@ def test_a_key_is_taken_where_the_function_draws(package: str, name: str) -> Non
         assert ("needs a key" in said) == (received.key is not None), (number, case.made)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_traced_amount_draws_what_the_number_draws(deterministic: bool) -> None:
+    """With options that are not the defaults."""
+
+    def results(amount: Any) -> dict[str, Any]:
+        found = {}
+        for name, cases in CASES.items():
+            for number, case in enumerate(cases):
+                if isinstance(case.amount, str) and name not in STATIC:
+                    layer: Any = getattr(jaxdrop.linen, name)
+                    made = made_of(layer, case) | {"deterministic": deterministic}
+                    received = run("linen", name, made, case, **case.further)
+                    found[f"{name} {number}"] = layer.function(
+                        received.key, *received.operands, amount, **received.options
+                    )
+        return found
+
+    amount = 0.25  # 1 minus which is exact in float32 too
+    both = jax.jit(lambda traced: (results(amount), results(traced)))(amount)
+    for (name, known), traced in zip(both[0].items(), both[1].values(), strict=True):
+        for one, other in zip(jax.tree.leaves(known), jax.tree.leaves(traced), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_fields_are_checked_when_a_layer_is_made(name: str) -> None:
     """By the same words in both frameworks, which name the field."""
@@ -640,6 +674,37 @@ def test_fields_are_checked_when_a_layer_is_made(name: str) -> None:
                     layer(**made, **own)
                 says.add(str(raised.value))
             assert len(says) == 1, says
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("LayerDrop", {"rate": np.ones(6)}),
+        ("WeightDrop", {"rate": 1.5, "match": "(", "drop": None}),
+        ("QuantNoise", {"rate": np.ones(6), "match": "(", "block_size": 0, "axis": 0.5}),
+    ],
+)
+def test_fields_of_a_wrapper_are_checked_when_it_is_made(name: str, wrong: dict[str, Any]) -> None:
+    for package, module in PACKAGES.items():
+        inner = Inner() if package == "nnx" else LinenInner()
+        own = {} if name == "LayerDrop" else {"module": inner}
+        match = {"match": "kernel"} if name == "WeightDrop" else {}
+        for field, value in wrong.items():
+            with pytest.raises((TypeError, ValueError), match=field):
+                getattr(module, name)(**{**own, **match, "rate": 0.3, field: value})
+        if own:
+            with pytest.raises(TypeError, match="module must be a"):
+                getattr(module, name)(**{**match, "rate": 0.3, "module": masked})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_layer_has_the_defaults_of_its_function(name: str) -> None:
+    layer: Any = PACKAGES["linen"].__dict__[name]
+    options = inspect.signature(layer.function).parameters
+    for field in dataclasses.fields(layer):
+        default = options[field.name].default if field.name in options else inspect.Parameter.empty
+        if default is not inspect.Parameter.empty and field.name not in SHARED:
+            assert field.default == default, field.name
 
 
 @pytest.mark.sweep

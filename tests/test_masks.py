@@ -110,6 +110,17 @@ def test_scale_is_float32_for_all_that_is_no_wider(dtype: str) -> None:
     assert masks.distribution(0.1, jnp.dtype(dtype)).scale.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_a_scale_of_one_is_of_the_compute_dtype(dtype: str) -> None:
+    """And NaN where a rate is impossible."""
+    with jax.enable_x64(True):
+        wide = np.promote_types(jnp.dtype(dtype), np.float32)
+        known = masks.unit_scale(0.5, jnp.dtype(dtype))
+        traced = masks.unit_scale(jnp.asarray([0.5, np.nan], np.float32), jnp.dtype(dtype))
+        assert known.dtype == traced.dtype == wide
+        np.testing.assert_array_equal([known, *traced], [1, 1, np.nan])
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_scale_is_exact_in_double_precision(dtype: str) -> None:
     found = masks.distribution(0.1, np.dtype(dtype))

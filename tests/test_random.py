@@ -23,7 +23,8 @@ from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 import jaxdrop
-from jaxdrop import _variates, random
+from jaxdrop import _mapped_axes, _variates, random
+from jaxdrop.random import _lattices
 from jaxdrop.random._positions import Coordinate
 from tests.oracles import require
 
@@ -532,6 +533,26 @@ def test_fast(impl: str) -> None:
     assert len(np.unique(bits)) == bits.size
 
 
+def test_keys_of_samples_by_their_names() -> None:
+    """`jax.random.key` makes that of an only sample."""
+    for name, rest in (("s", _lattices.points(1)[0].tolist()), ("a", [0])):
+        key = jax.random.key(7, impl=f"jaxdrop-{name}")
+        assert jax.random.key_data(key).tolist() == [0, 7, *rest]
+        uniform = np.asarray(jax.random.uniform(key, (10_000,)))
+        assert stats.kstest(uniform, "uniform").pvalue > 1e-6
+        with pytest.raises(TypeError, match="a seed must be an integer, got float32"):
+            jax.random.key(1.5, impl=f"jaxdrop-{name}")
+
+
+def test_fast_makes_the_keys_that_it_always_made() -> None:
+    for impl, words in (
+        ("threefry2x32", [3837132879, 1710134006]),
+        ("rbg", [3290041557, 626173352]),
+    ):
+        found = jax.random.key_data(random.fast(jax.random.key(7, impl=impl)))
+        assert found.tolist() == words
+
+
 @own_key
 def test_fast_leaves_own_keys_alone(key: jax.Array) -> None:
     assert random.fast(key) is key
@@ -714,3 +735,45 @@ def test_one_coordinate_for_each_axis() -> None:
         match=r"coordinates must be one array for each axis of global_shape=\(3, 4\), got 1",
     ):
         random.bits_at(jaxdrop.key(0), (jnp.uint32(1),), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "says"),
+    [
+        (lambda key: random.bits(key, (2, 3), global_shape=(2,)), ValueError, "0, 2 of them, got"),
+        (lambda key: random.bits(key, (2, -1)), ValueError, "shape must be lengths of at least 0"),
+        (lambda key: random.bits(key, (2, 3), origin=(1,)), TypeError, "origin must be 2 integers"),
+        (lambda key: random.bits(key, (2, 3), origin=3), TypeError, "origin must be 2 integers"),
+        (lambda key: random.bits(key, (2,), sharding=P("a")), TypeError, "must be a jax.sharding"),
+        (lambda key: random.bits_at(key, "ab", (3, 4)), TypeError, "sequence of integer arrays"),
+        (lambda key: random.bits_at(key, 3, (3, 4)), TypeError, "sequence of integer arrays"),
+    ],
+)
+def test_bad_places(draw: Callable[[jax.Array], object], error: type, says: str) -> None:
+    with pytest.raises(error, match=says):
+        draw(jaxdrop.key(0))
+
+
+def test_names_of_mapped_axes_and_their_size() -> None:
+    """Of some axes of a layout, which may leave out the last ones."""
+    spec, found = P(("i", "j"), None, "k"), {}
+
+    def look(_: jax.Array) -> jax.Array:
+        for axes in ((0,), (1,), (2,), (3,), (0, 1, 2), (2, 0), ()):
+            found[axes] = _mapped_axes.names_and_size(spec, axes)
+        return jnp.zeros(())
+
+    mapped = look
+    for name in "ijk":
+        mapped = jax.vmap(mapped, axis_name=name)
+    jax.eval_shape(mapped, jnp.zeros((5, 3, 2)))  # the outermost is k
+    assert found == {
+        (0,): (("i", "j"), 6),
+        (1,): ((), 1),
+        (2,): (("k",), 5),
+        (3,): ((), 1),
+        (0, 1, 2): (("i", "j", "k"), 30),
+        (2, 0): (("k", "i", "j"), 30),
+        (): ((), 1),
+    }
+    assert _mapped_axes.names_and_size(None, (0,)) == ((), 1)

@@ -396,3 +396,30 @@ def test_stages_have_few_rates_and_both_ends() -> None:
         schedules.in_stages(schedules.constant(0.5), 10, 1)
     with pytest.raises(ValueError, match="schedule must lie in"):
         schedules.in_stages(lambda count: 2.0, 10, 2)
+    each = schedules.in_stages(schedules.linear(0.0, 1.0, 4), 4, stages=4)
+    assert [each(count) for count in range(5)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+
+
+def test_any_count_of_31_bits() -> None:
+    most = 2**31 - 1
+    for make in (
+        lambda steps: schedules.linear(0.0, 0.5, steps),
+        lambda steps: schedules.linear(0.0, 0.5, 4, begin=steps),
+        lambda steps: schedules.linear(0.0, 0.5, steps, begin=steps),
+        lambda steps: schedules.cyclic(0.0, 0.5, steps),
+        lambda steps: schedules.early(0.0, steps),
+    ):
+        assert make(most)(0) == 0
+        with pytest.raises(ValueError, match="must be at most 2147483647, got 2147483648"):
+            make(most + 1)
+    assert schedules.linear(0.0, 0.5, most)(most) == 0.5
+
+
+def test_a_constant_rate_stays() -> None:
+    """Its two ends are one number, which rounding does not leave."""
+    found = jax.vmap(schedules.linear(0.1, 0.1, 1000))(jnp.arange(1000))
+    np.testing.assert_array_equal(found, np.float32(0.1))
+
+
+def test_the_last_group_of_dropblock_is_the_default() -> None:
+    assert schedules.dropblock(0.1, 12)(12) == np.float32(0.1)

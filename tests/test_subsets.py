@@ -90,6 +90,7 @@ def test_several_axes_are_those_one_after_the_other() -> None:
             ((2, 3), (1, 2)),
             ((3, 0), (3, 0)),
             ((0, 2, 3), (0, 3, 1)),
+            ((3, 2), (2, 0)),
             ((2, 3), (0, 4)),
         ):
             kept = {
@@ -269,3 +270,59 @@ def test_bad_moves() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match=WHOLE):
         jax.eval_shape(local, KEY)
+
+
+def test_of_equal_words_the_first_are_the_smallest() -> None:
+    """Exactly as many are kept, whatever the words: all of five digits from 0 to 2."""
+    words = np.stack(np.meshgrid(*[np.arange(3, dtype=np.uint32)] * 5), -1).reshape(-1, 5)
+    order = np.argsort(words, axis=-1, kind="stable")
+    for kept in range(1, 6):
+        found = subsets.smallest(jnp.asarray(words), kept)
+        chosen = np.sort(order[:, :kept], axis=-1)
+        np.testing.assert_array_equal(found.indices, chosen)
+        ranks = np.full(words.shape, kept)
+        np.put_along_axis(ranks, chosen, np.arange(kept)[None], -1)
+        np.testing.assert_array_equal(found.ranks, ranks)
+
+
+def test_defaults() -> None:
+    """One group, of units; blocks of 128."""
+    assert subsets.number_kept(256, 0.25) == (256, 192)
+    assert subsets.number_kept(1024, 0.25, pattern="block") == (8, 6)
+    assert subsets.draw(KEY, 1024, 0.25, pattern="block").ranks.shape == (1, 8)
+    with pytest.raises(ValueError, match="drops nothing: of 1 members"):
+        subsets.draw(KEY, 1, 0.5)
+
+
+def test_axes_side_by_side_are_one_gather() -> None:
+    """Of units: what two gathers would copy, one does not."""
+    kept = {axis: subsets.draw(KEY, SIZE, 0.5) for axis in (0, 1)}
+    slices = {axis: subsets.draw(KEY, SIZE, 0.5, pattern="slice") for axis in (0, 1)}
+    x = jax.ShapeDtypeStruct((SIZE, SIZE), np.float32)
+    for each, count in ((kept, 1), (slices, 0)):
+        program = str(jax.make_jaxpr(lambda x, each=each: subsets.gather_axes(each, x))(x))
+        assert program.count(" gather[") == count
+
+
+def test_subsets_of_rows_take_the_axes_behind_them() -> None:
+    kept = subsets.draw(KEY, (3, SIZE), 0.5)
+    x = jnp.arange(3.0 * SIZE).reshape(3, SIZE)
+    expected = np.take_along_axis(x, kept.indices[:, 0], 1)
+    np.testing.assert_array_equal(kept.gather(x, axis=-1), expected)
+    for wrong, axis in ((x, 0), (jnp.ones((4, SIZE)), 1), (jnp.ones((SIZE, SIZE)), 0)):
+        with pytest.raises(ValueError, match=r"subsets of shape \(3,\), one for each entry"):
+            kept.gather(wrong, axis)
+
+
+def test_what_is_dropped_is_what_a_mask_drops() -> None:
+    x = np.random.default_rng(0).normal(size=(2, SIZE, 3)).astype(np.float32)
+
+    @quick
+    def all_of_them(key: jax.Array, x: jax.Array) -> Any:
+        drawn = [subsets.draw(key, SIZE, **case) for case in CASES]
+        return [(mask_of(kept), subsets.dropped(kept, x, 1), kept.scaled(x)) for kept in drawn]
+
+    for keep, found, scaled in all_of_them(KEY, x):
+        scale = np.float32(SIZE / keep.sum())
+        np.testing.assert_allclose(scaled, scale * x, rtol=1e-6)
+        np.testing.assert_allclose(found, np.where(keep[None, :, None], scale * x, 0), rtol=1e-6)

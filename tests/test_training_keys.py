@@ -118,6 +118,7 @@ def test_a_known_array_is_checked_under_jit_and_a_traced_one_by_checkify() -> No
     for step, message in (
         (jnp.int32(-2), "step must be in [0, 2**32), got -2"),
         (jnp.int32(2), None),
+        (jnp.int32(0), None),
     ):
         assert (
             message in (checked(step)[0].get() or "") if message else checked(step)[0].get() is None

@@ -107,6 +107,11 @@ def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ..
     ]
 
 
+def test_the_last_of_2_to_the_64_positions() -> None:
+    last = [_array([WORD - 1])] * 2
+    assert _numbers(_positions.linear(last, (WORD, WORD))) == [WORD**2 - 1]
+
+
 def test_too_many_positions() -> None:
     with pytest.raises(ValueError, match=r"more than 2\*\*64 entries"):
         _positions.grid((1, 1), global_shape=(2**40, 2**25))

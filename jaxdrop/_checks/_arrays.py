@@ -14,7 +14,7 @@ import numpy as np
 from jaxdrop._checks._messages import quoted, shown
 
 # JAX answers anew each time, in a microsecond or two. There are few dtypes, and many calls.
-_issubdtype = functools.lru_cache(maxsize=1024)(jnp.issubdtype)
+_issubdtype = functools.cache(jnp.issubdtype)
 
 
 def unwrapped(value: Any) -> Any:
@@ -198,7 +198,7 @@ def _converted(value: Any) -> Any:
         return None
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def _can_drop(dtype: Any) -> bool:
     """Whether arrays of this dtype can be scaled, and can hold the 0 of what is dropped."""
     return bool(jnp.issubdtype(dtype, jnp.inexact)) and _has_zero(dtype)

@@ -135,5 +135,5 @@ def _hint(given: str, known: Sequence[str]) -> str:
         for name, way in ways.items() if given in names else ():
             if name in known:
                 return f": {way}"
-    close = difflib.get_close_matches(given, known, n=1)
+    close = difflib.get_close_matches(given, known)
     return f": is {close[0]} meant?" if close else ""

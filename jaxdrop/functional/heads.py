@@ -137,7 +137,7 @@ def drop_key(
         raise ValueError(
             f"spec={spec} divides the keys, axis {last}, of which one must stay. Gather them first."
         )
-    part = masks.check_part(part, logits, spec)
+    part = masks.check_part(part, logits, spec, "logits")
     if part is not None and part.axis == last:
         raise ValueError(f"part={part} is one of the keys, axis {last}, of which one must stay.")
     if not isinstance(rate, float) and rate.ndim and rate.shape[-1] != 1:

@@ -101,7 +101,7 @@ def r_drop(
             f" or probabilities of shape (..., C). Got logits of {logits.shape}, other of"
             f" {other.shape}, and labels of {labels.dtype}{list(labels.shape)}."
         )
-    if not are_ids and _checks.known(labels) and not (np.asarray(labels, np.float64) >= 0).all():
+    if not are_ids and _checks.known(labels) and not (np.asarray(labels) >= 0).all():
         raise ValueError("labels of floating dtype are probabilities, but some are negative or NaN")
     alpha = _checks.check_number(alpha, "alpha")
     if np.ndim(alpha):

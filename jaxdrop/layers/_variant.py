@@ -74,7 +74,8 @@ class Variant:
         facts = facts_of(cls.function)
         fields = [field.name for field in dataclasses.fields(cast(Any, cls))]
         taken = inspect.signature(cls.function).parameters
-        cls._draws_nothing_at = facts.draws_nothing_at
+        # A learned amount is an array, whose values are not looked at.
+        cls._draws_nothing_at = () if cls.learned else facts.draws_nothing_at
         cls._options = tuple(
             name
             for name, parameter in taken.items()

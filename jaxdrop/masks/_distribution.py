@@ -94,8 +94,8 @@ def unit_scale(rate: float | jax.Array, dtype: Any = jnp.float32) -> jax.Array |
     """
     real = jnp.finfo(_numerics.compute_dtype(dtype)).dtype
     if isinstance(rate, float):
-        return np.ones((), real)
-    return jnp.where(jnp.isnan(rate), _nan(real), np.ones((), real))
+        return np.asarray(1, real)
+    return jnp.where(jnp.isnan(rate), _nan(real), np.asarray(1, real))
 
 
 def threshold(rate: float | jax.Array) -> jax.Array | np.ndarray:

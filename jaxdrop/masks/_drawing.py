@@ -13,9 +13,9 @@ from jaxdrop import _compiler, _lengths, _numerics, random
 from jaxdrop.masks._parts import Part
 from jaxdrop.masks._placement import block, coordinates
 
-# If at least this many results share an entry of a mask, storing the mask is faster than computing
+# Where more results than these share an entry of a mask, storing the mask is faster than computing
 # it again for each of them.
-_MANY = 8
+_FEW = 7
 
 
 def keep_mask(
@@ -49,7 +49,7 @@ def keep_mask(
     """
     bits = draw(key, like, broadcast_dims=broadcast_dims, spec=spec, part=part)
     mask = below(bits, threshold)
-    few = _lengths.at_most(math.prod(like.shape[axis] for axis in broadcast_dims), _MANY - 1)
+    few = _lengths.at_most(math.prod(like.shape[axis] for axis in broadcast_dims), _FEW)
     return mask if few else _compiler.materialize(mask)
 
 

@@ -159,7 +159,7 @@ def _check_shape(shape: Any, name: str, ndim: int | None = None) -> tuple[int, .
         if isinstance(shape, (tuple, list))
         else shape
     )
-    if min(_checks.check_integers(known, name), default=0) < 0 or (
+    if any(length < 0 for length in _checks.check_integers(known, name)) or (
         ndim is not None and len(shape) != ndim
     ):
         axes = "" if ndim is None else f", {ndim} of them"

@@ -63,8 +63,8 @@ class KeyType:
     def seed(self, value: jax.Array) -> jax.Array:
         """The words of a key from an integer: those of `jax.random.key`."""
         value = jnp.asarray(value)
-        if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
-            raise TypeError(f"a seed must be an integer scalar, got {value.dtype}{value.shape}")
+        if not jnp.issubdtype(value.dtype, jnp.integer):  # JAX itself looks at the shape
+            raise TypeError(f"a seed must be an integer, got {value.dtype}")
         high = value >> 32 if value.dtype.itemsize > 4 else jnp.zeros_like(value)
         return jnp.stack(
             [high.astype(jnp.uint32), value.astype(jnp.uint32), *map(jnp.uint32, self.rest)]

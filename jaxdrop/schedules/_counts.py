@@ -27,7 +27,7 @@ def fraction_of(steps: int, begin: int) -> Callable[[Count], jax.Array]:
     steps, begin = step_of("steps", steps), step_of("begin", begin, least=0)
 
     def fraction(count: Count) -> jax.Array:
-        done = jnp.clip(steps_taken(count), begin, begin + steps) - begin
+        done = jnp.minimum(jnp.maximum(steps_taken(count), begin) - begin, steps)
         # XLA may replace the division by a product with 1 / steps, which would not give exactly 1.
         return jnp.where(done < steps, done.astype(jnp.float32) / np.float32(steps), np.float32(1))
 

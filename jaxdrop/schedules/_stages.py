@@ -49,7 +49,7 @@ def in_stages(schedule: Schedule, steps: int, stages: int) -> Callable[[Count], 
     ]
 
     def staged(count: Count) -> float:
-        taken = min(max(whole_steps(count), 0), steps)
-        return rates[min(stages * taken // steps, stages - 1)]
+        stage = stages * max(whole_steps(count), 0) // steps
+        return rates[min(stage, stages - 1)]
 
     return staged

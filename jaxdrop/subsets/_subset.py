@@ -159,7 +159,7 @@ def dropped(kept: Subset, x: jax.Array, axis: int) -> jax.Array:
     keep = (kept.ranks < kept.indices.shape[-1])[..., None]
     keep = jnp.broadcast_to(keep, (*rows, groups, members, block)).reshape(*rows, -1)
     keep = lax.expand_dims(keep, [*range(len(rows), axis), *range(axis + 1, x.ndim)])
-    return masks.scaled(keep, x, jnp.asarray(kept.scale, jnp.float32))
+    return masks.scaled(keep, x, jnp.asarray(kept.scale))
 
 
 def check_groups(groups: int, devices: Sequence[int], names: Sequence[str]) -> None:

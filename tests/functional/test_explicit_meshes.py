@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
+from jaxdrop import _layouts
 from tests.catalogue import KEY, RATE
 from tests.compilation import quick
 
@@ -239,3 +240,17 @@ def test_functions(
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=2e-6), found, expected
         )
+
+
+def test_joined_layouts_divide_as_much_as_any_of_them() -> None:
+    """Each axis as in the first that divides it; no name of the mesh twice."""
+    a, b, none = ("a",), ("b", "c"), ()
+    assert _layouts.joined([a, none]) == [a, none]
+    assert _layouts.joined([none, none], [a, b]) == [a, b]
+    assert _layouts.joined([a, none], [b, b]) == [a, b]
+    assert _layouts.joined([a, none], [none, a]) == [a, none]
+    assert _layouts.joined([none, none], [("c",), none], [none, b]) == [("c",), none]
+    assert _layouts.joined([none, none], [none, b], [b, none], [a, none]) == [a, b]
+    assert _layouts.joined([none, none], [b]) == [b, none]
+    assert [_layouts.names(each) for each in (None, "a", ("b", "c"))] == [none, a, b]
+    assert _layouts.spec(a, none, b) == P(("a",), None, ("b", "c"))

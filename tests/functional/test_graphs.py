@@ -246,6 +246,24 @@ def test_normalization_rejects() -> None:
         graphs.drop_node(KEY, SENDERS, RECEIVERS, "12", RATE)
 
 
+def test_numbers_of_nodes_have_32_bits() -> None:
+    """Where their count is not known."""
+    last = np.array([2**32 - 1], np.uint32)
+    assert graphs.drop_edge(KEY, last, last, 0.5, undirected=True).shape == (1,)
+    for wrong in (2**32, -1):
+        ends = np.array([wrong])
+        for edges in ((ends, last), (last, ends)):
+            with pytest.raises(ValueError, match=rf"nodes, in \[0, 2\*\*32\), got {wrong}\.$"):
+                graphs.drop_edge(KEY, *edges, 0.5)
+    one = np.array([1])
+    with pytest.raises(
+        ValueError, match=r"in \[0, num_nodes\) = \[0, 1\), got 1\. num_nodes counts"
+    ):
+        graphs.drop_node(KEY, one, one, 1, 0.5)
+    with pytest.raises(ValueError, match=r"in \[0, num_nodes\) = \[0, 0\), got 1\.$"):
+        graphs.drop_node(KEY, one, one, 0, 0.5)
+
+
 def test_generators_without_random_access_cannot_drop_pairs() -> None:
     with pytest.raises(NotImplementedError, match=r"jaxdrop\.random\.fast"):
         graphs.drop_edge(jax.random.key(0, impl="rbg"), SENDERS, RECEIVERS, RATE, undirected=True)

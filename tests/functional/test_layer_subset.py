@@ -179,6 +179,7 @@ def test_a_stack_of_linen_blocks() -> None:
         ({"rates": [0.5, 1.5]}, ValueError, r"rates\[1\] must lie in \[0, 1\], got 1.5"),
         ({"rates": [0.5, "a"]}, TypeError, r"rates\[1\] must be a real number"),
         ({"rates": []}, ValueError, r"len\(rates\) must be at least 1"),
+        ({"rates": [0.5] * 4096}, ValueError, r"len\(rates\) must be at most 4095, got 4096"),
         ({"rates": [0.9] * 3}, ValueError, "add up to 2.7: none of 3 layers would run"),
         ({"rates": [0.9, 0.7]}, ValueError, "none of 2 layers"),
         ({"rates": [0.95, 0.6, 0.0]}, ValueError, "the rate 0.95 becomes 1.22581. Lower it"),

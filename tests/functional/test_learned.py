@@ -123,6 +123,8 @@ def test_concrete_kl_is_half_of_gals_regularizers(shape: tuple[int, ...]) -> Non
         jnp.full(8, LOGIT), jnp.asarray(w, jnp.float32), lengthscale=lengthscale
     )
     np.testing.assert_allclose(same, kl, rtol=1e-6)
+    usual = (learned.concrete_kl(LOGIT, X, **options) for options in ({}, {"lengthscale": 0.01}))
+    assert len({float(value) for value in usual}) == 1
     turned = learned.concrete_kl(LOGIT, jnp.asarray(1j * w, jnp.complex64), lengthscale=lengthscale)
     np.testing.assert_allclose(turned, kl, rtol=1e-6)
 

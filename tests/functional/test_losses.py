@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 import jaxdrop
 from jaxdrop.functional import losses
@@ -133,7 +134,39 @@ def test_r_drop_rejects() -> None:
             match=f"other must be an array of floating numbers, got an array of {dtype.dtype}",
         ):
             losses.r_drop(ONE, TWO.astype(dtype), LABELS, alpha=1.0)
-    assert jnp.isnan(losses.r_drop(ONE, TWO, LABELS.at[0].set(-1), alpha=1.0)[0])
+    for wrong in (-1, 5):
+        loss = losses.r_drop(ONE, TWO, LABELS.at[0].set(wrong), alpha=1.0)
+        np.testing.assert_array_equal(jnp.isnan(loss), np.arange(6) == 0)
+    with pytest.raises(TypeError, match="labels must be integers or probabilities, got an array"):
+        losses.r_drop(ONE, TWO, LABELS > 0, alpha=1.0)
+    with pytest.raises(ValueError, match="takes logits and other of shape"):
+        losses.r_drop(ONE[0, 0], ONE[0, 0], LABELS[0], alpha=1.0)
+    for bad in (-0.1, np.nan):
+        with pytest.raises(ValueError, match="are probabilities, but some are negative or NaN"):
+            losses.r_drop(ONE, TWO, ONE.at[0].set(bad) ** 2 * jnp.sign(ONE.at[0].set(bad)), alpha=1)
+    with pytest.raises(ValueError, match="alpha must be one number, got an array"):
+        losses.r_drop(ONE, TWO, LABELS, alpha=jnp.ones(6))
+
+
+def test_r_drop_of_any_number_of_axes() -> None:
+    expected = losses.r_drop(ONE, TWO, LABELS, alpha=0.7)
+    for shape in ((2, 3), (6, 1), (1, 2, 3)):
+        one, two = (array.reshape(*shape, 5) for array in (ONE, TWO))
+        for labels in (LABELS.reshape(shape), jax.nn.one_hot(LABELS, 5).reshape(*shape, 5)):
+            found = losses.r_drop(one, two, labels, alpha=0.7)
+            np.testing.assert_allclose(found, expected.reshape(shape), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.r_drop(ONE[0], TWO[0], LABELS[0], alpha=0.7), expected[0], rtol=1e-6
+    )
+
+
+def test_labels_of_few_bits_count_more_classes_than_they_have_values() -> None:
+    logits = jnp.asarray(RNG.normal(size=(6, 300)), jnp.float32)
+    for dtype in (jnp.int8, jnp.uint8, jnp.int16, jnp.uint32):
+        np.testing.assert_array_equal(
+            losses.r_drop(logits, logits, LABELS.astype(dtype), alpha=1.0),
+            losses.r_drop(logits, logits, LABELS, alpha=1.0),
+        )
 
 
 # -- multi-sample dropout
@@ -186,3 +219,16 @@ def test_multi_sample_dropout_rejects() -> None:
     ):
         with pytest.raises(error, match="key array of shape"):
             losses.multi_sample_dropout(keys, ONE, RATE, head)
+
+
+def test_multi_sample_dropout_of_a_divided_array() -> None:
+    """Under `spec`, each part has the masks of the whole."""
+    keys = jax.random.split(KEY, 3)
+
+    def dropped(x: jax.Array, spec: PartitionSpec | None = None) -> Any:
+        return losses.multi_sample_dropout(
+            keys, x, RATE, lambda y: y, broadcast_dims=(1,), spec=spec
+        )
+
+    parts = jax.vmap(lambda x: dropped(x, PartitionSpec("i")), axis_name="i")(ONE[:, None])
+    np.testing.assert_array_equal(parts[:, 0], dropped(ONE))

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
 import jaxdrop
+from jaxdrop import _compiler
 from jaxdrop.functional.noise import gaussian_dropout, gaussian_noise, neftune, uniform_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS
@@ -314,9 +315,38 @@ def test_bad_amounts(
             "mask must hold booleans, or integers 0 and 1, got dtype float32",
         ),
         ({"x": jnp.ones((8, 6), int)}, TypeError, "neftune scales what it keeps"),
+        ({"mask": np.full((8, 6), 2)}, ValueError, "integers 0 and 1, but it holds others"),
+        ({"mask": "all"}, TypeError, "mask must be an array of booleans, or integers 0 and 1, got"),
         ({"key": None}, ValueError, "neftune is stochastic here and needs a key"),
     ],
 )
 def test_bad_embeddings(options: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         neftune(**{"key": KEY, "x": X, "alpha": 5.0} | options)
+
+
+def test_a_rounding_barrier_changes_no_value() -> None:
+    """Nor derivative, nor infinities and NaN, but where all is said to be finite."""
+    most = np.finfo(np.float32).max
+    finite = np.float32([0, -1.5, most, -most, 1e-30])
+    special = np.float32([np.inf, -np.inf, np.nan, 2])
+    for x, options in (
+        (finite, {"finite": True}),
+        (finite, {}),
+        (special, {}),
+        (np.stack([special, special[::-1]], -1).view(np.complex64)[:, 0], {}),
+    ):
+        run = functools.partial(_compiler.rounding_barrier, **options)
+        y, tangent = jax.jvp(run, (jnp.asarray(x),), (jnp.ones_like(x),))
+        np.testing.assert_array_equal(y, x, strict=True)
+        np.testing.assert_array_equal(tangent, np.ones_like(x))
+
+
+def test_neftune_of_one_sequence() -> None:
+    """Without a batch, with and without a mask."""
+    one = jnp.zeros((6, 4))
+    noise = np.asarray(neftune(KEY, one, 5.0))
+    assert 0.9 * 5 / np.sqrt(24) < np.abs(noise).max() <= 5 / np.sqrt(24)
+    masked = neftune(KEY, one, 5.0, mask=np.array([1, 1, 1, 0, 0, 0]))
+    np.testing.assert_allclose(masked[:3], noise[:3] * np.sqrt(2), rtol=1e-6)
+    assert not masked[3:].any()

@@ -144,3 +144,19 @@ def test_generators_of_whole_arrays_have_no_parts() -> None:
         jaxdrop.dropout(jax.random.key(0, impl="rbg"), X, RATE, part=Part(0, 8))
     with pytest.raises(ValueError, match="one must stay"):
         jaxdrop.drop_key(KEY, X, RATE, part=Part(0, 8, axis=-1))
+
+
+def test_the_axis_of_a_part_is_that_before_the_features() -> None:
+    """If nothing is said. A part may be the whole."""
+    whole = jaxdrop.dropout(KEY, X, RATE)
+    found = jaxdrop.dropout(KEY, X[:, 2:5], RATE, part=Part(2, 8))
+    np.testing.assert_array_equal(found, whole[:, 2:5])
+    for part in (Part(0, 8), Part(0, 4, axis=0), Part(np.zeros((4, 8), int), 3, axis=2)):
+        np.testing.assert_array_equal(jaxdrop.dropout(KEY, X, RATE, part=part), whole)
+    one = jaxdrop.dropout(KEY, X[:1, :1, :1], RATE, part=Part(0, 1, axis=0))
+    assert one.shape == (1, 1, 1)
+
+
+def test_a_part_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        Part(0, 8).offset = 1  # type: ignore[misc]

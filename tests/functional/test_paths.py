@@ -21,6 +21,7 @@ from scipy import stats
 
 import jaxdrop
 from jaxdrop import subsets
+from jaxdrop._in_full import in_full
 from jaxdrop.functional.paths import depth_rates, drop_path, layer_drop, layer_runs, shake_drop
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
@@ -95,8 +96,24 @@ def test_at_low_rates_examples_are_masked() -> None:
     with pytest.raises(ValueError, match=r"rate=0.05 drops nothing: of 8 members"):
         jaxdrop.drop_path_add(KEY, X, 0.05, jnp.tanh, masked_below=0.0)
     assert (np.asarray(add(masked_below=0.0)) == X).any((1, 2)).sum() == 1
+    np.testing.assert_array_equal(add(batch_axis=-3), add())
+    ten = X.reshape(10, 12)
+    y = jaxdrop.drop_path_add(KEY, ten, 0.1, jnp.tanh)  # no longer low
+    assert (np.asarray(y) == ten).all(1).sum() == 1
     for rate in depth_rates(0.3, 4):
         assert jaxdrop.drop_path_add(KEY, X, rate, jnp.tanh).shape == X.shape
+
+
+@pytest.mark.parametrize("batch_axis", [0, -1])
+def test_an_analyzed_program_drops_the_same_examples(batch_axis: int) -> None:
+    """By a mask, in place of gathering what is kept."""
+    add = functools.partial(jaxdrop.drop_path_add, KEY, X[..., :2], 0.5, jnp.tanh)
+    expected = add(batch_axis=batch_axis)
+    with in_full(True):
+        found = add(batch_axis=batch_axis)
+        kept = subsets.draw(KEY, (3, 8), 0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    chex.assert_trees_all_equal(jnp.sort(kept.indices, -1), subsets.draw(KEY, (3, 8), 0.5).indices)
 
 
 def test_the_branch_takes_the_share_of_the_work() -> None:
@@ -126,6 +143,10 @@ def test_the_branch_takes_the_share_of_the_work() -> None:
         (X, jnp.add, {"args": (3.0,)}, ValueError, "batch_axis=0 is no axis of"),
         ((), jnp.tanh, {}, ValueError, "x has no array"),
         (X, jnp.tanh, {"batch_axis": 3}, ValueError, "batch_axis=3 is out of range"),
+        (X, jnp.add, {"args": X}, TypeError, "args must be a tuple of arguments of branch"),
+        (X, jnp.add, {"args": (X[0],), "batch_axis": 2}, ValueError, "batch_axis=2 is no axis"),
+        (X, jnp.add, {"args": (X[0],), "batch_axis": -3}, ValueError, "batch_axis=-3 is no axis"),
+        (X[:0], jnp.tanh, {}, ValueError, "x has no examples along batch_axis=0"),
     ],
 )
 def test_bad_input_of_drop_path_add(
@@ -663,6 +684,9 @@ def test_a_coefficient_of_zero_drops() -> None:
 def test_shake_drop_that_changes_nothing() -> None:
     assert shake_drop(None, X, 0) is X
     assert shake_drop(None, X, 0.5, alpha=(0, 2), deterministic=True) is X
+    np.testing.assert_array_equal(
+        shake_drop(None, X, 0.5, alpha=(1, 3), deterministic=True), 1.5 * X
+    )
     np.testing.assert_array_equal(jax.jit(lambda rate: shake_drop(KEY, X, rate))(0.0), X)
 
 

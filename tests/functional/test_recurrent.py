@@ -26,6 +26,7 @@ from jaxdrop.functional.recurrent import (
     Plan,
     Rates,
     Site,
+    _arguments,
     _time,
 )
 from tests import statistics
@@ -314,3 +315,180 @@ def test_lengths_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=r"seq_lengths must be integers.* of shape \(4,\)"):
             run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)
+
+
+@pytest.mark.parametrize("length", [-1, TIME + 1])
+def test_lengths_lie_within_the_sequence(length: int) -> None:
+    lengths = np.array([0, TIME, length, 1])
+    with pytest.raises(ValueError, match=rf"must lie in \[0, 6\], .* inputs, got {length}\."):
+        run(plan(), counting, ZEROS, ONES, time_axis=1, lengths=lengths)
+
+
+def test_no_step_leaves_the_first_state() -> None:
+    start = ZEROS + 7
+    lengths = np.array([6, 0, 1, 0])
+    final, _ = run(plan(), counting, start, ONES, time_axis=1, lengths=lengths)
+    np.testing.assert_array_equal(final[:, 0], 7 + lengths)
+    none = np.zeros(BATCH, int)
+    final, outputs = run(plan(), counting, start, ONES[:, :0], time_axis=1, lengths=none)
+    np.testing.assert_array_equal(final, start)
+    assert outputs.shape == (BATCH, 0, UNITS)
+
+
+def test_outputs_of_a_reversed_run_come_in_its_order() -> None:
+    final, outputs = run(plan(), counting, ZEROS, ONES, time_axis=1, reverse=True)
+    np.testing.assert_array_equal(outputs[0, :, 0], np.arange(1, TIME + 1))
+    _, kept = run(plan(), counting, ZEROS, ONES, time_axis=1, reverse=True, keep_order=True)
+    np.testing.assert_array_equal(kept, outputs[:, ::-1])
+    np.testing.assert_array_equal(final, outputs[:, -1])
+
+
+def test_a_layout_of_steps() -> None:
+    """The axis of time is taken out. It is not divided, nor are the last axes, of features."""
+    p = jax.sharding.PartitionSpec
+    assert recurrent.spec_of_steps(None, 3, 1, 1) is None
+    assert recurrent.spec_of_steps(p("a"), 3, 1, 1) == p("a", None)
+    assert recurrent.spec_of_steps(p(None, "a"), 3, 0, 1) == p("a", None)
+    assert recurrent.spec_of_steps(p("a", "b"), 5, 2, 2) == p("a", "b", None, None)
+    for spec, ndim, features in (
+        (p(None, "a"), 3, 1),
+        (p(None, None, "a"), 3, 1),
+        (p(None, None, "a"), 4, 2),
+        (p(None, None, None, "a"), 4, 2),
+    ):
+        with pytest.raises(ValueError, match="divides time or features"):
+            recurrent.spec_of_steps(spec, ndim, 1, features)
+
+
+@pytest.mark.parametrize("features", [(3,), (3, 2)], ids=["vectors", "maps"])
+def test_a_whole_first_state_is_divided_as_the_sequences_are(features: tuple[int, ...]) -> None:
+    """On explicit meshes, where a loop keeps the layout of its state."""
+    mesh = jax.make_mesh((4, 2), ("d", "e"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    p = jax.sharding.PartitionSpec
+    x = np.ones((4, 2, TIME, *features), np.float32)
+    start = np.zeros((4, 2, *features), np.float32)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, p("d", "e")))
+        final, outputs = jax.jit(
+            lambda start, x: run(
+                plan(), counting, start, x, time_axis=2, feature_axes=len(features)
+            )
+        )(start, placed)
+    np.testing.assert_array_equal(final, start + TIME)
+    assert final.sharding.spec[:2] == outputs.sharding.spec[:2] == ("d", "e")
+
+
+# -- arguments of layers
+
+JOINT = Family("Joint", (), has_cell=False)
+
+
+def test_the_call_comes_before_the_layer() -> None:
+    for module, call, expected in ((True, None, True), (True, False, False), (False, True, True)):
+        assert recurrent.flag(call, module, "reverse") is expected
+    for module, call in ((1, None), (True, 0), ("no", True)):
+        with pytest.raises(TypeError, match="reverse must be True or False"):
+            recurrent.flag(call, module, "reverse")  # type: ignore[arg-type]
+
+
+def test_settings_of_a_layer() -> None:
+    for unroll in (True, False, 1, 5):
+        recurrent.check_settings(types.SimpleNamespace(unroll=unroll, per_gate=True), "per_gate")
+    with pytest.raises(ValueError, match="unroll must be at least 1, got 0"):
+        recurrent.check_settings(types.SimpleNamespace(unroll=0))
+    with pytest.raises(TypeError, match="per_gate must be True or False, got 1"):
+        recurrent.check_settings(types.SimpleNamespace(unroll=1, per_gate=1), "per_gate")
+
+
+def test_inputs_have_the_features_of_the_cell() -> None:
+    cell = types.SimpleNamespace(in_features=UNITS)
+    for own in (cell, types.SimpleNamespace(), types.SimpleNamespace(in_features=(3, 4))):
+        assert recurrent.checked_inputs(ONES, own) is ONES
+    number = jnp.float32(0)
+    assert recurrent.checked_inputs(number, cell) is number  # has no axis, which is said later
+    with pytest.raises(ValueError, match=r"in_features=16 features, .* got shape \(4, 6, 15\)"):
+        recurrent.checked_inputs(ONES[..., :15], cell)
+    with pytest.raises(TypeError, match="RNN takes an array inputs of floating numbers, got 'x'"):
+        recurrent.checked_inputs("x", cell)
+
+
+def test_a_first_state_is_like_that_of_the_cell() -> None:
+    shape, pair = ZEROS.shape, (ZEROS, ZEROS)
+    assert recurrent.checked_carry(ZEROS, GRU, shape) is ZEROS
+    assert recurrent.checked_carry([*pair], LSTM, shape) == pair
+    tree = {"a": ZEROS, "b": (np.ones(3, int),)}
+    assert recurrent.checked_carry(tree, JOINT, shape) == tree
+    for wrong in (ZEROS, (ZEROS,), (*pair, ZEROS), None, {"c": ZEROS, "h": ZEROS}):
+        with pytest.raises(TypeError, match=r"a pair of arrays .*, of shape \(4, 16\), got"):
+            recurrent.checked_carry(wrong, LSTM, shape)
+    for wrong in (ZEROS[:3], jnp.zeros(shape, int)):
+        with pytest.raises(ValueError, match=r"initial_carry must be an array of floating numbers"):
+            recurrent.checked_carry(wrong, GRU, shape)
+        with pytest.raises(ValueError, match="initial_carry must be a pair of arrays"):
+            recurrent.checked_carry((ZEROS, wrong), LSTM, shape)
+    for family, wrong in ((GRU, None), (JOINT, None), (JOINT, (ZEROS, "x")), (LSTM, (ZEROS, None))):
+        with pytest.raises(TypeError, match="initial_carry must be an array of numbers"):
+            recurrent.checked_carry(wrong, family, shape)
+
+
+def test_first_states_of_a_stack_are_those_of_its_directions() -> None:
+    layers = [["forward", "backward"]] * 3
+    assert _arguments.checked_carries(None, layers) == [[None, None]] * 3
+    states = [(ZEROS, ZEROS)] * 3
+    assert _arguments.checked_carries(states, layers) is states
+    for wrong in (states[:2], [(ZEROS,)] * 3, [ZEROS] * 3, ZEROS, {0: states[0]}):
+        with pytest.raises(TypeError, match=r"for each of the 3 layers a tuple of .* 2 dir"):
+            _arguments.checked_carries(wrong, layers)
+
+
+def test_rates_of_a_call_and_of_a_layer() -> None:
+    rates = Rates(input_rate=0.1, output_rate=0.2, weight_rate=1.0)
+    assert rates.replaced(None) == rates.replaced({}) == rates
+    assert rates.replaced({"output_rate": 0}) == rates._replace(output_rate=0.0)
+    with pytest.raises(ValueError, match=r"^rates\['input_rate'\] must lie in \[0, 1\], got 1.5"):
+        rates.replaced({"input_rate": 1.5})
+    with pytest.raises(ValueError, match=r"a recurrent layer takes one input_rate, but .* shape"):
+        Rates.of(types.SimpleNamespace(**rates._replace(input_rate=np.full(2, 0.5))._asdict()))
+    with pytest.raises(TypeError, match="rates must be a dict of rates by name"):
+        rates.replaced([("input_rate", 0.1)])
+    edges = [
+        (each.input_rate, each.output_rate) for each in (rates.of_layer(i, 3) for i in range(3))
+    ]
+    assert edges == [(0.1, 0.0), (0.0, 0.0), (0.0, 0.2)]
+    assert rates.of_layer(0, 1) == rates
+    assert Rates().all_zero()
+    assert Rates().all_zero(0.0)
+    assert not Rates().all_zero(0.1)
+    assert not rates.all_zero()
+    assert rates.first_drawn() == 0.1
+    assert Rates(weight_rate=1.0).first_drawn(0.3) == 0.3
+    assert Rates(weight_rate=1.0).first_drawn(1.0, 0.0) == 0.0
+
+
+def test_an_unknown_cell_takes_rates_around_it() -> None:
+    around = Rates(input_rate=0.1, output_rate=0.2)
+    assert around.checked(JOINT) == around
+    with pytest.raises(ValueError, match=r"input_rate=0\.1 acts inside the cell with per_gate=T"):
+        around.checked(JOINT, per_gate=True)
+    assert around._replace(input_rate=0.0).checked(JOINT, per_gate=True).output_rate == 0.2
+    for name in set(Rates._fields) - {"input_rate", "output_rate"}:
+        with pytest.raises(ValueError, match=f"{name}=0.5 acts inside the cell, and how a Joint"):
+            Rates(**{name: 0.5}).checked(JOINT)
+        known = LSTM if name == "cell_zoneout" else GRU
+        assert Rates(**{name: 0.5}).checked(known) == Rates(**{name: 0.5})
+
+
+def test_families_of_cells() -> None:
+    class Cell:
+        def initialize_carry(self) -> None: ...
+
+        def __call__(self) -> None: ...
+
+    class Kind(Cell): ...
+
+    kinds = {Kind: GRU}
+    assert recurrent.family_of(Kind(), kinds) is GRU
+    assert recurrent.family_of(Cell(), kinds) == Family("Cell", (), has_cell=False)
+    for wrong, got in ((Kind, "the class Kind: make one"), (3, "int"), (len, "builtin")):
+        with pytest.raises(TypeError, match=f"cell, such as an Kind, got {got}"):
+            recurrent.family_of(wrong, kinds)

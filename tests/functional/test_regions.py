@@ -618,3 +618,11 @@ def test_shard_map_cannot_divide_a_spatial_axis() -> None:
 def test_drop_block_bad_input(options: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         drop_block(**{"key": KEY, "x": ramp(8, 6, 6, 4), "rate": RATE} | options)
+
+
+@pytest.mark.parametrize("rule", ["paper", "torchvision", "timm"])
+def test_a_block_of_the_whole_map_at_rate_one(rule: str) -> None:
+    """Each entry is a seed for sure, whose logarithm is not taken: no warning."""
+    for rate in (1.0, jnp.float32(1)):
+        y = drop_block(KEY, ramp(2, 3, 3, 2), rate, block_size=3, rule=rule, normalize="expected")
+        np.testing.assert_array_equal(y, np.zeros((2, 3, 3, 2)))

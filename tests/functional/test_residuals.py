@@ -87,6 +87,10 @@ def test_without_optional_arrays() -> None:
     y, kept = jaxdrop.dropout_add_layer_norm(KEY, X, None, None, None, RATE, prenorm=True)
     np.testing.assert_array_equal(kept, z)
     np.testing.assert_allclose(y.mean(-1), 0, atol=1e-6)
+    row = jaxdrop.dropout_add_layer_norm(None, X[0, 0], None, None, None, 0.0)
+    np.testing.assert_allclose(row, (X[0, 0] - X[0, 0].mean()) / X[0, 0].std(), 1e-3, 1e-3)
+    with pytest.raises(ValueError, match=r"x must have shape \(..., features\), got a scalar"):
+        jaxdrop.dropout_add_layer_norm(None, X[0, 0, 0], None, None, None, 0.0)
     np.testing.assert_allclose(
         jaxdrop.bias_dropout_add(KEY, X, None, RESIDUAL, RATE), RESIDUAL + z, rtol=1e-6
     )
@@ -113,6 +117,9 @@ def test_short_floats_are_summed_in_float32() -> None:
     np.testing.assert_allclose(y, RESIDUAL + wide * MASK, rtol=1e-6)
     y, z = jaxdrop.dropout_add_layer_norm(KEY, x, RESIDUAL, SCALE, BIAS, RATE, prenorm=True)
     assert (y.dtype, z.dtype) == (jnp.bfloat16, jnp.float32)
+    for residual in (None, x):
+        found = jaxdrop.dropout_add_layer_norm(KEY, x, residual, None, None, RATE, prenorm=True)
+        assert {each.dtype for each in found} == {x.dtype}
 
 
 def test_modules_have_the_parameters_of_flax() -> None:

@@ -388,3 +388,19 @@ def test_recurrent_dropout_never_forgets() -> None:
 def test_bad_input(call: Callable[[], Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         call()
+
+
+def test_ids_at_the_ends_of_their_dtype() -> None:
+    """A protected number that is no value of the dtype protects nothing."""
+    ids = np.array([0, 1, 254, 255], np.uint8)
+    for protected, kept in (((0, 255), [0, 7, 7, 255]), ((256, -1), [7] * 4), ((), [7] * 4)):
+        y = word_dropout(None, ids, 1.0, replacement=7, protected=protected)
+        assert y.dtype == np.uint8
+        assert y.tolist() == kept
+    wide = word_dropout(None, ids.astype(np.uint32), 1.0, replacement=2**32 - 1)
+    assert wide.tolist() == [2**32 - 1] * 4
+    for number in (0, 255):
+        assert word_dropout(None, ids, 1.0, replacement=number).tolist() == [number] * 4
+    for number in (-1, 256):
+        with pytest.raises(ValueError, match=f"of dtype uint8, which holds 0 to 255, got {number}"):
+            word_dropout(None, ids, 1.0, replacement=number)

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 import jaxdrop
 import jaxdrop.linen
-from jaxdrop import masks
+from jaxdrop import masks, subsets
 from jaxdrop.functional.tokens import label_dropout, modality_dropout, token_dropout
 from tests import statistics
 from tests.catalogue import KEY, KEYS, RATE
@@ -562,3 +562,92 @@ def test_bad_input_of_reinsert_tokens() -> None:
             jaxdrop.reinsert_tokens(*arrays)
     with pytest.raises(TypeError, match="tokens must be of the dtype of x"):
         jaxdrop.reinsert_tokens(X, kept.astype(jnp.bfloat16), indices)
+
+
+def test_all_tokens_of_one_sequence_may_be_put_back() -> None:
+    """Without a batch, and as many as there are."""
+    x, order = X[0], np.array([3, 1, 0, 8, 7, 2, 6, 4, 5])
+    np.testing.assert_array_equal(jaxdrop.reinsert_tokens(-x, x[order], order), x)
+    with pytest.raises(ValueError, match="reinsert_tokens takes x of shape"):
+        jaxdrop.reinsert_tokens(x[0], x[0], order)
+
+
+@pytest.mark.parametrize(
+    ("positions", "mask"),
+    [
+        ((9,), (9, 9)),
+        ((4, 9), (4, 9, 9)),
+        ((1, 9), (4, 2, 9, 9)),
+        ((1,), (1, 1, 9, 9)),
+        ((4, 1), (4, 1, 1, 9)),
+        ((9,), (1, 9)),
+        ((9,), (9, 1)),
+        ((9,), (4, 2, 3, 9, 9)),
+    ],
+)
+def test_what_follows_the_tokens_is_taken_along_the_axes_that_have_them(
+    positions: tuple[int, ...], mask: tuple[int, ...]
+) -> None:
+    """As if it had been broadcast before, but without more entries along the others."""
+    count = {name: np.arange(np.prod(shape)) for name, shape in (("p", positions), ("m", mask))}
+    given = {"positions": count["p"].reshape(positions), "mask": count["m"].reshape(mask)}
+    seen: dict[str, jax.Array] = {}
+
+    def layer(x: jax.Array, **follow: jax.Array) -> jax.Array:
+        seen.update(follow)
+        return x
+
+    jaxdrop.random_ltd(KEY, X, 0.4, layer, **given)
+    places = np.sort(subsets.draw(KEY, (4, 9), 0.4).indices[:, 0])
+    kept = places.shape[1]
+    whole = np.broadcast_to(given["positions"], (4, 9))
+    found = np.broadcast_to(seen["positions"], (4, kept))
+    np.testing.assert_array_equal(found, np.take_along_axis(whole, places, 1))
+    rows = mask[1:-2] if len(mask) > 2 else ()
+    whole = given["mask"].reshape(mask if len(mask) > 2 else (1, *mask))
+    whole = np.broadcast_to(whole, (4, *rows, 9, 9))
+    found = np.broadcast_to(seen["mask"], (4, *rows, kept, kept))
+    for example, at in enumerate(places):
+        np.testing.assert_array_equal(found[example], whole[example][..., at, :][..., at])
+    sizes = {1: 1, 9: kept}
+    assert seen["positions"].shape[-1] == sizes[positions[-1]]
+    assert seen["mask"].shape[-2:] == tuple(sizes[length] for length in mask[-2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *[("positions", shape) for shape in ((), (8,), (4, 8), (3, 9), (4, 1, 9))],
+        *[("mask", shape) for shape in ((9,), (9, 8), (8, 9), (5, 9, 9), (3, 2, 9, 9))],
+    ],
+)
+def test_what_does_not_follow_the_tokens(name: str, shape: tuple[int, ...]) -> None:
+    for rate in (0.4, 0.0):
+        with pytest.raises(ValueError, match=f"{name} must have the shape .* got") as raised:
+            jaxdrop.random_ltd(KEY, X, rate, jnp.tanh, **{name: np.ones(shape, int)})
+        assert str(raised.value).endswith(f"got {shape}")
+
+
+def test_a_prefix_may_be_all_there_is_where_nothing_is_dropped() -> None:
+    every = {"num_prefix_tokens": 9}
+    np.testing.assert_array_equal(jaxdrop.random_ltd(None, X, 0.0, jnp.tanh, **every), jnp.tanh(X))
+    np.testing.assert_array_equal(token_dropout(KEY, X, 0.5, **every)[0], X)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"rate": np.ones(7)}, ValueError, "rate has shape"),
+        ({"rate": 2.0}, ValueError, "rate must lie in"),
+        ({"deterministic": 1}, TypeError, "deterministic must be True or False"),
+        ({"spec": PartitionSpec(*"abc")}, ValueError, "lays out 3 axes, but labels has"),
+        ({"force_drop": "yes"}, TypeError, "force_drop must be an array of booleans, got 'yes'"),
+        ({"null_id": 0.5}, TypeError, "null_id must be an integer, got 0.5"),
+    ],
+)
+def test_forced_labels_are_checked_too(
+    options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    given = {"rate": 0.1, "null_id": 10, "force_drop": np.ones((), bool)} | options
+    with pytest.raises(error, match=says):
+        label_dropout(None, LABELS, **given)

@@ -420,3 +420,34 @@ def test_quant_noise_rejects() -> None:
         weights.quant_noise(KEY, jnp.ones((12, 5)), RATE, block_size=1.5)
     with pytest.raises(ValueError, match="axis=2 is out of range"):
         weights.quant_noise(KEY, jnp.ones((12, 5)), RATE, axis=2)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_traced_rate_in_either_convention(deterministic: bool) -> None:
+    """Gives what the number gives, and NaN where it is impossible."""
+
+    def products(rate: Any) -> list[jax.Array]:
+        options = {"scale_by_keep": False, "deterministic": deterministic}
+        return [
+            *(weights.drop_connect(KEY, X, W, rate, per=per, **options) for per in PER),
+            weights.drop_connect_gaussian(KEY, X, W, rate, **options),
+        ]
+
+    traced = jax.jit(products)
+    for found, expected in zip(traced(0.25), products(0.25), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert all(np.isnan(found).any() for found in traced(1.5))
+
+
+PER: tuple[weights.Per, ...] = ("batch", "example")
+
+
+def test_some_leaves_may_have_no_layout() -> None:
+    params = {"one": W, "two": W, "three": X}
+    specs = {"one": None, "two": P(), "three": None}
+    found = weights.weight_drop(KEY, params, RATE, match="one|two", spec=specs)
+    expected = weights.weight_drop(KEY, params, RATE, match="one|two")
+    chex.assert_trees_all_equal(found, expected)
+    for wrong in ({"one": None, "two": P()}, {**specs, "three": "a"}, 3):
+        with pytest.raises(TypeError, match=r"spec must be a jax\.sharding\.Part.*, or a tree"):
+            weights.weight_drop(KEY, params, RATE, match="one|two", spec=wrong)

@@ -146,6 +146,13 @@ def test_lattices() -> None:
         (7, 3),
         (53, 47),
     ]
+    assert [_lattices.sizes(num) for num in (21, 22, 24, 27, 30)] == [
+        (19, 3),
+        (19, 3),
+        (13, 11),
+        (17, 11),
+        (17, 13),
+    ]
     largest = _lattices.points(2**16 - 1)
     assert len(largest) == 2**16 - 1
     assert (largest[:, 0] * largest[:, 1] == 1).all()

@@ -73,7 +73,7 @@ def drop_edge(
     undirected = _checks.check_flag(undirected, "undirected")
     rate = _checks.check_rate(rate)
     _checks.check_rate_shape(rate, senders.shape, ())
-    spec = _checks.check_spec(spec, 1)
+    spec = _checks.check_spec(spec, 1, "the list of edges")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return jnp.ones_like(senders, bool)
     if masks.is_number(rate, 1):

@@ -81,7 +81,7 @@ def symmetric_normalization(
                 _checks.check_real(weights, caller, "weights"), "weights", senders.shape, one_each
             )
         )
-        if _checks.known(kept) and not (np.asarray(kept, np.float64) >= 0).all():
+        if _checks.known(kept) and not (np.asarray(kept) >= 0).all():
             raise ValueError(
                 "weights must not be negative, nor NaN: the square roots of their sums, the"
                 " degrees, are taken"

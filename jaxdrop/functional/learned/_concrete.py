@@ -27,7 +27,7 @@ def _temperature(temperature: Any, name: str) -> float | jax.Array:
 
 @cites("gal2017concrete")
 @_checks.hinted
-@_checks.facts(draws_nothing_at=(), temperature=_temperature)
+@_checks.facts(temperature=_temperature)
 def concrete_dropout(
     key: jax.Array | None,
     x: jax.Array,

@@ -29,7 +29,7 @@ def _threshold(threshold: Any, name: str) -> float:
 
 @cites("molchanov2017variational")
 @_checks.hinted
-@_checks.facts(draws_nothing_at=(), threshold=_threshold)
+@_checks.facts(threshold=_threshold)
 def sparse_variational_dense(
     key: jax.Array | None,
     x: jax.Array,

@@ -18,7 +18,6 @@ from jaxdrop.functional.learned._parameters import Learned, any_shape, exp, site
 
 @cites("kingma2015variational")
 @_checks.hinted
-@_checks.facts(draws_nothing_at=())
 def variational_dropout(
     key: jax.Array | None,
     x: jax.Array,
@@ -89,7 +88,6 @@ def _variational_dropout(
 
 @cites("kingma2015variational")
 @_checks.hinted
-@_checks.facts(draws_nothing_at=())
 def variational_dense(
     key: jax.Array | None,
     x: jax.Array,

@@ -68,7 +68,7 @@ def drop_path(
     _checks.check_one_of(mode, "mode", Mode)
     scale_by_keep = _checks.check_flag(scale_by_keep, "scale_by_keep")
     x = _checks.check_inexact(x, "drop_path")
-    _checks.check_integer(batch_axis, "batch_axis", "the number of an axis")
+    _checks.axis(batch_axis, "batch_axis")
     shared = all_but(x, batch_axis=batch_axis) if mode == "row" else all_but(x)
     x, rate, shared, spec = _checks.check_site("drop_path", x, rate, shared, spec)
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):

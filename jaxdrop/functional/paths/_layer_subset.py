@@ -118,7 +118,7 @@ def _layer_subset(key: jax.Array, *, shares: tuple[int, ...]) -> subsets.Subset:
     words = masks.draw(key, jax.ShapeDtypeStruct((count + 1,), jnp.uint32))
     numbers = lax.broadcasted_iota(jnp.int32, (count,), 0)
     _, lengths, order = lax.sort(
-        (words[:count], jnp.asarray(shares, jnp.uint32), numbers), num_keys=1, is_stable=True
+        (words[:count], jnp.asarray(shares, jnp.uint32), numbers), num_keys=1
     )
     offset = words[count] & jnp.uint32(2**_BITS - 1)
     ends = offset + jnp.cumsum(lengths, dtype=jnp.uint32)

@@ -91,7 +91,7 @@ def shake_drop(
     x = _checks.check_inexact(x, "shake_drop")
     axes = {"batch_axis": batch_axis, "channel_axis": channel_axis}
     for name, axis in axes.items():
-        _checks.check_integer(axis, name, "the number of an axis")
+        _checks.axis(axis, name)
     own = {"batch": (), "image": ("batch_axis",), "channel": ("batch_axis", "channel_axis")}
     shared = () if per == "pixel" else all_but(x, **{name: axes[name] for name in own[per]})
     alpha, beta = check_range(alpha, "alpha"), check_range(beta, "beta")

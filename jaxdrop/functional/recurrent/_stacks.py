@@ -33,10 +33,10 @@ def stack(
     *,
     initial_carry: Sequence[Sequence[Carry]] | None,
     time_axis: int,
-    feature_axes: int = 1,
+    feature_axes: int,
     locked: bool,
     deterministic: bool,
-    spec: PartitionSpec | None = None,
+    spec: PartitionSpec | None,
 ) -> tuple[tuple[tuple[Carry, ...], ...], jax.Array]:
     """Runs layers, of one or two directions each, one after the other.
 

@@ -29,7 +29,7 @@ def time_axis_of(inputs: jax.Array, time_major: bool, feature_axes: int) -> int:
 
 
 def spec_of_steps(
-    spec: PartitionSpec | None, ndim: int, time_axis: int, feature_axes: int = 1
+    spec: PartitionSpec | None, ndim: int, time_axis: int, feature_axes: int
 ) -> PartitionSpec | None:
     """The layout of one step of all sequences, from that of the sequences."""
     spec = _checks.check_spec(spec, ndim)

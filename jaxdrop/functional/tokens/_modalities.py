@@ -105,9 +105,7 @@ def modality_dropout(
             f"arrays must have one batch axis, axis 0, in common, but their shapes are {shapes}."
         )
     sites = [
-        _checks.check_site(
-            "modality_dropout", leaf, rate, range(min(first, leaf.ndim), leaf.ndim), spec, "arrays"
-        )
+        _checks.check_site("modality_dropout", leaf, rate, range(first, leaf.ndim), spec, "arrays")
         for leaf in leaves
     ]
     shares = _shares(weights, rule, len(sites))
@@ -161,7 +159,7 @@ def _modality_dropout(
         keep = [masks.below(word, threshold) | (word == least) for word in words]
     else:
         all_kept, choice = masks.below(draw(0, 0), threshold), _variates.uniform(draw(1, 0))
-        edges = np.cumsum((0.0, *shares[:-1], 2.0)).astype(np.float32)
+        edges = np.cumsum((0.0, *shares[:-1], math.inf)).astype(np.float32)
         keep = [
             all_kept | (choice < low) | (choice >= high) for low, high in itertools.pairwise(edges)
         ]

@@ -141,13 +141,13 @@ def _token_dropout(
     spec: PartitionSpec | None,
 ) -> tuple[jax.Array, jax.Array]:
     bits = masks.draw(key, x, broadcast_dims=(x.ndim - 1,), spec=spec)[..., 0]
-    # Tokens are ranked by their bits, those of the prefix by 0. The sort is stable, so the prefix
-    # comes first and in its order, and of equal bits the first position wins.
+    # Tokens are ranked by their bits, those of the prefix by 0. The sort is stable: of equal bits
+    # the first position wins, so the prefix comes first and in its order.
     protected = (
         lax.broadcasted_iota(jnp.uint32, (1,) * (bits.ndim - 1) + bits.shape[-1:], bits.ndim - 1)
         < prefix
     )
-    rank = jnp.where(protected, np.uint32(0), jnp.maximum(bits, np.uint32(1)))
+    rank = jnp.where(protected, np.uint32(0), bits)
     indices = jnp.argsort(rank, axis=-1)[..., :kept].astype(jnp.int32)
     if ordered:
         indices = jnp.sort(indices, axis=-1)

@@ -6,7 +6,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
@@ -74,13 +73,13 @@ def drop_connect(
     shape = (*x.shape[:-1], *w.shape) if per == "example" else w.shape
     rate = _checks.check_rate(rate)
     _checks.check_rate_shape(rate, shape, ())
-    spec = _checks.check_spec(spec, len(shape))
+    spec = _checks.check_spec(spec, len(shape), "the mask")
     if _checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0):
         return x @ (w if scale_by_keep else _expected(w, rate))
     if masks.is_number(rate, 1):
         return x @ jnp.zeros_like(w)
     threshold, scale = masks.distribution(rate, w.dtype)
-    scale = scale if scale_by_keep else np.ones_like(scale, shape=())
+    scale = scale if scale_by_keep else masks.unit_scale(rate, w.dtype)
     return _drop_connect(
         _checks.consume_key(key, "drop_connect"),
         x,

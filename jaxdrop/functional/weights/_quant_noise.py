@@ -79,7 +79,7 @@ def quant_noise(
         if points > 1:
             return dropout(key, w, rate, broadcast_dims=range(w.ndim - 2), spec=spec)
         blocks = (*w.shape[:axis], length // block_size, block_size, *w.shape[axis + 1 :])
-        if spec is not None and len(spec) > axis + 1:
+        if spec is not None:
             spec = PartitionSpec(*spec[: axis + 1], None, *spec[axis + 1 :])
         return dropout(key, w.reshape(blocks), rate, broadcast_dims=(axis + 1,), spec=spec).reshape(
             w.shape
