@@ -41,24 +41,40 @@ TESTS = {
     r"_(citation|references)": "test_citation test_architecture",
     r"_elsewhere": "test_errors test_imports",
     r"_in_full|functional/__init__": "mc/test_analytic test_imports",
-    r"functional/attention/_(gpu|triton).*": "functional/test_attention_kernels",
+    r"functional/attention/_hopper.*": "functional/test_attention_hopper",  # with JAX >= 0.11
+    r"functional/attention/_(gpu|triton).*": (
+        "functional/test_attention_kernels functional/test_attention_hopper"
+    ),
     r"functional/attention/_(kernels|mosaic|flat|problem|sight).*": (
         "functional/test_attention_tpu functional/test_attention_kernels"
+        " functional/test_attention_hopper"
     ),
-    r"functional/attention/_flax": "nnx/test_attention_nnx linen/test_attention_linen",
+    r"functional/attention/_(flax|weights)": (
+        "nnx/test_attention_nnx linen/test_attention_linen functional/test_explicit_meshes"
+    ),
+    r"functional/attention/_whole": "mc/test_analytic",
+    r"functional/attention/_linear": (
+        "functional/test_attention_linear functional/test_attention_kernels"
+    ),
     r"functional/attention/.*": (
-        "functional/test_attention functional/test_heads functional/test_explicit_meshes"
-        " functional/test_attention_kernels"
+        "functional/test_attention_arguments functional/test_attention"
+        " functional/test_attention_kernels functional/test_explicit_meshes"
     ),
     r"functional/recurrent/.*": "functional/test_recurrent nnx/test_recurrent_nnx",
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
-    r"(functional/)?(_axes|_kernel)|_compiler": "functional/test_dropout functional/test_regions",
+    r"(functional/)?(_axes|_kernel)|_compiler": (
+        "functional/test_dropout functional/test_regions functional/test_noise"
+    ),
     r"_shapes": "test_schedules functional/test_paths",
     r"_mapped_axes": (
         "functional/test_residuals functional/test_heads functional/test_noise"
-        " functional/test_regions"
+        " functional/test_regions functional/test_attention_arguments test_random"
+    ),
+    r"functional/mlp": (
+        "functional/test_mlp functional/test_parts test_layers test_rate_zero mc/test_analytic"
+        " test_catalogue"
     ),
     r"functional/paths/_layer_subset": "functional/test_layer_subset test_rate_zero",
     r"functional/_?([a-z]+).*": (
