@@ -50,7 +50,8 @@ TESTS = {
         " functional/test_attention_hopper"
     ),
     r"functional/attention/_(flax|weights)": (
-        "nnx/test_attention_nnx linen/test_attention_linen functional/test_explicit_meshes"
+        "functional/test_attention_flax nnx/test_attention_nnx linen/test_attention_linen"
+        " functional/test_explicit_meshes"
     ),
     r"functional/attention/_whole": "mc/test_analytic",
     r"functional/attention/_linear": (
@@ -111,13 +112,17 @@ TESTS = {
         " mc/test_stochastic_nnx mc/test_stochastic_linen"
     ),
     r"layers/recurrent": "test_layers functional/test_recurrent nnx/test_recurrent_nnx",
+    r"(nnx|linen)/attention": (
+        r"functional/test_attention_flax \1/test_attention_\1 test_layers test_models"
+        r" test_relies_on_flax mc/test_stochastic_\1"
+    ),
     r"layers/attention": "test_layers nnx/test_attention_nnx linen/test_attention_linen",
     r"layers/.*|(nnx|linen)/(_base|_layers|_wrappers)": (
         "test_layers nnx/test_dropout_nnx linen/test_dropout_linen nnx/test_weights_nnx"
         " linen/test_weights_linen nnx/test_paths_nnx linen/test_paths_linen"
     ),
     r"(nnx|linen)/_parameters": r"\1/test_weights_\1 test_layers test_models",
-    r"(nnx|linen)/(attention|replacement|recurrent)": (
+    r"(nnx|linen)/(replacement|recurrent)": (
         r"\1/test_\2_\1 test_layers test_models test_relies_on_flax"
     ),
     r"nnx/_cells": "nnx/test_cells nnx/test_recurrent_nnx test_relies_on_flax",

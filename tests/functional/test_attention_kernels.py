@@ -281,9 +281,25 @@ def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"x": q.astype(jnp.float32)}, "float32"),
         ({"precision": "highest"}, "precision"),
         ({"broadcast_dims": (-1,)}, "shared"),
+        ({"broadcast_dims": (-2,)}, "shared"),
     ]:
         with pytest.raises(ValueError, match=f"implementation='pallas'.*{word}"):
             attend(implementation="pallas", **options)
+    (length,) = jax.export.symbolic_shape("length")
+    for shapes, word in [
+        (((24, 24), (24, 24)), "up to 16, not of 24 and 24"),
+        (((24, 12), (24, 9)), "of one depth .* not of 12 and 9"),
+        (((length, 12), (length, 12)), "symbolic"),
+    ]:
+        x, y = (jax.ShapeDtypeStruct((2, at, 2, depth), q.dtype) for at, depth in shapes)
+        with pytest.raises(ValueError, match=f"implementation='pallas'.*{word}"):
+            jax.eval_shape(
+                lambda x, y: jaxdrop.dot_product_attention(
+                    catalogue.KEY, x, x, y, RATE, implementation="pallas"
+                ),
+                x,
+                y,
+            )
     with pytest.raises(
         ValueError, match=r"implementation must be one of 'xla', 'pallas', got 'triton'"
     ):
@@ -291,6 +307,49 @@ def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gpu, "INTERPRET", False)
     with pytest.raises(ValueError, match="the backend is cpu, not a GPU"):
         attend(implementation="pallas")
+
+
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="this JAX wants to be told of a GPU that is there"
+)
+@pytest.mark.parametrize("depth", [60, 128])
+def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made here, with the instructions of the hardware."""
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mask = np.ones((1, 1, 200, 300), bool)
+
+    def run(q: jax.Array, k: jax.Array) -> Any:
+        y, pull = jax.vjp(
+            lambda *arrays: jaxdrop.dot_product_attention(
+                catalogue.KEY, *arrays, RATE, mask=mask, implementation="pallas"
+            ),
+            q,
+            k,
+            k,
+        )
+        return y, *pull(y)
+
+    q, k = (
+        jax.ShapeDtypeStruct((1, length, heads, depth), jnp.bfloat16)
+        for length, heads in ((200, 2), (300, 1))
+    )
+    program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("custom_call @__gpu$xla.gpu.triton") == 3
+    for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
+        assert instruction in program
+    for tiles in _triton.TILES.values():
+        for tile in tiles:
+            assert not _triton.PADDED % tile.queries
+            assert not _triton.PADDED % tile.keys
+            assert not tile.warps & (tile.warps - 1)
+
+
+def test_a_program_that_runs_elsewhere_computes_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where kernels were chosen for a GPU, and no GPU runs it: gradients too."""
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    _both(catalogue.KEY, _inputs(heads=2, groups=1), RATE, True, {"is_causal": True})
 
 
 @pytest.mark.parametrize("rate", [RATE, 0.0])
