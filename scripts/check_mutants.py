@@ -65,13 +65,16 @@ TESTS = {
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
-    r"(functional/)?(_axes|_kernel)|_compiler": (
-        "functional/test_dropout functional/test_regions functional/test_noise"
-    ),
+    r"_kernel|_compiler": "test_compiler functional/test_dropout functional/test_noise",
+    r"functional/_axes": "functional/test_dropout functional/test_regions",
     r"_shapes": "test_schedules functional/test_paths",
     r"_mapped_axes": (
         "functional/test_residuals functional/test_heads functional/test_noise"
         " functional/test_regions functional/test_attention_arguments test_random"
+    ),
+    r"functional/heads": (
+        "functional/test_heads functional/test_explicit_meshes functional/test_parts test_layers"
+        " test_rate_zero test_catalogue"
     ),
     r"functional/mlp": (
         "functional/test_mlp functional/test_parts test_layers test_rate_zero mc/test_analytic"

@@ -205,7 +205,13 @@ CASES = {
         keys=13,
         parts=(1, 3, 1),
         bias=normal(4, 1, 3, 1, 1, 13),
-        options={"is_causal": True, "local_window_size": (9, 5), "broadcast_dims": (0, 1)},
+        options={
+            "is_causal": True,
+            "local_window_size": (9, 5),
+            "broadcast_dims": (0, 1),
+            "query_seq_lengths": jnp.asarray([[32, 20, 1], [0, 32, 9]]),
+            "key_value_seq_lengths": jnp.asarray([[13, 9, 2], [5, 0, 13]]),
+        },
     ),
     "mask of all": Case(
         block_sizes=(16, 4),
@@ -790,6 +796,9 @@ def test_evaluation_on_a_gpu(monkeypatch: pytest.MonkeyPatch, available: bool) -
     np.testing.assert_allclose(
         result.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02
     )  # it runs on a CPU
+    attend = functools.partial(dot_product_attention, None, scale=0.5 + available)
+    program = jax.jit(attend).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+    assert ("dot_general" in program) is not available
     asked.clear()
     dot_product_attention(KEY, q, k, v, RATE)
     dot_product_attention(None, q, k, v, key_value_seq_lengths=jnp.array([3, 8]))
