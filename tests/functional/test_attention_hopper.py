@@ -168,6 +168,8 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     )
     program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("custom_call @mosaic_gpu") == 3
+    for name in ("forward", "of_queries", "of_keys"):
+        assert f"attention_{name}" in program
     for tiles in _hopper.TILES.values():
         assert not any(_hopper.PADDED % length for tile in tiles for length in tile[:2])
     for capability in ("10.0", "8.9", None):

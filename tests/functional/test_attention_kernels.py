@@ -145,9 +145,11 @@ def test_the_blocks_of_xla(
     _both(key, _inputs(**sizes), rate, pulled, options)
 
 
-@pytest.mark.parametrize("of_keys", [False, True])
-def test_stretches_hold_all_that_is_seen(of_keys: bool) -> None:
-    """Outside a stretch nothing is seen, and in its whole part everything, of every mask."""
+@pytest.mark.parametrize("turned", [False, True])
+def test_stretches_hold_what_is_seen(turned: bool) -> None:
+    """From the first block to the last that is seen, and from the first in which every query sees
+    every key to the next in which one does not.
+    """
     padded, block = (48, 48), (8, 16)
     lead = (2, 4, 1)
 
@@ -173,30 +175,40 @@ def test_stretches_hold_all_that_is_seen(of_keys: bool) -> None:
             None, None, None, q, q, q, None, tuple(map(jnp.asarray, allowed)), some, None
         )
         found = np.asarray(
-            _sight.stretches(plan, operands, jnp.asarray(offset), block, of_keys=of_keys)
+            _sight.stretches(plan, operands, jnp.asarray(offset), block, of_keys=turned)
         )
-        row, column = np.arange(48)[:, None] + offset, np.arange(48)
-        sees = (np.arange(48)[:, None] < 37) & (column < 37) & (row == row)
-        sees = sees & (column >= row - (before or 99)) if before is not None else sees
-        sees = sees & (column <= row + after) if after is not None else sees
-        for x in allowed:
-            sees = sees & x
+        number, column = np.arange(48)[:, None], np.arange(48)
+        limits = [number < 37, column < 37, *allowed]
+        if before is not None:
+            limits.append(column >= number + offset - before)
+        if after is not None:
+            limits.append(column <= number + offset + after)
+
+        def tiles(x: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(x, (*lead, 48, 48)).reshape(*lead, 6, 8, 3, 16)
+
+        # Blocks are seen whose limits each let a weight through, and whose segments' ranges meet.
+        inside = (-3, -1)
+        seen = np.logical_and.reduce([tiles(x).any(inside) for x in limits])
+        whole = np.logical_and.reduce([tiles(x).all(inside) for x in limits])
         if some:
-            sees = sees & (np.asarray(some[0]) == np.asarray(some[1]))
-        sees = np.broadcast_to(sees, (*lead, 48, 48))
-        tiles = sees.reshape(*lead, 6, 8, 3, 16)
-        seen, whole = tiles.any((-3, -1)), tiles.all((-3, -1))
-        if of_keys:
+            of_queries, of_keys = (tiles(np.asarray(x)) for x in some)
+            meet = of_keys.min(inside) <= of_queries.max(inside)
+            seen &= meet & (of_queries.min(inside) <= of_keys.max(inside))
+            whole &= (of_queries == of_keys).all(inside)
+        if turned:
             seen, whole = seen.swapaxes(-1, -2), whole.swapaxes(-1, -2)
         found = np.broadcast_to(found, (*lead, *found.shape[-2:]))
-        begin, whole_from, whole_to, end = (found[..., [at]] for at in range(4))
         at = np.arange(seen.shape[-1])
-        assert not (seen & ((at < begin) | (at >= end))).any()
-        assert whole[np.broadcast_to((at >= whole_from) & (at < whole_to), whole.shape)].all()
-        assert ((begin <= whole_from) & (whole_from <= whole_to) & (whole_to <= end)).all()
-        if not allowed and not some:  # the tightest, and not all blocks
-            assert (begin == np.where(seen, at, 99).min(-1, keepdims=True))[end > begin].all()
-            assert (whole_to - whole_from == whole.sum(-1, keepdims=True)).all()
+        end = np.where(seen, at + 1, 0).max(-1)
+
+        def first(blocks: np.ndarray, end: np.ndarray = end, at: np.ndarray = at) -> np.ndarray:
+            return np.minimum(np.where(blocks, at, 99).min(-1), end)
+
+        whole_from = first(whole)
+        whole_to = first(~whole & (at >= whole_from[..., None]))
+        expected = np.stack([first(seen), whole_from, whole_to, end], -1)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -336,6 +348,8 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     )
     program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("custom_call @__gpu$xla.gpu.triton") == 3
+    for name in ("forward", "of_queries", "of_keys"):
+        assert f"attention_{name}" in program
     for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
         assert instruction in program
     for tiles in _triton.TILES.values():

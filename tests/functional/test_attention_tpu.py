@@ -133,6 +133,8 @@ def test_programs_for_a_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     bias = jax.ShapeDtypeStruct((1, 2, 600, 1), jnp.float32)
     program = jax.jit(run).trace(q, k, bias).lower(lowering_platforms=("tpu",)).as_text()
     assert program.count("custom_call @tpu_custom_call") == 3
+    for name in ("forward", "of_queries", "of_keys"):
+        assert f"attention_{name}" in program
 
 
 def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
