@@ -679,6 +679,28 @@ def test_what_is_stored_grows_with_the_length(length: int) -> None:
     )
 
 
+def test_only_what_moves_is_differentiated() -> None:
+    """Each of the queries and the keys has a product in the derivative, and the values have."""
+    q, k, v, _ = Case(block_sizes=(32, 32)).operands()
+
+    def products(at: int) -> int:
+        def of_one(x: jax.Array) -> jax.Array:
+            operands = [q, k, v]
+            operands[at] = x
+            return Case(block_sizes=(32, 32)).at(KEY)(*operands)
+
+        def moved(x: jax.Array) -> Any:
+            return jax.jvp(of_one, (x,), (x,))
+
+        return str(jax.make_jaxpr(moved)((q, k, v)[at])).count("dot_general[")
+
+    def moved(*operands: jax.Array) -> Any:
+        return jax.jvp(Case(block_sizes=(32, 32)).at(KEY), operands, operands)
+
+    together = str(jax.make_jaxpr(moved)(q, k, v)).count("dot_general[")
+    assert [together - products(at) for at in range(3)] == [2, 2, 2]
+
+
 def temporaries(case: Case) -> int:
     """Of value and gradient, in bytes."""
     x = jax.ShapeDtypeStruct((case.keys, 1, 8), jnp.float32)

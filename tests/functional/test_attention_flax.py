@@ -125,7 +125,7 @@ def test_dtypes_are_those_of_flax() -> None:
     short, whole = q.astype(jnp.bfloat16), (4 * q).astype(jnp.int32)
     wide = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     products = {"qk_attn_weights_einsum": wide, "attn_weights_value_einsum": wide}
-    for operands, options in [
+    cases: list[tuple[Any, dict[str, Any]]] = [
         ((short, short, q), {}),
         ((short, q, short), {}),
         ((whole, whole, whole), {}),
@@ -133,8 +133,14 @@ def test_dtypes_are_those_of_flax() -> None:
         ((short, short, short), products),
         ((short, short, short), {"force_fp32_for_softmax": True}),
         ((short, short, short), {"einsum_dot_general": lax.dot_general, "dtype": jnp.float32}),
-    ]:
-        found, expected = (f(*operands, **options) for f in (attend, nn.dot_product_attention))
+    ]
+    results = quick(
+        lambda each: [
+            [f(*operands, **options) for f in (attend, nn.dot_product_attention)]
+            for operands, (_, options) in zip(each, cases, strict=True)
+        ]
+    )
+    for found, expected in results([operands for operands, _ in cases]):
         assert found.dtype == expected.dtype
         np.testing.assert_allclose(
             found.astype(jnp.float32), expected.astype(jnp.float32), rtol=0, atol=0.06

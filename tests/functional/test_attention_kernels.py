@@ -366,6 +366,21 @@ def test_a_program_that_runs_elsewhere_computes_by_blocks(monkeypatch: pytest.Mo
     _both(catalogue.KEY, _inputs(heads=2, groups=1), RATE, True, {"is_causal": True})
 
 
+def test_a_bias_that_needs_a_gradient_is_differentiated_by_blocks() -> None:
+    q, k, v, _ = _inputs(24, 24)
+    bias = jnp.zeros((2, 4, 24, 24))
+
+    def loss(q: jax.Array, bias: jax.Array) -> jax.Array:
+        y = jaxdrop.dot_product_attention(
+            catalogue.KEY, q, k, v, RATE, bias=bias, implementation="pallas"
+        )
+        return y.astype(jnp.float32).sum()
+
+    for argument, kernels in ((0, 3), (1, 1)):
+        program = str(jax.make_jaxpr(jax.grad(loss, argument))(q, bias))
+        assert program.count("pallas_call[") == kernels
+
+
 @pytest.mark.parametrize("rate", [RATE, 0.0])
 def test_when_the_kernels_are_the_default(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     """On a single GPU with each option they take, except where lengths are short."""
