@@ -170,7 +170,7 @@ def test_stretches_hold_what_is_seen(turned: bool) -> None:
         (9, 3, (), segments),
         (None, None, (mask, pad(np.ones((1, 4, 1, 37, 1), bool))), segments),
     ]:
-        plan = _block.Plan((37, 37), (37, 37), 1.0, before, after, (), None, None)
+        plan = _block.Plan((29, 37), (29, 37), 1.0, before, after, (), None, None)
         operands = _block.Operands(
             None, None, None, q, q, q, None, tuple(map(jnp.asarray, allowed)), some, None
         )
@@ -178,7 +178,7 @@ def test_stretches_hold_what_is_seen(turned: bool) -> None:
             _sight.stretches(plan, operands, jnp.asarray(offset), block, of_keys=turned)
         )
         number, column = np.arange(48)[:, None], np.arange(48)
-        limits = [number < 37, column < 37, *allowed]
+        limits = [number < 29, column < 37, *allowed]
         if before is not None:
             limits.append(column >= number + offset - before)
         if after is not None:
