@@ -42,14 +42,25 @@ TESTS = {
     r"_(citation|references)": "test_citation test_architecture",
     r"_elsewhere": "test_errors test_imports",
     r"_in_full|functional/__init__": "mc/test_analytic test_imports",
-    r"functional/attention/_(gpu|triton).*": "functional/test_attention_kernels",
+    r"functional/attention/_hopper.*": "functional/test_attention_hopper",  # with JAX >= 0.11
+    r"functional/attention/_(gpu|triton).*": (
+        "functional/test_attention_kernels functional/test_attention_hopper"
+    ),
     r"functional/attention/_(kernels|mosaic|flat|problem|sight).*": (
         "functional/test_attention_tpu functional/test_attention_kernels"
+        " functional/test_attention_hopper"
     ),
-    r"functional/attention/_flax": "nnx/test_attention_nnx linen/test_attention_linen",
+    r"functional/attention/_(flax|weights)": (
+        "functional/test_attention_flax nnx/test_attention_nnx linen/test_attention_linen"
+        " functional/test_explicit_meshes"
+    ),
+    r"functional/attention/_whole": "mc/test_analytic",
+    r"functional/attention/_linear": (
+        "functional/test_attention_linear functional/test_attention_kernels"
+    ),
     r"functional/attention/.*": (
-        "functional/test_attention functional/test_heads functional/test_explicit_meshes"
-        " functional/test_attention_kernels"
+        "functional/test_attention_arguments functional/test_attention"
+        " functional/test_attention_kernels functional/test_explicit_meshes"
     ),
     r"functional/recurrent/.*": (
         "test_golden functional/test_recurrent nnx/test_recurrent_nnx nnx/test_cells"
@@ -57,12 +68,20 @@ TESTS = {
     r"functional/_dense": "functional/test_weights functional/test_learned",
     r"functional/_amounts": "functional/test_noise",
     r"functional/_ids": "functional/test_sequences functional/test_tokens",
-    r"_compiler": "functional/test_noise functional/test_dropout functional/test_regions",
-    r"(functional/)?(_axes|_kernel)": "functional/test_dropout functional/test_regions",
+    r"_kernel|_compiler": "test_compiler functional/test_dropout functional/test_noise",
+    r"functional/_axes": "functional/test_dropout functional/test_regions",
     r"_shapes": "test_schedules functional/test_paths",
     r"_mapped_axes": (
-        "test_random functional/test_residuals functional/test_heads functional/test_noise"
-        " functional/test_regions"
+        "functional/test_residuals functional/test_heads functional/test_noise"
+        " functional/test_regions functional/test_attention_arguments test_random"
+    ),
+    r"functional/heads": (
+        "functional/test_heads functional/test_explicit_meshes functional/test_parts test_layers"
+        " test_rate_zero test_catalogue"
+    ),
+    r"functional/mlp": (
+        "functional/test_mlp functional/test_parts test_layers test_rate_zero mc/test_analytic"
+        " test_catalogue"
     ),
     r"functional/learned/.*": (
         "test_golden functional/test_learned functional/test_parts test_layers test_rate_zero"
@@ -104,13 +123,17 @@ TESTS = {
         " mc/test_stochastic_nnx mc/test_stochastic_linen"
     ),
     r"layers/recurrent": "test_layers functional/test_recurrent nnx/test_recurrent_nnx",
+    r"(nnx|linen)/attention": (
+        r"functional/test_attention_flax \1/test_attention_\1 test_layers test_models"
+        r" test_relies_on_flax mc/test_stochastic_\1"
+    ),
     r"layers/attention": "test_layers nnx/test_attention_nnx linen/test_attention_linen",
     r"layers/.*|(nnx|linen)/(_base|_layers|_wrappers)": (
         "test_layers nnx/test_dropout_nnx linen/test_dropout_linen nnx/test_weights_nnx"
         " linen/test_weights_linen nnx/test_paths_nnx linen/test_paths_linen"
     ),
     r"(nnx|linen)/_parameters": r"\1/test_weights_\1 test_layers test_models",
-    r"(nnx|linen)/(attention|replacement|recurrent)": (
+    r"(nnx|linen)/(replacement|recurrent)": (
         r"\1/test_\2_\1 test_layers test_models test_relies_on_flax"
     ),
     r"nnx/_cells": "nnx/test_cells nnx/test_recurrent_nnx test_relies_on_flax",

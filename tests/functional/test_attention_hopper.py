@@ -5,6 +5,7 @@ same masks and values.
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 import jax
@@ -126,7 +127,9 @@ def test_the_kernels_of_triton_take_the_rest(monkeypatch: pytest.MonkeyPatch) ->
         (24, {"mask": mask}, _triton),
         (24, {"segment_ids": np.zeros((1, 24), np.int32)}, _triton),
         (24, {"scale": -1.0}, _triton),
-        (2**17, {}, _triton),  # positions of two words
+        (24, {"scale": 0.0}, _triton),
+        (2**16, {}, _hopper),
+        (2**16 + 16, {}, _triton),  # positions of two words
     ]:
         shape = jax.ShapeDtypeStruct((1, length, 1, 60), jnp.bfloat16)
         attend = functools.partial(jaxdrop.dot_product_attention, implementation="pallas")
@@ -135,6 +138,45 @@ def test_the_kernels_of_triton_take_the_rest(monkeypatch: pytest.MonkeyPatch) ->
                 functools.partial(attend, catalogue.KEY, rate=_RATE, **options),
                 *[shape] * 3,
             )
+
+
+@pytest.mark.parametrize("depth", [60, 128])
+def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made here, up to the instructions that copy and multiply, of blocks that a GPU has
+    room for.
+    """
+    monkeypatch.undo()
+    monkeypatch.setattr(_gpu, "HOPPER", True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    here: Any = types.SimpleNamespace(compute_capability="9.0")
+    monkeypatch.setattr(jax, "devices", lambda: [here])
+
+    def run(q: jax.Array, k: jax.Array) -> Any:
+        y, pull = jax.vjp(
+            lambda *arrays: jaxdrop.dot_product_attention(
+                catalogue.KEY, *arrays, _RATE, is_causal=True, implementation="pallas"
+            ),
+            q,
+            k,
+            k,
+        )
+        return y, *pull(y)
+
+    q, k = (
+        jax.ShapeDtypeStruct((1, length, heads, depth), jnp.bfloat16)
+        for length, heads in ((200, 2), (300, 1))
+    )
+    program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("custom_call @mosaic_gpu") == 3
+    for name in ("forward", "of_queries", "of_keys"):
+        assert f"attention_{name}" in program
+    for tiles in _hopper.TILES.values():
+        assert not any(_hopper.PADDED % length for tile in tiles for length in tile[:2])
+    for capability in ("10.0", "8.9", None):
+        here.compute_capability = capability
+        assert not _hopper.is_here()
+    del here.compute_capability
+    assert not _hopper.is_here()
 
 
 def _refuse(name: str, *_: Any) -> Any:

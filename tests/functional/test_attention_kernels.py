@@ -145,9 +145,11 @@ def test_the_blocks_of_xla(
     _both(key, _inputs(**sizes), rate, pulled, options)
 
 
-@pytest.mark.parametrize("of_keys", [False, True])
-def test_stretches_hold_all_that_is_seen(of_keys: bool) -> None:
-    """Outside a stretch nothing is seen, and in its whole part everything, of every mask."""
+@pytest.mark.parametrize("turned", [False, True])
+def test_stretches_hold_what_is_seen(turned: bool) -> None:
+    """From the first block to the last that is seen, and from the first in which every query sees
+    every key to the next in which one does not.
+    """
     padded, block = (48, 48), (8, 16)
     lead = (2, 4, 1)
 
@@ -168,35 +170,45 @@ def test_stretches_hold_all_that_is_seen(of_keys: bool) -> None:
         (9, 3, (), segments),
         (None, None, (mask, pad(np.ones((1, 4, 1, 37, 1), bool))), segments),
     ]:
-        plan = _block.Plan((37, 37), (37, 37), 1.0, before, after, (), None, None)
+        plan = _block.Plan((29, 37), (29, 37), 1.0, before, after, (), None, None)
         operands = _block.Operands(
             None, None, None, q, q, q, None, tuple(map(jnp.asarray, allowed)), some, None
         )
         found = np.asarray(
-            _sight.stretches(plan, operands, jnp.asarray(offset), block, of_keys=of_keys)
+            _sight.stretches(plan, operands, jnp.asarray(offset), block, of_keys=turned)
         )
-        row, column = np.arange(48)[:, None] + offset, np.arange(48)
-        sees = (np.arange(48)[:, None] < 37) & (column < 37) & (row == row)
-        sees = sees & (column >= row - (before or 99)) if before is not None else sees
-        sees = sees & (column <= row + after) if after is not None else sees
-        for x in allowed:
-            sees = sees & x
+        number, column = np.arange(48)[:, None], np.arange(48)
+        limits = [number < 29, column < 37, *allowed]
+        if before is not None:
+            limits.append(column >= number + offset - before)
+        if after is not None:
+            limits.append(column <= number + offset + after)
+
+        def tiles(x: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(x, (*lead, 48, 48)).reshape(*lead, 6, 8, 3, 16)
+
+        # Blocks are seen whose limits each let a weight through, and whose segments' ranges meet.
+        inside = (-3, -1)
+        seen = np.logical_and.reduce([tiles(x).any(inside) for x in limits])
+        whole = np.logical_and.reduce([tiles(x).all(inside) for x in limits])
         if some:
-            sees = sees & (np.asarray(some[0]) == np.asarray(some[1]))
-        sees = np.broadcast_to(sees, (*lead, 48, 48))
-        tiles = sees.reshape(*lead, 6, 8, 3, 16)
-        seen, whole = tiles.any((-3, -1)), tiles.all((-3, -1))
-        if of_keys:
+            of_queries, of_keys = (tiles(np.asarray(x)) for x in some)
+            meet = of_keys.min(inside) <= of_queries.max(inside)
+            seen &= meet & (of_queries.min(inside) <= of_keys.max(inside))
+            whole &= (of_queries == of_keys).all(inside)
+        if turned:
             seen, whole = seen.swapaxes(-1, -2), whole.swapaxes(-1, -2)
         found = np.broadcast_to(found, (*lead, *found.shape[-2:]))
-        begin, whole_from, whole_to, end = (found[..., [at]] for at in range(4))
         at = np.arange(seen.shape[-1])
-        assert not (seen & ((at < begin) | (at >= end))).any()
-        assert whole[np.broadcast_to((at >= whole_from) & (at < whole_to), whole.shape)].all()
-        assert ((begin <= whole_from) & (whole_from <= whole_to) & (whole_to <= end)).all()
-        if not allowed and not some:  # the tightest, and not all blocks
-            assert (begin == np.where(seen, at, 99).min(-1, keepdims=True))[end > begin].all()
-            assert (whole_to - whole_from == whole.sum(-1, keepdims=True)).all()
+        end = np.where(seen, at + 1, 0).max(-1)
+
+        def first(blocks: np.ndarray, end: np.ndarray = end, at: np.ndarray = at) -> np.ndarray:
+            return np.minimum(np.where(blocks, at, 99).min(-1), end)
+
+        whole_from = first(whole)
+        whole_to = first(~whole & (at >= whole_from[..., None]))
+        expected = np.stack([first(seen), whole_from, whole_to, end], -1)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -281,9 +293,25 @@ def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"x": q.astype(jnp.float32)}, "float32"),
         ({"precision": "highest"}, "precision"),
         ({"broadcast_dims": (-1,)}, "shared"),
+        ({"broadcast_dims": (-2,)}, "shared"),
     ]:
         with pytest.raises(ValueError, match=f"implementation='pallas'.*{word}"):
             attend(implementation="pallas", **options)
+    (length,) = jax.export.symbolic_shape("length")
+    for shapes, word in [
+        (((24, 24), (24, 24)), "up to 16, not of 24 and 24"),
+        (((24, 12), (24, 9)), "of one depth .* not of 12 and 9"),
+        (((length, 12), (length, 12)), "symbolic"),
+    ]:
+        x, y = (jax.ShapeDtypeStruct((2, at, 2, depth), q.dtype) for at, depth in shapes)
+        with pytest.raises(ValueError, match=f"implementation='pallas'.*{word}"):
+            jax.eval_shape(
+                lambda x, y: jaxdrop.dot_product_attention(
+                    catalogue.KEY, x, x, y, RATE, implementation="pallas"
+                ),
+                x,
+                y,
+            )
     with pytest.raises(
         ValueError, match=r"implementation must be one of 'xla', 'pallas', got 'triton'"
     ):
@@ -291,6 +319,66 @@ def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gpu, "INTERPRET", False)
     with pytest.raises(ValueError, match="the backend is cpu, not a GPU"):
         attend(implementation="pallas")
+
+
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="this JAX wants to be told of a GPU that is there"
+)
+@pytest.mark.parametrize("depth", [60, 128])
+def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made here, with the instructions of the hardware."""
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mask = np.ones((1, 1, 200, 300), bool)
+
+    def run(q: jax.Array, k: jax.Array) -> Any:
+        y, pull = jax.vjp(
+            lambda *arrays: jaxdrop.dot_product_attention(
+                catalogue.KEY, *arrays, RATE, mask=mask, implementation="pallas"
+            ),
+            q,
+            k,
+            k,
+        )
+        return y, *pull(y)
+
+    q, k = (
+        jax.ShapeDtypeStruct((1, length, heads, depth), jnp.bfloat16)
+        for length, heads in ((200, 2), (300, 1))
+    )
+    program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("custom_call @__gpu$xla.gpu.triton") == 3
+    for name in ("forward", "of_queries", "of_keys"):
+        assert f"attention_{name}" in program
+    for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
+        assert instruction in program
+    for tiles in _triton.TILES.values():
+        for tile in tiles:
+            assert not _triton.PADDED % tile.queries
+            assert not _triton.PADDED % tile.keys
+            assert not tile.warps & (tile.warps - 1)
+
+
+def test_a_program_that_runs_elsewhere_computes_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where kernels were chosen for a GPU, and no GPU runs it: gradients too."""
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    _both(catalogue.KEY, _inputs(heads=2, groups=1), RATE, True, {"is_causal": True})
+
+
+def test_a_bias_that_needs_a_gradient_is_differentiated_by_blocks() -> None:
+    q, k, v, _ = _inputs(24, 24)
+    bias = jnp.zeros((2, 4, 24, 24))
+
+    def loss(q: jax.Array, bias: jax.Array) -> jax.Array:
+        y = jaxdrop.dot_product_attention(
+            catalogue.KEY, q, k, v, RATE, bias=bias, implementation="pallas"
+        )
+        return y.astype(jnp.float32).sum()
+
+    for argument, kernels in ((0, 3), (1, 1)):
+        program = str(jax.make_jaxpr(jax.grad(loss, argument))(q, bias))
+        assert program.count("pallas_call[") == kernels
 
 
 @pytest.mark.parametrize("rate", [RATE, 0.0])

@@ -137,6 +137,28 @@ def test_attention(more: dict[str, Any], constants: dict[str, Any], specs: dict[
     assert found[0].sharding.is_equivalent_to(depths_whole, 4)
 
 
+def test_attention_on_a_part_of_the_mesh() -> None:
+    """Inside a `shard_map` over one axis; and of operands that no axis divides."""
+    q, k, v = OPERANDS["q"], OPERANDS["k"], OPERANDS["v"]
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
+        return jaxdrop.dot_product_attention(KEY, q, k, v, RATE, is_causal=True, **options)
+
+    local = jax.shard_map(
+        functools.partial(attend, spec=P("a")),
+        mesh=MESH,
+        in_specs=P("a"),
+        out_specs=P("a"),
+        axis_names={"a"},
+    )
+    expected = quick(attend)(q, k, v)
+    with jax.set_mesh(MESH):
+        found = quick(local)(place(q, P("a", "b")), *(place(x, P("a")) for x in (k, v)))
+        whole = quick(attend)(*(place(x, P()) for x in (q, k, v)))
+    for y in (found, whole):
+        np.testing.assert_allclose(y, expected, rtol=0, atol=4e-6)
+
+
 def test_attention_of_samples_whose_keys_are_divided() -> None:
     keys = jax.random.split(KEY, 4)
     sample = jax.vmap(

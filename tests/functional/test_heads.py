@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxdrop
 import jaxdrop.linen
 import jaxdrop.nnx
+from jaxdrop.functional import heads
 from jaxdrop.functional.heads import Normalize
 from tests import statistics
 from tests.catalogue import KEY, RATE
@@ -205,7 +206,23 @@ def test_drop_head_without_heads_is_finite() -> None:
         ),
         (lambda: jaxdrop.drop_head(KEY, HEADS, 1.5), ValueError, ["1.5"]),
         (lambda: jaxdrop.nnx.DropHead(RATE, normalize="mean"), ValueError, ["'mean'"]),
-        (lambda: jaxdrop.attention_dropout(KEY, jnp.ones((2, 2), int), RATE), TypeError, ["int32"]),
+        (
+            lambda: jaxdrop.attention_dropout(KEY, jnp.ones((2, 2), int), RATE),
+            TypeError,
+            ["weights", "int32"],
+        ),
+        (
+            lambda: jaxdrop.drop_key(KEY, jnp.ones((2, 2), int), RATE),
+            TypeError,
+            ["logits", "int32"],
+        ),
+        (lambda: jaxdrop.drop_key(KEY, jnp.float32(1), RATE), ValueError, ["last axis"]),
+        (
+            lambda: jaxdrop.drop_key(KEY, LOGITS, RATE, part=jaxdrop.masks.Part(0, 32, 3)),
+            ValueError,
+            ["part", "axis 3", "must stay"],
+        ),
+        (lambda: jaxdrop.drop_head(None, HEADS, RATE), ValueError, ["drop_head", "key is None"]),
     ],
 )
 def test_bad_input(call: Any, kind: type[Exception], words: list[str]) -> None:
@@ -225,6 +242,65 @@ def test_counted_heads_may_not_be_divided(normalize: Normalize) -> None:
 
     with pytest.raises(ValueError, match="divides the heads"):
         jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(HEADS)
+
+
+def test_keys_may_not_be_divided() -> None:
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
+    spec = P(None, None, None, "a")
+
+    def local(x: jax.Array) -> jax.Array:
+        return jaxdrop.drop_key(KEY, x, RATE, spec=spec)
+
+    with pytest.raises(ValueError, match="divides the keys"):
+        jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(LOGITS)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_a_part_of_the_heads_inside_shard_map(normalize: Normalize) -> None:
+    """With `spec`, the mask is a part of the whole; heads are divided where nothing counts them."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    spec = P("a", None, "b") if normalize == "expected" else P("a", "b")
+
+    def local(x: jax.Array) -> jax.Array:
+        return jaxdrop.drop_head(KEY, x, RATE, normalize=normalize, spec=spec)
+
+    x = HEADS[:, :4]
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)
+    expected = jaxdrop.drop_head(KEY, x, RATE, normalize=normalize)
+    np.testing.assert_array_equal(jax.jit(mapped)(x), expected)
+
+
+def test_a_rate_for_each_query_and_shared_masks() -> None:
+    rates = jnp.asarray(np.linspace(0, 1, 24, dtype=np.float32).reshape(3, 8, 1))
+    dropped = jnp.isneginf(jaxdrop.drop_key(KEY, LOGITS, rates))
+    assert not dropped[:, 0, 0].any()
+    assert (dropped[:, -1, -1].sum(-1) == 15).all()
+    shared = jnp.isneginf(jaxdrop.drop_key(KEY, LOGITS, 0.5, broadcast_dims=(1,)))
+    assert (shared == shared[:, :1]).all()
+    assert 0 < shared.mean() < 1
+    line = jaxdrop.drop_key(KEY, LOGITS[0, 0, 0], 0.5)
+    assert 0 < jnp.isneginf(line).sum() < 16
+
+
+def test_evaluation_returns_the_very_array() -> None:
+    for drop, x in ((jaxdrop.drop_key, LOGITS), (jaxdrop.drop_head, HEADS)):
+        assert drop(None, x, 0.0) is x
+        assert drop(None, x, RATE, deterministic=True) is x
+
+
+def test_attention_dropout_passes_all_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(
+        heads.elements, "dropout", lambda *given, **more: told.append((given, more))
+    )
+    options: dict[str, Any] = {
+        "broadcast_dims": (1,),
+        "deterministic": True,
+        "spec": P("a"),
+        "part": "a part",
+    }
+    jaxdrop.attention_dropout(KEY, LOGITS, RATE, **options)
+    assert told == [((KEY, LOGITS, RATE), options)]
 
 
 # -- heads that are not computed

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdrop
+import jaxdrop.nnx
 from jaxdrop import subsets
 from tests.catalogue import KEY
 from tests.compilation import quick
@@ -46,6 +48,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 
 X = normal(0, BATCH, 3, IN)
+INTEGERS = np.ones((IN, UNITS), np.int32)
 WEIGHTS = {name: normal(seed, *shape) for seed, (name, shape) in enumerate(SIZES.items())}
 
 
@@ -208,7 +211,14 @@ def test_devices_compute_as_one_and_communicate_what_they_do_without_dropout(kin
         ({"b_in": WEIGHTS["b_out"]}, ValueError, r"b_in must have .* shape \(16,\), got \(4,\)"),
         ({"w_out": WEIGHTS["w_in"]}, ValueError, r"w_out must have .* \(16, 16\), got \(6, 16\)"),
         ({"w_in": WEIGHTS["b_in"]}, ValueError, r"w_in must be a matrix, got shape \(16,\)"),
-        ({"activation": "relu"}, TypeError, "activation must be a function"),
+        ({"activation": "relu"}, TypeError, "activation must be a function of the hidden units"),
+        ({"w_in": INTEGERS}, TypeError, "w_in"),
+        ({"w_out": None}, TypeError, "w_out"),
+        ({"block_size": 0}, ValueError, "block_size must be at least 1"),
+        ({"groups": 0}, ValueError, "groups must be at least 1"),
+        ({"num_masks": 0}, ValueError, "num_masks must be at least 1"),
+        ({"pattern": "row"}, ValueError, "pattern must be one of 'unit'"),
+        ({"deterministic": 1}, TypeError, "deterministic must be True or False"),
         ({"rate": jnp.ones(3)}, TypeError, "rate must be one number that is known now"),
     ],
 )
@@ -217,3 +227,62 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], message: str
     w_in, w_out, rate = (given.pop(name) for name in ("w_in", "w_out", "rate"))
     with pytest.raises(error, match=message):
         jaxdrop.dropout_mlp(KEY, X, w_in, w_out, rate, **given)
+
+
+def test_bad_shapes_of_x() -> None:
+    w_in, w_out = WEIGHTS["w_in"], WEIGHTS["w_out"]
+    one, parts = "takes x of shape", "num_masks=2 must divide axis 0 of x into"
+    for x, num_masks, message in [(jnp.float32(1), 1, one), (X[0, 0], 2, parts)]:
+        with pytest.raises(ValueError, match=message):
+            jaxdrop.dropout_mlp(KEY, x, w_in, w_out, 0.5, num_masks=num_masks)
+    with pytest.raises(ValueError, match=r"dropout_mlp.*key is None"):
+        jaxdrop.dropout_mlp(None, X, w_in, w_out, 0.5)
+
+
+def test_inputs_of_any_rank() -> None:
+    """One vector, and rows, are computed as parts of larger arrays."""
+    weights = {name: WEIGHTS[name] for name in ("w_in", "w_out", "b_in")}
+
+    @quick
+    def all_of_them(x: jax.Array) -> Any:
+        whole, several = mlp(KEY, x, weights), mlp(KEY, x, weights, num_masks=4)
+        return (
+            (mlp(KEY, x[1, 2], weights), mlp(KEY, x[1], weights)),
+            (whole[1, 2], whole[1]),
+            (mlp(KEY, x[:, 0], weights, num_masks=4), several[:, 0]),
+        )
+
+    found, expected, (rows, of_whole) = all_of_them(X)
+    for one, other in zip((*found, rows), (*expected, of_whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_one_mask_inside_shard_map() -> None:
+    """Where units are divided; and the message where parts cannot be."""
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    weights = {name: WEIGHTS[name] for name in ("w_in", "w_out")}
+    layout = {"w_in": P(None, "model"), "w_out": P("model")}
+
+    def mapped(num_masks: int) -> Any:
+        def local(x: jax.Array, weights: Weights) -> jax.Array:
+            spec = P("data", None, "model")
+            y = mlp(KEY, x, weights, groups=2, num_masks=num_masks, spec=spec)
+            return lax.psum(y, "model")
+
+        shards = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), layout), out_specs=P("data"))
+        return jax.jit(shards)(X, weights)
+
+    expected = mlp(KEY, X, weights, groups=2)
+    np.testing.assert_allclose(mapped(1), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="num_masks=3 must divide axis 0 of x over 2 devices into"):
+        mapped(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("activation", "relu"), ("block_size", 0), ("groups", 0), ("num_masks", 0), ("rate", 1.0)],
+)
+def test_layers_check_what_they_are_given(name: str, value: Any) -> None:
+    given = {"hidden_features": UNITS, "out_features": OUT, "rate": 0.5, name: value}
+    with pytest.raises((ValueError, TypeError), match=f"{name} must"):
+        jaxdrop.nnx.DropoutMLP(in_features=IN, rngs=nnx.Rngs(0), **given)

@@ -231,3 +231,36 @@ def test_a_decoder_draws_the_masks_of_the_whole() -> None:
         found.append(y)
         cache = changed["cache"]
     np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "called", "error", "message"),
+    [
+        ({"dropout_rate": jnp.full(3, 0.1)}, {}, ValueError, "Multi.*ention takes one dropout_ra"),
+        ({"dropout_rate": 1.5}, {}, ValueError, "dropout_rate must lie"),
+        ({}, {"rate": 1.5}, ValueError, "rate must lie"),
+        ({"broadcast_dropout": 1}, {}, TypeError, "broadcast_dropout must be True or False"),
+        ({"deterministic": 1}, {}, TypeError, "deterministic must be True or False"),
+        ({"deterministic": None}, {"deterministic": 1}, TypeError, "deterministic must be True or"),
+        ({"attention_fn": lambda query, key, value: value, "spec": P("a")}, {}, ValueError, "spec"),
+    ],
+)
+def test_bad_input(given: Any, called: Any, error: type[Exception], message: str) -> None:
+    options: dict[str, Any] = {"num_heads": 4, "dropout_rate": 0.2, "deterministic": False, **given}
+    rngs = {"params": jax.random.key(0), "dropout": THREEFRY}
+    with pytest.raises(error, match=message):
+        jaxdrop.linen.MultiHeadAttention(**options).init(rngs, X, **called)
+
+
+def test_defaults() -> None:
+    """A flag is compared with nothing at rate 0; a function without a rate keeps its own."""
+    layer = jaxdrop.linen.MultiHeadAttention(num_heads=4)
+    assert not layer.broadcast_dropout
+    assert layer.attention_fn is jaxdrop.linen.dot_product_attention
+    variables = layer.init(jax.random.key(0), X, deterministic=True)
+    apply = jax.jit(lambda off: layer.apply(variables, X, deterministic=off))
+    expected = layer.apply(variables, X, deterministic=True)
+    np.testing.assert_allclose(apply(True), expected, rtol=0, atol=2e-6)
+    plain = layer.clone(attention_fn=lambda query, key, value: value, dropout_rate=0.3)
+    rngs = {"dropout": THREEFRY}
+    assert plain.apply(variables, X, deterministic=False, rngs=rngs).shape == X.shape

@@ -271,3 +271,64 @@ def test_a_decoder_draws_the_masks_of_the_whole() -> None:
     for tokens, words in ((X[:, :1], "room for 12 tokens"), (X[:1, :1], r"\(2, 12, 2, 4\)")):
         with pytest.raises(ValueError, match=words):
             layer(tokens, decode=True, rngs=KEY)
+
+
+@pytest.mark.parametrize(
+    ("given", "called", "error", "message"),
+    [
+        ({"dropout_rate": jnp.full(3, 0.1)}, None, ValueError, "MultiHeadAttention takes one drop"),
+        ({"dropout_rate": 1.5}, None, ValueError, "dropout_rate must lie"),
+        ({"deterministic": 1}, None, TypeError, "deterministic must be True or False"),
+        ({"decode": 1}, None, TypeError, "decode must be True or False"),
+        ({"broadcast_dropout": 1}, None, TypeError, "broadcast_dropout must be True or False"),
+        ({"rngs": KEY}, None, TypeError, "rngs must be an nnx.Rngs, for parameters"),
+        ({"heads": 4}, None, TypeError, "MultiHeadAttention.*heads"),
+        ({"dropout_rate": 0.2}, {"deterministic": 1}, TypeError, "deterministic must be True or F"),
+        ({"dropout_rate": 0.2}, {"rngs": 3, "deterministic": False}, TypeError, "rngs must .* key"),
+        (
+            {"dropout_rate": 0.2},
+            {"rngs": jax.random.split(KEY, 2), "deterministic": False},
+            ValueError,
+            r"rngs.* \(2,\)",
+        ),
+    ],
+)
+def test_bad_input(given: Any, called: Any, error: type[Exception], message: str) -> None:
+    def call() -> None:
+        layer = jaxdrop.nnx.MultiHeadAttention(4, 16, **{"rngs": nnx.Rngs(0), **given})
+        if called is not None:
+            layer(X, decode=False, **called)
+
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_defaults() -> None:
+    """Flax's, but for one: nothing is dropped, and masks are not shared."""
+    theirs, ours = (
+        inspect.signature(module.dot_product_attention).parameters for module in (nnx, jaxdrop.nnx)
+    )
+    for name, parameter in theirs.items():
+        if name not in ("promote_dtype", "module"):
+            assert ours[name].default == parameter.default
+    layer = jaxdrop.nnx.MultiHeadAttention(4, 16, decode=False, rngs=nnx.Rngs(0))
+    assert layer.dropout_rate == 0
+    assert not layer.broadcast_dropout
+    assert layer.attention_fn is jaxdrop.nnx.dot_product_attention
+    flag = jax.jit(lambda off: layer(X, deterministic=off))  # compared with nothing at rate 0
+    np.testing.assert_allclose(flag(True), layer(X), rtol=0, atol=2e-6)
+
+
+def test_help_shows_the_arguments_of_a_subclass() -> None:
+    class Same(jaxdrop.nnx.MultiHeadAttention):
+        pass
+
+    class Own(jaxdrop.nnx.MultiHeadAttention):
+        def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+            super().__init__(4, width, decode=False, rngs=rngs)
+
+    assert [*inspect.signature(Own).parameters] == ["width", "rngs"]
+    shown = inspect.signature(jaxdrop.nnx.MultiHeadAttention)
+    assert inspect.signature(Same) == shown
+    assert "num_heads" in shown.parameters
+    np.testing.assert_array_equal(Own(16, rngs=nnx.Rngs(0))(X).shape, X.shape)

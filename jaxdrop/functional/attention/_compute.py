@@ -78,26 +78,32 @@ def _by_blocks(settings: Settings, arrays: Arrays, spec: PartitionSpec | None) -
 
 
 def _fused(
-    blocked: Callable[..., jax.Array], *operands: jax.Array, scale: float, is_causal: bool
+    blocked: Callable[..., jax.Array],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    is_causal: bool,
 ) -> jax.Array:
     """Attention without dropout by cuDNN, where JAX has it for these operands, and otherwise
     `blocked`.
     """
-    if jax.default_backend() != "gpu" or operands[0].dtype.itemsize != 2:
-        return blocked(*operands)
+    if jax.default_backend() != "gpu" or q.dtype.itemsize != 2:
+        return blocked(q, k, v)
     cudnn = functools.partial(
         jax.nn.dot_product_attention, scale=scale, is_causal=is_causal, implementation="cudnn"
     )
     try:
-        jax.eval_shape(cudnn, *operands)
+        jax.eval_shape(cudnn, q, k, v)
     except (
         NotImplementedError,
         RuntimeError,
         TypeError,
         ValueError,
     ):  # a depth, a dtype or a version that it does not have
-        return blocked(*operands)
-    return jax.lax.platform_dependent(*operands, cuda=cudnn, default=blocked)
+        return blocked(q, k, v)
+    return jax.lax.platform_dependent(q, k, v, cuda=cudnn, default=blocked)
 
 
 def _blocked_attention(

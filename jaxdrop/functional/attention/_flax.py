@@ -85,7 +85,7 @@ def flax_dot_product_attention(
     shapes = Shapes.of("dot_product_attention", query, key, value, names, kind=jnp.inexact)
     _checks.check_one_rate(rate, "dot_product_attention takes one rate for all weights")
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
-    distribution = masks.distribution(rate if draws else 0.0, dtype)
+    distribution = masks.distribution(rate, dtype)
     layout = check_spec(spec, shapes)
     parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])[1]
     whole = shapes.queries * parts if draws else None

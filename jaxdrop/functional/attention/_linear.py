@@ -15,11 +15,11 @@ Linear = Callable[[Any, Any], Any]
 
 
 def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: Any) -> Any:
-    """`forward(constants, tangents)`, whose reverse-mode derivative by `tangents` is
-    `transpose(constants, cotangents)`.
+    """`forward(constants, tangents)`, of which `transpose(constants, cotangents)` is the transpose:
+    as the tangent of a `custom_jvp`, it makes its reverse mode.
 
-    `jax.custom_derivatives.linear_call` does the same, but cannot be batched (JAX 0.12). A
-    derivative by `constants` is that of `forward`.
+    `jax.custom_derivatives.linear_call` does the same, but cannot be batched (JAX 0.12).
+    Derivatives of the call itself are those of `forward`.
 
     Args:
       forward: linear in its second argument.

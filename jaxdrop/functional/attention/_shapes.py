@@ -167,7 +167,7 @@ class Shapes(NamedTuple):
                     f" otherwise (of queries, of keys). Got shape {ids.shape}."
                 )
         first, second = map(jnp.asarray, pair)  # as 32 bits, where JAX has no more
-        dtype = jnp.int64 if max(first.dtype.itemsize, second.dtype.itemsize) > 4 else jnp.int32
+        dtype = jnp.int64 if 8 in (first.dtype.itemsize, second.dtype.itemsize) else jnp.int32
         return first.astype(dtype), second.astype(dtype)
 
     def offset(self, query_offset: Any, queries: int | None) -> jax.Array:
