@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -102,8 +101,7 @@ def histogram_below(ax: Axes, several: Iterable[Bars], width: float, xlabel: str
 _BELOW = 0.32
 
 
-@dataclasses.dataclass(frozen=True)
-class _UpperPart:
+class _UpperPart(NamedTuple):
     """A locator of matplotlib, which places the curves above the histogram."""
 
     ax: Axes
