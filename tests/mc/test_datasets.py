@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import mc
@@ -97,6 +98,40 @@ def test_a_bar_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "batches" in shown.err
     assert not shown.out
+
+
+@pytest.mark.parametrize(("batches", "of"), [(BATCHES, " of 3"), ((x for x in BATCHES), "")])
+def test_lines_say_how_many_there_are(
+    batches: object,
+    of: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If that is known."""
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    mc.predict_dataset(_fn, batches, KEYS)
+    assert capsys.readouterr().err == f"batches: 3{of}, done\n"
+
+
+class _ByIndex:
+    """What `iter` takes too."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return BATCHES[index]
+
+
+def test_whatever_can_be_iterated() -> None:
+    np.testing.assert_array_equal(_run(_ByIndex()).concatenate(), _run().concatenate())
+    for batches in ("text", b"text", 3, DATA[0, 0], np.array(3.0), None):
+        with pytest.raises(TypeError, match="batches must be an iterable of inputs, got"):
+            _run(batches)
+
+
+def test_keys_divided_among_devices() -> None:
+    mesh = jax.make_mesh((5,), ("a",), devices=jax.devices()[:5])
+    keys = jax.device_put(KEYS, NamedSharding(mesh, PartitionSpec("a")))
+    found, expected = _run(keys=keys).concatenate(), _run().concatenate()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 # -- on disk
@@ -345,6 +380,18 @@ def test_arrays_are_cut() -> None:
             _run(data, examples=4, fn=lambda key, x, y: _fn(key, x))
     with pytest.raises(ValueError, match="examples must be at least 1"):
         _run(DATA, examples=0)
+    one = _run(DATA[:1], examples=4)
+    np.testing.assert_array_equal(one.concatenate(), _run([DATA[:1]]).concatenate())
+    for data, words in (
+        (DATA[0, 0], r"must be arrays that have all examples .* got shapes \(\)"),
+        ((DATA, DATA[:9]), r"got shapes \(10, 6\), \(9, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            _run(data, examples=4)
+    with pytest.raises(TypeError, match="batch 0 of batches must be an array of numbers"):
+        _run(np.array(["a"]), examples=1)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        _run(batch_size=0)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "zarr"])

@@ -142,6 +142,8 @@ def test_band() -> None:
     assert ax.get_title() == "Mean and 90 % band"
     color = mpl.colors.to_rgb(ax.lines[0].get_color())
     assert [tuple(band.get_facecolor()[0][:3]) for band in ax.collections] == [color] * 3
+    outer, inner = (ax.collections[part].get_facecolor()[0][3] for part in (0, 2))
+    assert 0 < outer < inner < 1
     # The bands do not lie on each other, so that the legend has their colors.
     swatches = ax.get_legend().get_patches()
     assert [tuple(each.get_facecolor()) for each in swatches] == [

@@ -106,6 +106,19 @@ def test_not_one_axis_of_keys(keys: object) -> None:
         mc.predict(jax.random.uniform, keys)
 
 
+def test_one_key_is_told_how_to_become_several() -> None:
+    for keys, told in ((jaxdrop.key(0), True), (KEYS[:6].reshape(2, 3), False), (3, False)):
+        with pytest.raises(ValueError, match="keys must be a key array") as caught:
+            mc.predict(jax.random.uniform, keys)
+        assert ("which is one key: pass mc.keys(key, 100)" in str(caught.value)) == told
+
+
+def test_all_at_once_is_no_loop() -> None:
+    for size, loops in ((None, 0), (7, 0), (8, 0), (6, 1)):
+        program = jax.make_jaxpr(lambda keys, n=size: mc.predict(_outputs, keys, batch_size=n))
+        assert ("scan" in str(program(KEYS))) == loops
+
+
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_size_below_one(batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -101,7 +102,8 @@ def histogram_below(ax: Axes, several: Iterable[Bars], width: float, xlabel: str
 _BELOW = 0.32
 
 
-class _UpperPart(NamedTuple):
+@dataclasses.dataclass
+class _UpperPart:
     """A locator of matplotlib, which places the curves above the histogram."""
 
     ax: Axes

@@ -1,0 +1,259 @@
+"""Where JAX has 64 bits, what is computed from float32 stays float32, and from float64 float64.
+
+Programs are traced, not run: `jax_numpy_dtype_promotion="strict"` makes it an error there that an
+array of one precision meets one of the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdrop
+from jaxdrop import mc
+from jaxdrop.mc import acquisition, conformal, metrics
+
+LABELS, ONES, WHERE = np.arange(6) % 3, np.arange(6) % 2, np.arange(6) != 4
+KEYS = mc.keys(jaxdrop.key(0), 8, "independent")
+Y, S, C = (6,), (4, 6), (4, 6, 3)
+BANDS, RISKS = (Y, Y), (Y, Y)
+
+Call = Callable[..., Any]
+Row = tuple[Call, tuple[tuple[int, ...], ...]]
+"""A call, and the shapes of the floats that it takes."""
+
+
+def _summary(one: Any) -> list[Any]:
+    """All that a summary says, before and after it is merged."""
+    properties = [
+        name
+        for name, member in inspect.getmembers(type(one))
+        if isinstance(member, (property, functools.cached_property))
+        and (name != "probability" or one.mean.shape[-1] == 2)
+    ]
+    other = jax.tree.map(lambda x: x, one)  # another object
+    return [[getattr(each, name) for name in properties] for each in (one, one.merge(other))]
+
+
+def _each(metric: Call, first: Any, shapes: Any, **options: Any) -> Iterator[Row]:
+    """With all entries, and with some."""
+    for where in (None, WHERE):
+        yield functools.partial(metric, *first, where=where, **options), shapes
+
+
+def _run(scale: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    return lambda key: scale * jaxdrop.dropout(key, jnp.ones(Y, scale.dtype), 0.5)
+
+
+def _rows() -> Iterator[tuple[Call, Row]]:
+    def add(function: Call, *rows: Row) -> Iterator[tuple[Call, Row]]:
+        for row in rows:
+            yield function, row
+
+    probs = ((6, 3),)
+    for metric in (
+        *(metrics.accuracy, metrics.brier, metrics.nll, metrics.ece, metrics.mce),
+        *(metrics.classwise_ece, metrics.adaptive_ece, metrics.reliability),
+    ):
+        yield from add(metric, *_each(metric, (LABELS,), probs))
+        labels, shape = (ONES[:, None], (6, 1)) if metric is metrics.classwise_ece else (ONES, Y)
+        if metric is not metrics.classwise_ece:
+            yield from add(metric, *_each(metric, (labels,), (shape,), binary=True))
+    yield from add(
+        metrics.reliability, *_each(metrics.reliability, (LABELS,), probs, equal_mass=True)
+    )
+    for binary, labels, shape in ((False, LABELS, (6, 3)), (True, ONES, Y)):
+        yield from add(
+            metrics.nll,
+            (lambda x, b=binary, y=labels: metrics.nll(y, log_probs=x, binary=b), (shape,)),
+        )
+    for metric in (
+        *(metrics.rmse, metrics.aurc, metrics.augrc, metrics.ause, metrics.mpiw),
+        *(metrics.risk_coverage, metrics.sparsification),
+    ):
+        yield from add(metric, *_each(metric, (), (Y, Y)))
+    for metric in (
+        *(metrics.gaussian_nll, metrics.crps_gaussian, metrics.picp, metrics.interval_score),
+    ):
+        yield from add(metric, *_each(metric, (), (Y, Y, Y)))
+    for metric in (
+        *(metrics.mace, metrics.rmsce, metrics.miscalibration_area, metrics.calibration_curve),
+    ):
+        for proportion in ("interval", "quantile"):
+            yield from add(metric, *_each(metric, (), (Y,), proportion=proportion))
+    yield from add(metrics.sharpness, *_each(metrics.sharpness, (), (Y,)))
+    for fair in (False, True):
+        yield from add(metrics.crps_samples, *_each(metrics.crps_samples, (), (Y, S), fair=fair))
+    yield from add(metrics.crps_mixture, *_each(metrics.crps_mixture, (), (Y, S), tau=2.0))
+    yield from add(
+        metrics.crps_mixture,
+        (lambda y, x, v: metrics.crps_mixture(y, x, variance=v), (Y, S, S)),
+    )
+    yield from add(metrics.pinball, *_each(metrics.pinball, (), (Y, (2, 6), (2,))))
+    for metric in (metrics.risk_at_coverage, metrics.coverage_at_risk):
+        yield from add(metric, *_each(metric, (), (Y, Y, ())))
+
+    for probs_or_logits in ("probs", "logits"):
+        for options in ({}, {"groups": 2}):
+            yield from add(
+                mc.classification,
+                (
+                    lambda x, name=probs_or_logits, options=options: _summary(
+                        mc.classification(**{name: x}, **options)
+                    ),
+                    (C,),
+                ),
+            )
+        yield from add(
+            mc.classification,
+            (
+                lambda x, name=probs_or_logits: _summary(
+                    mc.classification(**{name: x}, binary=True)
+                ),
+                (S,),
+            ),
+        )
+    for options in ({}, {"groups": 2}):
+        yield from add(
+            mc.regression,
+            (lambda x, t, o=options: _summary(mc.regression(x, tau=t, **o)), (S, ())),
+            (lambda x, v, o=options: _summary(mc.regression(x, variance=v, **o)), (S, S)),
+        )
+        yield from add(
+            mc.moments,
+            (
+                lambda x, o=options: _summary(mc.moments(_run(x), KEYS, batch_size=4, **o)),
+                ((),),
+            ),
+        )
+    yield from add(
+        mc.regression,
+        (lambda x, t, y: mc.regression(x, tau=t).interval(0.9), (S, (), Y)),
+        (lambda x, t, y: mc.regression(x, tau=t).cdf(y), (S, (), Y)),
+    )
+    for strategy in ("independent", "stratified"):
+        yield from add(
+            mc.until,
+            (
+                lambda x, t, s=strategy: mc.until(
+                    _run(x), jaxdrop.key(0), tolerance=t, max_samples=18, batch_size=4, strategy=s
+                ),
+                ((), ()),
+            ),
+        )
+    for fn in (mc.cdf, mc.log_likelihood):
+        yield from add(
+            fn,
+            (lambda y, x, t, fn=fn: fn(y, x, tau=t), (Y, S, ())),
+            (lambda y, x, v, fn=fn: fn(y, x, variance=v), (Y, S, S)),
+        )
+    yield from add(mc.quantiles, (lambda x, q, t: mc.quantiles(x, q, tau=t), (S, (2,), ())))
+    yield from add(mc.interval, (lambda x, t: mc.interval(x, 0.9, tau=t), (S, ())))
+    yield from add(mc.energy, (lambda x, t: mc.energy(x, temperature=t), (C, ())))
+    yield from add(mc.max_logit, (mc.max_logit, (C,)))
+    yield from add(mc.log_mean_exp, (mc.log_mean_exp, (S,)))
+    for per_token in (False, True):
+        yield from add(
+            mc.sequence_scores,
+            (lambda x, p=per_token: mc.sequence_scores(x, WHERE, per_token=p), (S,)),
+        )
+    yield from add(mc.fit_tau, (mc.fit_tau, (Y, S)))
+    for pooled in (False, True):
+        yield from add(
+            mc.fit_temperature,
+            *_each(mc.fit_temperature, (LABELS,), (C,), pooled=pooled),
+            *_each(mc.fit_temperature, (ONES,), (S,), pooled=pooled, binary=True),
+        )
+
+    yield from add(conformal.lac, (conformal.lac, probs))
+    yield from add(
+        conformal.aps,
+        (conformal.aps, probs),
+        (lambda x: conformal.aps(x, jaxdrop.key(0)), probs),
+    )
+    raps = functools.partial(conformal.raps, penalty=0.1, rank=1)
+    yield from add(conformal.raps, (raps, probs), (lambda x: raps(x, jaxdrop.key(0)), probs))
+    yield from add(conformal.of_labels, (lambda x: conformal.of_labels(LABELS, x), probs))
+    yield from add(conformal.residual_scores, (conformal.residual_scores, (Y, Y, Y)))
+    yield from add(conformal.quantile_scores, (conformal.quantile_scores, (Y, Y, Y)))
+    yield from add(
+        conformal.residual_interval,
+        (conformal.residual_interval, (Y, ())),
+        (conformal.residual_interval, (Y, (), Y)),
+    )
+    yield from add(conformal.quantile_interval, (conformal.quantile_interval, (Y, Y, ())))
+    yield from add(conformal.by_group, (lambda x: conformal.by_group(x, LABELS), ((3,),)))
+    yield from add(
+        conformal.calibrate,
+        *_each(conformal.calibrate, (), (Y,)),
+        *_each(conformal.calibrate, (), (Y,), groups=LABELS, num_groups=3),
+    )
+    yield from add(
+        conformal.selective,
+        *_each(conformal.selective, (), (Y, Y, ())),
+        (lambda x, u, t: conformal.selective(x, u, 0.5, thresholds=t), (Y, Y, (2,))),
+    )
+
+    for score in (
+        *(acquisition.bald, acquisition.entropy),
+        *(acquisition.margin, acquisition.variation_ratio),
+    ):
+        yield from add(score, (lambda x, score=score: score(mc.classification(logits=x)), (C,)))
+    for name in ("probs", "logits"):
+        yield from add(
+            acquisition.batch_bald,
+            (lambda x, name=name: acquisition.batch_bald(jaxdrop.key(0), 3, **{name: x}), (C,)),
+            (
+                lambda x, name=name: acquisition.batch_bald(
+                    jaxdrop.key(0), 3, **{name: x}, max_configurations=9
+                ),
+                (C,),
+            ),
+        )
+        yield from add(
+            acquisition.epig,
+            (
+                lambda x, y, name=name: acquisition.epig(**{name: x, f"target_{name}": y}),
+                (C, (4, 2, 3)),
+            ),
+        )
+
+
+ROWS = list(_rows())
+ELSEWHERE = {
+    *("analytic", "linear_part"),  # tests/mc/test_analytic.py
+    *("ensemble", "fit_rate", "predict", "predict_dataset"),  # run functions of the user
+    *("keys", "masksembles", "open_results", "subnetwork"),  # hand on, or have no floats
+    *("tau_from_weight_decay", "weight_decay_from_tau"),  # take numbers
+    *("auroc", "aupr", "fpr95"),  # scikit-learn computes them
+    *("coverage_by_group", "set_coverage", "set_size", "sets", "power_sampling", "top"),
+}
+
+
+def test_these_are_all() -> None:
+    public = {
+        name
+        for module in (mc, metrics, conformal, acquisition)
+        for name in dir(module)
+        if inspect.isfunction(getattr(module, name))
+    }
+    assert {function.__name__ for function, _ in ROWS} == public - ELSEWHERE
+
+
+@pytest.mark.parametrize("name", sorted({function.__name__ for function, _ in ROWS}))
+def test_precision_is_kept(name: str) -> None:
+    rows = [row for function, row in ROWS if function.__name__ == name]
+    with jax.enable_x64(True):
+        for call, shapes in rows:
+            for dtype in (jnp.float32, jnp.float64):
+                given = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+                found = jax.tree.leaves(jax.eval_shape(call, *given))
+                floats = {x.dtype for x in found if jnp.issubdtype(x.dtype, jnp.floating)}
+                assert floats == {jnp.dtype(dtype)}, inspect.getsource(call)
