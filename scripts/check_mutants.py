@@ -66,7 +66,7 @@ TESTS = {
     ),
     r"subsets/.*": "test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
-    r"mc/conformal/.*": "mc/test_double_precision mc/test_conformal",
+    r"mc/conformal/.*": "mc/test_double_precision mc/test_leading_axes mc/test_conformal",
     r"mc/_binomial|mc/_ranks": (
         "mc/test_double_precision mc/test_metrics mc/test_metric_rules mc/test_conformal"
     ),
@@ -74,7 +74,9 @@ TESTS = {
     r"mc/_masksembles": "mc/test_masksembles",
     r"mc/_subnetworks": "mc/test_subnetworks",
     r"mc/_exports": "mc/test_datasets",
-    r"mc/_(logits|sequences)": "mc/test_double_precision mc/test_summaries mc/test_metrics",
+    r"mc/_(logits|sequences)": (
+        "mc/test_double_precision mc/test_leading_axes mc/test_summaries mc/test_metrics"
+    ),
     r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_double_precision mc/test_acquisition",
     r"mc/_fitting/.*": (
         "mc/test_double_precision mc/test_choosing mc/test_calibration mc/test_binary"
@@ -82,14 +84,15 @@ TESTS = {
     ),
     r"mc/plots/.*": "mc/test_plots mc/test_plot_labels",
     r"mc/metrics/.*|mc/_reduction": (
-        "mc/test_double_precision mc/test_metrics mc/test_metric_rules mc/test_binary"
+        "mc/test_double_precision mc/test_leading_axes mc/test_metrics mc/test_metric_rules"
+        " mc/test_binary"
     ),
     r"mc/_?(regression|observations)": (
         "mc/test_double_precision mc/test_regression mc/test_groups"
     ),
     r"mc/_?(labels|inputs|classification|probabilities)": (
-        "mc/test_double_precision mc/test_summaries mc/test_binary mc/test_metrics"
-        " mc/test_metric_rules"
+        "mc/test_double_precision mc/test_leading_axes mc/test_summaries mc/test_binary"
+        " mc/test_metrics mc/test_metric_rules"
     ),
     r"mc/_?(results|storage|datasets|fingerprints|describe|progress|structures)": (
         "mc/test_datasets mc/test_results mc/test_fingerprints mc/test_descriptions"
@@ -154,6 +157,9 @@ TESTS = {
 
 CATALOGUE = "tests/test_catalogue.py"
 """Takes minutes: where the module has functions of the catalogue, their rows only."""
+
+CITATIONS = "tests/test_citation.py"
+"""Compares the works that `@cites` declares, wherever it stands, with what the docstring says."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -305,6 +311,8 @@ def rows(file: Path) -> list[str]:
 
 def noticed(where: Path, mutant: Mutant, limit: float) -> str:
     """What the test files of a mutant say, the cheap ones first."""
+    if isinstance(mutant.node, ast.Call) and ast.unparse(mutant.node.func) == "cites":
+        return outcome(where, [CITATIONS], limit)
     files, names = tests(mutant.file), rows(mutant.file)
     if CATALOGUE not in files or not names:
         return outcome(where, files, limit)
