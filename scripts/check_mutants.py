@@ -107,8 +107,8 @@ TESTS = {
     ),
     r"mc/.*": "mc/test_summaries mc/test_predict",
     r"_mc_dropout/.*": (
-        "mc/test_stochastic mc/test_stochastic_rates mc/test_stochastic_silences"
-        " mc/test_stochastic_nnx mc/test_stochastic_linen"
+        "mc/test_stochastic_parts mc/test_stochastic mc/test_stochastic_rates"
+        " mc/test_stochastic_silences mc/test_stochastic_nnx mc/test_stochastic_linen"
     ),
     r"layers/recurrent": "test_layers functional/test_recurrent nnx/test_recurrent_nnx",
     r"layers/attention": "test_layers nnx/test_attention_nnx linen/test_attention_linen",
@@ -179,6 +179,10 @@ STYLE = frozenset(
 """Arguments of matplotlib for how thick, large or clear something is: no change is a fault."""
 
 
+GUARDS = frozenset(["frozen", "strict"])
+"""Arguments that are assertions: of `zip`, and of a dataclass that nothing sets its fields."""
+
+
 class Mutant(NamedTuple):
     """One place of one file, and what stands there instead."""
 
@@ -205,7 +209,7 @@ class Mutant(NamedTuple):
 
 def mutants(file: Path) -> Iterator[Mutant]:
     """All of a file's. Messages, annotations, docstrings and assertions are left alone, among which
-    is the `strict` of a `zip`.
+    are the `strict` of a `zip` and the `frozen` of a dataclass.
     """
     whole = (ROOT / file).read_bytes()
     for node in _code(ast.parse(whole)):
@@ -215,7 +219,7 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr]:
-    if isinstance(node, ast.keyword) and node.arg == "strict":
+    if isinstance(node, ast.keyword) and node.arg in GUARDS:
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "bases", "type_params"):
@@ -271,8 +275,8 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            # `strict` is an assertion. `checkpoint=False` decides what is stored, and no result.
-            if keyword.arg == "strict" or ast.unparse(keyword) == "checkpoint=False":
+            # `checkpoint=False` decides what is stored, and no result.
+            if keyword.arg in GUARDS or ast.unparse(keyword) == "checkpoint=False":
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
         if len(node.args) > 1:
