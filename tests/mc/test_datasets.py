@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import chex
@@ -18,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import mc
+from jaxdrop.mc import _progress
 
 DATA = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
 BATCHES = [DATA[:4], DATA[4:8], DATA[8:]]
@@ -113,6 +116,27 @@ def test_lines_say_how_many_there_are(
     assert capsys.readouterr().err == f"batches: 3{of}, done\n"
 
 
+def test_a_line_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rich is not installed; and from the first of several processes only."""
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    clock = [0.0]
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: clock[0])
+
+    def slow() -> Iterator[int]:
+        for seconds in (10, 0.5, 9.5, 11, 1):
+            yield 0
+            clock[0] += seconds
+
+    assert len([*_progress.track(slow(), "batches", None)]) == 5
+    shown = "batches: 3\nbatches: 5\nbatches: 5, done\n"
+    assert capsys.readouterr().err == shown
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert [*_progress.track([1, 2], "batches", 2)] == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
 class _ByIndex:
     """What `iter` takes too."""
 
@@ -157,6 +181,12 @@ def test_files_hold_the_same(tmp_path: Path) -> None:
     assert names == ["000000.npz", "000001.npz", "000002.npz", "manifest.json"]
     with np.load(tmp_path / "new" / "results" / "000002.npz") as arrays:
         np.testing.assert_array_equal(arrays["nested.1.sum"], kept[2]["nested"][1]["sum"])
+        assert arrays["inputs_crc32"] == zlib.crc32(BATCHES[2].tobytes())
+    # What later versions read: the number of the form, and members that may be larger than 4 GiB,
+    # which have a further field behind their names.
+    assert json.loads((tmp_path / "new" / "results" / "manifest.json").read_text())["format"] == 2
+    content = (tmp_path / "new" / "results" / "000002.npz").read_bytes()
+    assert int.from_bytes(content[28:30], "little") > 0
 
 
 @pytest.fixture

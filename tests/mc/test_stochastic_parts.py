@@ -105,7 +105,9 @@ def test_a_layer_is_its_path_its_class_and_its_rates() -> None:
         "a: Layer(rate=0.5, dropout=0.5)"
     )
     assert text(rate=True, dropout="0.5", size=0.5) == "a: Layer()"
-    jax.jit(lambda rate: messages.layer("a", Layer(rate=rate), {}))(0.5)
+    traced: list[str] = []
+    jax.eval_shape(lambda rate: traced.append(text(rate=rate, dropout=0.5)), 0.5)
+    assert traced == ["a: Layer(dropout=0.5)"]
 
 
 def test_inputs_are_numbered_and_keywords_named() -> None:
