@@ -66,32 +66,30 @@ TESTS = {
     ),
     r"subsets/.*": "test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
-    r"mc/conformal/.*": "mc/test_double_precision mc/test_leading_axes mc/test_conformal",
+    r"mc/conformal/.*": "mc/test_every_function mc/test_leading_axes mc/test_conformal",
     r"mc/_binomial|mc/_ranks": (
-        "mc/test_double_precision mc/test_metrics mc/test_metric_rules mc/test_conformal"
+        "mc/test_every_function mc/test_metrics mc/test_metric_rules mc/test_conformal"
     ),
     r"mc/_ensembles": "mc/test_ensembles",
     r"mc/_masksembles": "mc/test_masksembles",
     r"mc/_subnetworks": "mc/test_subnetworks",
     r"mc/_exports": "mc/test_datasets",
     r"mc/_(logits|sequences)": (
-        "mc/test_double_precision mc/test_leading_axes mc/test_summaries mc/test_metrics"
+        "mc/test_every_function mc/test_leading_axes mc/test_summaries mc/test_metrics"
     ),
-    r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_double_precision mc/test_acquisition",
+    r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_every_function mc/test_acquisition",
     r"mc/_fitting/.*": (
-        "mc/test_double_precision mc/test_choosing mc/test_calibration mc/test_binary"
+        "mc/test_every_function mc/test_choosing mc/test_calibration mc/test_binary"
         " mc/test_metric_rules"
     ),
     r"mc/plots/.*": "mc/test_plots mc/test_plot_labels",
     r"mc/metrics/.*|mc/_reduction": (
-        "mc/test_double_precision mc/test_leading_axes mc/test_metrics mc/test_metric_rules"
+        "mc/test_every_function mc/test_leading_axes mc/test_metrics mc/test_metric_rules"
         " mc/test_binary"
     ),
-    r"mc/_?(regression|observations)": (
-        "mc/test_double_precision mc/test_regression mc/test_groups"
-    ),
+    r"mc/_?(regression|observations)": ("mc/test_every_function mc/test_regression mc/test_groups"),
     r"mc/_?(labels|inputs|classification|probabilities)": (
-        "mc/test_double_precision mc/test_leading_axes mc/test_summaries mc/test_binary"
+        "mc/test_every_function mc/test_leading_axes mc/test_summaries mc/test_binary"
         " mc/test_metrics mc/test_metric_rules"
     ),
     r"mc/_?(results|storage|datasets|fingerprints|describe|progress|structures)": (
@@ -103,7 +101,7 @@ TESTS = {
         "mc/test_predict mc/test_prefix mc/test_dependence mc/test_fuzz"
     ),
     r"mc/_?(running|moments|merging|groups)": (
-        "mc/test_double_precision mc/test_running mc/test_groups mc/test_summaries"
+        "mc/test_every_function mc/test_running mc/test_groups mc/test_summaries"
     ),
     r"mc/.*": "mc/test_summaries mc/test_predict",
     r"_mc_dropout/.*": (

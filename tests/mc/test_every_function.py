@@ -1,7 +1,5 @@
-"""Where JAX has 64 bits, what is computed from float32 stays float32, and from float64 float64.
-
-Programs are traced, not run: `jax_numpy_dtype_promotion="strict"` makes it an error there that an
-array of one precision meets one of the other.
+"""What holds of every function: floats keep their precision, defaults stay, and what is out of its
+range is NaN where its value is not known.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import pytest
 import jaxdrop
 from jaxdrop import mc
 from jaxdrop.mc import acquisition, conformal, metrics
+from tests.compilation import quick
 
 LABELS, ONES, WHERE = np.arange(6) % 3, np.arange(6) % 2, np.arange(6) != 4
 KEYS = mc.keys(jaxdrop.key(0), 8, "independent")
@@ -237,6 +236,9 @@ ELSEWHERE = {
 }
 
 
+# -- precision
+
+
 def test_these_are_all() -> None:
     public = {
         name
@@ -249,6 +251,11 @@ def test_these_are_all() -> None:
 
 @pytest.mark.parametrize("name", sorted({function.__name__ for function, _ in ROWS}))
 def test_precision_is_kept(name: str) -> None:
+    """Where JAX has 64 bits, what is computed from float32 stays float32, and from float64 float64.
+
+    Programs are traced, not run: `jax_numpy_dtype_promotion="strict"` makes it an error there that
+    an array of one precision meets one of the other.
+    """
     rows = [row for function, row in ROWS if function.__name__ == name]
     with jax.enable_x64(True):
         for call, shapes in rows:
@@ -257,3 +264,121 @@ def test_precision_is_kept(name: str) -> None:
                 found = jax.tree.leaves(jax.eval_shape(call, *given))
                 floats = {x.dtype for x in found if jnp.issubdtype(x.dtype, jnp.floating)}
                 assert floats == {jnp.dtype(dtype)}, inspect.getsource(call)
+
+
+# -- defaults
+
+
+def test_defaults_stay() -> None:
+    """They decide on the numbers that people have reported."""
+    found: dict[tuple[str, Any], set[str]] = {}
+    for module in (mc, metrics, conformal, acquisition, mc.plots):
+        for name in dir(module):
+            function = getattr(module, name)
+            if inspect.isfunction(function) and "_analytic" not in function.__module__:
+                for each in inspect.signature(function).parameters.values():
+                    if isinstance(each.default, bool | float | int):
+                        found.setdefault((each.name, each.default), set()).add(name)
+    flags = {name for name, default in found if default is False}
+    assert {name for name, default in found if default is True} == {"allow_empty", "progress"}
+    assert flags == {
+        *("allow_deterministic", "allow_incomplete", "binary", "equal_mass", "fair", "normalize"),
+        *("per_token", "pooled", "progress", "same_keys"),
+    }
+    assert found["progress", False] == {"predict"}
+    numbers = {key: value for key, value in found.items() if not isinstance(key[1], bool)}
+    expected: dict[tuple[str, float], set[str]] = {
+        ("batch_size", 32): {"moments", "until"},
+        ("coldness", 1.0): {"power_sampling"},
+        ("columns", 8): {"certainty"},
+        ("confidence", 0.95): {"selective"},
+        ("coverage", 0.9): {"calibrate"},
+        ("coverage", 0.95): {"band", "interval", "interval_score"},
+        ("groups", 1): {"keys"},
+        ("max_configurations", 10_000): {"batch_bald"},
+        ("num_bins", 15): {
+            *("adaptive_ece", "classwise_ece", "ece", "mce", "reliability"),
+        },
+        ("num_bins", 20): {"pit"},
+        ("num_bins", 30): {"novelty"},
+        ("num_candidates", 20): {"selective"},
+        ("num_points", 100): {"calibration_curve", "mace", "miscalibration_area", "rmsce"},
+        ("output_axes", 0): {"fit_tau", "log_likelihood"},
+        ("scale", 2.0): {"masksembles"},
+        ("temperature", 1.0): {"energy"},
+    }
+    # `True == 1` and `False == 0`: what has one of these numbers is looked up by it too.
+    assert {key: found[key] for key in expected} == expected
+    assert numbers.keys() <= expected.keys()
+
+
+# -- ranges
+
+RNG = np.random.default_rng(0)
+VALUES, OBSERVED = np.float32(RNG.normal(size=20)), np.float32(RNG.normal(size=20))
+SAMPLES, SCORES = np.float32(RNG.normal(size=(4, 20))), np.float32(RNG.random(20))
+WRONG = np.float32(SCORES > 0.9)
+
+FRACTIONS: dict[str, Call] = {
+    "calibrate": lambda x: conformal.calibrate(SCORES, x),
+    "risk of selective": lambda x: conformal.selective(WRONG, SCORES, x).coverage,
+    "confidence of selective": lambda x: (
+        conformal.selective(WRONG, SCORES, 0.5, confidence=x).coverage
+    ),
+    "interval": lambda x: jnp.stack(mc.interval(SAMPLES, x, tau=1.0)).sum(),
+    "interval of a summary": lambda x: jnp.stack(mc.regression(SAMPLES, tau=1.0).interval(x)).sum(),
+    "quantiles": lambda x: mc.quantiles(SAMPLES, x, tau=1.0).sum(),
+    "interval_score": lambda x: metrics.interval_score(OBSERVED, VALUES, VALUES + 1, x),
+    "pinball": lambda x: metrics.pinball(OBSERVED, VALUES[None], x[None]),
+}
+"""Functions of what lies in (0, 1)."""
+POSITIVE: dict[str, Call] = {
+    "gaussian_nll": lambda x: metrics.gaussian_nll(OBSERVED, VALUES, x + 0 * SCORES),
+    "crps_gaussian": lambda x: metrics.crps_gaussian(OBSERVED, VALUES, x + 0 * SCORES),
+    "residual_scores": lambda x: conformal.residual_scores(OBSERVED, VALUES, x + 0 * SCORES).sum(),
+    "residual_interval": lambda x: jnp.stack(
+        conformal.residual_interval(VALUES, 1.0, x + 0 * SCORES)
+    ).sum(),
+    "regression": lambda x: mc.regression(SAMPLES, tau=x).std.sum(),
+    "log_likelihood of variances": lambda x: mc.log_likelihood(
+        OBSERVED, SAMPLES, variance=x + 0 * SAMPLES
+    ).sum(),
+    "log_likelihood": lambda x: mc.log_likelihood(OBSERVED, SAMPLES, tau=x).sum(),
+    "energy": lambda x: mc.energy(SAMPLES[..., None] * np.float32([1, 2]), temperature=x).sum(),
+}
+"""Functions of what is larger than 0."""
+NOT_NEGATIVE: dict[str, Call] = {
+    "regression of variances": lambda x: mc.regression(SAMPLES, variance=x + 0 * SAMPLES).std.sum(),
+    "sharpness": lambda x: metrics.sharpness(x + 0 * SCORES),
+    "cdf of variances": lambda x: mc.cdf(OBSERVED, SAMPLES, variance=x + 0 * SAMPLES).sum(),
+    "mpiw": lambda x: metrics.mpiw(VALUES, VALUES + x),
+    "picp": lambda x: metrics.picp(OBSERVED, 0 * SCORES, x + 0 * SCORES),
+}
+CLOSED: dict[str, Call] = {
+    "rmsce": lambda x: metrics.rmsce(jnp.append(SCORES, x)),
+    "miscalibration_area": lambda x: metrics.miscalibration_area(jnp.append(SCORES, x)),
+    "brier": lambda x: metrics.brier(np.int32([1]), x[None], binary=True),
+    "classification": lambda x: mc.classification(probs=x[None], binary=True).mean.sum(),
+}
+"""Functions of what lies in [0, 1]."""
+
+CASES = {
+    **{name: (call, [0.5], [0, 1, -0.5, 1.5]) for name, call in FRACTIONS.items()},
+    **{name: (call, [0.5, 2], [0, -1]) for name, call in POSITIVE.items()},
+    **{name: (call, [0, 0.5, 2], [-1]) for name, call in NOT_NEGATIVE.items()},
+    **{name: (call, [0, 0.5, 1], [-0.5, 1.5]) for name, call in CLOSED.items()},
+}
+
+
+@pytest.mark.sweep(keep=4)
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_out_of_range_is_nan_where_it_is_not_known(name: str) -> None:
+    """And an error where it is."""
+    call, inside, outside = CASES[name]
+    found = quick(jax.vmap(call))(jnp.asarray([*inside, *outside, np.nan], jnp.float32))
+    np.testing.assert_array_equal(
+        np.isnan(found), [False] * len(inside) + [True] * (len(outside) + 1)
+    )
+    for x in outside:
+        with pytest.raises(ValueError, match=r"must (lie|not|be)|lower <= upper|in \[0, 1\]"):
+            call(np.float32(x))
