@@ -100,7 +100,11 @@ TESTS = {
     r"mc/_?(prefix|chunks|execution|calls)": (
         "mc/test_predict mc/test_prefix mc/test_dependence mc/test_fuzz"
     ),
-    r"mc/_?(running|moments|merging|groups)": (
+    r"mc/_groups": (
+        "mc/test_every_function mc/test_groups mc/test_running mc/test_summaries"
+        " mc/test_mc_sharding"
+    ),
+    r"mc/_?(running|moments|merging)": (
         "mc/test_every_function mc/test_running mc/test_groups mc/test_summaries"
     ),
     r"mc/.*": "mc/test_summaries mc/test_predict",

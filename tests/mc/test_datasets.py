@@ -450,9 +450,12 @@ def test_results_for_other_programs(tmp_path: Path, suffix: str) -> None:
 
         group = zarr.open_group(str(file), mode="r")
         found, number = group["log_mean"][:], group.attrs["num_samples"]
+        assert group["log_mean"].chunks == (4, 3)  # those of a batch
     np.testing.assert_allclose(found, whole.log_mean, rtol=1e-6)
     assert number == 5
     results.save(tmp_path / "half.npz")
+    content = (tmp_path / "half.npz").read_bytes()
+    assert int.from_bytes(content[28:30], "little") > 0  # it may be larger than 4 GiB
     with np.load(tmp_path / "half.npz") as arrays:
         expected = np.moveaxis(results.concatenate()["half"], 1, 0)
         np.testing.assert_array_equal(arrays["half"], expected.astype(np.float32))
@@ -475,3 +478,10 @@ def test_no_such_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ImportError, match=r"jaxdrop\[parquet\]"):
         results.save(tmp_path / "out.parquet")
     assert [x.name for x in tmp_path.iterdir()] == ["out.zarr"]
+    (tmp_path / "out.npz").mkdir()
+    (tmp_path / "out.npz" / "zarr.json").touch()
+    with pytest.raises(ValueError, match="is a folder"):
+        results.save(tmp_path / "out.npz")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"jaxdrop\[zarr\]"):
+        results.save(tmp_path / "other.zarr")

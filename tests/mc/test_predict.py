@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 
 import chex
@@ -129,6 +130,29 @@ def test_batch_size_below_one(batch_size: int) -> None:
 def test_batch_size_that_is_no_integer(batch_size: object) -> None:
     with pytest.raises(TypeError, match="batch_size must be an integer"):
         mc.predict(jax.random.uniform, KEYS, batch_size=batch_size)
+
+
+def test_why_a_slower_way_was_taken_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Who calls, and the error. The numbers are the same."""
+
+    def prints(key: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda x: None, X)
+        return jaxdrop.dropout(key, X, 0.5)
+
+    def branches(key: jax.Array) -> jax.Array:
+        x = jnp.asarray(X) * 2
+        return jaxdrop.dropout(key, X, 0.5) if (x > 0).sum() > 3 else X
+
+    expected = mc.predict(lambda key: jaxdrop.dropout(key, X, 0.5), KEYS)
+    for fn, said in (
+        (prints, "mc.predict: all of fn runs for each sample: ValueError"),
+        (branches, "mc.predict: fn is not traced, and runs outside jax.jit: Tracer"),
+    ):
+        with caplog.at_level(logging.DEBUG, logger="jaxdrop"):
+            found = mc.predict(fn, KEYS, batch_size=2)
+        np.testing.assert_array_equal(found, expected)
+        assert any(line.startswith(said) for line in caplog.messages)
+        caplog.clear()
 
 
 # -- the bar
