@@ -221,7 +221,7 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.expr]:
-    if isinstance(node, ast.keyword) and node.arg in GUARDS:
+    if isinstance(node, ast.keyword) and _is_no_fault(node):
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "bases", "type_params"):
@@ -277,12 +277,18 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "choice", _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Call) and ast.unparse(node.func) != "TypeVar":
         for at, keyword in enumerate(node.keywords):
-            # `checkpoint=False` decides what is stored, and no result.
-            if keyword.arg in GUARDS or ast.unparse(keyword) == "checkpoint=False":
+            if _is_no_fault(keyword):
                 continue
             yield "argument", _with(node, keywords=node.keywords[:at] + node.keywords[at + 1 :])
         if len(node.args) > 1:
             yield "argument", _with(node, args=node.args[:-1])
+
+
+def _is_no_fault(keyword: ast.keyword) -> bool:
+    """Whether an argument is a guard, or `checkpoint=False`, which decides what is stored, and no
+    result.
+    """
+    return keyword.arg in GUARDS or ast.unparse(keyword) == "checkpoint=False"
 
 
 def _with(node: ast.AST, **fields: object) -> ast.AST:
