@@ -266,6 +266,31 @@ def test_precision_is_kept(name: str) -> None:
                 assert floats == {jnp.dtype(dtype)}, inspect.getsource(call)
 
 
+def _products(jaxpr: Any) -> Iterator[Any]:
+    """The precision of each product of matrices in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for part in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from _products(inner)
+
+
+@pytest.mark.parametrize("name", ["batch_bald", "epig"])
+def test_products_of_probabilities_are_exact(name: str) -> None:
+    """Where an accelerator would round their factors to 8 or 11 bits."""
+    rows = [row for function, row in ROWS if function.__name__ == name]
+    for call, shapes in rows:
+        given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        found = [*_products(jax.make_jaxpr(call)(*given).jaxpr)]
+        assert found
+        highest = jax.lax.Precision.HIGHEST
+        assert {*found} <= {highest, (highest, highest)}
+
+
 # -- defaults
 
 

@@ -321,6 +321,14 @@ def test_labels_are_checked_before_they_are_cut(labels: Any) -> None:
         metrics.brier(labels, PROBS[:1])
 
 
+def test_labels_that_are_known_where_what_counts_is_not() -> None:
+    """Those that count must be in range: otherwise the metric is NaN."""
+    labels, where = np.where(np.arange(48) == 7, 2**40, LABELS), np.arange(48) != 7
+    score = jax.jit(lambda where: metrics.brier(labels, PROBS, where=where))
+    np.testing.assert_allclose(score(where), metrics.brier(LABELS[where], PROBS[where]), rtol=1e-5)
+    assert np.isnan(score(~where))
+
+
 def test_numbers_of_integers_are_not_cut() -> None:
     assert metrics.rmse([2**40, 0], np.array([2.0**40, 0])) == 0
 
@@ -368,7 +376,7 @@ def test_flags_and_masks() -> None:
 @pytest.mark.parametrize("name", ["probs", "log_probs"])
 def test_what_logits_are_told(name: str, binary: bool) -> None:
     """What the rule is, what was given, and what makes probabilities of it."""
-    logits = 3 * (LOGITS[0, ..., 0] if binary else LOGITS[0])
+    logits = 300 * (LOGITS[0, ..., 0] if binary else LOGITS[0])  # exponentials overflow
     labels = ONES[:, 0] if binary else LABELS
     with pytest.raises(ValueError, match="Are they logits") as caught:
         metrics.nll(labels, **{name: logits}, binary=binary)
