@@ -15,7 +15,7 @@ from jax.tree_util import tree_flatten_with_path
 import jaxdrop
 from jaxdrop._mc_dropout import calls, examples, messages
 from jaxdrop._mc_dropout.dependence import dependence, is_array
-from jaxdrop._mc_dropout.overrides import Overrides
+from jaxdrop._mc_dropout.overrides import Change, Overrides
 from jaxdrop._mc_dropout.planning import is_key, paths_of_keys
 
 KEY, X = jaxdrop.key(0), jnp.ones((3, 4))
@@ -209,6 +209,88 @@ def test_overrides_are_the_same_if_they_say_the_same() -> None:
         said = Overrides.checked(**({"rate": None, "rates": None, "spec": None} | {name: value}))
         assert bool(said)
         assert [source[0] for source in said.sources()] == [name]
+
+
+class OneRate:
+    def __init__(self, rate: float, spec: Any = None) -> None:
+        self.rate, self.spec = rate, spec
+
+    def __call__(self, x: Any, *, rate: Any = None, spec: Any = None) -> Any:
+        return x
+
+
+class SeveralRates:
+    input_rate, output_rate = 0.5, 0.0
+
+    def __call__(self, x: Any, *, rates: Any = None) -> Any:
+        return x
+
+
+class OfFlax:
+    dropout_rate = 0.5
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+DATA, MODEL = PartitionSpec("data"), PartitionSpec("model")
+
+
+def changed(module: Any, *given: Any, path: str = "a/b", own: Any = None, **kwargs: Any) -> Any:
+    """The rates, the layout and the sources of a change."""
+    found = Overrides.checked(*given).of(path, module, own, kwargs)
+    assert bool(found) == bool(found.sources)
+    return found.rates, found.spec, set(found.sources)
+
+
+def test_which_rate_replaces_that_of_a_layer() -> None:
+    nothing = {}, None, set()
+    assert changed(OneRate(0.5), None, None, None) == nothing
+    assert changed(OneRate(0.5), 0.1, None, None) == ({"rate": 0.1}, None, {("rate", None)})
+    assert changed(OneRate(0.0), 0.1, None, None) == nothing  # a rate of 0 stays
+    assert changed(OneRate(0.5), 0.1, None, None, rate=0.0) == nothing
+    assert changed(OneRate(0.0), 0.1, None, None, rate=0.5)[0] == {"rate": 0.1}
+    named = {"rate": 0.2}, None, {("rates", "a/*")}
+    for rates in ({"a/*": 0.2}, {"*": 0.3, "a/*": 0.2}, {"a/*": 0.2, "b": 0.3}):
+        assert changed(OneRate(0.0), 0.1, rates, None) == named
+    assert changed(OneRate(0.5), None, {"*/rate": 0.2}, None)[0] == {"rate": 0.2}
+    assert changed(OfFlax(), 0.1, None, None) == nothing  # it has no rate that is known
+    assert changed(OfFlax(), 0.1, None, None, own="dropout_rate")[0] == {"dropout_rate": 0.1}
+    several = SeveralRates()
+    assert changed(several, 0.1, None, None)[0] == {"input_rate": 0.1}
+    assert changed(several, None, {"*": 0.1}, None)[0] == {"input_rate": 0.1}
+    assert changed(several, None, {"*/output_rate": 0.1}, None)[0] == {"output_rate": 0.1}
+    assert changed(several, 0.1, None, None, rates={"input_rate": 0, "output_rate": 0.3})[0] == {
+        "output_rate": 0.1
+    }
+    assert changed(several, 0.1, None, None, rates={"other": 0.3})[0] == {"input_rate": 0.1}
+
+
+def test_which_layout_a_layer_gets() -> None:
+    layer = OneRate(0.5)
+    assert changed(layer, None, None, DATA) == ({}, DATA, {("spec", None)})
+    assert changed(layer, None, None, {"a/*": DATA}) == ({}, DATA, {("spec", "a/*")})
+    assert changed(layer, None, None, {"*": MODEL, "a/*": DATA})[1] == DATA
+    assert changed(layer, None, None, {"b": DATA}) == ({}, None, set())
+    for own, given in ((MODEL, {}), (None, {"spec": MODEL})):  # it has one already
+        assert changed(OneRate(0.5, own), None, None, DATA, **given) == ({}, None, set())
+    assert changed(OneRate(0.5, MODEL), None, None, {"*": DATA})[1] == DATA
+    assert changed(SeveralRates(), None, None, DATA)[1] is None  # its call takes none
+    assert changed(OfFlax(), None, None, DATA, own="dropout_rate")[1] == DATA
+
+
+def test_a_change_as_arguments_of_a_call() -> None:
+    def arguments(rates: Any, spec: Any = None, /, **kwargs: Any) -> Any:
+        return Change(rates, spec, frozenset()).arguments(kwargs)
+
+    assert arguments({}) == {}
+    assert arguments({}, DATA) == {"spec": DATA}
+    assert arguments({"rate": 0.1}, DATA, rate=0.5) == {"rate": 0.1, "spec": DATA}
+    assert arguments({"dropout_rate": 0.1}) == {"rate": 0.1}
+    assert arguments({"input_rate": 0.1}) == {"rates": {"input_rate": 0.1}}
+    assert arguments({"input_rate": 0.1}, rates={"input_rate": 0.3, "output_rate": 0.2}) == {
+        "rates": {"input_rate": 0.1, "output_rate": 0.2}
+    }
 
 
 # -- calls
