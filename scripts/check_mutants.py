@@ -94,33 +94,51 @@ TESTS = {
     ),
     r"subsets/.*": "test_golden test_subsets functional/test_layer_subset functional/test_tokens",
     r"mc/_analytic/.*": "mc/test_analytic_rules mc/test_analytic",
-    r"mc/conformal/.*": "mc/test_conformal",
-    r"mc/_binomial|mc/_ranks": "mc/test_metrics mc/test_metric_rules mc/test_conformal",
+    r"mc/conformal/.*": "mc/test_every_function mc/test_leading_axes mc/test_conformal",
+    r"mc/_binomial|mc/_ranks": (
+        "mc/test_every_function mc/test_metrics mc/test_metric_rules mc/test_conformal"
+    ),
     r"mc/_ensembles": "mc/test_ensembles",
     r"mc/_masksembles": "mc/test_masksembles",
     r"mc/_subnetworks": "mc/test_subnetworks",
     r"mc/_exports": "mc/test_datasets",
-    r"mc/_logits": "mc/test_summaries mc/test_metrics",
-    r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_acquisition",
-    r"mc/_fitting/.*": "mc/test_choosing mc/test_calibration mc/test_binary",
+    r"mc/_(logits|sequences)": (
+        "mc/test_every_function mc/test_leading_axes mc/test_summaries mc/test_metrics"
+    ),
+    r"mc/_?(acquisition|batch_bald|epig|pool)": "mc/test_every_function mc/test_acquisition",
+    r"mc/_fitting/.*": (
+        "mc/test_every_function mc/test_choosing mc/test_calibration mc/test_binary"
+        " mc/test_metric_rules"
+    ),
     r"mc/plots/.*": "mc/test_plots mc/test_plot_labels",
-    r"mc/metrics/.*|mc/_reduction": "mc/test_metrics mc/test_metric_rules mc/test_binary",
-    r"mc/_?(regression|observations)": "mc/test_regression mc/test_groups",
+    r"mc/metrics/.*|mc/_reduction": (
+        "mc/test_every_function mc/test_leading_axes mc/test_metrics mc/test_metric_rules"
+        " mc/test_binary"
+    ),
+    r"mc/_?(regression|observations)": ("mc/test_every_function mc/test_regression mc/test_groups"),
     r"mc/_?(labels|inputs|classification|probabilities)": (
-        "mc/test_summaries mc/test_binary mc/test_metrics"
+        "mc/test_every_function mc/test_leading_axes mc/test_summaries mc/test_binary"
+        " mc/test_metrics mc/test_metric_rules"
     ),
     r"mc/_?(results|storage|datasets|fingerprints|describe|progress|structures)": (
         "mc/test_datasets mc/test_results mc/test_fingerprints mc/test_descriptions"
         " mc/test_dependence"
     ),
-    r"mc/_?(prefix|chunks|execution|sampling|calls)": (
+    r"mc/_sampling": "mc/test_predict mc/test_keys mc/test_groups mc/test_dependence",
+    r"mc/_?(prefix|chunks|execution|calls)": (
         "mc/test_predict mc/test_prefix mc/test_dependence mc/test_fuzz"
     ),
-    r"mc/_?(running|moments|merging|groups)": "mc/test_running mc/test_groups",
+    r"mc/_groups": (
+        "mc/test_every_function mc/test_groups mc/test_running mc/test_summaries"
+        " mc/test_mc_sharding"
+    ),
+    r"mc/_?(running|moments|merging)": (
+        "mc/test_every_function mc/test_running mc/test_groups mc/test_summaries"
+    ),
     r"mc/.*": "mc/test_summaries mc/test_predict",
     r"_mc_dropout/.*": (
-        "mc/test_stochastic mc/test_stochastic_rates mc/test_stochastic_silences"
-        " mc/test_stochastic_nnx mc/test_stochastic_linen"
+        "mc/test_stochastic_parts mc/test_stochastic mc/test_stochastic_rates"
+        " mc/test_stochastic_silences mc/test_stochastic_nnx mc/test_stochastic_linen"
     ),
     r"layers/recurrent": "test_layers functional/test_recurrent nnx/test_recurrent_nnx",
     r"(nnx|linen)/attention": (
@@ -178,6 +196,9 @@ TESTS = {
 
 CATALOGUE = "tests/test_catalogue.py"
 """Takes minutes: where the module has functions of the catalogue, their rows only."""
+
+CITATIONS = "tests/test_citation.py"
+"""Compares the works that `@cites` declares, wherever it stands, with what the docstring says."""
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -341,6 +362,8 @@ def rows(file: Path) -> list[str]:
 
 def noticed(where: Path, mutant: Mutant, limit: float) -> str:
     """What the test files of a mutant say, the cheap ones first."""
+    if isinstance(mutant.node, ast.Call) and ast.unparse(mutant.node.func) == "cites":
+        return outcome(where, [CITATIONS], limit)
     files, names = tests(mutant.file), rows(mutant.file)
     if CATALOGUE not in files or not names:
         return outcome(where, files, limit)

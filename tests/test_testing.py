@@ -90,9 +90,79 @@ def test_what_fails_can_be_chosen() -> None:
         check_dropout(keep, X, fail_level="fatal")
 
 
-def test_the_step_is_passed_on() -> None:
+@pytest.mark.parametrize("step", [3, "step"])
+def test_the_step_is_passed_on(step: int | str) -> None:
     def run(w: Any, key: jax.Array, x: jax.Array, step: jax.Array, training: bool) -> jax.Array:
         return model(w, key, x) if training else jnp.tanh(x)
 
     with pytest.raises(AssertionError, match="JD202"):
-        check_dropout(run, W, KEY, array(8, 16), array(dtype=jnp.int32), step=3)
+        check_dropout(run, W, KEY, array(8, 16), array(dtype=jnp.int32), step=step)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("deterministic", False),
+        ("inference", False),
+        ("train", True),
+        ("training", True),
+        ("is_training", True),
+        ("enable_dropout", True),
+    ],
+)
+def test_the_argument_that_says_the_mode(name: str, value: bool) -> None:
+    """Of a function, and of the call of an NNX model, whose own mode does not count then."""
+    source = f"lambda w, key, x, {name}: run(w, key, x, {name} is {value})"
+
+    def run(w: Any, key: jax.Array, x: jax.Array, training: bool) -> jax.Array:
+        return model(w, key, x) if training else jnp.tanh(x)
+
+    training, evaluation = check_dropout(eval(source, {"run": run}), W, KEY, array(8, 16))
+    assert [bool(report.sites) for report in (training, evaluation)] == [True, False]
+
+
+def test_an_nnx_model_whose_call_takes_the_mode() -> None:
+    class Told(in_nnx.MLP):
+        def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+            self.dropout.deterministic = deterministic
+            return super().__call__(x)
+
+    layers = Told(rngs=nnx.Rngs(0))
+    training, evaluation = check_dropout(layers, X)
+    assert [site.active for report in (training, evaluation) for site in report.sites] == [
+        True,
+        False,
+    ]
+
+
+def test_costs_fail_if_they_are_asked_for() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array, training: bool) -> jax.Array:
+        return model(w, key, x, 0.0) if training else jnp.tanh(x)
+
+    arguments = W, KEY, array(8, 16)
+    training, _ = check_dropout(run, *arguments, ignore=["JD103"])
+    assert [str(finding)[:5] for finding in training.findings] == ["JD106"]
+    with pytest.raises(AssertionError, match=r"is wrong in this model:\ntraining: JD106"):
+        check_dropout(run, *arguments, ignore=["JD103"], fail_level="info")
+
+
+def test_the_step_is_an_argument_of_the_call() -> None:
+    """Also where the variables of a Linen model, and a key, come before it. In evaluation it is
+    none.
+    """
+
+    class Stepped(nn.Module):
+        keyed: bool
+
+        @nn.compact
+        def __call__(self, x: jax.Array, step: jax.Array, deterministic: bool) -> jax.Array:
+            rng = None
+            if self.keyed and not deterministic:
+                rng = jax.random.fold_in(self.make_rng("dropout"), step)
+            x = nn.Dropout(0.1, deterministic=deterministic)(nn.Dense(8)(x), rng=rng)
+            return nn.Dense(2)(x)
+
+    arguments = X, array(dtype=jnp.int32)
+    check_dropout(Stepped(keyed=True), *arguments, step=1)
+    with pytest.raises(AssertionError, match="JD202"):
+        check_dropout(Stepped(keyed=False), *arguments, step=1)

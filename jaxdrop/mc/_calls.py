@@ -51,7 +51,7 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
     )
     name = check_call(caller, call, fn, num_inputs + 1, advice)
 
-    @functools.wraps(fn, updated=())
+    @functools.wraps(fn)
     def called(*args: Any) -> Any:
         try:
             return fn(*args)

@@ -172,7 +172,7 @@ def _check_values(x: Any, name: str) -> None:
 
 def _is_iterable(batches: Any) -> bool:
     """Whether `batches` has the methods of an iterable. Calling `iter` might start a loader."""
-    if isinstance(batches, (str, bytes)) or getattr(batches, "ndim", 1) == 0:
+    if isinstance(batches, (str, bytes)) or getattr(batches, "ndim", None) == 0:
         return False
     return hasattr(type(batches), "__iter__") or hasattr(type(batches), "__getitem__")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -77,7 +78,7 @@ def _parquet(batches: Batches, path: Path) -> None:
     and the numbers stand in the metadata of the file, as JSON under `jaxdrop`.
     """
     pyarrow = _optional.load("pyarrow", _CALLER, "pyarrow", "parquet")
-    parquet = _optional.load("pyarrow.parquet", _CALLER, "pyarrow", "parquet")
+    parquet = importlib.import_module("pyarrow.parquet")
 
     def column(array: Array) -> Any:
         flat = pyarrow.array(_plain(array).reshape(-1))
@@ -102,7 +103,7 @@ def _parquet(batches: Batches, path: Path) -> None:
 def _zarr(batches: Batches, path: Path) -> None:
     """A group of arrays, in chunks of a batch; the numbers are its attributes."""
     zarr = _optional.load("zarr", _CALLER, "zarr", "zarr")
-    group = zarr.open_group(str(path), mode="w")
+    group = zarr.open_group(str(path))
     for at, batch in enumerate(batches()):
         for name, array in batch.arrays.items():
             plain = _plain(array)

@@ -183,7 +183,7 @@ def until(
     def keys_of(key: jax.Array, index: jax.Array | int, num: int) -> jax.Array:
         if independent:
             return jax.vmap(functools.partial(jax.random.fold_in, key))(
-                index * size + jnp.arange(num)
+                index * size + jnp.arange(num, dtype=jnp.int32)
             )
         return _sampling.keys(jax.random.fold_in(key, index), num, strategy)
 
@@ -201,13 +201,14 @@ def until(
         def error(total: Any, means: Moments) -> jax.Array:
             if independent:
                 return reduce(ravel_pytree(total.standard_error)[0])
-            share = (means.num_samples * size).astype(jnp.float32) / total.num_samples.astype(
-                jnp.float32
-            )
-            return reduce(ravel_pytree(means.standard_error)[0] * jnp.sqrt(share))
+            errors = ravel_pytree(means.standard_error)[0]
+            share = (means.num_samples * size) / total.num_samples
+            return reduce(errors * jnp.sqrt(share).astype(errors.dtype))
 
         def reached(state: tuple[Any, Moments]) -> jax.Array:
-            return (state[1].num_samples >= _LEAST_CHUNKS) & (error(*state) <= tolerance)
+            found = error(*state)
+            enough = state[1].num_samples >= _LEAST_CHUNKS
+            return enough & (found <= tolerance.astype(found.dtype))
 
         def go_on(state: tuple[Any, Moments]) -> jax.Array:
             return (state[1].num_samples < most // size) & ~reached(state)
@@ -228,7 +229,7 @@ def until(
 
     example = _sampling.keys(key, 1, strategy)
     function = _execution.Function.of("mc.until", fn, example, allow_deterministic)
-    return function.run(program, key, jnp.asarray(tolerance, jnp.float32))
+    return function.run(program, key, jnp.asarray(tolerance))
 
 
 def _check_summary(summary: Any) -> None:

@@ -110,6 +110,16 @@ def test_exact_batches_are_those_of_brute_force() -> None:
     assert batch.scores.sum() >= (1 - 1 / np.e) * best
 
 
+def test_as_many_configurations_as_are_looked_at_need_no_key() -> None:
+    """3^4 for the fifth input, and 3^5 for a sixth that there is not."""
+    exact = acquisition.batch_bald(None, 5, probs=PROBS)
+    same = acquisition.batch_bald(None, 5, probs=PROBS, max_configurations=81)
+    keyed = acquisition.batch_bald(KEY, 5, probs=PROBS, max_configurations=81)
+    for found in (same, keyed):
+        np.testing.assert_array_equal(found.indices, exact.indices)
+        np.testing.assert_array_equal(found.scores, exact.scores)
+
+
 def test_a_batch_avoids_what_it_knows_already() -> None:
     """Four weights: the first two inputs tell which half they are of, the third one, less surely,
     whether they are odd.

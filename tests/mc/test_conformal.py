@@ -390,7 +390,21 @@ def test_bad_input() -> None:
         lambda: conformal.quantile_interval(scores, scores, np.nan),
     )
     _raises(ValueError, "must sum to 1", lambda: conformal.aps(3 * probs))
-    _raises(ValueError, "at least two classes", lambda: conformal.lac(np.ones((4, 1))))
+    for shape in ((4, 1), (), (0, 3)):
+        _raises(
+            ValueError, "at least two classes", lambda shape=shape: conformal.lac(np.ones(shape))
+        )
+    for shape in ((), (0, 3)):
+        _raises(
+            ValueError,
+            r"sets takes scores of",
+            lambda shape=shape: conformal.sets(np.ones(shape), 1),
+        )
+    _raises(
+        ValueError,
+        r"threshold of shape \(3,\) does not broadcast to inputs of shape \(20,\)",
+        lambda: conformal.sets(probs, np.ones(3)),
+    )
     _raises(TypeError, "key", lambda: conformal.aps(probs, 3))
     _raises(
         ValueError,

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import chex
@@ -14,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import mc
+from jaxdrop.mc import _progress
 
 DATA = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
 BATCHES = [DATA[:4], DATA[4:8], DATA[8:]]
@@ -99,6 +103,61 @@ def test_a_bar_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert not shown.out
 
 
+@pytest.mark.parametrize(("batches", "of"), [(BATCHES, " of 3"), ((x for x in BATCHES), "")])
+def test_lines_say_how_many_there_are(
+    batches: object,
+    of: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If that is known."""
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    mc.predict_dataset(_fn, batches, KEYS)
+    assert capsys.readouterr().err == f"batches: 3{of}, done\n"
+
+
+def test_a_line_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rich is not installed; and from the first of several processes only."""
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    clock = [0.0]
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: clock[0])
+
+    def slow() -> Iterator[int]:
+        for seconds in (10, 0.5, 9.5, 11, 1):
+            yield 0
+            clock[0] += seconds
+
+    assert len([*_progress.track(slow(), "batches", None)]) == 5
+    shown = "batches: 3\nbatches: 5\nbatches: 5, done\n"
+    assert capsys.readouterr().err == shown
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert [*_progress.track([1, 2], "batches", 2)] == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
+class _ByIndex:
+    """What `iter` takes too."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return BATCHES[index]
+
+
+def test_whatever_can_be_iterated() -> None:
+    np.testing.assert_array_equal(_run(_ByIndex()).concatenate(), _run().concatenate())
+    for batches in ("text", b"text", 3, DATA[0, 0], np.array(3.0), None):
+        with pytest.raises(TypeError, match="batches must be an iterable of inputs, got"):
+            _run(batches)
+
+
+def test_keys_divided_among_devices() -> None:
+    mesh = jax.make_mesh((5,), ("a",), devices=jax.devices()[:5])
+    keys = jax.device_put(KEYS, NamedSharding(mesh, PartitionSpec("a")))
+    found, expected = _run(keys=keys).concatenate(), _run().concatenate()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
 # -- on disk
 
 
@@ -122,6 +181,12 @@ def test_files_hold_the_same(tmp_path: Path) -> None:
     assert names == ["000000.npz", "000001.npz", "000002.npz", "manifest.json"]
     with np.load(tmp_path / "new" / "results" / "000002.npz") as arrays:
         np.testing.assert_array_equal(arrays["nested.1.sum"], kept[2]["nested"][1]["sum"])
+        assert arrays["inputs_crc32"] == zlib.crc32(BATCHES[2].tobytes())
+    # What later versions read: the number of the form, and members that may be larger than 4 GiB,
+    # which have a further field behind their names.
+    assert json.loads((tmp_path / "new" / "results" / "manifest.json").read_text())["format"] == 2
+    content = (tmp_path / "new" / "results" / "000002.npz").read_bytes()
+    assert int.from_bytes(content[28:30], "little") > 0
 
 
 @pytest.fixture
@@ -345,6 +410,18 @@ def test_arrays_are_cut() -> None:
             _run(data, examples=4, fn=lambda key, x, y: _fn(key, x))
     with pytest.raises(ValueError, match="examples must be at least 1"):
         _run(DATA, examples=0)
+    one = _run(DATA[:1], examples=4)
+    np.testing.assert_array_equal(one.concatenate(), _run([DATA[:1]]).concatenate())
+    for data, words in (
+        (DATA[0, 0], r"must be arrays that have all examples .* got shapes \(\)"),
+        ((DATA, DATA[:9]), r"got shapes \(10, 6\), \(9, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            _run(data, examples=4)
+    with pytest.raises(TypeError, match="batch 0 of batches must be an array of numbers"):
+        _run(np.array(["a"]), examples=1)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        _run(batch_size=0)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "zarr"])
@@ -373,9 +450,12 @@ def test_results_for_other_programs(tmp_path: Path, suffix: str) -> None:
 
         group = zarr.open_group(str(file), mode="r")
         found, number = group["log_mean"][:], group.attrs["num_samples"]
+        assert group["log_mean"].chunks == (4, 3)  # those of a batch
     np.testing.assert_allclose(found, whole.log_mean, rtol=1e-6)
     assert number == 5
     results.save(tmp_path / "half.npz")
+    content = (tmp_path / "half.npz").read_bytes()
+    assert int.from_bytes(content[28:30], "little") > 0  # it may be larger than 4 GiB
     with np.load(tmp_path / "half.npz") as arrays:
         expected = np.moveaxis(results.concatenate()["half"], 1, 0)
         np.testing.assert_array_equal(arrays["half"], expected.astype(np.float32))
@@ -398,3 +478,10 @@ def test_no_such_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ImportError, match=r"jaxdrop\[parquet\]"):
         results.save(tmp_path / "out.parquet")
     assert [x.name for x in tmp_path.iterdir()] == ["out.zarr"]
+    (tmp_path / "out.npz").mkdir()
+    (tmp_path / "out.npz" / "zarr.json").touch()
+    with pytest.raises(ValueError, match="is a folder"):
+        results.save(tmp_path / "out.npz")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"jaxdrop\[zarr\]"):
+        results.save(tmp_path / "other.zarr")

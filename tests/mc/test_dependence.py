@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,11 @@ def _two(key: jax.Array, x: jax.Array) -> jax.Array:
         ),
         ((lambda: X, KEYS), TypeError, "too many positional arguments"),
         (
+            (functools.partial(_two), KEYS),
+            TypeError,
+            r"calls fn\(key\), but fn is a partial\(key.*missing a required argument: 'x'",
+        ),
+        (
             (KEYS, _two),
             TypeError,
             (
@@ -177,6 +183,22 @@ def test_messages_name_the_function(
     assert "\n" not in str(caught.value)
 
 
+class Module:
+    """Of no framework."""
+
+    def __call__(self, key: jax.Array) -> jax.Array:
+        raise TypeError("its own")
+
+
+@pytest.mark.parametrize("fn", [Module(), dict])
+def test_errors_of_what_is_no_model_are_its_own(fn: Callable[..., Any]) -> None:
+    """With a note of who calls. Some builtins do not say what they take."""
+    with pytest.raises(TypeError) as caught:
+        mc.predict(fn, KEYS)
+    assert "fn is a model" not in str(caught.value)
+    assert caught.value.__notes__[0] == "(mc.predict calls fn(key).)"
+
+
 def test_each_names_itself() -> None:
     for call in (
         lambda: mc.moments(_two, KEYS),
@@ -189,7 +211,10 @@ def test_each_names_itself() -> None:
 def test_data_sets_call_with_the_inputs() -> None:
     with pytest.raises(
         TypeError,
-        match=r"mc.predict_dataset calls fn\(key, input, input\), but fn is _two.*too many",
+        match=(
+            r"mc.predict_dataset calls fn\(key, input, input\), but fn is _two.*too many.* A model"
+            r" becomes such a function by jaxdrop.nnx.stochastic"
+        ),
     ):
         mc.predict_dataset(_two, [(X, X)], KEYS, progress=False)
     with pytest.raises(

@@ -111,6 +111,19 @@ def test_fields_of_any_kind(which: int) -> None:
         assert len(text) < 100
 
 
+def test_fields_of_results_are_not_set() -> None:
+    results = [
+        member
+        for module in (mc, mc.metrics, mc.conformal, mc.acquisition)
+        for member in map(vars(module).get, dir(module))
+        if dataclasses.is_dataclass(member)
+    ]
+    assert len(results) > 5
+    for each in results:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            object.__new__(each).mean = 3
+
+
 def test_no_inputs() -> None:
     assert (
         repr(mc.classification(logits=LOGITS[:, :0]))

@@ -79,6 +79,9 @@ def test_a_deep_ensemble_without_dropout() -> None:
     close(found.summary.mean["y"], outputs.mean(0))
     close(found.between["y"], outputs.var(0))
     assert not np.asarray(found.within["y"]).any()
+    two = mc.ensemble(lambda member: X @ member["w"], {"w": MEMBERS["w"][:2]})
+    close(two.summary.mean, outputs[:2].mean(0))
+    close(two.between, outputs[:2].var(0))
     one = mc.ensemble(lambda member: X @ member["w"], {"w": MEMBERS["w"][:1]})
     assert not np.asarray(one.between).any()
 
@@ -91,6 +94,12 @@ def test_bad_input() -> None:
         mc.ensemble(passes, MEMBERS, KEYS[:11])
     with pytest.raises(ValueError, match="nothing that fn returns depends on its key"):
         mc.ensemble(lambda member, key: X @ member["w"], MEMBERS, KEYS)
+    same = mc.ensemble(lambda member, key: X @ member["w"], MEMBERS, KEYS, allow_deterministic=True)
+    assert not np.asarray(same.within).any()
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        mc.ensemble(passes, MEMBERS, KEYS, batch_size=0)
+    with pytest.raises(TypeError, match="summary must be a function of samples"):
+        mc.ensemble(passes, MEMBERS, KEYS, summary="mean")
     with pytest.raises(TypeError, match=r"summary must return a Classification"):
         mc.ensemble(passes, MEMBERS, KEYS, summary=lambda y: y)
     with pytest.raises(TypeError, match=r"calls fn\(member\), but fn is .* pass the key"):

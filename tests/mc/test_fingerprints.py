@@ -34,6 +34,17 @@ def test_one_entry_makes_a_difference(dtype: str) -> None:
     )
 
 
+def test_fingerprints_stay() -> None:
+    """They stand in the manifests of runs, which later versions resume."""
+    arrays = jnp.arange(6, dtype=jnp.float32).reshape(2, 3), jnp.array([True, False]), jnp.arange(3)
+    assert _fingerprints.of_arrays(arrays) == "3 arrays, checksum cf9f9107"
+    assert (
+        _fingerprints.of_arrays([arrays[2].astype(jnp.bfloat16)]) == "1 arrays, checksum 90984980"
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    assert _fingerprints.of_keys(keys) == "2 keys, sha256 5ebccf79a7330af9"
+
+
 def test_order_and_keys() -> None:
     a, b = jnp.asarray(X, jnp.float32), jaxdrop.key(0)
     assert _fingerprints.of_arrays([]) == "0 arrays, checksum 00000000"

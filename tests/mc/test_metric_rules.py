@@ -321,6 +321,14 @@ def test_labels_are_checked_before_they_are_cut(labels: Any) -> None:
         metrics.brier(labels, PROBS[:1])
 
 
+def test_labels_that_are_known_where_what_counts_is_not() -> None:
+    """Those that count must be in range: otherwise the metric is NaN."""
+    labels, where = np.where(np.arange(48) == 7, 2**40, LABELS), np.arange(48) != 7
+    score = jax.jit(lambda where: metrics.brier(labels, PROBS, where=where))
+    np.testing.assert_allclose(score(where), metrics.brier(LABELS[where], PROBS[where]), rtol=1e-5)
+    assert np.isnan(score(~where))
+
+
 def test_numbers_of_integers_are_not_cut() -> None:
     assert metrics.rmse([2**40, 0], np.array([2.0**40, 0])) == 0
 
@@ -362,6 +370,26 @@ def test_flags_and_masks() -> None:
         metrics.ece(LABELS, PROBS, where=LABELS)
     with pytest.raises(ValueError, match=r"where of shape \(47,\) does not broadcast"):
         metrics.ece(LABELS, PROBS, where=np.ones(47, bool))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("name", ["probs", "log_probs"])
+def test_what_logits_are_told(name: str, binary: bool) -> None:
+    """What the rule is, what was given, and what makes probabilities of it."""
+    logits = 300 * (LOGITS[0, ..., 0] if binary else LOGITS[0])  # exponentials overflow
+    labels = ONES[:, 0] if binary else LABELS
+    with pytest.raises(ValueError, match="Are they logits") as caught:
+        metrics.nll(labels, **{name: logits}, binary=binary)
+    subject = "probs" if name == "probs" else "the exponentials of log_probs"
+    rule = "lie in [0, 1]" if binary else "not be negative and must sum to 1 along the last axis"
+    sums = logits.sum(-1)
+    told = f" and their sums {sums.min():g} to {sums.max():g}"
+    function = ("log_" if name == "log_probs" else "") + ("sigmoid" if binary else "softmax")
+    assert str(caught.value) == (
+        f"{subject} must {rule}, but {name} are {logits.min():g} to {logits.max():g}"
+        f"{told if name == 'probs' and not binary else ''}. Are they logits? Pass"
+        f" {name}=jax.nn.{function}(logits)."
+    )
 
 
 # -- the rest
@@ -409,11 +437,34 @@ def test_double_precision_and_a_batch_of_data_sets() -> None:
     )
 
 
-def test_derivatives_where_nothing_counts() -> None:
-    """A metric as a loss: of what is left out, NaN included, the derivative is 0."""
+SMOOTH = ["nll", "nll, binary", "nll, log_probs", "brier", "brier, binary", "gaussian_nll"]
+SMOOTH += ["crps_gaussian", "crps_samples", "crps_mixture", "interval_score", "rmse", "sharpness"]
+
+
+@pytest.mark.sweep(keep=2)
+@pytest.mark.parametrize("name", [name for name in JUDGES if name in SMOOTH])
+def test_derivatives_where_nothing_counts(name: str) -> None:
+    """A metric as a loss: of what is left out, impossible values included, the derivative is 0, and
+    of the others that of the metric of them alone.
+    """
+    judge = JUDGES[name]
     where = np.arange(48) % 3 != 0
-    mean = np.where(where, MEAN, np.nan)
-    slope = jax.grad(lambda mean: metrics.gaussian_nll(Y, mean, STD, where=where))(mean)
-    np.testing.assert_allclose(
-        slope, np.where(where, (MEAN - Y) / STD**2 / where.sum(), 0), rtol=1e-4, atol=1e-7
-    )
+    floats = [at for at, x in enumerate(judge.arrays) if x.dtype == np.float32]
+
+    @functools.partial(quick, static_argnames="some")
+    def slopes(where: Any, *arrays: Any, some: bool) -> Any:
+        def loss(*chosen: Any) -> jax.Array:
+            every = [*arrays]
+            for at, x in zip(floats, chosen, strict=True):
+                every[at] = x
+            return judge.metric(*every, **({"where": where} if some else {}))
+
+        return jax.grad(loss, range(len(floats)))(*(arrays[at] for at in floats))
+
+    expected = slopes(None, *(x[where] for x in judge.arrays), some=False)
+    counts = np.repeat(where[:, None], 3, 1) if judge.arrays[0].ndim == 2 else where
+    for bad in judge.bad[:3]:
+        arrays = _with(judge, bad)
+        for slope, each in zip(slopes(counts, *arrays, some=True), expected, strict=True):
+            np.testing.assert_array_equal(slope[~where], 0)
+            np.testing.assert_allclose(slope[where], each, rtol=1e-4, atol=1e-7)

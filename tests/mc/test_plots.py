@@ -142,6 +142,8 @@ def test_band() -> None:
     assert ax.get_title() == "Mean and 90 % band"
     color = mpl.colors.to_rgb(ax.lines[0].get_color())
     assert [tuple(band.get_facecolor()[0][:3]) for band in ax.collections] == [color] * 3
+    outer, inner = (ax.collections[part].get_facecolor()[0][3] for part in (0, 2))
+    assert 0 < outer < inner < 1
     # The bands do not lie on each other, so that the legend has their colors.
     swatches = ax.get_legend().get_patches()
     assert [tuple(each.get_facecolor()) for each in swatches] == [
@@ -210,6 +212,17 @@ def test_what_counts_and_two_values() -> None:
     )
     close(drawn["uncertainty"], np.stack([curve.coverage, curve.risk]))
     close(drawn["random"][1], [ERRORS[where].mean()] * 2)
+    some = np.where(where, ERRORS, np.nan)
+    ax = plots.sparsification(some, SUMMARY.predictive_entropy, where=where)
+    curve = metrics.sparsification(ERRORS, SUMMARY.predictive_entropy, where=where)
+    close(lines(ax)["uncertainty"], np.stack([curve.removed, curve.error]))
+    close(lines(ax)["oracle"], np.stack([curve.removed, curve.oracle]))
+    close(lines(ax)["random"][1], [ERRORS[where].mean()] * 2)
+    ax = plots.calibration(np.where(where, CDF[:40], 7), where=where)
+    curve = metrics.calibration_curve(CDF[:40], where=where)
+    close(lines(ax)["observations"], np.stack([curve.expected, curve.observed]))
+    area = metrics.miscalibration_area(CDF[:40], where=where)
+    assert legend(ax) == ["calibrated", f"observations, area {area:.3f}"]
 
 
 def test_draws_into_given_axes() -> None:
@@ -301,6 +314,8 @@ def test_pit() -> None:
     ax = plots.pit(np.where(where, CDF, 9), num_bins=5, where=where)
     heights = [bar.get_height() for bar in ax.patches]
     close(heights, np.histogram(CDF[where], 5, (0, 1), density=True)[0])
+    short = plots.pit(jnp.asarray(CDF, jnp.bfloat16), num_bins=2)
+    assert sum(bar.get_height() for bar in short.patches) == pytest.approx(2)
     band = stats.binom.std(40, 0.2) * 1.96 * 5 / 40
     close([line.get_ydata()[0] for line in ax.lines], [1, 1 - band, 1 + band])
     assert ax.lines[0].get_linestyle() not in {line.get_linestyle() for line in ax.lines[1:]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 
 import chex
@@ -106,6 +107,19 @@ def test_not_one_axis_of_keys(keys: object) -> None:
         mc.predict(jax.random.uniform, keys)
 
 
+def test_one_key_is_told_how_to_become_several() -> None:
+    for keys, told in ((jaxdrop.key(0), True), (KEYS[:6].reshape(2, 3), False), (3, False)):
+        with pytest.raises(ValueError, match="keys must be a key array") as caught:
+            mc.predict(jax.random.uniform, keys)
+        assert ("which is one key: pass mc.keys(key, 100)" in str(caught.value)) == told
+
+
+def test_all_at_once_is_no_loop() -> None:
+    for size, loops in ((None, 0), (7, 0), (8, 0), (6, 1)):
+        program = jax.make_jaxpr(lambda keys, n=size: mc.predict(_outputs, keys, batch_size=n))
+        assert ("scan" in str(program(KEYS))) == loops
+
+
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_size_below_one(batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
@@ -116,6 +130,29 @@ def test_batch_size_below_one(batch_size: int) -> None:
 def test_batch_size_that_is_no_integer(batch_size: object) -> None:
     with pytest.raises(TypeError, match="batch_size must be an integer"):
         mc.predict(jax.random.uniform, KEYS, batch_size=batch_size)
+
+
+def test_why_a_slower_way_was_taken_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Who calls, and the error. The numbers are the same."""
+
+    def prints(key: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda x: None, X)
+        return jaxdrop.dropout(key, X, 0.5)
+
+    def branches(key: jax.Array) -> jax.Array:
+        x = jnp.asarray(X) * 2
+        return jaxdrop.dropout(key, X, 0.5) if (x > 0).sum() > 3 else X
+
+    expected = mc.predict(lambda key: jaxdrop.dropout(key, X, 0.5), KEYS)
+    for fn, said in (
+        (prints, "mc.predict: all of fn runs for each sample: ValueError"),
+        (branches, "mc.predict: fn is not traced, and runs outside jax.jit: Tracer"),
+    ):
+        with caplog.at_level(logging.DEBUG, logger="jaxdrop"):
+            found = mc.predict(fn, KEYS, batch_size=2)
+        np.testing.assert_array_equal(found, expected)
+        assert any(line.startswith(said) for line in caplog.messages)
+        caplog.clear()
 
 
 # -- the bar

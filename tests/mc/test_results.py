@@ -165,6 +165,11 @@ def _manifest(path: Path, change: Any) -> None:
             "another version of jaxdrop: its files have format 99",
         ),
         (
+            lambda path: (path / "manifest.json").write_text('{"results": {}}'),
+            ValueError,
+            "another version of jaxdrop: its files have format 1,",
+        ),
+        (
             lambda path: (path / "000001.npz").unlink(),
             FileNotFoundError,
             "batch 1 of 2 is gone from",
@@ -199,6 +204,19 @@ def test_they_print_on_one_line(tmp_path: Path) -> None:
     assert shown.endswith(f"more; in {tmp_path})")
     assert "\n" not in shown
     assert repr(_run(None, batches=[])) == "DatasetResults(0 batches)"
+    for number, more in ((3, "; in memory)"), (4, ", and 1 more; in memory)")):
+        several = _run(None, lambda key, x, n=number: [_fn(key, x)] * n, BATCHES[:1])
+        arrays = ", ".join(f"{at} float32(3, batch, 6)" for at in range(3))
+        assert repr(several) == f"DatasetResults(1 batch: {arrays}{more}"
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    """A file of objects, which could run code, is a damaged one."""
+    _run(tmp_path)
+    with np.load(tmp_path / "000000.npz") as arrays:
+        np.savez(tmp_path / "000000.npz", **{**arrays, "samples": np.array([None], object)})
+    with pytest.raises(FileNotFoundError, match="is gone or damaged"):
+        mc.open_results(tmp_path)[0]
 
 
 def test_weights_of_what_cannot_be_traced(tmp_path: Path) -> None:

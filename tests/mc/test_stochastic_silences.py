@@ -104,9 +104,10 @@ def test_a_key_that_code_makes(flax: Framework) -> None:
     fn = flax.stochastic({"a": flax.dropout()}, two_masks)
     with pytest.warns(
         UserWarning, match=r"a key that does not follow the key(.|\n)*made or held by its code"
-    ):
+    ) as caught:
         samples = mc.predict(lambda key: fn(key, ONES), KEYS)
     assert [bool(part.std(0).any()) for part in samples] == [True, False]
+    assert caught[0].filename == __file__  # the line that calls
 
 
 @both
@@ -196,8 +197,9 @@ def test_functions_that_are_off_beside_layers_that_are_on(flax: Framework, told:
         with pytest.warns(
             UserWarning,
             match=rf"is random in part(.|\n)* draws if it is told {flag}={drops}, is off",
-        ):
+        ) as caught:
             fn(KEY, ONES, **options)
+        assert caught[0].filename == __file__
     assert 0.7 < float((fn(KEY, ONES, **{flag: drops}) == 0).mean()) < 0.8
 
 

@@ -266,6 +266,13 @@ def test_bfloat16_keeps_its_dtype() -> None:
         ({"factors": ONES}, TypeError, "factors must be a dictionary"),
         ({"factors": {"a": ONES, "c": ONES}}, ValueError, "factors has 'c', but axes names 'a'"),
         ({"factors": {"a": PARAMS["w3"]}}, ValueError, r"must have shape \(units,\)"),
+        ({"factors": {"a": ONES[:32]}}, ValueError, r"axis 0 .* 32 units 'a'.* \(64, 3\)"),
+        ({"factors": {"a": ONES[:0]}}, ValueError, r"must have shape \(units,\).* got \(0,\)"),
+        (
+            {"factors": {"a": ONES, **dict.fromkeys("cdefghijk", ONES)}, "axes": {"w3": P("b*")}},
+            ValueError,
+            "factors has 'a', but axes names 'b'",
+        ),
         ({"factors": {"a": np.arange(64)}}, TypeError, "boolean mask or floating factors"),
         ({"factors": {"a": KEPT}, "sizes": {"a": 3}}, ValueError, "Subset, which has its own size"),
         ({"sizes": {"a": 65}}, ValueError, r"sizes\['a'\] must be at most 64, got 65"),
@@ -278,6 +285,18 @@ def test_bad_input(options: Any, error: type[Exception], match: str) -> None:
     right = {"params": PARAMS, "axes": {"w3": P("a*")}, "factors": {"a": ONES}}
     with pytest.raises(error, match=match):
         mc.subnetwork(**right | options)
+
+
+def test_listings_of_names_are_short() -> None:
+    for number, more in ((8, "'p7'"), (10, "'p7' and 2 more")):
+        params = {f"p{at}": ONES for at in range(number)}
+        with pytest.raises(ValueError, match=rf"at 'w', but params has 'p0', .*{more}$"):
+            mc.subnetwork(params, {"w": P("a*")}, {"a": ONES})
+
+
+def test_a_network_without_kept_units_has_one() -> None:
+    small = mc.subnetwork(PARAMS, {"w3": P("a*")}, {"a": 0 * ONES})
+    np.testing.assert_array_equal(small["w3"], np.zeros((1, 3)))
 
 
 def test_a_size_is_asked_for() -> None:

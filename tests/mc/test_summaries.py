@@ -456,6 +456,11 @@ def test_sequence_scores() -> None:
     np.testing.assert_array_equal(
         mc.sequence_scores(log_probs, ~mask[0], per_token=True)[1], log_probs[1, 2]
     )
+    several = np.tile(log_probs[:, None], (1, 4, 1))  # (2, 4, T)
+    for per_token in (False, True):
+        each = mc.sequence_scores(log_probs, mask, per_token=per_token)
+        found = mc.sequence_scores(several, mask[:, None], per_token=per_token)
+        np.testing.assert_array_equal(found, np.tile(each[:, None], (1, 4)))
     assert np.isfinite(
         jax.grad(lambda x: mc.sequence_scores(x, mask).sum())(jnp.asarray(log_probs))
     ).all()

@@ -172,9 +172,8 @@ def picp(
 @reduction("picp")
 def _picp(arrays: list[jax.Array], where: jax.Array | None) -> jax.Array:
     y, lower, upper = arrays
-    outside = (y < lower) | (y > upper)
     inside = (y >= lower) & (y <= upper)
-    known = (inside | outside) & (lower <= upper)  # NaN is neither below nor above
+    known = ~jnp.isnan(y) & (lower <= upper)
     return _reduction.mean(jnp.where(known, inside.astype(y.dtype), jnp.nan), where)
 
 

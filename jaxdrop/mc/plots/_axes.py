@@ -102,7 +102,7 @@ def histogram_below(ax: Axes, several: Iterable[Bars], width: float, xlabel: str
 _BELOW = 0.32
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _UpperPart:
     """A locator of matplotlib, which places the curves above the histogram."""
 

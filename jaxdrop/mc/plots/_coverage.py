@@ -72,8 +72,7 @@ def coverage_by_group(
     ticks_of_coverage = [tick for tick in ax.get_yticks() if tick <= 1 + 1e-9]
     _axes.legend_above(ax, "upper left")
     bottom, top = ax.get_ylim()
-    ax.set_yticks([tick for tick in ticks_of_coverage if tick >= bottom])
-    ax.set_ylim(bottom, top)
+    ax.set_yticks([tick for tick in ticks_of_coverage if bottom <= tick <= top])
     return ax
 
 
@@ -157,7 +156,7 @@ def _points(
     marker.
     """
     filled = np.asarray(group.size) > 0
-    share = np.asarray(group.coverage, float)[filled]
+    share = np.asarray(group.coverage)[filled]
     ax.errorbar(
         at,
         share,

@@ -57,14 +57,14 @@ def maps(
     columns: dict[str, tuple[np.ndarray, str]] = {"image": (shown, "gray")}
     parts: dict[str, jax.Array]
     if isinstance(summary, Classification):
-        mean = np.asarray(summary.mean.argmax(-1), float)
+        mean = np.asarray(summary.mean.argmax(-1))
         kind, name, unit = "tab20", "prediction", " nats"
         parts = {
             "expected entropy": summary.expected_entropy,
             "mutual information": summary.mutual_information,
         }
     else:
-        mean, kind, name, unit = np.asarray(summary.mean, float), "gray", "mean", ""
+        mean, kind, name, unit = np.asarray(summary.mean), "gray", "mean", ""
         parts = {
             "aleatoric std": summary.aleatoric_variance**0.5,
             "epistemic std": summary.epistemic_variance**0.5,
