@@ -501,6 +501,8 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "high bits": (lambda key: (bits(key) >> 4) < 4, 1 / 4),
     "remainder": (lambda key: lax.rem(bits(key, "uint32"), jnp.full(3, 10, np.uint32)) < 3, 0.3),
     "sum": (lambda key: bits(key) + np.uint8(7) < 64, 1 / 4),
+    "sum of two": (lambda key: jnp.bitwise_xor(*two(key, bits)) < 64, 1 / 4),
+    "odd multiple": (lambda key: bits(key) * np.uint8(3) < 64, 1 / 4),
     "chosen": (lambda key: jnp.where(jr.bernoulli(key, 0.3, (3,)), *two(key, bits)) < 64, 1 / 4),
     "numbers of words": (lambda key: bits(key).astype(jnp.float32) < 64, 1 / 4),
     "uniform below": (lambda key: halves(key) < 0.25, 1 / 4),
@@ -720,6 +722,18 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
     ),
     "words of the turn before": (lambda key: turns(key, 2) < 3, "a comparison of random words"),
     "largest place": (lambda key: jnp.argmax(halves(key)), "the place of the largest"),
+    **{
+        name: (lambda key, words=words: words(key) < 64, "a comparison of random words")
+        for name, words in {
+            "one or the other": lambda key: jnp.bitwise_or(*two(key, bits)),
+            "one and the other": lambda key: jnp.bitwise_and(*two(key, bits)),
+            "product": lambda key: jnp.multiply(*two(key, bits)),
+            "double": lambda key: bits(key) + bits(key),
+            "even multiple": lambda key: bits(key) * np.uint8(6),
+            "shifted to the left": lambda key: bits(key) << np.uint8(1),
+            "of two ranges": lambda key: jnp.append(bits(key), bits(key) >> 1),
+        }.items()
+    },
     "large": (lambda key: jnp.sort(jr.normal(key, (4097,))), "4097 random entries"),
     "shards": (
         lambda key: jax.shard_map(

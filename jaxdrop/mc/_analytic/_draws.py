@@ -25,9 +25,13 @@ _RARELY_EQUAL = 2.0**16
 # How many values a constant leaves of a word, or, by a shift, of how many it makes one.
 _CUTS = {
     "and": lambda mask: 0.0 if (mask + 1) & mask else mask + 1.0,
+    "mul_hi": float,
     "rem": float,
     "shift_right_logical": lambda places: 2.0**places,
 }
+
+
+_SUMS = ("add", "sub", "xor")
 
 
 def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -198,9 +202,10 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     if name not in _operations.WORDS:
         return UNKNOWN
     if name in _operations.MOVES or name == "select_n":
-        entries = (x for at, x in enumerate(values) if _operations.holds_entries(name, at))
-        if not all(isinstance(x, Hidden) for x in entries):
-            return UNKNOWN  # of a constant, one value comes more often than others
+        entries = [x for at, x in enumerate(values) if _operations.holds_entries(name, at)]
+        # Of a constant, one value comes more often than others.
+        counts = {x.count if isinstance(x, Hidden) else UNKNOWN for x in entries}
+        return counts.pop() if len(counts) == 1 else UNKNOWN
     counts = [value.count for value in values if isinstance(value, Hidden)]
     words = next(value for value in values if isinstance(value, Hidden))
     constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None
@@ -211,10 +216,16 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
         return words.count / size if name == "shift_right_logical" else size
     if name == "or" and constant is not None:
         return words.count
-    if name in _operations.MOVES | _operations.SAME or name == "convert_element_type":
+    if name in _operations.SAME or name == "convert_element_type":
         return words.count if words.count <= full else UNKNOWN
-    # A sum or product with words that take all values takes all of them.
-    return full if max((c for c in counts if np.isfinite(c)), default=0) >= full else UNKNOWN
+    # A sum with words that take all values takes all of them, and so does an odd multiple of them.
+    # The conjunction of two words, say, has more zeros than ones.
+    own = [value.name for value in values if isinstance(value, Hidden)]
+    keeps = name in _SUMS and len(own) == len({*own})
+    keeps |= name == "mul" and constant is not None and constant % 2 == 1
+    return (
+        full if keeps and max((c for c in counts if np.isfinite(c)), default=0) >= full else UNKNOWN
+    )
 
 
 def _set_bits(name: str, values: Sequence[Any]) -> int | None:
