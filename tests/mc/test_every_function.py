@@ -404,6 +404,8 @@ def test_what_is_out_of_range_is_nan_where_it_is_not_known(name: str) -> None:
     np.testing.assert_array_equal(
         np.isnan(found), [False] * len(inside) + [True] * (len(outside) + 1)
     )
+    for x in inside:
+        assert np.isfinite(call(np.float32(x)))
     for x in outside:
         with pytest.raises(ValueError, match=r"must (lie|not|be)|lower <= upper|in \[0, 1\]"):
             call(np.float32(x))
