@@ -115,10 +115,12 @@ TESTS = {
         "mc/test_every_function mc/test_leading_axes mc/test_metrics mc/test_metric_rules"
         " mc/test_binary"
     ),
-    r"mc/_?(regression|observations)": ("mc/test_every_function mc/test_regression mc/test_groups"),
+    r"mc/_?(regression|observations)": (
+        "mc/test_every_function mc/test_regression mc/test_groups mc/test_descriptions"
+    ),
     r"mc/_?(labels|inputs|classification|probabilities)": (
         "mc/test_every_function mc/test_leading_axes mc/test_summaries mc/test_binary"
-        " mc/test_metrics mc/test_metric_rules"
+        " mc/test_metrics mc/test_metric_rules mc/test_descriptions"
     ),
     r"mc/_?(results|storage|datasets|fingerprints|describe|progress|structures)": (
         "mc/test_datasets mc/test_results mc/test_fingerprints mc/test_descriptions"
@@ -134,6 +136,7 @@ TESTS = {
     ),
     r"mc/_?(running|moments|merging)": (
         "mc/test_every_function mc/test_running mc/test_groups mc/test_summaries"
+        " mc/test_descriptions"
     ),
     r"mc/.*": "mc/test_summaries mc/test_predict",
     r"_mc_dropout/.*": (

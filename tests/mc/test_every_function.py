@@ -404,6 +404,34 @@ def test_what_is_out_of_range_is_nan_where_it_is_not_known(name: str) -> None:
     np.testing.assert_array_equal(
         np.isnan(found), [False] * len(inside) + [True] * (len(outside) + 1)
     )
+    for x in inside:
+        assert np.isfinite(call(np.float32(x)))
     for x in outside:
         with pytest.raises(ValueError, match=r"must (lie|not|be)|lower <= upper|in \[0, 1\]"):
             call(np.float32(x))
+
+
+INFINITE: dict[str, Call] = {
+    "sharpness": lambda x: metrics.sharpness(x + SCORES),
+    "regression": lambda x: mc.regression(SAMPLES, tau=x).std,
+    "cdf": lambda x: mc.cdf(OBSERVED, SAMPLES, tau=x),
+    "crps_mixture": lambda x: metrics.crps_mixture(OBSERVED, SAMPLES, tau=x),
+    "residual_interval": lambda x: conformal.residual_interval(VALUES, x),
+}
+FINITE: dict[str, Call] = {
+    "gaussian_nll": lambda x: metrics.gaussian_nll(OBSERVED, VALUES, x + SCORES),
+    "residual_scores": lambda x: conformal.residual_scores(OBSERVED, VALUES, x + SCORES),
+    "log_likelihood": lambda x: mc.log_likelihood(OBSERVED, SAMPLES, tau=x),
+    "power_sampling": lambda x: acquisition.power_sampling(jaxdrop.key(0), SCORES, 2, coldness=x),
+    "energy": lambda x: mc.energy(SAMPLES[..., None] * np.float32([1, 2]), temperature=x),
+}
+
+
+@pytest.mark.parametrize("name", [*INFINITE, *FINITE])
+def test_what_may_be_infinite(name: str) -> None:
+    infinity = np.float32(np.inf)
+    if name in INFINITE:
+        assert not any(np.isnan(x).any() for x in jax.tree.leaves(INFINITE[name](infinity)))
+    else:
+        with pytest.raises(ValueError, match=r"must lie in .0, infinity\), got inf"):
+            FINITE[name](infinity)
