@@ -146,7 +146,7 @@ def _batch_bald(
             random.bits(jax.random.fold_in(key, step), source.shape)
         ).astype(given.dtype)
         below = jnp.exp(log_probs[source, best]).cumsum(-1)
-        drawn = (below <= (uniform * below[:, -1])[:, None]).sum(-1)
+        drawn = (below <= uniform[:, None]).sum(-1)
         return log_joint + log_probs[:, best, jnp.minimum(drawn, num_classes - 1)]
 
     log_joint = jnp.zeros((num_samples, len(source)), given.dtype)

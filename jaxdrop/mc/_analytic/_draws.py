@@ -204,8 +204,8 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     if name in _operations.MOVES or name == "select_n":
         entries = [x for at, x in enumerate(values) if _operations.holds_entries(name, at)]
         # Of a constant, one value comes more often than others.
-        counts = {x.count if isinstance(x, Hidden) else UNKNOWN for x in entries}
-        return counts.pop() if len(counts) == 1 else UNKNOWN
+        ranges = {x.count if isinstance(x, Hidden) else UNKNOWN for x in entries}
+        return ranges.pop() if len(ranges) == 1 else UNKNOWN
     counts = [value.count for value in values if isinstance(value, Hidden)]
     words = next(value for value in values if isinstance(value, Hidden))
     constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None
