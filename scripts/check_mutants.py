@@ -35,6 +35,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 
 TESTS = {
+    r"((mc/metrics|mc/plots|audit|masks|mc|random|schedules|subsets)/)?__init__": (
+        "test_docs test_imports"
+    ),
     r"_checks/_deprecation": "test_deprecation",
     r"_checks/_facts": "test_checks test_layers test_errors",
     r"_checks/.*": "test_checks test_bad_input test_errors",

@@ -326,6 +326,29 @@ def test_batch_norm_behind_dropout_has_a_ratio_of_variances(rate: float | None) 
 
 
 @pytest.mark.parametrize(
+    ("axis", "places", "ids"),
+    [
+        (0, (1, -1), ["JD303"]),
+        (0, (1, 1, -1), ["JD303"]),
+        (1, (-1, 1), []),  # LayerNorm
+        (1, (-1, 1, 1), []),
+    ],
+)
+def test_statistics_are_of_channels_or_of_examples(
+    axis: int, places: tuple[int, ...], ids: list[str]
+) -> None:
+    """Wherever a reshape has put the inverse deviation."""
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        y = jaxdrop.dropout(key, jnp.tanh(x), 0.25)
+        inverse = jax.lax.rsqrt(y.var(axis) + 1e-5)
+        places_of_y = (len(y), *(1,) * (len(places) - 2), -1)
+        return jnp.tanh(y.reshape(places_of_y) * inverse.reshape(places))
+
+    assert found(run, KEY, X) == ids
+
+
+@pytest.mark.parametrize(
     ("shape", "ids"), [((), []), ((1, 1), []), ((1, 16), ["JD301"]), ((8, 1), [])]
 )
 def test_one_number_for_all_is_no_mask_that_examples_share(

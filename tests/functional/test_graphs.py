@@ -98,8 +98,14 @@ def test_evaluation_keeps_everything() -> None:
                 None, SENDERS, RECEIVERS, NODES, **{"rate": RATE, **options}
             )
         )
-    assert not graphs.drop_edge(None, SENDERS, RECEIVERS, 1).any()
-    assert not any(mask.any() for mask in graphs.drop_node(None, SENDERS, RECEIVERS, NODES, 1))
+    for rate in (0, 1):
+        masks = [
+            graphs.drop_edge(None, SENDERS, RECEIVERS, rate),
+            *graphs.drop_node(None, SENDERS, RECEIVERS, NODES, rate),
+        ]
+        for mask in masks:
+            assert mask.dtype == bool
+            assert (mask == (rate == 0)).all()
 
 
 def test_masks_that_keep_everything_compile_to_nothing() -> None:
