@@ -381,6 +381,14 @@ def test_a_scale_that_is_rounded_is_a_bias(rate: float, dtype: Any, ids: list[st
         assert finding.evidence.startswith(f"kept values are {bias:+.2%} off in the mean")
 
 
+def test_the_bias_of_a_scale_at_an_unknown_rate_is_unknown() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        keep = jax.random.normal(key, x.shape) > 0.3
+        return jnp.where(keep, jnp.tanh(x), 0) * jnp.asarray(1.6, x.dtype)
+
+    assert found(run, KEY, array(8, 16, dtype=jnp.bfloat16)) == []
+
+
 @pytest.mark.parametrize("select", [[3], ["JD2", 3]])
 def test_ids_are_texts(select: Any) -> None:
     with pytest.raises(ValueError, match="select must hold ids"):

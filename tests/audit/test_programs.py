@@ -445,6 +445,12 @@ def test_state_with_a_key_that_comes_back_unchanged() -> None:
     assert finding.id == "JD202"
     assert finding.evidence == "the mask depends on state['key'], which is returned unchanged"
 
+    def alone(w: Any, state: Any, x: jax.Array) -> Any:
+        return model(w, state["key"], x), state
+
+    (finding,) = audit.check(alone, W, {"key": KEY}, X).findings
+    assert finding.evidence == "the mask depends on state['key'], which is returned unchanged"
+
 
 def test_an_error_of_the_function_is_raised_as_it_is() -> None:
     def run(x: jax.Array) -> jax.Array:

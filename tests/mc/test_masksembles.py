@@ -67,6 +67,13 @@ def test_one_network_and_networks_apart() -> None:
     np.testing.assert_array_equal(first, mc.masksembles(jaxdrop.key(0), 4, 12))
 
 
+def test_masks_stay_those_of_the_key() -> None:
+    """Also where the first masks that are drawn leave out too few or too many features."""
+    keys = jax.random.split(jaxdrop.key(0), 8)
+    drawn = np.packbits(jax.vmap(lambda key: mc.masksembles(key, 3, 4))(keys))
+    assert drawn.tobytes().hex() == "93536ca5633c5a9c363c3c53"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
