@@ -20,6 +20,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from tests.compilation import OPTIONS
 
+# Traces and programs are many objects that live long: at the usual thresholds, a tenth of the time
+# goes into looking through them for garbage.
+gc.set_threshold(50_000, 20, 20)
+
 # Most programs run once, and compiling them is most of the time. `.ci/run` tests fully optimized
 # programs too. XLA reads its flags when the first array is made.
 _OPTIONS = {} if "JAXDROP_TEST_OPTIMIZED" in os.environ else OPTIONS
