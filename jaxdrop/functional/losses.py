@@ -116,7 +116,7 @@ def _r_drop(
 ) -> jax.Array:
     logits, other, labels = _alike(logits, other, labels)
     dtype = _numerics.compute_dtype(logits.dtype)
-    one, two = (jax.nn.log_softmax(array.astype(dtype), axis=-1) for array in (logits, other))
+    one, two = (jax.nn.log_softmax(array.astype(dtype)) for array in (logits, other))
     impossible = jnp.isneginf(one) & jnp.isneginf(two)
     gap = jnp.where(impossible, jnp.zeros_like(one), one - two)
     divergence = ((jnp.exp(one) - jnp.exp(two)) * gap).sum(-1)

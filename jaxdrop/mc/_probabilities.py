@@ -62,7 +62,7 @@ def log_probabilities(given: jax.Array, are_logits: bool) -> jax.Array:
     there too.
     """
     if are_logits:
-        return jax.nn.log_softmax(given, axis=-1)
+        return jax.nn.log_softmax(given)
     given = _inputs.probable(given)
     possible = ~(given <= 0)
     return jnp.where(possible, jnp.log(jnp.where(possible, given, 1)), -jnp.inf)

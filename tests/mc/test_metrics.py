@@ -452,6 +452,9 @@ def test_sets_and_groups() -> None:
     with np.errstate(invalid="ignore"):
         expected = np.bincount(sizes, covered, 6) / np.bincount(sizes, minlength=6)
     np.testing.assert_allclose(found.coverage, expected, rtol=1e-6)
+    for where, groups in ((None, 5), (sizes < 3, 3)):  # the last group is the last that counts
+        found = metrics.coverage_by_group(covered, sizes, where=where)
+        assert found.size.shape == found.coverage.shape == (groups,)
     with pytest.raises(TypeError, match="set_size takes boolean sets, got float"):
         metrics.set_size(PROBS)
     with pytest.raises(TypeError, match="takes boolean covered, got int"):

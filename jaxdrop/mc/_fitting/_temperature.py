@@ -115,10 +115,10 @@ def _fit_temperature(
     labels, inside = _labels.valid(labels, logits.shape[-1])
     logits = masked(None if where is None else where[None, ..., None], logits)
     if pooled:
-        logits = _log_mean(jax.nn.log_softmax(logits, axis=-1))[None]
+        logits = _log_mean(jax.nn.log_softmax(logits))[None]
 
     def loss(log_temperature: jax.Array, logits: jax.Array) -> jax.Array:
-        log_probs = jax.nn.log_softmax(logits * jnp.exp(-log_temperature), axis=-1)
+        log_probs = jax.nn.log_softmax(logits * jnp.exp(-log_temperature))
         picked = _log_mean(jnp.take_along_axis(log_probs, labels[None, ..., None], axis=-1)[..., 0])
         return -_reduction.mean(picked, where)
 
