@@ -159,6 +159,7 @@ def test_is_number_looks_at_known_scalars_only() -> None:
     assert masks.is_number(1, 1)
     assert not masks.is_number(jnp.zeros(3), 0)
     assert not masks.is_number(0.5, 0)
+    assert not masks.is_number(jax.random.key(0), 0)
     assert not jax.jit(lambda rate: jnp.asarray(masks.is_number(rate, 0)))(0.0)
 
 
