@@ -50,8 +50,8 @@ def check_dropout(
         function.
       *args: the arguments of its call. Arrays may be `jax.ShapeDtypeStruct`.
       train: keyword arguments that switch dropout on, such as `{"training": True}`. By default
-        an argument of the call that is named `deterministic`, `train`, `training`, `is_training`,
-        `inference` or `enable_dropout`.
+        the arguments of the call that are named `deterministic`, `train`, `training`,
+        `is_training`, `inference` or `enable_dropout`.
       evaluate: keyword arguments that switch it off.
       step: as in `jaxdrop.audit.check`; a number counts the arguments of the call.
       select: as there.
@@ -96,16 +96,14 @@ def _mode(model: Any, training: bool) -> dict[str, Any]:
     """The keyword arguments of a call in training or in evaluation."""
     method = model if inspect.isfunction(model) else type(model).__call__
     names = inspect.signature(method).parameters
-    for name, when_training in _MODES.items():
-        if name in names:
-            return {name: when_training is training}
-    if _is_nnx(model) or _is_equinox(model):
-        return {}
-    raise TypeError(
-        f"the call of {getattr(model, '__name__', type(model).__name__)} has no argument such as "
-        "deterministic or training: give train= and evaluate=, the keyword arguments that switch "
-        "dropout on and off"
-    )
+    found = {name: value is training for name, value in _MODES.items() if name in names}
+    if not (found or _is_nnx(model) or _is_equinox(model)):
+        raise TypeError(
+            f"the call of {getattr(model, '__name__', type(model).__name__)} has no argument such "
+            "as deterministic or training: give train= and evaluate=, the keyword arguments that "
+            "switch dropout on and off"
+        )
+    return found
 
 
 def _call(

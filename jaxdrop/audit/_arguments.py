@@ -50,6 +50,7 @@ class Arguments:
         self.places: list[int] = []
         self.sources: list[Source] = []
         self.steps: list[bool] = []
+        owners: list[str] = []  # the argument that each model is, or is in
         names, unseen = list(self.named), set(steps)
         for at, (path, leaf) in enumerate(found):
             which, *rest = path
@@ -58,6 +59,8 @@ class Arguments:
             stepping, unseen = bool(named), unseen - named
             if stepping and isinstance(leaf, int | float) and not isinstance(leaf, bool):
                 leaf = np.asarray(leaf)
+            if _objects.is_nnx(leaf):
+                owners.append(argument)
             if _objects.is_nnx(leaf) or not is_array(leaf):
                 continue
             self.arrays.append(leaf)
@@ -81,7 +84,7 @@ class Arguments:
             flat, self.state_tree = jax.tree_util.tree_flatten_with_path(state)
             for path, leaf in flat:
                 self.arrays.append(leaf)
-                self.sources.append(Source(_state_name(path), "model", True))
+                self.sources.append(Source(_state_name(path), owners[path[0].key], True))
                 self.steps.append(False)
 
     def run(self, fn: Callable[..., Any], probe: Probe) -> Callable[[list[Any]], Any]:

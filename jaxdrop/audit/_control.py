@@ -85,7 +85,7 @@ class _Plain:
 def _finished(walk: Walk, loop: Loop, init: Sequence[Node], outs: Sequence[Node]) -> list[Node]:
     """What a loop returns of what it carries."""
     final = []
-    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, loop.place)
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, loop.bit, loop.place)
     for before, out in zip(init, outs, strict=False):
         if out is before:
             final.append(out)
@@ -118,7 +118,7 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
     loop.stacks = _stacks_weights(loop, xs)
     stacked = []
-    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, place)
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, loop.bit, place)
     for out, var in zip(outs[carried:], eqn.outvars[carried:], strict=True):
         node = _link(
             walk, "stack", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place
@@ -176,7 +176,7 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
         computed = [out for out in outs if not out.known]
         if mask is not None and computed and walk.recording and not place.backward:
             walk.applications.append(
-                Application("branch", index, computed[-1], node, mask.true, 0.0, place)
+                Application("branch", index, computed[-1], node, mask.true, place)
             )
     return results
 
@@ -194,12 +194,11 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
     params = eqn.params
     body = params["jaxpr"]
     loops, args = [], []
-    axes = sorted(
-        params.get("newly_manual_axes") or params.get("manual_axes") or params["mesh"].axis_names
-    )
+    axes = sorted(params["newly_manual_axes"])
     for axis in axes:
         size = dict(zip(params["mesh"].axis_names, params["mesh"].axis_sizes, strict=True))[axis]
-        loop = Loop("shard_map", walk.axis(axis), 0, None, axis, place)
+        bit = walk.axis(axis)
+        loop = Loop("shard_map", bit, bit, None, axis, place)
         if size > 1:
             loops.append(loop)
     for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):

@@ -102,7 +102,7 @@ class Node:
 
     @property
     def nbytes(self) -> int:
-        return self.size * getattr(self.dtype, "itemsize", 8)
+        return self.size * int(self.dtype.itemsize)
 
     @property
     def known(self) -> bool:

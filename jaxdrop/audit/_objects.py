@@ -19,7 +19,7 @@ def is_nnx(value: Any) -> bool:
     if "flax.nnx" not in sys.modules:
         return False
     nnx = sys.modules["flax.nnx"]
-    return isinstance(value, getattr(nnx, "Pytree", nnx.Module) | nnx.Module)
+    return isinstance(value, nnx.Pytree)
 
 
 def is_equinox(value: Any) -> bool:
@@ -86,7 +86,7 @@ def _equinox_call(
     layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     if layer is not None:
-        layer.called += 1
+        layer.called = True
         told = kwargs.get("inference")
         off = getattr(module, "inference", False) if told is None else told
         layer.off = layer.off and off is True

@@ -32,7 +32,8 @@ class Loop:
     Attributes:
       kind: `scan`, `while` or `shard_map`.
       bit: the source that stands for the number of the iteration, or for the axis.
-      carried: the source that stands for what an iteration gets from the one before.
+      carried: the source that stands for what an iteration gets from the one before; of devices,
+        `bit`.
       length: the number of iterations; None if it is not known in tracing.
       name: the axis of a mesh.
       place: where the loop stands.
@@ -127,7 +128,7 @@ class Place:
         return _parts_of("/".join(self.scopes))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.cache
 def _parts_of(text: str) -> list[str]:
     """The names in a name stack, without those of transformations."""
     while (found := _WRAPPED.sub(r"\1", text)) != text:

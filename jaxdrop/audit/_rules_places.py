@@ -123,7 +123,7 @@ def high_rate(audit: Audit) -> Iterator[Seen]:
             continue
         if rate > 0.5:
             yield found.site.where, f"rate {rate:g}: is {1 - rate:g} meant?"
-        elif rate > 0.2 + 1e-6 and _is_input(found.first.data, audit):
+        elif rate > 0.2 and _is_input(found.first.data, audit):
             yield found.site.where, f"rate {rate:g} on an argument of the function"
 
 
@@ -255,7 +255,8 @@ def _factors(found: Found) -> Iterator[tuple[float, Any]]:
     """The constants that an array is scaled by around its mask, with their dtypes."""
     first = found.first
     mask = first.mask.mask
-    if mask is not None and mask.scale != 1:
+    assert mask is not None
+    if mask.scale != 1:
         yield mask.scale, first.mask.dtype
     around = [moved_from(first.data), *first.out.users]
     around += [user for node in first.out.users if node.op in MOVES for user in node.users]

@@ -13,7 +13,7 @@ from jax.extend.core import Literal
 from jaxdrop import _equations
 from jaxdrop.audit import _elementwise
 from jaxdrop.audit._applications import Application, applied
-from jaxdrop.audit._graph import Draw, Graph, Node
+from jaxdrop.audit._graph import HELD, Draw, Graph, Node
 from jaxdrop.audit._places import Place, function_is_library, is_backward, key_type
 
 # Reductions over an axis of devices: their result is the same on all of them.
@@ -48,14 +48,14 @@ class Walk:
         self.written: list[Node] = []
         self._held: dict[int, list[Node]] = {}  # what each reference may hold
         self.recording = True
-        self._sources = 1  # the first bit is HELD
+        self._source = HELD
         self.axes: dict[str, int] = {}
         self._scopes: dict[Any, str] = {}
 
     def source(self) -> int:
         """A bit for something that values depend on."""
-        self._sources += 1
-        return 1 << (self._sources - 1)
+        self._source += self._source  # the next bit
+        return self._source
 
     def axis(self, name: str) -> int:
         """The source that stands for an axis of a mesh."""
@@ -138,6 +138,7 @@ class Walk:
         """A key taken from a split, as the key that folding its number in gives, if they are equal:
         those of threefry, in the mode that is JAX's default.
         """
+        config: Any = jax.config
         rows = node.inputs[0]
         split = rows.inputs[0] if rows.op == "slice" else None
         if (
@@ -145,7 +146,7 @@ class Walk:
             or split.op != "random_split"
             or key_type(node.dtype) != "threefry2x32"
             or len(split.shape) != 1
-            or not getattr(jax.config, "jax_threefry_partitionable", True)
+            or not config.jax_threefry_partitionable
         ):
             return node
         number = self.graph.literal(
@@ -185,7 +186,7 @@ class Walk:
     ) -> None:
         if name == "random_bits":
             outs[0].rand = outs[0].drawn = self.draw(inputs[0], outs[0])
-            outs[0].range = 2.0 ** int(params.get("bit_width", 32))
+            outs[0].range = 2.0 ** int(params["bit_width"])
         elif name == "rng_bit_generator":
             outs[1].rand = outs[0].drawn = self.draw(inputs[0], outs[1])
             outs[1].range = 2.0 ** (8 * outs[1].dtype.itemsize)
