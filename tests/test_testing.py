@@ -135,6 +135,14 @@ def test_an_nnx_model_whose_call_takes_the_mode() -> None:
     ]
 
 
+def test_arguments_that_say_the_mode_are_all_given() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array, train: bool, deterministic: bool) -> jax.Array:
+        assert train is not deterministic
+        return model(w, key, x) if train else jnp.tanh(x)
+
+    check_dropout(run, W, KEY, array(8, 16))
+
+
 def test_costs_fail_if_they_are_asked_for() -> None:
     def run(w: Any, key: jax.Array, x: jax.Array, training: bool) -> jax.Array:
         return model(w, key, x, 0.0) if training else jnp.tanh(x)

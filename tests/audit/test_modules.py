@@ -97,6 +97,29 @@ def test_all_rates_are_zero() -> None:
     assert first.evidence == f"all rates are 0: {report.sites[0].where}"
 
 
+def test_of_many_layers_that_drop_nothing_five_are_named() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for _ in range(6):
+                x = nn.Dropout(0.1, deterministic=True)(x)
+            return x
+
+    (finding,) = applied(Net(), training=True).findings
+    five = ", ".join(f"Dropout_{at}" for at in range(5))
+    assert finding.evidence == f"these layers are called, and are off: {five}"
+
+    def zero(keys: jax.Array, x: jax.Array) -> jax.Array:
+        for at in range(6):
+            x = jnp.tanh(dropout(keys[at], x, 0.0))
+        return x
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 6))
+    report = audit.check(zero, keys, X, training=True, select="JD103")
+    places = ", ".join([report.sites[0].where] * 5)
+    assert [each.evidence for each in report.findings] == [f"all rates are 0: {places}"]
+
+
 class Part(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.args = rngs.normal((3,))  # an array under the name of a configuration
@@ -379,6 +402,31 @@ def test_a_scale_that_is_rounded_is_a_bias(rate: float, dtype: Any, ids: list[st
     for finding in report.findings:
         bias = float(jnp.asarray(1 / (1 - rate), dtype)) * (1 - rate) - 1
         assert finding.evidence.startswith(f"kept values are {bias:+.2%} off in the mean")
+
+
+@pytest.mark.parametrize(
+    ("ids", "scaled"),
+    [
+        (["JD307"], lambda keep, x: jnp.where(keep, x, 0) / 0.9),
+        (["JD307"], lambda keep, x: jnp.where(keep, x, 0).T * (1 / 0.9)),
+        (["JD307"], lambda keep, x: jnp.where(keep, x / 0.9, 0)),
+        (["JD307"], lambda keep, x: jnp.where(keep, 2 * x, 0) / 0.9),
+        (["JD307"], lambda keep, x: x * (keep * jnp.bfloat16(1 / 0.9))),
+        (["JD307"], lambda keep, x: jnp.where(keep, x, 0) * 1.1328125),  # 2 % off
+        ([], lambda keep, x: jnp.where(keep, x, 0) * 1.15625),  # 4 % off: meant for something else
+        ([], lambda keep, x: jnp.where(keep, x, 0) * 2),
+        ([], lambda keep, x: jnp.where(keep, x, 0) * 0),
+        ([], lambda keep, x: jnp.where(keep, x, 0) / 0),
+        ([], lambda keep, x: x.astype(jnp.float32) * (keep * jnp.float32(1 / 0.9))),
+    ],
+)
+def test_a_scale_may_stand_on_either_side_of_a_mask(
+    ids: list[str], scaled: Callable[..., Any]
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return scaled(jax.random.bernoulli(key, 0.9, x.shape), jnp.tanh(x))
+
+    assert found(run, KEY, array(8, 16, dtype=jnp.bfloat16)) == ids
 
 
 def test_the_bias_of_a_scale_at_an_unknown_rate_is_unknown() -> None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, PartitionSpec
@@ -50,7 +51,11 @@ def layer(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
     [
         ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -jnp.inf)),
         ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1e9)),
+        ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1001)),
+        ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1000)),
         ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1.758)),
+        ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, 1)),
+        ("dropout", (0, 1, 2, 3), lambda key, x: lax.select(keep(key), x, jnp.zeros_like(x))),
         ("spatial dropout", (1, 2), lambda key, x: jnp.where(keep(key, 2, 1, 1, 5), x, 0)),
         ("drop path", (1, 2, 3), lambda key, x: jnp.where(keep(key, 2)[:, None, None, None], x, 0)),
         ("dropout", (1,), lambda key, x: jnp.where(keep(key, 2, 20).reshape(2, 1, 4, 5), x, 0)),
@@ -62,6 +67,42 @@ def layer(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
 def test_a_mask_made_by_hand_has_a_name(variant: str, shared: tuple[int, ...], drop: Fn) -> None:
     site = only(lambda key, x: drop(key, jnp.tanh(x)), KEY, array(2, 3, 4, 5))
     assert (site.variant, site.shared_axes, site.rate) == (variant, shared, 0.1)
+
+
+SOFTMAX = jax.nn.softmax
+
+
+@pytest.mark.parametrize(
+    ("variant", "of"),
+    [
+        ("attention dropout", SOFTMAX),
+        ("attention dropout", lambda x: SOFTMAX(x) / 0.9 * 2),
+        ("attention dropout", lambda x: SOFTMAX(x).astype(jnp.bfloat16).swapaxes(2, 3)),
+        ("attention dropout", lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)),
+        ("dropout", lambda x: jnp.exp(x) / jnp.exp(x).max(-1, keepdims=True)),
+        ("dropout", lambda x: jnp.tanh(x) / jnp.tanh(x).sum(-1, keepdims=True)),
+        ("dropout", lambda x: SOFTMAX(x) * jnp.tanh(x)),
+        ("dropout", lambda x: SOFTMAX(x) + 1),
+    ],
+)
+def test_weights_of_attention_are_a_softmax(variant: str, of: Fn) -> None:
+    """Up to its place and a constant factor."""
+    site = only(lambda key, x: jnp.where(keep(key, *x.shape), of(x), 0), KEY, array(2, 3, 4, 4))
+    assert site.variant == variant
+
+
+@pytest.mark.parametrize(("shape", "count"), [((2,), 1), ((1,), 0), ((), 0), ((1, 2), 1)])
+def test_a_factor_of_one_number_is_no_mask(shape: tuple[int, ...], count: int) -> None:
+    sites = audit.check(lambda key, x: jnp.tanh(x) * keep(key, *shape), KEY, array(*shape)).sites
+    assert len(sites) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_keys_of_rbg_under_vmap_are_counted(count: int) -> None:
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="rbg"), count))
+    run = jax.vmap(lambda key, x: dropout(key, jnp.tanh(x), 0.1))
+    evidence = [each.evidence for each in audit.check(run, keys, array(count, 8)).findings]
+    assert evidence == ([f"{count} rbg keys are drawn from"] if count > 1 else [])
 
 
 def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
@@ -431,6 +472,35 @@ def test_arguments_without_a_name_have_a_number(fn: Fn, names: list[str]) -> Non
     with pytest.raises(ValueError, match="names no argument") as caught:
         audit.check(fn, W, KEY, X, step="args[3]")
     assert str(caught.value).endswith(f"{names[0]}['v'], {names[0]}['w'], {names[1]}, {names[2]}")
+
+
+def test_an_error_names_the_first_arrays() -> None:
+    with pytest.raises(ValueError, match="names no argument") as caught:
+        audit.check(lambda *args: args[0], *[X] * 22, step="x")
+    assert str(caught.value).endswith(", ".join(f"args[{at}]" for at in range(20)))
+
+
+def test_a_model_that_comes_back_is_the_state_of_its_argument() -> None:
+    """Whatever the name of the argument. The mode of what comes back is another one."""
+    given = nnx.Dropout(0.1, deterministic=True, rngs=nnx.Rngs(0))
+    other = nnx.Linear(16, 16, rngs=nnx.Rngs(0))
+
+    def run(model: Any, x: jax.Array) -> Any:
+        own = nnx.clone(model)
+        own.train()
+        return own(jnp.tanh(x)), own
+
+    def second(first: Any, net: Any, x: jax.Array, renewed: bool = True) -> Any:
+        y, own = run(net, first(x))
+        return y, own if renewed else net
+
+    assert found(run, given, X) == []
+    assert found(second, other, given, X) == []
+    (finding,) = audit.check(partial(second, renewed=False), other, given, X).findings
+    assert finding.id == "JD202"
+    assert finding.evidence.startswith(
+        "the mask depends on rngs.count, rngs.key, which is returned"
+    )
 
 
 def test_state_with_a_key_that_comes_back_unchanged() -> None:
