@@ -88,9 +88,10 @@ class Probe:
         """Whether the function calls the module that a layer belongs to. A function may use a part
         of a model, such as its encoder.
         """
-        parts = layer.path.split("/")
-        for length in range(len(parts) - 1, -1, -1):
-            called = self.modules.get((layer.framework, "/".join(parts[:length])))
+        path = layer.path
+        while path:
+            path = path.rpartition("/")[0]
+            called = self.modules.get((layer.framework, path))
             if called is not None:
                 return called
         return True

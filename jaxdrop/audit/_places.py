@@ -89,9 +89,7 @@ class Place:
         if WATCHED + path.replace("/", ".") in parts or not path:
             return True
         wanted = [part for part in path.split("/") if part != "~"]
-        return any(
-            parts[at : at + len(wanted)] == wanted for at in range(len(parts) - len(wanted) + 1)
-        )
+        return any(parts[at : at + len(wanted)] == wanted for at in range(len(parts)))
 
     @property
     def variant(self) -> str | None:

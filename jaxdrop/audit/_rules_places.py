@@ -22,7 +22,7 @@ def shared_over_batch_or_heads(audit: Audit) -> Iterator[Seen]:
     """The mask does not vary along the first axis, or along that of attention's heads."""
     for found in audit.drawn():
         shape, shared = found.site.shape, found.site.shared_axes
-        if found.site.variant not in _ENTRIES or len(shape) < 2 or _is_weight(found, audit):
+        if found.site.variant not in _ENTRIES or _is_weight(found, audit):
             continue
         names = []
         if 0 in shared and len(shared) < sum(size > 1 for size in shape):
@@ -68,7 +68,7 @@ def _is_batch_norm(node: Node) -> bool:
     """Whether a value is a product with the inverse deviation of channels, which is the same for
     all examples, as that of LayerNorm is not.
     """
-    if node.op not in ("mul", "div") or len(node.shape) < 2:
+    if node.op not in ("mul", "div"):
         return False
     factors = node.inputs[1:] if node.op == "div" else node.inputs
     return any(1 < _channels(each) < node.size for each in factors)
@@ -216,7 +216,7 @@ def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
         if any(each.known or each.size < node.size or _only_weights(each, audit) for each in parts):
             continue
         first, second = parts
-        if _branch_of(second, first) or _branch_of(first, second):
+        if depends_on(second, first) or depends_on(first, second):
             yield found.site.where, "what is dropped is the sum of an array and a function of it"
 
 
@@ -228,11 +228,6 @@ def _unscaled(node: Node) -> Node:
         if node.op not in ("mul", "div") or len(rest) != 1:
             return node
         (node,) = rest
-
-
-def _branch_of(branch: Node, stream: Node) -> bool:
-    """Whether one part of a sum is computed from the other one by layers."""
-    return branch.op not in ("argument",) and depends_on(branch, stream)
 
 
 @rule("JD307")

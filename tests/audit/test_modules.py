@@ -46,6 +46,24 @@ def test_a_layer_may_be_told_its_mode_by_position() -> None:
     assert [(site.rate, site.active) for site in report.sites] == [(0.3, True), (0.4, False)]
 
 
+def test_a_key_by_position_says_no_mode() -> None:
+    class DropPath(nn.Module):
+        rate: float
+        deterministic: bool
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            return x if self.deterministic else dropout(key, x, self.rate)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            key = self.make_rng("dropout")
+            return DropPath(0.2, False)(DropPath(0.1, True)(jnp.tanh(x), key), key)
+
+    sites = applied(Net()).sites
+    assert [(site.rate, site.active) for site in sites] == [(0.2, True), (0.1, False)]
+
+
 @pytest.mark.parametrize(
     ("rates", "ids"), [((0.1, 0.2), []), ((0.1, 0.3), []), ((0.4,), ["JD101"])]
 )
@@ -372,6 +390,96 @@ def test_statistics_are_of_channels_or_of_examples(
 
 
 @pytest.mark.parametrize(
+    ("shape", "ids", "normalized"),
+    [
+        ((8, 16), ["JD303"], lambda y: y * lax.rsqrt(y.var(0) + 1e-5)),
+        ((8, 16), ["JD303"], lambda y: y * (lax.rsqrt(y.var(0) + 1e-5) * jnp.arange(16.0))),
+        ((8, 2), ["JD303"], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
+        ((8, 1), [], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
+        ((8, 16), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
+        ((8,), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
+        ((8, 16), [], lambda y: y / jnp.sqrt(y * y + 1)),
+        ((8,), [], lambda y: y / jnp.sqrt(y * y + 1)),
+        ((8, 16), [], lambda y: jnp.sqrt(y.var(0)) / (1 + y * y)),
+    ],
+)
+def test_an_inverse_deviation_is_of_several_channels(
+    shape: tuple[int, ...], ids: list[str], normalized: Callable[..., Any]
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(normalized(dropout(key, jnp.tanh(x), 0.1)))
+
+    assert found(run, KEY, array(*shape)) == ids
+
+
+FIELDS = {"w": array(16, 16), "v": array(16, 4), "b": array(16), "bias": array(8, 16)}
+HELD = np.arange(128, dtype=np.float32).reshape(8, 16)
+
+
+@pytest.mark.parametrize(
+    ("last", "of", "then"),
+    [
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y),
+        (True, lambda w, x: x @ w["w"] + w["b"], lambda w, x, y: y),
+        (True, lambda w, x: (2 * (x @ w["w"]) / 3).T, lambda w, x, y: y),
+        (True, lambda w, x: lax.conv(x[None], w["w"][:8, :8, None], (1,), "SAME"),
+         lambda w, x, y: y),
+        (False, lambda w, x: jnp.tanh(x @ w["w"]), lambda w, x, y: y),
+        (False, lambda w, x: x @ w["w"] + x[::-1] @ w["w"], lambda w, x, y: y),
+        (False, lambda w, x: (x @ w["w"]) * jnp.tanh(x), lambda w, x, y: y),
+        (False, lambda w, x: jax.nn.softmax(x @ x.T), lambda w, x, y: jnp.tanh(y)),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + w["b"]),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + w["bias"]),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + HELD),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + x[:, :1]),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + jnp.tanh(y)),
+        (False, lambda w, x: x @ w["w"], lambda w, x, y: y + x),
+        (False, lambda w, x: x @ w["w"], lambda w, x, y: x + jnp.tanh(y)),
+        (False, lambda w, x: x @ w["w"], lambda w, x, y: jnp.tanh(y) @ w["v"]),
+        (False, lambda w, x: x @ w["w"],
+         lambda w, x, y: lax.cond(x[0, 0] > 0, jnp.tanh, jnp.sin, y)),
+        (False, lambda w, x: x @ w["w"],
+         lambda w, x, y: lax.while_loop(lambda y: y.sum() > 0, jnp.tanh, y)),
+        (False, lambda w, x: x @ w["w"],
+         lambda w, x, y: lax.scan(lambda y, _: (jnp.tanh(y), None), y, None, length=2)[0]),
+    ],
+)  # fmt: skip
+def test_the_last_layer_is_linear_and_meets_no_other(
+    last: bool, of: Callable[..., Any], then: Callable[..., Any]
+) -> None:
+    def run(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
+        return then(w, x, dropout(key, of(w, x), 0.1))
+
+    assert found(run, KEY, FIELDS, X) == (["JD305"] if last else [])
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "evidence"),
+    [
+        ((4, 6, 8), (4, 1, 8), "the mask is shared along axes 1 of (4, 6, 8)"),
+        ((2, 3, 4, 5), (2, 3, 1, 5), "the mask is shared along axes 2 of (2, 3, 4, 5)"),
+        ((2, 3, 4, 4, 5), (2, 1, 1, 4, 5), "the mask is shared along axes 1, 2 of (2, 3, 4, 4, 5)"),
+        ((4, 6, 8), (1, 6, 8), "all examples (axis 0) of (4, 6, 8) have one mask"),
+        ((8, 2), (1, 2), "all examples (axis 0) of (8, 2) have one mask"),
+        ((8, 1), (1, 1), ""),
+        ((1, 8), (1, 1), ""),
+        ((8,), (1,), ""),
+        ((4, 6, 8), (4, 6, 1), ""),
+        ((4, 6, 8), (4, 1, 1), ""),  # drop path
+        ((2, 3, 4, 5), (2, 1, 1, 5), ""),  # spatial dropout
+    ],
+)
+def test_axes_that_share_a_mask(
+    size: tuple[int, ...], mask: tuple[int, ...], evidence: str
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, mask), jnp.tanh(x), 0)
+
+    findings = audit.check(run, KEY, array(*size)).findings
+    assert [each.evidence for each in findings] == ([evidence] if evidence else [])
+
+
+@pytest.mark.parametrize(
     ("shape", "ids"), [((), []), ((1, 1), []), ((1, 16), ["JD301"]), ((8, 1), [])]
 )
 def test_one_number_for_all_is_no_mask_that_examples_share(
@@ -475,6 +583,17 @@ def test_a_layer_that_gets_no_key_once_is_blamed_whatever_its_other_calls_get(fi
     report = audit.check(run, layer, KEY, X)
     assert [each.evidence for each in report.findings] == ["Dropout at rate 0.1 is on, and raises"]
     assert len(report.sites) == 1
+
+
+def test_a_layer_without_a_key_may_get_its_input_by_name() -> None:
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=False))
+
+    def run(layer: nnx.Dropout, x: jax.Array) -> jax.Array:
+        y = layer(inputs=jnp.tanh(x))
+        assert y.shape == x.shape
+        return y
+
+    assert found(run, layer, X) == ["JD104"]
 
 
 def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:

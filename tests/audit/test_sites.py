@@ -555,6 +555,23 @@ def test_a_place_has_a_name_and_a_number_of_turns() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "inside"),
+    [("", True), ("a", True), ("c", True), ("a/b", True), ("b/c", True), ("a/b/c", True),
+     ("a/~/b", True), ("a/c", False), ("a/b/c/d", False), ("d", False), ("b/a", False)],
+)  # fmt: skip
+def test_a_place_is_within_the_modules_of_its_path(path: str, inside: bool) -> None:
+    assert Place(("jit(f)/a", "b/c")).within(path) is inside
+
+
+def test_a_place_of_an_object_is_within_the_whole_path() -> None:
+    place = Place(("model:net.a/x", "model:net.a.b/y"))
+    assert place.path == ("net", "a", "b")
+    assert [place.within(path) for path in ("net/a/b", "net/a", "net", "a/b")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("mask", "shared"),
     [
         ((4, 2, 8), ()), ((4, 1, 8), (1,)), ((1, 2, 1), (0, 2)), ((1, 1, 1), (0, 1, 2)),
