@@ -74,11 +74,10 @@ def check_dropout(
     reports = []
     for training, mode in ((True, on), (False, off)):
         fn, given, ours = _call(model, args, mode, training)
-        shift = given.index(args[0]) if args and isinstance(step, int) else 0
-        which = step + shift if isinstance(step, int) and training else step if training else None
+        which = step + len(given) - len(args) if isinstance(step, int) else step
         reports.append(
-            check(fn, *given, kwargs=ours, training=training, step=which, select=select,
-                  ignore=ignore)
+            check(fn, *given, kwargs=ours, training=training, step=which if training else None,
+                  select=select, ignore=ignore)
         )  # fmt: skip
     wrong = [
         f"{'training' if training else 'evaluation'}: {found}\n  {found.rule.why}\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -172,5 +173,6 @@ def test_the_step_is_an_argument_of_the_call() -> None:
 
     arguments = X, array(dtype=jnp.int32)
     check_dropout(Stepped(keyed=True), *arguments, step=1)
+    check_dropout(Stepped(keyed=True), np.ones((4, 8), np.float32), 3, step=1)
     with pytest.raises(AssertionError, match="JD202"):
         check_dropout(Stepped(keyed=False), *arguments, step=1)

@@ -65,7 +65,8 @@ def test_a_key_by_position_says_no_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "ids"), [((0.1, 0.2), []), ((0.1, 0.3), []), ((0.4,), ["JD101"])]
+    ("rates", "ids"),
+    [((0.1, 0.2), []), ((0.1, 0.3), []), ((0.3,), []), ((0.4,), ["JD101"])],
 )
 def test_a_rate_of_depth_is_the_largest_of_its_layers(
     rates: tuple[float, ...], ids: list[str]
@@ -293,6 +294,52 @@ def test_arguments_that_are_rates() -> None:
     assert evidence(config={1: 0.3}) == []
     assert evidence(config=config) == [f"config.dropout_rate {unused}"]
     assert evidence(dropout_rate=0.1, config={"dropout": 0.1}) == []
+
+
+def attention(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jax.nn.softmax(x @ x.T), 0.1) @ x)
+
+
+def scores(key: jax.Array, x: jax.Array) -> jax.Array:
+    keep = jax.random.bernoulli(key, 0.9, (8, 8))
+    return jnp.tanh(jax.nn.softmax(jnp.where(keep, x @ x.T, -jnp.inf)) @ x)
+
+
+def gates(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jax.nn.sigmoid(x @ x.T), 0.1) @ jnp.tanh(x))
+
+
+def hidden(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jnp.tanh(x), 0.1)) @ jnp.tanh(x).T
+
+
+def product(key: jax.Array, x: jax.Array) -> jax.Array:
+    """With an argument: a layer, whose weights it holds."""
+    return jnp.tanh(dropout(key, jnp.tanh(x), 0.1) @ x.T)
+
+
+@pytest.mark.parametrize("fn", [attention, scores, gates, hidden, product])
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("dropout_rate", ()),
+        ("attention_dropout", (hidden, product)),
+        ("attn_pdrop", (hidden, product)),
+        ("resid_pdrop", (attention, scores)),
+        ("hidden_dropout_prob", (attention, scores)),
+        ("mlp_dropout", (attention, scores)),
+        ("embd_pdrop", (attention, scores)),
+    ],
+)
+def test_a_rate_is_meant_for_a_part_of_the_model(
+    fn: Callable[..., Any], name: str, unused: tuple[Any, ...]
+) -> None:
+    """That for attention draws on its weights, those for other parts do not."""
+    kwargs = {"config": {name: 0.1}}
+    report = audit.check(
+        lambda key, x, config: fn(key, x), KEY, X, kwargs=kwargs, training=True, select="JD101"
+    )
+    assert [each.id for each in report.findings] == (["JD101"] if fn in unused else [])
 
 
 def test_a_layer_that_is_off_beside_one_that_is_on() -> None:
