@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdrop import _checks, _optional
 from jaxdrop.audit import Report, Severity, check
@@ -136,7 +137,7 @@ def _call(
 def _linen_call(
     model: Any, args: tuple[Any, ...], mode: dict[str, Any]
 ) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), jnp.uint32))
 
     def init(key: jax.Array, *args: Any) -> Any:
         params, dropout = jax.random.split(key)

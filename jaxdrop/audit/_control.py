@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdrop import _equations
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._graph import Node, moved_from
+from jaxdrop.audit._graph import Node, moved_from, sources_of
 from jaxdrop.audit._places import Loop, Place
 from jaxdrop.audit._walk import Handler, Walk, entered
 
@@ -167,17 +167,13 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
         if all(out is outs[0] for out in outs):
             results.append(outs[0])
             continue
-        deps = index.deps
-        for out in outs:
-            deps |= out.deps
+        deps = sources_of((index, *outs))
         node = _link(walk, "cond", (index, *outs), var.aval, deps, place)
         results.append(node)
         mask = index.mask
-        computed = [out for out in outs if not out.known]
-        if mask is not None and computed and walk.recording and not place.backward:
-            walk.applications.append(
-                Application("branch", index, computed[-1], node, mask.true, place)
-            )
+        data = next((out for out in outs if not out.known), None)
+        if mask is not None and data is not None and walk.recording and not place.backward:
+            walk.applications.append(Application("branch", index, data, node, mask.true, place))
     return results
 
 
@@ -202,18 +198,14 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
         if size > 1:
             loops.append(loop)
     for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):
-        bits = 0
-        for name in _flat(spec):
-            bits |= walk.axis(name)
+        bits = sum(walk.axis(name) for name in _flat(spec))
         if bits:
             args.append(_fresh(walk, "shard", node, var.aval, node.deps | bits, place))
         else:
             args.append(node)
     inside = dataclasses.replace(place, loops=(*place.loops, *loops))
     outs = walk.closed(body, args, inside)
-    gone = 0
-    for axis in axes:
-        gone |= walk.axis(axis)
+    gone = sum(walk.axis(axis) for axis in axes)
     return [
         _link(walk, "unshard", (out,), var.aval, out.deps & ~gone, place)
         for out, var in zip(outs, eqn.outvars, strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from
+from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from, sources_of
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._tracing import Program
 
@@ -73,10 +73,7 @@ class Found:
     @property
     def deps(self) -> int:
         """The sources that the bits depend on."""
-        deps = 0
-        for draw in self.draws:
-            deps |= draw.bits.deps | draw.key.deps
-        return deps
+        return sources_of(node for draw in self.draws for node in (draw.bits, draw.key))
 
     def within(self, path: str) -> bool:
         """Whether it is drawn, or applied, in the module with this path."""

@@ -13,7 +13,7 @@ from jax.extend.core import Literal
 from jaxdrop import _equations
 from jaxdrop.audit import _elementwise
 from jaxdrop.audit._applications import Application, applied
-from jaxdrop.audit._graph import HELD, Draw, Graph, Node
+from jaxdrop.audit._graph import HELD, Draw, Graph, Node, sources_of
 from jaxdrop.audit._places import Place, function_is_library, is_backward, key_type
 
 # Reductions over an axis of devices: their result is the same on all of them.
@@ -65,9 +65,8 @@ class Walk:
 
     def closed(self, jaxpr: Any, inputs: Sequence[Node], place: Place) -> list[Node]:
         """The results of a program inside the program."""
-        consts: Sequence[Any] = ()
-        if hasattr(jaxpr, "consts"):
-            jaxpr, consts = jaxpr.jaxpr, jaxpr.consts
+        consts: Sequence[Any] = getattr(jaxpr, "consts", ())
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         env: dict[Any, Node] = {}
         for var, value in zip(jaxpr.constvars, consts, strict=True):
             env[var] = self.graph.literal(value, var.aval)
@@ -162,9 +161,7 @@ class Walk:
         """
         name = eqn.primitive.name
         sources = (*inputs, *(held for each in inputs for held in self._held.get(each.number, ())))
-        deps = 0
-        for each in sources:
-            deps |= each.deps
+        deps = sources_of(sources)
         if name in _WRITES:
             self._held.setdefault(inputs[0].number, []).append(inputs[1])
             if inputs[0].op != "new_ref":
@@ -177,7 +174,7 @@ class Walk:
     def _reduced(self, params: dict[str, Any], outs: Sequence[Node]) -> None:
         if params.get("axis_index_groups") is not None:
             return
-        for axis in _names(params.get("axes", params.get("axis_name", ()))):
+        for axis in _names(params.get("axes", params.get("axis_name"))):
             for out in outs:
                 out.deps &= ~self.axis(axis)
 
@@ -205,8 +202,7 @@ class Walk:
         found = self.draws.get((key.number, bits.number))
         if found is None:
             generator = key_type(key.dtype) if key.is_key else "raw words"
-            batched = key.is_key and key.size > 1
-            found = self.draws[key.number, bits.number] = Draw(key, bits, generator, batched)
+            found = self.draws[key.number, bits.number] = Draw(key, bits, generator)
         return found
 
     def _note(
@@ -238,7 +234,7 @@ class Walk:
 
 def entered(inner: Any, place: Place, eqn: Any) -> Place:
     """The place of a program inside an equation."""
-    jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
+    jaxpr = getattr(inner, "jaxpr", inner)
     # Whether a checkpoint is `differentiated` says nothing: in the forward scan of a gradient it
     # is, too.
     return dataclasses.replace(

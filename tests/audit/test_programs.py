@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.experimental import io_callback
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, PartitionSpec
 
@@ -348,6 +349,47 @@ def test_keys_that_are_repeated_along_an_axis(axis: int, ids: list[str]) -> None
     assert found(run, KEYS, X) == ids
 
 
+@pytest.mark.parametrize(
+    ("weights", "product"),
+    [
+        (True, lambda w, x: x @ w),
+        (True, lambda w, x: (w @ x.T).T),
+        (True, lambda w, x: x @ w.T),
+        (False, lambda w, x: w[:8] * x),
+        (False, lambda w, x: x + np.ones((8, 16), np.float32) @ w),
+        (False, lambda w, x: x + (w @ w)[:8]),
+    ],
+)
+def test_layers_are_arrays_that_are_multiplied_with_what_a_loop_carries(
+    weights: bool, product: Fn
+) -> None:
+    def run(w: jax.Array, key: jax.Array, x: jax.Array) -> jax.Array:
+        def body(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+            return dropout(key, jnp.tanh(product(w, x)), 0.1), None
+
+        return lax.scan(body, x, w)[0]
+
+    evidence = [each.evidence for each in audit.check(run, array(3, 16, 16), KEY, X).findings]
+    text = "the loop goes over layers, and the key key is the same in all of 3"
+    assert evidence == ([text] if weights else [])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_a_loop_carries_depends_on_its_beginning_and_on_what_replaces_it(
+    inside: bool,
+) -> None:
+    def run(first: jax.Array, keys: jax.Array, x: jax.Array) -> jax.Array:
+        def body(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            x, own = carry
+            return (dropout(own, jnp.tanh(x), 0.1) if inside else x, key), None
+
+        (x, last), _ = lax.scan(body, (x, first), keys)
+        return x if inside else dropout(last, jnp.tanh(x), 0.1)
+
+    (finding,) = audit.check(run, KEY, KEYS, X, step="x").findings
+    assert finding.evidence == "the mask depends on first, keys, and not on the step"
+
+
 # Branches, devices, references.
 
 
@@ -383,6 +425,26 @@ def test_devices_draw_the_same_from_what_is_the_same_on_all(
     assert found(sharded(body, size, "data", (ALL, ALL, ROWS), ROWS), W, KEY, X) == ids
 
 
+@pytest.mark.parametrize(
+    ("ids", "of"),
+    [
+        (["JD204"], lambda index: lax.pmax(index, "data")),
+        (["JD204"], lambda index: lax.all_gather(index, "data").sum()),
+        ([], lambda index: lax.ppermute(index, "data", [(0, 1), (1, 0)])),
+    ],
+)
+def test_what_devices_exchange(ids: list[str], of: Fn) -> None:
+    def body(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return model(w, jax.random.fold_in(key, of(lax.axis_index("data"))), x)
+
+    assert found(sharded(body, 2, "data", (ALL, ALL, ROWS), ROWS), W, KEY, X) == ids
+
+
+def test_a_key_in_two_programs_of_devices_is_one_key() -> None:
+    divided = sharded(lambda key, x: dropout(key, jnp.tanh(x), 0.1), 2, "data", (ALL, ALL), ALL)
+    assert found(lambda key, x: divided(key, jnp.exp(divided(key, x))), KEY, X) == ["JD201"]
+
+
 def test_devices_in_a_loop_that_carries_what_they_compute() -> None:
     def body(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
         return layer(jax.random.fold_in(key, lax.axis_index("data")), w, x)
@@ -393,6 +455,16 @@ def test_devices_in_a_loop_that_carries_what_they_compute() -> None:
 
     site = only(run, W, KEY, X)
     assert (site.repeats, site.shape) == (3, (4, 16))
+
+
+def test_callbacks_and_tokens_are_values_like_others() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        lax.after_all(lax.create_token())
+        jax.debug.print("{}", x)
+        y = io_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return dropout(key, jnp.tanh(y), 0.1)
+
+    assert only(run, KEY, X).rate == 0.1
 
 
 @pytest.mark.parametrize("read", [lambda ref: ref[...], jax.freeze])

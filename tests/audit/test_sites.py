@@ -295,7 +295,13 @@ def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
         counts = tokens * jax.random.bernoulli(keys[1], 0.9, X.shape)
         held = positions(x) * jax.random.bernoulli(keys[2], 0.9, X.shape)
         known = jax.lax.cond(jax.random.bernoulli(keys[3]), lambda: 2.0, lambda: 3.0)
-        return noise, flipped, ids, chosen, signs, mixed, swapped, moved, whole, counts, held, known
+        whole_numbers = jnp.asarray(np.arange(128).reshape(8, 16)).astype(x.dtype)
+        numbers = whole_numbers * jax.random.bernoulli(keys[0], 0.9, X.shape)
+        last, rows = jax.lax.scan(lambda c, i: (c + i, 2 * c), jnp.zeros(16), jnp.arange(8.0))
+        looped = rows * jax.random.bernoulli(keys[1], 0.9, X.shape)
+        final = last * jax.random.bernoulli(keys[2], 0.9, (16,))
+        mixture = noise, flipped, ids, chosen, signs, mixed, swapped, moved, whole, counts
+        return mixture, held, known, numbers, looped, final
 
     assert audit.check(run, KEY, X, array(*X.shape, dtype=jnp.int32)).sites == []
 
@@ -587,6 +593,23 @@ def test_axes_of_length_two_are_shared_and_of_length_one_are_not(
     assert only(run, KEY, array(4, 2, 8)).shared_axes == shared
     if mask[1:2] == (1,):
         assert only(run, KEY, array(4, 1, 8)).shared_axes == tuple(at for at in shared if at != 1)
+
+
+@pytest.mark.parametrize(
+    ("shared", "made"),
+    [
+        ((1, 3), lambda draw: draw(2, 4).reshape(2, 1, 4, 1)),
+        ((0, 2), lambda draw: draw(2, 1, 2).reshape(2, 2)[None, :, None, :]),
+        ((0, 3), lambda draw: draw(4, 2).T.reshape(1, 2, 4, 1)),
+        ((), lambda draw: draw(8, 4).reshape(2, 2, 4, 2)),
+    ],
+)
+def test_axes_of_masks_that_are_reshaped(shared: tuple[int, ...], made: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        mask = made(lambda *shape: jax.random.bernoulli(key, 0.9, shape))
+        return jnp.where(mask, jnp.tanh(x), 0)
+
+    assert only(run, KEY, array(2, 2, 4, 2)).shared_axes == shared
 
 
 @pytest.mark.parametrize("tiled", [False, True])
