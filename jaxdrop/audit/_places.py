@@ -53,7 +53,7 @@ class Loop:
     stacks: bool = False
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where an equation stands.
 

@@ -318,13 +318,24 @@ def product(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.tanh(dropout(key, jnp.tanh(x), 0.1) @ x.T)
 
 
-@pytest.mark.parametrize("fn", [attention, scores, gates, hidden, product])
+def summed(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jnp.tanh(x), 0.1) + jnp.exp(x))
+
+
+def gradient(key: jax.Array, x: jax.Array) -> jax.Array:
+    """In the backward pass, what is dropped meets a cotangent."""
+    return jax.grad(lambda x: product(key, x).sum())(x)
+
+
+@pytest.mark.parametrize(
+    "fn", [attention, scores, gates, hidden, product, summed, gradient], ids=lambda fn: fn.__name__
+)
 @pytest.mark.parametrize(
     ("name", "unused"),
     [
         ("dropout_rate", ()),
-        ("attention_dropout", (hidden, product)),
-        ("attn_pdrop", (hidden, product)),
+        ("attention_dropout", (hidden, product, summed, gradient)),
+        ("attn_pdrop", (hidden, product, summed, gradient)),
         ("resid_pdrop", (attention, scores)),
         ("hidden_dropout_prob", (attention, scores)),
         ("mlp_dropout", (attention, scores)),
