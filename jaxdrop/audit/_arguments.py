@@ -66,8 +66,7 @@ class Arguments:
             self.arrays.append(leaf)
             self.places.append(at)
             name = argument + jax.tree_util.keystr(tuple(rest[1:]))
-            holder = self.named[argument]
-            weights = _objects.is_model(holder) or _are_weights(argument, tuple(rest[1:]), holder)
+            weights = _objects.is_model(self.named[argument]) or _are_weights(argument, rest[1:])
             self.sources.append(Source(name, argument, weights))
             self.steps.append(stepping)
         if unseen:
@@ -139,7 +138,7 @@ class Arguments:
                     for node, source in zip(inputs, self.sources, strict=True)
                     if source.argument == name
                 ]
-                if 0 < size == len(mine) and _same_structure(value, result):
+                if size == len(mine) and _same_structure(value, result):
                     pairs += zip(mine, outputs[at : at + size], strict=True)
                     del left[name]
                     break
@@ -201,7 +200,7 @@ _WEIGHTS = frozenset(
 )  # fmt: skip
 
 
-def _are_weights(argument: str, path: tuple[Any, ...], holder: Any) -> bool:
+def _are_weights(argument: str, path: Sequence[Any]) -> bool:
     words = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
     return bool(words & _WEIGHTS) or argument in ("params", "weights", "variables", "state")
 

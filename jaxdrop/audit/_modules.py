@@ -82,7 +82,7 @@ class Probe:
         """Notes a module that is no dropout layer, nor a layer around one."""
         if not _LAYER.search(type(module).__name__):
             key = (framework, path)
-            self.modules[key] = self.modules.get(key, False) or called
+            self.modules[key] = self.modules.get(key) or called
 
     def takes_part(self, layer: Layer) -> bool:
         """Whether the function calls the module that a layer belongs to. A function may use a part
@@ -158,18 +158,20 @@ def watching(probe: Probe) -> Iterator[None]:
 def _linen(probe: Probe, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
     if context.method_name == "__call__":
-        _one_key(probe, module)
-        layer = probe.see("linen", "/".join(module.path), module)
+        path = ""
+        if module.scope is not None:  # it may be called alone if it needs no variables
+            _one_key(probe, module.scope)
+            path = "/".join(module.path)
+        layer = probe.see("linen", path, module)
         if layer is not None:
             note_mode(layer, module, args, kwargs)
     return call(*args, **kwargs)
 
 
-def _one_key(probe: Probe, module: Any) -> None:
+def _one_key(probe: Probe, scope: Any) -> None:
     """Notes collections of random numbers that begin with one key."""
-    rngs = getattr(module.scope, "rngs", None) or {}
     owners: dict[int, str] = {}
-    for name, lazy in rngs.items():
+    for name, lazy in scope.rngs.items():
         first = owners.setdefault(id(getattr(lazy, "rng", lazy)), name)
         if first != name:
             probe.keys.append((first, name))

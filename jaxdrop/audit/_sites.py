@@ -287,10 +287,10 @@ def _reshaped(
     before: tuple[int, ...], varies: tuple[bool, ...], after: tuple[int, ...]
 ) -> tuple[bool, ...]:
     """The varying axes behind a reshape that adds or removes axes of length 1."""
-    long = [own for size, own in zip(before, varies, strict=True) if size > 1]
-    if [size for size in before if size > 1] != [size for size in after if size > 1]:
+    long = [(size, own) for size, own in zip(before, varies, strict=True) if size > 1]
+    if [size for size, _ in long] != [size for size in after if size > 1]:
         return tuple(size > 1 for size in after)
-    rest = iter(long)
+    rest = (own for _, own in long)
     return tuple(size > 1 and next(rest) for size in after)
 
 

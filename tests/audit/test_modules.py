@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from collections.abc import Callable
@@ -294,6 +295,14 @@ def test_arguments_that_are_rates() -> None:
     assert evidence(config={1: 0.3}) == []
     assert evidence(config=config) == [f"config.dropout_rate {unused}"]
     assert evidence(dropout_rate=0.1, config={"dropout": 0.1}) == []
+
+    @dataclasses.dataclass(slots=True)
+    class Config:
+        dropout_rate: float = 0.3
+        _dropout: float = 0.4
+        drop_rate: float = dataclasses.field(init=False)  # has no value
+
+    assert evidence(config=Config()) == [f"config.dropout_rate {unused}"]
 
 
 def attention(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -641,6 +650,23 @@ def test_a_layer_that_gets_no_key_once_is_blamed_whatever_its_other_calls_get(fi
     report = audit.check(run, layer, KEY, X)
     assert [each.evidence for each in report.findings] == ["Dropout at rate 0.1 is on, and raises"]
     assert len(report.sites) == 1
+
+
+def test_a_module_of_linen_without_variables_may_be_called_alone() -> None:
+    class Drop(nn.Module):
+        rate: float = 0.1
+
+        def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
+            return dropout(key, x, self.rate)
+
+    def run(parts: list[Any], x: jax.Array) -> jax.Array:
+        w, key = parts
+        return Drop()(key, jnp.tanh(x @ w["w"])) @ w["v"]
+
+    (site,) = audit.check(run, [W, KEY], X, training=True).sites
+    assert (site.rate, site.active) == (0.1, True)
+    assert found(run, [W, KEY], X, step="parts[1]") == []
+    assert found(run, [W, KEY], X, step="x") == ["JD202"]
 
 
 def test_a_layer_without_a_key_may_get_its_input_by_name() -> None:

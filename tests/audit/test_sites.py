@@ -602,6 +602,7 @@ def test_axes_of_length_two_are_shared_and_of_length_one_are_not(
         ((0, 2), lambda draw: draw(2, 1, 2).reshape(2, 2)[None, :, None, :]),
         ((0, 3), lambda draw: draw(4, 2).T.reshape(1, 2, 4, 1)),
         ((), lambda draw: draw(8, 4).reshape(2, 2, 4, 2)),
+        ((1, 3), lambda draw: jnp.broadcast_to(draw(2, 1, 4), (2, 2, 4)).reshape(2, 2, 4, 1)),
     ],
 )
 def test_axes_of_masks_that_are_reshaped(shared: tuple[int, ...], made: Fn) -> None:
