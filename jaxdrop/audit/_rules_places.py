@@ -71,25 +71,28 @@ def _is_batch_norm(node: Node) -> bool:
     if node.op not in ("mul", "div"):
         return False
     factors = node.inputs[1:] if node.op == "div" else node.inputs
-    return any(1 < _channels(each) < node.size for each in factors)
+    roots = map(_of_channels, factors)
+    return any(root is not None and 1 < root.size < node.size for root in roots)
 
 
-def _channels(node: Node) -> int:
-    """The length of an inverse deviation, if its entries are those of channels; else 0."""
+def _of_channels(node: Node) -> Node | None:
+    """The inverse deviation that a value is, up to moves and a learned scale, if its entries are
+    those of channels.
+    """
     axis: int | None = 0  # along which the examples lie; None where all have the same value
     while True:
         if node.op in ("rsqrt", "sqrt"):
-            return 0 if axis is not None and _is_long(node, axis) else node.size
+            return None if axis is not None and _is_long(node, axis) else node
         if node.op in ("mul", "add"):
             # The product of the inverse deviation and the learned scale.
             roots = [each for each in node.inputs if moved_from(each).op in ("rsqrt", "sqrt")]
             if not roots:
-                return 0
+                return None
             inner = roots[0]
         elif node.op in MOVES:
             inner = node.inputs[0]
         else:
-            return 0
+            return None
         if axis is not None:
             axis = _before(node, inner, axis) if _is_long(node, axis) else None
         node = inner

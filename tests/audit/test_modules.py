@@ -604,6 +604,21 @@ def test_a_scale_may_stand_on_either_side_of_a_mask(
     assert found(run, KEY, array(8, 16, dtype=jnp.bfloat16)) == ids
 
 
+def test_a_mask_that_scales_nothing_has_no_bias() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x) * jax.random.bernoulli(key, 0.99, x.shape).astype(x.dtype)
+
+    assert found(run, KEY, array(8, 16, dtype=jnp.bfloat16)) == []
+
+
+def test_scores_of_attention_are_no_last_layer() -> None:
+    def run(key: jax.Array, x: jax.Array, fill: float) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, (8, 8)), x @ x.T, fill)
+
+    assert found(lambda key, x: run(key, x, -jnp.inf), KEY, X) == []
+    assert found(lambda key, x: run(key, x, 0.0), KEY, X) == ["JD305"]
+
+
 def test_the_bias_of_a_scale_at_an_unknown_rate_is_unknown() -> None:
     def run(key: jax.Array, x: jax.Array) -> jax.Array:
         keep = jax.random.normal(key, x.shape) > 0.3
