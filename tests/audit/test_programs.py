@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -189,6 +190,15 @@ def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
         return jnp.tanh(x) * factor
 
     assert only(run, KEY, X, array()).rate == pytest.approx(0.1)
+
+
+def test_constants_that_are_infinite_are_no_warning() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(key, jnp.tanh(x), 0.1) - jnp.log(jnp.zeros(x.shape))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert only(run, KEY, X).rate == 0.1
 
 
 def test_one_mask_for_two_arrays_is_one_site() -> None:
