@@ -28,8 +28,6 @@ def called(params: Any, count: int) -> Any:
     """
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner: Any = params.get(name)
-        if hasattr(inner, "eqns"):
-            jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
-            if len(jaxpr.invars) == count:
-                return inner
+        if hasattr(inner, "eqns") and len(getattr(inner, "jaxpr", inner).invars) == count:
+            return inner
     return None

@@ -102,7 +102,8 @@ def unreached(cls: type, base: type) -> str:
     their code says.
     """
     for kind in cls.__mro__[: cls.__mro__.index(base)]:
-        call = inspect.unwrap(vars(kind).get("__call__", base.__call__))
+        own: Any = vars(kind).get("__call__")
+        call = inspect.unwrap(own)
         code = getattr(call, "__code__", None)
         if call is inspect.unwrap(base.__call__) or code is None:
             continue

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdrop import _checks, _optional
 from jaxdrop.audit import Report, Severity, check
@@ -50,8 +51,8 @@ def check_dropout(
         function.
       *args: the arguments of its call. Arrays may be `jax.ShapeDtypeStruct`.
       train: keyword arguments that switch dropout on, such as `{"training": True}`. By default
-        an argument of the call that is named `deterministic`, `train`, `training`, `is_training`,
-        `inference` or `enable_dropout`.
+        the arguments of the call that are named `deterministic`, `train`, `training`,
+        `is_training`, `inference` or `enable_dropout`.
       evaluate: keyword arguments that switch it off.
       step: as in `jaxdrop.audit.check`; a number counts the arguments of the call.
       select: as there.
@@ -74,11 +75,10 @@ def check_dropout(
     reports = []
     for training, mode in ((True, on), (False, off)):
         fn, given, ours = _call(model, args, mode, training)
-        shift = given.index(args[0]) if args and isinstance(step, int) else 0
-        which = step + shift if isinstance(step, int) and training else step if training else None
+        which = step + len(given) - len(args) if isinstance(step, int) else step
         reports.append(
-            check(fn, *given, kwargs=ours, training=training, step=which, select=select,
-                  ignore=ignore)
+            check(fn, *given, kwargs=ours, training=training, step=which if training else None,
+                  select=select, ignore=ignore)
         )  # fmt: skip
     wrong = [
         f"{'training' if training else 'evaluation'}: {found}\n  {found.rule.why}\n"
@@ -96,16 +96,14 @@ def _mode(model: Any, training: bool) -> dict[str, Any]:
     """The keyword arguments of a call in training or in evaluation."""
     method = model if inspect.isfunction(model) else type(model).__call__
     names = inspect.signature(method).parameters
-    for name, when_training in _MODES.items():
-        if name in names:
-            return {name: when_training is training}
-    if _is_nnx(model) or _is_equinox(model):
-        return {}
-    raise TypeError(
-        f"the call of {getattr(model, '__name__', type(model).__name__)} has no argument such as "
-        "deterministic or training: give train= and evaluate=, the keyword arguments that switch "
-        "dropout on and off"
-    )
+    found = {name: value is training for name, value in _MODES.items() if name in names}
+    if not (found or _is_nnx(model) or _is_equinox(model)):
+        raise TypeError(
+            f"the call of {getattr(model, '__name__', type(model).__name__)} has no argument such "
+            "as deterministic or training: give train= and evaluate=, the keyword arguments that "
+            "switch dropout on and off"
+        )
+    return found
 
 
 def _call(
@@ -139,7 +137,7 @@ def _call(
 def _linen_call(
     model: Any, args: tuple[Any, ...], mode: dict[str, Any]
 ) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), jnp.uint32))
 
     def init(key: jax.Array, *args: Any) -> Any:
         params, dropout = jax.random.split(key)

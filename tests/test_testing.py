@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -135,6 +136,14 @@ def test_an_nnx_model_whose_call_takes_the_mode() -> None:
     ]
 
 
+def test_arguments_that_say_the_mode_are_all_given() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array, train: bool, deterministic: bool) -> jax.Array:
+        assert train is not deterministic
+        return model(w, key, x) if train else jnp.tanh(x)
+
+    check_dropout(run, W, KEY, array(8, 16))
+
+
 def test_costs_fail_if_they_are_asked_for() -> None:
     def run(w: Any, key: jax.Array, x: jax.Array, training: bool) -> jax.Array:
         return model(w, key, x, 0.0) if training else jnp.tanh(x)
@@ -164,5 +173,6 @@ def test_the_step_is_an_argument_of_the_call() -> None:
 
     arguments = X, array(dtype=jnp.int32)
     check_dropout(Stepped(keyed=True), *arguments, step=1)
+    check_dropout(Stepped(keyed=True), np.ones((4, 8), np.float32), 3, step=1)
     with pytest.raises(AssertionError, match="JD202"):
         check_dropout(Stepped(keyed=False), *arguments, step=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from jaxdrop.audit._graph import Node
 from jaxdrop.audit._places import Place
@@ -13,13 +14,13 @@ class Application:
     """A mask that meets an array.
 
     Attributes:
-      kind: `select`, `multiply`, `branch` or `noise`.
+      kind: `select`, `multiply`, `branch`, or `draw` of what is drawn for other purposes.
       mask: the node of the mask; with one row for each entry of the array.
       data: the array that is dropped from.
       out: the result.
       keeps: the probability that an entry is kept; None if it is not known in tracing.
-      fill: what stands in the place of a dropped entry.
       place: where.
+      fill: what stands in the place of a dropped entry; None if it is not known.
     """
 
     kind: str
@@ -27,8 +28,8 @@ class Application:
     data: Node
     out: Node
     keeps: float | None
-    fill: float
     place: Place
+    fill: Any = None
 
 
 def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> Application | None:
@@ -38,7 +39,7 @@ def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> App
         pred = inputs[0].mask
         sides = list(inputs[1:])
         data = [each for each in sides if each.is_data and each.rand is None]
-        if len(data) == 2 and ours and place.variant in ("zoneout", "recurrent_dropout"):
+        if len(data) == 2 and place.variant in ("zoneout", "recurrent_dropout"):
             data = data[1:]
         if len(data) != 1 or not (ours or is_float(data[0])):
             return None
@@ -48,7 +49,7 @@ def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> App
             return None
         true = pred.true
         keeps = true if side == 1 or true is None else 1 - true
-        return Application("select", inputs[0], data[0], out, keeps, float(fill or 0), place)
+        return Application("select", inputs[0], data[0], out, keeps, place, fill)
     if name in ("mul", "div"):
         random = [each for each in inputs if each.rand is not None]
         data = [each for each in inputs if each.rand is None]
@@ -57,9 +58,8 @@ def applied(name: str, out: Node, inputs: tuple[Node, ...], place: Place) -> App
         mask = random[0].mask
         if mask is None and not ours:
             return None
-        kind = "multiply" if mask is not None else "noise"
-        keeps = mask.true if mask is not None else None
-        return Application(kind, random[0], data[0], out, keeps, 0.0, place)
+        keeps = None if mask is None else mask.true
+        return Application("multiply", random[0], data[0], out, keeps, place, fill=0)
     return None
 
 

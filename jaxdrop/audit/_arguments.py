@@ -50,6 +50,7 @@ class Arguments:
         self.places: list[int] = []
         self.sources: list[Source] = []
         self.steps: list[bool] = []
+        owners: list[str] = []  # the argument that each model is, or is in
         names, unseen = list(self.named), set(steps)
         for at, (path, leaf) in enumerate(found):
             which, *rest = path
@@ -58,13 +59,14 @@ class Arguments:
             stepping, unseen = bool(named), unseen - named
             if stepping and isinstance(leaf, int | float) and not isinstance(leaf, bool):
                 leaf = np.asarray(leaf)
+            if _objects.is_nnx(leaf):
+                owners.append(argument)
             if _objects.is_nnx(leaf) or not is_array(leaf):
                 continue
             self.arrays.append(leaf)
             self.places.append(at)
             name = argument + jax.tree_util.keystr(tuple(rest[1:]))
-            holder = self.named[argument]
-            weights = _objects.is_model(holder) or _are_weights(argument, tuple(rest[1:]), holder)
+            weights = _objects.is_model(self.named[argument]) or _are_weights(argument, rest[1:])
             self.sources.append(Source(name, argument, weights))
             self.steps.append(stepping)
         if unseen:
@@ -81,7 +83,7 @@ class Arguments:
             flat, self.state_tree = jax.tree_util.tree_flatten_with_path(state)
             for path, leaf in flat:
                 self.arrays.append(leaf)
-                self.sources.append(Source(_state_name(path), "model", True))
+                self.sources.append(Source(_state_name(path), owners[path[0].key], True))
                 self.steps.append(False)
 
     def run(self, fn: Callable[..., Any], probe: Probe) -> Callable[[list[Any]], Any]:
@@ -136,7 +138,7 @@ class Arguments:
                     for node, source in zip(inputs, self.sources, strict=True)
                     if source.argument == name
                 ]
-                if 0 < size == len(mine) and _same_structure(value, result):
+                if size == len(mine) and _same_structure(value, result):
                     pairs += zip(mine, outputs[at : at + size], strict=True)
                     del left[name]
                     break
@@ -198,7 +200,7 @@ _WEIGHTS = frozenset(
 )  # fmt: skip
 
 
-def _are_weights(argument: str, path: tuple[Any, ...], holder: Any) -> bool:
+def _are_weights(argument: str, path: Sequence[Any]) -> bool:
     words = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
     return bool(words & _WEIGHTS) or argument in ("params", "weights", "variables", "state")
 

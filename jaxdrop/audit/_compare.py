@@ -174,7 +174,7 @@ def _moments(fn: Any, keys: jax.Array, expected: jax.Array, args: Any) -> Any:
 def _variances(result: Any) -> jax.Array:
     """The variance over the examples, the mean over all other axes of the first array."""
     leaf = jnp.asarray(jax.tree.leaves(result)[0]).astype(jnp.float32)
-    return leaf.var(axis=0).mean() if leaf.ndim > 1 else jnp.zeros((), jnp.float32)
+    return leaf.var(axis=0).mean() if leaf.ndim else jnp.zeros((), jnp.float32)
 
 
 def _variance_ratio(shapes: Any, expected: jax.Array, training: Any) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdrop import _equations
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._graph import Node, moved_from
+from jaxdrop.audit._graph import Node, moved_from, sources_of
 from jaxdrop.audit._places import Loop, Place
 from jaxdrop.audit._walk import Handler, Walk, entered
 
@@ -85,7 +85,7 @@ class _Plain:
 def _finished(walk: Walk, loop: Loop, init: Sequence[Node], outs: Sequence[Node]) -> list[Node]:
     """What a loop returns of what it carries."""
     final = []
-    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, loop.place)
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, loop.bit, loop.place)
     for before, out in zip(init, outs, strict=False):
         if out is before:
             final.append(out)
@@ -118,7 +118,7 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
     loop.stacks = _stacks_weights(loop, xs)
     stacked = []
-    whole = _link(walk, "loop", tuple(outs), _NUMBER, 0, place)
+    whole = _link(walk, "loop", tuple(outs), _NUMBER, loop.bit, place)
     for out, var in zip(outs[carried:], eqn.outvars[carried:], strict=True):
         node = _link(
             walk, "stack", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place
@@ -167,17 +167,13 @@ def cond(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
         if all(out is outs[0] for out in outs):
             results.append(outs[0])
             continue
-        deps = index.deps
-        for out in outs:
-            deps |= out.deps
+        deps = sources_of((index, *outs))
         node = _link(walk, "cond", (index, *outs), var.aval, deps, place)
         results.append(node)
         mask = index.mask
-        computed = [out for out in outs if not out.known]
-        if mask is not None and computed and walk.recording and not place.backward:
-            walk.applications.append(
-                Application("branch", index, computed[-1], node, mask.true, 0.0, place)
-            )
+        data = next((out for out in outs if not out.known), None)
+        if mask is not None and data is not None and walk.recording and not place.backward:
+            walk.applications.append(Application("branch", index, data, node, mask.true, place))
     return results
 
 
@@ -194,27 +190,22 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
     params = eqn.params
     body = params["jaxpr"]
     loops, args = [], []
-    axes = sorted(
-        params.get("newly_manual_axes") or params.get("manual_axes") or params["mesh"].axis_names
-    )
+    axes = sorted(params["newly_manual_axes"])
     for axis in axes:
         size = dict(zip(params["mesh"].axis_names, params["mesh"].axis_sizes, strict=True))[axis]
-        loop = Loop("shard_map", walk.axis(axis), 0, None, axis, place)
+        bit = walk.axis(axis)
+        loop = Loop("shard_map", bit, bit, None, axis, place)
         if size > 1:
             loops.append(loop)
     for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):
-        bits = 0
-        for name in _flat(spec):
-            bits |= walk.axis(name)
+        bits = sum(walk.axis(name) for name in _flat(spec))
         if bits:
             args.append(_fresh(walk, "shard", node, var.aval, node.deps | bits, place))
         else:
             args.append(node)
     inside = dataclasses.replace(place, loops=(*place.loops, *loops))
     outs = walk.closed(body, args, inside)
-    gone = 0
-    for axis in axes:
-        gone |= walk.axis(axis)
+    gone = sum(walk.axis(axis) for axis in axes)
     return [
         _link(walk, "unshard", (out,), var.aval, out.deps & ~gone, place)
         for out, var in zip(outs, eqn.outvars, strict=True)

@@ -167,7 +167,7 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
                 for value in (before.scale, 0.0)
             )
             kept = before.true if on and not off else _complement(before) if off > on else None
-        node.rand, node.mask = bits.rand, Mask(before.draw, kept, 1.0, before.traced)
+        node.rand, node.mask = bits.rand, Mask(before.draw, kept, traced=before.traced)
         return
     draw = bits.rand
     if draw is None:
@@ -177,7 +177,7 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
         true = _probability(node.op, first, float(limit.const), bits)
     else:
         traced = not limit.known
-    node.rand, node.mask = draw, Mask(draw, true, 1.0, traced)
+    node.rand, node.mask = draw, Mask(draw, true, traced=traced)
 
 
 def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None:
@@ -215,9 +215,9 @@ def _masked(node: Node) -> Mask | None:
         )
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
-        return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
+        return Mask(mask.draw, _complement(mask), traced=mask.traced)
     if node.op == "sub" and node.inputs[0].const == 1:  # 1 - mask
-        return Mask(mask.draw, _complement(mask), 1.0, mask.traced)
+        return Mask(mask.draw, _complement(mask), traced=mask.traced)
     if node.op in ("mul", "div"):
         factor = others[0].const
         if factor is None:

@@ -8,6 +8,9 @@ pass computes again is the node of the forward pass.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,7 +21,7 @@ HELD = 1
 """The source that stands for the arrays of numbers that a function holds in its closure."""
 
 
-@dataclasses.dataclass(eq=False, slots=True)
+@dataclasses.dataclass(slots=True)
 class Mask:
     """What a random boolean, or a number made of it, says.
 
@@ -35,7 +38,7 @@ class Mask:
     traced: bool = False
 
 
-@dataclasses.dataclass(eq=False, slots=True)
+@dataclasses.dataclass(slots=True)
 class Draw:
     """Random bits of one key.
 
@@ -43,7 +46,6 @@ class Draw:
       key: the node of the key.
       bits: the node of the bits.
       generator: the name of the key's generator.
-      batched: whether many keys are drawn from at once, as under `vmap`.
       places: where the program draws them, outside of the backward pass.
       again: how often the backward pass draws them again.
       in_remat: whether the draw stands in a part that the backward pass computes again.
@@ -52,7 +54,6 @@ class Draw:
     key: Node
     bits: Node
     generator: str
-    batched: bool
     places: list[Any] = dataclasses.field(default_factory=list)
     again: int = 0
     in_remat: bool = False
@@ -98,11 +99,11 @@ class Node:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.size * getattr(self.dtype, "itemsize", 8)
+        return self.size * int(self.dtype.itemsize)
 
     @property
     def known(self) -> bool:
@@ -164,9 +165,7 @@ class Graph:
                 for each in found:
                     each.backward = False
             return found, False
-        deps = 0
-        for each in inputs:
-            deps |= each.deps
+        deps = sources_of(inputs)
         made = tuple(
             self.node(op if i == 0 else f"{op}.{i}", params, inputs, aval, deps, backward)
             for i, aval in enumerate(avals)
@@ -187,6 +186,11 @@ class Graph:
             self._literals[key] = made
             self.kept.append(value)
         return self._literals[key]
+
+
+def sources_of(nodes: Iterable[Node]) -> int:
+    """All that these values depend on."""
+    return functools.reduce(operator.or_, (each.deps for each in nodes), 0)
 
 
 def scalar(value: Any, dtype: Any) -> Any:

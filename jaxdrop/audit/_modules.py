@@ -32,11 +32,10 @@ class Layer:
       kind: the name of its class.
       rates: its rates, by the name of the field.
       is_layer: whether it is a dropout layer, and not a module that contains some.
-      called: how often it was called.
-      off: whether all calls said that it is off.
+      called: whether it was called.
+      off: whether all calls, if any, said that it is off.
       own_mode: whether `deterministic` came from the layer, and not from the call.
       without_rngs: whether it was called, or would have been, without any key.
-      shared: the name of the object that holds the rate, if many modules hold it.
     """
 
     framework: str
@@ -44,11 +43,10 @@ class Layer:
     kind: str
     rates: dict[str, float]
     is_layer: bool
-    called: int = 0
+    called: bool = False
     off: bool = True
     own_mode: bool = False
     without_rngs: bool = False
-    shared: int | None = None
 
 
 @dataclasses.dataclass
@@ -84,15 +82,16 @@ class Probe:
         """Notes a module that is no dropout layer, nor a layer around one."""
         if not _LAYER.search(type(module).__name__):
             key = (framework, path)
-            self.modules[key] = self.modules.get(key, False) or called
+            self.modules[key] = self.modules.get(key) or called
 
     def takes_part(self, layer: Layer) -> bool:
         """Whether the function calls the module that a layer belongs to. A function may use a part
         of a model, such as its encoder.
         """
-        parts = layer.path.split("/")
-        for length in range(len(parts) - 1, -1, -1):
-            called = self.modules.get((layer.framework, "/".join(parts[:length])))
+        path = layer.path
+        while path:
+            path = path.rpartition("/")[0]
+            called = self.modules.get((layer.framework, path))
             if called is not None:
                 return called
         return True
@@ -103,15 +102,14 @@ class Probe:
         if rates:
             kind = name or type(value).__name__
             key = (framework, "", f"{kind}@{id(value)}")
-            self.layers.setdefault(
-                key, Layer(framework, "", kind, rates, False, called=1, shared=id(value))
-            )
+            layer = Layer(framework, "", kind, rates, False, called=True, off=False)
+            self.layers.setdefault(key, layer)
 
     def named(self, name: str, value: Any) -> None:
         """Notes an argument that is a rate, or a configuration."""
         if is_rate(value) and _RATE.match(name):
             key = ("arguments", "", name)
-            self.layers[key] = Layer(*key, {name: float(value)}, False, called=1)
+            self.layers[key] = Layer(*key, {name: float(value)}, False, called=True, off=False)
         elif isinstance(value, Mapping) or dataclasses.is_dataclass(value):
             self.configuration("arguments", value, name)
 
@@ -160,19 +158,20 @@ def watching(probe: Probe) -> Iterator[None]:
 def _linen(probe: Probe, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
     if context.method_name == "__call__":
-        if not module.path:
-            _one_key(probe, module)
-        layer = probe.see("linen", "/".join(module.path), module)
+        path = ""
+        if module.scope is not None:  # it may be called alone if it needs no variables
+            _one_key(probe, module.scope)
+            path = "/".join(module.path)
+        layer = probe.see("linen", path, module)
         if layer is not None:
             note_mode(layer, module, args, kwargs)
     return call(*args, **kwargs)
 
 
-def _one_key(probe: Probe, module: Any) -> None:
+def _one_key(probe: Probe, scope: Any) -> None:
     """Notes collections of random numbers that begin with one key."""
-    rngs = getattr(module.scope, "rngs", None) or {}
     owners: dict[int, str] = {}
-    for name, lazy in rngs.items():
+    for name, lazy in scope.rngs.items():
         first = owners.setdefault(id(getattr(lazy, "rng", lazy)), name)
         if first != name:
             probe.keys.append((first, name))
@@ -182,13 +181,13 @@ def _haiku(probe: Probe, call: Any, args: Any, kwargs: Any, context: Any) -> Any
     if context.method_name == "__call__":
         layer = probe.see("haiku", context.module.module_name, context.module)
         if layer is not None:
-            layer.called, layer.off = layer.called + 1, False
+            layer.called, layer.off = True, False
     return call(*args, **kwargs)
 
 
 def note_mode(layer: Layer, module: Any, args: Any, kwargs: Any) -> None:
     """Notes whether a call is on, and who said so."""
-    layer.called += 1
+    layer.called = True
     told = kwargs.get("deterministic")
     if told is None and layer.is_layer and len(args) > 1 and isinstance(args[1], bool):
         told = args[1]

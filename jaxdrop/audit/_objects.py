@@ -19,7 +19,7 @@ def is_nnx(value: Any) -> bool:
     if "flax.nnx" not in sys.modules:
         return False
     nnx = sys.modules["flax.nnx"]
-    return isinstance(value, getattr(nnx, "Pytree", nnx.Module) | nnx.Module)
+    return isinstance(value, nnx.Pytree)
 
 
 def is_equinox(value: Any) -> bool:
@@ -68,8 +68,8 @@ def _nnx_call(
             layer.without_rngs = layer.without_rngs or missing
             told = kwargs.get("deterministic")
             off = module.deterministic if told is None else told
-            if missing and not off and args:
-                return args[0]  # the layer would raise, and hide what comes behind
+            if missing and not off:  # the layer would raise, and hide what comes behind
+                return args[0] if args else kwargs["inputs"]
     return call(*args, **kwargs)
 
 
@@ -86,7 +86,7 @@ def _equinox_call(
     layer: Layer | None, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     if layer is not None:
-        layer.called += 1
+        layer.called = True
         told = kwargs.get("inference")
         off = getattr(module, "inference", False) if told is None else told
         layer.off = layer.off and off is True
@@ -110,7 +110,7 @@ def _instrument(module: Any, path: str, around: Callable[..., Any]) -> None:
     """Gives an object a class of its own, whose call runs `around` under a scope with the path."""
     cls = type(module)
     scope = WATCHED + (path.replace("/", ".") or cls.__name__)
-    if "__call__" not in dir(cls) or getattr(cls, "jaxdrop_watched", False):
+    if "__call__" not in dir(cls):
         return
     original = cls.__call__
 
@@ -124,7 +124,6 @@ def _instrument(module: Any, path: str, around: Callable[..., Any]) -> None:
         "__module__": cls.__module__,
         "__doc__": cls.__doc__,
         "__qualname__": cls.__qualname__,
-        "jaxdrop_watched": True,
     }
     if is_equinox(module):
         names["__init__"] = cls.__init__

@@ -32,7 +32,8 @@ class Loop:
     Attributes:
       kind: `scan`, `while` or `shard_map`.
       bit: the source that stands for the number of the iteration, or for the axis.
-      carried: the source that stands for what an iteration gets from the one before.
+      carried: the source that stands for what an iteration gets from the one before; of devices,
+        `bit`.
       length: the number of iterations; None if it is not known in tracing.
       name: the axis of a mesh.
       place: where the loop stands.
@@ -52,7 +53,7 @@ class Loop:
     stacks: bool = False
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where an equation stands.
 
@@ -88,9 +89,7 @@ class Place:
         if WATCHED + path.replace("/", ".") in parts or not path:
             return True
         wanted = [part for part in path.split("/") if part != "~"]
-        return any(
-            parts[at : at + len(wanted)] == wanted for at in range(len(parts) - len(wanted) + 1)
-        )
+        return any(parts[at : at + len(wanted)] == wanted for at in range(len(parts)))
 
     @property
     def variant(self) -> str | None:
@@ -127,7 +126,7 @@ class Place:
         return _parts_of("/".join(self.scopes))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.cache
 def _parts_of(text: str) -> list[str]:
     """The names in a name stack, without those of transformations."""
     while (found := _WRAPPED.sub(r"\1", text)) != text:

@@ -49,10 +49,7 @@ def same_key_in_every_step(audit: Audit) -> Iterator[Seen]:
 
 
 def _all(audit: Audit) -> int:
-    bits = 0
-    for bit in audit.program.sources:
-        bits |= bit
-    return bits
+    return sum(audit.program.sources)
 
 
 @rule("JD203")
@@ -107,7 +104,7 @@ def rbg_under_vmap(audit: Audit) -> Iterator[Seen]:
     """Bits are drawn from an array of rbg keys."""
     for found in audit.drawn():
         for draw in found.draws:
-            if draw.batched and draw.generator in ("rbg", "unsafe_rbg"):
+            if draw.key.size > 1 and draw.generator in ("rbg", "unsafe_rbg"):
                 yield found.site.where, f"{draw.key.size} {draw.generator} keys are drawn from"
 
 

@@ -41,30 +41,23 @@ def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Au
         if layer.off:
             return "and all its calls are off" if audit.training and audit.found else None
         return None if inside else "and its call draws nothing"
-    if layer.shared is None and layer.framework != "arguments" and not layer.called:
+    if not layer.called:
         return None
     off = [
         each
         for each in layers
-        if each is not layer
-        and each.called
+        if each.called
         and (each.off or each.without_rngs)
-        and (each.is_layer or not each.shared)
         and each.path.startswith(layer.path)
-        and each.framework != "arguments"
         and rate in each.rates.values()
         and (each.is_layer or each.path != layer.path)
     ]
-    if off or (layer.off and layer.shared is None and _has_mode(layer)):
+    if off or layer.off:
         return None
     if any(_matches(each, name, rate) for each in inside):
         return None
     kind = "attention mask" if _ATTENTION.search(name) else "mask"
     return f"and no {kind} in it is drawn at that rate"
-
-
-def _has_mode(layer: Layer) -> bool:
-    return layer.framework in ("linen", "nnx")
 
 
 def _matches(found: Found, name: str, rate: float) -> bool:

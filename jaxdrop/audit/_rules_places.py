@@ -22,7 +22,7 @@ def shared_over_batch_or_heads(audit: Audit) -> Iterator[Seen]:
     """The mask does not vary along the first axis, or along that of attention's heads."""
     for found in audit.drawn():
         shape, shared = found.site.shape, found.site.shared_axes
-        if found.site.variant not in _ENTRIES or len(shape) < 2 or _is_weight(found, audit):
+        if found.site.variant not in _ENTRIES or _is_weight(found, audit):
             continue
         names = []
         if 0 in shared and len(shared) < sum(size > 1 for size in shape):
@@ -68,28 +68,31 @@ def _is_batch_norm(node: Node) -> bool:
     """Whether a value is a product with the inverse deviation of channels, which is the same for
     all examples, as that of LayerNorm is not.
     """
-    if node.op not in ("mul", "div") or len(node.shape) < 2:
+    if node.op not in ("mul", "div"):
         return False
     factors = node.inputs[1:] if node.op == "div" else node.inputs
-    return any(1 < _channels(each) < node.size for each in factors)
+    roots = map(_of_channels, factors)
+    return any(root is not None and 1 < root.size < node.size for root in roots)
 
 
-def _channels(node: Node) -> int:
-    """The length of an inverse deviation, if its entries are those of channels; else 0."""
+def _of_channels(node: Node) -> Node | None:
+    """The inverse deviation that a value is, up to moves and a learned scale, if its entries are
+    those of channels.
+    """
     axis: int | None = 0  # along which the examples lie; None where all have the same value
     while True:
         if node.op in ("rsqrt", "sqrt"):
-            return 0 if axis is not None and _is_long(node, axis) else node.size
+            return None if axis is not None and _is_long(node, axis) else node
         if node.op in ("mul", "add"):
             # The product of the inverse deviation and the learned scale.
             roots = [each for each in node.inputs if moved_from(each).op in ("rsqrt", "sqrt")]
             if not roots:
-                return 0
+                return None
             inner = roots[0]
         elif node.op in MOVES:
             inner = node.inputs[0]
         else:
-            return 0
+            return None
         if axis is not None:
             axis = _before(node, inner, axis) if _is_long(node, axis) else None
         node = inner
@@ -123,7 +126,7 @@ def high_rate(audit: Audit) -> Iterator[Seen]:
             continue
         if rate > 0.5:
             yield found.site.where, f"rate {rate:g}: is {1 - rate:g} meant?"
-        elif rate > 0.2 + 1e-6 and _is_input(found.first.data, audit):
+        elif rate > 0.2 and _is_input(found.first.data, audit):
             yield found.site.where, f"rate {rate:g} on an argument of the function"
 
 
@@ -216,7 +219,7 @@ def on_the_residual_stream(audit: Audit) -> Iterator[Seen]:
         if any(each.known or each.size < node.size or _only_weights(each, audit) for each in parts):
             continue
         first, second = parts
-        if _branch_of(second, first) or _branch_of(first, second):
+        if depends_on(second, first) or depends_on(first, second):
             yield found.site.where, "what is dropped is the sum of an array and a function of it"
 
 
@@ -228,11 +231,6 @@ def _unscaled(node: Node) -> Node:
         if node.op not in ("mul", "div") or len(rest) != 1:
             return node
         (node,) = rest
-
-
-def _branch_of(branch: Node, stream: Node) -> bool:
-    """Whether one part of a sum is computed from the other one by layers."""
-    return branch.op not in ("argument",) and depends_on(branch, stream)
 
 
 @rule("JD307")
@@ -255,7 +253,8 @@ def _factors(found: Found) -> Iterator[tuple[float, Any]]:
     """The constants that an array is scaled by around its mask, with their dtypes."""
     first = found.first
     mask = first.mask.mask
-    if mask is not None and mask.scale != 1:
+    assert mask is not None
+    if mask.scale != 1:
         yield mask.scale, first.mask.dtype
     around = [moved_from(first.data), *first.out.users]
     around += [user for node in first.out.users if node.op in MOVES for user in node.users]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from
+from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from, sources_of
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._tracing import Program
 
@@ -73,10 +73,7 @@ class Found:
     @property
     def deps(self) -> int:
         """The sources that the bits depend on."""
-        deps = 0
-        for draw in self.draws:
-            deps |= draw.bits.deps | draw.key.deps
-        return deps
+        return sources_of(node for draw in self.draws for node in (draw.bits, draw.key))
 
     def within(self, path: str) -> bool:
         """Whether it is drawn, or applied, in the module with this path."""
@@ -116,13 +113,16 @@ def find_sites(program: Program) -> list[Found]:
             if place.variant and draw.bits.number in live and id(draw) not in latest:
                 key = place.site
                 bits = draw.bits
-                own = Application("draw", bits, bits, bits, None, 0.0, place)
+                own = Application("draw", bits, bits, bits, None, place)
                 draws, applications = groups.setdefault(key, ([], []))
                 applications.append(own)
                 draws.append(draw)
     differentiated = any(node.backward for node in program.walk.graph.nodes)
+    # In a loop of the backward pass, bits that are drawn again are those of other keys: elements of
+    # what the loop goes over.
+    again = {_form(draw) for draw in program.walk.draws.values() if draw.again and not draw.places}
     return [
-        Found(_site(draws, applications, differentiated), draws, applications)
+        Found(_site(draws, applications, differentiated, again), draws, applications)
         for draws, applications in groups.values()
     ]
 
@@ -132,7 +132,14 @@ def _drawn_again(draw: Draw, application: Application, latest: dict[int, Any]) -
     return id(draw) in latest and len(draw.places) > 1
 
 
-def _site(draws: list[Draw], applications: list[Application], differentiated: bool) -> Site:
+def _form(draw: Draw) -> Any:
+    """What a draw and its repetition have in common."""
+    return draw.generator, draw.bits.shape
+
+
+def _site(
+    draws: list[Draw], applications: list[Application], differentiated: bool, again: set[Any]
+) -> Site:
     first = applications[0]
     data, place, draw = first.data, first.place, draws[0]
     rate: float | str | None = None
@@ -140,7 +147,7 @@ def _site(draws: list[Draw], applications: list[Application], differentiated: bo
     if mask is not None and mask.traced:
         rate = "traced"
     elif first.keeps is not None:
-        rate = round(1 - first.keeps, 6) + 0.0
+        rate = round(1 - first.keeps, 6)
     variant = place.variant or next((each.variant for each in draw.places if each.variant), None)
     shared = () if first.kind == "draw" else shared_axes(first)
     if variant in _NO_MASK_OF_ENTRIES:
@@ -156,7 +163,7 @@ def _site(draws: list[Draw], applications: list[Application], differentiated: bo
         shared_axes=shared,
         generator=draw.generator,
         random_bits=sum(8 * d.bits.nbytes for d in draws) * place.repeats,
-        kept_bytes=_kept(draws, first, differentiated),
+        kept_bytes=_kept(draws, first, differentiated, again),
         flops=words * each + 2 * size,
         bytes=2 * data.nbytes * place.repeats,
         active=True,
@@ -172,19 +179,18 @@ def inactive(layer: Layer) -> Site:
     return Site(where, kind, rate, (), (), "", 0, 0, 0, 0, active=False)
 
 
-def _kept(draws: list[Draw], first: Application, differentiated: bool) -> int:
+def _kept(draws: list[Draw], first: Application, differentiated: bool, again: set[Any]) -> int:
     """The bytes that the backward pass gets of masks."""
     kept = 0
     for draw in draws:
-        if draw.again or draw.in_remat:
+        given = [
+            node.nbytes if node.op == "stack" else node.nbytes * first.place.repeats
+            for node in _made_of(draw)
+            if not node.backward and any(user.backward for user in node.users)
+        ]
+        if draw.again or draw.in_remat or (not given and _form(draw) in again):
             kept += draw.key.nbytes * first.place.runs(draw.key.deps)
         elif differentiated:
-            nodes = {node.number: node for node in _made_of(draw)}
-            given = [
-                node.nbytes * (1 if node.op == "stack" else first.place.repeats)
-                for node in nodes.values()
-                if not node.backward and any(user.backward for user in node.users)
-            ]
             kept += max(given, default=0)
         else:
             kept += moved_from(first.mask).nbytes * first.place.repeats
@@ -281,10 +287,10 @@ def _reshaped(
     before: tuple[int, ...], varies: tuple[bool, ...], after: tuple[int, ...]
 ) -> tuple[bool, ...]:
     """The varying axes behind a reshape that adds or removes axes of length 1."""
-    long = [own for size, own in zip(before, varies, strict=True) if size > 1]
-    if [size for size in before if size > 1] != [size for size in after if size > 1]:
+    long = [(size, own) for size, own in zip(before, varies, strict=True) if size > 1]
+    if [size for size, _ in long] != [size for size in after if size > 1]:
         return tuple(size > 1 for size in after)
-    rest = iter(long)
+    rest = (own for _, own in long)
     return tuple(size > 1 and next(rest) for size in after)
 
 

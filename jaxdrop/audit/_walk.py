@@ -13,7 +13,7 @@ from jax.extend.core import Literal
 from jaxdrop import _equations
 from jaxdrop.audit import _elementwise
 from jaxdrop.audit._applications import Application, applied
-from jaxdrop.audit._graph import Draw, Graph, Node
+from jaxdrop.audit._graph import HELD, Draw, Graph, Node, sources_of
 from jaxdrop.audit._places import Place, function_is_library, is_backward, key_type
 
 # Reductions over an axis of devices: their result is the same on all of them.
@@ -48,14 +48,14 @@ class Walk:
         self.written: list[Node] = []
         self._held: dict[int, list[Node]] = {}  # what each reference may hold
         self.recording = True
-        self._sources = 1  # the first bit is HELD
+        self._source = HELD
         self.axes: dict[str, int] = {}
         self._scopes: dict[Any, str] = {}
 
     def source(self) -> int:
         """A bit for something that values depend on."""
-        self._sources += 1
-        return 1 << (self._sources - 1)
+        self._source += self._source  # the next bit
+        return self._source
 
     def axis(self, name: str) -> int:
         """The source that stands for an axis of a mesh."""
@@ -65,9 +65,8 @@ class Walk:
 
     def closed(self, jaxpr: Any, inputs: Sequence[Node], place: Place) -> list[Node]:
         """The results of a program inside the program."""
-        consts: Sequence[Any] = ()
-        if hasattr(jaxpr, "consts"):
-            jaxpr, consts = jaxpr.jaxpr, jaxpr.consts
+        consts: Sequence[Any] = getattr(jaxpr, "consts", ())
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         env: dict[Any, Node] = {}
         for var, value in zip(jaxpr.constvars, consts, strict=True):
             env[var] = self.graph.literal(value, var.aval)
@@ -138,6 +137,7 @@ class Walk:
         """A key taken from a split, as the key that folding its number in gives, if they are equal:
         those of threefry, in the mode that is JAX's default.
         """
+        config: Any = jax.config
         rows = node.inputs[0]
         split = rows.inputs[0] if rows.op == "slice" else None
         if (
@@ -145,7 +145,7 @@ class Walk:
             or split.op != "random_split"
             or key_type(node.dtype) != "threefry2x32"
             or len(split.shape) != 1
-            or not getattr(jax.config, "jax_threefry_partitionable", True)
+            or not config.jax_threefry_partitionable
         ):
             return node
         number = self.graph.literal(
@@ -161,9 +161,7 @@ class Walk:
         """
         name = eqn.primitive.name
         sources = (*inputs, *(held for each in inputs for held in self._held.get(each.number, ())))
-        deps = 0
-        for each in sources:
-            deps |= each.deps
+        deps = sources_of(sources)
         if name in _WRITES:
             self._held.setdefault(inputs[0].number, []).append(inputs[1])
             if inputs[0].op != "new_ref":
@@ -176,7 +174,7 @@ class Walk:
     def _reduced(self, params: dict[str, Any], outs: Sequence[Node]) -> None:
         if params.get("axis_index_groups") is not None:
             return
-        for axis in _names(params.get("axes", params.get("axis_name", ()))):
+        for axis in _names(params.get("axes", params.get("axis_name"))):
             for out in outs:
                 out.deps &= ~self.axis(axis)
 
@@ -185,7 +183,7 @@ class Walk:
     ) -> None:
         if name == "random_bits":
             outs[0].rand = outs[0].drawn = self.draw(inputs[0], outs[0])
-            outs[0].range = 2.0 ** int(params.get("bit_width", 32))
+            outs[0].range = 2.0 ** int(params["bit_width"])
         elif name == "rng_bit_generator":
             outs[1].rand = outs[0].drawn = self.draw(inputs[0], outs[1])
             outs[1].range = 2.0 ** (8 * outs[1].dtype.itemsize)
@@ -204,8 +202,7 @@ class Walk:
         found = self.draws.get((key.number, bits.number))
         if found is None:
             generator = key_type(key.dtype) if key.is_key else "raw words"
-            batched = key.is_key and key.size > 1
-            found = self.draws[key.number, bits.number] = Draw(key, bits, generator, batched)
+            found = self.draws[key.number, bits.number] = Draw(key, bits, generator)
         return found
 
     def _note(
@@ -237,7 +234,7 @@ class Walk:
 
 def entered(inner: Any, place: Place, eqn: Any) -> Place:
     """The place of a program inside an equation."""
-    jaxpr = inner.jaxpr if hasattr(inner, "consts") else inner
+    jaxpr = getattr(inner, "jaxpr", inner)
     # Whether a checkpoint is `differentiated` says nothing: in the forward scan of a gradient it
     # is, too.
     return dataclasses.replace(

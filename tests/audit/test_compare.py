@@ -76,8 +76,14 @@ def test_the_variance_ratio_is_that_of_batch_norm() -> None:
     assert found.variance_ratio == pytest.approx(0.5, abs=0.02)
 
 
+def test_two_examples_have_a_variance() -> None:
+    x = np.asarray([[1, 2], [3, 5]], np.float32)
+    found = audit.compare(lambda key, x: x, lambda key, x: 2 * x, x, key=KEY, samples=30)
+    assert found.variance_ratio == pytest.approx(0.25)
+
+
 def test_without_examples_there_is_no_variance_ratio() -> None:
-    for shape in ((8,), (1, 8)):
+    for shape in ((), (8,), (1, 8)):
         x = np.ones(shape, np.float32)
         found = audit.compare(
             lambda key, x: x, lambda key, x: jaxdrop.dropout(key, x, 0.5), x, key=KEY, samples=30
@@ -95,6 +101,15 @@ def test_bad_arguments() -> None:
         compared(lambda key, x: None, train)
     with pytest.raises(ValueError, match="tolerance"):
         compared(evaluate, train, tolerance=-1.0)
+    for level in (0.0, 0.51):
+        with pytest.raises(ValueError, match="level"):
+            compared(evaluate, train, level=level)
+    assert compared(evaluate, train, level=0.5, samples=30)[1].level == 0.5
+    with pytest.raises((TypeError, ValueError), match="key"):
+        audit.compare(evaluate, train, X, key=None)
+    for fn, name in ((None, "eval_fn"), (evaluate, "train_fn")):
+        with pytest.raises(TypeError, match=f"{name} must be a function of a key and the other"):
+            compared(fn, None)
 
 
 def test_the_figures_are_those_of_numpy() -> None:

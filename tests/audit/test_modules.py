@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from collections.abc import Callable
@@ -46,8 +47,27 @@ def test_a_layer_may_be_told_its_mode_by_position() -> None:
     assert [(site.rate, site.active) for site in report.sites] == [(0.3, True), (0.4, False)]
 
 
+def test_a_key_by_position_says_no_mode() -> None:
+    class DropPath(nn.Module):
+        rate: float
+        deterministic: bool
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            return x if self.deterministic else dropout(key, x, self.rate)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            key = self.make_rng("dropout")
+            return DropPath(0.2, False)(DropPath(0.1, True)(jnp.tanh(x), key), key)
+
+    sites = applied(Net()).sites
+    assert [(site.rate, site.active) for site in sites] == [(0.2, True), (0.1, False)]
+
+
 @pytest.mark.parametrize(
-    ("rates", "ids"), [((0.1, 0.2), []), ((0.1, 0.3), []), ((0.4,), ["JD101"])]
+    ("rates", "ids"),
+    [((0.1, 0.2), []), ((0.1, 0.3), []), ((0.3,), []), ((0.4,), ["JD101"])],
 )
 def test_a_rate_of_depth_is_the_largest_of_its_layers(
     rates: tuple[float, ...], ids: list[str]
@@ -95,6 +115,29 @@ def test_all_rates_are_zero() -> None:
     first, _ = report.findings
     assert first.id == "JD103"
     assert first.evidence == f"all rates are 0: {report.sites[0].where}"
+
+
+def test_of_many_layers_that_drop_nothing_five_are_named() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for _ in range(6):
+                x = nn.Dropout(0.1, deterministic=True)(x)
+            return x
+
+    (finding,) = applied(Net(), training=True).findings
+    five = ", ".join(f"Dropout_{at}" for at in range(5))
+    assert finding.evidence == f"these layers are called, and are off: {five}"
+
+    def zero(keys: jax.Array, x: jax.Array) -> jax.Array:
+        for at in range(6):
+            x = jnp.tanh(dropout(keys[at], x, 0.0))
+        return x
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 6))
+    report = audit.check(zero, keys, X, training=True, select="JD103")
+    places = ", ".join([report.sites[0].where] * 5)
+    assert [each.evidence for each in report.findings] == [f"all rates are 0: {places}"]
 
 
 class Part(nnx.Module):
@@ -253,6 +296,71 @@ def test_arguments_that_are_rates() -> None:
     assert evidence(config=config) == [f"config.dropout_rate {unused}"]
     assert evidence(dropout_rate=0.1, config={"dropout": 0.1}) == []
 
+    @dataclasses.dataclass(slots=True)
+    class Config:
+        dropout_rate: float = 0.3
+        _dropout: float = 0.4
+        drop_rate: float = dataclasses.field(init=False)  # has no value
+
+    assert evidence(config=Config()) == [f"config.dropout_rate {unused}"]
+
+
+def attention(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jax.nn.softmax(x @ x.T), 0.1) @ x)
+
+
+def scores(key: jax.Array, x: jax.Array) -> jax.Array:
+    keep = jax.random.bernoulli(key, 0.9, (8, 8))
+    return jnp.tanh(jax.nn.softmax(jnp.where(keep, x @ x.T, -jnp.inf)) @ x)
+
+
+def gates(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jax.nn.sigmoid(x @ x.T), 0.1) @ jnp.tanh(x))
+
+
+def hidden(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jnp.tanh(x), 0.1)) @ jnp.tanh(x).T
+
+
+def product(key: jax.Array, x: jax.Array) -> jax.Array:
+    """With an argument: a layer, whose weights it holds."""
+    return jnp.tanh(dropout(key, jnp.tanh(x), 0.1) @ x.T)
+
+
+def summed(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dropout(key, jnp.tanh(x), 0.1) + jnp.exp(x))
+
+
+def gradient(key: jax.Array, x: jax.Array) -> jax.Array:
+    """In the backward pass, what is dropped meets a cotangent."""
+    return jax.grad(lambda x: product(key, x).sum())(x)
+
+
+@pytest.mark.parametrize(
+    "fn", [attention, scores, gates, hidden, product, summed, gradient], ids=lambda fn: fn.__name__
+)
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("dropout_rate", ()),
+        ("attention_dropout", (hidden, product, summed, gradient)),
+        ("attn_pdrop", (hidden, product, summed, gradient)),
+        ("resid_pdrop", (attention, scores)),
+        ("hidden_dropout_prob", (attention, scores)),
+        ("mlp_dropout", (attention, scores)),
+        ("embd_pdrop", (attention, scores)),
+    ],
+)
+def test_a_rate_is_meant_for_a_part_of_the_model(
+    fn: Callable[..., Any], name: str, unused: tuple[Any, ...]
+) -> None:
+    """That for attention draws on its weights, those for other parts do not."""
+    kwargs = {"config": {name: 0.1}}
+    report = audit.check(
+        lambda key, x, config: fn(key, x), KEY, X, kwargs=kwargs, training=True, select="JD101"
+    )
+    assert [each.id for each in report.findings] == (["JD101"] if fn in unused else [])
+
 
 def test_a_layer_that_is_off_beside_one_that_is_on() -> None:
     class Net(nn.Module):
@@ -349,6 +457,96 @@ def test_statistics_are_of_channels_or_of_examples(
 
 
 @pytest.mark.parametrize(
+    ("shape", "ids", "normalized"),
+    [
+        ((8, 16), ["JD303"], lambda y: y * lax.rsqrt(y.var(0) + 1e-5)),
+        ((8, 16), ["JD303"], lambda y: y * (lax.rsqrt(y.var(0) + 1e-5) * jnp.arange(16.0))),
+        ((8, 2), ["JD303"], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
+        ((8, 1), [], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
+        ((8, 16), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
+        ((8,), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
+        ((8, 16), [], lambda y: y / jnp.sqrt(y * y + 1)),
+        ((8,), [], lambda y: y / jnp.sqrt(y * y + 1)),
+        ((8, 16), [], lambda y: jnp.sqrt(y.var(0)) / (1 + y * y)),
+    ],
+)
+def test_an_inverse_deviation_is_of_several_channels(
+    shape: tuple[int, ...], ids: list[str], normalized: Callable[..., Any]
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(normalized(dropout(key, jnp.tanh(x), 0.1)))
+
+    assert found(run, KEY, array(*shape)) == ids
+
+
+FIELDS = {"w": array(16, 16), "v": array(16, 4), "b": array(16), "bias": array(8, 16)}
+HELD = np.arange(128, dtype=np.float32).reshape(8, 16)
+
+
+@pytest.mark.parametrize(
+    ("last", "of", "then"),
+    [
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y),
+        (True, lambda w, x: x @ w["w"] + w["b"], lambda w, x, y: y),
+        (True, lambda w, x: (2 * (x @ w["w"]) / 3).T, lambda w, x, y: y),
+        (True, lambda w, x: lax.conv(x[None], w["w"][:8, :8, None], (1,), "SAME"),
+         lambda w, x, y: y),
+        (False, lambda w, x: jnp.tanh(x @ w["w"]), lambda w, x, y: y),
+        (False, lambda w, x: x @ w["w"] + x[::-1] @ w["w"], lambda w, x, y: y),
+        (False, lambda w, x: (x @ w["w"]) * jnp.tanh(x), lambda w, x, y: y),
+        (False, lambda w, x: jax.nn.softmax(x @ x.T), lambda w, x, y: jnp.tanh(y)),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + w["b"]),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + w["bias"]),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + HELD),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + x[:, :1]),
+        (True, lambda w, x: x @ w["w"], lambda w, x, y: y + jnp.tanh(y)),
+        (False, lambda w, x: x @ w["w"], lambda w, x, y: y + x),
+        (False, lambda w, x: x @ w["w"], lambda w, x, y: x + jnp.tanh(y)),
+        (False, lambda w, x: x @ w["w"], lambda w, x, y: jnp.tanh(y) @ w["v"]),
+        (False, lambda w, x: x @ w["w"],
+         lambda w, x, y: lax.cond(x[0, 0] > 0, jnp.tanh, jnp.sin, y)),
+        (False, lambda w, x: x @ w["w"],
+         lambda w, x, y: lax.while_loop(lambda y: y.sum() > 0, jnp.tanh, y)),
+        (False, lambda w, x: x @ w["w"],
+         lambda w, x, y: lax.scan(lambda y, _: (jnp.tanh(y), None), y, None, length=2)[0]),
+    ],
+)  # fmt: skip
+def test_the_last_layer_is_linear_and_meets_no_other(
+    last: bool, of: Callable[..., Any], then: Callable[..., Any]
+) -> None:
+    def run(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
+        return then(w, x, dropout(key, of(w, x), 0.1))
+
+    assert found(run, KEY, FIELDS, X) == (["JD305"] if last else [])
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "evidence"),
+    [
+        ((4, 6, 8), (4, 1, 8), "the mask is shared along axes 1 of (4, 6, 8)"),
+        ((2, 3, 4, 5), (2, 3, 1, 5), "the mask is shared along axes 2 of (2, 3, 4, 5)"),
+        ((2, 3, 4, 4, 5), (2, 1, 1, 4, 5), "the mask is shared along axes 1, 2 of (2, 3, 4, 4, 5)"),
+        ((4, 6, 8), (1, 6, 8), "all examples (axis 0) of (4, 6, 8) have one mask"),
+        ((8, 2), (1, 2), "all examples (axis 0) of (8, 2) have one mask"),
+        ((8, 1), (1, 1), ""),
+        ((1, 8), (1, 1), ""),
+        ((8,), (1,), ""),
+        ((4, 6, 8), (4, 6, 1), ""),
+        ((4, 6, 8), (4, 1, 1), ""),  # drop path
+        ((2, 3, 4, 5), (2, 1, 1, 5), ""),  # spatial dropout
+    ],
+)
+def test_axes_that_share_a_mask(
+    size: tuple[int, ...], mask: tuple[int, ...], evidence: str
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, mask), jnp.tanh(x), 0)
+
+    findings = audit.check(run, KEY, array(*size)).findings
+    assert [each.evidence for each in findings] == ([evidence] if evidence else [])
+
+
+@pytest.mark.parametrize(
     ("shape", "ids"), [((), []), ((1, 1), []), ((1, 16), ["JD301"]), ((8, 1), [])]
 )
 def test_one_number_for_all_is_no_mask_that_examples_share(
@@ -379,6 +577,46 @@ def test_a_scale_that_is_rounded_is_a_bias(rate: float, dtype: Any, ids: list[st
     for finding in report.findings:
         bias = float(jnp.asarray(1 / (1 - rate), dtype)) * (1 - rate) - 1
         assert finding.evidence.startswith(f"kept values are {bias:+.2%} off in the mean")
+
+
+@pytest.mark.parametrize(
+    ("ids", "scaled"),
+    [
+        (["JD307"], lambda keep, x: jnp.where(keep, x, 0) / 0.9),
+        (["JD307"], lambda keep, x: jnp.where(keep, x, 0).T * (1 / 0.9)),
+        (["JD307"], lambda keep, x: jnp.where(keep, x / 0.9, 0)),
+        (["JD307"], lambda keep, x: jnp.where(keep, 2 * x, 0) / 0.9),
+        (["JD307"], lambda keep, x: x * (keep * jnp.bfloat16(1 / 0.9))),
+        (["JD307"], lambda keep, x: jnp.where(keep, x, 0) * 1.1328125),  # 2 % off
+        ([], lambda keep, x: jnp.where(keep, x, 0) * 1.15625),  # 4 % off: meant for something else
+        ([], lambda keep, x: jnp.where(keep, x, 0) * 2),
+        ([], lambda keep, x: jnp.where(keep, x, 0) * 0),
+        ([], lambda keep, x: jnp.where(keep, x, 0) / 0),
+        ([], lambda keep, x: x.astype(jnp.float32) * (keep * jnp.float32(1 / 0.9))),
+    ],
+)
+def test_a_scale_may_stand_on_either_side_of_a_mask(
+    ids: list[str], scaled: Callable[..., Any]
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return scaled(jax.random.bernoulli(key, 0.9, x.shape), jnp.tanh(x))
+
+    assert found(run, KEY, array(8, 16, dtype=jnp.bfloat16)) == ids
+
+
+def test_a_mask_that_scales_nothing_has_no_bias() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x) * jax.random.bernoulli(key, 0.99, x.shape).astype(x.dtype)
+
+    assert found(run, KEY, array(8, 16, dtype=jnp.bfloat16)) == []
+
+
+def test_scores_of_attention_are_no_last_layer() -> None:
+    def run(key: jax.Array, x: jax.Array, fill: float) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, (8, 8)), x @ x.T, fill)
+
+    assert found(lambda key, x: run(key, x, -jnp.inf), KEY, X) == []
+    assert found(lambda key, x: run(key, x, 0.0), KEY, X) == ["JD305"]
 
 
 def test_the_bias_of_a_scale_at_an_unknown_rate_is_unknown() -> None:
@@ -427,6 +665,34 @@ def test_a_layer_that_gets_no_key_once_is_blamed_whatever_its_other_calls_get(fi
     report = audit.check(run, layer, KEY, X)
     assert [each.evidence for each in report.findings] == ["Dropout at rate 0.1 is on, and raises"]
     assert len(report.sites) == 1
+
+
+def test_a_module_of_linen_without_variables_may_be_called_alone() -> None:
+    class Drop(nn.Module):
+        rate: float = 0.1
+
+        def __call__(self, key: jax.Array, x: jax.Array) -> jax.Array:
+            return dropout(key, x, self.rate)
+
+    def run(parts: list[Any], x: jax.Array) -> jax.Array:
+        w, key = parts
+        return Drop()(key, jnp.tanh(x @ w["w"])) @ w["v"]
+
+    (site,) = audit.check(run, [W, KEY], X, training=True).sites
+    assert (site.rate, site.active) == (0.1, True)
+    assert found(run, [W, KEY], X, step="parts[1]") == []
+    assert found(run, [W, KEY], X, step="x") == ["JD202"]
+
+
+def test_a_layer_without_a_key_may_get_its_input_by_name() -> None:
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=False))
+
+    def run(layer: nnx.Dropout, x: jax.Array) -> jax.Array:
+        y = layer(inputs=jnp.tanh(x))
+        assert y.shape == x.shape
+        return y
+
+    assert found(run, layer, X) == ["JD104"]
 
 
 def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:

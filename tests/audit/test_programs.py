@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -11,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
+from jax.experimental import io_callback
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, PartitionSpec
 
@@ -50,7 +53,11 @@ def layer(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
     [
         ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -jnp.inf)),
         ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1e9)),
+        ("DropKey", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1001)),
+        ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1000)),
         ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, -1.758)),
+        ("alpha dropout", (), lambda key, x: jnp.where(keep(key, 2, 3, 4, 5), x, 1)),
+        ("dropout", (0, 1, 2, 3), lambda key, x: lax.select(keep(key), x, jnp.zeros_like(x))),
         ("spatial dropout", (1, 2), lambda key, x: jnp.where(keep(key, 2, 1, 1, 5), x, 0)),
         ("drop path", (1, 2, 3), lambda key, x: jnp.where(keep(key, 2)[:, None, None, None], x, 0)),
         ("dropout", (1,), lambda key, x: jnp.where(keep(key, 2, 20).reshape(2, 1, 4, 5), x, 0)),
@@ -62,6 +69,42 @@ def layer(key: jax.Array, w: Any, x: jax.Array) -> jax.Array:
 def test_a_mask_made_by_hand_has_a_name(variant: str, shared: tuple[int, ...], drop: Fn) -> None:
     site = only(lambda key, x: drop(key, jnp.tanh(x)), KEY, array(2, 3, 4, 5))
     assert (site.variant, site.shared_axes, site.rate) == (variant, shared, 0.1)
+
+
+SOFTMAX = jax.nn.softmax
+
+
+@pytest.mark.parametrize(
+    ("variant", "of"),
+    [
+        ("attention dropout", SOFTMAX),
+        ("attention dropout", lambda x: SOFTMAX(x) / 0.9 * 2),
+        ("attention dropout", lambda x: SOFTMAX(x).astype(jnp.bfloat16).swapaxes(2, 3)),
+        ("attention dropout", lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)),
+        ("dropout", lambda x: jnp.exp(x) / jnp.exp(x).max(-1, keepdims=True)),
+        ("dropout", lambda x: jnp.tanh(x) / jnp.tanh(x).sum(-1, keepdims=True)),
+        ("dropout", lambda x: SOFTMAX(x) * jnp.tanh(x)),
+        ("dropout", lambda x: SOFTMAX(x) + 1),
+    ],
+)
+def test_weights_of_attention_are_a_softmax(variant: str, of: Fn) -> None:
+    """Up to its place and a constant factor."""
+    site = only(lambda key, x: jnp.where(keep(key, *x.shape), of(x), 0), KEY, array(2, 3, 4, 4))
+    assert site.variant == variant
+
+
+@pytest.mark.parametrize(("shape", "count"), [((2,), 1), ((1,), 0), ((), 0), ((1, 2), 1)])
+def test_a_factor_of_one_number_is_no_mask(shape: tuple[int, ...], count: int) -> None:
+    sites = audit.check(lambda key, x: jnp.tanh(x) * keep(key, *shape), KEY, array(*shape)).sites
+    assert len(sites) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_keys_of_rbg_under_vmap_are_counted(count: int) -> None:
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="rbg"), count))
+    run = jax.vmap(lambda key, x: dropout(key, jnp.tanh(x), 0.1))
+    evidence = [each.evidence for each in audit.check(run, keys, array(count, 8)).findings]
+    assert evidence == ([f"{count} rbg keys are drawn from"] if count > 1 else [])
 
 
 def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
@@ -147,6 +190,15 @@ def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
         return jnp.tanh(x) * factor
 
     assert only(run, KEY, X, array()).rate == pytest.approx(0.1)
+
+
+def test_constants_that_are_infinite_are_no_warning() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return dropout(key, jnp.tanh(x), 0.1) - jnp.log(jnp.zeros(x.shape))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert only(run, KEY, X).rate == 0.1
 
 
 def test_one_mask_for_two_arrays_is_one_site() -> None:
@@ -307,6 +359,47 @@ def test_keys_that_are_repeated_along_an_axis(axis: int, ids: list[str]) -> None
     assert found(run, KEYS, X) == ids
 
 
+@pytest.mark.parametrize(
+    ("weights", "product"),
+    [
+        (True, lambda w, x: x @ w),
+        (True, lambda w, x: (w @ x.T).T),
+        (True, lambda w, x: x @ w.T),
+        (False, lambda w, x: w[:8] * x),
+        (False, lambda w, x: x + np.ones((8, 16), np.float32) @ w),
+        (False, lambda w, x: x + (w @ w)[:8]),
+    ],
+)
+def test_layers_are_arrays_that_are_multiplied_with_what_a_loop_carries(
+    weights: bool, product: Fn
+) -> None:
+    def run(w: jax.Array, key: jax.Array, x: jax.Array) -> jax.Array:
+        def body(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+            return dropout(key, jnp.tanh(product(w, x)), 0.1), None
+
+        return lax.scan(body, x, w)[0]
+
+    evidence = [each.evidence for each in audit.check(run, array(3, 16, 16), KEY, X).findings]
+    text = "the loop goes over layers, and the key key is the same in all of 3"
+    assert evidence == ([text] if weights else [])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_a_loop_carries_depends_on_its_beginning_and_on_what_replaces_it(
+    inside: bool,
+) -> None:
+    def run(first: jax.Array, keys: jax.Array, x: jax.Array) -> jax.Array:
+        def body(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            x, own = carry
+            return (dropout(own, jnp.tanh(x), 0.1) if inside else x, key), None
+
+        (x, last), _ = lax.scan(body, (x, first), keys)
+        return x if inside else dropout(last, jnp.tanh(x), 0.1)
+
+    (finding,) = audit.check(run, KEY, KEYS, X, step="x").findings
+    assert finding.evidence == "the mask depends on first, keys, and not on the step"
+
+
 # Branches, devices, references.
 
 
@@ -342,6 +435,26 @@ def test_devices_draw_the_same_from_what_is_the_same_on_all(
     assert found(sharded(body, size, "data", (ALL, ALL, ROWS), ROWS), W, KEY, X) == ids
 
 
+@pytest.mark.parametrize(
+    ("ids", "of"),
+    [
+        (["JD204"], lambda index: lax.pmax(index, "data")),
+        (["JD204"], lambda index: lax.all_gather(index, "data").sum()),
+        ([], lambda index: lax.ppermute(index, "data", [(0, 1), (1, 0)])),
+    ],
+)
+def test_what_devices_exchange(ids: list[str], of: Fn) -> None:
+    def body(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        return model(w, jax.random.fold_in(key, of(lax.axis_index("data"))), x)
+
+    assert found(sharded(body, 2, "data", (ALL, ALL, ROWS), ROWS), W, KEY, X) == ids
+
+
+def test_a_key_in_two_programs_of_devices_is_one_key() -> None:
+    divided = sharded(lambda key, x: dropout(key, jnp.tanh(x), 0.1), 2, "data", (ALL, ALL), ALL)
+    assert found(lambda key, x: divided(key, jnp.exp(divided(key, x))), KEY, X) == ["JD201"]
+
+
 def test_devices_in_a_loop_that_carries_what_they_compute() -> None:
     def body(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
         return layer(jax.random.fold_in(key, lax.axis_index("data")), w, x)
@@ -352,6 +465,16 @@ def test_devices_in_a_loop_that_carries_what_they_compute() -> None:
 
     site = only(run, W, KEY, X)
     assert (site.repeats, site.shape) == (3, (4, 16))
+
+
+def test_callbacks_and_tokens_are_values_like_others() -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        lax.after_all(lax.create_token())
+        jax.debug.print("{}", x)
+        y = io_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return dropout(key, jnp.tanh(y), 0.1)
+
+    assert only(run, KEY, X).rate == 0.1
 
 
 @pytest.mark.parametrize("read", [lambda ref: ref[...], jax.freeze])
@@ -431,6 +554,35 @@ def test_arguments_without_a_name_have_a_number(fn: Fn, names: list[str]) -> Non
     with pytest.raises(ValueError, match="names no argument") as caught:
         audit.check(fn, W, KEY, X, step="args[3]")
     assert str(caught.value).endswith(f"{names[0]}['v'], {names[0]}['w'], {names[1]}, {names[2]}")
+
+
+def test_an_error_names_the_first_arrays() -> None:
+    with pytest.raises(ValueError, match="names no argument") as caught:
+        audit.check(lambda *args: args[0], *[X] * 22, step="x")
+    assert str(caught.value).endswith(", ".join(f"args[{at}]" for at in range(20)))
+
+
+def test_a_model_that_comes_back_is_the_state_of_its_argument() -> None:
+    """Whatever the name of the argument. The mode of what comes back is another one."""
+    given = nnx.Dropout(0.1, deterministic=True, rngs=nnx.Rngs(0))
+    other = nnx.Linear(16, 16, rngs=nnx.Rngs(0))
+
+    def run(model: Any, x: jax.Array) -> Any:
+        own = nnx.clone(model)
+        own.train()
+        return own(jnp.tanh(x)), own
+
+    def second(first: Any, net: Any, x: jax.Array, renewed: bool = True) -> Any:
+        y, own = run(net, first(x))
+        return y, own if renewed else net
+
+    assert found(run, given, X) == []
+    assert found(second, other, given, X) == []
+    (finding,) = audit.check(partial(second, renewed=False), other, given, X).findings
+    assert finding.id == "JD202"
+    assert finding.evidence.startswith(
+        "the mask depends on rngs.count, rngs.key, which is returned"
+    )
 
 
 def test_state_with_a_key_that_comes_back_unchanged() -> None:

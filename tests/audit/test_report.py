@@ -77,6 +77,18 @@ def test_text_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(REPORT) == _forms.plain(REPORT.sites, REPORT.findings)
 
 
+def test_text_has_no_colors_and_rich_has_those_of_severities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in str(REPORT)
+    parts = _forms.rich_table(REPORT.sites, REPORT.findings).renderables
+    assert [str(getattr(part, "style", "")) for part in parts[1:]] == [
+        "bold red", "", "yellow", "", "",
+    ]  # fmt: skip
+
+
 def test_rich_shows_what_print_shows() -> None:
     rich = pytest.importorskip("rich.console")
     console = rich.Console(width=160, record=True, file=io.StringIO())
@@ -216,6 +228,29 @@ def test_the_command_line(
     assert text in (err if status == 2 else out)
 
 
+def test_the_help_says_what_each_argument_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m jaxdrop.audit [")
+    assert _cli._DESCRIPTION.strip() in text
+    lines = " ".join(text.split())
+    for argument in (
+        "TARGET module:function",
+        "--training something must be dropped",
+        "--evaluation nothing may be dropped",
+        "--step STEP the argument that changes from step to step",
+        "--select SELECT ids of rules",
+        "--ignore IGNORE the same",
+        "--baseline FILE findings that are known",
+        "--write-baseline FILE writes such a file",
+        "--fail-level {info,warning,error} the exit status is 1",
+        "--list-rules prints all rules",
+        "--explain ID prints one rule",
+    ):
+        assert argument in lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -241,7 +276,7 @@ def test_a_module_is_found_in_the_current_folder(
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
     for _ in range(2):
         assert _cli.load("audited_module:Of.step") is len
-    assert sys.path.count("") == 1
+    assert (sys.path.count(""), sys.path.index("")) == (1, 0)
 
 
 def test_the_command_line_keeps_a_baseline(tmp_path: Path) -> None:

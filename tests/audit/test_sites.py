@@ -86,6 +86,7 @@ def bytes_of(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         (0.2, lambda key, x, rate: x * (1 - jax.random.uniform(key, x.shape) * 0.5 / 0.5 < 0.8)),
         (0.2, lambda key, x, rate: x * (digits(key, x.shape) > 1)),
         (0.25, lambda key, x, rate: x * (bytes_of(key, x.shape) >= np.uint8(64))),
+        (0.003906, lambda key, x, rate: x * (jax.random.bits(key, x.shape, "uint8") >= 1)),
         (None, lambda key, x, rate: x * (-2 * jax.random.uniform(key, x.shape) > -0.3)),
         (None, lambda key, x, rate: x * (1 / (jax.random.uniform(key, x.shape) + 1) > 0.6)),
         (None, lambda key, x, rate: x * (1 / jax.random.uniform(key, x.shape) > 0.6)),
@@ -110,7 +111,7 @@ def test_the_rate_is_read_from_the_threshold(rate: float | None, drop: Fn) -> No
         return drop(key, jnp.tanh(x), rate)
 
     site = only(run, KEY, X)
-    assert site.rate == pytest.approx(rate, abs=1e-6)
+    assert site.rate == rate
     assert (site.variant, site.shape, site.shared_axes) == ("dropout", X.shape, ())
 
 
@@ -294,7 +295,13 @@ def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
         counts = tokens * jax.random.bernoulli(keys[1], 0.9, X.shape)
         held = positions(x) * jax.random.bernoulli(keys[2], 0.9, X.shape)
         known = jax.lax.cond(jax.random.bernoulli(keys[3]), lambda: 2.0, lambda: 3.0)
-        return noise, flipped, ids, chosen, signs, mixed, swapped, moved, whole, counts, held, known
+        whole_numbers = jnp.asarray(np.arange(128).reshape(8, 16)).astype(x.dtype)
+        numbers = whole_numbers * jax.random.bernoulli(keys[0], 0.9, X.shape)
+        last, rows = jax.lax.scan(lambda c, i: (c + i, 2 * c), jnp.zeros(16), jnp.arange(8.0))
+        looped = rows * jax.random.bernoulli(keys[1], 0.9, X.shape)
+        final = last * jax.random.bernoulli(keys[2], 0.9, (16,))
+        mixture = noise, flipped, ids, chosen, signs, mixed, swapped, moved, whole, counts
+        return mixture, held, known, numbers, looped, final
 
     assert audit.check(run, KEY, X, array(*X.shape, dtype=jnp.int32)).sites == []
 
@@ -349,7 +356,10 @@ def test_layers_that_are_off_have_a_row() -> None:
             return nn.Dropout(0.4, deterministic=True)(x)
 
     site = only(lambda x: Net().apply({}, x), X)
-    assert (site.active, site.rate, site.where) == (False, 0.4, "Dropout_0")
+    row = audit.Site(
+        "Dropout_0", "Dropout (off)", 0.4, (), (), "", 0, 0, 0, 0, active=False, repeats=1
+    )
+    assert site == row
 
 
 def test_the_place_is_the_path_of_the_module_and_the_line() -> None:
@@ -426,24 +436,117 @@ def test_a_vector_has_no_path_to_drop() -> None:
     assert only(run, KEY, array(8)).variant == "dropout"
 
 
-def test_costs_of_a_site() -> None:
-    """An array is read and written; a word of threefry takes some hundred operations, one of the
-    counter hash some twenty, in each iteration of a loop.
+def hand_made(key: jax.Array, x: jax.Array) -> jax.Array:
+    return dropout(key, jnp.tanh(x), 0.1)
+
+
+def of_words(words: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x) * (jax.lax.rng_bit_generator(words, x.shape, jnp.uint32)[1] >= 64)
+
+
+def key_of(impl: str) -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl=impl))
+
+
+@pytest.mark.parametrize(
+    ("fn", "key", "word"),
+    [
+        (hand_made, KEY, 110),
+        (hand_made, FAST, 15),
+        (hand_made, key_of("rbg"), 2),
+        (hand_made, key_of("unsafe_rbg"), 2),
+        (of_words, array(4, dtype=jnp.uint32), 60),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_costs_of_a_site(fn: Fn, key: Any, word: int, times: int) -> None:
+    """An array is read and written. A word takes the operations of its generator, six that compare
+    it, and two that apply the mask, in each iteration of a loop.
     """
 
-    def halved(key: jax.Array, x: jax.Array) -> jax.Array:
-        return dropout(key, jnp.tanh(x), 0.5)
-
     def looped(keys: jax.Array, x: jax.Array) -> jax.Array:
-        return jax.lax.scan(lambda x, key: (halved(key, x), None), x, keys)[0]
+        return jax.lax.scan(lambda x, key: (fn(key, x), None), x, keys)[0]
 
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
-    sites = only(halved, KEY, X), only(looped, keys, X), only(halved, FAST, X)
-    for site, times in zip(sites, (1, 3, 1), strict=True):
-        assert site.bytes == times * 2 * 4 * np.prod(X.shape)
-    assert 3 * sites[0].flops == sites[1].flops
-    for site, least, most in ((sites[0], 100, 150), (sites[2], 15, 30)):
-        assert least < site.flops / np.prod(X.shape) < most
+    keys = jax.ShapeDtypeStruct((times, *key.shape), key.dtype)
+    site = only(looped, keys, X) if times > 1 else only(fn, key, X)
+    entries = times * np.prod(X.shape)
+    assert site.flops == entries * (word + 6 + 2)
+    assert (site.bytes, site.random_bits) == (2 * 4 * entries, 32 * entries)
+    assert (site.repeats, site.kept_bytes) == (times, entries)
+
+
+def test_costs_of_a_mask_that_entries_share() -> None:
+    """It is kept as it was drawn."""
+
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, (8, 1)), jnp.tanh(x), 0)
+
+    site = only(run, KEY, X)
+    assert (site.flops, site.kept_bytes, site.random_bits) == (8 * 116 + 2 * 128, 8, 8 * 32)
+    assert site.bytes == 2 * 4 * 128
+
+
+def gone_over(w: Any, keys: jax.Array, x: jax.Array, drop: Fn) -> jax.Array:
+    def body(x: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        return drop(key, jnp.tanh(x @ w)), None
+
+    return jax.lax.scan(body, x, keys)[0].sum()
+
+
+def carried(w: Any, keys: jax.Array, x: jax.Array, drop: Fn) -> jax.Array:
+    def body(carry: Any, _: None) -> tuple[Any, None]:
+        own, following = jax.random.split(carry[1])
+        return (drop(own, jnp.tanh(carry[0] @ w)), following), None
+
+    return jax.lax.scan(body, (x, keys[0]), None, length=3)[0][0].sum()
+
+
+def at_once(w: Any, keys: jax.Array, x: jax.Array, drop: Fn) -> jax.Array:
+    return drop(keys[0], jnp.tanh(x @ w)).sum()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(("fn", "times"), [(at_once, 1), (gone_over, 3), (carried, 3)])
+@pytest.mark.parametrize(
+    ("drop", "impl", "each"),
+    [
+        (lambda key, x: dropout(key, x, 0.1), "threefry2x32", 128),
+        (lambda key, x: jaxdrop.dropout(key, x, 0.1), "threefry2x32", 8),
+        (lambda key, x: jaxdrop.dropout(key, x, 0.1), "rbg", 16),
+        (jax.checkpoint(lambda key, x: dropout(key, x, 0.1)), "threefry2x32", 8),
+    ],
+    ids=["a mask", "a key", "a long key", "a checkpoint"],
+)
+def test_what_is_kept_for_the_backward_pass(
+    gradient: bool, fn: Fn, times: int, drop: Fn, impl: str, each: int
+) -> None:
+    """In each iteration a mask; the keys of this library, and of a checkpoint."""
+
+    def run(w: Any, keys: jax.Array, x: jax.Array) -> Any:
+        return (jax.grad(fn) if gradient else fn)(w, keys, x, drop)
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl=impl), 3))
+    assert only(run, array(16, 16), keys, X).kept_bytes == times * each
+
+
+def test_a_mask_that_no_gradient_is_taken_through_is_not_kept() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> Any:
+        return dropout(key, jnp.tanh(x), 0.1), jax.grad(lambda w: jnp.square(x @ w).sum())(w)
+
+    assert only(run, array(16, 16), KEY, X).kept_bytes == 0
+
+
+def test_a_mask_whose_rate_is_computed_behind_another_is_one_of_its_own() -> None:
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        first, second = jax.random.split(key)
+        y = dropout(first, jnp.tanh((x @ w)[:, :4]), 0.1)
+        rate = jax.lax.stop_gradient(jnp.exp(-y[0].sum()))
+        return dropout(second, jnp.tanh(x @ w), rate).sum() + y.sum()
+
+    for fn in (run, jax.grad(run)):
+        sites = audit.check(fn, array(16, 16), KEY, X).sites
+        kept = {site.shape: (site.rate, site.kept_bytes) for site in sites}
+        assert kept == {(8, 4): (0.1, 32), (8, 16): ("traced", 128)}
 
 
 def test_a_place_has_a_name_and_a_number_of_turns() -> None:
@@ -455,6 +558,59 @@ def test_a_place_has_a_name_and_a_number_of_turns() -> None:
     place = Place(loops=(outer, inner, last))
     assert place.repeats == 15
     assert [place.runs(deps) for deps in (0, 2, 8, 32, 8 | 32, 2 | 32)] == [1, 3, 1, 5, 5, 15]
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [("", True), ("a", True), ("c", True), ("a/b", True), ("b/c", True), ("a/b/c", True),
+     ("a/~/b", True), ("a/c", False), ("a/b/c/d", False), ("d", False), ("b/a", False)],
+)  # fmt: skip
+def test_a_place_is_within_the_modules_of_its_path(path: str, inside: bool) -> None:
+    assert Place(("jit(f)/a", "b/c")).within(path) is inside
+
+
+def test_a_place_of_an_object_is_within_the_whole_path() -> None:
+    place = Place(("model:net.a/x", "model:net.a.b/y"))
+    assert place.path == ("net", "a", "b")
+    assert [place.within(path) for path in ("net/a/b", "net/a", "net", "a/b")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mask", "shared"),
+    [
+        ((4, 2, 8), ()), ((4, 1, 8), (1,)), ((1, 2, 1), (0, 2)), ((1, 1, 1), (0, 1, 2)),
+        ((8,), (0, 1)), ((), (0, 1, 2)),
+    ],
+)  # fmt: skip
+def test_axes_of_length_two_are_shared_and_of_length_one_are_not(
+    mask: tuple[int, ...], shared: tuple[int, ...]
+) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, 0.9, mask), jnp.tanh(x), 0)
+
+    assert only(run, KEY, array(4, 2, 8)).shared_axes == shared
+    if mask[1:2] == (1,):
+        assert only(run, KEY, array(4, 1, 8)).shared_axes == tuple(at for at in shared if at != 1)
+
+
+@pytest.mark.parametrize(
+    ("shared", "made"),
+    [
+        ((1, 3), lambda draw: draw(2, 4).reshape(2, 1, 4, 1)),
+        ((0, 2), lambda draw: draw(2, 1, 2).reshape(2, 2)[None, :, None, :]),
+        ((0, 3), lambda draw: draw(4, 2).T.reshape(1, 2, 4, 1)),
+        ((), lambda draw: draw(8, 4).reshape(2, 2, 4, 2)),
+        ((1, 3), lambda draw: jnp.broadcast_to(draw(2, 1, 4), (2, 2, 4)).reshape(2, 2, 4, 1)),
+    ],
+)
+def test_axes_of_masks_that_are_reshaped(shared: tuple[int, ...], made: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        mask = made(lambda *shape: jax.random.bernoulli(key, 0.9, shape))
+        return jnp.where(mask, jnp.tanh(x), 0)
+
+    assert only(run, KEY, array(2, 2, 4, 2)).shared_axes == shared
 
 
 @pytest.mark.parametrize("tiled", [False, True])

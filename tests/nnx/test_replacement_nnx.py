@@ -351,20 +351,24 @@ def test_which_attention_function_runs() -> None:
     assert repr(plain) == f"<jaxdrop in place of {name}>"
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_masks_and_biases_of_attention_are_those_of_flax(causal: bool) -> None:
+@pytest.mark.parametrize(
+    ("causal", "lead"), [(False, (2,)), (True, (2,)), (True, ()), (True, (1, 2))]
+)
+def test_masks_and_biases_of_attention_are_those_of_flax(
+    causal: bool, lead: tuple[int, ...]
+) -> None:
     """Of fewer axes than the weights, too; a query that may see no key gets the mean of all."""
     fn = replace_dropout(nnx.MultiHeadAttention(2, 8, **ATTENTION)).model.attention_fn
     mask = np.random.default_rng(1).random((6, 6)) < 0.5
     mask[2] = False
     bias = np.random.default_rng(2).normal(size=(2, 6, 6)).astype(np.float32)
-    q, k, v = np.random.default_rng(3).normal(size=(3, 2, 6, 2, 4)).astype(np.float32)
+    q, k, v = np.random.default_rng(3).normal(size=(3, *lead, 6, 2, 4)).astype(np.float32)
 
     def run(q: jax.Array, attend: Any) -> Any:
         options = {"dropout_rng": KEY, "dropout_rate": 0.25, "deterministic": False}
         return [
             attend(q, k, v, mask=own, bias=other, is_causal=causal, **options)
-            for own, other in ((mask, bias), (None, bias), (mask[None, None] * 1.0, None))
+            for own, other in ((mask, bias), (None, bias), (mask[None] * 1.0, None))
         ]
 
     ours, theirs = (
