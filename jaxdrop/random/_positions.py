@@ -76,9 +76,9 @@ def linear(
         if high is None:
             low = low + word * low_stride
             continue
-        # An axis that spans at most 2**32 positions never carries into the high word by itself. Nor
-        # does the sum, if the span divides 2**32: what is there so far is a multiple of it. The high
-        # word then has no entries along this axis, and what depends on it is computed once for all.
+        # An axis that spans at most 2**32 positions never carries into the high word by itself.
+        # Nor does the sum, if the span divides 2**32: what is there so far is a multiple of it. The
+        # high word then has no entries along this axis, and what depends on it is computed once.
         span = length * math.prod(inner)
         near = at_most(span, WORD)
         if near and is_known(span) and WORD % span == 0:
