@@ -225,12 +225,12 @@ STYLE = frozenset(
 
 
 ASSERTIONS = frozenset(["frozen", "slots", "strict"])
-"""Arguments of `zip` and of `dataclass` without which only code that would raise does not."""
+"""Arguments of `zip` and of `dataclass` that only make wrong code raise."""
 
 
 NEUTRAL = frozenset(["checkpoint=False", "is_stable=False", "mode='promise_in_bounds'"])
-"""Arguments that leave the compiler a choice: what to store, how to order what is equal, what to do
-where an index is outside, which none is. Without them, results are those that were allowed.
+"""Arguments that change no result. They allow the compiler to compute values again, to put equal
+numbers in any order, and to leave out the check of indices, all of which are inside.
 """
 
 

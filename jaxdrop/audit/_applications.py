@@ -14,7 +14,7 @@ class Application:
     """A mask that meets an array.
 
     Attributes:
-      kind: `select`, `multiply`, `branch`, or `draw` of what is drawn for other purposes.
+      kind: `select`, `multiply` or `branch`; `draw` for bits that make no mask.
       mask: the node of the mask; with one row for each entry of the array.
       data: the array that is dropped from.
       out: the result.

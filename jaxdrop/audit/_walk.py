@@ -54,7 +54,7 @@ class Walk:
 
     def source(self) -> int:
         """A bit for something that values depend on."""
-        self._source += self._source  # the next bit
+        self._source <<= 1
         return self._source
 
     def axis(self, name: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,21 +73,21 @@ class KeyType:
 
     def split(self, data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The words of so many keys from those of one."""
-        return self._derived(data, lambda base: threefry_prng_impl.split(base, shape))
+        return self._derived(threefry_prng_impl.split, data, shape)
 
     def fold_in(self, data: jax.Array, value: int | jax.Array) -> jax.Array:
         """The words of the key with a number folded in."""
-        return self._derived(data, lambda base: threefry_prng_impl.fold_in(base, value))
+        return self._derived(threefry_prng_impl.fold_in, data, value)
 
     def random_bits(self, data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
         """The bits of a whole array."""
         return self.bits(data, grid(shape, key_word=data[0]), bit_width)
 
-    def _derived(self, data: jax.Array, derive: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """The words of keys whose first two `derive` makes of the first two of `data`."""
+    def _derived(self, derive: Callable[..., jax.Array], data: jax.Array, by: Any) -> jax.Array:
+        """The words that `derive` makes of the first two, and for each key the constants."""
         if not self.rest:  # slices and a concatenation take as long as threefry, outside of jit
-            return derive(data)
-        words = derive(data[:2])
+            return derive(data, by)
+        words = derive(data[:2], by)
         return jnp.concatenate(
             [words, jnp.broadcast_to(data[2:], (*words.shape[:-1], len(self.rest)))], axis=-1
         )

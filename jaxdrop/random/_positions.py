@@ -30,7 +30,7 @@ words.
 
 class Positions(NamedTuple):
     """Row-major positions, `high * 2**32 + low`; `high` is None if the array has at most 2**32
-    entries for certain.
+    entries for certain. The two broadcast against each other.
 
     `jax.export` has symbolic lengths. An array that has one may have more entries, unless the
     constraints of the length say otherwise. A high word that turns out to be 0 gives the bits that
@@ -77,8 +77,9 @@ def linear(
             low = low + word * low_stride
             continue
         # An axis that spans at most 2**32 positions never carries into the high word by itself.
-        # Nor does the sum, if the span divides 2**32: what is there so far is a multiple of it. The
-        # high word then has no entries along this axis, and what depends on it is computed once.
+        # If its span divides 2**32, the sum does not carry either, because the low word so far is a
+        # multiple of the span. Then the high word does not vary along this axis, and the products
+        # with it are computed once for all entries along the axis.
         span = length * math.prod(inner)
         near = at_most(span, WORD)
         if near and is_known(span) and WORD % span == 0:

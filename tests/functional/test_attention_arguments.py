@@ -223,6 +223,16 @@ def on_one(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
 
+def check_sizes(
+    groups: tuple[int, ...], heads: int, lengths: tuple[int, int], most: tuple[int, int]
+) -> None:
+    """A block has at most so many queries and keys, and more than half as many."""
+    sizes = _block_sizes.block_sizes(None, lengths, groups, heads)
+    for size, limit, length in zip(sizes, most, lengths, strict=True):
+        assert limit / 2 < size <= limit
+        assert size == limit or length % limit
+
+
 def test_a_loop_over_parts_needs_known_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     on_one(monkeypatch, "cpu")
     (batch,) = jax.export.symbolic_shape("batch")
@@ -249,12 +259,8 @@ def test_the_sizes_of_blocks_on_a_cpu(
     most: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At most so many queries and keys, and more than half as many."""
     on_one(monkeypatch, "cpu")
-    sizes = _block_sizes.block_sizes(None, lengths, groups, heads)
-    for size, limit, length in zip(sizes, most, lengths, strict=True):
-        assert limit / 2 < size <= limit
-        assert size == limit or length % limit
+    check_sizes(groups, heads, lengths, most)
 
 
 @pytest.mark.parametrize(
@@ -275,10 +281,7 @@ def test_elsewhere_a_block_is_work_for_all_of_the_device(
 ) -> None:
     on_one(monkeypatch, "gpu")
     assert _block_sizes.parts(lengths, groups, heads) == (1, 1)
-    sizes = _block_sizes.block_sizes(None, lengths, groups, heads)
-    for size, limit, length in zip(sizes, most, lengths, strict=True):
-        assert limit / 2 < size <= limit
-        assert size == limit or length % limit
+    check_sizes(groups, heads, lengths, most)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import jaxdrop
 from jaxdrop.functional.attention import _gpu, _triton
 from tests import catalogue
 from tests.compilation import quick
+from tests.functional import lowered
 
 _hopper: Any = _gpu._loaded_for_hopper()
 pytestmark = pytest.mark.skipif(
@@ -151,25 +152,7 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     here: Any = types.SimpleNamespace(compute_capability="9.0")
     monkeypatch.setattr(jax, "devices", lambda: [here])
 
-    def run(q: jax.Array, k: jax.Array) -> Any:
-        y, pull = jax.vjp(
-            lambda *arrays: jaxdrop.dot_product_attention(
-                catalogue.KEY, *arrays, _RATE, is_causal=True, implementation="pallas"
-            ),
-            q,
-            k,
-            k,
-        )
-        return y, *pull(y)
-
-    q, k = (
-        jax.ShapeDtypeStruct((1, length, heads, depth), jnp.bfloat16)
-        for length, heads in ((200, 2), (300, 1))
-    )
-    program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
-    assert program.count("custom_call @mosaic_gpu") == 3
-    for name in ("forward", "of_queries", "of_keys"):
-        assert f"attention_{name}" in program
+    lowered.attention("cuda", "mosaic_gpu", catalogue.KEY, _RATE, depth, is_causal=True)
     for tiles in _hopper.TILES.values():
         assert not any(_hopper.PADDED % length for tile in tiles for length in tile[:2])
     for capability in ("10.0", "8.9", None):

@@ -17,6 +17,7 @@ from jaxdrop.functional.attention import _block, _gpu, _problem, _sight, _triton
 from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick
+from tests.functional import lowered
 
 RATE = 0.3
 _TILE = _triton.Tile(16, 16, 4, 2)
@@ -329,27 +330,9 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     """They are made here, with the instructions of the hardware."""
     monkeypatch.undo()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    mask = np.ones((1, 1, 200, 300), bool)
-
-    def run(q: jax.Array, k: jax.Array) -> Any:
-        y, pull = jax.vjp(
-            lambda *arrays: jaxdrop.dot_product_attention(
-                catalogue.KEY, *arrays, RATE, mask=mask, implementation="pallas"
-            ),
-            q,
-            k,
-            k,
-        )
-        return y, *pull(y)
-
-    q, k = (
-        jax.ShapeDtypeStruct((1, length, heads, depth), jnp.bfloat16)
-        for length, heads in ((200, 2), (300, 1))
-    )
-    program = jax.jit(run).trace(q, k).lower(lowering_platforms=("cuda",)).as_text()
-    assert program.count("custom_call @__gpu$xla.gpu.triton") == 3
-    for name in ("forward", "of_queries", "of_keys"):
-        assert f"attention_{name}" in program
+    mask = np.ones((1, 1, 600, 200), bool)
+    call = "__gpu$xla.gpu.triton"
+    program = lowered.attention("cuda", call, catalogue.KEY, RATE, depth, mask=mask)
     for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
         assert instruction in program
     for tiles in _triton.TILES.values():

@@ -5,7 +5,7 @@ them give what one gives.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,12 +59,16 @@ SAME |= {
 """A number of all inputs: whatever their shape."""
 
 
+def on_both(function: Callable[..., Any], arrays: Sequence[np.ndarray]) -> tuple[Any, Any]:
+    """What a function makes of inputs with two leading axes, and of the same inputs with one."""
+    return function(*arrays), function(*(x.reshape(6, *x.shape[2:]) for x in arrays))
+
+
 @pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("name", SAME)
 def test_a_number_of_all_inputs(name: str) -> None:
     metric, arrays = SAME[name]
-    flat = [x.reshape(6, *x.shape[2:]) for x in arrays]
-    found, expected = metric(*arrays), metric(*flat)
+    found, expected = on_both(metric, arrays)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
 
 
@@ -95,8 +99,7 @@ EACH: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
 @pytest.mark.parametrize("name", EACH)
 def test_something_of_each_input(name: str) -> None:
     function, arrays = EACH[name]
-    flat = [x.reshape(6, *x.shape[2:]) for x in arrays]
-    found, expected = function(*arrays), function(*flat)
+    found, expected = on_both(function, arrays)
     assert found.shape[:2] == (2, 3)
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-6)
 

@@ -15,8 +15,9 @@ Linear = Callable[[Any, Any], Any]
 
 
 def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: Any) -> Any:
-    """`forward(constants, tangents)`, of which `transpose(constants, cotangents)` is the transpose:
-    as the tangent of a `custom_jvp`, it makes its reverse mode.
+    """`forward(constants, tangents)`, whose transpose in its second argument JAX takes from
+    `transpose(constants, cotangents)`. Where the call is the tangent of a `custom_jvp`, reverse
+    mode runs the transpose.
 
     `jax.custom_derivatives.linear_call` does the same, but cannot be batched (JAX 0.12).
     Derivatives of the call itself are those of `forward`.

@@ -89,7 +89,7 @@ class Context:
             return ("value", id(part))
         if isinstance(part, np.ndarray | jax.Array) or hasattr(part, "aval"):
             known = not isinstance(part, jax.core.Tracer) and np.size(part) == 1
-            if known and not jnp.issubdtype(part.dtype, jax.dtypes.extended):
+            if known and not _operations.is_key(part.dtype):
                 return ("number", str(part.dtype), np.asarray(part).item())
             self._kept.append(part)
             return ("array", id(part))

@@ -29,8 +29,7 @@ _CUTS = {
     "rem": float,
     "shift_right_logical": lambda places: 2.0**places,
 }
-
-
+# What makes a word that takes all values, each equally often, of such a word and any other.
 _SUMS = ("add", "sub", "xor")
 
 
@@ -193,7 +192,7 @@ def _share_below(name: str, first: bool, count: float, limit: Any) -> Any:
 
 def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
     """How many values the words of a result take, each equally often; NaN if it is not known."""
-    if jnp.issubdtype(dtype, jax.dtypes.extended) or dtype == jnp.bool_:
+    if _operations.is_key(dtype) or dtype == jnp.bool_:
         return UNKNOWN
     name, bits = eqn.primitive.name, jnp.iinfo(dtype).bits
     full = 2.0 ** (bits if jnp.issubdtype(dtype, jnp.unsignedinteger) else bits - 1)
@@ -206,8 +205,8 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
         # Of a constant, one value comes more often than others.
         ranges = {x.count if isinstance(x, Hidden) else UNKNOWN for x in entries}
         return ranges.pop() if len(ranges) == 1 else UNKNOWN
-    counts = [value.count for value in values if isinstance(value, Hidden)]
-    words = next(value for value in values if isinstance(value, Hidden))
+    given = [value for value in values if isinstance(value, Hidden)]
+    words = given[0]
     constant = _constant(values[1]) if len(values) == 2 and values[0] is words else None
     if name in _CUTS:
         size = 0.0 if constant is None else _CUTS[name](constant)
@@ -218,14 +217,10 @@ def _count(eqn: Any, values: Sequence[Any], dtype: Any) -> float:
         return words.count
     if name in _operations.SAME or name == "convert_element_type":
         return words.count if words.count <= full else UNKNOWN
-    # A sum with words that take all values takes all of them, and so does an odd multiple of them.
-    # The conjunction of two words, say, has more zeros than ones.
-    own = [value.name for value in values if isinstance(value, Hidden)]
-    keeps = name in _SUMS and len(own) == len({*own})
-    keeps |= name == "mul" and constant is not None and constant % 2 == 1
-    return (
-        full if keeps and max((c for c in counts if np.isfinite(c)), default=0) >= full else UNKNOWN
-    )
+    # So does an odd multiple. The conjunction of two words, say, has more zeros than ones.
+    differ = len({each.name for each in given}) == len(given)
+    keeps = differ if name in _SUMS else name == "mul" and constant is not None and constant % 2
+    return full if keeps and any(each.count >= full for each in given) else UNKNOWN
 
 
 def _set_bits(name: str, values: Sequence[Any]) -> int | None:

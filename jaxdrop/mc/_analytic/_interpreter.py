@@ -83,7 +83,8 @@ class Interpreter:
             return self.run(inner, values)
         if name == "sort" and isinstance(values[0], Hidden | Uniform):
             return _draws.sorted_by_words(context, eqn, values)
-        keys = any(_is_key(var.aval) for var in eqn.outvars)  # of constants that a coin chooses
+        # Of constants that a coin chooses, too.
+        keys = any(_operations.is_key(getattr(var.aval, "dtype", bool)) for var in eqn.outvars)
         if keys or any(isinstance(value, Hidden) for value in values):
             return _draws.hidden(context, eqn, values)
         if any(isinstance(value, Uniform) for value in values):
@@ -107,10 +108,6 @@ class Interpreter:
         if name in ("argmax", "argmin"):
             return _linear.largest_index(context, eqn, values)
         return _linear.by_jacobian(context, eqn, values)
-
-
-def _is_key(aval: Any) -> bool:
-    return jnp.issubdtype(getattr(aval, "dtype", jnp.float32), jax.dtypes.extended)
 
 
 def _known(jaxpr: Jaxpr, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:

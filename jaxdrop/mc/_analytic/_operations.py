@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 # One entry of the result is a function of one entry of each operand.
@@ -87,6 +88,11 @@ def bind(eqn: Any, values: Sequence[Any], **params: Any) -> list[Any]:
         return [values[0] * 0.5 ** values[1]]  # of a count, which its moments make a number
     found = eqn.primitive.bind(*values, **{**eqn.params, **params})
     return list(found) if eqn.primitive.multiple_results else [found]
+
+
+def is_key(dtype: Any) -> bool:
+    """Whether values of a dtype are keys."""
+    return bool(jnp.issubdtype(dtype, jax.dtypes.extended))
 
 
 def is_number(dtype: Any) -> bool:
