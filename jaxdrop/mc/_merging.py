@@ -34,9 +34,8 @@ class Shares(NamedTuple):
         """The mean of the union, and the gap between the two means."""
         gap = (second.mean - first.mean) + (second.residual - first.residual)
         # XLA may compute the mean and what its rounding took in two loops. It must not contract
-        # the product and the sum in one of them only. What follows from a gap that is not finite is
-        # not used.
-        shift = _compiler.rounding_barrier(along(self.second, gap) * gap, finite=True)
+        # the product and the sum in one of them only.
+        shift = _compiler.rounding_barrier(along(self.second, gap) * gap)
         merged = _sum(first.mean, first.residual + shift)
         # If a mean is infinite, the gap is infinite or NaN; the mean of the union is infinite too.
         whole = jnp.isfinite(gap)

@@ -546,7 +546,7 @@ def test_the_linear_part_is_a_control_variate() -> None:
     np.testing.assert_allclose(y - c, np.broadcast_to(X / 4, y.shape), rtol=1e-4, atol=1e-6)
 
     def bent(key: jax.Array, x: jax.Array) -> jax.Array:
-        return jax.nn.relu(two_masks(key, x))
+        return jnp.tanh(two_masks(key, x) / 2)
 
     keys = mc.keys(jaxdrop.key(6), 2**12, "independent")
     y, c = jax.jit(
@@ -640,25 +640,46 @@ def test_masks_that_keep_an_exact_number() -> None:
 
 
 def test_pairs_of_enumerated_entries() -> None:
-    """A square of a sum is a sum over pairs: exact with all of them, and not with few."""
+    """A square of a sum is a sum over pairs, and so is the variance that noise adds to it: exact
+    with all of them, and not with few.
+    """
 
-    def fn(key: jax.Array, x: jax.Array) -> jax.Array:
-        return jaxdrop.dropout(key, x, 0.25).sum(-1) ** 2
+    def fn(key: jax.Array, x: jax.Array) -> list[jax.Array]:
+        first, second = jax.random.split(key)
+        x = jaxdrop.dropout(first, x, 0.25)
+        total = x.sum(-1)
+        return [total**2 + total * jax.random.normal(second, total.shape), x.argmax(-1)]
 
     kept = np.array(list(itertools.product((0, 1), repeat=4)))
     chance = 0.75 ** kept.sum(1) * 0.25 ** (4 - kept.sum(1))
     values = (kept @ X.T / 0.75) ** 2
     mean = chance @ values
-    variance = chance @ (values - mean) ** 2
+    variance = chance @ (values - mean) ** 2 + mean
     apart = []
     for pairs in (0, 3, 4):
         found = mc.analytic(fn, precision="enumerated", pairs=pairs)(X)
-        apart.append(np.abs(found.variance / variance - 1).max())
-    np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
-    np.testing.assert_allclose(found.variance, variance, rtol=1e-4)
+        apart.append(np.abs(found.variance[0] / variance - 1).max())
+    np.testing.assert_allclose(found.mean[0], mean, rtol=1e-5)
+    np.testing.assert_allclose(found.variance[0], variance, rtol=1e-4)
     assert apart[0] > apart[1] > 1e-3
+    # What is no number is that of the most likely mask: no entry is dropped.
+    np.testing.assert_array_equal(found.mean[1], X.argmax(-1))
     with pytest.raises(ValueError, match="pairs=2 belongs to precision="):
         mc.analytic(fn, pairs=2)
+
+
+def test_pairs_are_those_of_the_entries_that_change_most() -> None:
+    """By the sum of squares over all outputs: the first entry and the third, which multiply."""
+
+    def fn(key: jax.Array) -> list[jax.Array]:
+        kept = jaxdrop.dropout(key, np.ones(4, np.float32), 0.25) > 0
+        a, b, c, d = (each.astype(jnp.float32) for each in kept)
+        return [9 * a * c + 4 * b, jnp.stack([-9 * a * c, -4 * b, d])]
+
+    found = mc.analytic(fn, precision="enumerated", pairs=2)()
+    both = 81 * 0.75**2 * (1 - 0.75**2)
+    np.testing.assert_allclose(found.variance[0], both + 3, rtol=1e-5)
+    np.testing.assert_allclose(found.variance[1], [both, 3, 0.1875], rtol=1e-5)
 
 
 def test_words_of_few_values_are_neither_shuffled_nor_uniform() -> None:
@@ -695,3 +716,23 @@ def test_numbers_of_64_bits() -> None:
     assert all(x.dtype == np.float64 for x in (*wide.mean, *wide.variance))
     for own, other in zip(wide.mean + wide.variance, narrow.mean + narrow.variance, strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-5)
+
+
+def test_numbers_of_32_bits_where_there_are_64() -> None:
+    """Moments have the dtype of what they are moments of. Only traced."""
+
+    def fn(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        first, second = jax.random.split(key)
+        x = jaxdrop.dropout(first, x, 0.25)
+        noise = jax.random.normal(second, x.shape, np.float32)
+        equal = jax.random.bits(second, x.shape, np.uint8) == 3
+        return {"noise": noise, "product": x * noise, "sorted": jnp.sort(x), "equal": equal}
+
+    with jax.enable_x64(True):
+        found = [
+            jax.eval_shape(mc.analytic(fn, precision="linearized"), X),
+            jax.eval_shape(mc.analytic(fn, precision="enumerated", pairs=2), X),
+            jax.eval_shape(lambda x: mc.linear_part(fn)(jax.random.key(0), x), X),
+        ]
+    for leaf in jax.tree.leaves(found):
+        assert leaf.dtype == np.float32

@@ -345,6 +345,7 @@ SMOOTH: dict[str, Body] = {
     "less another maximum": lambda x: x[0] - x[1].max(0),
     "case by a number": lambda x: lax.select_n(jax.nn.relu(x).astype(jnp.int32), AT, 2 * AT, AT**2),
     **{f"log of a sum, {axis}": lambda x, axis=axis: jnp.log(x.sum(axis)) for axis in (0, 2)},
+    "log of a maximum": lambda x: jnp.log(x.max(1)),
     "log1p of a sum": lambda x: jnp.log1p(x.sum(0)),
     "log of a sum of exp": lambda x: jnp.log(jnp.exp(x).sum((0, 2))),
     "logsumexp": lambda x: jax.nn.logsumexp(x, 1),
@@ -398,6 +399,8 @@ ENTANGLED: dict[str, Body] = {
     "share or quotient, of fewer axes": lambda x: (
         x / jnp.where(FIRST[:, 0], 5.0, x.sum(1))[:, None]
     ),
+    "share of the maximum": lambda x: x / x.max(1, keepdims=True),
+    "share of itself": lambda x: x[0] / x[0].sum(()),
     "share, turned": lambda x: x[0, :, :3] / x[0, :, :3].sum(0, keepdims=True).T,
     "variance": lambda x: x.var(2),
     "normalized": lambda x: (x - x.mean(1, keepdims=True)) * lax.rsqrt(x.var(1, keepdims=True)),
@@ -476,6 +479,7 @@ def carried(key: Any) -> Any:
     return lax.scan(turn, (0.0, bits(key)), jr.split(jr.fold_in(key, 1)))
 
 
+CONSTANT = jr.key(3)
 THIRDS = np.float32([0.1, 0.2, 0.3])
 DRAWS: dict[str, tuple[Body, Any]] = {
     "equal": (lambda key: bits(key) == 3, 1 / 256),
@@ -489,7 +493,7 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "limit at least": (lambda key: lax.ge(jnp.full(3, 3, np.uint8), bits(key)), 4 / 256),
     "as booleans": (lambda key: bits(key).astype(bool), 255 / 256),
     "folded into a constant": (
-        lambda key: jr.bernoulli(jr.fold_in(jr.key(3), jr.bits(key)), 0.2, (3,)),
+        lambda key: jr.bernoulli(jr.fold_in(CONSTANT, jr.bits(key)), 0.2, (3,)),
         0.2,
     ),
     "one of two constants": (
@@ -499,6 +503,7 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "one bit": (lambda key: (bits(key) & 1).astype(bool).astype(jnp.float32), 1 / 2),
     "some bits": (lambda key: ((bits(key) & 7) >> 1) < 1, 1 / 4),
     "high bits": (lambda key: (bits(key) >> 4) < 4, 1 / 4),
+    "behind a barrier": (lambda key: lax.optimization_barrier(bits(key)) < 64, 1 / 4),
     "remainder": (lambda key: lax.rem(bits(key, "uint32"), jnp.full(3, 10, np.uint32)) < 3, 0.3),
     "sum": (lambda key: bits(key) + np.uint8(7) < 64, 1 / 4),
     "sum of two": (lambda key: jnp.bitwise_xor(*two(key, bits)) < 64, 1 / 4),
@@ -634,7 +639,15 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
         "a comparison",
     ),
     "a bit in the middle": (lambda key: (bits(key) & 2) == 2, "a comparison of random words"),
-    "bits that differ by entry": (lambda key: bits(key) & np.uint8([1, 3, 7]) < 1, "a comparison"),
+    "bits that differ by entry": (
+        lambda key: bits(key) & jnp.append(jnp.full(2, 7, np.uint8), jnp.full(1, 3, np.uint8)) < 1,
+        "a comparison",
+    ),
+    "no words": (lambda key: (bits(key)[:0] & jnp.full(0, 7, np.uint8)) < 1, "a comparison"),
+    "words of fewer bits": (
+        lambda key: bits(key, "uint32").astype(np.uint8) < 64,
+        "a comparison",
+    ),
     "a sum of few words": (lambda key: (bits(key) & 7) + np.uint8(5) < 7, "a comparison"),
     "words beside a constant": (
         lambda key: jnp.concatenate([np.zeros(1, np.uint8), bits(key)]) < 64,

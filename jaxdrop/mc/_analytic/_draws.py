@@ -182,7 +182,7 @@ def _share_below(name: str, first: bool, count: float, limit: Any) -> Any:
         return None
     limit = jnp.asarray(limit).astype(jnp.float32)
     if name in ("eq", "ne"):
-        share = jnp.where((limit >= 0) & (limit < count), 1 / count, 0)
+        share = ((limit >= 0) & (limit < count)).astype(limit.dtype) / count
         return share if name == "eq" else 1 - share
     less = (name in ("lt", "le")) == first
     strict = name in ("lt", "gt")

@@ -105,7 +105,7 @@ def _is_largest_of(x: Any, source: Any) -> bool:
 def _quotient(context: Context, eqn: Any, values: Sequence[Any]) -> Any:
     above, below = values
     total = _closed_forms.total(below)
-    if total is not None and total.source is above and total.axes:
+    if total is not None and total.source is above:
         shares = _softmax(context, above, total.axes)
         if total.instead is None:
             return shares

@@ -73,7 +73,8 @@ def linearized(program: Any, constants: Sequence[Any], inputs: Sequence[Any]) ->
     found, start = [], 0
     for mean, variance in zip(means, variances, strict=True):
         if _operations.is_number(mean.dtype):
-            found.append(own[start : start + mean.size].reshape(mean.shape))
+            entries = own[start : start + mean.size]
+            found.append(entries.reshape(mean.shape).astype(mean.dtype))
             start += mean.size
         else:
             found.append(variance)
@@ -124,7 +125,7 @@ def linear_part(program: Any, constants: Sequence[Any], inputs: Sequence[Any], k
         return mean
 
     context = Context(draw, draws=True)
-    _run(context, program, constants, inputs, key)
+    _found(context, _run(context, program, constants, inputs, key))  # the last sources, too
     floats = [i for i, x in enumerate(plain[-1].means) if _operations.is_number(x.dtype)]
 
     def means(shifts: Sequence[Any]) -> list[Any]:
@@ -184,7 +185,7 @@ def enumerated(
             f"pairs={pairs} needs a first mask whose entries are independent, but this one keeps an"
             " exact number of them. Leave pairs out."
         )
-    masks = jnp.concatenate([jnp.zeros((1, size)), jnp.eye(size)])
+    masks = jnp.eye(size + 1, size, -1, dtype=first.true.dtype)
     means, variances, true = jax.vmap(given)(masks)
     rare = jnp.minimum(true[0], 1 - true[0]).ravel()
     if pairs > 1:

@@ -16,7 +16,7 @@ UNKNOWN = float("nan")
 """Stands for the number of values that a word can take, where that number is not known."""
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Hidden:
     """A key, or random words: a value that depends on the key.
 
@@ -39,7 +39,7 @@ class Hidden:
     order: int | None = None
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Uniform:
     """`low + (high - low) u` with u uniform in [0, 1), independent in each entry.
 
@@ -57,7 +57,7 @@ class Uniform:
     value: Array = None
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Coin:
     """Random booleans, independent, or exactly so many along an axis.
 
@@ -97,7 +97,7 @@ class Coin:
         return math.sqrt(number / (number - 1)) if number > 1 else 1.0
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Nodes:
     """A random variable for each entry, as K values with weights.
 
@@ -114,7 +114,7 @@ class Nodes:
     origin: Moments | None = None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Function:
     """A function of one value.
 
@@ -127,7 +127,7 @@ class Function:
     of: Moments
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Points:
     """An elementwise function of one random variable for each entry.
 
@@ -156,7 +156,7 @@ class Points:
         return self.values.dtype
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass
 class Moments:
     """A random array of which mean and variance of each entry are known, taken to be normal. A
     boolean is 0 or 1.
@@ -181,7 +181,7 @@ class Moments:
         return self.mean.dtype
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Tag:
     """Where a value comes from, as far as a later operation asks for it.
 
