@@ -694,11 +694,19 @@ def test_words_of_few_values_are_neither_shuffled_nor_uniform() -> None:
 
 
 def test_pairs_of_a_mask_that_keeps_an_exact_number() -> None:
-    def fn(key: jax.Array) -> jax.Array:
-        return jnp.where(jax.random.permutation(key, 4) < 2, X, 0).sum(-1)
+    """Of entries in random order that are below one limit; not below a limit for each entry."""
 
+    def fn(key: jax.Array, limits: int | list[int]) -> jax.Array:
+        places = jax.lax.broadcasted_iota(np.int32, (2, 4), 1)
+        order = jax.lax.sort((jax.random.bits(key, (2, 4)), places), num_keys=1)[1]
+        kept = order < jnp.broadcast_to(jnp.array(limits, np.int32), (2, 4))
+        return jnp.where(kept, X[:2], 0).sum(-1)
+
+    found = functools.partial(mc.analytic, precision="enumerated", pairs=3)
     with pytest.raises(ValueError, match="pairs=3 needs a first mask whose entries are indep"):
-        mc.analytic(fn, precision="enumerated", pairs=3)()
+        found(lambda key: fn(key, 2))()
+    mean = jax.eval_shape(found(lambda key: fn(key, [1, 2, 3, 4]))).mean
+    assert mean.shape == (2,)
 
 
 def test_numbers_of_64_bits() -> None:
@@ -726,7 +734,13 @@ def test_numbers_of_32_bits_where_there_are_64() -> None:
         x = jaxdrop.dropout(first, x, 0.25)
         noise = jax.random.normal(second, x.shape, np.float32)
         equal = jax.random.bits(second, x.shape, np.uint8) == 3
-        return {"noise": noise, "product": x * noise, "sorted": jnp.sort(x), "equal": equal}
+        return {
+            "noise": noise,
+            "product": x * noise,
+            "matrix": x.astype(jnp.bfloat16) @ W.astype(jnp.bfloat16),
+            "sorted": jnp.sort(x),
+            "equal": equal,
+        }
 
     with jax.enable_x64(True):
         found = [

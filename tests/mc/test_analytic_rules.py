@@ -129,6 +129,7 @@ COINS: dict[str, Body] = {
     "padded coins": lambda b: jnp.pad(b, ((1, 0), (0, 1)), constant_values=True),
     "turned": lambda b: b[:, ::-1].T,
     "beside": lambda b: jnp.concatenate([b, C[None]], 0),
+    "all, beside": lambda b: jnp.concatenate([b, C[None]], 0).all(0),
     "stacked": lambda b: jnp.stack([b[0], ~b[1], jnp.asarray(C)], 1),
     "tiled": lambda b: jnp.tile(b, (2, 2)),
     "counts beside": lambda b: jnp.concatenate([b.sum(0), np.arange(3)]),
@@ -186,6 +187,7 @@ NORMALS: dict[str, Body] = {
     **{f"numbers, {name}": lambda x, f=f: f(x[0], x[1]) for name, f in ORDERS.items()},
     **{f"limit, {name}": lambda x, f=f: f(x[0], jnp.asarray(V)) for name, f in ORDERS.items()},
     **{f"{name}, limit": lambda x, f=f: f(jnp.asarray(V), x[1]) for name, f in ORDERS.items()},
+    "certain": lambda x: 0 * x[0] + 1 >= jnp.ones(3),
     "both": lambda x: (x[0] > 0.1) & (x[1] > V),
     "either": lambda x: (x[0] > 0.1) | (x[1] < V),
     "not": lambda x: ~(x[0] > V),
@@ -268,6 +270,7 @@ def test_powers_and_logarithms_are_those_of_a_log_normal_variable() -> None:
         "negative": lambda x: (-x) ** -2,
         "cube below": lambda x: (-x) ** -3,
         "certain": lambda x: jnp.sqrt(0 * x + 4),
+        "of mean 0": lambda x: jnp.sqrt(x - mean),
         "logarithm of a certain number": lambda x: jnp.log(0 * x + 4),
     }
     logarithm = (log_mean, log_variance)
@@ -286,6 +289,7 @@ def test_powers_and_logarithms_are_those_of_a_log_normal_variable() -> None:
         "negative": power(-2),
         "cube below": (-power(-3)[0], power(-3)[1]),
         "certain": (zero + 2, zero),
+        "of mean 0": (zero, zero),
         "logarithm of a certain number": (zero + math.log(4), zero),
     }
     for precision in EXACT:
@@ -336,7 +340,7 @@ def scanned(x: Any, reverse: bool) -> Any:
 
 SMOOTH: dict[str, Body] = {
     **{f"softmax, {axis}": lambda x, axis=axis: jax.nn.softmax(x, axis) for axis in (0, -1)},
-    "softmax over two axes": lambda x: jax.nn.softmax(x, (0, 2)),
+    "softmax over all axes": lambda x: jax.nn.softmax(x, (0, 1, 2)),
     **{f"softmax by hand, {axes}": lambda x, axes=axes: by_hand(x, axes) for axes in (0, (1, 2))},
     "masked softmax": lambda x: masked(x, 1),
     "softmax by hand, turned": lambda x: shares(jnp.exp(x).swapaxes(0, 1)),
@@ -367,9 +371,10 @@ SMOOTH: dict[str, Body] = {
     "product": lambda x: x.prod(1),
     "products so far": lambda x: jnp.cumprod(x[0, 0])[1:2],
     "sorted": lambda x: jnp.sort(x, 1),
+    "sorted beside": lambda x: lax.sort((x[0], x[1]), dimension=0, num_keys=1)[1],
     "norm": lambda x: jnp.linalg.norm(x, axis=2),
     "largest": lambda x: x.max(1),
-    "largest of many": lambda x: x.max(),
+    "largest of many": lambda x: jnp.tile(x, (1, 6, 1)).max(1),
     "smallest of many": lambda x: x.min(),
     "smallest of two axes": lambda x: x.min((0, 1)),
     "pooled": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2), (1, 1, 2), "SAME"),
@@ -383,6 +388,7 @@ SMOOTH: dict[str, Body] = {
     "set": lambda x: x.at[0, 1].set(2.0),
     "added": lambda x: jnp.asarray(A).at[np.array([0, 2]), 1].add(x[0, 0, :2]),
     "put": lambda x: lax.dynamic_update_slice(jnp.asarray(A), x[0, :2, :3], (1, 0)),
+    "loop": lambda x: lax.fori_loop(0, 3, lambda i, h: jnp.sin(h), x[0]),
     "scan": lambda x: scanned(x, False),
     "scan backward": lambda x: scanned(x, True),
     "branch": lambda x: lax.switch(jnp.asarray(1), [lambda: x[0], lambda: x[1] * 2, lambda: x[0]]),
@@ -504,6 +510,7 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "some bits": (lambda key: ((bits(key) & 7) >> 1) < 1, 1 / 4),
     "high bits": (lambda key: (bits(key) >> 4) < 4, 1 / 4),
     "behind a barrier": (lambda key: lax.optimization_barrier(bits(key)) < 64, 1 / 4),
+    "whole numbers": (lambda key: (bits(key, "uint32") >> 1).astype(np.int32) < 2**30, 1 / 2),
     "remainder": (lambda key: lax.rem(bits(key, "uint32"), jnp.full(3, 10, np.uint32)) < 3, 0.3),
     "sum": (lambda key: bits(key) + np.uint8(7) < 64, 1 / 4),
     "sum of two": (lambda key: jnp.bitwise_xor(*two(key, bits)) < 64, 1 / 4),
@@ -515,6 +522,7 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "limit below uniform": (lambda key: lax.lt(jnp.full(3, 0.25), halves(key)), 3 / 4),
     "negative": (lambda key: -halves(key) < -0.25, 3 / 4),
     "wide": (lambda key: jr.uniform(key, (3,), minval=-1, maxval=3) < 0, 1 / 4),
+    "of one value": (lambda key: jr.uniform(key, (3,), minval=0.5, maxval=0.5) < 0.7, 1),
     "scaled": (lambda key: (1 - halves(key)) / 2 < 0.125, 1 / 4),
     "bfloat16": (lambda key: jr.uniform(key, (3,), "bfloat16").astype(jnp.float32) < 0.25, 1 / 4),
     "moved": (lambda key: halves(key)[::-1] < THIRDS, THIRDS),
@@ -533,6 +541,7 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     ),
     "carried beside a number": (lambda key: carried(key)[0][1] < 64, 1 / 4),
     "order": (lambda key: jnp.argsort(halves(key)) < 1, 1 / 3),
+    "order of 16 bits": (lambda key: jnp.argsort(bits(key, "uint16")) < 1, 1 / 3),
     "order of bytes": (lambda key: jr.permutation(key, 3).astype(jnp.uint8) < 2, 2 / 3),
     "one for all": (lambda key: jnp.where(jr.bernoulli(key, 0.25), jnp.ones(3), 0), 1 / 4),
     "of a branch": (
@@ -596,12 +605,18 @@ UNIFORM: dict[str, tuple[Body, Any, Any]] = {
     "exponential": (lambda key: -jnp.log1p(-halves(key)), 1, 1),
     "normal": (lambda key: jr.normal(key, (3,)), 0, 1),
     "equal": (lambda key: halves(key) == 0.5, 0, 0),
+    "largest of three": (lambda key: jr.normal(key, (3,)).max(), 0.84628, 0.55947),
+    "smallest of a window": (
+        lambda key: lax.reduce_window(jr.normal(key, (3,)), jnp.inf, lax.min, (3,), (1,), "VALID"),
+        -0.84628,
+        0.55947,
+    ),
     "beside a number": (lambda key: jnp.concatenate([THIRDS[:1] + 0.4, halves(key)[:1]]), 1 / 2, H),
     "padded": (lambda key: jnp.pad(halves(key)[:1], (1, 0), constant_values=0.5), 1 / 2, H),
 }
 
 
-def test_functions_of_uniform_numbers() -> None:
+def test_functions_of_uniform_and_normal_numbers() -> None:
     bodies = {name: body for name, (body, *_) in UNIFORM.items()}
     ours = found(bodies, lambda key: key, "diagonal")
     compare(ours, {name: moments for name, (_, *moments) in UNIFORM.items()}, atol=2e-2)
@@ -644,6 +659,10 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
         "a comparison",
     ),
     "no words": (lambda key: (bits(key)[:0] & jnp.full(0, 7, np.uint8)) < 1, "a comparison"),
+    "bits with a sign": (
+        lambda key: bits(key, "uint32").astype(np.int32) < 64,
+        "a comparison",
+    ),
     "words of fewer bits": (
         lambda key: bits(key, "uint32").astype(np.uint8) < 64,
         "a comparison",
@@ -735,6 +754,7 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
     ),
     "words of the turn before": (lambda key: turns(key, 2) < 3, "a comparison of random words"),
     "largest place": (lambda key: jnp.argmax(halves(key)), "the place of the largest"),
+    "largest power": (lambda key: jnp.argmax(halves(key) ** 2), "the place of the largest"),
     **{
         name: (lambda key, words=words: words(key) < 64, "a comparison of random words")
         for name, words in {
@@ -883,6 +903,9 @@ def test_long_loops_with_covariances() -> None:
             mc.analytic(lambda key, n=length: turns(key, n) < 3, precision="linearized")()
 
 
+FACTORS = np.int32([0, 1, 2])
+
+
 def test_whole_numbers_beside_random_ones() -> None:
     """What takes one value where the means are, whatever the masks: it is listed."""
 
@@ -891,7 +914,7 @@ def test_whole_numbers_beside_random_ones() -> None:
         y = x + b
         return {
             "place": jnp.argmax(y, 1),
-            "case": lax.select_n(b.astype(jnp.int32).sum(0), V, 2 * V, 4 * V),
+            "case": lax.select_n(b.astype(jnp.int32).sum(0) * FACTORS, V, 2 * V, 4 * V),
             "half": b.astype(jnp.uint32).sum(1) >> np.uint32(1),
             "less its maximum": y - y.max(1, keepdims=True),
             "branch": lax.cond(x[0, 0] > 0, lambda: (y[0], 2 * x[0]), lambda: (x[0], y[0])),
@@ -901,8 +924,8 @@ def test_whole_numbers_beside_random_ones() -> None:
         }
 
     x, spread = np.float32([[1, 2, 9], [9, 1, 1]]), CHANCES * (1 - CHANCES)
-    # The most likely number of coins of each column, and half of the mean number of each row.
-    means = {"case": V * np.float32([2, 2, 2]), "half": CHANCES.sum(1) / 2}
+    # The case at the mean, or the last one; and half of the mean number of each row.
+    means = {"case": V * np.float32([1, 2, 4]), "half": CHANCES.sum(1) / 2}
     variances = {"case": 0 * V, "half": spread.sum(1) / 4, "less its maximum": spread}
     for precision in ("diagonal", "linearized", "enumerated"):
         found = mc.analytic(fn, precision=precision, in_axes=None)(x)

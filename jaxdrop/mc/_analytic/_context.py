@@ -135,7 +135,7 @@ class Context:
         for known in self.coins:
             if known.name == name:
                 return _booleans(known)
-        true = jnp.broadcast_to(jnp.clip(_values.real(true), 0, 1), tuple(shape))
+        true = jnp.broadcast_to(_values.real(true), tuple(shape))
         coin = Coin(name, true, number=len(self.coins), value=value, fixed=fixed)
         self.coins.append(coin)
         given = self._given(coin) if self._given else None
@@ -160,7 +160,7 @@ class Context:
     def drawn(self, mean: Array, variance: Array) -> Moments:
         """Independent random numbers."""
         mean = self._shift(mean, variance) if self._shift else mean
-        return Moments(mean, lax.stop_gradient(variance) if self._shift else variance)
+        return Moments(mean, variance)
 
     def made(self, result: Result, tag: Tag | None = None, of: Moments | None = None) -> Moments:
         """The value of a function. What is not explained by its arguments is a source of its own:

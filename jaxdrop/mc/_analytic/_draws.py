@@ -138,8 +138,8 @@ def uniform(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any] | No
 
 def _share(name: str, random: Uniform, limit: Any, first: bool) -> Any:
     """How often a uniform number is below, or above, a limit."""
-    width = random.high - random.low
-    share = (real(limit) - random.low) / jnp.where(width == 0, 1, width)
+    width, gap = random.high - random.low, real(limit) - random.low
+    share = jnp.where(gap == 0, 0, gap / width)  # of an interval of one number, 0 or infinity
     below = jnp.where(width < 0, 1 - jnp.clip(share, 0, 1), jnp.clip(share, 0, 1))
     # `1 - below` for a limit that rounds like 1 - rate is the rate that was asked for.
     return below if (name in ("lt", "le")) == first else 1 - below

@@ -166,7 +166,7 @@ def largest(context: Context, eqn: Any, values: Sequence[Any]) -> Moments:
     sign = 1 if eqn.primitive.name == "reduce_max" else -1
     x = context.moments(values[0])
     axes = tuple(eqn.params["axes"])
-    tag = Tag("max", values[0], axes)
+    tag = Tag("max", values[0])
     mean, variance = (_along_first(part, axes) for part in (x.mean, x.variance))
     if len(mean) <= _MOST_MAXIMA:
         lowest = below_all(mean.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,11 +27,11 @@ _MOST_TURNS = 512
 @dataclasses.dataclass(frozen=True)
 class _Form:
     """The arrays that stand for a value in a loop: none of a hidden one, mean and variance of a
-    random one.
+    random one. Of words it says how many values one takes, if that is known.
     """
 
     kind: str
-    count: float = 0.0
+    count: float | None = None
 
 
 _KNOWN, _RANDOM = _Form("known"), _Form("random")
@@ -183,7 +184,7 @@ def _row(context: Context, x: Any, number: int) -> Any:
 
 def _form(x: Any) -> _Form:
     if isinstance(x, Hidden):
-        return _Form("hidden", x.count if x.count == x.count else -1.0)
+        return _Form("hidden", None if math.isnan(x.count) else x.count)
     return _RANDOM if is_random(x) else _KNOWN
 
 
@@ -191,7 +192,7 @@ def _joined(a: _Form, b: _Form) -> _Form:
     if a == b:
         return a
     if "hidden" in (a.kind, b.kind):
-        return _Form("hidden", -1.0)
+        return _Form("hidden")
     return _RANDOM
 
 
@@ -206,7 +207,7 @@ def _arrays(context: Context, x: Any, form: _Form) -> Any:
 
 def _value(context: Context, arrays: Any, form: _Form, aval: Any) -> Any:
     if form.kind == "hidden":
-        return _words(context, aval, form.count if form.count >= 0 else UNKNOWN)
+        return _words(context, aval, UNKNOWN if form.count is None else form.count)
     if form.kind == "known":
         return arrays[0]
     return Moments(*arrays)

@@ -33,7 +33,7 @@ class Hidden:
     shape: tuple[int, ...]
     dtype: Any
     name: int
-    count: float = 2.0**32
+    count: float = UNKNOWN
     set_bits: int | None = None
     value: Array = None
     order: int | None = None
@@ -65,7 +65,7 @@ class Coin:
       name: a number that equal coins share.
       true: the probability of each, an array of their shape.
       root: the coins as they were drawn, before entries were moved or repeated.
-      number: how many coins the program draws before.
+      number: how many coins the program draws before; None of coins that it does not draw.
       used: whether an array of numbers depends on them.
       value: the booleans for one key, if masks are drawn.
       fixed: the axis along which a fixed number are true, all sets of so many equally likely; None
@@ -75,7 +75,7 @@ class Coin:
     name: int
     true: Array
     root: Coin | None = None
-    number: int = -1
+    number: int | None = None
     used: bool = False
     value: Array = None
     fixed: int | None = None
@@ -186,7 +186,7 @@ class Tag:
     """Where a value comes from, as far as a later operation asks for it.
 
     Attributes:
-      kind: "exp", of `source`; or "sum", of `source` along `axes`.
+      kind: "exp" or "max", of `source`; or "sum", of `source` along `axes`.
       axes: that of the source, along which one value serves.
       instead: where another number was put in place of a sum, as booleans, and these numbers.
     """
@@ -225,10 +225,7 @@ def uniform_nodes(name: int) -> tuple[Nodes, np.ndarray]:
 
 def real(x: Array) -> Array:
     """An array in the dtype in which moments are computed: float32 at least."""
-    dtype = jnp.result_type(x)
-    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32:
-        return jnp.asarray(x).astype(jnp.float32)
-    return jnp.asarray(x)
+    return jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def along_entries(vector: np.ndarray, like: Array) -> Array:
