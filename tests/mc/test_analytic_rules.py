@@ -485,6 +485,11 @@ def carried(key: Any) -> Any:
     return lax.scan(turn, (0.0, bits(key)), jr.split(jr.fold_in(key, 1)))
 
 
+def moved_floats(key: Any) -> Any:
+    words = (bits(key, "uint32") >> np.uint32(9)) | np.uint32(0x3F800000)
+    return lax.bitcast_convert_type(words[::-1], jnp.float32)
+
+
 CONSTANT = jr.key(3)
 THIRDS = np.float32([0.1, 0.2, 0.3])
 DRAWS: dict[str, tuple[Body, Any]] = {
@@ -497,6 +502,9 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "at least": (lambda key: bits(key) >= 3, 253 / 256),
     "limit below": (lambda key: lax.lt(jnp.full(3, 3, np.uint8), bits(key)), 252 / 256),
     "limit at least": (lambda key: lax.ge(jnp.full(3, 3, np.uint8), bits(key)), 4 / 256),
+    "below more": (lambda key: (bits(key) & 15) < np.uint8(20), 1),
+    "at least more": (lambda key: (bits(key) & 15) >= np.uint8(20), 0),
+    "no bit": (lambda key: (bits(key) & 0).astype(bool), 0),
     "as booleans": (lambda key: bits(key).astype(bool), 255 / 256),
     "folded into a constant": (
         lambda key: jr.bernoulli(jr.fold_in(CONSTANT, jr.bits(key)), 0.2, (3,)),
@@ -518,6 +526,10 @@ DRAWS: dict[str, tuple[Body, Any]] = {
     "chosen": (lambda key: jnp.where(jr.bernoulli(key, 0.3, (3,)), *two(key, bits)) < 64, 1 / 4),
     "numbers of words": (lambda key: bits(key).astype(jnp.float32) < 64, 1 / 4),
     "uniform below": (lambda key: halves(key) < 0.25, 1 / 4),
+    "outside": (lambda key: halves(key) < np.float32([-1, 0, 2]), np.float32([0, 0, 1])),
+    "at the end": (lambda key: halves(key) < 1, 1),
+    "negative, outside": (lambda key: -halves(key) < np.float32([-2, 0, 1]), np.float32([0, 1, 1])),
+    "moved floats": (lambda key: moved_floats(key) < 1.25, 1 / 4),
     "uniform above": (lambda key: halves(key) > 0.25, 3 / 4),
     "limit below uniform": (lambda key: lax.lt(jnp.full(3, 0.25), halves(key)), 3 / 4),
     "negative": (lambda key: -halves(key) < -0.25, 3 / 4),
@@ -648,7 +660,10 @@ UNKNOWN: dict[str, tuple[Body, str]] = {
     "key": (lambda key: key, "random words of shape ()"),
     "bits": (bits, "random words of shape"),
     "compared words": (lambda key: lax.lt(*two(key, bits)), "random words"),
-    "unequal remainders": (lambda key: (bits(key) % 10) < 3, "a comparison of random words"),
+    "unequal remainders": (
+        lambda key: (bits(key, "uint16") % 10) < 3,
+        "a comparison of random words",
+    ),
     "few words": (
         lambda key: lax.rem(bits(key) & 7, jnp.full(3, 10, np.uint8)) < 1,
         "a comparison",
@@ -875,21 +890,27 @@ def test_what_is_drawn_twice_is_one_draw() -> None:
     words and other keys make other masks.
     """
 
+    def part(key: jax.Array, place: int) -> Any:
+        return jnp.split(jr.uniform(key, (6,)), 2)[place]
+
     def masks(key: jax.Array) -> list[Any]:
-        other = jr.fold_in(key, 1)
+        other, order = jr.fold_in(key, 1), jr.permutation(key, 3)
         return [
             [bits(own) < limit for own, limit in ((key, 64), (key, 64), (key, 65), (other, 64))],
             [
                 jr.bernoulli(own, p, (3,))
                 for own, p in ((key, 0.3), (key, 0.3), (key, 0.4), (other, 0.3))
             ],
+            [order < 1, order < 1, order < 2, jr.permutation(other, 3) < 1],
+            [part(key, 0) < 0.3, part(key, 0) < 0.3, part(key, 1) < 0.3, part(other, 0) < 0.3],
         ]
 
     def fn(key: jax.Array) -> Any:
         return [[1.0 * first - each for each in rest] for first, *rest in masks(key)]
 
     found = mc.analytic(fn, precision="linearized")()
-    p = np.array([64, 65, 64]) / 256, np.array([0.3, 0.4, 0.3])
+    p = [np.array([64, 65, 64]) / 256, np.array([0.3, 0.4, 0.3])]
+    p += [np.array([1, 2, 1]) / 3, np.full(3, 0.3)]
     for variances, own in zip(found.variance, p, strict=True):
         assert not np.any(variances[0])
         spread = own * (1 - own)
