@@ -149,7 +149,7 @@ def valid(y: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
 def of_labels(judged: Predictions) -> jax.Array:
     """The prediction for each label, `given[y]`; NaN for a label out of range."""
     labels, inside = valid(judged.labels, judged.given.shape[-1])
-    picked = jnp.take_along_axis(judged.given, labels[..., None], axis=-1)[..., 0]
+    picked = jnp.take_along_axis(judged.given, labels[..., None])[..., 0]
     return _inputs.nan_unless(inside, picked)
 
 

@@ -80,5 +80,5 @@ def _gelus(name: Name) -> Iterator[int]:
 
 @functools.cache
 def _traced(dtype: str, approximate: bool) -> Any:
-    like = jax.ShapeDtypeStruct((2,), np.dtype(dtype))
+    like = jax.ShapeDtypeStruct((), np.dtype(dtype))
     return jax.make_jaxpr(functools.partial(jax.nn.gelu, approximate=approximate))(like).jaxpr

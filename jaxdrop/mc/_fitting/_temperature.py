@@ -119,7 +119,7 @@ def _fit_temperature(
 
     def loss(log_temperature: jax.Array, logits: jax.Array) -> jax.Array:
         log_probs = jax.nn.log_softmax(logits * jnp.exp(-log_temperature))
-        picked = _log_mean(jnp.take_along_axis(log_probs, labels[None, ..., None], axis=-1)[..., 0])
+        picked = _log_mean(jnp.take_along_axis(log_probs, labels[None, ..., None])[..., 0])
         return -_reduction.mean(picked, where)
 
     finite = jnp.where(jnp.isneginf(logits), _RULED_OUT, logits)
