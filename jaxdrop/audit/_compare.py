@@ -113,13 +113,12 @@ def compare(
     )
     off, squared, expected = (np.asarray(each, np.float64) for each in (off, squared, first))
     error = np.sqrt(np.maximum(squared - off**2, 0) / samples)
-    size = float(np.sqrt(np.mean(expected**2))) if expected.size else 0.0
-    slack = tolerance * size + _ROUNDING * size
+    entries, total = max(expected.size, 1), float(np.sum(expected**2))
+    slack = (tolerance + _ROUNDING) * math.sqrt(total / entries)
     deviation = np.maximum(np.abs(off) - slack, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         worst = float(np.max(np.where(deviation > 0, deviation / error, 0), initial=0))
-    allowed = -NormalDist().inv_cdf(level / 2 / max(expected.size, 1))
-    total = float(np.sum(expected**2))
+    allowed = -NormalDist().inv_cdf(level / 2 / entries)
     scale = float(np.sum((expected + off) * expected)) / total if total else math.nan
     ratio = _variance_ratio(shapes, first, batch)
     found = []

@@ -47,7 +47,7 @@ class Draw:
       bits: the node of the bits.
       generator: the name of the key's generator.
       places: where the program draws them, outside of the backward pass.
-      again: how often the backward pass draws them again.
+      again: whether the backward pass draws them again.
       in_remat: whether the draw stands in a part that the backward pass computes again.
     """
 
@@ -55,7 +55,7 @@ class Draw:
     bits: Node
     generator: str
     places: list[Any] = dataclasses.field(default_factory=list)
-    again: int = 0
+    again: bool = False
     in_remat: bool = False
 
 
@@ -115,7 +115,7 @@ class Node:
         """Whether it may be dropped from: whether it is computed from an argument, or from an array
         of numbers that the function holds.
         """
-        return self.const is None and (self.deps != 0 or self.rand is not None)
+        return self.const is None and self.deps != 0
 
     @property
     def is_key(self) -> bool:

@@ -464,6 +464,7 @@ def test_statistics_are_of_channels_or_of_examples(
         ((8, 2), ["JD303"], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
         ((8, 1), [], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
         ((8, 16), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
+        ((2, 16), [], lambda y: y * lax.rsqrt(y.var(1, keepdims=True) + 1e-5)),  # LayerNorm
         ((8,), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
         ((8, 16), [], lambda y: y / jnp.sqrt(y * y + 1)),
         ((8,), [], lambda y: y / jnp.sqrt(y * y + 1)),
@@ -587,6 +588,10 @@ def test_a_scale_that_is_rounded_is_a_bias(rate: float, dtype: Any, ids: list[st
         (["JD307"], lambda keep, x: jnp.where(keep, x / 0.9, 0)),
         (["JD307"], lambda keep, x: jnp.where(keep, 2 * x, 0) / 0.9),
         (["JD307"], lambda keep, x: x * (keep * jnp.bfloat16(1 / 0.9))),
+        (["JD307"], lambda keep, x: x * (keep / jnp.bfloat16(0.9))),
+        (["JD307"], lambda keep, x: x * (jnp.bfloat16(1 / 0.9) - ~keep * jnp.bfloat16(1 / 0.9))),
+        (["JD307"], lambda keep, x: x * jnp.where(keep, jnp.bfloat16(1 / 0.9), 0)),
+        (["JD307"], lambda keep, x: x * jnp.where(~keep, 0, jnp.bfloat16(1 / 0.9))),
         (["JD307"], lambda keep, x: jnp.where(keep, x, 0) * 1.1328125),  # 2 % off
         ([], lambda keep, x: jnp.where(keep, x, 0) * 1.15625),  # 4 % off: meant for something else
         ([], lambda keep, x: jnp.where(keep, x, 0) * 2),

@@ -118,9 +118,14 @@ def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
     def rolled(key: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.where(jnp.roll(keep(key, *x.shape[:-1], 1), 1, 0), jnp.tanh(x), 0)
 
+    def of_traced(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+        mask = jax.random.bernoulli(key, rate, (*x.shape[:-1], 1))
+        return jnp.where(mask & jnp.roll(mask, 1, 0), jnp.tanh(x), 0)
+
     for fn, rate in ((run, None), (rolled, 0.1)):
         site = only(fn, KEY, array(4, 6, 8))
         assert (site.rate, site.shared_axes) == (rate, (2,))
+    assert only(of_traced, KEY, array(4, 6, 8), array()).rate == "traced"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +137,9 @@ def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
         (0.25, lambda key, shape: byte(key, shape) < jnp.bitwise_and(BYTE, SOME)),
         (0.25, lambda key, shape: byte(key, shape) < ~jnp.bitwise_or(~BYTE, ~SOME)),
         (None, lambda key, shape: byte(key, shape) & 7 != 0),
+        (0.2, lambda key, shape: jax.random.bernoulli(key, 0.2, shape) - 1),
+        (0.2, lambda key, shape: 1.25 - 1.25 * jax.random.bernoulli(key, 0.2, shape)),
+        (0.2, lambda key, shape: jax.random.bernoulli(key, 0.8, shape) * 1.25 - 0.0),
     ],
 )
 def test_the_rate_is_that_of_what_an_array_is_multiplied_by(rate: float | None, factor: Fn) -> None:
@@ -182,6 +190,25 @@ def test_a_mask_may_be_scaled_by_a_value_of_the_program() -> None:
     assert only(run, KEY, X, array()).rate == 0.1
 
 
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda mask: ~mask,
+        lambda mask: 1 - mask,
+        lambda mask: mask - 1,
+        lambda mask: mask / 0.9,
+        lambda mask: 2.0 * mask,
+        lambda mask: jnp.where(mask, 2.0, 0.0),
+        lambda mask: jnp.where(mask, 0.0, 2.0),
+    ],
+)
+def test_what_is_made_of_a_mask_of_a_traced_rate_has_it(of: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+        return jnp.tanh(x) * of(jax.random.bernoulli(key, rate, x.shape))
+
+    assert only(run, KEY, X, array()).rate == "traced"
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
     def run(key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
@@ -194,7 +221,8 @@ def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
 
 def test_constants_that_are_infinite_are_no_warning() -> None:
     def run(key: jax.Array, x: jax.Array) -> jax.Array:
-        return dropout(key, jnp.tanh(x), 0.1) - jnp.log(jnp.zeros(x.shape))
+        infinite = jnp.inf * keep(key, *x.shape) - jnp.inf  # NaN or minus infinity
+        return dropout(key, jnp.tanh(x), 0.1) * infinite - jnp.log(jnp.zeros(x.shape))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -775,4 +803,4 @@ def test_a_single_number_is_no_mask_that_costs_memory() -> None:
         return jax.grad(loss)(w)
 
     assert "JD308" not in found(partial(step, shape=()), W, KEY, X)
-    assert "JD308" in found(partial(step, shape=X.shape), W, KEY, X)
+    assert "JD308" in found(partial(step, shape=(2, 1)), W, KEY, array(2, 16))

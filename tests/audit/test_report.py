@@ -308,6 +308,7 @@ def test_a_report_of_nothing_is_a_line() -> None:
     if _forms._optional.find("rich") is not None:
         assert str(nothing) == line
     assert nothing.worst is None
+    assert (nothing.trace_seconds, nothing.audit_seconds) == (0, 0)
     assert json.loads(nothing.to_json()) == {"sites": [], "findings": []}
 
 

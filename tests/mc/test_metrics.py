@@ -455,6 +455,8 @@ def test_sets_and_groups() -> None:
     for where, groups in ((None, 5), (sizes < 3, 3)):  # the last group is the last that counts
         found = metrics.coverage_by_group(covered, sizes, where=where)
         assert found.size.shape == found.coverage.shape == (groups,)
+    one_each = metrics.coverage_by_group([True, False], [1, 2])
+    np.testing.assert_array_equal(one_each.coverage, [np.nan, 1, 0])
     with pytest.raises(TypeError, match="set_size takes boolean sets, got float"):
         metrics.set_size(PROBS)
     with pytest.raises(TypeError, match="takes boolean covered, got int"):
