@@ -700,6 +700,15 @@ def test_a_layer_without_a_key_may_get_its_input_by_name() -> None:
     assert found(run, layer, X) == ["JD104"]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_layer_without_a_key_may_be_told_its_mode(told: bool) -> None:
+    """Against its own."""
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=not told))
+    report = audit.check(lambda layer, x: layer(jnp.tanh(x), deterministic=told), layer, X)
+    now = "is off now" if told else "is on, and raises"
+    assert [each.evidence for each in report.findings] == [f"Dropout at rate 0.1 {now}"]
+
+
 def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:
     """As a layer has, or a configuration."""
     config = types.SimpleNamespace(dtype=np.float32, shape=(3,), dropout_rate=0.1)
