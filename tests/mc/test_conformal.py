@@ -243,6 +243,26 @@ def test_all_or_nothing() -> None:
     assert half.risk <= 0.05
 
 
+def test_one_example_may_be_enough() -> None:
+    """If its chance of being right by luck is as low as stated."""
+    one = functools.partial(conformal.selective, [0.0], [0.3], num_candidates=1)
+    assert one(0.97) == (np.inf, 1, 0)
+    assert one(0.9) == one(0.97, thresholds=[0.1]) == (-np.inf, 0, 0)
+
+
+def test_candidates_are_evenly_spaced() -> None:
+    """From the least number that is evidence on, `log(0.1 / 4) / log(0.5)`, to all."""
+    errors = np.float32(np.arange(100) >= np.arange(101)[:, None])
+    select = functools.partial(conformal.selective, risk=0.5, confidence=0.9, num_candidates=4)
+    found = quick(jax.vmap(select, (0, None)))(errors, np.arange(100, dtype=np.float32))
+    numbers = np.unique(np.rint(100 * found.coverage))
+    assert numbers[[0, -1]].tolist() == [0, 100]
+    steps = np.diff([6, *numbers[1:]])
+    assert (len(steps), steps.min(), steps.max()) == (4, 23, 24)
+    limited = np.isfinite(found.threshold)
+    np.testing.assert_allclose(found.threshold[limited], 100 * found.coverage[limited])
+
+
 # -- as users call it
 
 
@@ -321,10 +341,22 @@ def test_what_is_impossible_is_nan_where_it_cannot_raise() -> None:
     assert np.isnan(calibrate(scores, jnp.float32(0.5), groups.at[3].set(2))).all()
     unknown = calibrate(scores.at[0].set(jnp.nan), jnp.float32(0.5), groups)
     np.testing.assert_array_equal(np.isnan(unknown), np.arange(2) == groups[0])
+    alone = calibrate(jnp.float32([np.nan]), jnp.float32(0.5), jnp.zeros(1, jnp.int32))
+    np.testing.assert_array_equal(alone, [np.nan, np.inf])
     members = quick(conformal.sets)(jnp.float32([[0.1, jnp.nan]]), jnp.float32(0))
     np.testing.assert_array_equal(members, [[False, True]])
     assert np.isnan(quick(conformal.residual_scores)(scores, scores, 0 * scores)).all()
-    assert np.isnan(quick(conformal.selective)(2 * scores, scores, 0.5).threshold)
+    errors = jnp.zeros(20)
+    select = quick(lambda *given: conformal.selective(*given[:2], 0.5, thresholds=given[2]))
+    increasing = jnp.float32([0.2, 0.9])
+    for wrong, doubt, thresholds, possible in (
+        (errors, scores, increasing, True),
+        (2 * scores, scores, increasing, False),
+        (errors, scores.at[0].set(jnp.nan), increasing, False),
+        (errors, scores, increasing[::-1], False),
+        (errors, scores, jnp.float32([0.9, 0.9]), False),
+    ):
+        assert np.isnan(select(wrong, doubt, thresholds).threshold) != possible
 
 
 def _raises(kind: type[Exception], match: str, call: Callable[[], Any]) -> None:
@@ -431,8 +463,16 @@ def test_bad_input() -> None:
     _raises(
         ValueError,
         "thresholds must increase",
-        lambda: conformal.selective(scores > 1, scores, 0.1, thresholds=[0.2, 0.1]),
+        lambda: conformal.selective(scores > 1, scores, 0.1, thresholds=[0.2, 0.2]),
     )
+    for shape in ((), (0,), (1, 2)):
+        _raises(
+            ValueError,
+            "thresholds must have shape",
+            lambda shape=shape: conformal.selective(
+                scores > 1, scores, 0.1, thresholds=np.ones(shape)
+            ),
+        )
     _raises(
         ValueError,
         "num_candidates must be at least 1",

@@ -435,6 +435,8 @@ def test_quantiles_and_intervals_of_sklearn() -> None:
     np.testing.assert_allclose(found, 2 / 0.2 * (losses[0] + losses[2]), rtol=1e-5)
     with pytest.raises(ValueError, match=r"the shape of q, .* got \(3, 200\), \(2,\) and \(200,\)"):
         metrics.pinball(Y, quantiles, q[:2])
+    with pytest.raises(ValueError, match=r"the shape of q, .* got \(2, 1, 200\), \(2, 1\)"):
+        metrics.pinball(Y, quantiles[:2, None], q[:2, None])
     with pytest.raises(ValueError, match=r"q must lie in \(0, 1\), got 0.1 to 1"):
         metrics.pinball(Y, quantiles[:2], [0.1, 1])
     with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 80"):

@@ -160,7 +160,7 @@ def _selective(
     passed = (accepted > 0) & (tail <= level)
     if in_sequence:
         passed = jnp.cumprod(passed.astype(jnp.int32)) == 1
-    best = jnp.where(passed, accepted, -1).argmax()
+    best = jnp.where(passed, accepted, 0).argmax()
     chosen, mistakes = accepted[best].astype(dtype), failed[best].astype(dtype)
     share = chosen / jnp.maximum(examples.number, 1).astype(dtype)
     found = thresholds[best], share, mistakes / jnp.maximum(chosen, 1)

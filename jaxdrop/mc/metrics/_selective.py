@@ -211,8 +211,7 @@ def risk_at_coverage(
 def _risk_at_coverage(arrays: list[jax.Array], where: jax.Array | None, share: Share) -> jax.Array:
     errors, uncertainty = arrays
     rank = share.of_count(_reduction.number(where, errors.size))
-    risk = curve(errors, uncertainty, where).risk
-    found = risk[jnp.clip(rank - 1, 0, risk.size - 1)]
+    found = curve(errors, uncertainty, where).risk[rank - 1]
     return jnp.where(jnp.isnan(share.rest), jnp.nan, found)
 
 
