@@ -164,7 +164,7 @@ def _moments(fn: Any, keys: jax.Array, expected: jax.Array, args: Any) -> Any:
         return jax.tree.map(jnp.add, total, terms), None
 
     first = _flat(fn(keys[0], *args), "train_fn") - expected
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.float32(0)
     zeros = (jnp.zeros_like(expected), jnp.zeros_like(expected), zero, zero)
     total, _ = jax.lax.scan(one, zeros, keys)
     return jax.tree.map(lambda each: each / np.float32(len(keys)), total)
@@ -172,8 +172,8 @@ def _moments(fn: Any, keys: jax.Array, expected: jax.Array, args: Any) -> Any:
 
 def _variances(result: Any) -> jax.Array:
     """The variance over the examples, the mean over all other axes of the first array."""
-    leaf = jnp.asarray(jax.tree.leaves(result)[0]).astype(jnp.float32)
-    return leaf.var(axis=0).mean() if leaf.ndim else jnp.zeros((), jnp.float32)
+    leaf = jnp.atleast_1d(jax.tree.leaves(result)[0]).astype(jnp.float32)
+    return leaf.var(axis=0).mean()
 
 
 def _variance_ratio(shapes: Any, expected: jax.Array, training: Any) -> float | None:

@@ -19,6 +19,7 @@ import numpy as np
 
 HELD = 1
 """The source that stands for the arrays of numbers that a function holds in its closure."""
+_LIMIT = 20_000  # values that a search looks at
 
 
 @dataclasses.dataclass(slots=True)
@@ -201,14 +202,14 @@ def scalar(value: Any, dtype: Any) -> Any:
         return None
 
 
-def ancestors(start: Node, limit: int = 20000) -> Iterator[Node]:
+def ancestors(start: Node, limit: int = _LIMIT) -> Iterator[Node]:
     """The values that a value is computed from in the forward pass, the nearest first."""
     yield from _search(
         (start,), lambda node: (each for each in node.inputs if not each.backward), limit
     )
 
 
-def descendants(start: Node, limit: int = 20000) -> Iterator[Node]:
+def descendants(start: Node, limit: int = _LIMIT) -> Iterator[Node]:
     """The values of the forward pass that are computed from a value, the nearest first."""
     yield from _search(
         (start,), lambda node: (user for user in node.users if not user.backward), limit

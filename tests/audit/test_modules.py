@@ -641,21 +641,33 @@ def test_ids_are_texts(select: Any) -> None:
 def test_equinox_is_told_its_mode_by_the_layer_or_by_the_call() -> None:
     eqx = pytest.importorskip("equinox")
 
+    class DropPath(eqx.Module):
+        """Has no mode."""
+
+        rate: float
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            return dropout(key, x, self.rate)
+
     class Net(eqx.Module):
         on: Any
         off: Any
         told: Any
+        path: Any
 
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
             keys = jax.random.split(key)
             x = self.off(self.on(x, key=keys[0]), key=keys[1])
-            return self.told(x * 2, key=keys[1], inference=True)
+            x = self.told(x * 2, key=keys[1], inference=True)
+            return self.path(jnp.tanh(x), keys[1])
 
     kind = eqx.nn.Dropout
-    net = Net(kind(0.1), kind(0.2, inference=True), kind(0.3))
+    net = Net(kind(0.1), kind(0.2, inference=True), kind(0.3), DropPath(0.4))
     sites = audit.check(lambda net, x, key: net(x, key), net, X, KEY).sites
     found = {site.where.split(" (")[0]: (site.rate, site.active) for site in sites}
-    assert found == {"on": (0.1, True), "off": (0.2, False), "told": (0.3, False)}
+    assert found == {
+        "on": (0.1, True), "off": (0.2, False), "told": (0.3, False), "path": (0.4, True),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("first", [True, False])

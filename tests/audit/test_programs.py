@@ -673,6 +673,7 @@ def test_a_search_of_a_large_program_ends() -> None:
     assert [each.number for each in descendants(first)] == [*range(1, 10)]
     assert [each.number for each in ancestors(node)] == [*range(8, -1, -1)]
     assert len(list(descendants(first, limit=4))) == 4
+    assert len({first, node, first}) == 2  # a value equals itself alone
 
 
 def test_arguments_by_keyword() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from flax import nnx
 import jaxdrop
 import jaxdrop.linen
 from jaxdrop import audit
-from jaxdrop.audit._places import Loop, Place
+from jaxdrop.audit._places import Loop, Place, function_is_library
 from jaxdrop.functional.attention import _block_sizes
 from tests import catalogue
 from tests.audit.gallery import KEY, array
@@ -561,6 +562,8 @@ def test_a_mask_whose_rate_is_computed_behind_another_is_one_of_its_own() -> Non
 
 def test_a_place_has_a_name_and_a_number_of_turns() -> None:
     assert Place().where == "?"
+    for jaxpr in (None, types.SimpleNamespace(debug_info=None)):  # of which JAX says nothing
+        assert not function_is_library(jaxpr)
     assert Place(("a/b", "jit(c)/jaxdrop.dropout/d")).where == "a/b/c/d"
     outer = Loop("scan", 2, 4, 3, "", Place())
     inner = Loop("while", 8, 16, None, "", Place())
