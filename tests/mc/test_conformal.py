@@ -228,8 +228,6 @@ def test_all_or_nothing() -> None:
     uncertainty = RNG.random(1000)
     everything = conformal.selective(np.zeros(1000), uncertainty, 0.02)
     assert (everything.threshold, everything.coverage, everything.risk) == (np.inf, 1, 0)
-    nothing = conformal.selective(np.zeros(30), uncertainty[:30], 0.02)
-    assert (nothing.threshold, nothing.coverage, nothing.risk) == (-np.inf, 0, 0)
     errors = np.r_[np.zeros(500), np.ones(500)]
     steps = np.arange(100.0, 1000, 50)
     sequence = conformal.selective(errors, np.arange(1000.0), 0.05, thresholds=steps)
@@ -277,11 +275,14 @@ def test_sets() -> None:
     assert conformal.sets(conformal.lac(probs), np.inf).all()
     scores = conformal.raps(probs, penalty=0.1, rank=1)
     np.testing.assert_allclose(scores, [[0.5, 0.9, 1.2], [0.4, 0.85, 1.2]], rtol=1e-6)
+    every = conformal.raps(probs, penalty=0.1, rank=0)  # also the first class has one
+    np.testing.assert_allclose(every, scores + np.float32(0.1), rtol=1e-6)
 
 
 def test_crossing_bounds_meet_in_the_middle() -> None:
     lower, upper = conformal.quantile_interval(np.zeros(2), np.array([1.0, 4.0]), -1.0)
     np.testing.assert_array_equal([lower, upper], [[0.5, 1], [0.5, 3]])
+    np.testing.assert_array_equal(conformal.residual_interval([1.0, 2.0], 0.0), [[1, 2]] * 2)
 
 
 def test_adaptive_sampling_and_summaries() -> None:
@@ -401,6 +402,12 @@ def test_bad_input() -> None:
         r"groups must lie in \[0, 2\)",
         lambda: conformal.by_group(scores[:2], np.array([2])),
     )
+    for thresholds in (np.float32(1), np.zeros(0)):
+        _raises(
+            ValueError,
+            r"by_group takes thresholds of shape \(G, ...\)",
+            lambda thresholds=thresholds: conformal.by_group(thresholds, np.array([0])),
+        )
     _raises(
         ValueError,
         r"std must lie in \(0, infinity\), got 0",

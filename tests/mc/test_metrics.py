@@ -461,6 +461,11 @@ def test_sets_and_groups() -> None:
     np.testing.assert_array_equal(one_each.coverage, [np.nan, 1, 0])
     with pytest.raises(TypeError, match="set_size takes boolean sets, got float"):
         metrics.set_size(PROBS)
+    for none in (np.bool_(True), np.zeros((0, 3), bool)):
+        with pytest.raises(ValueError, match=r"set_size takes sets of shape \(..., C\)"):
+            metrics.set_size(none)
+    with pytest.raises(ValueError, match="coverage_by_group takes one example at least"):
+        metrics.coverage_by_group(np.zeros(0, bool), np.zeros(0, int))
     with pytest.raises(TypeError, match="takes boolean covered, got int"):
         metrics.coverage_by_group(sizes, sizes)
 

@@ -481,7 +481,8 @@ def test_images_that_are_equally_certain_keep_their_order() -> None:
 def test_certainty_keeps_the_size_of_given_axes() -> None:
     figure, given = pyplot.subplots(figsize=(4, 3))
     images = np.ones((20, 8, 4, 3))
-    assert plots.certainty(images, LABELS, PROBS, SCORES, columns=2, ax=given) is given
+    assert plots.certainty(images, LABELS, PROBS, SCORES, columns=1, ax=given) is given
+    assert len(given.child_axes) == 2
     assert figure.get_size_inches().tolist() == [4, 3]
 
 

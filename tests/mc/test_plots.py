@@ -51,15 +51,16 @@ def legend(ax: pyplot.Axes) -> list[str]:
 
 
 def test_reliability() -> None:
-    ax = plots.reliability(LABELS, SUMMARY.mean, num_bins=4, title="here")
-    bins = metrics.reliability(LABELS, SUMMARY.mean, num_bins=4)
+    probs = SUMMARY.mean.at[0].set(jnp.float32([1, 0, 0]))  # alone in its bin
+    ax = plots.reliability(LABELS, probs, num_bins=4, title="here")
+    bins = metrics.reliability(LABELS, probs, num_bins=4)
     filled = np.asarray(bins.count) > 0
     assert not filled.all()
     assert [*lines(ax)] == ["calibrated", "bins"]
     close(lines(ax)["bins"], np.stack([bins.confidence, bins.accuracy])[:, filled])
     # Points at the ends of the axes, such as an accuracy of 1, are seen whole.
     assert not next(line for line in ax.lines if line.get_label() == "bins").get_clip_on()
-    assert ax.get_title() == f"here, ECE {metrics.ece(LABELS, SUMMARY.mean, num_bins=4):.3f}"
+    assert ax.get_title() == f"here, ECE {metrics.ece(LABELS, probs, num_bins=4):.3f}"
     (below,) = ax.child_axes
     assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in below.patches] == [
         (index / 4, 1 / 4, count) for index, count in enumerate(np.asarray(bins.count)) if count
@@ -168,6 +169,9 @@ def test_standard_error_of_groups() -> None:
     """Of the first groups, against the samples in them."""
     points, line = lines(plots.standard_error(LOGITS, groups=3)).values()
     assert points[0].tolist() == [4, 6]
+    for samples, groups in ((LOGITS[:2], None), (LOGITS[:2], 2)):  # the fewest
+        few = lines(plots.standard_error(samples, groups=groups))["of the first s samples"]
+        assert few[0].tolist() == [2]
     means = np.asarray(LOGITS, np.float64).reshape(3, 2, -1).mean(1)
     close(points[1], [np.sqrt(means[:count].var(0, ddof=1).mean() / count) for count in (2, 3)])
     close(

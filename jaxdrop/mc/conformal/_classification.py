@@ -196,7 +196,7 @@ def sets(
       ValueError: scores or threshold are NaN, or shapes do not fit.
     """
     given = _inputs.floating("sets", "scores", scores)
-    if given.ndim < 1 or not given.size:
+    if not given.ndim or not given.size:
         raise ValueError(f"sets takes scores of shape (..., C), got {given.shape}")
     if not _inputs.holds(lambda x: ~np.isnan(x), given):
         raise ValueError("sets takes scores without NaN: were there NaN in the probabilities?")
@@ -210,13 +210,12 @@ def _sets(scores: jax.Array, threshold: jax.Array, *, allow_empty: bool) -> jax.
     members = ~(scores > threshold[..., None])
     if allow_empty:
         return members
-    best = jax.nn.one_hot(scores.argmin(-1), scores.shape[-1], dtype=jnp.int32)
-    return members | (best == 1)
+    return members | jax.nn.one_hot(scores.argmin(-1), scores.shape[-1], dtype=bool)
 
 
 def _probabilities(caller: str, probs: _inputs.ArrayLike) -> jax.Array:
     given = _inputs.floating(caller, "probs", probs)
-    if given.ndim < 1 or not given.size or given.shape[-1] < 2:
+    if not given.ndim or not given.size or given.shape[-1] < 2:
         raise ValueError(
             f"{caller} takes probs of shape (..., C), with at least two classes and one input, got"
             f" shape {given.shape}"
