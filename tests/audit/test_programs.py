@@ -137,6 +137,10 @@ def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
         (0.25, lambda key, shape: byte(key, shape) < jnp.bitwise_and(BYTE, SOME)),
         (0.25, lambda key, shape: byte(key, shape) < ~jnp.bitwise_or(~BYTE, ~SOME)),
         (None, lambda key, shape: byte(key, shape) & 7 != 0),
+        (0.25, lambda key, shape: uniform(key, shape) < jnp.where(jnp.array(True), 0.75, 0.5)),
+        (0.25, lambda key, shape: uniform(key, shape) < jnp.where(jnp.array(False), 0.5, 0.75)),
+        (0.25, lambda key, shape: uniform(key, shape) < jnp.where(jnp.all(YES), 0.75, 0.5)),
+        (0.75, lambda key, shape: uniform(key, shape) < jnp.float32(0.5) ** 2),
         (0.2, lambda key, shape: jax.random.bernoulli(key, 0.2, shape) - 1),
         (0.2, lambda key, shape: 1.25 - 1.25 * jax.random.bernoulli(key, 0.2, shape)),
         (0.2, lambda key, shape: jax.random.bernoulli(key, 0.8, shape) * 1.25 - 0.0),
@@ -148,7 +152,11 @@ def test_the_rate_is_that_of_what_an_array_is_multiplied_by(rate: float | None, 
     assert found == (rate if rate is None else pytest.approx(rate, abs=1e-6))
 
 
-BYTE, SOME = np.uint8(255), np.uint8(192)
+BYTE, SOME, YES = np.uint8(255), np.uint8(192), np.ones((), bool)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape)
 
 
 def byte(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -737,6 +745,20 @@ def test_one_iteration_shares_its_key_with_no_other(length: int) -> None:
         return lax.scan(body, None, x)[1]
 
     assert found(run, KEY, array(length, 8, 16)) == (["JD203"] if length > 1 else [])
+
+
+@pytest.mark.parametrize("factor", [0, 1, 2])
+def test_zero_times_the_number_of_an_iteration_is_zero(factor: int) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        def body(_: None, index: jax.Array) -> tuple[None, jax.Array]:
+            own = jax.random.fold_in(key, factor * index)
+            return None, dropout(own, jnp.tanh(x), 0.1)
+
+        return lax.scan(body, None, jnp.arange(3))[1]
+
+    evidence = [each.evidence for each in audit.check(run, KEY, X).findings]
+    text = "the loop goes over independent parts, and the key fold_in(key, 0) is the same in all"
+    assert evidence == ([] if factor else [f"{text} of 3"])
 
 
 @pytest.mark.parametrize("gradient", [False, True])
