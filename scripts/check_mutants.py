@@ -168,9 +168,12 @@ TESTS = {
     ),
     r"random/_(lattices|samples)": "test_golden mc/test_keys",
     r"(random/)?_?(saved_keys|serialization|registration)": "test_saved_keys test_serialization",
+    r"audit/_compare": "audit/test_compare",
+    r"audit/(_cli|_forms|_report|_findings|__main__)": "audit/test_report",
+    r"audit/_(selection|catalog)": "audit/test_report audit/test_sites audit/test_modules",
     r"audit/.*": (
         "audit/test_programs audit/test_sites audit/test_modules audit/test_report"
-        " audit/test_compare audit/test_gallery audit/test_correct_models"
+        " audit/test_gallery audit/test_correct_models"
     ),
     r"testing": "test_testing",
     r"_replacing": "nnx/test_replacement_nnx linen/test_replacement_linen",

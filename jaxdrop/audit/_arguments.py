@@ -201,16 +201,18 @@ _WEIGHTS = frozenset(
 
 
 def _are_weights(argument: str, path: Sequence[Any]) -> bool:
-    words = {str(getattr(key, "key", getattr(key, "name", ""))) for key in path}
+    words = {*_words(path)}
     return bool(words & _WEIGHTS) or argument in ("params", "weights", "variables", "state")
 
 
 def _state_name(path: Any) -> str:
     """The name of a model's variable, without the number of the model, which comes first."""
-    parts = [
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path[1:]
-    ]
-    return ".".join(part for part in parts if part not in ("value", "raw_value"))
+    return ".".join(word for word in _words(path[1:]) if word not in ("value", "raw_value"))
+
+
+def _words(path: Sequence[Any]) -> list[str]:
+    """The names, keys and numbers of a path in a tree."""
+    return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
 def _arrays_of(result: Any) -> Any:

@@ -113,13 +113,12 @@ def compare(
     )
     off, squared, expected = (np.asarray(each, np.float64) for each in (off, squared, first))
     error = np.sqrt(np.maximum(squared - off**2, 0) / samples)
-    size = float(np.sqrt(np.mean(expected**2))) if expected.size else 0.0
-    slack = tolerance * size + _ROUNDING * size
+    entries, total = max(expected.size, 1), float(np.sum(expected**2))
+    slack = (tolerance + _ROUNDING) * math.sqrt(total / entries)
     deviation = np.maximum(np.abs(off) - slack, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         worst = float(np.max(np.where(deviation > 0, deviation / error, 0), initial=0))
-    allowed = -NormalDist().inv_cdf(level / 2 / max(expected.size, 1))
-    total = float(np.sum(expected**2))
+    allowed = -NormalDist().inv_cdf(level / 2 / entries)
     scale = float(np.sum((expected + off) * expected)) / total if total else math.nan
     ratio = _variance_ratio(shapes, first, batch)
     found = []
@@ -165,7 +164,7 @@ def _moments(fn: Any, keys: jax.Array, expected: jax.Array, args: Any) -> Any:
         return jax.tree.map(jnp.add, total, terms), None
 
     first = _flat(fn(keys[0], *args), "train_fn") - expected
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.float32(0)
     zeros = (jnp.zeros_like(expected), jnp.zeros_like(expected), zero, zero)
     total, _ = jax.lax.scan(one, zeros, keys)
     return jax.tree.map(lambda each: each / np.float32(len(keys)), total)
@@ -173,8 +172,8 @@ def _moments(fn: Any, keys: jax.Array, expected: jax.Array, args: Any) -> Any:
 
 def _variances(result: Any) -> jax.Array:
     """The variance over the examples, the mean over all other axes of the first array."""
-    leaf = jnp.asarray(jax.tree.leaves(result)[0]).astype(jnp.float32)
-    return leaf.var(axis=0).mean() if leaf.ndim else jnp.zeros((), jnp.float32)
+    leaf = jnp.atleast_1d(jax.tree.leaves(result)[0]).astype(jnp.float32)
+    return leaf.var(axis=0).mean()
 
 
 def _variance_ratio(shapes: Any, expected: jax.Array, training: Any) -> float | None:

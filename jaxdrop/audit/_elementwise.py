@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -101,14 +102,12 @@ def is_uniform(node: Node) -> bool:
     return (
         node.const is not None
         or node.size == 1
-        or (node.op in MOVES and len(node.inputs) == 1 and is_uniform(node.inputs[0]))
+        or (node.op in MOVES and is_uniform(node.inputs[0]))
     )
 
 
 def _fold(node: Node) -> None:
     inputs = node.inputs
-    if not inputs or node.is_key:
-        return
     if any(each.const is None for each in inputs):
         if node.op == "mul" and node.dtype.kind in "iu" and any(each.const == 0 for each in inputs):
             node.const, node.deps = scalar(0, node.dtype), 0
@@ -145,8 +144,8 @@ def _range(node: Node, before: float) -> float:
     number = other if one is None else one
     if number is None:
         return 0.0
-    if node.op == "mul" and number > 0:
-        return before * float(number)
+    if node.op == "mul":
+        return before * max(float(number), 0.0)
     if node.op == "div" and one is None and number > 0:
         return before / float(number)
     if node.op == "sub" and number == 1 and node.inputs[0].op == "bitcast_convert_type":
@@ -162,10 +161,7 @@ def _compare(node: Node, bits: Node, generator_of: Callable[[Node], Draw]) -> No
         # A mask stored as a number, which is 0 or its scale.
         kept = None
         if limit.const is not None:
-            on, off = (
-                bool(_FOLDED[node.op](*((value, limit.const) if first else (limit.const, value))))
-                for value in (before.scale, 0.0)
-            )
+            on, off = map(bool, _values(node, before, limit.const))
             kept = before.true if on and not off else _complement(before) if off > on else None
         node.rand, node.mask = bits.rand, Mask(before.draw, kept, traced=before.traced)
         return
@@ -194,6 +190,16 @@ def _probability(op: str, first: bool, limit: float, bits: Node) -> float | None
     return fraction if below else 1.0 - fraction
 
 
+def _values(node: Node, mask: Mask, number: Any) -> list[Any]:
+    """What an operation makes of a mask's two values, the scale and 0, and of a number."""
+    first = node.inputs[0].mask is mask
+    with np.errstate(all="ignore"):
+        return [
+            _FOLDED[node.op](*((value, number) if first else (number, value)))
+            for value in (mask.scale, 0.0)
+        ]
+
+
 def _complement(mask: Mask) -> float | None:
     """The probability that a mask is 0."""
     return None if mask.true is None else 1 - mask.true
@@ -208,29 +214,33 @@ def _masked(node: Node) -> Mask | None:
     mask = operand.mask
     assert mask is not None
     if len(masks) > 1:  # such as the conjunction of a mask and itself, moved by an entry
-        return (
-            mask
-            if node.op in ("concatenate", "stack")
-            else Mask(mask.draw, None, traced=mask.traced)
-        )
+        same = node.op in ("concatenate", "stack")
+        return mask if same else dataclasses.replace(mask, true=None)
     others = [each for each in node.inputs if each is not operand]
     if node.op == "not":
-        return Mask(mask.draw, _complement(mask), traced=mask.traced)
-    if node.op == "sub" and node.inputs[0].const == 1:  # 1 - mask
-        return Mask(mask.draw, _complement(mask), traced=mask.traced)
+        return dataclasses.replace(mask, true=_complement(mask))
+    if node.op in ("add", "sub"):  # as `1 - mask`, or the signs `2 * mask - 1`, which drop nothing
+        number = others[0].const
+        if number is None:
+            return None
+        on, off = _values(node, mask, number)
+        if off == 0:
+            return mask
+        return dataclasses.replace(mask, true=_complement(mask), scale=off) if on == 0 else None
     if node.op in ("mul", "div"):
         factor = others[0].const
         if factor is None:
-            return Mask(mask.draw, mask.true, mask.scale, mask.traced)
+            return mask
         value = float(factor)
         scale = mask.scale * value if node.op == "mul" else mask.scale / (value or np.nan)
-        return Mask(mask.draw, mask.true, scale, mask.traced)
+        return dataclasses.replace(mask, scale=scale)
     if node.op == "select_n" and len(node.inputs) == 3 and operand is node.inputs[0]:
         off, on = (None if each.const is None else float(each.const) for each in node.inputs[1:])
         # A value of the program is no constant factor.
         if off == 0:
-            return Mask(mask.draw, mask.true, 1.0 if on is None else on, mask.traced)
+            return dataclasses.replace(mask, scale=1.0 if on is None else on)
         if on == 0:
-            return Mask(mask.draw, _complement(mask), 1.0 if off is None else off, mask.traced)
+            scale = 1.0 if off is None else off
+            return dataclasses.replace(mask, true=_complement(mask), scale=scale)
         return None
-    return Mask(mask.draw, mask.true, mask.scale, mask.traced)
+    return mask

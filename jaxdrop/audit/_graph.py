@@ -19,6 +19,7 @@ import numpy as np
 
 HELD = 1
 """The source that stands for the arrays of numbers that a function holds in its closure."""
+_LIMIT = 20_000  # values that a search looks at
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,7 +48,7 @@ class Draw:
       bits: the node of the bits.
       generator: the name of the key's generator.
       places: where the program draws them, outside of the backward pass.
-      again: how often the backward pass draws them again.
+      again: whether the backward pass draws them again.
       in_remat: whether the draw stands in a part that the backward pass computes again.
     """
 
@@ -55,7 +56,7 @@ class Draw:
     bits: Node
     generator: str
     places: list[Any] = dataclasses.field(default_factory=list)
-    again: int = 0
+    again: bool = False
     in_remat: bool = False
 
 
@@ -115,7 +116,7 @@ class Node:
         """Whether it may be dropped from: whether it is computed from an argument, or from an array
         of numbers that the function holds.
         """
-        return self.const is None and (self.deps != 0 or self.rand is not None)
+        return self.const is None and self.deps != 0
 
     @property
     def is_key(self) -> bool:
@@ -201,14 +202,14 @@ def scalar(value: Any, dtype: Any) -> Any:
         return None
 
 
-def ancestors(start: Node, limit: int = 20000) -> Iterator[Node]:
+def ancestors(start: Node, limit: int = _LIMIT) -> Iterator[Node]:
     """The values that a value is computed from in the forward pass, the nearest first."""
     yield from _search(
         (start,), lambda node: (each for each in node.inputs if not each.backward), limit
     )
 
 
-def descendants(start: Node, limit: int = 20000) -> Iterator[Node]:
+def descendants(start: Node, limit: int = _LIMIT) -> Iterator[Node]:
     """The values of the forward pass that are computed from a value, the nearest first."""
     yield from _search(
         (start,), lambda node: (user for user in node.users if not user.backward), limit

@@ -172,7 +172,7 @@ def _one_key(probe: Probe, scope: Any) -> None:
     """Notes collections of random numbers that begin with one key."""
     owners: dict[int, str] = {}
     for name, lazy in scope.rngs.items():
-        first = owners.setdefault(id(getattr(lazy, "rng", lazy)), name)
+        first = owners.setdefault(id(lazy.rng), name)
         if first != name:
             probe.keys.append((first, name))
 

@@ -64,7 +64,7 @@ def _nnx_call(
     if layer is not None:
         note_mode(layer, module, args, kwargs)
         if isinstance(module, nnx.Dropout):
-            missing = getattr(module, "rngs", None) is None and kwargs.get("rngs") is None
+            missing = module.rngs is None and kwargs.get("rngs") is None
             layer.without_rngs = layer.without_rngs or missing
             told = kwargs.get("deterministic")
             off = module.deterministic if told is None else told
@@ -97,7 +97,7 @@ def _equinox_modules(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[
     if is_equinox(value):
         yield path, value
         for name in type(value).__dataclass_fields__:
-            yield from _equinox_modules(getattr(value, name, None), (*path, name))
+            yield from _equinox_modules(getattr(value, name), (*path, name))
     elif isinstance(value, list | tuple):
         for at, each in enumerate(value):
             yield from _equinox_modules(each, (*path, str(at)))

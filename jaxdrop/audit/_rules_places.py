@@ -114,7 +114,7 @@ def _before(node: Node, inner: Node, axis: int) -> int | None:
         front = math.prod(node.shape[:axis])
         found = [at for at in range(len(inner.shape)) if math.prod(inner.shape[:at]) == front]
         return max(found, default=None)
-    return axis - len(node.shape) + len(inner.shape)
+    return axis
 
 
 @rule("JD304")

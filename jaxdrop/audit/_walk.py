@@ -54,7 +54,7 @@ class Walk:
 
     def source(self) -> int:
         """A bit for something that values depend on."""
-        self._source <<= 1
+        self._source *= 2
         return self._source
 
     def axis(self, name: str) -> int:
@@ -226,7 +226,7 @@ class Walk:
     @staticmethod
     def _drawn(draw: Draw, place: Place) -> None:
         if place.backward:
-            draw.again += 1
+            draw.again = True
         else:
             draw.places.append(place)
             draw.in_remat = draw.in_remat or place.remat

@@ -464,6 +464,7 @@ def test_statistics_are_of_channels_or_of_examples(
         ((8, 2), ["JD303"], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
         ((8, 1), [], lambda y: (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)),
         ((8, 16), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
+        ((2, 16), [], lambda y: y * lax.rsqrt(y.var(1, keepdims=True) + 1e-5)),  # LayerNorm
         ((8,), [], lambda y: y / jnp.sqrt(y.var() + 1e-5)),
         ((8, 16), [], lambda y: y / jnp.sqrt(y * y + 1)),
         ((8,), [], lambda y: y / jnp.sqrt(y * y + 1)),
@@ -587,6 +588,10 @@ def test_a_scale_that_is_rounded_is_a_bias(rate: float, dtype: Any, ids: list[st
         (["JD307"], lambda keep, x: jnp.where(keep, x / 0.9, 0)),
         (["JD307"], lambda keep, x: jnp.where(keep, 2 * x, 0) / 0.9),
         (["JD307"], lambda keep, x: x * (keep * jnp.bfloat16(1 / 0.9))),
+        (["JD307"], lambda keep, x: x * (keep / jnp.bfloat16(0.9))),
+        (["JD307"], lambda keep, x: x * (jnp.bfloat16(1 / 0.9) - ~keep * jnp.bfloat16(1 / 0.9))),
+        (["JD307"], lambda keep, x: x * jnp.where(keep, jnp.bfloat16(1 / 0.9), 0)),
+        (["JD307"], lambda keep, x: x * jnp.where(~keep, 0, jnp.bfloat16(1 / 0.9))),
         (["JD307"], lambda keep, x: jnp.where(keep, x, 0) * 1.1328125),  # 2 % off
         ([], lambda keep, x: jnp.where(keep, x, 0) * 1.15625),  # 4 % off: meant for something else
         ([], lambda keep, x: jnp.where(keep, x, 0) * 2),
@@ -636,21 +641,33 @@ def test_ids_are_texts(select: Any) -> None:
 def test_equinox_is_told_its_mode_by_the_layer_or_by_the_call() -> None:
     eqx = pytest.importorskip("equinox")
 
+    class DropPath(eqx.Module):
+        """Has no mode."""
+
+        rate: float
+
+        def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
+            return dropout(key, x, self.rate)
+
     class Net(eqx.Module):
         on: Any
         off: Any
         told: Any
+        path: Any
 
         def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
             keys = jax.random.split(key)
             x = self.off(self.on(x, key=keys[0]), key=keys[1])
-            return self.told(x * 2, key=keys[1], inference=True)
+            x = self.told(x * 2, key=keys[1], inference=True)
+            return self.path(jnp.tanh(x), keys[1])
 
     kind = eqx.nn.Dropout
-    net = Net(kind(0.1), kind(0.2, inference=True), kind(0.3))
+    net = Net(kind(0.1), kind(0.2, inference=True), kind(0.3), DropPath(0.4))
     sites = audit.check(lambda net, x, key: net(x, key), net, X, KEY).sites
     found = {site.where.split(" (")[0]: (site.rate, site.active) for site in sites}
-    assert found == {"on": (0.1, True), "off": (0.2, False), "told": (0.3, False)}
+    assert found == {
+        "on": (0.1, True), "off": (0.2, False), "told": (0.3, False), "path": (0.4, True),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -693,6 +710,15 @@ def test_a_layer_without_a_key_may_get_its_input_by_name() -> None:
         return y
 
     assert found(run, layer, X) == ["JD104"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_layer_without_a_key_may_be_told_its_mode(told: bool) -> None:
+    """Against its own."""
+    layer = nnx.eval_shape(lambda: nnx.Dropout(0.1, deterministic=not told))
+    report = audit.check(lambda layer, x: layer(jnp.tanh(x), deterministic=told), layer, X)
+    now = "is off now" if told else "is on, and raises"
+    assert [each.evidence for each in report.findings] == [f"Dropout at rate 0.1 {now}"]
 
 
 def test_what_has_a_dtype_or_a_shape_alone_is_no_array() -> None:

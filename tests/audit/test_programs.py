@@ -118,9 +118,14 @@ def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
     def rolled(key: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.where(jnp.roll(keep(key, *x.shape[:-1], 1), 1, 0), jnp.tanh(x), 0)
 
+    def of_traced(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+        mask = jax.random.bernoulli(key, rate, (*x.shape[:-1], 1))
+        return jnp.where(mask & jnp.roll(mask, 1, 0), jnp.tanh(x), 0)
+
     for fn, rate in ((run, None), (rolled, 0.1)):
         site = only(fn, KEY, array(4, 6, 8))
         assert (site.rate, site.shared_axes) == (rate, (2,))
+    assert only(of_traced, KEY, array(4, 6, 8), array()).rate == "traced"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +137,13 @@ def test_the_rate_of_a_mask_that_meets_itself_is_unknown() -> None:
         (0.25, lambda key, shape: byte(key, shape) < jnp.bitwise_and(BYTE, SOME)),
         (0.25, lambda key, shape: byte(key, shape) < ~jnp.bitwise_or(~BYTE, ~SOME)),
         (None, lambda key, shape: byte(key, shape) & 7 != 0),
+        (0.25, lambda key, shape: uniform(key, shape) < jnp.where(jnp.array(True), 0.75, 0.5)),
+        (0.25, lambda key, shape: uniform(key, shape) < jnp.where(jnp.array(False), 0.5, 0.75)),
+        (0.25, lambda key, shape: uniform(key, shape) < jnp.where(jnp.all(YES), 0.75, 0.5)),
+        (0.75, lambda key, shape: uniform(key, shape) < jnp.float32(0.5) ** 2),
+        (0.2, lambda key, shape: jax.random.bernoulli(key, 0.2, shape) - 1),
+        (0.2, lambda key, shape: 1.25 - 1.25 * jax.random.bernoulli(key, 0.2, shape)),
+        (0.2, lambda key, shape: jax.random.bernoulli(key, 0.8, shape) * 1.25 - 0.0),
     ],
 )
 def test_the_rate_is_that_of_what_an_array_is_multiplied_by(rate: float | None, factor: Fn) -> None:
@@ -140,7 +152,11 @@ def test_the_rate_is_that_of_what_an_array_is_multiplied_by(rate: float | None, 
     assert found == (rate if rate is None else pytest.approx(rate, abs=1e-6))
 
 
-BYTE, SOME = np.uint8(255), np.uint8(192)
+BYTE, SOME, YES = np.uint8(255), np.uint8(192), np.ones((), bool)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape)
 
 
 def byte(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -182,6 +198,25 @@ def test_a_mask_may_be_scaled_by_a_value_of_the_program() -> None:
     assert only(run, KEY, X, array()).rate == 0.1
 
 
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda mask: ~mask,
+        lambda mask: 1 - mask,
+        lambda mask: mask - 1,
+        lambda mask: mask / 0.9,
+        lambda mask: 2.0 * mask,
+        lambda mask: jnp.where(mask, 2.0, 0.0),
+        lambda mask: jnp.where(mask, 0.0, 2.0),
+    ],
+)
+def test_what_is_made_of_a_mask_of_a_traced_rate_has_it(of: Fn) -> None:
+    def run(key: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+        return jnp.tanh(x) * of(jax.random.bernoulli(key, rate, x.shape))
+
+    assert only(run, KEY, X, array()).rate == "traced"
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
     def run(key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
@@ -194,7 +229,8 @@ def test_a_mask_may_choose_a_scale_of_the_program(swapped: bool) -> None:
 
 def test_constants_that_are_infinite_are_no_warning() -> None:
     def run(key: jax.Array, x: jax.Array) -> jax.Array:
-        return dropout(key, jnp.tanh(x), 0.1) - jnp.log(jnp.zeros(x.shape))
+        infinite = jnp.inf * keep(key, *x.shape) - jnp.inf  # NaN or minus infinity
+        return dropout(key, jnp.tanh(x), 0.1) * infinite - jnp.log(jnp.zeros(x.shape))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -645,6 +681,7 @@ def test_a_search_of_a_large_program_ends() -> None:
     assert [each.number for each in descendants(first)] == [*range(1, 10)]
     assert [each.number for each in ancestors(node)] == [*range(8, -1, -1)]
     assert len(list(descendants(first, limit=4))) == 4
+    assert len({first, node, first}) == 2  # a value equals itself alone
 
 
 def test_arguments_by_keyword() -> None:
@@ -708,6 +745,20 @@ def test_one_iteration_shares_its_key_with_no_other(length: int) -> None:
         return lax.scan(body, None, x)[1]
 
     assert found(run, KEY, array(length, 8, 16)) == (["JD203"] if length > 1 else [])
+
+
+@pytest.mark.parametrize("factor", [0, 1, 2])
+def test_zero_times_the_number_of_an_iteration_is_zero(factor: int) -> None:
+    def run(key: jax.Array, x: jax.Array) -> jax.Array:
+        def body(_: None, index: jax.Array) -> tuple[None, jax.Array]:
+            own = jax.random.fold_in(key, factor * index)
+            return None, dropout(own, jnp.tanh(x), 0.1)
+
+        return lax.scan(body, None, jnp.arange(3))[1]
+
+    evidence = [each.evidence for each in audit.check(run, KEY, X).findings]
+    text = "the loop goes over independent parts, and the key fold_in(key, 0) is the same in all"
+    assert evidence == ([] if factor else [f"{text} of 3"])
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -775,4 +826,4 @@ def test_a_single_number_is_no_mask_that_costs_memory() -> None:
         return jax.grad(loss)(w)
 
     assert "JD308" not in found(partial(step, shape=()), W, KEY, X)
-    assert "JD308" in found(partial(step, shape=X.shape), W, KEY, X)
+    assert "JD308" in found(partial(step, shape=(2, 1)), W, KEY, array(2, 16))

@@ -257,6 +257,7 @@ def test_the_help_says_what_each_argument_is(capsys: pytest.CaptureFixture[str])
         ([], "which function? Give module:function"),
         (["--explain", "JD999"], "no rule 'JD999'; the rules are JD101, "),
         (["a:b", "--training", "--evaluation"], "not allowed with argument"),
+        (["a:b", "--format", "xml"], "invalid choice: 'xml'"),
     ],
 )
 def test_arguments_that_make_no_sense(
@@ -308,6 +309,7 @@ def test_a_report_of_nothing_is_a_line() -> None:
     if _forms._optional.find("rich") is not None:
         assert str(nothing) == line
     assert nothing.worst is None
+    assert (nothing.trace_seconds, nothing.audit_seconds) == (0, 0)
     assert json.loads(nothing.to_json()) == {"sites": [], "findings": []}
 
 

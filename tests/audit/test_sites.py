@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from flax import nnx
 import jaxdrop
 import jaxdrop.linen
 from jaxdrop import audit
-from jaxdrop.audit._places import Loop, Place
+from jaxdrop.audit._places import Loop, Place, function_is_library
 from jaxdrop.functional.attention import _block_sizes
 from tests import catalogue
 from tests.audit.gallery import KEY, array
@@ -99,6 +100,10 @@ def bytes_of(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         (0.2, lambda key, x, rate: x * (mantissas(key, x.shape) - 1 >= rate)),
         (None, lambda key, x, rate: x * (mantissas(key, x.shape) - 1.25 >= 0.2)),
         (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) / -2 > -0.15)),
+        (None, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) / 0 > 1)),
+        (0.0, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) < 1.5)),
+        (1.0, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) > 1.5)),
+        (0.0, lambda key, x, rate: x * (jax.random.uniform(key, x.shape) > -0.5)),
         (None, lambda key, x, rate: jnp.where(jax.random.normal(key, x.shape) > 0.3, 0, x)),
         (1.0, lambda key, x, rate: x * (jax.random.bernoulli(key, 1 - rate, x.shape) / (1 - rate))),
         (0.25, lambda key, x, rate: x * (words(key, x.shape) < np.uint16(0.75 * 2**16))),
@@ -300,8 +305,14 @@ def test_random_numbers_that_drop_nothing_are_no_sites() -> None:
         last, rows = jax.lax.scan(lambda c, i: (c + i, 2 * c), jnp.zeros(16), jnp.arange(8.0))
         looped = rows * jax.random.bernoulli(keys[1], 0.9, X.shape)
         final = last * jax.random.bernoulli(keys[2], 0.9, (16,))
+        coin = jax.random.bernoulli(keys[0], 0.5, x.shape)
+        shifted = [
+            jnp.tanh(x) * (2 * coin - 1),
+            (1 - 2 * coin) * jnp.tanh(x),
+            jnp.exp(x) * (1 + coin),
+        ]
         mixture = noise, flipped, ids, chosen, signs, mixed, swapped, moved, whole, counts
-        return mixture, held, known, numbers, looped, final
+        return mixture, held, known, numbers, looped, final, shifted
 
     assert audit.check(run, KEY, X, array(*X.shape, dtype=jnp.int32)).sites == []
 
@@ -551,6 +562,8 @@ def test_a_mask_whose_rate_is_computed_behind_another_is_one_of_its_own() -> Non
 
 def test_a_place_has_a_name_and_a_number_of_turns() -> None:
     assert Place().where == "?"
+    for jaxpr in (None, types.SimpleNamespace(debug_info=None)):  # of which JAX says nothing
+        assert not function_is_library(jaxpr)
     assert Place(("a/b", "jit(c)/jaxdrop.dropout/d")).where == "a/b/c/d"
     outer = Loop("scan", 2, 4, 3, "", Place())
     inner = Loop("while", 8, 16, None, "", Place())
@@ -602,6 +615,7 @@ def test_axes_of_length_two_are_shared_and_of_length_one_are_not(
         ((0, 2), lambda draw: draw(2, 1, 2).reshape(2, 2)[None, :, None, :]),
         ((0, 3), lambda draw: draw(4, 2).T.reshape(1, 2, 4, 1)),
         ((), lambda draw: draw(8, 4).reshape(2, 2, 4, 2)),
+        ((2, 3), lambda draw: draw(4).reshape(2, 2, 1, 1)),
         ((1, 3), lambda draw: jnp.broadcast_to(draw(2, 1, 4), (2, 2, 4)).reshape(2, 2, 4, 1)),
     ],
 )

@@ -228,8 +228,6 @@ def test_all_or_nothing() -> None:
     uncertainty = RNG.random(1000)
     everything = conformal.selective(np.zeros(1000), uncertainty, 0.02)
     assert (everything.threshold, everything.coverage, everything.risk) == (np.inf, 1, 0)
-    nothing = conformal.selective(np.zeros(30), uncertainty[:30], 0.02)
-    assert (nothing.threshold, nothing.coverage, nothing.risk) == (-np.inf, 0, 0)
     errors = np.r_[np.zeros(500), np.ones(500)]
     steps = np.arange(100.0, 1000, 50)
     sequence = conformal.selective(errors, np.arange(1000.0), 0.05, thresholds=steps)
@@ -241,6 +239,26 @@ def test_all_or_nothing() -> None:
     half = conformal.selective(errors, np.arange(1000.0), 0.05, where=np.arange(1000) % 2 == 0)
     assert 400 < half.threshold <= 550
     assert half.risk <= 0.05
+
+
+def test_one_example_may_be_enough() -> None:
+    """If its chance of being right by luck is as low as stated."""
+    one = functools.partial(conformal.selective, [0.0], [0.3], num_candidates=1)
+    assert one(0.97) == (np.inf, 1, 0)
+    assert one(0.9) == one(0.97, thresholds=[0.1]) == (-np.inf, 0, 0)
+
+
+def test_candidates_are_evenly_spaced() -> None:
+    """From the least number that is evidence on, `log(0.1 / 4) / log(0.5)`, to all."""
+    errors = np.float32(np.arange(100) >= np.arange(101)[:, None])
+    select = functools.partial(conformal.selective, risk=0.5, confidence=0.9, num_candidates=4)
+    found = quick(jax.vmap(select, (0, None)))(errors, np.arange(100, dtype=np.float32))
+    numbers = np.unique(np.rint(100 * found.coverage))
+    assert numbers[[0, -1]].tolist() == [0, 100]
+    steps = np.diff([6, *numbers[1:]])
+    assert (len(steps), steps.min(), steps.max()) == (4, 23, 24)
+    limited = np.isfinite(found.threshold)
+    np.testing.assert_allclose(found.threshold[limited], 100 * found.coverage[limited])
 
 
 # -- as users call it
@@ -257,11 +275,14 @@ def test_sets() -> None:
     assert conformal.sets(conformal.lac(probs), np.inf).all()
     scores = conformal.raps(probs, penalty=0.1, rank=1)
     np.testing.assert_allclose(scores, [[0.5, 0.9, 1.2], [0.4, 0.85, 1.2]], rtol=1e-6)
+    every = conformal.raps(probs, penalty=0.1, rank=0)  # also the first class has one
+    np.testing.assert_allclose(every, scores + np.float32(0.1), rtol=1e-6)
 
 
 def test_crossing_bounds_meet_in_the_middle() -> None:
     lower, upper = conformal.quantile_interval(np.zeros(2), np.array([1.0, 4.0]), -1.0)
     np.testing.assert_array_equal([lower, upper], [[0.5, 1], [0.5, 3]])
+    np.testing.assert_array_equal(conformal.residual_interval([1.0, 2.0], 0.0), [[1, 2]] * 2)
 
 
 def test_adaptive_sampling_and_summaries() -> None:
@@ -321,10 +342,22 @@ def test_what_is_impossible_is_nan_where_it_cannot_raise() -> None:
     assert np.isnan(calibrate(scores, jnp.float32(0.5), groups.at[3].set(2))).all()
     unknown = calibrate(scores.at[0].set(jnp.nan), jnp.float32(0.5), groups)
     np.testing.assert_array_equal(np.isnan(unknown), np.arange(2) == groups[0])
+    alone = calibrate(jnp.float32([np.nan]), jnp.float32(0.5), jnp.zeros(1, jnp.int32))
+    np.testing.assert_array_equal(alone, [np.nan, np.inf])
     members = quick(conformal.sets)(jnp.float32([[0.1, jnp.nan]]), jnp.float32(0))
     np.testing.assert_array_equal(members, [[False, True]])
     assert np.isnan(quick(conformal.residual_scores)(scores, scores, 0 * scores)).all()
-    assert np.isnan(quick(conformal.selective)(2 * scores, scores, 0.5).threshold)
+    errors = jnp.zeros(20)
+    select = quick(lambda *given: conformal.selective(*given[:2], 0.5, thresholds=given[2]))
+    increasing = jnp.float32([0.2, 0.9])
+    for wrong, doubt, thresholds, possible in (
+        (errors, scores, increasing, True),
+        (2 * scores, scores, increasing, False),
+        (errors, scores.at[0].set(jnp.nan), increasing, False),
+        (errors, scores, increasing[::-1], False),
+        (errors, scores, jnp.float32([0.9, 0.9]), False),
+    ):
+        assert np.isnan(select(wrong, doubt, thresholds).threshold) != possible
 
 
 def _raises(kind: type[Exception], match: str, call: Callable[[], Any]) -> None:
@@ -369,6 +402,12 @@ def test_bad_input() -> None:
         r"groups must lie in \[0, 2\)",
         lambda: conformal.by_group(scores[:2], np.array([2])),
     )
+    for thresholds in (np.float32(1), np.zeros(0)):
+        _raises(
+            ValueError,
+            r"by_group takes thresholds of shape \(G, ...\)",
+            lambda thresholds=thresholds: conformal.by_group(thresholds, np.array([0])),
+        )
     _raises(
         ValueError,
         r"std must lie in \(0, infinity\), got 0",
@@ -431,8 +470,16 @@ def test_bad_input() -> None:
     _raises(
         ValueError,
         "thresholds must increase",
-        lambda: conformal.selective(scores > 1, scores, 0.1, thresholds=[0.2, 0.1]),
+        lambda: conformal.selective(scores > 1, scores, 0.1, thresholds=[0.2, 0.2]),
     )
+    for shape in ((), (0,), (1, 2)):
+        _raises(
+            ValueError,
+            "thresholds must have shape",
+            lambda shape=shape: conformal.selective(
+                scores > 1, scores, 0.1, thresholds=np.ones(shape)
+            ),
+        )
     _raises(
         ValueError,
         "num_candidates must be at least 1",

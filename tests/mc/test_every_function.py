@@ -378,6 +378,7 @@ NOT_NEGATIVE: dict[str, Call] = {
     "cdf of variances": lambda x: mc.cdf(OBSERVED, SAMPLES, variance=x + 0 * SAMPLES).sum(),
     "mpiw": lambda x: metrics.mpiw(VALUES, VALUES + x),
     "picp": lambda x: metrics.picp(OBSERVED, 0 * SCORES, x + 0 * SCORES),
+    "interval_score of widths": lambda x: metrics.interval_score(OBSERVED, VALUES, VALUES + x),
 }
 CLOSED: dict[str, Call] = {
     "rmsce": lambda x: metrics.rmsce(jnp.append(SCORES, x)),

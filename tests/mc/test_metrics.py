@@ -435,6 +435,8 @@ def test_quantiles_and_intervals_of_sklearn() -> None:
     np.testing.assert_allclose(found, 2 / 0.2 * (losses[0] + losses[2]), rtol=1e-5)
     with pytest.raises(ValueError, match=r"the shape of q, .* got \(3, 200\), \(2,\) and \(200,\)"):
         metrics.pinball(Y, quantiles, q[:2])
+    with pytest.raises(ValueError, match=r"the shape of q, .* got \(2, 1, 200\), \(2, 1\)"):
+        metrics.pinball(Y, quantiles[:2, None], q[:2, None])
     with pytest.raises(ValueError, match=r"q must lie in \(0, 1\), got 0.1 to 1"):
         metrics.pinball(Y, quantiles[:2], [0.1, 1])
     with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 80"):
@@ -455,8 +457,15 @@ def test_sets_and_groups() -> None:
     for where, groups in ((None, 5), (sizes < 3, 3)):  # the last group is the last that counts
         found = metrics.coverage_by_group(covered, sizes, where=where)
         assert found.size.shape == found.coverage.shape == (groups,)
+    one_each = metrics.coverage_by_group([True, False], [1, 2])
+    np.testing.assert_array_equal(one_each.coverage, [np.nan, 1, 0])
     with pytest.raises(TypeError, match="set_size takes boolean sets, got float"):
         metrics.set_size(PROBS)
+    for none in (np.bool_(True), np.zeros((0, 3), bool)):
+        with pytest.raises(ValueError, match=r"set_size takes sets of shape \(..., C\)"):
+            metrics.set_size(none)
+    with pytest.raises(ValueError, match="coverage_by_group takes one example at least"):
+        metrics.coverage_by_group(np.zeros(0, bool), np.zeros(0, int))
     with pytest.raises(TypeError, match="takes boolean covered, got int"):
         metrics.coverage_by_group(sizes, sizes)
 

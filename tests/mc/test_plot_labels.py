@@ -254,6 +254,11 @@ def test_curves_differ_in_color_and_in_dashes() -> None:
     assert len({color for color, _ in styles[:5]}) == 5
     assert len({str(each) for each in dashes[:5]}) == 5
     assert styles[5] == styles[0]
+    assert {offset for offset, _ in dashes} == {0}  # a curve begins with ink
+    (dot, gap), (dash, *dots) = (pattern for _, pattern in dashes[3:5])
+    assert dot == gap
+    assert (len(dots), len({*dots})) == (5, 1)
+    assert dash > 3 * dots[0]
     oracle, random = ax.lines[6:]
     assert {oracle.get_color(), random.get_color()}.isdisjoint(color for color, _ in styles)
     assert random.get_linestyle() == ":"
@@ -475,8 +480,9 @@ def test_images_that_are_equally_certain_keep_their_order() -> None:
 
 def test_certainty_keeps_the_size_of_given_axes() -> None:
     figure, given = pyplot.subplots(figsize=(4, 3))
-    images = np.ones((20, 8, 4))
-    assert plots.certainty(images, LABELS, PROBS, SCORES, columns=2, ax=given) is given
+    images = np.ones((20, 8, 4, 3))
+    assert plots.certainty(images, LABELS, PROBS, SCORES, columns=1, ax=given) is given
+    assert len(given.child_axes) == 2
     assert figure.get_size_inches().tolist() == [4, 3]
 
 
@@ -570,6 +576,22 @@ def test_arguments_that_every_picture_refuses(draw: Callable[..., pyplot.Axes]) 
         ),
         (lambda: plots.maps(np.ones((20, 1)), REGRESSION), "maps takes images (N, height, width)"),
         (lambda: plots.certainty(np.ones((20, 2, 2)), LABELS, PROBS, SCORES, columns=0), "got 0"),
+        *(
+            (
+                lambda given=given: plots.certainty(**{**ARGUMENTS[plots.certainty], **given}),
+                "certainty takes images (N, height, width), labels (N,), probs (N, C)",
+            )
+            for given in (
+                {"images": np.ones((20, 2, 2, 3, 1))},
+                {"images": np.ones((19, 2, 2))},
+                {"probs": PROBS[:19]},
+                {"probs": PROBS[:, None]},
+                {"labels": LABELS[:19]},
+                {"labels": LABELS[:, None]},
+                {"uncertainty": SCORES[:19]},
+                {"uncertainty": SCORES[:, None]},
+            )
+        ),
     ],
 )
 def test_what_is_refused(call: Callable[[], object], message: str) -> None:

@@ -51,17 +51,19 @@ def legend(ax: pyplot.Axes) -> list[str]:
 
 
 def test_reliability() -> None:
-    ax = plots.reliability(LABELS, SUMMARY.mean, num_bins=4, title="here")
-    bins = metrics.reliability(LABELS, SUMMARY.mean, num_bins=4)
+    probs = SUMMARY.mean.at[0].set(jnp.float32([1, 0, 0]))  # alone in its bin
+    ax = plots.reliability(LABELS, probs, num_bins=4, title="here")
+    bins = metrics.reliability(LABELS, probs, num_bins=4)
     filled = np.asarray(bins.count) > 0
     assert not filled.all()
+    assert [*lines(ax)] == ["calibrated", "bins"]
     close(lines(ax)["bins"], np.stack([bins.confidence, bins.accuracy])[:, filled])
     # Points at the ends of the axes, such as an accuracy of 1, are seen whole.
     assert not next(line for line in ax.lines if line.get_label() == "bins").get_clip_on()
-    assert ax.get_title() == f"here, ECE {metrics.ece(LABELS, SUMMARY.mean, num_bins=4):.3f}"
+    assert ax.get_title() == f"here, ECE {metrics.ece(LABELS, probs, num_bins=4):.3f}"
     (below,) = ax.child_axes
-    assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [
-        (index / 4, count) for index, count in enumerate(np.asarray(bins.count)) if count
+    assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in below.patches] == [
+        (index / 4, 1 / 4, count) for index, count in enumerate(np.asarray(bins.count)) if count
     ]
 
 
@@ -167,6 +169,9 @@ def test_standard_error_of_groups() -> None:
     """Of the first groups, against the samples in them."""
     points, line = lines(plots.standard_error(LOGITS, groups=3)).values()
     assert points[0].tolist() == [4, 6]
+    for samples, groups in ((LOGITS[:2], None), (LOGITS[:2], 2)):  # the fewest
+        few = lines(plots.standard_error(samples, groups=groups))["of the first s samples"]
+        assert few[0].tolist() == [2]
     means = np.asarray(LOGITS, np.float64).reshape(3, 2, -1).mean(1)
     close(points[1], [np.sqrt(means[:count].var(0, ddof=1).mean() / count) for count in (2, 3)])
     close(
@@ -322,15 +327,16 @@ def test_pit() -> None:
 
 
 def test_coverage_by_group() -> None:
-    groups = np.array([0, 1, 3, 3] * 10)
-    ax = plots.coverage_by_group(ERRORS == 0, groups, coverage=0.5, names=[*"abcd"])
+    groups = np.array([0, 1, 3, 3] * 9 + [0, 1, 3, 4])
+    ax = plots.coverage_by_group(ERRORS == 0, groups, coverage=0.5, names=[*"abcde"])
     found = metrics.coverage_by_group(ERRORS == 0, groups)
-    filled = np.array([0, 1, 3])
+    filled = np.array([0, 1, 3, 4])
     (points,) = [line for line in ax.lines if line.get_marker() == "o"]
     close(points.get_ydata(), found.coverage[filled])
     close(lines(ax)["asked for"][1], [0.5] * 2)
     assert "asked for" not in lines(plots.coverage_by_group(ERRORS == 0, groups))
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a\nn=10", "b\nn=10", "d\nn=20"]
+    texts = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert texts == ["a\nn=10", "b\nn=10", "d\nn=19", "e\nn=1"]
     (bars,) = (c for c in ax.containers if c.has_yerr)
     ends = np.array([segment[:, 1] for segment in bars[2][0].get_segments()])
     right = np.asarray(found.coverage[filled] * found.size[filled].astype(np.float32))

@@ -69,7 +69,7 @@ def calibrate(
     if groups is None:
         if num_groups is not None:
             raise TypeError("num_groups is the number of groups=..., which are not given")
-        return _calibrate(checked, None, selected, share, num_groups=1)[0]
+        return _calibrate(checked, None, selected, share, num_groups=1).squeeze(0)
     given, count = group_numbers("calibrate", groups, checked.shape[:1], num_groups)
     return _calibrate(checked, given, selected, share, num_groups=count)
 
@@ -96,9 +96,9 @@ def _calibrate(
         number = _reduction.counts(of, num_groups)
         rank = share.of_count(number + 1)
         start = number.cumsum() - number
-        found = ordered[jnp.clip(start + rank - 1, 0, size - 1)]
+        found = ordered[jnp.minimum(start + rank - 1, size - 1)]
         # NaN is the last of its group.
-        last = ordered[jnp.clip(start + number - 1, 0, size - 1)]
+        last = ordered[jnp.maximum(start + number - 1, 0)]
         unknown = (number > 0) & jnp.isnan(last)
         threshold = jnp.where(rank <= number, found, jnp.inf)
         impossible = (counts & ~known).any() | jnp.isnan(share.rest)

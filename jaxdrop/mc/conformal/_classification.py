@@ -71,7 +71,7 @@ def aps(probs: _inputs.ArrayLike, key: jax.Array | None = None) -> jax.Array:
       arXiv:2006.02544.
     """
     checked = _probabilities("aps", probs)
-    return adaptive(checked, _uniform("aps", key, checked), jnp.float32(0), jnp.int32(1))
+    return adaptive(checked, _uniform("aps", key, checked), None, None)
 
 
 @cites("angelopoulos2021uncertainty")
@@ -125,20 +125,25 @@ def _uniform(caller: str, key: jax.Array | None, probs: jax.Array) -> jax.Array 
 
 @kernel("aps", checkpoint=False)
 def adaptive(
-    probs: jax.Array, uniform: jax.Array | None, penalty: jax.Array, rank: jax.Array
+    probs: jax.Array,
+    uniform: jax.Array | None,
+    penalty: jax.Array | None,
+    rank: jax.Array | None,
 ) -> jax.Array:
-    """`raps` of checked arguments, `uniform` being u."""
+    """`raps` of checked arguments, `uniform` being u; without a penalty `aps`."""
     probs = _inputs.probable(probs)
-    order = jnp.argsort(probs, axis=-1, descending=True, stable=True)
-    ordered = jnp.take_along_axis(probs, order, axis=-1)
+    order = jnp.argsort(probs, descending=True)
+    ordered = jnp.take_along_axis(probs, order)
     scores = ordered.cumsum(-1)
     if uniform is not None:
         above = jnp.concatenate([jnp.zeros_like(scores[..., :1]), scores[..., :-1]], -1)
         scores = above + uniform[..., None] * ordered
-    number = np.arange(1, probs.shape[-1] + 1, dtype=np.int32)
-    beyond = jnp.maximum(number - rank, 0).astype(probs.dtype) * penalty.astype(probs.dtype)
-    scores = scores + jnp.broadcast_to(beyond, scores.shape)
-    return jnp.take_along_axis(scores, jnp.argsort(order, axis=-1), axis=-1)
+    if penalty is not None:
+        assert rank is not None
+        number = np.arange(1, probs.shape[-1] + 1, dtype=np.int32)
+        beyond = jnp.maximum(number - rank, 0).astype(probs.dtype) * penalty.astype(probs.dtype)
+        scores = scores + jnp.broadcast_to(beyond, scores.shape)
+    return jnp.take_along_axis(scores, jnp.argsort(order))
 
 
 @_checks.hinted
@@ -191,7 +196,7 @@ def sets(
       ValueError: scores or threshold are NaN, or shapes do not fit.
     """
     given = _inputs.floating("sets", "scores", scores)
-    if given.ndim < 1 or not given.size:
+    if not given.ndim or not given.size:
         raise ValueError(f"sets takes scores of shape (..., C), got {given.shape}")
     if not _inputs.holds(lambda x: ~np.isnan(x), given):
         raise ValueError("sets takes scores without NaN: were there NaN in the probabilities?")
@@ -205,13 +210,12 @@ def _sets(scores: jax.Array, threshold: jax.Array, *, allow_empty: bool) -> jax.
     members = ~(scores > threshold[..., None])
     if allow_empty:
         return members
-    best = jax.nn.one_hot(scores.argmin(-1), scores.shape[-1], dtype=jnp.int32)
-    return members | (best == 1)
+    return members | jax.nn.one_hot(scores.argmin(-1), scores.shape[-1], dtype=bool)
 
 
 def _probabilities(caller: str, probs: _inputs.ArrayLike) -> jax.Array:
     given = _inputs.floating(caller, "probs", probs)
-    if given.ndim < 1 or not given.size or given.shape[-1] < 2:
+    if not given.ndim or not given.size or given.shape[-1] < 2:
         raise ValueError(
             f"{caller} takes probs of shape (..., C), with at least two classes and one input, got"
             f" shape {given.shape}"

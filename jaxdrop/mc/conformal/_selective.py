@@ -87,27 +87,29 @@ def selective(
       arXiv:1705.08500. Angelopoulos, Bates, Candès, Jordan & Lei, "Learn then test: calibrating
       predictive algorithms to achieve risk control", 2021, arXiv:2110.01052.
     """
-    arrays, selected = _inputs.entries("selective", where, errors=errors, uncertainty=uncertainty)
-    if not _inputs.holds(lambda x: (x == 0) | (x == 1), arrays[0], selected):
+    (wrong, doubt), selected = _inputs.entries(
+        "selective", where, errors=errors, uncertainty=uncertainty
+    )
+    if not _inputs.holds(lambda x: (x == 0) | (x == 1), wrong, selected):
         raise ValueError(
             "errors must be 0 or 1, or booleans, such as summary.mean.argmax(-1) != labels, got"
-            f" {_inputs.range_of(arrays[0])}"
+            f" {_inputs.range_of(wrong)}"
         )
     levels = []
     for name, value in (("risk", risk), ("confidence", confidence)):
         level = _inputs.single("selective", name, value)
         _inputs.fraction(name, level)
-        level = level.astype(arrays[0].dtype)
+        level = level.astype(wrong.dtype)
         levels.append(_inputs.nan_unless((level > 0) & (level < 1), level))
     count = _checks.check_count(num_candidates, "num_candidates")
     tested = None
     if thresholds is not None:
-        tested = _inputs.reals("selective", thresholds=thresholds)[0].astype(arrays[0].dtype)
+        tested = _inputs.reals("selective", thresholds=thresholds)[0].astype(wrong.dtype)
         if tested.ndim != 1 or not tested.size:
             raise ValueError(f"thresholds must have shape (M,), got {tested.shape}")
         if not _inputs.holds(lambda x: np.append(x[1:] > x[:-1], True), tested):
             raise ValueError("thresholds must increase, and hold no NaN")
-    return _selective(arrays, tested, selected, *levels, num_candidates=count)
+    return _selective([wrong, doubt], tested, selected, *levels, num_candidates=count)
 
 
 class _Examples(NamedTuple):
@@ -158,7 +160,7 @@ def _selective(
     passed = (accepted > 0) & (tail <= level)
     if in_sequence:
         passed = jnp.cumprod(passed.astype(jnp.int32)) == 1
-    best = jnp.where(passed, accepted, -1).argmax()
+    best = jnp.where(passed, accepted, 0).argmax()
     chosen, mistakes = accepted[best].astype(dtype), failed[best].astype(dtype)
     share = chosen / jnp.maximum(examples.number, 1).astype(dtype)
     found = thresholds[best], share, mistakes / jnp.maximum(chosen, 1)

@@ -81,7 +81,7 @@ def equal_mass_bins(
     unknown = masked(where, jnp.isnan(confidence)).any()
     # Entries that do not count are infinity, and come last.
     ordered, right = lax.sort(
-        (masked(where, confidence, np.inf), correct.astype(jnp.int32)), num_keys=1, is_stable=False
+        (masked(where, confidence, np.inf), correct.astype(jnp.int32)), is_stable=False
     )
     first, last = _reduction.ties(ordered)
     below = jnp.concatenate([jnp.zeros(1, jnp.int32), right.cumsum()])
@@ -116,7 +116,7 @@ def _totals(
 
     def total(x: jax.Array, typical: jax.Array) -> jax.Array:
         typical = jnp.where(jnp.isfinite(typical), typical, 0)
-        deviations = jnp.where(bins < num_bins, x - typical[jnp.minimum(bins, num_bins - 1)], 0)
+        deviations = x - typical[jnp.minimum(bins, num_bins - 1)]
         return count.astype(x.dtype) * typical + _reduction.sums(deviations, bins, num_bins)
 
     sums = total(confidence, confidences)

@@ -205,7 +205,7 @@ def classwise_ece(
 def _classwise_ece(judged: Predictions, *, binary: bool, num_bins: int) -> jax.Array:
     labels, probs = ready(judged, binary)
     classes = probs.shape[-1]
-    present = labels == 1 if binary else jax.nn.one_hot(labels, classes, dtype=bool)
+    present = labels == 1 if binary else jax.nn.one_hot(labels, classes)
     where = judged.where
     if where is not None and not binary:
         where = jnp.broadcast_to(where[..., None], probs.shape)

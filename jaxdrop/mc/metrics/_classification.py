@@ -64,7 +64,7 @@ def nll(
 def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
     labels, given = ready(judged, binary, logs)
     if not binary:
-        picked = jnp.take_along_axis(given, labels[..., None], axis=-1)[..., 0]
+        picked = jnp.take_along_axis(given, labels[..., None])[..., 0]
         return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
     # Each form of log(1 - p) keeps all digits: one for p close to 1, given as a logarithm, the
     # other for p close to 0.

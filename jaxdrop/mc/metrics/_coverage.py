@@ -77,7 +77,7 @@ def _calibration_curve(
     values = jnp.abs(2 * cdf - 1) if central else cdf
     expected = jnp.asarray(np.linspace(0, 1, num_points), values.dtype)
     reached = jnp.searchsorted(
-        expected, masked(where, values, 2).ravel()
+        expected, masked(where, values, np.inf).ravel()
     )  # the index of the first point that is not below the value
     below = _reduction.counts(reached, num_points).cumsum()
     observed = below.astype(cdf.dtype) / _reduction.number(where, cdf.size).astype(cdf.dtype)

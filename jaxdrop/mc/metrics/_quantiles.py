@@ -48,7 +48,7 @@ def interval_score(
     """
     arrays, selected = bounds("interval_score", where, y=y, lower=lower, upper=upper)
     outside = 2 * _regression.tails("interval_score", coverage)[0]
-    return _interval_score(arrays, selected, jnp.asarray(outside, arrays[0].dtype))
+    return _interval_score(arrays, selected, jnp.asarray(outside))
 
 
 @reduction("interval_score")
@@ -57,7 +57,7 @@ def _interval_score(
 ) -> jax.Array:
     y, lower, upper = (masked(where, x) for x in arrays)
     beyond = jnp.maximum(lower - y, 0) + jnp.maximum(y - upper, 0)
-    score = upper - lower + 2 / outside * beyond
+    score = upper - lower + 2 / outside.astype(y.dtype) * beyond
     return _reduction.mean(jnp.where(lower <= upper, score, jnp.nan), where)
 
 

@@ -213,7 +213,7 @@ def _crps_mixture(
 ) -> jax.Array:
     counts = None if where is None else where[None]
     gaps = masked(counts, samples - y[None])
-    noise = masked(counts, jnp.broadcast_to(noise, samples.shape), 1)
+    noise = masked(counts, jnp.broadcast_to(noise, samples.shape))
 
     def pairs(one: tuple[jax.Array, jax.Array]) -> jax.Array:
         return _reduction.mean(_absolute(gaps - one[0][None], noise + one[1][None]), axis=0)
@@ -241,6 +241,6 @@ def _gaussian(
 
 def _standardized(arrays: list[jax.Array], where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """`z`, and the standard deviations, NaN where they are not above 0."""
-    y, mean, std = (masked(where, x, fill) for x, fill in zip(arrays, (0, 0, 1), strict=True))
+    y, mean, std = (masked(where, x, 1) for x in arrays)
     std = jnp.where(std > 0, std, jnp.nan)
     return (y - mean) / std, std

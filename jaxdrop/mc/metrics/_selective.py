@@ -163,14 +163,15 @@ def coverage_at_risk(
     level = _inputs.setting("coverage_at_risk", "risk", risk)
     if level.ndim or not _inputs.holds(lambda x: ~np.isnan(x), level):
         raise ValueError(f"risk must be a number, got {_checks.quoted(risk)}")
-    return _coverage_at_risk(arrays, selected, level.astype(arrays[0].dtype))
+    return _coverage_at_risk(arrays, selected, level)
 
 
 @reduction("coverage_at_risk")
 def _coverage_at_risk(
     arrays: list[jax.Array], where: jax.Array | None, level: jax.Array
 ) -> jax.Array:
-    found = curve(arrays[0], arrays[1], where)
+    errors, uncertainty = arrays
+    found, level = curve(errors, uncertainty, where), level.astype(errors.dtype)
     # A mean of floats may exceed by rounding what it is in exact arithmetic.
     slack = 4 * jnp.finfo(level.dtype).eps * jnp.abs(level)
     largest = jnp.where(found.risk <= level + slack, found.coverage, 0).max()
@@ -208,9 +209,9 @@ def risk_at_coverage(
 
 @reduction("risk_at_coverage")
 def _risk_at_coverage(arrays: list[jax.Array], where: jax.Array | None, share: Share) -> jax.Array:
-    rank = share.of_count(_reduction.number(where, arrays[0].size))
-    risk = curve(arrays[0], arrays[1], where).risk
-    found = risk[jnp.clip(rank - 1, 0, risk.size - 1)]
+    errors, uncertainty = arrays
+    rank = share.of_count(_reduction.number(where, errors.size))
+    found = curve(errors, uncertainty, where).risk[rank - 1]
     return jnp.where(jnp.isnan(share.rest), jnp.nan, found)
 
 

@@ -60,21 +60,23 @@ def certainty(
     _axes.drawable(labels=labels)
     labels = np.asarray(_labels.integers("certainty", labels))
     values = _axes.numbers("uncertainty", uncertainty)
-    size = len(values) if values.ndim == 1 else -1
     if (
         images.ndim not in (3, 4)
         or probs.ndim != 2
         or labels.ndim != 1
-        or {len(images), len(probs), len(labels)} != {size}
+        or values.ndim != 1
+        or len({len(images), len(probs), len(labels), len(values)}) != 1
     ):
         raise ValueError(
             "certainty takes images (N, height, width), labels (N,), probs (N, C) and uncertainty"
             f" (N,), got shapes {images.shape}, {labels.shape}, {probs.shape} and {values.shape}"
         )
-    _labels.within(labels, probs.shape[-1], None, advice="Leave out the images without a label.")
+    _labels.within(labels, probs.shape[1], None, advice="Leave out the images without a label.")
     columns = _checks.check_integer(columns, "columns")
-    if not 1 <= columns <= size:
-        raise ValueError(f"columns must lie in [1, {size}], the number of images, got {columns}")
+    if not 1 <= columns <= len(images):
+        raise ValueError(
+            f"columns must lie in [1, {len(images)}], the number of images, got {columns}"
+        )
     new, ax = ax is None, _axes.axes(ax)
     if new:  # as high as two rows of images and their titles
         figure: Any = ax.figure
@@ -83,7 +85,7 @@ def certainty(
         figure.set_figheight(np.clip(image / _SHARE + 0.5, 0.5 * height, height))
     ax.set_axis_off()
     ax.set_title(f"Label → prediction, and {name} below")
-    order, predicted = np.argsort(values, kind="stable"), probs.argmax(-1)
+    order, predicted = np.argsort(values, kind="stable"), probs.argmax(1)
     for row, (indices, side) in enumerate(
         [(order[:columns], "most certain"), (order[::-1][:columns], "least certain")]
     ):

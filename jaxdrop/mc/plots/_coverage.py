@@ -111,12 +111,12 @@ def coverage_by_size(
     for curve in _axes.curves(sets, "sets"):
         whole = metrics.set_coverage(labels, curve.values)
         mean = metrics.set_size(curve.values)
-        members, truth = np.asarray(curve.values), np.asarray(labels)
+        members = np.asarray(curve.values)
         if members.ndim != 2:
             raise ValueError(f"coverage_by_size takes sets (N, C), got shape {members.shape}")
-        held = np.take_along_axis(members, truth[:, None], -1)[:, 0]
+        held = members[np.arange(len(members)), np.asarray(labels)]
         name = f"{curve.name}, {whole:.3f}, mean size {mean:.2f}"
-        drawn.append((curve, name, metrics.coverage_by_group(held, members.sum(-1))))
+        drawn.append((curve, name, metrics.coverage_by_group(held, members.sum(1))))
     ax = _axes.axes(ax)
     width, bars = 0.8 / len(drawn), []
     for number, (curve, name, group) in enumerate(drawn):

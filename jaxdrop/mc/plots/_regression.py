@@ -80,7 +80,7 @@ def band(
         ax.fill_between(x[order], *bounds, color=_axes.BLUE, alpha=alpha, linewidth=0, label=label)
     ax.plot(x[order], np.asarray(summary.mean)[order], color=_axes.BLUE, label="mean")
     if points is not None:
-        ax.plot(*points, "o", color="black", markersize=3, linestyle="", label="observed")
+        ax.plot(*points, "o", color="black", markersize=3, label="observed")
     ax.set(xlabel="x", ylabel="y", title=f"Mean and {100 * level:g} % band")
     _axes.legend_above(ax, "upper left")
     return ax
