@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional.attention import _block, _gpu, _problem, _sight, _triton
+from jaxdrop.functional.attention import (
+    _block,
+    _gpu,
+    _problem,
+    _sight,
+    _triton,
+    _triton_kernels,
+)
 from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick
@@ -212,6 +219,18 @@ def test_stretches_hold_what_is_seen(turned: bool) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_blocks_that_are_seen_whole_need_no_mask_of_scores() -> None:
+    """Each block of a stretch is computed once."""
+
+    def block(j: jax.Array, counts: jax.Array, *, partly: bool) -> jax.Array:
+        return counts.at[int(partly), j].add(1)
+
+    stretch = jnp.array([1, 3, 6, 8])
+    counts = _triton_kernels._over(stretch, block, jnp.zeros((2, 9), int))
+    expected = [[0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0, 1, 1, 0]]
+    np.testing.assert_array_equal(counts, expected)
+
+
 @pytest.mark.usefixtures("relaxed")
 def test_rate_1_and_no_dropout() -> None:
     q, k, v, _ = _inputs(16, 16)
@@ -332,7 +351,8 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     mask = np.ones((1, 1, 600, 200), bool)
     call = "__gpu$xla.gpu.triton"
-    program = lowered.attention("cuda", call, catalogue.KEY, RATE, depth, mask=mask)
+    with jax.enable_x64(depth == 128):
+        program = lowered.attention("cuda", call, catalogue.KEY, RATE, depth, mask=mask)
     for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
         assert instruction in program
     for tiles in _triton.TILES.values():
