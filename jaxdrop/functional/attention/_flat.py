@@ -67,7 +67,7 @@ def described(
     place = Place(
         _by_head(scores.row, lead).astype(jnp.int32),
         merged(seen, 2),
-        jnp.reshape(jnp.asarray(operands.scale, jnp.float32), 1),
+        jnp.reshape(operands.scale, 1),
     )
     sides = Sides(
         () if whole.bias is None else (whole.bias,),

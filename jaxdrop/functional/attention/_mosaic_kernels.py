@@ -89,7 +89,7 @@ def forward(
 
     @pl.when(j == 0)
     def _() -> None:
-        top[...] = jnp.full(top.shape, -jnp.inf, jnp.float32)
+        top[...] = jnp.full(top.shape, -jnp.inf)
         total[...] = jnp.zeros(total.shape, jnp.float32)
         out[...] = jnp.zeros(out.shape, jnp.float32)
 
