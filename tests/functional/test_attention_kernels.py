@@ -4,6 +4,7 @@ and values.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import chex
@@ -355,6 +356,11 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
         program = lowered.attention("cuda", call, catalogue.KEY, RATE, depth, mask=mask)
     for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
         assert instruction in program
+    # Blocks of a mask take room, and so there are fewer stages.
+    found = re.findall(r"num_stages = (\d+) : i32, num_warps = (\d+) : i32", program)
+    assert sorted(found) == sorted(
+        ("2", str(tile.warps)) for tile in _triton.TILES[-(-depth // 64) * 64]
+    )
     for tiles in _triton.TILES.values():
         for tile in tiles:
             assert not _triton.PADDED % tile.queries
