@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec, use_abstra
 
 from jaxdrop.functional.attention import _block_sizes, dot_product_attention
 from tests.catalogue import KEY, RATE
+from tests.functional import lowered
 
 P = PartitionSpec
 
@@ -176,19 +176,7 @@ def test_a_window_beyond_all_keys_hides_none() -> None:
 
 def test_products_have_the_precision_that_is_given_and_are_summed_in_float32() -> None:
     """Those of gradients too."""
-    q = jnp.ones((1, 20, 2, 8), jnp.bfloat16)
-
-    def loss(*operands: jax.Array, **options: Any) -> jax.Array:
-        return dot_product_attention(KEY, *operands, 0.5, **options).astype(jnp.float32).sum()
-
-    for precision in (None, "highest"):
-        gradients = jax.grad(functools.partial(loss, precision=precision), (0, 1, 2))
-        program = str(jax.make_jaxpr(gradients)(q, q, q))
-        products = program.count(" = dot_general[")
-        assert products >= 7
-        assert program.count("preferred_element_type=float32") == products
-        given = program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
-        assert given == (products if precision else 0)
+    lowered.check_products(KEY, None)
 
 
 def test_a_negative_scale_turns_the_order_of_the_keys() -> None:

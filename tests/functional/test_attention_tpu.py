@@ -111,6 +111,10 @@ def test_the_blocks_of_xla(
         )
 
 
+def test_products_have_the_precision_that_is_given_and_are_summed_in_float32() -> None:
+    lowered.check_products(catalogue.KEY, "pallas")
+
+
 @pytest.mark.parametrize("of_keys", [False, True])
 def test_blocks_that_are_seen_whole_need_no_mask_of_scores(of_keys: bool) -> None:
     """Each block of a stretch is computed once."""
