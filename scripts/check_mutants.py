@@ -228,9 +228,18 @@ ASSERTIONS = frozenset(["frozen", "slots", "strict"])
 """Arguments of `zip` and of `dataclass` that only make wrong code raise."""
 
 
-NEUTRAL = frozenset(["checkpoint=False", "is_stable=False", "mode='promise_in_bounds'"])
-"""Arguments that change no result. They allow the compiler to compute values again, to put equal
-numbers in any order, and to leave out the check of indices, all of which are inside.
+NEUTRAL = frozenset(
+    [
+        "checkpoint=False",
+        "finite=True",
+        "is_stable=False",
+        "mode='promise_in_bounds'",
+        "wrap_negative_indices=False",
+    ]
+)
+"""Arguments that change no result. They allow the compiler to compute values again, to keep no
+infinities where there are none, to put equal numbers in any order, and to leave out the check of
+indices, all of which are inside.
 """
 
 
