@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -230,6 +231,7 @@ class Prepared(nn.Module):
 class Holding(nn.Module):
     inner: Any
     kind: Any = jaxdrop.linen.NEFTune
+    later: Any = dataclasses.field(init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.inner(x)

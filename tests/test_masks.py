@@ -106,6 +106,14 @@ def test_infinities_pass_where_nothing_is_scaled() -> None:
     )
 
 
+def test_an_impossible_rate_leaves_integers_as_they_are() -> None:
+    x, ids = jnp.ones(2, jnp.bfloat16), jnp.arange(2)
+    for rate in (0.5, np.nan):
+        found, same = jax.jit(lambda rate: masks.nan_if_impossible((x, ids), rate))(rate)
+        np.testing.assert_array_equal(np.isnan(found.astype(jnp.float32)), np.isnan([rate] * 2))
+        np.testing.assert_array_equal(same, ids)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
 def test_scale_is_float32_for_all_that_is_no_wider(dtype: str) -> None:
     assert masks.distribution(0.1, jnp.dtype(dtype)).scale.dtype == np.float32
