@@ -269,6 +269,7 @@ def test_reports() -> None:
 @pytest.mark.parametrize(
     ("used", "error", "message"),
     [
+        ("dropout.rate", AttributeError, r"no 'dropout\.rate': jaxdrop\.dropout has no 'rate'$"),
         ("drop_pth", AttributeError, r"jaxdrop has no 'drop_pth': is jaxdrop\.drop_path meant\?"),
         ("mc.metric.ece", AttributeError, r"jaxdrop\.mc has no 'metric': is jaxdrop\.mc\.metrics"),
         ("DropPath", AttributeError, r"it is jaxdrop\.nnx\.DropPath or jaxdrop\.linen\.DropPath"),
