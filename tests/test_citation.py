@@ -276,6 +276,7 @@ def test_reports() -> None:
         ("mc.metrics", TypeError, "is a module"),
         (np.ones(3), TypeError, "An array does not tell what made it: give the function"),
         (lambda x: x, TypeError, r"audit\.check\(fn, \*arguments\)"),
+        ((1).__add__, TypeError, r"audit\.check\(fn, \*arguments\)"),
         (jaxdrop.mc, TypeError, "module jaxdrop.mc"),
         (3, TypeError, "got 3"),
     ],

@@ -298,7 +298,7 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("sorts", [False, True])
 def test_numbers_have_32_bits_with_jax_enable_x64_too(sorts: bool) -> None:
-    """Of members and of tokens."""
+    """Of members, tokens and layers."""
     x = jnp.ones((2, 12, 3))
 
     def found() -> Any:
@@ -307,6 +307,9 @@ def test_numbers_have_32_bits_with_jax_enable_x64_too(sorts: bool) -> None:
             yield kept, kept.places(x, 1)
         for options in ({}, {"ordered": False}, {"deterministic": True}):
             yield jaxdrop.token_dropout(KEY, x, 0.5, num_prefix_tokens=1, **options)[1]
+        for rate in (0.0, 0.5):
+            yield jaxdrop.layer_subset(KEY, [rate] * 4)
+        jaxdrop.random_ltd(KEY, x, 0.5, jnp.sin, num_prefix_tokens=1)
 
     with jax.enable_x64(True), in_full(sorts):
         numbers = jax.tree.leaves(jax.eval_shape(lambda: list(found())))
