@@ -251,6 +251,11 @@ def test_an_option_that_is_off_is_not_cited(zero: Any) -> None:
     assert cited(rnn) == cited(jaxdrop.zoneout)
 
 
+@pytest.mark.parametrize(("value", "on"), [(None, False), ("all", True), (np.zeros(2), True)])
+def test_an_option_that_is_no_number_is_off_if_it_is_none(value: Any, on: bool) -> None:
+    assert [*References((), {"rates": "work"}).works({"rates": value})] == ["work"] * on
+
+
 @pytest.mark.parametrize("model", [Compact(), Prepared(), Holding(Compact())])
 def test_layers_that_are_not_there_yet_are_an_error(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"makes its layers when it runs.*audit\.check"):
