@@ -118,7 +118,13 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 20 + [2] * 14, [0] * 16 + [3] * 16 + [7] *
             True,
             {"broadcast_dims": (0, 1), "is_causal": True},
         ),
-        (catalogue.KEYS["threefry"], RATE, {"groups": 2}, False, {"is_causal": True}),
+        (
+            catalogue.KEYS["threefry"],
+            RATE,
+            {"groups": 2},
+            False,
+            {"is_causal": True, "scale": 30.0},
+        ),
         (catalogue.KEY, RATE, {"groups": 2}, True, {"bias": _BIAS, "mask": _SEEN[:, :1]}),
         (
             catalogue.KEY,
@@ -142,7 +148,7 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 20 + [2] * 14, [0] * 16 + [3] * 16 + [7] *
     ids=[
         "groups, window and offset",
         "causal, a sample, shared, a known array as rate",
-        "threefry",
+        "threefry, large scores",
         "bias of each example, mask of all heads",
         "lengths, a mask of each head, a bias of all examples and queries",
         "segments, offsets and a window",
