@@ -325,9 +325,9 @@ def test_names_of_names() -> None:
     """A function that hands on its argument to one that hands it on again."""
     with _checks.renamed(x="candidate"):
         assert _checks.shown("x") == "candidate"
-        with _checks.renamed({"logits": "x"}):
-            assert [_checks.shown(name) for name in ("logits", "x", "w")] == [
-                *("candidate", "candidate", "w")
+        with _checks.renamed({"logits": "x", "b": "bias"}):
+            assert [_checks.shown(name) for name in ("logits", "x", "b", "w")] == [
+                *("candidate", "candidate", "bias", "w")
             ]
         assert _checks.shown("logits") == "logits"
     assert _checks.shown("x") == "x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -230,6 +231,7 @@ class Prepared(nn.Module):
 class Holding(nn.Module):
     inner: Any
     kind: Any = jaxdrop.linen.NEFTune
+    later: Any = dataclasses.field(init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.inner(x)
@@ -247,6 +249,11 @@ def test_models_of_linen() -> None:
 def test_an_option_that_is_off_is_not_cited(zero: Any) -> None:
     rnn = jaxdrop.linen.RNN(nn.SimpleCell(2), weight_rate=zero, hidden_zoneout=0.1)
     assert cited(rnn) == cited(jaxdrop.zoneout)
+
+
+@pytest.mark.parametrize(("value", "on"), [(None, False), ("all", True), (np.zeros(2), True)])
+def test_an_option_that_is_no_number_is_off_if_it_is_none(value: Any, on: bool) -> None:
+    assert [*References((), {"rates": "work"}).works({"rates": value})] == ["work"] * on
 
 
 @pytest.mark.parametrize("model", [Compact(), Prepared(), Holding(Compact())])
@@ -267,12 +274,14 @@ def test_reports() -> None:
 @pytest.mark.parametrize(
     ("used", "error", "message"),
     [
+        ("dropout.rate", AttributeError, r"no 'dropout\.rate': jaxdrop\.dropout has no 'rate'$"),
         ("drop_pth", AttributeError, r"jaxdrop has no 'drop_pth': is jaxdrop\.drop_path meant\?"),
         ("mc.metric.ece", AttributeError, r"jaxdrop\.mc has no 'metric': is jaxdrop\.mc\.metrics"),
         ("DropPath", AttributeError, r"it is jaxdrop\.nnx\.DropPath or jaxdrop\.linen\.DropPath"),
         ("mc.metrics", TypeError, "is a module"),
         (np.ones(3), TypeError, "An array does not tell what made it: give the function"),
         (lambda x: x, TypeError, r"audit\.check\(fn, \*arguments\)"),
+        ((1).__add__, TypeError, r"audit\.check\(fn, \*arguments\)"),
         (jaxdrop.mc, TypeError, "module jaxdrop.mc"),
         (3, TypeError, "got 3"),
     ],

@@ -213,3 +213,5 @@ def test_filters_of_warnings_know_the_line_and_the_module() -> None:
     assert count() == 1
     assert count("always") == 3
     assert count("ignore", module=r"tests\.test_deprecation$") == 0
+    with pytest.warns(DeprecationWarning, match="double is deprecated"):
+        exec("old(x)", {"old": old, "x": X})  # in a module without a name

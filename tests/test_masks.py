@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, drop_path, dropout, gaussian_noise, masks, random
 from tests.catalogue import KEY
@@ -105,6 +106,14 @@ def test_infinities_pass_where_nothing_is_scaled() -> None:
     )
 
 
+def test_an_impossible_rate_leaves_integers_as_they_are() -> None:
+    x, ids = jnp.ones(2, jnp.bfloat16), jnp.arange(2)
+    for rate in (0.5, np.nan):
+        found, same = jax.jit(lambda rate: masks.nan_if_impossible((x, ids), rate))(rate)
+        np.testing.assert_array_equal(np.isnan(found.astype(jnp.float32)), np.isnan([rate] * 2))
+        np.testing.assert_array_equal(same, ids)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
 def test_scale_is_float32_for_all_that_is_no_wider(dtype: str) -> None:
     assert masks.distribution(0.1, jnp.dtype(dtype)).scale.dtype == np.float32
@@ -187,6 +196,23 @@ def test_mask_has_length_one_along_shared_axes(shape: tuple[int, ...]) -> None:
         assert mask.shape == tuple(
             1 if axis in dims else length for axis, length in enumerate(shape)
         )
+
+
+def test_positions_of_more_than_2_32_entries_have_two_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, parts = 2**32 - 2, 2**33
+    monkeypatch.setattr(
+        masks._placement._mapped_axes, "index_and_size", lambda *_: (jnp.uint32(here), parts)
+    )
+    (high, low), count = masks.positions(jnp.ones((3, 2)), spec=PartitionSpec("parts"))
+    first = np.uint64(here) * np.uint64(6)
+    found = np.asarray(high, np.uint64) * np.uint64(2**32) + np.asarray(low)
+    np.testing.assert_array_equal(found, first + np.arange(6, dtype=np.uint64).reshape(3, 2))
+    assert count == 6 * parts
+    within, count = masks.positions(jnp.ones((3, 2)), broadcast_dims=(0,))
+    np.testing.assert_array_equal(within, [[0, 1]])
+    assert count == 2
 
 
 @pytest.mark.parametrize(("shared", "stored"), [(4, 0), (64, 4 * 512)])

@@ -251,6 +251,7 @@ def test_words_take_the_type_and_the_shape_of_the_keys_they_stand_for() -> None:
                 r" float32\[3\]"
             ),
         ),
+        ({"a": range(2)}, {"a": jaxdrop.key(0)}, r"\['a'\] must hold .*, got range"),
         ({"a": 1}, {"a": jaxdrop.key(0)}, r"\['a'\] must hold .*, got int 1"),
         (
             {"a": jnp.zeros(2, jnp.uint32)},

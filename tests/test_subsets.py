@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import typing
 from typing import Any
 
 import chex
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import subsets
+from jaxdrop._in_full import in_full
 from tests import statistics
 from tests.compilation import quick
 
@@ -292,6 +294,26 @@ def test_defaults() -> None:
     assert subsets.draw(KEY, 1024, 0.25, pattern="block").ranks.shape == (1, 8)
     with pytest.raises(ValueError, match="drops nothing: of 1 members"):
         subsets.draw(KEY, 1, 0.5)
+
+
+@pytest.mark.parametrize("sorts", [False, True])
+def test_numbers_have_32_bits_with_jax_enable_x64_too(sorts: bool) -> None:
+    """Of members, tokens and layers."""
+    x = jnp.ones((2, 12, 3))
+
+    def found() -> Any:
+        for pattern in typing.get_args(subsets.Pattern):
+            kept = subsets.draw(KEY, (2, 12), 0.5, pattern=pattern, block_size=3)
+            yield kept, kept.places(x, 1)
+        for options in ({}, {"ordered": False}, {"deterministic": True}):
+            yield jaxdrop.token_dropout(KEY, x, 0.5, num_prefix_tokens=1, **options)[1]
+        for rate in (0.0, 0.5):
+            yield jaxdrop.layer_subset(KEY, [rate] * 4)
+        jaxdrop.random_ltd(KEY, x, 0.5, jnp.sin, num_prefix_tokens=1)
+
+    with jax.enable_x64(True), in_full(sorts):
+        numbers = jax.tree.leaves(jax.eval_shape(lambda: list(found())))
+    assert {x.dtype for x in numbers} == {np.dtype(np.int32)}
 
 
 def test_axes_side_by_side_are_one_gather() -> None:

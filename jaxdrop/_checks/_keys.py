@@ -18,7 +18,7 @@ def consume_key(key: jax.Array | None, caller: str) -> jax.Array:
     """
     typed = check_key(key, caller)
     if jax.config.jax_debug_key_reuse:  # type: ignore[attr-defined]
-        jax.random.bits(typed, (), jnp.uint8)
+        jax.random.bits(typed)
     return typed
 
 

@@ -13,17 +13,12 @@ import importlib
 from collections.abc import Hashable
 
 
-def register(implementation: Hashable) -> bool:
-    """Registers an implementation of `define_prng_impl`.
-
-    Returns:
-      Whether JAX has a function that registers it.
-    """
+def register(implementation: Hashable) -> None:
+    """Registers an implementation of `define_prng_impl`, if JAX has a function that does."""
     for module in ("jax._src.random.prng", "jax._src.prng"):
         try:
             prng = importlib.import_module(module)
             prng.register_prng(implementation._impl)  # type: ignore[attr-defined]
         except Exception:  # the private function of another JAX may be missing, or differ
             continue
-        return True
-    return False
+        return

@@ -29,7 +29,7 @@ def _gather_units(x: jax.Array, indices: jax.Array, ranks: jax.Array, *, axis: i
 
 
 def _scatter_units(y: jax.Array, indices: jax.Array, ranks: jax.Array, *, axis: int) -> jax.Array:
-    return jnp.take(y, ranks, axis, mode="fill", fill_value=0)
+    return jnp.take(y, ranks, axis, fill_value=0)
 
 
 def _gather_slice(

@@ -1,7 +1,8 @@
-"""Programs of attention's kernels, as they are made for a device that need not be here."""
+"""Programs of attention and of its kernels, as they are made for a device that need not be here."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -39,3 +40,25 @@ def attention(
     for name in ("forward", "of_queries", "of_keys"):
         assert f"attention_{name}" in program
     return program
+
+
+def check_products(key: Any, implementation: Any) -> None:
+    """The products of attention and of its gradients have the precision that is given, and those of
+    16-bit operands are summed in float32.
+    """
+    q = jax.ShapeDtypeStruct((1, 20, 2, 8), jnp.bfloat16)
+
+    def loss(*operands: jax.Array, precision: Any) -> jax.Array:
+        y = jaxdrop.dot_product_attention(
+            key, *operands, 0.5, precision=precision, implementation=implementation
+        )
+        return y.astype(jnp.float32).sum()
+
+    for precision in (None, "highest"):
+        gradients = jax.grad(functools.partial(loss, precision=precision), (0, 1, 2))
+        program = str(jax.make_jaxpr(gradients)(q, q, q))
+        products = program.count(" = dot_general[")
+        assert products >= 7
+        assert program.count("preferred_element_type=float32") == products
+        given = program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+        assert given == (products if precision else 0)

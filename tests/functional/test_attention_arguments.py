@@ -14,6 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec, use_abstra
 
 from jaxdrop.functional.attention import _block_sizes, dot_product_attention
 from tests.catalogue import KEY, RATE
+from tests.functional import lowered
 
 P = PartitionSpec
 
@@ -171,6 +172,11 @@ def test_a_window_beyond_all_keys_hides_none() -> None:
         dot_product_attention(None, q, k, k, local_window_size=window) for window in (None, 2**40)
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_products_have_the_precision_that_is_given_and_are_summed_in_float32() -> None:
+    """Those of gradients too."""
+    lowered.check_products(KEY, None)
 
 
 def test_a_negative_scale_turns_the_order_of_the_keys() -> None:

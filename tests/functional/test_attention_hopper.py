@@ -20,6 +20,7 @@ from tests.compilation import quick
 from tests.functional import lowered
 
 _hopper: Any = _gpu._loaded_for_hopper()
+_hopper_parts: Any = None if _hopper is None else _hopper._hopper_parts
 pytestmark = pytest.mark.skipif(
     _hopper is None, reason="this JAX has another Mosaic GPU dialect of Pallas"
 )
@@ -118,6 +119,25 @@ def test_queries_that_see_no_key_and_rate_1() -> None:
     assert not any(x.any() for x in run(1.0, {"is_causal": True}))
 
 
+def test_blocks_that_are_seen_whole_need_no_mask_of_scores() -> None:
+    """Each block of a stretch is computed once: those that need no mask come first. If nothing is
+    limited, none does.
+    """
+    steps = _hopper_parts.Steps(*np.int32([1, 3, 6, 8]))
+    tile, none = _hopper.Tile(0, 0, 2), (None,) * 4
+    part = _hopper_parts.Part(None, tile, *none, -1, steps, None)
+
+    def step(stage: jax.Array, start: jax.Array, found: jax.Array, *, partly: bool) -> jax.Array:
+        new = jnp.stack([stage, start, jnp.int32(partly)])
+        return jnp.concatenate([found[1:], new[None]])
+
+    for limited in (True, False):
+        found = part.walk(10, step, limited, jnp.full((7, 3), -1, jnp.int32))
+        order = [3, 4, 5, 1, 2, 6, 7]
+        expected = [(n % 2, 10 * block, limited and n > 2) for n, block in enumerate(order)]
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_the_kernels_of_triton_take_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     for kernels in (_hopper, _triton):
         monkeypatch.setattr(kernels, "forward", functools.partial(_refuse, kernels.__name__))
@@ -152,7 +172,8 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     here: Any = types.SimpleNamespace(compute_capability="9.0")
     monkeypatch.setattr(jax, "devices", lambda: [here])
 
-    lowered.attention("cuda", "mosaic_gpu", catalogue.KEY, _RATE, depth, is_causal=True)
+    with jax.enable_x64(depth == 128):
+        lowered.attention("cuda", "mosaic_gpu", catalogue.KEY, _RATE, depth, is_causal=True)
     for tiles in _hopper.TILES.values():
         assert not any(_hopper.PADDED % length for tile in tiles for length in tile[:2])
     for capability in ("10.0", "8.9", None):

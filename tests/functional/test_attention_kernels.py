@@ -4,6 +4,7 @@ and values.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import chex
@@ -13,7 +14,14 @@ import numpy as np
 import pytest
 
 import jaxdrop
-from jaxdrop.functional.attention import _block, _gpu, _problem, _sight, _triton
+from jaxdrop.functional.attention import (
+    _block,
+    _gpu,
+    _problem,
+    _sight,
+    _triton,
+    _triton_kernels,
+)
 from jaxdrop.random import _drawing
 from tests import catalogue
 from tests.compilation import quick
@@ -110,7 +118,13 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 20 + [2] * 14, [0] * 16 + [3] * 16 + [7] *
             True,
             {"broadcast_dims": (0, 1), "is_causal": True},
         ),
-        (catalogue.KEYS["threefry"], RATE, {"groups": 2}, False, {"is_causal": True}),
+        (
+            catalogue.KEYS["threefry"],
+            RATE,
+            {"groups": 2},
+            False,
+            {"is_causal": True, "scale": 30.0},
+        ),
         (catalogue.KEY, RATE, {"groups": 2}, True, {"bias": _BIAS, "mask": _SEEN[:, :1]}),
         (
             catalogue.KEY,
@@ -134,7 +148,7 @@ _SEGMENTS = np.array([[0] * 3 + [1] * 20 + [2] * 14, [0] * 16 + [3] * 16 + [7] *
     ids=[
         "groups, window and offset",
         "causal, a sample, shared, a known array as rate",
-        "threefry",
+        "threefry, large scores",
         "bias of each example, mask of all heads",
         "lengths, a mask of each head, a bias of all examples and queries",
         "segments, offsets and a window",
@@ -210,6 +224,18 @@ def test_stretches_hold_what_is_seen(turned: bool) -> None:
         whole_to = first(~whole & (at >= whole_from[..., None]))
         expected = np.stack([first(seen), whole_from, whole_to, end], -1)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_blocks_that_are_seen_whole_need_no_mask_of_scores() -> None:
+    """Each block of a stretch is computed once."""
+
+    def block(j: jax.Array, counts: jax.Array, *, partly: bool) -> jax.Array:
+        return counts.at[int(partly), j].add(1)
+
+    stretch = jnp.array([1, 3, 6, 8])
+    counts = _triton_kernels._over(stretch, block, jnp.zeros((2, 9), int))
+    expected = [[0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0, 1, 1, 0]]
+    np.testing.assert_array_equal(counts, expected)
 
 
 @pytest.mark.usefixtures("relaxed")
@@ -332,9 +358,15 @@ def test_programs_for_a_gpu(depth: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     mask = np.ones((1, 1, 600, 200), bool)
     call = "__gpu$xla.gpu.triton"
-    program = lowered.attention("cuda", call, catalogue.KEY, RATE, depth, mask=mask)
+    with jax.enable_x64(depth == 128):
+        program = lowered.attention("cuda", call, catalogue.KEY, RATE, depth, mask=mask)
     for instruction in ("ex2.approx.ftz.f32", "fma.rn.f32", "setp.ls.u32"):
         assert instruction in program
+    # Blocks of a mask take room, and so there are fewer stages.
+    found = re.findall(r"num_stages = (\d+) : i32, num_warps = (\d+) : i32", program)
+    assert sorted(found) == sorted(
+        ("2", str(tile.warps)) for tile in _triton.TILES[-(-depth // 64) * 64]
+    )
     for tiles in _triton.TILES.values():
         for tile in tiles:
             assert not _triton.PADDED % tile.queries

@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 import jaxdrop
-from jaxdrop.functional.attention import _mosaic, _target
+from jaxdrop.functional.attention import _mosaic, _mosaic_kernels, _target
 from tests import catalogue
 from tests.compilation import quick
 from tests.functional import lowered
@@ -111,13 +111,32 @@ def test_the_blocks_of_xla(
         )
 
 
-def test_programs_for_a_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_have_the_precision_that_is_given_and_are_summed_in_float32() -> None:
+    lowered.check_products(catalogue.KEY, "pallas")
+
+
+@pytest.mark.parametrize("of_keys", [False, True])
+def test_blocks_that_are_seen_whole_need_no_mask_of_scores(of_keys: bool) -> None:
+    """Each block of a stretch is computed once."""
+    scalars = _mosaic_kernels.Scalars(np.array([*[0] * 12, 1, 3, 6, 8]), None, None)
+    found = []
+    with jax.disable_jit():
+        for number in range(9):
+            i, j = (number, 1) if of_keys else (1, number)
+            block = _mosaic_kernels.Block.of(scalars, 2, 1, i, j, of_keys=of_keys)
+            block.run(lambda *, partly, number=number: found.append((number, partly)))
+    assert found == [(number, not 3 <= number < 6) for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_programs_for_a_tpu(x64: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made here, of blocks of the sizes that a TPU gets, without dropout."""
     monkeypatch.undo()
     monkeypatch.setattr(_target, "platform", lambda: "tpu")
 
     bias = jax.ShapeDtypeStruct((1, 2, 600, 1), jnp.float32)
-    lowered.attention("tpu", "tpu_custom_call", None, 0.0, 64, bias=bias, is_causal=True)
+    with jax.enable_x64(x64):
+        lowered.attention("tpu", "tpu_custom_call", None, 0.0, 64, bias=bias, is_causal=True)
 
 
 def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,7 +283,7 @@ def test_rates_are_checked_by_name(name: str, rate: Any) -> None:
 
 
 def test_rates_that_a_cell_has_no_place_for() -> None:
-    for family in (GRU, SIMPLE):
+    for family in (GRU, recurrent.MGU, SIMPLE):
         with pytest.raises(
             ValueError, match=f"a {family.name} cell has one state. Pass hidden_zoneout"
         ):

@@ -292,6 +292,8 @@ def test_modality_dropout_keeps_the_structure() -> None:
     assert (ys["audio"] == 0).any()
     np.testing.assert_array_equal(ys["video"], video)
     both = [audio, video]
+    shares = np.float32([0.1, 0.9])  # their sum is 1 but for their rounding
+    assert len(modality_dropout(KEY, both, 0.9, rule="one", weights=shares)) == 2
     assert modality_dropout(None, both, 0) is both
     assert modality_dropout(None, both, 0.5, deterministic=True) is both
 

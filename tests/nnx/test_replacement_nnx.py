@@ -347,6 +347,8 @@ def test_which_attention_function_runs() -> None:
     assert plain == same != _replacing.attention(ours, ours, ours, print)
     assert hash(plain) == hash(same)
     assert plain != theirs
+    assert plain is not None
+    assert plain(X, X, X, dropout_rng=KEY)[0] == "theirs"  # the rate is 0 where none is given
     name = f"{__name__}.test_which_attention_function_runs.<locals>.theirs"
     assert repr(plain) == f"<jaxdrop in place of {name}>"
 

@@ -67,7 +67,7 @@ def described(
     place = Place(
         _by_head(scores.row, lead).astype(jnp.int32),
         merged(seen, 2),
-        jnp.reshape(jnp.asarray(operands.scale, jnp.float32), 1),
+        jnp.reshape(operands.scale, 1),
     )
     sides = Sides(
         () if whole.bias is None else (whole.bias,),
@@ -172,7 +172,9 @@ def place(head: Any, lead: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Any
     found: list[Any] = []
     inner = 1
     for length, own in zip(reversed(lead), reversed(shape), strict=True):
-        found.insert(0, 0 if own == 1 else lax.rem(lax.div(head, inner), length))
+        found.insert(
+            0, 0 if own == 1 else lax.rem(lax.div(head, np.int32(inner)), np.int32(length))
+        )
         inner *= length
     return tuple(found)
 

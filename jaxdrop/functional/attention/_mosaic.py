@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -252,9 +253,9 @@ class _Call:
             return jnp.clip(other, begin, jnp.maximum(end - 1, begin))
 
         if not self.of_keys:
-            return _Step(a, lax.div(a, share), b, seen(a, b, c))
-        head = a * share + lax.div(c, rows)
-        return _Step(head, a, seen(head, b, lax.rem(c, rows)), b)
+            return _Step(a, lax.div(a, np.int32(share)), b, seen(a, b, c))
+        head = a * share + lax.div(c, np.int32(rows))
+        return _Step(head, a, seen(head, b, lax.rem(c, np.int32(rows))), b)
 
 
 def _block(plan: Plan) -> tuple[int, int]:

@@ -89,7 +89,7 @@ def forward(
 
     @pl.when(j == 0)
     def _() -> None:
-        top[...] = jnp.full(top.shape, -jnp.inf, jnp.float32)
+        top[...] = jnp.full(top.shape, -jnp.inf)
         total[...] = jnp.zeros(total.shape, jnp.float32)
         out[...] = jnp.zeros(out.shape, jnp.float32)
 
@@ -151,8 +151,10 @@ def of_keys(
     The last axis of the grid runs over the `queries` blocks of queries of each of these heads.
     """
     n = pl.program_id(2)
-    head = pl.program_id(0) * problem.share + lax.div(n, queries)
-    here = Block.of(scalars, count, head, lax.rem(n, queries), pl.program_id(1), of_keys=True)
+    head = pl.program_id(0) * problem.share + lax.div(n, np.int32(queries))
+    here = Block.of(
+        scalars, count, head, lax.rem(n, np.int32(queries)), pl.program_id(1), of_keys=True
+    )
 
     @pl.when(n == 0)
     def _() -> None:

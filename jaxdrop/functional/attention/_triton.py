@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
@@ -180,7 +181,7 @@ def _side(
 def _whole(x: Any, share: int = 1) -> pl.BlockSpec:
     """A block with all queries of a head, or all of the keys or values that it shares."""
     return pl.BlockSpec(
-        (None, *x.shape[1:]), lambda i, head: (lax.div(head, share), *(0,) * (x.ndim - 1))
+        (None, *x.shape[1:]), lambda i, head: (lax.div(head, np.int32(share)), *(0,) * (x.ndim - 1))
     )
 
 
@@ -188,7 +189,7 @@ def _block(length: int, x: Any, order: _Order, share: int = 1) -> pl.BlockSpec:
     """A program's block along the second axis."""
     return pl.BlockSpec(
         (None, length, *x.shape[2:]),
-        lambda i, head: (lax.div(head, share), order(i), *(0,) * (len(x.shape) - 2)),
+        lambda i, head: (lax.div(head, np.int32(share)), order(i), *(0,) * (len(x.shape) - 2)),
     )
 
 

@@ -65,7 +65,7 @@ def forward(
         more = triton.dot(drop(bits, p).astype(v.dtype), v[at, :])
         return higher, total * lower + p.sum(1), out * lower[:, None] + more
 
-    start = jnp.full(tile.queries, -jnp.inf, jnp.float32), jnp.zeros(tile.queries, jnp.float32)
+    start = jnp.full(tile.queries, -jnp.inf), jnp.zeros(tile.queries, jnp.float32)
     carry = *start, jnp.zeros(queries.shape, jnp.float32)
     top, total, out = _over(place.stretch, block, carry)
     sees = total > 0

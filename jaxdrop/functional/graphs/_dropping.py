@@ -197,7 +197,7 @@ def _drop_node(
         masks.below(random.bits_at(key, (_node(ends),), (2**32,)), threshold)
         for ends in (senders, receivers)
     )
-    return masks.keep_mask(key, jnp.zeros(num_nodes, bool), threshold, spec=spec), sent & received
+    return masks.keep_mask(key, jnp.zeros(num_nodes), threshold, spec=spec), sent & received
 
 
 def _node(ids: jax.Array) -> jax.Array:

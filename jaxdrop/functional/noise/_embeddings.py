@@ -91,7 +91,7 @@ def _neftune(
         )
         return added(x, alpha, noise * unit)
     tokens = mask.astype(bool)[..., None]
-    length = tokens.sum(-2, keepdims=True, dtype=jnp.int32)
+    length = tokens.sum(-2, keepdims=True)
     length = lax.psum(length, names) if names else length
     noise = noise * lax.rsqrt((jnp.maximum(length, 1) * width).astype(jnp.float32))
     return added(x, alpha, jnp.where(tokens, noise, jnp.zeros_like(noise)))

@@ -219,7 +219,7 @@ def run(
         return new, (y, new) if selects else y
 
     first = _time.first_state(carry, xs, feature_axes, (plan.key, plan.rates, variables))
-    at = (xs, jnp.arange(xs.shape[0], dtype=jnp.int32)) if counts else xs
+    at = (xs, jnp.arange(xs.shape[0])) if counts else xs
     last, ys = loop(body, first, at, _is_stored if counts else None)
     if selects and lengths is not None:
         ys, states = ys

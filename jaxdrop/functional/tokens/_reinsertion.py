@@ -72,7 +72,7 @@ def of_indices(indices: jax.Array, members: int) -> subsets.Subset:
     places = lax.broadcasted_iota(jnp.int32, indices.shape, indices.ndim - 1)
 
     def ranks(indices: jax.Array, places: jax.Array) -> jax.Array:
-        return jnp.full(members, kept, jnp.int32).at[indices].set(places)
+        return jnp.full(members, kept).at[indices].set(places)
 
     for _ in indices.shape[:-1]:
         ranks = jax.vmap(ranks)
