@@ -112,7 +112,13 @@ class Run:
     def says(self) -> str:
         """What was printed, by all processes, each of several having a file of its own."""
         written = sorted(self.output.parent.glob(f"{self.output.name}*"))
-        return " ".join(" ".join(path.read_text() for path in written).split())
+        lines = [line for path in written for line in path.read_text().splitlines()]
+        # Collectives of the CPU say which processes they have found.
+        return " ".join(" ".join(line for line in lines if "[Gloo]" not in line).split())
+
+    def failure(self, code: int) -> str:
+        """How a run that should have ended as another one did not."""
+        return f"exit code {code}: {self.says[-200:]}" if code else "it differs"
 
     def equals(self, other: Run) -> bool:
         """Whether all logged figures and all arrays are the same, bit for bit."""
@@ -199,7 +205,7 @@ def layouts(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
                 continue
             run = Run(folder / f"{kind}-{index}", first.arguments[:-2])
             if code := run.go(layout):
-                yield Row(f"{kind}: {name}", f"exit code {code}: {run.says[-200:]}", False)
+                yield Row(f"{kind}: {name}", run.failure(code), False)
             elif kind == "masks":
                 same = [line["loss"] for line in run.lines if "loss" in line] == [
                     line["loss"] for line in first.lines if "loss" in line
@@ -230,13 +236,10 @@ def elsewhere(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
             zip(ways, ways[1:][: 2 if options.quick else None], strict=False)
         ):
             run = Run(folder / f"{kind}-{index}", [*arguments, *length])
-            codes = (
-                run.go(begin[1]._replace(arguments=(*begin[1].arguments, "--stop-at", 10))),
-                run.go(end[1]),
-            )
             what = f"{kind}: {begin[0]}, then {end[0]}"
-            if any(codes):
-                yield Row(what, f"exit codes {codes[0]} and {codes[1]}: {run.says[-200:]}", False)
+            half = begin[1]._replace(arguments=(*begin[1].arguments, "--stop-at", 10))
+            if code := run.go(half) or run.go(end[1]):
+                yield Row(what, run.failure(code), False)
                 continue
             found = [line["loss"] for line in run.lines if "loss" in line]
             worst = max(abs(a - b) for a, b in zip(found, losses, strict=True))
@@ -277,7 +280,7 @@ def kills(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         reached, last = run.logged, run.checkpoints[-1].name if run.checkpoints else "none"
         code = run.go()
         good = code == 0 and run.equals(whole)
-        found = "bit-identical" if good else f"differs (exit code {code}): {run.says[-200:]}"
+        found = "bit-identical" if good else run.failure(code)
         yield Row(f"killed when {reached} steps were logged, with checkpoint {last}", found, good)
 
 
@@ -422,16 +425,17 @@ def peers(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
             other.join()
             said = run.output.with_name(f"{run.output.name}.{1 - victim}").read_text()
             named = [line for line in said.splitlines() if f"rocess {victim} " in line]
-            again = run.go(both) == 0 and run.equals(whole)
+            again = run.go(both)
+            good = again == 0 and run.equals(whole)
             yield Row(
                 f"process {victim} killed: {moment}",
                 f"after {took:.1f} s: {(named or [said[-150:]])[-1]}"
-                + ("" if again else "; started again, it differs"),
+                + ("" if good else f"; started again, {run.failure(again)}"),
                 processes[victim].exitcode == -9
                 and code not in (0, None)
                 and took <= HEARTBEAT + 1
                 and bool(named)
-                and again,
+                and good,
             )
 
 

@@ -22,6 +22,7 @@ from training import layouts, storage
 # In the form of sha256sum, which checks it too: `sha256sum --check SHA256SUMS`. In a bucket, whose
 # objects are whole or not there, and checked by the service, sizes take the place of digests.
 _DIGESTS = "SHA256SUMS"
+_INCOMPLETE = "the run ended before it was complete"
 
 
 class Checkpoints:
@@ -40,7 +41,7 @@ class Checkpoints:
         self._folder = folder
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            _set_aside_broken(folder, say)
+            _set_aside_broken(folder, say, keep=keep)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoints")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
@@ -168,35 +169,41 @@ def _newest_first(folder: epath.Path) -> list[epath.Path]:
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def _set_aside_broken(folder: epath.Path, say: Callable[[str], None]) -> None:
-    """Renames the newest checkpoints until one is good.
+def _set_aside_broken(folder: epath.Path, say: Callable[[str], None], *, keep: int) -> None:
+    """Renames the newest checkpoints until one is good. The first that a run writes may be left
+    incomplete, and nothing is lost then. Where several are kept, it is the only one.
 
     Raises:
-      SystemExit: there are checkpoints, and none is good.
+      SystemExit: there are checkpoints, and none is good. None is renamed: the next attempt finds
+        the same.
     """
     found = _newest_first(folder)
+    broken: list[tuple[epath.Path, str]] = []
     for checkpoint in found:
-        problem = _problem(checkpoint)
-        if problem is None:
-            return
+        if (problem := _problem(checkpoint)) is None:
+            break
+        broken.append((checkpoint, problem))
+    is_first = keep > 1 and [problem for _, problem in broken] == [_INCOMPLETE]
+    if found and len(broken) == len(found) and not is_first:
+        raise SystemExit(
+            f"None of the {len(found)} checkpoints in {folder} is good, and training does not start"
+            f" again by itself. Of {found[0].name}, {broken[0][1]}. Copy good ones there, or start"
+            " anew with another --out."
+        )
+    for checkpoint, problem in broken:
         aside = checkpoint.with_name(f"broken-{checkpoint.name}")
         number = 2
         while aside.exists():
             aside, number = checkpoint.with_name(f"broken-{checkpoint.name}-{number}"), number + 1
         checkpoint.rename(aside)
         say(f"Checkpoint {checkpoint.name} is not used: {problem}. It is now {aside}")
-    if found:
-        raise SystemExit(
-            f"None of the {len(found)} checkpoints in {folder} is good, and training does not start"
-            " again by itself. Copy good ones there, or start anew with another --out."
-        )
 
 
 def _problem(checkpoint: epath.Path) -> str | None:
     """What is wrong with a checkpoint."""
     listed = checkpoint / _DIGESTS
     if not listed.exists():
-        return "the run ended before it was complete"
+        return _INCOMPLETE
     try:
         expected = {
             name: digest

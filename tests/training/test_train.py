@@ -123,9 +123,25 @@ def test_training_does_not_start_again_by_itself(whole: Path, tmp_path: Path) ->
     shutil.copytree(whole, out)
     for checkpoint in (out / "checkpoints").iterdir():
         damage(checkpoint / "notes" / "metadata")
-    with pytest.raises(SystemExit, match=r"None of the 3 checkpoints in .* is good"):
-        run(out, *CNN)
+    for _ in range(2):
+        with pytest.raises(SystemExit, match=r"None of the 3 checkpoints in .* is good.*Of 8"):
+            run(out, *CNN)
     assert logged(out) == logged(whole)
+
+
+def test_the_first_checkpoint_may_be_left_incomplete(tmp_path: Path) -> None:
+    """The run was killed while it wrote it. Nothing is lost that was complete before, unless only
+    one checkpoint is kept.
+    """
+    (tmp_path / "4").mkdir()
+    folder, said = epath.Path(tmp_path), []
+    with pytest.raises(SystemExit, match="Of 4, the run ended before it was complete"):
+        checkpoints.Checkpoints(folder, keep=1, say=said.append)
+    found = checkpoints.Checkpoints(folder, keep=2, say=said.append)
+    found.close()
+    assert found.newest is None
+    assert [path.name for path in tmp_path.iterdir()] == ["broken-4"]
+    assert len(said) == 1
 
 
 def test_a_run_goes_on_as_it_was_begun(whole: Path, tmp_path: Path) -> None:
