@@ -195,6 +195,7 @@ def test_any_entries_are_those_of_the_whole(key: jax.Array, global_shape: tuple[
 def test_coordinates_broadcast(key: jax.Array) -> None:
     rows, columns = np.array([[4], [0]], np.uint32), np.array([[1, 6, 2]], np.uint32)
     _equal(_bits_at(key, (rows, columns), (5, 7)), _bits(key, (5, 7))[rows, columns])
+    _equal(_bits_at(key, (0 * rows, columns), (1, 8)), _bits(key, (1, 8))[0 * rows, columns])
 
 
 @pytest.mark.sweep(keep=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -97,9 +98,11 @@ def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ..
         _pair(axis) if length > WORD else _array(axis)
         for axis, length in zip(axes, global_shape, strict=True)
     ]
-    high, low = _positions.linear(coordinates, global_shape)
+    found = _positions.linear(coordinates, global_shape)
+    high, low = found.high, jnp.broadcast_to(found.low, (4,))
     assert (high is None) == (math.prod(global_shape) <= WORD)
-    low = jnp.broadcast_to(low, (4,))
+    if found.inner is not None:  # what makes it stand apart, for `hash_bits`
+        assert not np.any((found.outer & found.inner) | (found.inner >> _positions.SHIFT))
     high = jnp.zeros_like(low) if high is None else jnp.broadcast_to(high, (4,))
     strides = [math.prod(global_shape[axis + 1 :]) for axis in range(len(global_shape))]
     assert _numbers((high, low)) == [
@@ -109,7 +112,19 @@ def test_positions_are_row_major(case: tuple[tuple[int, ...], list[tuple[int, ..
 
 def test_the_last_of_2_to_the_64_positions() -> None:
     last = [_array([WORD - 1])] * 2
-    assert _numbers(_positions.linear(last, (WORD, WORD))) == [WORD**2 - 1]
+    found = _positions.linear(last, (WORD, WORD))
+    assert _numbers((found.high, found.low)) == [WORD**2 - 1]
+
+
+def test_the_column_in_a_row_stands_apart_where_no_shift_reaches_it() -> None:
+    """Then most of the first step of a generator is done once for each row."""
+    row, column = (jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in ((8, 1), (1, 8)))
+    for length, apart in ((8, True), (2**17, True), (2**18, False), (12, False)):
+        found = jax.eval_shape(
+            functools.partial(_positions.linear, global_shape=(2**10, length)), (row, column)
+        )
+        assert (found.inner is not None) == apart, length
+        assert not apart or (found.outer.shape, found.inner.shape) == ((8, 1), (1, 8))
 
 
 def test_too_many_positions() -> None:

@@ -123,8 +123,9 @@ def positions(
       ValueError: `spec` names an axis that is not a mapped axis.
     """
     place = block(like, broadcast_dims=broadcast_dims, spec=spec)
-    high, low = grid(**place._asdict())
-    return low if high is None else (high, low), math.prod(place.global_shape)
+    found = grid(**place._asdict())
+    whole = found.low if found.high is None else (found.high, found.low)
+    return whole, math.prod(place.global_shape)
 
 
 def _origin_and_global_shape(

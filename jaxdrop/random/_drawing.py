@@ -117,7 +117,10 @@ def bits_at(
     words = jax.tree.map(
         lambda coordinate: jnp.asarray(coordinate).astype(jnp.uint32), tuple(coordinates)
     )
-    return _bits(key, linear(words, global_shape, key_word=jax.random.key_data(key)[0]), bit_width)
+    bits = _bits(key, linear(words, global_shape, key_word=jax.random.key_data(key)[0]), bit_width)
+    shape = jnp.broadcast_shapes(*(jnp.shape(word) for word in jax.tree.leaves(words)))
+    # Along an axis of length 1 there is one place, and no coordinate to compute with.
+    return bits if bits.shape == shape else jnp.broadcast_to(bits, shape)
 
 
 def _bits(key: jax.Array, positions: Positions, bit_width: int) -> jax.Array:

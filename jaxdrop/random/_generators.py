@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxdrop.random._positions import Positions
+from jaxdrop.random._positions import SHIFT, Positions
 from jaxdrop.random._words import WORD
 
 Words = tuple[jax.Array, jax.Array]
@@ -49,7 +49,7 @@ def spread(key: Words, lane: int) -> Words:
         constant = np.uint32((3 * lane + step + 1) * 0x9E3779B9 % WORD)
         left, right = (
             right,
-            left ^ _mix(right ^ (right >> np.uint32(17)), np.uint32(0), constant)[1],
+            left ^ _mix(right ^ (right >> np.uint32(SHIFT)), np.uint32(0), constant)[1],
         )
     return left, right
 
@@ -85,8 +85,13 @@ def _fed_and_mixed(words: Words, positions: Positions) -> tuple[jax.Array, jax.A
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
         second = second + positions.high * np.uint32(0x85EBCA77)
     # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: it is one scalar for the
-    # whole array, and a GPU joins two exclusive ors in one instruction.
-    x = positions.low ^ (positions.low >> np.uint32(17)) ^ (first ^ (first >> np.uint32(17)))
+    # whole array, and a GPU joins two exclusive ors in one instruction. What varies with the column
+    # comes last: all else may be one number for a row.
+    shift = np.uint32(SHIFT)
+    outer, inner = positions.outer, positions.inner
+    x = outer ^ (outer >> shift) ^ (first ^ (first >> shift))
+    if inner is not None:
+        x = x ^ inner
     return _mix(x, first, second)
 
 

@@ -28,17 +28,32 @@ words.
 """
 
 
+SHIFT = 17
+"""By how many bits the mixer of `_generators` first shifts the low word of a position."""
+
+
 class Positions(NamedTuple):
     """Row-major positions, `high * 2**32 + low`; `high` is None if the array has at most 2**32
-    entries for certain. The two broadcast against each other.
+    entries for certain. The arrays broadcast against each other.
 
     `jax.export` has symbolic lengths. An array that has one may have more entries, unless the
     constraints of the length say otherwise. A high word that turns out to be 0 gives the bits that
     None gives.
+
+    `low` is `outer ^ inner`, and None for `inner` means 0. The column in a row of entries stands
+    apart, as `inner`, where it only sets bits that are 0 in `outer`, and only such as `SHIFT` moves
+    out: `low >> SHIFT` is then `outer >> SHIFT`, a number for each row, where `outer` has one
+    number for each row.
     """
 
     high: jax.Array | None
-    low: jax.Array
+    outer: jax.Array
+    inner: jax.Array | None = None
+
+    @property
+    def low(self) -> jax.Array:
+        """The low word."""
+        return self.outer if self.inner is None else self.outer ^ self.inner
 
 
 def linear(
@@ -72,6 +87,9 @@ def linear(
         word, more = (
             (coordinate[1], coordinate[0]) if isinstance(coordinate, tuple) else (coordinate, None)
         )
+        if stride == 1 and is_known(length) and length and 2**SHIFT % length == 0:
+            # So far, the low word is a multiple of the length: the other strides are.
+            return Positions(high, low, word)
         _, low_stride = words_of(stride)
         if high is None:
             low = low + word * low_stride
@@ -100,7 +118,7 @@ def grid(
     sharding: NamedSharding | None = None,
     key_word: jax.Array | None = None,
 ) -> Positions:
-    """Positions of all entries of a block of `shape`, each an array of `shape` itself.
+    """Positions of all entries of a block of `shape`; `low` is an array of `shape` itself.
 
     Args:
       shape: the shape of the block.
@@ -115,10 +133,10 @@ def grid(
         coordinate(shape, axis, 0 if origin is None else origin[axis], global_shape[axis], sharding)
         for axis in range(len(shape))
     ]
-    high, low = linear(coordinates, global_shape, key_word=key_word)
-    return Positions(
-        None if high is None else jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape)
-    )
+    high, outer, inner = linear(coordinates, global_shape, key_word=key_word)
+    if inner is None:  # which has the shape already, and the layout
+        outer = jnp.broadcast_to(outer, shape)
+    return Positions(high, outer, inner)
 
 
 def coordinate(

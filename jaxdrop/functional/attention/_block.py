@@ -170,13 +170,18 @@ class Scores:
         """Which weights are kept, or None for all."""
         if self.operands.key is None or self.lead is None:
             return None
-        row, column = (x.astype(jnp.uint32) for x in self._coordinates(i, j))
-        before, shape = self.lead
-        axes = len(before)
-        place = [
-            x if shape[axes + last] != 1 else jnp.zeros_like(x[..., :1, :1])
-            for last, x in enumerate((row, column))
-        ]
+        (before, shape), (count, columns) = self.lead, (self.plan.counts[1], self.plan.blocks[1])
+        row, column = self._coordinates(i, j)
+        place: tuple[jax.Array, ...] = (row, column)
+        if shape[-1] == count * columns:
+            # The same positions, row by row. A place in a block stands apart from all else, of
+            # which a generator computes the first step once for a row.
+            shape = (*shape[:-1], count, columns)
+            place = (row, j, self._coordinates(i, jnp.int32(0))[1])
+        place = tuple(
+            x.astype(jnp.uint32) if length != 1 else jnp.zeros((1,) * row.ndim, jnp.uint32)
+            for x, length in zip(place, shape[len(before) :], strict=True)
+        )
         return masks.below(
             random.bits_at(self.operands.key, (*before, *place), shape), self.operands.threshold
         )

@@ -155,9 +155,8 @@ def bits(
         high, low = add_wide((mask.high, low), multiply_wide(row, keys))
     if keys % (columns or column.size) == 0:
         # Blocks of keys fill the rows of weights, so a row of a block starts at a multiple of its
-        # length. The columns then only set bits that are 0 there, and nothing is carried: the
-        # generator's shifts of the position are the same number in a whole row.
-        positions = Positions(high, (low + first) ^ column)
+        # length, and the columns only set bits that are 0 there.
+        positions = Positions(high, low + first, column)
     elif high is None or WORD % keys == 0:  # no row of weights crosses a multiple of 2**32
         positions = Positions(high, low + (first + column))
     else:
