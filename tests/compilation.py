@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jaxlib
+from jax._src.interpreters import mlir
+
+_IS_RECENT = jaxlib.version.__version_info__ >= (0, 11)
 
 # XLA's old emitters write loops in LLVM's language, the new ones in MLIR's first, which takes twice
 # the time. Later versions have no old ones, and end the process at a flag that they do not know.
-_NEW = {} if jaxlib.version.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": True}
+_NEW = {} if _IS_RECENT else {"xla_cpu_use_fusion_emitters": True}
 
 OPTIMIZED = {
     "xla_backend_optimization_level": 3,
@@ -27,3 +31,21 @@ OPTIONS = {
 """LLVM takes the shortest way. What XLA itself rewrites and fuses stays."""
 
 quick = functools.partial(jax.jit, compiler_options=OPTIONS)
+
+
+def share_contexts(programs: int = 200) -> None:
+    """Lets so many programs in a row be lowered in one context of MLIR.
+
+    JAX makes one for each, with all dialects and types anew: a tenth of the time of these tests
+    before JAX 0.11, where it takes little. What a context has seen stays until it is dropped.
+    """
+    if _IS_RECENT:
+        return
+    make, counter, last = mlir.make_ir_context, itertools.count(), [None]
+
+    def shared() -> object:
+        if next(counter) % programs == 0:
+            last[0] = make()
+        return last[0]
+
+    mlir.make_ir_context = shared

@@ -18,7 +18,7 @@ import jax  # after these two, which JAX reads once
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from tests.compilation import OPTIONS
+from tests.compilation import OPTIONS, share_contexts
 
 # Traces and programs are many objects that live long: at the usual thresholds, a tenth of the time
 # goes into looking through them for garbage.
@@ -34,6 +34,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(f"--{name}={str(value).lower()}" for name, value in _OPTIONS.items()),
     ]
 )
+
+share_contexts()
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
