@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -87,7 +88,14 @@ def test_the_same_key_gives_what_nnx_gives(name: str, options: dict[str, bool]) 
         def other(x: jax.Array) -> Any:
             return theirs(x, rngs=KEY, **run)
 
-        return [(f(x), jax.grad(lambda x, f=f: value(f(x)))(x)) for f in (mine, other)]
+        def with_gradient(f: Callable[[jax.Array], Any]) -> Any:
+            def valued(x: jax.Array) -> tuple[jax.Array, Any]:
+                y = f(x)
+                return value(y), y
+
+            return jax.value_and_grad(valued, has_aux=True)(x)
+
+        return [with_gradient(f) for f in (mine, other)]
 
     mine, other = both(params, X)
     jax.tree.map(close, mine, other)
