@@ -176,7 +176,7 @@ class Directory:
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+                    np.lib.format.write_array(member, np.asarray(array))
         self._publish(buffer.getbuffer(), self._file(index).name)
 
     def read(self, index: int) -> list[Array]:

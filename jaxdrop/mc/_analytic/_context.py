@@ -208,7 +208,7 @@ class Context:
             (base.root or base).used = True
             gap = at[1] - at[0]
             variance = base.true * (1 - base.true) * gap * gap
-            return self.linear(at[0] + base.true * gap, variance, value.tag)
+            return self.linear(at[0] + base.true * gap, variance)
         weights = _values.along_entries(base.weights, at)
         mean = (weights * at).sum(0)
         variance = (weights * (at - lax.stop_gradient(mean)) ** 2).sum(0)

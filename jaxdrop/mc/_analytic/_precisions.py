@@ -185,8 +185,8 @@ def enumerated(
             " exact number of them. Leave pairs out."
         )
     masks = jnp.eye(size + 1, size, -1, dtype=first.true.dtype)
-    means, variances, true = jax.vmap(given)(masks)
-    rare = jnp.minimum(true[0], 1 - true[0]).ravel()
+    means, variances, true = jax.vmap(given, out_axes=(0, 0, None))(masks)
+    rare = jnp.minimum(true, 1 - true).ravel()
     if pairs > 1:
         return _with_pairs(plain, given, (means, variances), rare, min(pairs, size))
     found_means, found_variances = [], []
