@@ -143,7 +143,7 @@ def test_token_dropout_stores_the_key_alone() -> None:
     [{"rate": 0}, {"rate": 0.0}, {"rate": np.float32(0)}, {"rate": 0.5, "deterministic": True}],
 )
 def test_token_dropout_without_dropping(options: dict[str, Any]) -> None:
-    y, indices = token_dropout(None, X, **options, num_prefix_tokens=1)
+    y, indices = token_dropout(None, X, **options, num_prefix_tokens=1, spec=P(None))
     assert y is X
     np.testing.assert_array_equal(indices, np.broadcast_to(np.arange(9), (4, 9)))
     assert isinstance(indices, jax.Array)
