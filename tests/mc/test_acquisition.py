@@ -50,6 +50,9 @@ def test_scores() -> None:
     )
     second, first = np.sort(PROBS.mean(0), axis=-1)[:, -2:].T
     np.testing.assert_allclose(acquisition.margin(SUMMARY), second - first, atol=1e-6)
+    two = PROBS[..., :2] / PROBS[..., :2].sum(-1, keepdims=True)
+    apart = abs(two[..., 0].mean(0) - two[..., 1].mean(0))
+    np.testing.assert_allclose(acquisition.margin(mc.classification(probs=two)), -apart, atol=1e-6)
     votes = np.eye(3)[PROBS.argmax(-1)].sum(0)
     np.testing.assert_allclose(
         acquisition.variation_ratio(SUMMARY), 1 - votes.max(-1) / 6, rtol=1e-6

@@ -4,6 +4,7 @@ numbers to float32 rounding.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxdrop
 from jaxdrop import mc
+from jaxdrop.mc import _groups
 
 P = PartitionSpec
 MESHES = {
@@ -114,6 +116,17 @@ def test_statistics_are_those_of_one_device(mesh: str, layout: str) -> None:
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-5), found, expected
     )
+
+
+def test_groups_of_keys_stay_divided_where_the_devices_can_share_one() -> None:
+    mesh = MESHES["explicit"]
+    keys = jax.device_put(KEYS[:16], NamedSharding(mesh, P("s")))
+    with jax.set_mesh(mesh):
+        for num, axes in ((2, "s"), (8, None)):
+            found = jax.jit(functools.partial(_groups.sets, groups=num))(keys)
+            expected = jax.random.key_data(KEYS[:16].reshape(num, -1))
+            np.testing.assert_array_equal(jax.random.key_data(found), expected)
+            assert found.sharding.is_equivalent_to(NamedSharding(mesh, P(None, axes)), 2)
 
 
 def test_inside_shard_map() -> None:
