@@ -135,7 +135,7 @@ TESTS = {
     ),
     r"mc/_groups": (
         "mc/test_every_function mc/test_groups mc/test_running mc/test_summaries"
-        " mc/test_mc_sharding"
+        " mc/test_descriptions mc/test_mc_sharding"
     ),
     r"mc/_?(running|moments|merging)": (
         "mc/test_every_function mc/test_running mc/test_groups mc/test_summaries"
