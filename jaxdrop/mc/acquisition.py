@@ -83,19 +83,13 @@ def entropy(summary: Classification) -> jax.Array:
 def margin(summary: Classification) -> jax.Array:
     """`p_(2) - p_(1)`: minus the gap between the two largest probabilities, in [-1, 0].
 
-    Args and Returns: as `bald`.
-
-    Raises:
-      TypeError: as `bald`.
-      ValueError: there are fewer than two classes.
+    Args, Returns and Raises: as `bald`.
 
     References:
       Scheffer, Decomain & Wrobel, "Active hidden Markov models for information extraction", IDA
       2001.
     """
     probs = _summary("margin", summary).mean
-    if probs.shape[-1] < 2:
-        raise ValueError(f"margin compares two classes, but probabilities have shape {probs.shape}")
     first, second = jnp.moveaxis(lax.top_k(probs, 2)[0], -1, 0)
     return second - first
 
