@@ -8,6 +8,7 @@ import itertools
 import jax
 import jaxlib
 from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
 
 _IS_RECENT = jaxlib.version.__version_info__ >= (0, 11)
 
@@ -37,13 +38,17 @@ def share_contexts(programs: int = 200) -> None:
     """Lets so many programs in a row be lowered in one context of MLIR.
 
     JAX makes one for each, with all dialects and types anew: a tenth of the time of these tests
-    before JAX 0.11, where it takes little. What a context has seen stays until it is dropped.
+    before JAX 0.11, where it takes little. What a context has seen stays until it is dropped. A
+    program that is lowered while another one is gets a context of its own, or it would become a
+    part of that one.
     """
     if _IS_RECENT:
         return
     make, counter, last = mlir.make_ir_context, itertools.count(), [None]
 
     def shared() -> object:
+        if ir.Context.current is not None:
+            return make()
         if next(counter) % programs == 0:
             last[0] = make()
         return last[0]
