@@ -10,9 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec, use_abstract_mesh
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    AxisType,
+    PartitionSpec,
+    use_abstract_mesh,
+)
 
-from jaxdrop.functional.attention import _block_sizes, dot_product_attention
+from jaxdrop.functional.attention import _block_sizes, _target, dot_product_attention
 from tests.catalogue import KEY, RATE
 from tests.functional import lowered
 
@@ -331,9 +337,43 @@ def test_blocks_fill_the_keys_with_little_left_over(keys: int) -> None:
     assert -keys % size < 8 * -(-keys // size)
 
 
-def test_blocks_are_those_of_the_devices_of_the_mesh() -> None:
-    """A program that is compiled ahead of time, on a CPU for a TPU, has the blocks of a TPU."""
+@pytest.mark.parametrize(
+    ("batch", "length", "mesh", "blocks"),
+    [
+        (16, 1024, (1,), (256, 256)),
+        (8, 2048, (1,), (256, 512)),
+        (4, 4096, (1,), (512, 512)),
+        (2, 1024, (1,), (512, 1024)),
+        (1, 8192, (1,), (1024, 1024)),
+        (128, 2048, (1,), (256, 256)),  # no smaller
+        (64, 32768, (64, 4), (2048, 1024)),  # no larger
+        (8, 2048, (2, 2), (512, 1024)),  # of each device: 2 x 16 heads
+        (8, 197, (1,), (197, 197)),
+    ],
+)
+def test_blocks_are_those_of_the_devices_of_the_mesh(
+    batch: int, length: int, mesh: tuple[int, ...], blocks: tuple[int, int]
+) -> None:
+    """A program that is compiled ahead of time, on a CPU for TPUs, has the blocks of a TPU: 64 MiB
+    of scores on each device.
+    """
     device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-    here = _block_sizes.block_sizes(None, (4096, 4096), (8, 16), 1)
-    with use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=device)):
-        assert _block_sizes.block_sizes(None, (4096, 4096), (8, 16), 1) == (256, 1024) != here
+    names = ("data", "tensor")[: len(mesh)]
+    with use_abstract_mesh(AbstractMesh(mesh, names, abstract_device=device)):
+        assert _block_sizes.block_sizes(None, (length, length), (batch, 8), 2) == blocks
+
+
+def test_along_an_axis_of_shard_map_each_device_has_its_own_heads() -> None:
+    found = []
+
+    def local(x: jax.Array) -> jax.Array:
+        found.append(_target.devices())
+        return x
+
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    assert _target.devices() == 1
+    with jax.set_mesh(mesh):
+        found.append(_target.devices())
+        divided = jax.shard_map(local, in_specs=P("a"), out_specs=P("a"), axis_names={"a"})
+        jax.eval_shape(divided, jnp.ones(4))
+    assert found == [8, 2]

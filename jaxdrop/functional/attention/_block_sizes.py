@@ -43,9 +43,10 @@ def window(local_window_size: Any, is_causal: bool) -> tuple[int | None, int | N
 
 # Longer than every sequence, and small enough that its sum with a position stays below 2**31.
 _FAR = 2**30
-# Bytes of scores in a block. On a CPU they stay in the cache, and are so much work that a turn of
-# the loop costs little beside it; elsewhere a block is work for all of the device.
-_ON_CPU, _ELSEWHERE = 2**22, 2**27
+# Bytes of scores in a block of a device. On a CPU they stay in the cache, and are so much work that
+# a turn of the loop costs little beside it. On a TPU they stay in its vector memory, beside what is
+# made of them: 128 MiB in a v5e. Elsewhere a block is work for all of the device.
+_ON_CPU, _ON_TPU, _ELSEWHERE = 2**22, 2**26, 2**27
 # With fewer bytes of scores in all, a loop over parts costs more than it saves.
 _FEW = 2**24
 # Up to so many queries of a group, and keys, a larger product is more efficient on a CPU.
@@ -53,8 +54,8 @@ _GOOD_QUERIES, _GOOD_KEYS = 512, 256
 # Up to so many queries make one block, whatever memory their scores take, and off the CPU no block
 # is smaller: there each core computes a part of the batch.
 _SHORT, _LEAST = 256, 64
-# Of a block on a CPU.
-_MOST_QUERIES, _MOST_KEYS = 1024, 512
+# Of a block: on a CPU, and elsewhere.
+_MOST_ON_CPU, _MOST = (1024, 512), (2048, 1024)
 # What a dimension that is not known yet is taken for.
 _USUAL = 8
 
@@ -110,7 +111,8 @@ def block_sizes(
     Args:
       given: the sizes that the caller asks for; None to choose them.
       lengths: the numbers of queries and of keys.
-      batch_and_groups: as in `parts`, of one part.
+      batch_and_groups: as in `parts`, of one part. The devices of the current mesh are taken to
+        divide them among themselves.
       heads: the number of heads of a group.
     """
     if given is not None:
@@ -123,9 +125,22 @@ def block_sizes(
     groups = max(1, math.prod(batch_and_groups))
     if _target.platform() == "cpu":
         return _on_cpu(lengths, _ON_CPU // (4 * groups), heads)
-    keys = _even(lengths[1], 1024)
-    rows = min(_ELSEWHERE // max(1, 4 * groups * heads * keys), 2048)
+    together = max(1, groups * heads // _target.devices())
+    if _target.platform() == "tpu":
+        return _on_tpu(lengths, _ON_TPU // (4 * together))
+    keys = _even(lengths[1], _MOST[1])
+    rows = min(_ELSEWHERE // max(1, 4 * together * keys), _MOST[0])
     return _even(lengths[0], max(rows, _SHORT)), keys
+
+
+def _on_tpu(lengths: tuple[int, int], scores: int) -> tuple[int, int]:
+    """Queries and keys of a block with about so many scores of a query head: as many of both, or
+    twice as many keys. Queries are read once, and keys once for each block of queries.
+    """
+    side = 2 ** ((max(scores, 1) - 1).bit_length() + 1 >> 1)  # a power of two: see `Scores.mask`
+    columns = min(max(side, _SHORT), _MOST[1])
+    rows = min(max(scores // columns, _SHORT), _MOST[0])
+    return _even(lengths[0], rows), _even(lengths[1], columns)
 
 
 def _on_cpu(lengths: tuple[int, int], scores: int, heads: int) -> tuple[int, int]:
@@ -134,7 +149,7 @@ def _on_cpu(lengths: tuple[int, int], scores: int, heads: int) -> tuple[int, int
     """
     queries, keys = (
         min(of, most) if _known(of) else most
-        for of, most in zip(lengths, (_MOST_QUERIES, _MOST_KEYS), strict=True)
+        for of, most in zip(lengths, _MOST_ON_CPU, strict=True)
     )
     least = _SHORT if queries <= _SHORT else _LEAST
     columns = max(1, min(keys, max(128, math.isqrt(scores // 2))))

@@ -1,8 +1,11 @@
-"""Which kind of device a call of attention is traced for: its blocks and kernels depend on it."""
+"""Which devices a call of attention is traced for: its blocks and kernels depend on them."""
 
 from __future__ import annotations
 
+import math
+
 import jax
+from jax.sharding import AxisType
 
 
 def platform() -> str:
@@ -14,3 +17,15 @@ def platform() -> str:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def devices() -> int:
+    """How many devices of the current mesh an array may be divided among, 1 without a mesh. Along
+    an axis of a `shard_map`, each has an array of its own.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(
+        size
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+        if kind != AxisType.Manual
+    )
