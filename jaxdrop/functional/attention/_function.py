@@ -96,7 +96,9 @@ def dot_product_attention(
         a GPU, cuDNN then computes it (`jax.nn.dot_product_attention`), if it takes the arguments.
       precision: the precision of the matrix products, as in `jax.numpy.einsum`.
       block_sizes: the numbers of queries and of keys in a block; by default chosen by the shapes
-        and the device. They change the rounding, but no mask.
+        and the devices of the current mesh (`jax.set_mesh`), which off the CPU are taken to share
+        batch and heads. Give them where batch and heads are whole on each of many devices: a block
+        would take that many times its memory. They change the rounding, but no mask.
       implementation: `'xla'` computes block by block in XLA, everywhere. `'pallas'` is a kernel for
         GPUs and TPUs, with the same masks. On a GPU it takes bfloat16 and float16, depths up to 128
         and no `precision`; on a TPU bfloat16 and float32. A `bias` that needs a gradient is
