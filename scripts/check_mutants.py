@@ -240,9 +240,9 @@ NEUTRAL = frozenset(
         "wrap_negative_indices=False",
     ]
 )
-"""Arguments that change no result. They allow the compiler to compute values again, to keep no
-infinities where there are none, to put equal numbers in any order, and to leave out the check of
-indices, all of which are inside.
+"""Arguments that change no result. They allow the compiler to compute values again, to ignore
+infinities where there are none, to put equal numbers in any order, and not to check indices that
+are known to be valid.
 """
 
 

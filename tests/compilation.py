@@ -7,8 +7,6 @@ import itertools
 
 import jax
 import jaxlib
-from jax._src.interpreters import mlir
-from jaxlib.mlir import ir
 
 _IS_RECENT = jaxlib.version.__version_info__ >= (0, 11)
 
@@ -44,13 +42,11 @@ def share_contexts(programs: int = 200) -> None:
     """
     if _IS_RECENT:
         return
-    make, counter, last = mlir.make_ir_context, itertools.count(), [None]
+    from jax._src.interpreters import mlir  # private, and so only where it is known
+    from jaxlib.mlir import ir
 
-    def shared() -> object:
-        if ir.Context.current is not None:
-            return make()
-        if next(counter) % programs == 0:
-            last[0] = make()
-        return last[0]
-
-    mlir.make_ir_context = shared
+    make, number = mlir.make_ir_context, itertools.count()
+    shared = functools.lru_cache(maxsize=1)(lambda turn: make())
+    mlir.make_ir_context = lambda: (
+        make() if ir.Context.current is not None else shared(next(number) // programs)
+    )

@@ -43,11 +43,6 @@ def layouts(ndim: int) -> list[PartitionSpec]:
     return [P("a", *between, "b"), P(("a", "b")), P(None, *between, ("b", "a"))]
 
 
-def meshes_of(variant: Variant) -> list[Mesh]:
-    """Explicit axes for all variants; automatic ones for the first of each file."""
-    return [*MESHES.values()] if variant in FIRST_OF_EACH_FILE else [MESHES["explicit"]]
-
-
 def place(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
     return jax.device_put(x, NamedSharding(mesh, spec))
 
@@ -79,7 +74,8 @@ def test_eager_calls_and_gradients_keep_the_layout(variant: Variant) -> None:
     """Explicit axes ask every operation for its layout, automatic ones ask the compiler."""
     f, x = variant.at(KEY), variant.example()
     expected = pull(f, x)
-    for mesh in meshes_of(variant):
+    meshes = MESHES if variant in FIRST_OF_EACH_FILE else ["explicit"]
+    for mesh in (MESHES[name] for name in meshes):
         with jax.set_mesh(mesh):
             placed = place(x, mesh, P("a"))
             found = [*zip(pull(f, placed), expected, strict=True)]
@@ -96,7 +92,7 @@ def test_vmap_over_sharded_keys_draws_the_same_masks(variant: Variant) -> None:
     keys, x = jax.random.split(KEY, 8), variant.example()
     sample = jax.jit(jax.vmap(lambda key, x: variant.call(key, x, RATE), in_axes=(0, None)))
     expected = sample(keys, x)
-    for mesh in meshes_of(variant):
+    for mesh in MESHES.values():
         result = sample(place(keys, mesh, P("a")), place(x, mesh, P("b")))
         np.testing.assert_array_equal(result, expected)
 

@@ -85,8 +85,8 @@ def _fed_and_mixed(words: Words, positions: Positions) -> tuple[jax.Array, jax.A
         first = first ^ (positions.high * np.uint32(0x9E3779B1))
         second = second + positions.high * np.uint32(0x85EBCA77)
     # (low ^ first) ^ ((low ^ first) >> 17), with the key's part apart: it is one scalar for the
-    # whole array, and a GPU joins two exclusive ors in one instruction. What varies with the column
-    # comes last: all else may be one number for a row.
+    # whole array, and a GPU joins two exclusive ors in one instruction. The column, `inner`, joins
+    # last, so that everything before it can be computed once for each row.
     shift = np.uint32(SHIFT)
     outer, inner = positions.outer, positions.inner
     x = outer ^ (outer >> shift) ^ (first ^ (first >> shift))

@@ -40,10 +40,9 @@ class Positions(NamedTuple):
     constraints of the length say otherwise. A high word that turns out to be 0 gives the bits that
     None gives.
 
-    `low` is `outer ^ inner`, and None for `inner` means 0. The column in a row of entries stands
-    apart, as `inner`, where it only sets bits that are 0 in `outer`, and only such as `SHIFT` moves
-    out: `low >> SHIFT` is then `outer >> SHIFT`, a number for each row, where `outer` has one
-    number for each row.
+    `low` is `outer ^ inner`; None for `inner` means 0. `inner` is the last coordinate, the column,
+    if two things hold: it sets only bits that are 0 in `outer`, and it is below `2**SHIFT`. Then
+    `low >> SHIFT` equals `outer >> SHIFT`, which is one number for a whole row.
     """
 
     high: jax.Array | None

@@ -174,10 +174,11 @@ class Scores:
         row, column = self._coordinates(i, j)
         place: tuple[jax.Array, ...] = (row, column)
         if shape[-1] == count * columns:
-            # The same positions, row by row. A place in a block stands apart from all else, of
-            # which a generator computes the first step once for a row.
+            # With the axis of keys as two axes, of blocks and within a block, every weight has the
+            # same position. The place within a block is then the last coordinate, which `Positions`
+            # keeps apart from the others if it can.
             shape = (*shape[:-1], count, columns)
-            place = (row, j, self._coordinates(i, jnp.int32(0))[1])
+            place = (row, j, self._columns())
         place = tuple(
             x.astype(jnp.uint32) if length != 1 else jnp.zeros((1,) * row.ndim, jnp.uint32)
             for x, length in zip(place, shape[len(before) :], strict=True)
@@ -235,10 +236,12 @@ class Scores:
         row = lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 2), rows, 1), ndim - 2) + (
             self.row + i * rows
         )
-        return (
-            row,
-            lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 1), columns), ndim - 1) + j * columns,
-        )
+        return row, self._columns() + j * columns
+
+    def _columns(self) -> jax.Array:
+        """The places of the keys within a block."""
+        columns, ndim = self.plan.blocks[1], self.operands.q.ndim
+        return lax.broadcasted_iota(jnp.int32, (*(1,) * (ndim - 1), columns), ndim - 1)
 
     def _part(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
         return at(at(x, i, self.plan.blocks[0], -2), j, self.plan.blocks[1], -1)

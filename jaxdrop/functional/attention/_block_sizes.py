@@ -137,7 +137,7 @@ def _on_tpu(lengths: tuple[int, int], scores: int) -> tuple[int, int]:
     """Queries and keys of a block with about so many scores of a query head: as many of both, or
     twice as many keys. Queries are read once, and keys once for each block of queries.
     """
-    side = 2 ** ((max(scores, 1) - 1).bit_length() + 1 >> 1)  # a power of two: see `Scores.mask`
+    side = 2 ** math.ceil(math.log2(max(scores, 1)) / 2)  # a power of two: see `Scores.mask`
     columns = min(max(side, _SHORT), _MOST[1])
     rows = min(max(scores // columns, _SHORT), _MOST[0])
     return _even(lengths[0], rows), _even(lengths[1], columns)

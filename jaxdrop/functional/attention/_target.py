@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import jax
-from jax.sharding import AxisType
 
 
 def platform() -> str:
@@ -24,8 +23,4 @@ def devices() -> int:
     an axis of a `shard_map`, each has an array of its own.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(
-        size
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind != AxisType.Manual
-    )
+    return math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes)
