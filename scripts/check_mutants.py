@@ -61,6 +61,9 @@ TESTS = {
     r"functional/attention/_linear": (
         "functional/test_attention_linear functional/test_attention_kernels"
     ),
+    r"functional/attention/_derivative": (
+        "functional/test_attention functional/test_attention_tpu functional/test_attention_kernels"
+    ),
     r"functional/attention/.*": (
         "functional/test_attention_arguments functional/test_attention"
         " functional/test_attention_kernels functional/test_explicit_meshes"

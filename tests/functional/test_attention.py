@@ -491,9 +491,9 @@ def test_vmap_over_rates() -> None:
     ],
     ids=["segments", "causal", "window", "causal window"],
 )
-@pytest.mark.parametrize("derivative", [False, True], ids=["value", "tangent"])
+@pytest.mark.parametrize("what", ["value", "tangent", "cotangent"])
 def test_blocks_out_of_sight_are_skipped(
-    options: dict[str, Any], looking: list[int], derivative: bool
+    options: dict[str, Any], looking: list[int], what: str
 ) -> None:
     """Eight blocks of eight queries and keys; block 4 of the values is NaN. Who looks at it gets
     NaN, since 0 times NaN is NaN: some query of a block suffices.
@@ -501,7 +501,12 @@ def test_blocks_out_of_sight_are_skipped(
     x = jnp.ones((64, 1, 1))
     poisoned = x.at[32:40].set(jnp.nan)
     f = jax.jit(Case((), 64, 64, 1, 1, 1, 1, (8, 8), options=options).at(None, 0))
-    found = jax.jvp(f, (x, x, x), (x, x, poisoned))[1] if derivative else f(x, x, poisoned)
+    if what == "value":
+        found = f(x, x, poisoned)
+    elif what == "tangent":
+        found = jax.jvp(f, (x, x, x), (x, x, poisoned))[1]
+    else:
+        found = jax.vjp(lambda q: f(q, x, poisoned), x)[1](x)[0]
     sick = np.isnan(found).reshape(8, 8).any(-1)
     np.testing.assert_array_equal(np.flatnonzero(sick), looking)
 
@@ -677,6 +682,18 @@ def test_what_is_stored_grows_with_the_length(length: int) -> None:
     assert sizes == collections.Counter(
         [*(x.size for x in operands), queries * 6, queries, queries]
     )
+
+
+def test_conditions_return_no_weights() -> None:
+    """The gradient computes a block again under the condition that it is seen. If it took results
+    of one `cond` into another one, blocks that nobody sees would cost zeros for all of them.
+    """
+    case = Case(block_sizes=(5, 7), options={"is_causal": True})
+    gradient = jax.grad(lambda *operands: case.at(KEY)(*operands).sum(), argnums=(0, 1, 2))
+    program = str(jax.make_jaxpr(gradient)(*case.operands()[:3]))
+    results = re.findall(r"([^\n=]*) = cond\[", program)
+    assert len(results) == 2  # forward and backward
+    assert not [found for found in results if "5,7]" in found]
 
 
 def test_only_what_moves_is_differentiated() -> None:

@@ -1,4 +1,6 @@
-"""A linear function with a transpose of the caller's: every derivative, each also of a batch."""
+"""Linear functions with a transpose of the caller's, or under a condition: every derivative, each
+also of a batch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdrop.functional.attention._linear import linear_call
+from jaxdrop.functional.attention._linear import linear_call, linear_cond
 
 _RANDOM = np.random.default_rng(0)
 A, B, X, Y = (_RANDOM.normal(size=(3, 3)).astype(np.float32) for _ in range(4))
@@ -69,17 +71,66 @@ def moved(f: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-@pytest.mark.parametrize("axes", [None, (0, 1, 1, 0), (None, None, 1, None), (1, 0, None, None)])
-def test_all_derivatives(axes: tuple[int | None, ...] | None) -> None:
-    """Axes are those of a batch; an operand without one is the same for all of the batch."""
+AXES = pytest.mark.parametrize(
+    "axes", [None, (0, 1, 1, 0), (None, None, 1, None), (1, 0, None, None)]
+)
+"""Of a batch; an operand without one is the same for all of the batch."""
+
+
+def everything(f: Callable[..., Any], axes: tuple[int | None, ...] | None) -> Any:
+    """Values and derivatives, and what the transposes give."""
     args = A, B, X, Y
     if axes is not None:
         args = tuple(x[0] if at is None else x for x, at in zip(args, axes, strict=True))
+    g = f if axes is None else jax.vmap(f, in_axes=axes)
+    return (g(*args), moved(g)(*args), jax.jit(g)(*args)), transposes(g)(*args)
 
-    def run(f: Callable[..., Any], turned: np.float32) -> Any:
-        g = f if axes is None else jax.vmap(f, in_axes=axes)
-        found = g(*args), moved(g)(*args), jax.jit(g)(*args)
-        return found, jax.tree.map(lambda x: turned * x, transposes(g)(*args))
 
-    found, expected = run(called, np.float32(1)), run(plain, _TURNED)
+@AXES
+def test_all_derivatives(axes: tuple[int | None, ...] | None) -> None:
+    values, turned = everything(plain, axes)
+    expected = values, jax.tree.map(lambda x: _TURNED * x, turned)
+    chex.assert_trees_all_close(everything(called, axes), expected, rtol=1e-5, atol=1e-5)
+
+
+@AXES
+@pytest.mark.parametrize("here", [True, False])
+def test_a_condition(here: bool, axes: tuple[int | None, ...] | None) -> None:
+    found = everything(
+        lambda a, b, x, y: linear_cond(jax.numpy.asarray(here), forward, (a, b), (x, y)), axes
+    )
+    expected = everything(
+        lambda *args: jax.tree.map(lambda x: x * np.float32(here), plain(*args)), axes
+    )
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_condition_of_each_example() -> None:
+    here = np.array([True, False, True])
+
+    def total(f: Callable[..., Any], a: Any) -> Any:
+        return sum(x.sum() for x in jax.tree.leaves(jax.vmap(f)(here, a, X)))
+
+    def conditional(here: Any, a: Any, x: Any) -> Any:
+        return linear_cond(here, forward, (a, B[0]), (x, x))
+
+    def product(here: Any, a: Any, x: Any) -> Any:
+        return jax.tree.map(lambda y: jax.numpy.where(here, y, 0), forward((a, B[0]), (x, x)))
+
+    found, expected = (
+        jax.value_and_grad(lambda a, f=f: total(f, a))(A) for f in (conditional, product)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
+def test_a_transpose_is_one_condition_and_does_not_compute_what_it_does_not_need() -> None:
+    def run(here: jax.Array, a: jax.Array) -> Any:
+        transpose = jax.linear_transpose(
+            lambda x: linear_cond(here, lambda a, x: jax.numpy.exp(a) * x, a, x), X
+        )
+        return transpose(X)
+
+    program = str(jax.make_jaxpr(run)(np.bool_(True), A))
+    before, condition = program.split("cond[")
+    assert "exp " not in before
+    assert "exp " in condition

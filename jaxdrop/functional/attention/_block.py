@@ -4,6 +4,7 @@ which of their weights are kept.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _mapped_axes, _numerics, masks, random
+from jaxdrop.functional.attention._splitting import anchor, at
 
 T = TypeVar("T")
 
@@ -85,12 +87,14 @@ class Operands(NamedTuple):
     """
 
 
-class Lead(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lead:
     """Where batch and heads stand in the whole mask."""
 
     coordinates: tuple[Any, ...]
     """The coordinates along each of their axes, with the axes of the weights."""
-    mask_shape: tuple[int, ...]
+    mask_shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     """The shape of the whole mask."""
 
 
@@ -111,25 +115,33 @@ def lead_of(plan: Plan, operands: Operands) -> Lead | None:
     )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores of the queries of block `i` against the keys of block `j`: logits, masks, products.
+    """Scores of the queries of block `i` against the keys of block `j`: logits, masks, products."""
 
-    Operands may be a part of the batch; `lead` then says which.
-    """
+    plan: Plan = dataclasses.field(metadata={"static": True})
+    operands: Operands
+    lead: Lead | None
+    row: jax.Array
+    """The place of the first query."""
 
-    def __init__(self, plan: Plan, operands: Operands, lead: Lead | None = None) -> None:
-        self.plan, self.operands = plan, operands
-        self.lead = lead or lead_of(plan, operands)
-        self.products = {
-            "precision": plan.precision,
-            "preferred_element_type": _numerics.compute_dtype(operands.q.dtype),
-        }
-        self.row: jax.Array = jnp.int32(0)
+    @classmethod
+    def of(cls, plan: Plan, operands: Operands, lead: Lead | None = None) -> Scores:
+        """Operands may be a part of the batch; `lead` then says which."""
+        row: jax.Array = jnp.int32(0)
         names, _ = _mapped_axes.names_and_size(plan.spec, [operands.q.ndim - 2])
         if names:
-            self.row = _mapped_axes.index_and_size(names)[0] * np.int32(plan.lengths[0])
+            row = _mapped_axes.index_and_size(names)[0] * np.int32(plan.lengths[0])
         if operands.offset is not None:
-            self.row = self.row + operands.offset
+            row = row + operands.offset
+        return cls(plan, operands, lead or lead_of(plan, operands), row)
+
+    @property
+    def products(self) -> dict[str, Any]:
+        """How matrices are multiplied."""
+        wide = _numerics.compute_dtype(self.operands.q.dtype)
+        return {"precision": self.plan.precision, "preferred_element_type": wide}
 
     def logits(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
         """The logits, minus infinity where the query may not see the key."""
@@ -170,7 +182,8 @@ class Scores:
         """Which weights are kept, or None for all."""
         if self.operands.key is None or self.lead is None:
             return None
-        (before, shape), (count, columns) = self.lead, (self.plan.counts[1], self.plan.blocks[1])
+        before, shape = self.lead.coordinates, self.lead.mask_shape
+        count, columns = self.plan.counts[1], self.plan.blocks[1]
         row, column = self._coordinates(i, j)
         place: tuple[jax.Array, ...] = (row, column)
         if shape[-1] == count * columns:
@@ -187,25 +200,24 @@ class Scores:
             random.bits_at(self.operands.key, (*before, *place), shape), self.operands.threshold
         )
 
-    def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
-        """Runs `block` for each block of keys with a key that a query of block `i` may see.
+    def over_columns(
+        self, i: jax.Array, block: Callable[[jax.Array | None, T, Any], T], carry: T, xs: Any
+    ) -> T:
+        """`carry = block(here, carry, x)` for each block of keys. `here` says whether a query of
+        block `i` may see one of its keys; None if nobody asked.
 
         Each turn is under `jax.checkpoint`: the backward pass gets the carry of the turn and
-        computes the rest again. This keeps out also the residuals that `lax.cond` would return.
+        computes the rest again.
         """
         rematerialized = functools.partial(jax.checkpoint, prevent_cse=False)
-        seen = self._seen(i)
 
         @rematerialized
-        def step(carry: T, x: Any) -> tuple[T, None]:
-            here, x = x
-            if here is None:
-                return block(carry, x), None
-            return lax.cond(here, lambda carry: block(carry, x), lambda carry: carry, carry), None
+        def step(carry: T, x: tuple[jax.Array | None, Any]) -> tuple[T, None]:
+            return block(x[0], carry, x[1]), None
 
         if self.plan.counts[1] == 1:
-            return rematerialized(block)(carry, jax.tree.map(lambda x: x[0], xs))
-        return lax.scan(step, carry, (seen, xs))[0]
+            return step(carry, (None, jax.tree.map(lambda x: x[0], xs)))[0]
+        return lax.scan(step, carry, (self._seen(i), xs))[0]
 
     def _seen(self, i: jax.Array) -> jax.Array | None:
         """Which blocks of keys have a key that a query of block `i` may see, or None for all."""
@@ -245,50 +257,3 @@ class Scores:
 
     def _part(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
         return at(at(x, i, self.plan.blocks[0], -2), j, self.plan.blocks[1], -1)
-
-
-def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
-    """Block `index` of `x` along `axis`. All of `x` if it is one block, or has one entry that all
-    blocks share.
-    """
-    return (
-        x
-        if x.shape[axis] in (1, length)
-        else lax.dynamic_slice_in_dim(x, index * length, length, axis)
-    )
-
-
-def split(x: jax.Array, axis: int, count: int) -> jax.Array:
-    """The `count` equal parts of `x` along `axis`, stacked along a new first axis."""
-    axis %= x.ndim
-    parts = x.reshape(*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
-    return jnp.moveaxis(parts, axis, 0)
-
-
-def join(parts: jax.Array, axis: int) -> jax.Array:
-    """The inverse of `split`: the parts one after the other along `axis`."""
-    axis %= parts.ndim - 1
-    x = jnp.moveaxis(parts, 0, axis)
-    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
-
-
-def over(count: int, row: Callable[..., Any], *xs: Any) -> Any:
-    """`row(i, *xs[i])` for each block of queries, stacked."""
-    if count == 1:
-        found = row(jnp.int32(0), *jax.tree.map(lambda x: x[0], xs))
-        return jax.tree.map(lambda x: x[None], found)
-    return lax.map(lambda x: row(*x), (jnp.arange(count, dtype=jnp.int32), *xs))
-
-
-def anchor(tree: Any) -> jax.Array:
-    """A zero that, inside `shard_map`, varies over every mesh axis over which an array of `tree`
-    varies.
-
-    The carry of a `lax.scan` must have one type in all turns. A sum of products of these arrays
-    varies over all of their axes, so it must start from a zero that does.
-    """
-    leaves = [
-        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        for x in jax.tree.leaves(tree)
-    ]
-    return functools.reduce(jnp.add, [jnp.zeros_like(leaf.sum(), jnp.float32) for leaf in leaves])

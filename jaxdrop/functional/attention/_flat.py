@@ -16,8 +16,9 @@ from jax import lax
 
 from jaxdrop import _lengths, _mapped_axes, masks
 from jaxdrop.functional.attention import _sight
-from jaxdrop.functional.attention._block import Operands, Plan, Scores, anchor
+from jaxdrop.functional.attention._block import Operands, Plan, Scores
 from jaxdrop.functional.attention._problem import LOG2_E, Inputs, Mask, Place, Problem, Sides
+from jaxdrop.functional.attention._splitting import anchor
 from jaxdrop.random import _drawing
 from jaxdrop.random._positions import linear
 
@@ -46,7 +47,7 @@ def described(
       tiles: kept in the description.
       interpret: kept in the description.
     """
-    scores = Scores(plan, operands)
+    scores = Scores.of(plan, operands)
     problem = Problem(
         lengths=plan.lengths,
         share=share(operands),

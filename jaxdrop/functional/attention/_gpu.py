@@ -107,7 +107,7 @@ def transposed(
     moved: jax.Array,
     spread: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The cotangents of `q`, `k` and `v` from those of the results of `_blocked._derivative`."""
+    """The cotangents of `q`, `k` and `v` from those of the results of `_derivative.derivative`."""
     kernels = _chosen(plan, operands)
     settled = functools.partial(_settled, kernels, plan, operands)
     queries, depth = _whole(kernels, operands.q), _depth(kernels, operands.q)

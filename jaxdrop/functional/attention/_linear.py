@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,6 +47,36 @@ def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: An
 
     found = _linear.bind(*flat_constants, *flat_tangents, run=run, back=back, split=split)
     return of_result.unflatten(found)
+
+
+def linear_cond(here: jax.Array, forward: Linear, constants: Any, tangents: Any) -> Any:
+    """`forward(constants, tangents)`, a tree of arrays, where `here` is true, and else zeros.
+
+    As with `jax.lax.cond`, only one of them is computed. The transpose of a `cond` is two: one
+    returns all that `forward` computes of the constants, as large zeros where `here` is false, and
+    the other one takes it. Here the transpose is one `cond`, which computes it from the constants.
+    """
+    like = jax.eval_shape(lambda: tangents)
+
+    def run(given: Any, tangents: Any) -> Any:
+        here, constants = given
+        return _or_zeros(here, lambda: forward(constants, tangents))
+
+    def back(given: Any, cotangents: Any) -> Any:
+        here, constants = given
+
+        def transpose() -> Any:  # also traces `forward`, which computes what depends on `constants`
+            of_tangents = jax.linear_transpose(functools.partial(forward, constants), like)
+            return of_tangents(cotangents)[0]
+
+        return _or_zeros(here, transpose)
+
+    return linear_call(run, back, (here, constants), tangents)
+
+
+def _or_zeros(here: jax.Array, compute: Callable[[], Any]) -> Any:
+    like = jax.eval_shape(compute)
+    return jax.lax.cond(here, compute, lambda: jax.tree.map(jnp.zeros_like, like))
 
 
 _linear = Primitive("linear_call")

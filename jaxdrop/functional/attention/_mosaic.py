@@ -74,7 +74,7 @@ def transposed(
     moved: jax.Array,
     spread: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The cotangents of `q`, `k` and `v` from those of the results of `_blocked._derivative`."""
+    """The cotangents of `q`, `k` and `v` from those of the results of `_derivative.derivative`."""
     call = _Call(plan, operands)
     inputs, (rows, columns), (queries, keys) = call.inputs, call.counts, call.block
     length, share = inputs.q.shape[1], call.problem.share

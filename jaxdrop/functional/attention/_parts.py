@@ -7,13 +7,15 @@ whole, and its mask is a part of the whole mask.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 from jax import lax
 
-from jaxdrop.functional.attention._block import Operands, Plan, join, lead_of, split
+from jaxdrop.functional.attention._block import Operands, Plan, lead_of
+from jaxdrop.functional.attention._splitting import join, split
 
 T = TypeVar("T")
 
@@ -25,16 +27,12 @@ def by_parts(compute: Callable[..., T], plan: Plan, operands: Operands, *arrays:
     The plan was made for the CPU of this process, and the program may be compiled for another
     device.
     """
-    lead = lead_of(plan, operands)
-
-    def whole(operands: Operands, coordinates: Any, *arrays: Any) -> T:
-        return compute(plan, operands, lead and lead._replace(coordinates=coordinates), *arrays)
-
-    looped = whole
+    whole = functools.partial(compute, plan)
+    looped: Callable[..., T] = whole
     for axis, count in reversed([*enumerate(plan.parts)]):
         if count > 1:
             looped = _over_parts(looped, axis, operands.q.shape[axis], count)
-    given = operands, lead and lead.coordinates, *arrays
+    given = operands, lead_of(plan, operands), *arrays
     return (
         whole(*given)
         if looped is whole

@@ -1,0 +1,134 @@
+"""The derivative of attention by blocks. In the symbols of `_blocked`,
+
+    ds = scale (dq k + q dk) + dbias,    W = P ds = exp(s - m) ds / t,    dL = sum W,
+    do = (D W) v + (D P) dv - dL o.
+
+It is linear in the tangents, so JAX transposes it: forward mode, reverse mode and all higher
+derivatives come from this one formula. It is a sum over blocks that do not depend on each other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdrop import _numerics
+from jaxdrop.functional.attention import _target
+from jaxdrop.functional.attention._block import Lead, Operands, Plan, Scores
+from jaxdrop.functional.attention._linear import linear_cond
+from jaxdrop.functional.attention._parts import by_parts
+from jaxdrop.functional.attention._splitting import at, join, over, split
+
+
+class Tangents(NamedTuple):
+    """The tangents of the inputs, None for an input that has none."""
+
+    q: jax.Array | None
+    k: jax.Array | None
+    v: jax.Array | None
+    bias: jax.Array | None
+
+
+def derivative(
+    plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: Tangents
+) -> tuple[jax.Array, jax.Array]:
+    """`(D W) v + (D P) dv` and `dL` of the module's formula."""
+    return by_parts(_of_part, plan, operands, top, total, moving)
+
+
+def _of_part(
+    plan: Plan,
+    operands: Operands,
+    lead: Lead | None,
+    top: jax.Array,
+    total: jax.Array,
+    moving: Tangents,
+) -> tuple[jax.Array, jax.Array]:
+    scores = Scores.of(plan, operands, lead)
+    # Tangents with an axis of queries are split for the outer loop, those with an axis of keys for
+    # the inner loop.
+    outer = Tangents(*(_split(x, -2, plan.counts[0]) for x in (moving.q, None, None, moving.bias)))
+    keys, values = (_split(x, -2, plan.counts[1]) for x in (moving.k, moving.v))
+
+    def row(i: jax.Array, d: Tangents) -> tuple[jax.Array, jax.Array]:
+        bias = moving.bias if d.bias is None else d.bias
+        biases = _split(bias, -1, plan.counts[1])
+
+        def block(
+            here: jax.Array | None,
+            carry: tuple[jax.Array, jax.Array],
+            x: tuple[jax.Array, Tangents],
+        ) -> tuple[jax.Array, jax.Array]:
+            j, part = x
+            part = part._replace(q=d.q, bias=bias if part.bias is None else part.bias)
+            given = _Block(scores, top, total, i, j)
+            found = (
+                _of_block(given, part)
+                if here is None
+                else linear_cond(here, _of_block, given, part)
+            )
+            return carry[0] + found[0], carry[1] + found[1]
+
+        zeros, initial = scores.start(at(operands.q, i, plan.blocks[0], -2), (operands, moving))
+        xs = jnp.arange(plan.counts[1], dtype=jnp.int32), Tangents(None, keys, values, biases)
+        return scores.over_columns(i, block, (initial, zeros), xs)
+
+    found = over(plan.counts[0], row, outer)
+    return join(found[0], -2), join(found[1], -1)
+
+
+class _Block(NamedTuple):
+    """A block, and what its derivative is computed from."""
+
+    scores: Scores
+    top: jax.Array
+    total: jax.Array
+    i: jax.Array
+    j: jax.Array
+
+
+def _of_block(block: _Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
+    scores, top, total, i, j = block
+    operands, (rows, columns) = scores.operands, scores.plan.blocks
+    wide = _numerics.compute_dtype(operands.v.dtype)
+    q, v = at(operands.q, i, rows, -2), at(operands.v, j, columns, -2)
+    p = jnp.exp(scores.logits(i, j, q) - at(top, i, rows, -1)[..., None])
+    p, mask = _formed_once(p / at(total, i, rows, -1)[..., None], scores.mask(i, j))
+    ds = jnp.zeros((), wide)
+    if d.q is not None:
+        ds += scores.product(d.q, at(operands.k, j, columns, -2))
+    if d.k is not None:
+        ds += scores.product(q, d.k)
+    if d.bias is not None:
+        ds += d.bias.astype(wide)
+    if _target.platform() == "tpu":
+        # The transpose multiplies the cotangent of `ds` by queries and by keys, in their precision.
+        ds = lax.optimization_barrier(ds.astype(q.dtype)).astype(wide)
+    w = p * ds
+    out = scores.values(mask, w, v)
+    if d.v is not None:
+        out += scores.values(mask, p, d.v)
+    return out * operands.scale.astype(wide), w.sum(-1)
+
+
+def _formed_once(p: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    """`p` and `mask`, on a TPU from one array that is stored: `p` with the sign for the mask.
+    There, XLA would else compute the exponential and draw the mask anew in each product of matrices
+    that takes them. Elsewhere it does not, or to store costs more.
+    """
+    if _target.platform() != "tpu":
+        return p, mask
+    if mask is None:
+        return lax.optimization_barrier(p), None
+    signed = lax.optimization_barrier(jnp.where(mask, p, -p))
+    return jnp.abs(signed), ~jnp.signbit(signed)
+
+
+def _split(x: jax.Array | None, axis: int, count: int) -> jax.Array | None:
+    """The `count` blocks of `x`, along a new first axis; None if `x` is None, or if its
+    one entry along `axis` is shared by several blocks.
+    """
+    return None if x is None or (x.shape[axis] == 1 and count != 1) else split(x, axis, count)
