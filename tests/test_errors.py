@@ -75,7 +75,7 @@ LAYERS = [
         ("p", "rate is the probability of dropping"),
         ("keep_prob", "rate=1 - keep_prob"),
         ("training", "deterministic=not training"),
-        ("determinstic", "is deterministic meant?"),
+        ("determinstic", ": is deterministic meant? It takes "),
     ],
 )
 def test_a_foreign_argument_of_a_constructor(layer: type, foreign: str, says: str) -> None:
@@ -91,7 +91,7 @@ def test_a_foreign_argument_of_a_constructor(layer: type, foreign: str, says: st
     [
         (
             lambda: jaxdrop.dropout(KEY, X, p=0.1),
-            "dropout has no argument 'p': rate is the probability of dropping",
+            "dropout has no argument 'p': rate is the probability of dropping, as in rate=0.1. It takes key, ",
         ),
         (
             lambda: jaxdrop.dropout(KEY, X, 0.1, noise_shape=(4, 1)),

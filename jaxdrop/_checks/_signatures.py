@@ -125,7 +125,7 @@ def check_fit(
         for given in kwargs:
             if given not in signature.parameters:
                 raise TypeError(
-                    f"{name} has no argument {given!r}{_hint(given, known)}. {takes}"
+                    f"{name} has no argument {given!r}{_hint(given, known)} {takes}"
                 ) from None
         raise TypeError(f"{name}: {error}. {takes}") from None
 
@@ -134,6 +134,6 @@ def _hint(given: str, known: Sequence[str]) -> str:
     for names, ways in _ELSEWHERE.items():
         for name, way in ways.items() if given in names else ():
             if name in known:
-                return f": {way}"
+                return f": {way}."
     close = difflib.get_close_matches(given, known)
-    return f": is {close[0]} meant?" if close else ""
+    return f": is {close[0]} meant?" if close else "."
