@@ -176,7 +176,7 @@ TESTS = {
     r"audit/_(selection|catalog)": "audit/test_report audit/test_sites audit/test_modules",
     r"audit/.*": (
         "audit/test_programs audit/test_sites audit/test_modules audit/test_report"
-        " audit/test_gallery audit/test_correct_models"
+        " audit/test_gallery audit/test_correct_models audit/test_masks_drawn_before"
     ),
     r"testing": "test_testing",
     r"_replacing": "nnx/test_replacement_nnx linen/test_replacement_linen",

@@ -91,7 +91,8 @@ def test_a_foreign_argument_of_a_constructor(layer: type, foreign: str, says: st
     [
         (
             lambda: jaxdrop.dropout(KEY, X, p=0.1),
-            "dropout has no argument 'p': rate is the probability of dropping, as in rate=0.1. It takes key, ",
+            "dropout has no argument 'p': rate is the probability of dropping, as in rate=0.1. It"
+            " takes key, ",
         ),
         (
             lambda: jaxdrop.dropout(KEY, X, 0.1, noise_shape=(4, 1)),

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdrop import _equations
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._graph import Node, moved_from, sources_of
+from jaxdrop.audit._graph import Node, moved_from, rows_of, sources_of
 from jaxdrop.audit._places import Loop, Place
 from jaxdrop.audit._walk import Handler, Walk, entered
 
@@ -32,14 +32,31 @@ def _elements(walk: Walk, loop: Loop, arrays: Sequence[Node], avals: Any) -> lis
             found.append(same)  # a value that was repeated for the loop
             continue
         node = _fresh(walk, "element", array, aval, array.deps | loop.bit, loop.place)
-        if array.op == "stack" and array.rand is not None:
-            node.rand, node.mask, node.range = array.rand, array.mask, array.range
-        found.append(node)
+        found.append(_drawn_as(node, *rows_of(array)))
     return found
+
+
+def _drawn_as(part: Node, *rows: Node) -> Node:
+    """Notes that entries are as random as one of these arrays: which one is not known in tracing.
+    Masks of different probabilities are one of an unknown probability.
+    """
+    first = rows[0]
+    if all(row.rand is not None for row in rows):
+        part.rand, part.range = first.rand, first.range
+        masks = [row.mask for row in rows if row.mask is not None]
+        if len(masks) == len(rows):
+            same = len({mask.true for mask in masks}) == 1
+            part.mask = masks[0] if same else dataclasses.replace(masks[0], true=None)
+    return part
 
 
 def _repeated(array: Node) -> Node | None:
     """The value that an array repeats along its first axis."""
+    rows = rows_of(array)
+    if rows != (array,) and all(row is rows[0] for row in rows):
+        return rows[0]
+    if array.op == "stacked" and array.inputs[0].deps == array.deps:
+        return array.inputs[0]  # a loop returned the same in each iteration
     if array.op != "broadcast_in_dim":
         return None
     dims, inner = tuple(array.params["broadcast_dimensions"]), array.inputs[0]
@@ -112,7 +129,7 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     loop = _new_loop(walk, "scan", eqn.params["length"], place)
     arrays = inputs[consts + carried :]
     if place.backward:
-        _note_kept(walk, [node for node in inputs if node.op == "stack"], place, "a scan")
+        _note_kept(walk, [node for node in inputs if node.op == "stacked"], place, "a scan")
     xs = _elements(walk, loop, arrays, [var.aval for var in body.jaxpr.invars[consts + carried :]])
     init = inputs[consts : consts + carried]
     outs = _iterate(walk, loop, body, inputs[:consts], init, xs)
@@ -121,10 +138,9 @@ def scan(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> list[N
     whole = _link(walk, "loop", tuple(outs), _NUMBER, loop.bit, place)
     for out, var in zip(outs[carried:], eqn.outvars[carried:], strict=True):
         node = _link(
-            walk, "stack", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place
+            walk, "stacked", (out, whole), var.aval, out.deps & ~(loop.bit | loop.carried), place
         )
-        node.rand, node.mask, node.range = out.rand, out.mask, out.range
-        stacked.append(node)
+        stacked.append(_drawn_as(node, out))
     return [*_finished(walk, loop, init, outs[:carried]), *stacked]
 
 
@@ -200,14 +216,15 @@ def shard_map(walk: Walk, eqn: Any, inputs: tuple[Node, ...], place: Place) -> l
     for node, var, spec in zip(inputs, body.invars, params["in_specs"], strict=True):
         bits = sum(walk.axis(name) for name in _flat(spec))
         if bits:
-            args.append(_fresh(walk, "shard", node, var.aval, node.deps | bits, place))
+            part = _fresh(walk, "shard", node, var.aval, node.deps | bits, place)
+            args.append(_drawn_as(part, node))
         else:
             args.append(node)
     inside = dataclasses.replace(place, loops=(*place.loops, *loops))
     outs = walk.closed(body, args, inside)
     gone = sum(walk.axis(axis) for axis in axes)
     return [
-        _link(walk, "unshard", (out,), var.aval, out.deps & ~gone, place)
+        _drawn_as(_link(walk, "unshard", (out,), var.aval, out.deps & ~gone, place), out)
         for out, var in zip(outs, eqn.outvars, strict=True)
     ]
 

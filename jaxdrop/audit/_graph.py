@@ -258,3 +258,25 @@ def moved_from(node: Node) -> Node:
     while node.op in MOVES:
         node = node.inputs[0]
     return node
+
+
+def rows_of(array: Node) -> tuple[Node, ...]:
+    """The values that an array was put together from along its first axis; itself if it was not."""
+    if array.op == "stack" and array.params.get("axis") == 0:
+        return array.inputs
+    if array.op == "concatenate" and array.params["dimension"] == 0:
+        rows = tuple(each.inputs[0] for each in array.inputs if each.op in MOVES)
+        if [row.shape for row in rows] == [array.shape[1:]] * len(array.inputs):
+            return rows
+    return (array,)
+
+
+def parts_of(mask: Node) -> Iterator[Node]:
+    """The parts of random arrays that a mask is made of: the elements that a loop gets of an array,
+    the part of a device.
+    """
+    node: Node | None = mask
+    while node is not None:
+        if node.op in ("element", "shard"):
+            yield node
+        node = next((each for each in node.inputs if each.rand is mask.rand), None)

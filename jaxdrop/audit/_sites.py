@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from, sources_of
+from jaxdrop.audit._draws import draws_of, form, kept_bytes, times_drawn
+from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from, parts_of, sources_of
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._tracing import Program
 
@@ -72,8 +72,13 @@ class Found:
 
     @property
     def deps(self) -> int:
-        """The sources that the bits depend on."""
-        return sources_of(node for draw in self.draws for node in (draw.bits, draw.key))
+        """The sources that the bits depend on. Another iteration, or device, gets another part of
+        bits that were drawn before.
+        """
+        found = sources_of(node for draw in self.draws for node in (draw.bits, draw.key))
+        for part in (part for each in self.applications for part in parts_of(each.mask)):
+            found |= part.deps & ~sources_of(part.inputs)
+        return found
 
     def within(self, path: str) -> bool:
         """Whether it is drawn, or applied, in the module with this path."""
@@ -104,8 +109,9 @@ def find_sites(program: Program) -> list[Found]:
             key = (id(draw), application.out.number)
         draws, applications = groups.setdefault(key, ([], []))
         applications.append(application)
-        if draw not in draws:
-            draws.append(draw)
+        for each in draws_of(application.mask, draw):
+            if each not in draws:
+                draws.append(each)
         latest[id(draw)] = (application, key)
     for draw in program.walk.draws.values():
         for place in draw.places:
@@ -120,7 +126,7 @@ def find_sites(program: Program) -> list[Found]:
     differentiated = any(node.backward for node in program.walk.graph.nodes)
     # In a loop of the backward pass, bits that are drawn again are those of other keys: elements of
     # what the loop goes over.
-    again = {_form(draw) for draw in program.walk.draws.values() if draw.again and not draw.places}
+    again = {form(draw) for draw in program.walk.draws.values() if draw.again and not draw.places}
     return [
         Found(_site(draws, applications, differentiated, again), draws, applications)
         for draws, applications in groups.values()
@@ -130,11 +136,6 @@ def find_sites(program: Program) -> list[Found]:
 def _drawn_again(draw: Draw, application: Application, latest: dict[int, Any]) -> bool:
     """Whether a mask that was applied before was drawn anew for this array."""
     return id(draw) in latest and len(draw.places) > 1
-
-
-def _form(draw: Draw) -> Any:
-    """What a draw and its repetition have in common."""
-    return draw.generator, draw.bits.shape
 
 
 def _site(
@@ -152,7 +153,7 @@ def _site(
     shared = () if first.kind == "draw" else shared_axes(first)
     if variant in _NO_MASK_OF_ENTRIES:
         rate, shared = None, ()
-    words = sum(each.bits.size for each in draws) * place.repeats
+    words = sum(each.bits.size * times_drawn(each, place) for each in draws)
     size = max(data.size, first.out.size) * place.repeats
     each = _OPERATIONS.get(draw.generator, _OPERATIONS_OF_OTHERS) + 6
     return Site(
@@ -162,8 +163,8 @@ def _site(
         shape=first.out.shape,
         shared_axes=shared,
         generator=draw.generator,
-        random_bits=sum(8 * d.bits.nbytes for d in draws) * place.repeats,
-        kept_bytes=_kept(draws, first, differentiated, again),
+        random_bits=sum(8 * each.bits.nbytes * times_drawn(each, place) for each in draws),
+        kept_bytes=kept_bytes(draws, first, differentiated, again),
         flops=words * each + 2 * size,
         bytes=2 * data.nbytes * place.repeats,
         active=True,
@@ -177,35 +178,6 @@ def inactive(layer: Layer) -> Site:
     kind = f"{layer.kind} ({'off' if layer.called else 'not called'})"
     where = layer.path or layer.kind
     return Site(where, kind, rate, (), (), "", 0, 0, 0, 0, active=False)
-
-
-def _kept(draws: list[Draw], first: Application, differentiated: bool, again: set[Any]) -> int:
-    """The bytes that the backward pass gets of masks."""
-    kept = 0
-    for draw in draws:
-        given = [
-            node.nbytes if node.op == "stack" else node.nbytes * first.place.repeats
-            for node in _made_of(draw)
-            if not node.backward and any(user.backward for user in node.users)
-        ]
-        if draw.again or draw.in_remat or (not given and _form(draw) in again):
-            kept += draw.key.nbytes * first.place.runs(draw.key.deps)
-        elif differentiated:
-            kept += max(given, default=0)
-        else:
-            kept += moved_from(first.mask).nbytes * first.place.repeats
-    return kept
-
-
-def _made_of(draw: Draw) -> Iterable[Node]:
-    """The masks of a draw."""
-    queue, seen = [draw.bits], {draw.bits.number}
-    for node in queue:
-        for user in node.users:
-            if user.number not in seen and user.rand is draw:
-                seen.add(user.number)
-                queue.append(user)
-    return [node for node in queue if node.mask is not None]
 
 
 def _variant(first: Application, shared: tuple[int, ...]) -> str:

@@ -102,11 +102,12 @@ def _of_block(block: _Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
         ds += scores.product(d.q, at(operands.k, j, columns, -2))
     if d.k is not None:
         ds += scores.product(q, d.k)
+    if _target.platform() == "tpu":
+        # The transpose multiplies the cotangent of `ds` by queries and by keys, in their precision:
+        # this stores it for both, as `_formed_once` does.
+        ds = lax.optimization_barrier(ds.astype(q.dtype)).astype(wide)
     if d.bias is not None:
         ds += d.bias.astype(wide)
-    if _target.platform() == "tpu":
-        # The transpose multiplies the cotangent of `ds` by queries and by keys, in their precision.
-        ds = lax.optimization_barrier(ds.astype(q.dtype)).astype(wide)
     w = p * ds
     out = scores.values(mask, w, v)
     if d.v is not None:
