@@ -1,4 +1,4 @@
-"""How activations are divided among devices, by the names of their axes.
+"""How activations are divided among devices, by the names of their axes, and what is kept of them.
 
 Without `flax.linen.logical_axis_rules` names do nothing. With rules, each device keeps its part of
 the batch, and parameters that are divided among devices are gathered where they are used.
@@ -21,6 +21,9 @@ BRANCH = "batch", "length", None
 """The input of attention or of an MLP, and its output: all tokens. For the output, that is the
 layout of its gradient, with which the gradients of matrices are products of whole heads and
 units; the compiler would otherwise exchange heads for tokens first."""
+
+ATTENTION_SAVEABLE = jax.checkpoint_policies.save_only_these_names("jaxdrop.dot_product_attention")
+"""For `jax.checkpoint`: of a layer, keeps its input and the results of attention."""
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:

@@ -19,7 +19,7 @@ from jax import lax
 import jaxdrop
 import jaxdrop.nnx
 
-from .layout import BRANCH, RESIDUAL, constrain
+from .layout import ATTENTION_SAVEABLE, BRANCH, RESIDUAL, constrain
 
 Norm: TypeAlias = Literal["pre", "post"]
 Branch: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -163,7 +163,7 @@ class Transformer(nnx.Module):
       norm: `'pre'`, at the start of each residual branch, or `'post'`, behind each residual sum.
       skip: what a training step does not compute; nothing by default.
       remat_policy: what the backward pass does not compute again, of `jax.checkpoint_policies`;
-        nothing by default.
+        the results of attention by default.
       rngs: for the parameters.
     """
 
@@ -181,7 +181,7 @@ class Transformer(nnx.Module):
         window: int | None = None,
         norm: Norm = "pre",
         skip: Skip | None = None,
-        remat_policy: Callable[..., bool] | None = None,
+        remat_policy: Callable[..., bool] = ATTENTION_SAVEABLE,
         rngs: nnx.Rngs,
     ) -> None:
         self.rate, self.length, skip = rate, length, skip or Skip()

@@ -15,7 +15,7 @@ import jaxdrop
 import jaxdrop.linen
 from jaxdrop import Part
 
-from .layout import BRANCH, RESIDUAL, constrain
+from .layout import ATTENTION_SAVEABLE, BRANCH, RESIDUAL, constrain
 
 
 class Block(nn.Module):
@@ -105,7 +105,7 @@ class Transformer(nn.Module):
             constrain(x, RESIDUAL), rate=strength * self.rate, part=part
         )
         blocks = nn.scan(
-            nn.remat(Block, prevent_cse=False),
+            nn.remat(Block, prevent_cse=False, policy=ATTENTION_SAVEABLE),
             variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),

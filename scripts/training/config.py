@@ -22,7 +22,7 @@ from training import storage
 
 Model: TypeAlias = Literal["mlp", "cnn", "transformer", "rnn", "masks"]
 RematPolicy: TypeAlias = Literal[
-    "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"
+    "nothing_saveable", "attention_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"
 ]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "early", "late", "curriculum"]
 
@@ -95,7 +95,8 @@ class Experiment:
       dtype: of the computation; parameters are float32.
       remat: compute layers again in the backward pass; the transformer always does.
       remat_policy: what the transformer's layers keep nevertheless: nothing, the results of
-        products of matrices, or of those without a batch axis; as in `jax.checkpoint_policies`.
+        attention, of products of matrices, or of those without a batch axis. All but the second are
+        those of `jax.checkpoint_policies`.
       precision: of products of matrices, as in `jax.default_matmul_precision`.
       seed: of weights, batches and masks.
       eval_examples: how many to judge by, of each part of the data; by default all that is held
@@ -128,7 +129,7 @@ class Experiment:
     clip: Positive = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    remat_policy: RematPolicy = "nothing_saveable"
+    remat_policy: RematPolicy = "attention_saveable"
     precision: Literal["default", "high", "highest"] = "default"
     seed: Seed = 0
     eval_examples: Count | None = None

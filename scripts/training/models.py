@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen, nnx
 from models.cnn import CNN
+from models.layout import ATTENTION_SAVEABLE
 from models.mlp import MLP
 from models.rnn import LanguageModel
 from models.transformer import Skip, Transformer
@@ -85,7 +86,11 @@ def _transformer(options: Experiment, data: Data, rngs: nnx.Rngs) -> nnx.Module:
             options.skip_tokens,
             options.skip_groups,
         ),
-        remat_policy=getattr(jax.checkpoint_policies, options.remat_policy),
+        remat_policy=(
+            ATTENTION_SAVEABLE
+            if options.remat_policy == "attention_saveable"
+            else getattr(jax.checkpoint_policies, options.remat_policy)
+        ),
         rngs=rngs,
     )
 

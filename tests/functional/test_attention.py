@@ -668,20 +668,39 @@ def test_no_tracer_leaks_and_profiles_show_its_name() -> None:
 
 # -- what it costs
 
+NAMED = jax.checkpoint_policies.save_only_these_names("jaxdrop.dot_product_attention")
+
 
 @pytest.mark.parametrize("length", [32, 64])
-def test_what_is_stored_grows_with_the_length(length: int) -> None:
-    """q, k, v, the output, two numbers a query, and single ones: the key among them."""
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_stored_grows_with_the_length(length: int, named: bool) -> None:
+    """q, k, v, the output, two numbers a query, and single ones: the key among them. A checkpoint
+    that keeps what has the name of attention stores the same.
+    """
     case = Case(queries=length, keys=length, options={"is_causal": True})
     operands = case.operands()[:3]
-    pull = jax.eval_shape(
-        lambda key, *operands: jax.vjp(case.at(key), *operands)[1], KEY, *operands
-    )
+
+    def run(key: jax.Array, *operands: jax.Array) -> Any:
+        f = case.at(key)
+        return jax.vjp(jax.checkpoint(f, policy=NAMED) if named else f, *operands)[1]
+
+    pull = jax.eval_shape(run, KEY, *operands)
     sizes = collections.Counter(leaf.size for leaf in jax.tree.leaves(pull) if leaf.size > 1)
     queries = 2 * length * 4
     assert sizes == collections.Counter(
         [*(x.size for x in operands), queries * 6, queries, queries]
     )
+
+
+def test_a_checkpoint_that_keeps_the_results_does_not_compute_them_again() -> None:
+    def products(wrap: Callable[..., Any]) -> int:
+        f = wrap(Case(block_sizes=(32, 32)).at(KEY))
+        gradient = jax.grad(lambda *operands: f(*operands).sum(), argnums=(0, 1, 2))
+        return str(jax.make_jaxpr(gradient)(*Case().operands()[:3])).count("dot_general[")
+
+    keeping = functools.partial(jax.checkpoint, policy=NAMED)
+    alone, kept, again = (products(wrap) for wrap in (lambda f: f, keeping, jax.checkpoint))
+    assert (kept, again) == (alone, alone + 2)
 
 
 def test_conditions_return_no_weights() -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from jaxdrop import _numerics
@@ -30,6 +31,9 @@ from jaxdrop.functional.attention._parts import by_parts
 from jaxdrop.functional.attention._splitting import anchor, at, join, over
 
 T = TypeVar("T")
+
+_NAME = "jaxdrop.dot_product_attention"
+"""The name, for `jax.checkpoint_policies`, of the results that the derivative is computed from."""
 
 
 def attend(plan: Plan, operands: Operands) -> jax.Array:
@@ -143,7 +147,7 @@ def _attend_jvp(
     # at this point, and not one in each turn of the loops.
     here = anchor((operands, moving)) == 0
     moving = jax.tree.map(lambda tangent: lax.select_n(here, tangent, tangent), moving)
-    out, top, total = _attend(plan, operands)
+    out, top, total = (checkpoint_name(x, _NAME) for x in _attend(plan, operands))
     moved, spread = _transposable(plan, operands, top, total, moving)
     moved = moved - spread[..., None] * out.astype(moved.dtype)
     # Only log(total) + top is ever used: the tangent of this sum is returned as that of `top`, and

@@ -51,6 +51,10 @@ def dot_product_attention(
     block draws its own part. The residuals of the backward pass are `q`, `k`, `v`, the output, two
     numbers for each query, and the key. Products of 16-bit inputs are summed in float32.
 
+    `jax.checkpoint` around a layer computes the output and the two numbers again. They have the
+    name `"jaxdrop.dot_product_attention"`, so that its `policy` can keep them:
+    `jax.checkpoint_policies.save_only_these_names("jaxdrop.dot_product_attention")`.
+
     A query that sees no key gets 0, not NaN, and so do its gradients. What `q`, `k` and `v` hold
     beyond `query_seq_lengths` and `key_value_seq_lengths` has no influence, even if it is NaN.
 
