@@ -1,4 +1,4 @@
-"""How activations are divided among devices, by the names of their axes, and what is kept of them.
+"""Activations: how devices divide them, by the names of their axes, and which ones remat keeps.
 
 Without `flax.linen.logical_axis_rules` names do nothing. With rules, each device keeps its part of
 the batch, and parameters that are divided among devices are gathered where they are used.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from jaxdrop.audit._applications import Application
@@ -10,11 +10,10 @@ from jaxdrop.audit._graph import Draw, Node, moved_from, parts_of, rows_of
 from jaxdrop.audit._places import Place
 
 
-def draws_of(mask: Node, draw: Draw) -> Iterator[Draw]:
-    """The draw of a mask; all of them, if it is an element of several masks in one array."""
-    yield draw
-    for part in parts_of(mask):
-        yield from (row.rand for row in rows_of(part.inputs[0]) if row.rand is not None)
+def other_draws(mask: Node) -> list[Draw]:
+    """The draws of the other masks in an array of which a mask is an element."""
+    draws = (row.rand for part in parts_of(mask) for row in rows_of(part.inputs[0]))
+    return [draw for draw in draws if draw is not None and draw is not mask.rand]
 
 
 def times_drawn(draw: Draw, place: Place) -> int:
@@ -30,11 +29,10 @@ def form(draw: Draw) -> Any:
 def kept_bytes(draws: list[Draw], first: Application, differentiated: bool, again: set[Any]) -> int:
     """The bytes that the backward pass gets of masks."""
     kept = 0
-    whole = first.mask.rand
-    rows = [each for each in draws_of(first.mask, draws[0]) if each is not whole]
+    others = other_draws(first.mask)
     for draw in draws:
-        if any(draw is row for row in rows):
-            continue  # counted with the array that they stand in
+        if any(draw is other for other in others):
+            continue  # counted with the array that it stands in
         given = [
             node.nbytes * (1 if node.op == "stacked" else repeats)
             for node, repeats in _made_of(draw, first.place)
@@ -42,7 +40,7 @@ def kept_bytes(draws: list[Draw], first: Application, differentiated: bool, agai
         ]
         if draw.again or draw.in_remat or (not given and form(draw) in again):
             kept += draw.key.nbytes * first.place.runs(draw.key.deps)
-        elif differentiated and not rows:
+        elif differentiated and not others:
             kept += max(given, default=0)
         else:
             kept += moved_from(first.mask).nbytes * first.place.repeats

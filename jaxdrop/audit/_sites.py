@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from jaxdrop.audit._applications import Application
-from jaxdrop.audit._draws import draws_of, form, kept_bytes, times_drawn
+from jaxdrop.audit._draws import form, kept_bytes, other_draws, times_drawn
 from jaxdrop.audit._graph import Draw, Node, ancestors, moved_from, parts_of, sources_of
 from jaxdrop.audit._modules import Layer
 from jaxdrop.audit._tracing import Program
@@ -109,7 +109,7 @@ def find_sites(program: Program) -> list[Found]:
             key = (id(draw), application.out.number)
         draws, applications = groups.setdefault(key, ([], []))
         applications.append(application)
-        for each in draws_of(application.mask, draw):
+        for each in (draw, *other_draws(application.mask)):
             if each not in draws:
                 draws.append(each)
         latest[id(draw)] = (application, key)

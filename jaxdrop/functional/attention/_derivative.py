@@ -117,8 +117,8 @@ def _of_block(block: _Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
 
 def _formed_once(p: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
     """`p` and `mask`, on a TPU from one array that is stored: `p` with the sign for the mask.
-    There, XLA would else compute the exponential and draw the mask anew in each product of matrices
-    that takes them. Elsewhere it does not, or to store costs more.
+    There, XLA would otherwise compute the exponential and draw the mask in each product of matrices
+    that takes them. On a CPU, to store them changes nothing; on a GPU it has not been tried.
     """
     if _target.platform() != "tpu":
         return p, mask

@@ -56,26 +56,26 @@ def linear_cond(here: jax.Array, forward: Linear, constants: Any, tangents: Any)
     returns all that `forward` computes of the constants, as large zeros where `here` is false, and
     the other one takes it. Here the transpose is one `cond`, which computes it from the constants.
     """
-    like = jax.eval_shape(lambda: tangents)
+    of_tangents = jax.eval_shape(lambda: tangents)
+    of_result = jax.eval_shape(forward, constants, tangents)
 
     def run(given: Any, tangents: Any) -> Any:
         here, constants = given
-        return _or_zeros(here, lambda: forward(constants, tangents))
+        return _or_zeros(here, lambda: forward(constants, tangents), of_result)
 
     def back(given: Any, cotangents: Any) -> Any:
         here, constants = given
 
         def transpose() -> Any:  # also traces `forward`, which computes what depends on `constants`
-            of_tangents = jax.linear_transpose(functools.partial(forward, constants), like)
-            return of_tangents(cotangents)[0]
+            transposed = jax.linear_transpose(functools.partial(forward, constants), of_tangents)
+            return transposed(cotangents)[0]
 
-        return _or_zeros(here, transpose)
+        return _or_zeros(here, transpose, of_tangents)
 
     return linear_call(run, back, (here, constants), tangents)
 
 
-def _or_zeros(here: jax.Array, compute: Callable[[], Any]) -> Any:
-    like = jax.eval_shape(compute)
+def _or_zeros(here: jax.Array, compute: Callable[[], Any], like: Any) -> Any:
     return jax.lax.cond(here, compute, lambda: jax.tree.map(jnp.zeros_like, like))
 
 
