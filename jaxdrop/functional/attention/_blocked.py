@@ -29,6 +29,7 @@ from jaxdrop.functional.attention._derivative import Tangents, derivative
 from jaxdrop.functional.attention._linear import linear_call
 from jaxdrop.functional.attention._parts import by_parts
 from jaxdrop.functional.attention._splitting import anchor, at, join, over
+from jaxdrop.functional.attention._transpose import Cotangents, Moving, of, transposed
 
 T = TypeVar("T")
 
@@ -158,48 +159,51 @@ def _attend_jvp(
 def _transposable(
     plan: Plan, operands: Operands, top: jax.Array, total: jax.Array, moving: Tangents
 ) -> tuple[jax.Array, jax.Array]:
-    """`derivative`, with the transpose computed by the kernels if they are chosen."""
-    by_blocks = jax.checkpoint(functools.partial(derivative, plan), prevent_cse=False)
-    if _kernels.chosen(plan, operands) is None or moving.bias is not None:
-        return by_blocks(operands, top, total, moving)
+    """`derivative`, with the transpose of `_transpose`, or that of the kernels if they are
+    chosen.
+    """
+    moves: Moving = tuple(x is not None for x in moving)
+    by_kernels = moving.bias is None and _kernels.chosen(plan, operands) is not None
 
+    @_rematerialized
     def forward(constants: Any, moving: Tangents) -> tuple[jax.Array, jax.Array]:
-        return by_blocks(*constants, moving)
+        return derivative(plan, *constants, moving)
 
-    @jax.custom_jvp
+    @_rematerialized
     def transpose(constants: Any, cotangents: tuple[jax.Array, jax.Array]) -> Tangents:
-        found = (
-            *_by_kernels(plan, operands, "transposed", _transposed, *constants, *cotangents),
-            None,
-        )
-        return Tangents(
-            *(None if like is None else x for x, like in zip(found, moving, strict=True))
-        )
-
-    @transpose.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
-        def transposed(constants: Any, cotangents: Any) -> Tangents:
-            of_moving = jax.linear_transpose(functools.partial(forward, constants), moving)
-            return of_moving(cotangents)[0]
-
-        return transpose(*primals), jax.jvp(transposed, primals, tangents)[1]
+        if not by_kernels:
+            return transposed(plan, *constants, Cotangents(*cotangents), moves)
+        return of(moves, *_transposed(plan, *constants, *cotangents), None)
 
     return linear_call(forward, transpose, (operands, top, total), moving)
 
 
-def _transposed(
+_rematerialized = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _transposed(plan: Plan, operands: Operands, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The cotangents of `q`, `k` and `v`, by the kernels."""
+    return _by_kernels(plan, operands, "transposed", _of_all, operands, *arrays)
+
+
+@_transposed.defjvp
+def _transposed_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
+    blocks = functools.partial(_of_all, plan)
+    return _transposed(plan, *primals), jax.jvp(blocks, primals, tangents)[1]
+
+
+def _of_all(
     plan: Plan,
     operands: Operands,
     top: jax.Array,
     total: jax.Array,
     moved: jax.Array,
     spread: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The cotangents of `q`, `k` and `v` from those of the results of `derivative`."""
-    forward = functools.partial(derivative, plan, operands, top, total)
-    moving = operands.q, operands.k, operands.v
-    of_moving = jax.linear_transpose(lambda q, k, v: forward(Tangents(q, k, v, None)), *moving)
-    return of_moving((moved, spread))
+) -> tuple[jax.Array, ...]:
+    """The cotangents of `q`, `k` and `v`, as the kernels give them."""
+    given = Cotangents(moved, spread)
+    return tuple(transposed(plan, operands, top, total, given, (True, True, True, False)))[:3]
 
 
 def _known(tangent: Any) -> jax.Array | None:

@@ -3,8 +3,8 @@
     ds = scale (dq k + q dk) + dbias,    W = P ds = exp(s - m) ds / t,    dL = sum W,
     do = (D W) v + (D P) dv - dL o.
 
-It is linear in the tangents, so JAX transposes it: forward mode, reverse mode and all higher
-derivatives come from this one formula. It is a sum over blocks that do not depend on each other.
+It is linear in the tangents; `_transpose` has its transpose. It is a sum over blocks that do not
+depend on each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from jax import lax
 from jaxdrop import _numerics
 from jaxdrop.functional.attention import _target
 from jaxdrop.functional.attention._block import Lead, Operands, Plan, Scores
-from jaxdrop.functional.attention._linear import linear_cond
 from jaxdrop.functional.attention._parts import by_parts
 from jaxdrop.functional.attention._splitting import at, join, over, split
 
@@ -64,13 +63,12 @@ def _of_part(
         ) -> tuple[jax.Array, jax.Array]:
             j, part = x
             part = part._replace(q=d.q, bias=bias if part.bias is None else part.bias)
-            given = _Block(scores, top, total, i, j)
-            found = (
-                _of_block(given, part)
-                if here is None
-                else linear_cond(here, _of_block, given, part)
-            )
-            return carry[0] + found[0], carry[1] + found[1]
+
+            def add(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+                found = _of_block(Block(scores, top, total, i, j), part)
+                return carry[0] + found[0], carry[1] + found[1]
+
+            return add(carry) if here is None else lax.cond(here, add, lambda same: same, carry)
 
         zeros, initial = scores.start(at(operands.q, i, plan.blocks[0], -2), (operands, moving))
         xs = jnp.arange(plan.counts[1], dtype=jnp.int32), Tangents(None, keys, values, biases)
@@ -80,7 +78,7 @@ def _of_part(
     return join(found[0], -2), join(found[1], -1)
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """A block, and what its derivative is computed from."""
 
     scores: Scores
@@ -90,29 +88,32 @@ class _Block(NamedTuple):
     j: jax.Array
 
 
-def _of_block(block: _Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
-    scores, top, total, i, j = block
+def _of_block(block: Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
+    scores, _, _, i, j = block
     operands, (rows, columns) = scores.operands, scores.plan.blocks
     wide = _numerics.compute_dtype(operands.v.dtype)
-    q, v = at(operands.q, i, rows, -2), at(operands.v, j, columns, -2)
-    p = jnp.exp(scores.logits(i, j, q) - at(top, i, rows, -1)[..., None])
-    p, mask = _formed_once(p / at(total, i, rows, -1)[..., None], scores.mask(i, j))
+    p, mask = weights(block)
     ds = jnp.zeros((), wide)
     if d.q is not None:
         ds += scores.product(d.q, at(operands.k, j, columns, -2))
     if d.k is not None:
-        ds += scores.product(q, d.k)
-    if _target.platform() == "tpu":
-        # The transpose multiplies the cotangent of `ds` by queries and by keys, in their precision:
-        # this stores it for both, as `_formed_once` does.
-        ds = lax.optimization_barrier(ds.astype(q.dtype)).astype(wide)
+        ds += scores.product(at(operands.q, i, rows, -2), d.k)
     if d.bias is not None:
         ds += d.bias.astype(wide)
     w = p * ds
-    out = scores.values(mask, w, v)
+    out = scores.values(mask, w, at(operands.v, j, columns, -2))
     if d.v is not None:
         out += scores.values(mask, p, d.v)
     return out * operands.scale.astype(wide), w.sum(-1)
+
+
+def weights(block: Block) -> tuple[jax.Array, jax.Array | None]:
+    """The weights `P` of a block, and which of them are kept, or None for all."""
+    scores, top, total, i, j = block
+    rows = scores.plan.blocks[0]
+    s = scores.logits(i, j, at(scores.operands.q, i, rows, -2))
+    p = jnp.exp(s - at(top, i, rows, -1)[..., None])
+    return _formed_once(p / at(total, i, rows, -1)[..., None], scores.mask(i, j))
 
 
 def _formed_once(p: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 Linear = Callable[[Any, Any], Any]
@@ -30,69 +29,39 @@ def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: An
       constants: a tree of arrays.
       tangents: a tree of arrays.
     """
-    of_constants: Any
-    of_tangents: Any
-    flat_constants, of_constants = jax.tree.flatten(constants)
-    flat_tangents, of_tangents = jax.tree.flatten(tangents)
-    of_result: Any = jax.tree.structure(jax.eval_shape(forward, constants, tangents))
-    split = len(flat_constants)
+    args, of_args = jax.tree.flatten((constants, tangents))
+    split = len(jax.tree.leaves(constants))
+    of_constants = jax.tree.structure(constants)
+    of_result: Any = None
 
     def run(*args: Any) -> list[Any]:
-        given = of_constants.unflatten(args[:split]), of_tangents.unflatten(args[split:])
-        return jax.tree.leaves(forward(*given))
+        nonlocal of_result
+        found, of_result = jax.tree.flatten(forward(*of_args.unflatten(args)))
+        return found
+
+    jaxpr = jax.make_jaxpr(run)(*args)
 
     def back(*args: Any) -> list[Any]:
         given = of_constants.unflatten(args[:split]), of_result.unflatten(args[split:])
         return jax.tree.leaves(transpose(*given))
 
-    found = _linear.bind(*flat_constants, *flat_tangents, run=run, back=back, split=split)
-    return of_result.unflatten(found)
-
-
-def linear_cond(here: jax.Array, forward: Linear, constants: Any, tangents: Any) -> Any:
-    """`forward(constants, tangents)`, a tree of arrays, where `here` is true, and else zeros.
-
-    As with `jax.lax.cond`, only one of them is computed. The transpose of a `cond` is two: one
-    returns all that `forward` computes of the constants, as large zeros where `here` is false, and
-    the other one takes it. Here the transpose is one `cond`, which computes it from the constants.
-    """
-    of_tangents = jax.eval_shape(lambda: tangents)
-    of_result = jax.eval_shape(forward, constants, tangents)
-
-    def run(given: Any, tangents: Any) -> Any:
-        here, constants = given
-        return _or_zeros(here, lambda: forward(constants, tangents), of_result)
-
-    def back(given: Any, cotangents: Any) -> Any:
-        here, constants = given
-
-        def transpose() -> Any:  # also traces `forward`, which computes what depends on `constants`
-            transposed = jax.linear_transpose(functools.partial(forward, constants), of_tangents)
-            return transposed(cotangents)[0]
-
-        return _or_zeros(here, transpose, of_tangents)
-
-    return linear_call(run, back, (here, constants), tangents)
-
-
-def _or_zeros(here: jax.Array, compute: Callable[[], Any], like: Any) -> Any:
-    return jax.lax.cond(here, compute, lambda: jax.tree.map(jnp.zeros_like, like))
+    return of_result.unflatten(_linear.bind(*args, jaxpr=jaxpr, back=back, split=split))
 
 
 _linear = Primitive("linear_call")
 _linear.multiple_results = True
 
 
-def _run(*args: Any, run: Callable[..., list[Any]], **_: Any) -> list[Any]:
-    return run(*args)
+def _run(*args: Any, jaxpr: ClosedJaxpr, **_: Any) -> list[Any]:
+    return jaxpr_as_fun(jaxpr)(*args)
 
 
-def _abstract(*args: Any, run: Callable[..., list[Any]], **_: Any) -> list[Any]:
-    return list(jax.make_jaxpr(run)(*args).out_avals)
+def _abstract(*_: Any, jaxpr: ClosedJaxpr, **__: Any) -> list[Any]:
+    return list(jaxpr.out_avals)
 
 
 def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, run: Callable[..., list[Any]], **_: Any
+    primals: Sequence[Any], tangents: Sequence[Any], *, jaxpr: ClosedJaxpr, **_: Any
 ) -> tuple[Any, Any]:
     moving = [at for at, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
 
@@ -100,7 +69,7 @@ def _jvp(
         args = list(primals)
         for at, value in zip(moving, some, strict=True):
             args[at] = value
-        return run(*args)
+        return jaxpr_as_fun(jaxpr)(*args)
 
     return jax.jvp(
         of_moving, tuple(primals[at] for at in moving), tuple(tangents[at] for at in moving)
@@ -118,7 +87,7 @@ def _batch(
     args: Sequence[Any],
     dims: Sequence[int | None],
     *,
-    run: Callable[..., list[Any]],
+    jaxpr: ClosedJaxpr,
     back: Callable[..., list[Any]],
     split: int,
 ) -> tuple[list[Any], list[int]]:
@@ -139,7 +108,8 @@ def _batch(
             fn, in_axes=tuple(axes + [0] * (len(given) - split)), axis_size=size
         )(*given)
 
-    found = _linear.bind(*mapped, run=over(run), back=over(back), split=split)
+    over_all = jax.make_jaxpr(over(jaxpr_as_fun(jaxpr)))(*mapped)
+    found = _linear.bind(*mapped, jaxpr=over_all, back=over(back), split=split)
     return found, [0] * len(found)
 
 

@@ -20,9 +20,14 @@ from jaxdrop.functional.attention._splitting import join, split
 T = TypeVar("T")
 
 
-def by_parts(compute: Callable[..., T], plan: Plan, operands: Operands, *arrays: Any) -> T:
+def by_parts(
+    compute: Callable[..., T], plan: Plan, operands: Operands, *arrays: Any, like: Any = None
+) -> T:
     """`compute(plan, operands, lead_of(plan, operands), *arrays)`; if the plan says so, and the
     program runs on a CPU, by loops over parts.
+
+    A result has the axes of the batch and of the groups; or, with `like`, those of the array of
+    `like` in its place, where 1 is the length of an axis that is summed over.
 
     The plan was made for the CPU of this process, and the program may be compiled for another
     device.
@@ -31,7 +36,7 @@ def by_parts(compute: Callable[..., T], plan: Plan, operands: Operands, *arrays:
     looped: Callable[..., T] = whole
     for axis, count in reversed([*enumerate(plan.parts)]):
         if count > 1:
-            looped = _over_parts(looped, axis, operands.q.shape[axis], count)
+            looped = _over_parts(looped, axis, operands.q.shape[axis], count, like)
     given = operands, lead_of(plan, operands), *arrays
     return (
         whole(*given)
@@ -40,7 +45,9 @@ def by_parts(compute: Callable[..., T], plan: Plan, operands: Operands, *arrays:
     )
 
 
-def _over_parts(compute: Callable[..., T], axis: int, length: int, count: int) -> Callable[..., T]:
+def _over_parts(
+    compute: Callable[..., T], axis: int, length: int, count: int, like: Any
+) -> Callable[..., T]:
     """`compute` of `count` parts, one after the other, of the arrays that have this length along
     the axis. An array that has length 1 there, or is a scalar, belongs to every part.
     """
@@ -54,7 +61,12 @@ def _over_parts(compute: Callable[..., T], axis: int, length: int, count: int) -
             here = [next(of_part) if own else x for x, own in zip(leaves, divided, strict=True)]
             return compute(*jax.tree.unflatten(tree, here))
 
+        def whole(x: jax.Array, like: jax.Array | None = None) -> jax.Array:
+            is_sum = like is not None and like.shape[axis] != length
+            return x.sum(0) if is_sum else join(x, axis)
+
         parts = [split(x, axis, count) for x, own in zip(leaves, divided, strict=True) if own]
-        return jax.tree.map(lambda x: join(x, axis), lax.map(part, parts))
+        found = lax.map(part, parts)
+        return jax.tree.map(whole, found, *([] if like is None else [like]))
 
     return run

@@ -22,6 +22,19 @@ def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
     )
 
 
+def put(x: jax.Array, part: jax.Array, *places: tuple[jax.Array, int, int]) -> jax.Array:
+    """`x` with `part` in place of what `at` gives of it, for each of `places` an index, a length
+    and an axis.
+    """
+    if part.shape == x.shape:
+        return part
+    starts = [jnp.int32(0)] * x.ndim
+    for index, length, axis in places:
+        if x.shape[axis] not in (1, length):
+            starts[axis] = index * length
+    return lax.dynamic_update_slice(x, part, starts)
+
+
 def split(x: jax.Array, axis: int, count: int) -> jax.Array:
     """The `count` equal parts of `x` along `axis`, stacked along a new first axis."""
     axis %= x.ndim

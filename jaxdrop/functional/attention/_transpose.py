@@ -1,0 +1,124 @@
+"""The transpose of the derivative of attention by blocks. In the symbols of `_derivative`, from the
+cotangents `a` of `(D W) v + (D P) dv` and `b` of `dL`,
+
+    e = P (D (a v) + b),    dq = scale e k,    dk = scale e q,    dv = (D P) a,    dbias = e.
+
+JAX derives the same from the derivative, but its sums over blocks have the dtype of the operands:
+with many blocks of bfloat16, much of a gradient would be rounding. Here they are of float32. And
+each block adds to its part of a sum in place, where JAX adds whole arrays that are else zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdrop import _numerics
+from jaxdrop.functional.attention import _target
+from jaxdrop.functional.attention._block import Lead, Operands, Plan, Scores
+from jaxdrop.functional.attention._derivative import Block, Tangents, weights
+from jaxdrop.functional.attention._parts import by_parts
+from jaxdrop.functional.attention._splitting import anchor, at, put
+
+Moving = tuple[bool, bool, bool, bool]
+"""Which of `Tangents` there are."""
+
+
+class Cotangents(NamedTuple):
+    """The cotangents of the results of the derivative."""
+
+    out: jax.Array
+    """Of `(D W) v + (D P) dv`."""
+    spread: jax.Array
+    """Of `dL`."""
+
+
+def transposed(
+    plan: Plan,
+    operands: Operands,
+    top: jax.Array,
+    total: jax.Array,
+    given: Cotangents,
+    moving: Moving,
+) -> Tangents:
+    """The cotangents of the tangents that are moving, of their dtypes."""
+    like = of(moving, operands.q, operands.k, operands.v, operands.bias)
+    given = given._replace(out=given.out.astype(operands.v.dtype))
+    compute = functools.partial(_of_part, moving)
+    found = by_parts(compute, plan, operands, top, total, given, like=like)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), found, like)
+
+
+def of(moving: Moving, *each: Any) -> Tangents:
+    return Tangents(*(x if moves else None for x, moves in zip(each, moving, strict=True)))
+
+
+def _of_part(
+    moving: Moving,
+    plan: Plan,
+    operands: Operands,
+    lead: Lead | None,
+    top: jax.Array,
+    total: jax.Array,
+    given: Cotangents,
+) -> Tangents:
+    scores, (rows, columns) = Scores.of(plan, operands, lead), plan.blocks
+    wide = _numerics.compute_dtype(operands.v.dtype)
+    zero = anchor((operands, given)).astype(wide)
+
+    def row(sums: Tangents, i: jax.Array) -> tuple[Tangents, None]:
+        def block(here: jax.Array | None, sums: Tangents, j: jax.Array) -> Tangents:
+            add = functools.partial(_added, Block(scores, top, total, i, j), given)
+            queries, keys = (i, rows, -2), (j, columns, -2)
+            places = of(moving, (queries,), (keys,), (keys,), (queries, (j, columns, -1)))
+            parts = jax.tree.map(_part, sums, places)
+            parts = add(parts) if here is None else lax.cond(here, add, lambda same: same, parts)
+            return jax.tree.map(lambda x, part, at: put(x, part, *at), sums, parts, places)
+
+        numbers = jnp.arange(plan.counts[1], dtype=jnp.int32)
+        return scores.over_columns(i, block, sums, numbers), None
+
+    inputs = of(moving, operands.q, operands.k, operands.v, operands.bias)
+    sums = jax.tree.map(lambda x: jnp.zeros_like(x, wide) + zero, inputs)
+    numbers = jnp.arange(plan.counts[0], dtype=jnp.int32)
+    sums = row(sums, numbers[0])[0] if plan.counts[0] == 1 else lax.scan(row, sums, numbers)[0]
+    return sums if sums.v is None else sums._replace(v=sums.v * operands.scale.astype(wide))
+
+
+def _part(x: jax.Array, places: Any) -> jax.Array:
+    return functools.reduce(lambda x, place: at(x, *place), places, x)
+
+
+def _added(block: Block, given: Cotangents, sums: Tangents) -> Tangents:
+    """The sums of the parts that belong to the block, with its own added."""
+    (scores, _, _, i, j), products = block, block.scores.products
+    operands, (rows, columns) = scores.operands, scores.plan.blocks
+    (p, mask), a = weights(block), at(given.out, i, rows, -2)
+    if sums.v is not None:
+        kept = (p if mask is None else jnp.where(mask, p, 0)).astype(a.dtype)
+        more = jnp.einsum("...kgqs,...kgqd->...ksd", kept, a, **products)
+        sums = sums._replace(v=sums.v + more)
+    if sums.q is None and sums.k is None and sums.bias is None:
+        return sums
+    e = jnp.einsum("...kgqd,...ksd->...kgqs", a, at(operands.v, j, columns, -2), **products)
+    e = (e if mask is None else jnp.where(mask, e, 0)) * operands.scale.astype(e.dtype)
+    e = p * (e + at(given.spread, i, rows, -1)[..., None].astype(e.dtype))
+    if sums.bias is not None:
+        shared = [axis for axis, of in enumerate(sums.bias.shape) if of != e.shape[axis]]
+        sums = sums._replace(bias=sums.bias + e.sum(shared, keepdims=True))
+    e = e.astype(operands.q.dtype)
+    if _target.platform() == "tpu":
+        e = lax.optimization_barrier(e)  # stored for both products, as `_formed_once` does
+    if sums.q is not None:
+        k, scale = at(operands.k, j, columns, -2), scores.plan.scale
+        more = jnp.einsum("...kgqs,...ksd->...kgqd", e, k, **products)
+        sums = sums._replace(q=sums.q + more * scale)
+    if sums.k is not None:
+        q, scale = at(operands.q, i, rows, -2), scores.plan.scale
+        more = jnp.einsum("...kgqs,...kgqd->...ksd", e, q, **products)
+        sums = sums._replace(k=sums.k + more * scale)
+    return sums
