@@ -92,7 +92,7 @@ def _of_block(block: Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
     scores, _, _, i, j = block
     operands, (rows, columns) = scores.operands, scores.plan.blocks
     wide = _numerics.compute_dtype(operands.v.dtype)
-    p, mask = weights(block)
+    p, mask = weights(block, jnp.ones(()))
     ds = jnp.zeros((), wide)
     if d.q is not None:
         ds += scores.product(d.q, at(operands.k, j, columns, -2))
@@ -107,13 +107,14 @@ def _of_block(block: Block, d: Tangents) -> tuple[jax.Array, jax.Array]:
     return out * operands.scale.astype(wide), w.sum(-1)
 
 
-def weights(block: Block) -> tuple[jax.Array, jax.Array | None]:
-    """The weights `P` of a block, and which of them are kept, or None for all."""
+def weights(block: Block, times: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The weights `P` of a block times a number, and which of them are kept, or None for all."""
     scores, top, total, i, j = block
     rows = scores.plan.blocks[0]
     s = scores.logits(i, j, at(scores.operands.q, i, rows, -2))
-    p = jnp.exp(s - at(top, i, rows, -1)[..., None])
-    return _formed_once(p / at(total, i, rows, -1)[..., None], scores.mask(i, j))
+    factor = times.astype(s.dtype) / at(total, i, rows, -1)
+    p = jnp.exp(s - at(top, i, rows, -1)[..., None]) * factor[..., None]
+    return _formed_once(p, scores.mask(i, j))
 
 
 def _formed_once(p: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

@@ -22,17 +22,11 @@ def at(x: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
     )
 
 
-def put(x: jax.Array, part: jax.Array, *places: tuple[jax.Array, int, int]) -> jax.Array:
-    """`x` with `part` in place of what `at` gives of it, for each of `places` an index, a length
-    and an axis.
-    """
-    if part.shape == x.shape:
+def put(x: jax.Array, part: jax.Array, index: jax.Array, length: int, axis: int) -> jax.Array:
+    """`x` with `part` in place of `at(x, index, length, axis)`."""
+    if x.shape[axis] in (1, length):
         return part
-    starts = [jnp.int32(0)] * x.ndim
-    for index, length, axis in places:
-        if x.shape[axis] not in (1, length):
-            starts[axis] = index * length
-    return lax.dynamic_update_slice(x, part, starts)
+    return lax.dynamic_update_slice_in_dim(x, part, index * length, axis)
 
 
 def split(x: jax.Array, axis: int, count: int) -> jax.Array:

@@ -11,6 +11,7 @@ each block adds to its part of a sum in place, where JAX adds whole arrays that 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,10 @@ def transposed(
 ) -> Tangents:
     """The cotangents of the tangents that are moving, of their dtypes."""
     like = of(moving, operands.q, operands.k, operands.v, operands.bias)
-    given = given._replace(out=given.out.astype(operands.v.dtype))
+    scale = operands.scale.astype(given.spread.dtype)
+    # Weights get the scale of kept ones with the sum of their row, and not one by one.
+    spread = jnp.where(scale == 0, 0, given.spread / jnp.where(scale == 0, 1, scale))
+    given = Cotangents(given.out.astype(operands.v.dtype), spread)
     compute = functools.partial(_of_part, moving)
     found = by_parts(compute, plan, operands, top, total, given, like=like)
     return jax.tree.map(lambda x, like: x.astype(like.dtype), found, like)
@@ -66,46 +70,63 @@ def _of_part(
     total: jax.Array,
     given: Cotangents,
 ) -> Tangents:
-    scores, (rows, columns) = Scores.of(plan, operands, lead), plan.blocks
+    scores, (rows, columns), counts = Scores.of(plan, operands, lead), plan.blocks, plan.counts
     wide = _numerics.compute_dtype(operands.v.dtype)
     zero = anchor((operands, given)).astype(wide)
 
     def row(sums: Tangents, i: jax.Array) -> tuple[Tangents, None]:
         def block(here: jax.Array | None, sums: Tangents, j: jax.Array) -> Tangents:
             add = functools.partial(_added, Block(scores, top, total, i, j), given)
-            queries, keys = (i, rows, -2), (j, columns, -2)
-            places = of(moving, (queries,), (keys,), (keys,), (queries, (j, columns, -1)))
-            parts = jax.tree.map(_part, sums, places)
-            parts = add(parts) if here is None else lax.cond(here, add, lambda same: same, parts)
-            return jax.tree.map(lambda x, part, at: put(x, part, *at), sums, parts, places)
+            within = functools.partial(_within, add, _OF_KEYS, j, columns)
+            return within(sums) if here is None else lax.cond(here, within, lambda same: same, sums)
 
-        numbers = jnp.arange(plan.counts[1], dtype=jnp.int32)
-        return scores.over_columns(i, block, sums, numbers), None
+        def over_columns(sums: Tangents) -> Tangents:
+            return scores.over_columns(i, block, sums, jnp.arange(counts[1], dtype=jnp.int32))
+
+        return _within(over_columns, _OF_QUERIES, i, rows, sums), None
 
     inputs = of(moving, operands.q, operands.k, operands.v, operands.bias)
     sums = jax.tree.map(lambda x: jnp.zeros_like(x, wide) + zero, inputs)
-    numbers = jnp.arange(plan.counts[0], dtype=jnp.int32)
-    sums = row(sums, numbers[0])[0] if plan.counts[0] == 1 else lax.scan(row, sums, numbers)[0]
-    return sums if sums.v is None else sums._replace(v=sums.v * operands.scale.astype(wide))
+    numbers = jnp.arange(counts[0], dtype=jnp.int32)
+    return row(sums, numbers[0])[0] if counts[0] == 1 else lax.scan(row, sums, numbers)[0]
 
 
-def _part(x: jax.Array, places: Any) -> jax.Array:
-    return functools.reduce(lambda x, place: at(x, *place), places, x)
+_OF_QUERIES = {"q": -2, "bias": -2}
+_OF_KEYS = {"k": -2, "v": -2, "bias": -1}
+"""The axes of queries, and of keys."""
+
+
+def _within(
+    step: Callable[[Tangents], Tangents],
+    axes: dict[str, int],
+    index: jax.Array,
+    length: int,
+    sums: Tangents,
+) -> Tangents:
+    """`step` of sums that have of these axes only block `index`; the others stay as they are."""
+    found = {name: getattr(sums, name) for name in axes}
+    whole = {name: x for name, x in found.items() if x is not None}
+    parts = {name: at(x, index, length, axes[name]) for name, x in whole.items()}
+    new = step(sums._replace(**parts))
+    back = {
+        name: put(x, getattr(new, name), index, length, axes[name]) for name, x in whole.items()
+    }
+    return new._replace(**back)
 
 
 def _added(block: Block, given: Cotangents, sums: Tangents) -> Tangents:
     """The sums of the parts that belong to the block, with its own added."""
     (scores, _, _, i, j), products = block, block.scores.products
     operands, (rows, columns) = scores.operands, scores.plan.blocks
-    (p, mask), a = weights(block), at(given.out, i, rows, -2)
+    (p, mask), a = weights(block, operands.scale), at(given.out, i, rows, -2)
     if sums.v is not None:
         kept = (p if mask is None else jnp.where(mask, p, 0)).astype(a.dtype)
-        more = jnp.einsum("...kgqs,...kgqd->...ksd", kept, a, **products)
-        sums = sums._replace(v=sums.v + more)
+        more = jnp.einsum("...kgqd,...kgqs->...kds", a, kept, **products)
+        sums = sums._replace(v=sums.v + more.mT)
     if sums.q is None and sums.k is None and sums.bias is None:
         return sums
     e = jnp.einsum("...kgqd,...ksd->...kgqs", a, at(operands.v, j, columns, -2), **products)
-    e = (e if mask is None else jnp.where(mask, e, 0)) * operands.scale.astype(e.dtype)
+    e = e if mask is None else jnp.where(mask, e, 0)
     e = p * (e + at(given.spread, i, rows, -1)[..., None].astype(e.dtype))
     if sums.bias is not None:
         shared = [axis for axis, of in enumerate(sums.bias.shape) if of != e.shape[axis]]
@@ -119,6 +140,6 @@ def _added(block: Block, given: Cotangents, sums: Tangents) -> Tangents:
         sums = sums._replace(q=sums.q + more * scale)
     if sums.k is not None:
         q, scale = at(operands.q, i, rows, -2), scores.plan.scale
-        more = jnp.einsum("...kgqs,...kgqd->...ksd", e, q, **products)
-        sums = sums._replace(k=sums.k + more * scale)
+        more = jnp.einsum("...kgqd,...kgqs->...kds", q, e, **products)
+        sums = sums._replace(k=sums.k + more.mT * scale)
     return sums
