@@ -1,6 +1,4 @@
-"""Linear functions with a transpose of the caller's, or under a condition: every derivative, each
-also of a batch.
-"""
+"""Linear functions with a transpose of the caller's: every derivative, each also of a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdrop.functional.attention._linear import linear_call, linear_cond
+from jaxdrop.functional.attention._linear import linear_call
 
 _RANDOM = np.random.default_rng(0)
 A, B, X, Y = (_RANDOM.normal(size=(3, 3)).astype(np.float32) for _ in range(4))
@@ -91,46 +89,3 @@ def test_all_derivatives(axes: tuple[int | None, ...] | None) -> None:
     values, turned = everything(plain, axes)
     expected = values, jax.tree.map(lambda x: _TURNED * x, turned)
     chex.assert_trees_all_close(everything(called, axes), expected, rtol=1e-5, atol=1e-5)
-
-
-@AXES
-@pytest.mark.parametrize("here", [True, False])
-def test_a_condition(here: bool, axes: tuple[int | None, ...] | None) -> None:
-    found = everything(
-        lambda a, b, x, y: linear_cond(jax.numpy.asarray(here), forward, (a, b), (x, y)), axes
-    )
-    expected = everything(
-        lambda *args: jax.tree.map(lambda x: x * np.float32(here), plain(*args)), axes
-    )
-    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_condition_of_each_example() -> None:
-    here = np.array([True, False, True])
-
-    def total(f: Callable[..., Any], a: Any) -> Any:
-        return sum(x.sum() for x in jax.tree.leaves(jax.vmap(f)(here, a, X)))
-
-    def conditional(here: Any, a: Any, x: Any) -> Any:
-        return linear_cond(here, forward, (a, B[0]), (x, x))
-
-    def product(here: Any, a: Any, x: Any) -> Any:
-        return jax.tree.map(lambda y: jax.numpy.where(here, y, 0), forward((a, B[0]), (x, x)))
-
-    found, expected = (
-        jax.value_and_grad(lambda a, f=f: total(f, a))(A) for f in (conditional, product)
-    )
-    chex.assert_trees_all_close(found, expected, rtol=1e-5)
-
-
-def test_a_transpose_is_one_condition_and_does_not_compute_what_it_does_not_need() -> None:
-    def run(here: jax.Array, a: jax.Array) -> Any:
-        transpose = jax.linear_transpose(
-            lambda x: linear_cond(here, lambda a, x: jax.numpy.exp(a) * x, a, x), X
-        )
-        return transpose(X)
-
-    program = str(jax.make_jaxpr(run)(np.bool_(True), A))
-    before, condition = program.split("cond[")
-    assert "exp " not in before
-    assert "exp " in condition

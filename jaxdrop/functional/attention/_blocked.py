@@ -29,7 +29,7 @@ from jaxdrop.functional.attention._derivative import Tangents, derivative
 from jaxdrop.functional.attention._linear import linear_call
 from jaxdrop.functional.attention._parts import by_parts
 from jaxdrop.functional.attention._splitting import anchor, at, join, over
-from jaxdrop.functional.attention._transpose import Cotangents, Moving, of, transposed
+from jaxdrop.functional.attention._transpose import Cotangents, of, transposed
 
 T = TypeVar("T")
 
@@ -162,18 +162,20 @@ def _transposable(
     """`derivative`, with the transpose of `_transpose`, or that of the kernels if they are
     chosen.
     """
-    moves: Moving = tuple(x is not None for x in moving)
+    moves = tuple(x is not None for x in moving)
     by_kernels = moving.bias is None and _kernels.chosen(plan, operands) is not None
 
     @_rematerialized
     def forward(constants: Any, moving: Tangents) -> tuple[jax.Array, jax.Array]:
-        return derivative(plan, *constants, moving)
+        operands, top, total = constants
+        return derivative(plan, operands, top, total, moving)
 
     @_rematerialized
     def transpose(constants: Any, cotangents: tuple[jax.Array, jax.Array]) -> Tangents:
-        if not by_kernels:
-            return transposed(plan, *constants, Cotangents(*cotangents), moves)
-        return of(moves, *_transposed(plan, *constants, *cotangents), None)
+        operands, top, total = constants
+        if by_kernels:
+            return of(moves, *_transposed(plan, operands, top, total, *cotangents), None)
+        return transposed(plan, operands, top, total, Cotangents(*cotangents), moves)
 
     return linear_call(forward, transpose, (operands, top, total), moving)
 
@@ -182,7 +184,7 @@ _rematerialized = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _transposed(plan: Plan, operands: Operands, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+def _transposed(plan: Plan, operands: Operands, *arrays: jax.Array) -> tuple[Any, ...]:
     """The cotangents of `q`, `k` and `v`, by the kernels."""
     return _by_kernels(plan, operands, "transposed", _of_all, operands, *arrays)
 
@@ -200,10 +202,11 @@ def _of_all(
     total: jax.Array,
     moved: jax.Array,
     spread: jax.Array,
-) -> tuple[jax.Array, ...]:
+) -> tuple[Any, ...]:
     """The cotangents of `q`, `k` and `v`, as the kernels give them."""
-    given = Cotangents(moved, spread)
-    return tuple(transposed(plan, operands, top, total, given, (True, True, True, False)))[:3]
+    given, of_all = Cotangents(moved, spread), (True, True, True, False)
+    found = transposed(plan, operands, top, total, given, of_all)
+    return found.q, found.k, found.v
 
 
 def _known(tangent: Any) -> jax.Array | None:

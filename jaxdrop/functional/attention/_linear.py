@@ -29,10 +29,11 @@ def linear_call(forward: Linear, transpose: Linear, constants: Any, tangents: An
       constants: a tree of arrays.
       tangents: a tree of arrays.
     """
-    args, of_args = jax.tree.flatten((constants, tangents))
-    split = len(jax.tree.leaves(constants))
-    of_constants = jax.tree.structure(constants)
+    of_args: Any
+    of_constants: Any
     of_result: Any = None
+    args, of_args = jax.tree.flatten((constants, tangents))
+    of_constants, split = jax.tree.structure(constants), len(jax.tree.leaves(constants))
 
     def run(*args: Any) -> list[Any]:
         nonlocal of_result

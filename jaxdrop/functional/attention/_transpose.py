@@ -25,7 +25,7 @@ from jaxdrop.functional.attention._derivative import Block, Tangents, weights
 from jaxdrop.functional.attention._parts import by_parts
 from jaxdrop.functional.attention._splitting import anchor, at, put
 
-Moving = tuple[bool, bool, bool, bool]
+Moving = tuple[bool, ...]
 """Which of `Tangents` there are."""
 
 
@@ -47,6 +47,7 @@ def transposed(
     moving: Moving,
 ) -> Tangents:
     """The cotangents of the tangents that are moving, of their dtypes."""
+    factors = of(moving, plan.scale, plan.scale, 1.0, 1.0)
     like = of(moving, operands.q, operands.k, operands.v, operands.bias)
     scale = operands.scale.astype(given.spread.dtype)
     # Weights get the scale of kept ones with the sum of their row, and not one by one.
@@ -54,7 +55,7 @@ def transposed(
     given = Cotangents(given.out.astype(operands.v.dtype), spread)
     compute = functools.partial(_of_part, moving)
     found = by_parts(compute, plan, operands, top, total, given, like=like)
-    return jax.tree.map(lambda x, like: x.astype(like.dtype), found, like)
+    return jax.tree.map(lambda x, by, like: (x * by).astype(like.dtype), found, factors, like)
 
 
 def of(moving: Moving, *each: Any) -> Tangents:
@@ -85,9 +86,12 @@ def _of_part(
 
         return _within(over_columns, _OF_QUERIES, i, rows, sums), None
 
+    def start(x: jax.Array) -> jax.Array:
+        is_sum = 1 in x.shape[-2:] or x is not operands.bias
+        return (jnp.zeros_like(x, wide) + zero).astype(wide if is_sum else x.dtype)
+
     inputs = of(moving, operands.q, operands.k, operands.v, operands.bias)
-    sums = jax.tree.map(lambda x: jnp.zeros_like(x, wide) + zero, inputs)
-    numbers = jnp.arange(counts[0], dtype=jnp.int32)
+    sums, numbers = jax.tree.map(start, inputs), jnp.arange(counts[0], dtype=jnp.int32)
     return row(sums, numbers[0])[0] if counts[0] == 1 else lax.scan(row, sums, numbers)[0]
 
 
@@ -121,25 +125,33 @@ def _added(block: Block, given: Cotangents, sums: Tangents) -> Tangents:
     (p, mask), a = weights(block, operands.scale), at(given.out, i, rows, -2)
     if sums.v is not None:
         kept = (p if mask is None else jnp.where(mask, p, 0)).astype(a.dtype)
-        more = jnp.einsum("...kgqd,...kgqs->...kds", a, kept, **products)
-        sums = sums._replace(v=sums.v + more.mT)
-    if sums.q is None and sums.k is None and sums.bias is None:
+        sums = sums._replace(v=sums.v + _over_queries(kept, a, products))
+    if sums._replace(v=None) == (None,) * 4:
         return sums
     e = jnp.einsum("...kgqd,...ksd->...kgqs", a, at(operands.v, j, columns, -2), **products)
     e = e if mask is None else jnp.where(mask, e, 0)
-    e = p * (e + at(given.spread, i, rows, -1)[..., None].astype(e.dtype))
+    e = p * (e + at(given.spread, i, rows, -1)[..., None])
     if sums.bias is not None:
         shared = [axis for axis, of in enumerate(sums.bias.shape) if of != e.shape[axis]]
-        sums = sums._replace(bias=sums.bias + e.sum(shared, keepdims=True))
+        more = e.sum(shared, keepdims=True)
+        sums = sums._replace(bias=sums.bias + more.astype(sums.bias.dtype))
     e = e.astype(operands.q.dtype)
     if _target.platform() == "tpu":
         e = lax.optimization_barrier(e)  # stored for both products, as `_formed_once` does
     if sums.q is not None:
-        k, scale = at(operands.k, j, columns, -2), scores.plan.scale
-        more = jnp.einsum("...kgqs,...ksd->...kgqd", e, k, **products)
-        sums = sums._replace(q=sums.q + more * scale)
+        k = at(operands.k, j, columns, -2)
+        sums = sums._replace(q=sums.q + jnp.einsum("...kgqs,...ksd->...kgqd", e, k, **products))
     if sums.k is not None:
-        q, scale = at(operands.q, i, rows, -2), scores.plan.scale
-        more = jnp.einsum("...kgqd,...kgqs->...kds", q, e, **products)
-        sums = sums._replace(k=sums.k + more.mT * scale)
+        q = at(operands.q, i, rows, -2)
+        sums = sums._replace(k=sums.k + _over_queries(e, q, products))
     return sums
+
+
+def _over_queries(e: jax.Array, x: jax.Array, products: dict[str, Any]) -> jax.Array:
+    """The sum over queries of `e`, for each key, times `x`, for each feature."""
+    if _target.platform() != "cpu":
+        return jnp.einsum("...kgqs,...kgqd->...ksd", e, x, **products)
+    # The product of a CPU would begin with a transpose of `e`. So `x` is transposed, and the
+    # result; the barrier keeps XLA from making one of both.
+    found = jnp.einsum("...kgqd,...kgqs->...kds", x, e, **products)
+    return lax.optimization_barrier(found).mT
