@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxdrop import _mapped_axes, _numerics, masks, random
+from jaxdrop.functional.attention import _target
 from jaxdrop.functional.attention._splitting import anchor, at
 
 T = TypeVar("T")
@@ -143,9 +144,17 @@ class Scores:
         wide = _numerics.compute_dtype(self.operands.q.dtype)
         return {"precision": self.plan.precision, "preferred_element_type": wide}
 
-    def logits(self, i: jax.Array, j: jax.Array, q: jax.Array) -> jax.Array:
-        """The logits, minus infinity where the query may not see the key."""
-        s = self.product(q, at(self.operands.k, j, self.plan.blocks[1], -2))
+    def logits(self, i: jax.Array, j: jax.Array, q: jax.Array) -> tuple[jax.Array, float]:
+        """An array and a positive factor, whose product are the logits, minus infinity where the
+        query may not see the key. On a CPU the factor is the scale, so that the maximum is taken of
+        what the product of matrices leaves; elsewhere, XLA scales that as it leaves it.
+        """
+        s, factor = self._product(q, at(self.operands.k, j, self.plan.blocks[1], -2)), 1.0
+        is_cpu, scale = _target.platform() == "cpu", self.plan.scale
+        if is_cpu and scale > 0 and self.operands.bias is None:
+            factor = scale
+        else:
+            s *= scale
         if self.operands.bias is not None:
             s += self._part(self.operands.bias, i, j).astype(s.dtype)
         allowed = [self._part(mask, i, j) for mask in self.operands.allowed]
@@ -159,11 +168,16 @@ class Scores:
         if self.operands.segments is not None:
             of_queries, of_keys = self.operands.segments
             allowed.append(self._part(of_queries, i, j) == self._part(of_keys, i, j))
-        return jnp.where(functools.reduce(jnp.logical_and, allowed), s, -jnp.inf) if allowed else s
+        if allowed:
+            s = jnp.where(functools.reduce(jnp.logical_and, allowed), s, -jnp.inf)
+        return s, factor
 
     def product(self, q: jax.Array, k: jax.Array) -> jax.Array:
         """Queries times keys, scaled."""
-        return jnp.einsum("...kgqd,...ksd->...kgqs", q, k, **self.products) * self.plan.scale
+        return self._product(q, k) * self.plan.scale
+
+    def _product(self, q: jax.Array, k: jax.Array) -> jax.Array:
+        return jnp.einsum("...kgqd,...ksd->...kgqs", q, k, **self.products)
 
     def values(self, mask: jax.Array | None, p: jax.Array, v: jax.Array) -> jax.Array:
         """The weights `p` that the mask keeps, times the values."""

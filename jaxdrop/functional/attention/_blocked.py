@@ -116,10 +116,10 @@ def _forward(
 
         def seen(j: jax.Array, carry: _Softmax) -> _Softmax:
             top, total, out = carry
-            s = scores.logits(i, j, q)
-            higher = jnp.maximum(top, s.max(-1))
+            s, factor = scores.logits(i, j, q)
+            higher = jnp.maximum(top, s.max(-1) * factor)
             base = jnp.where(jnp.isneginf(higher), 0, higher)
-            p, rescale = jnp.exp(s - base[..., None]), jnp.exp(top - base)
+            p, rescale = jnp.exp(s * factor - base[..., None]), jnp.exp(top - base)
             more = scores.values(scores.mask(i, j), p, at(v, j, plan.blocks[1], -2))
             return _Softmax(higher, total * rescale + p.sum(-1), out * rescale[..., None] + more)
 

@@ -111,10 +111,10 @@ def weights(block: Block, times: jax.Array) -> tuple[jax.Array, jax.Array | None
     """The weights `P` of a block times a number, and which of them are kept, or None for all."""
     scores, top, total, i, j = block
     rows = scores.plan.blocks[0]
-    s = scores.logits(i, j, at(scores.operands.q, i, rows, -2))
-    factor = times.astype(s.dtype) / at(total, i, rows, -1)
-    p = jnp.exp(s - at(top, i, rows, -1)[..., None]) * factor[..., None]
-    return _formed_once(p, scores.mask(i, j))
+    s, factor = scores.logits(i, j, at(scores.operands.q, i, rows, -2))
+    p = jnp.exp(s * factor - at(top, i, rows, -1)[..., None])
+    times = times.astype(s.dtype) / at(total, i, rows, -1)
+    return _formed_once(p * times[..., None], scores.mask(i, j))
 
 
 def _formed_once(p: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:

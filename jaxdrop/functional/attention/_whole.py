@@ -13,7 +13,8 @@ from jaxdrop.functional.attention._block import Operands, Plan, Scores
 def attend(plan: Plan, operands: Operands) -> jax.Array:
     """As `_blocked.attend`, with one block."""
     scores, first = Scores.of(plan._replace(blocks=plan.lengths), operands), jnp.int32(0)
-    weights = _weights.softmax(scores.logits(first, first, operands.q))
+    s, factor = scores.logits(first, first, operands.q)
+    weights = _weights.softmax(s * factor)
     out = scores.values(scores.mask(first, first), weights, operands.v)
     wide = _numerics.compute_dtype(operands.v.dtype)
     return (out * operands.scale.astype(wide)).astype(operands.v.dtype)
