@@ -66,7 +66,7 @@ def check(
     with without_collection():
         found = find_sites(program)
         made = findings(Audit(program, found, training, step is not None))
-    layers = [each for each in program.probe.layers.values() if each.is_layer and each.off]
+    layers = [each for each in program.probe.layers.values() if each.draws and each.off]
     sites = [each.site for each in found] + [inactive(layer) for layer in layers]
     seconds = program.walk_seconds + time.perf_counter() - begin
     return Report(sites, selected(made, select, ignore), program.trace_seconds, seconds)

@@ -18,6 +18,7 @@ from jax import lax
 
 import jaxdrop
 import jaxdrop.linen
+import jaxdrop.nnx
 from jaxdrop import audit
 from tests.audit.gallery import KEY, array
 from tests.audit.gallery._jax import W, X, dropout, model
@@ -63,6 +64,70 @@ def test_a_key_by_position_says_no_mode() -> None:
 
     sites = applied(Net()).sites
     assert [(site.rate, site.active) for site in sites] == [(0.2, True), (0.1, False)]
+
+
+def test_attention_that_is_off_is_listed_and_found() -> None:
+    """Its rate is not 0, and the dropout behind it is on."""
+
+    class Linen(nn.Module):
+        module: Any
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            attention = self.module.MultiHeadAttention(2, dropout_rate=0.3, deterministic=True)
+            return nn.Dropout(0.1, deterministic=False)(attention(x))
+
+    class Nnx(nnx.Module):
+        def __init__(self, module: Any) -> None:
+            options: dict[str, Any] = {"decode": False, "deterministic": True}
+            rngs = nnx.Rngs(0)
+            self.attention = module.MultiHeadAttention(2, 8, dropout_rate=0.3, rngs=rngs, **options)
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.dropout(self.attention(x))
+
+    x = jax.ShapeDtypeStruct((2, 4, 8), jnp.float32)
+    for module in (nn, jaxdrop.linen):
+        check_off(applied(Linen(module), x, training=True, select=["JD101"]), "MultiHeadAttention")
+    for module in (nnx, jaxdrop.nnx):
+        report = audit.check(lambda net, x: net(x), Nnx(module), x, training=True, select=["JD101"])
+        check_off(report, "MultiHeadAttention")
+
+
+def check_off(report: audit.Report, kind: str) -> None:
+    """One layer of this kind is off, and another one on."""
+    assert [(site.variant, site.active) for site in report.sites if not site.active] == [
+        (f"{kind} (off)", False)
+    ]
+    assert [each.id for each in report.findings] == ["JD101"]
+    assert "all its calls are off" in report.findings[0].evidence
+
+
+@pytest.mark.parametrize("kind", ["RNN", "StackedRNN"])
+def test_a_recurrent_layer_that_is_off_is_found_once(kind: str) -> None:
+    class Net(nnx.Module):
+        def __init__(self, deterministic: bool) -> None:
+            rngs = nnx.Rngs(0)
+            options: dict[str, Any] = {"input_rate": 0.3, "recurrent_rate": 0.2, "rngs": rngs}
+            options |= {"hidden_zoneout": 0.1, "deterministic": deterministic}
+            self.rnn: Any = (
+                jaxdrop.nnx.RNN(nnx.GRUCell(8, 8, rngs=rngs), **options)
+                if kind == "RNN"
+                else jaxdrop.nnx.StackedRNN(nnx.GRUCell, 8, 8, **options)
+            )
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.dropout(self.rnn(x))
+
+    x = jax.ShapeDtypeStruct((2, 4, 8), jnp.float32)
+
+    def checked(net: Net) -> audit.Report:
+        return audit.check(lambda net, x: net(x), net, x, training=True, select=["JD101"])
+
+    check_off(checked(Net(True)), kind)
+    assert not checked(Net(False)).findings
 
 
 @pytest.mark.parametrize(
