@@ -14,6 +14,7 @@ from jaxdrop.audit._sites import Found, depends_on, is_softmax
 _MATRIX = ("dot_general", "conv_general_dilated")
 # Variants of this library whose purpose is to share a mask, or to drop at any rate.
 _ENTRIES = ("dropout", "attention_dropout", "attention dropout", "alpha dropout", "DropKey")
+_PATHS = ("drop_path", "drop path", "shake_drop", "layer_drop", "layer drop")
 _UNROUNDED = 1e-4
 
 
@@ -46,14 +47,19 @@ def shared_over_positions(audit: Audit) -> Iterator[Seen]:
 
 @rule("JD303")
 def before_batch_norm(audit: Audit) -> Iterator[Seen]:
-    """What is dropped reaches a product with an inverse deviation of channels."""
+    """What is dropped reaches a product with an inverse deviation of channels. A residual branch
+    that is dropped as a whole may reach it by the residual stream: so the paper of stochastic depth
+    has it, and there is no other place for it.
+    """
     norms = {node.number for node in audit.program.walk.graph.nodes if _is_batch_norm(node)}
     if not norms:
         return
     for found in audit.drawn():
         if _is_weight(found, audit):
             continue
-        if any(node.number in norms for node in descendants(found.first.out)):
+        is_path = found.site.variant in _PATHS
+        behind = _of_the_branch(found, audit) if is_path else descendants(found.first.out)
+        if any(node.number in norms for node in behind):
             rate = found.site.rate
             ratio = (
                 f"the variance in evaluation is {1 - rate:.3g} of that in training for inputs of "
@@ -62,6 +68,17 @@ def before_batch_norm(audit: Audit) -> Iterator[Seen]:
                 else "the ratio of the variances depends on the rate"
             )
             yield found.site.where, f"BatchNorm stands behind it: {ratio}"
+
+
+def _of_the_branch(found: Found, audit: Audit) -> Iterator[Node]:
+    """The values behind a site up to its sum with a residual stream."""
+    out = found.first.out
+
+    def ends(node: Node) -> bool:
+        added = [each for each in _summands(node, audit) if each is not out]
+        return not all(depends_on(each, out) for each in added)
+
+    yield from descendants(out, ends=ends)
 
 
 def _is_batch_norm(node: Node) -> bool:
@@ -182,12 +199,17 @@ def _goes_on(found: Found, audit: Audit) -> bool:
         own.add(node.number)
         if node.op in _MATRIX or node.op in ("cond", "carry", "final", "while"):
             return True
-        if node.op == "add":
-            for each in node.inputs:
-                full = each.size == node.size and each.number not in own and not each.known
-                if full and not _only_weights(each, audit):
-                    return True
+        if any(each.number not in own for each in _summands(node, audit)):
+            return True
     return False
+
+
+def _summands(node: Node, audit: Audit) -> list[Node]:
+    """The arrays that a value of their size is the sum of, without what is known and weights."""
+    if node.op != "add":
+        return []
+    full = [each for each in node.inputs if each.size == node.size and not each.known]
+    return [each for each in full if not _only_weights(each, audit)]
 
 
 def _only_weights(node: Node, audit: Audit) -> bool:

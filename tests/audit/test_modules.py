@@ -25,6 +25,7 @@ from tests.audit.gallery._jax import W, X, dropout, model
 from tests.audit.gallery._linen import variables
 
 pytestmark = pytest.mark.usefixtures("relaxed")
+bernoulli = jax.random.bernoulli
 
 
 def found(fn: Callable[..., Any], *args: Any, **options: Any) -> list[str]:
@@ -254,6 +255,40 @@ def test_plain_functions_need_no_framework(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("flax.linen", "flax.nnx", "haiku", "equinox"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert len(audit.check(model, W, KEY, X).sites) == 1
+
+
+@pytest.mark.parametrize(
+    ("drop", "residual", "ids"),
+    [
+        (jaxdrop.drop_path, True, []),
+        (jaxdrop.drop_path, False, ["JD303"]),
+        (lambda key, x, rate: jaxdrop.shake_drop(key, x, rate, per="image"), True, []),
+        (lambda key, x, rate: jnp.where(bernoulli(key, 1 - rate, (8, 1)), x, 0), True, []),
+        (jaxdrop.dropout, True, ["JD303"]),
+    ],
+    ids=["drop_path", "without a stream", "shake_drop", "by hand", "dropout"],
+)
+def test_a_residual_branch_may_be_dropped_in_front_of_batch_norm(
+    drop: Callable[..., jax.Array], residual: bool, ids: list[str]
+) -> None:
+    """As the paper of stochastic depth has it. Entries of a branch, and paths that are not added
+    to a stream, may not.
+    """
+
+    def normalized(y: jax.Array) -> jax.Array:
+        return (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)
+
+    def block(key: jax.Array, x: jax.Array, w: jax.Array) -> jax.Array:
+        y = drop(key, jnp.tanh(normalized(x @ w)), 0.2)
+        return x + y if residual else y
+
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        first, second = jax.random.split(key)
+        x = block(first, x, w["w"]) + w["b"]  # a bias is no stream
+        return jnp.tanh(block(second, x, w["w"])) @ w["v"]
+
+    weights = W | {"w": array(16, 16), "b": array(16)}
+    assert found(run, weights, KEY, array(8, 16)) == ids
 
 
 def test_dropped_weights_are_not_dropped_activations() -> None:
