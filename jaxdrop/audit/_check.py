@@ -9,7 +9,7 @@ from typing import Any
 from jaxdrop import _checks
 
 # Imported for the rules that they register.
-from jaxdrop.audit import _rules_keys, _rules_modes, _rules_places  # noqa: F401
+from jaxdrop.audit import _rules_keys, _rules_modes, _rules_network, _rules_places  # noqa: F401
 from jaxdrop.audit._arguments import Step
 from jaxdrop.audit._report import Report
 from jaxdrop.audit._rules import Audit, findings
