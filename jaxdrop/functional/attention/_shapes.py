@@ -47,7 +47,7 @@ class Shapes(NamedTuple):
         for name, x in zip(names, (q, k, v), strict=True):
             if not hasattr(x, "dtype"):
                 raise TypeError(
-                    f"{name} must be an array of floating numbers, got {type(x).__name__} {x!r}"
+                    f"{name} must be an array of floating numbers, got {_checks.quoted(x)}"
                 )
             if not jnp.issubdtype(x.dtype, kind):
                 hint = (
@@ -58,6 +58,7 @@ class Shapes(NamedTuple):
                 raise TypeError(
                     f"{name} must be an array of floating numbers, got dtype {x.dtype}. {hint}"
                 )
+            _checks.check_dtype_of_jax(x, name)
         if len({q.dtype, k.dtype, v.dtype}) > 1:
             raise TypeError(
                 f"{every} must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}. Convert them"
