@@ -24,6 +24,7 @@ from jaxdrop.layers.attention import (
     with_options,
 )
 from jaxdrop.nnx._base import show_signature
+from jaxdrop.nnx._streams import stream_of
 from jaxdrop.nnx._told import Told, follow
 
 __all__ = ["MultiHeadAttention", "dot_product_attention"]
@@ -163,6 +164,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 "rngs must be an nnx.Rngs, for parameters are made from it, got"
                 f" {_checks.quoted(kwargs['rngs'])}"
             )
+        if kwargs.get("keep_rngs", True) and stand_in(rate) and "rngs" in kwargs:
+            way = "take a key in each call: keep_rngs=False"
+            stream_of(kwargs["rngs"], "dropout", "MultiHeadAttention", way)
         given = {
             **kwargs,
             "dropout_rate": stand_in(rate),
@@ -208,6 +212,10 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             # The mask of the cache is causal already. Flax before 0.12.12 would add one by which
             # the only query sees the first key alone.
             kwargs |= {"is_causal": False, "decode": not from_cache}
+        if isinstance(rngs, nnx.Rngs):
+            way = "pass a key: layer(x, rngs=key)"
+            draws = stand_in(rate) and not off
+            rngs = stream_of(rngs, "dropout", "MultiHeadAttention", way) if draws else None
         # Flax takes a key by calling `rngs`.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
         source = (lambda: _checks.check_key(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
