@@ -445,7 +445,12 @@ STREAMS = [
         "nnx.Rngs",
         "{'dropout'",
     ),
-    case("another stream", lambda: nnx_of(rngs=nnx.Rngs(params=0)), KeyError, "dropout"),
+    case(
+        "another stream",
+        lambda: nnx_of(rngs=nnx.Rngs(params=0)),
+        ValueError,
+        "the stream 'dropout' of rngs, which has only 'params'",
+    ),
 ]
 
 

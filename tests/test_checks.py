@@ -201,6 +201,32 @@ def test_real_numbers_and_features() -> None:
         jaxdrop.dropout(KEY, jnp.arange(3, dtype=jnp.int32), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nearest"),
+    [(np.dtype("f4"), "float32"), (np.dtype("c8"), "complex64"), (np.longdouble, "float32")],
+    ids=str,
+)
+def test_an_array_of_a_dtype_that_jax_has_not_is_refused(dtype: Any, nearest: str) -> None:
+    """Also if a function was compiled for its shape: JAX would then read the bytes as they are."""
+    x = np.ones((4, 6), dtype)
+    if dtype != np.longdouble:
+        jaxdrop.dropout(KEY, x, 0.5)
+        x = x.astype(np.dtype(dtype).newbyteorder())
+    with pytest.raises(TypeError, match=rf"x has dtype .* as in x\.astype\(np\.{nearest}\)"):
+        jaxdrop.dropout(KEY, x, 0.5)
+    with pytest.raises(TypeError, match="logits has dtype"):
+        jaxdrop.drop_key(KEY, x, 0.5)
+
+
+def test_ids_and_queries_are_of_a_dtype_that_jax_has() -> None:
+    ids = np.arange(6, dtype=np.dtype("i4").newbyteorder())
+    with pytest.raises(TypeError, match=r"ids has dtype .* as in ids\.astype\(np\.int32\)"):
+        jaxdrop.word_dropout(KEY, ids, 0.5, replacement=9)
+    q = np.ones((1, 3, 2, 4), np.dtype("f4").newbyteorder())
+    with pytest.raises(TypeError, match=r"q has dtype .* as in q\.astype\(np\.float32\)"):
+        jaxdrop.dot_product_attention(KEY, q, q, q, 0.5)
+
+
 def test_dates_are_no_numbers() -> None:
     """NumPy takes differences of dates for integers."""
     days = np.array(["2026-01-03", "2026-01-01"], "datetime64[D]")

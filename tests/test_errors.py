@@ -95,6 +95,27 @@ def test_a_foreign_argument_of_a_constructor(layer: type, foreign: str, says: st
             " takes key, ",
         ),
         (
+            lambda: jaxdrop.zoneout(KEY, X, X, 0.1),
+            "too many positional arguments. It takes key, new, rate, *, previous, ",
+        ),
+        (
+            lambda: jaxdrop.dropout(KEY, X, jaxdrop.schedules.linear(0.0, 0.5, 10)),
+            "A schedule is called: rate=schedule(step). It is the probability",
+        ),
+        (lambda: jaxdrop.dropout(KEY, X, [0.1]), "are an array: rate=np.array([...])."),
+        (
+            lambda: jaxdrop.nnx.StackedRNN(nnx.GRUCell, 8, 8, batch_first=True, rngs=nnx.Rngs(0)),
+            ": the batch comes first, unless time_major=True.",
+        ),
+        (
+            lambda: jaxdrop.nnx.MultiHeadAttention(2, embed_dim=8, rngs=nnx.Rngs(0)),
+            ": it is called in_features here.",
+        ),
+        (
+            lambda: jaxdrop.nnx.MultiHeadAttention(2, 8, dropout=0.1, rngs=nnx.Rngs(0)),
+            ": it is called dropout_rate here, as in Flax.",
+        ),
+        (
             lambda: jaxdrop.dropout(KEY, X, 0.1, noise_shape=(4, 1)),
             "broadcast_dims=(...) names the axes",
         ),

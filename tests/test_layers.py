@@ -350,7 +350,7 @@ def run(package: str, name: str, made: dict[str, Any], case: Case, **call: Any) 
         calls.append((args[0], args[1:-1], args[-1], options))
         return args[1] @ args[2] if "kernel" in case.parameters else args[1]
 
-    with mock.patch.object(layer, "function", staticmethod(function)):
+    with mock.patch.object(layer, "_function", staticmethod(function)):
         if package == "nnx":
             module = layer(**made, rngs=nnx.Rngs(params=0, dropout=1, noise=2))
             module(*case.inputs, **call)
@@ -413,7 +413,7 @@ def check_case(package: str, name: str, case: Case) -> None:
     drawn = own | case.further
     key = own_key(package)
 
-    placed = {"part": PART} if "part" in inspect.signature(layer.function).parameters else {}
+    placed = {"part": PART} if "part" in inspect.signature(layer._function).parameters else {}
 
     def expect(
         received: Received, key: Any, amount: Any, off: bool, spec: Any, **called: Any
@@ -602,6 +602,27 @@ def check_layer(package: str, name: str) -> None:
         check_forced_labels(package)
 
 
+@pytest.mark.parametrize("name", [*CASES, *WRAPPERS, "RNN", "StackedRNN", "MultiHeadAttention"])
+def test_public_functions_of_a_layer_are_methods(name: str) -> None:
+    """`nnx.tabulate` wraps all of them as methods, and calls the wrapper with the layer. (Defaults
+    of fields stand on the class too; an instance has attributes in their place.)
+    """
+    layer = getattr(jaxdrop.nnx, name)
+    fields = vars(layer).get("__dataclass_fields__", ())
+    for public, function in inspect.getmembers(layer, inspect.isfunction):
+        if not public.startswith("_") and public not in fields:
+            assert next(iter(inspect.signature(function).parameters)) == "self", public
+
+
+def test_flax_lists_a_layer_as_it_lists_its_own() -> None:
+    def table(dropout: Any) -> str:
+        model = nnx.Sequential(dropout(0.5, rngs=nnx.Rngs(0)))
+        return nnx.tabulate(model, X, console_kwargs={"width": 150})
+
+    assert "Dropout" in table(nnx.Dropout)
+    assert table(jaxdrop.nnx.Dropout) == table(nnx.Dropout)
+
+
 @each_layer
 def test_the_function_receives_what_was_given(package: str, name: str) -> None:
     check_layer(package, name)
@@ -611,7 +632,8 @@ def refusal(layer: Any, received: Received) -> str:
     """What the function of a layer has against what it received; nothing if it takes it."""
 
     def call() -> Any:
-        return layer.function(received.key, *received.operands, received.amount, **received.options)
+        operands = (received.key, *received.operands, received.amount)
+        return layer._function(*operands, **received.options)
 
     try:
         jax.eval_shape(call)
@@ -648,7 +670,7 @@ def test_a_traced_amount_draws_what_the_number_draws(deterministic: bool) -> Non
                     layer: Any = getattr(jaxdrop.linen, name)
                     made = made_of(layer, case) | {"deterministic": deterministic}
                     received = run("linen", name, made, case, **case.further)
-                    found[f"{name} {number}"] = layer.function(
+                    found[f"{name} {number}"] = layer._function(
                         received.key, *received.operands, amount, **received.options
                     )
         return found
@@ -700,7 +722,7 @@ def test_fields_of_a_wrapper_are_checked_when_it_is_made(name: str, wrong: dict[
 @pytest.mark.parametrize("name", CASES)
 def test_a_layer_has_the_defaults_of_its_function(name: str) -> None:
     layer: Any = PACKAGES["linen"].__dict__[name]
-    options = inspect.signature(layer.function).parameters
+    options = inspect.signature(layer._function).parameters
     for field in dataclasses.fields(layer):
         default = options[field.name].default if field.name in options else inspect.Parameter.empty
         if default is not inspect.Parameter.empty and field.name not in SHARED:

@@ -15,6 +15,7 @@ from jaxdrop._checks._messages import quoted, shown
 
 # JAX answers anew each time, in a microsecond or two. There are few dtypes, and many calls.
 _issubdtype = functools.cache(jnp.issubdtype)
+_NEAREST = {"f": "float32", "c": "complex64", "i": "int32", "u": "uint32"}
 
 
 def unwrapped(value: Any) -> Any:
@@ -61,7 +62,19 @@ def check_array(value: Any, name: str, of: str = "numbers", caller: str = "") ->
             else f"{shown(name)} must be an array of {of}"
         )
         raise TypeError(f"{rule}, got {quoted(value)}")
+    check_dtype_of_jax(array, name)
     return cast(jax.Array, array)
+
+
+def check_dtype_of_jax(array: Any, name: str) -> None:
+    """Checks that JAX has the dtype of an array of NumPy: a compiled function that has seen an
+    array of this shape would take the bytes for those of a dtype that it has.
+    """
+    if not _is_of_jax(array.dtype):
+        raise TypeError(
+            f"{shown(name)} has dtype {array.dtype}, which JAX does not have. Convert it, as in"
+            f" {shown(name)}.astype(np.{_NEAREST[array.dtype.kind]})."
+        )
 
 
 def check_unmasked(value: Any, name: str) -> None:
@@ -201,7 +214,19 @@ def _converted(value: Any) -> Any:
 @functools.cache
 def _can_drop(dtype: Any) -> bool:
     """Whether arrays of this dtype can be scaled, and can hold the 0 of what is dropped."""
-    return bool(jnp.issubdtype(dtype, jnp.inexact)) and _has_zero(dtype)
+    return bool(jnp.issubdtype(dtype, jnp.inexact)) and _has_zero(dtype) and _is_of_jax(dtype)
+
+
+@functools.cache
+def _is_of_jax(dtype: Any) -> bool:
+    """Not so of the other byte order, and of long doubles."""
+    if _issubdtype(dtype, jax.dtypes.extended):
+        return True
+    try:
+        jax.eval_shape(lambda x: x, np.zeros((), dtype))
+    except TypeError:
+        return False
+    return True
 
 
 @functools.cache

@@ -74,7 +74,8 @@ def check_number(
     if not _is_number(value):
         where = f" in {allowed}" if bounded else ""
         raise TypeError(
-            f"{shown(name)} must be a real number{where}, got {quoted(value)}.{meaning}"
+            f"{shown(name)} must be a real number{where}, got"
+            f" {quoted(value)}.{_way(value, shown(name))}{meaning}"
         )
     rule = f"{shown(name)} must {f'lie in {allowed}' if bounded else 'be finite'}"
     if isinstance(value, jax.core.Tracer):
@@ -151,6 +152,15 @@ def check_rate_shape(
             f"{name} has shape {tuple(rate.shape)}, which does not broadcast to the mask's shape"
             f" {mask}. Give one {name}, or one for each entry along the mask's last axes."
         )
+
+
+def _way(value: Any, name: str) -> str:
+    """What to do with a value that holds numbers, or makes them; a sentence."""
+    if callable(value):
+        return f" A schedule is called: {name}=schedule(step)."
+    if isinstance(value, (list, tuple)):
+        return f" Several numbers are an array: {name}=np.array([...])."
+    return ""
 
 
 def _is_number(value: Any) -> bool:

@@ -25,7 +25,11 @@ _ELSEWHERE: dict[tuple[str, ...], dict[str, str]] = {
         "dropout_rate",
         "drop_probability",
         "probability",
-    ): {"rate": "rate is the probability of dropping, as in rate=0.1"},
+    ): {
+        "rate": "rate is the probability of dropping, as in rate=0.1",
+        "dropout_rate": "it is called dropout_rate here, as in Flax",
+        "input_rate": "input_rate drops from the input, and output_rate from the output",
+    },
     ("keep_prob", "keep_rate", "keep_probability"): {
         "rate": "rate is the probability of dropping, not of keeping: rate=1 - keep_prob"
     },
@@ -56,6 +60,16 @@ _ELSEWHERE: dict[tuple[str, ...], dict[str, str]] = {
     },
     ("preset", "rounding", "scaling"): {
         "rule": "it is called rule here, and names whose rule to follow"
+    },
+    ("batch_first",): {"time_major": "the batch comes first, unless time_major=True"},
+    ("embed_dim", "d_model", "input_size"): {"in_features": "it is called in_features here"},
+    ("hidden_size", "units"): {
+        "hidden_features": "it is called hidden_features here",
+        "features": "it is called features here",
+    },
+    ("nhead", "n_heads"): {"num_heads": "it is called num_heads here"},
+    ("unk_id", "mask_id"): {
+        "replacement": "replacement is the id that takes a dropped one's place"
     },
     ("inplace",): dict.fromkeys(
         ("x", "rate", "inputs"), "JAX arrays do not change: use what is returned"
@@ -121,7 +135,11 @@ def check_fit(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         known = [p for p in signature.parameters if p not in ("self", "parent", "name")]
-        takes = f"It takes {', '.join(known)}."
+        by_name = [
+            p for p in known if signature.parameters[p].kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        first = known[: len(known) - len(by_name)]
+        takes = f"It takes {', '.join([*first, '*', *by_name] if first and by_name else known)}."
         for given in kwargs:
             if given not in signature.parameters:
                 raise TypeError(

@@ -150,11 +150,17 @@ def nothing_random(name: str, found: Collection[Layer], fixed: str) -> ValueErro
         )
     )
     drawn = f" It draws from a key that does not follow, {fixed}." if fixed else ""
+    itself = (
+        "\n3. if the model takes its key as an input, it needs no stochastic: "
+        "jaxdrop.mc.predict(lambda key: model(x, key), keys)."
+        if "among the inputs" in fixed
+        else ""
+    )
     return ValueError(
         f"nothing is random in {name}: its output does not depend on the"
         f" key.{drawn}{_listing(found)} Either\n{advice}\n2. if the model calls functions such as"
         " jaxdrop.dropout itself, tell it to, as in fn(key, x, train=True), and let their keys"
-        " come from make_rng (Linen) or from an nnx.Rngs (NNX)."
+        f" come from make_rng (Linen) or from an nnx.Rngs (NNX).{itself}"
     )
 
 

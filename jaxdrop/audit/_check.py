@@ -9,7 +9,7 @@ from typing import Any
 from jaxdrop import _checks
 
 # Imported for the rules that they register.
-from jaxdrop.audit import _rules_keys, _rules_modes, _rules_places  # noqa: F401
+from jaxdrop.audit import _rules_keys, _rules_modes, _rules_network, _rules_places  # noqa: F401
 from jaxdrop.audit._arguments import Step
 from jaxdrop.audit._report import Report
 from jaxdrop.audit._rules import Audit, findings
@@ -66,7 +66,7 @@ def check(
     with without_collection():
         found = find_sites(program)
         made = findings(Audit(program, found, training, step is not None))
-    layers = [each for each in program.probe.layers.values() if each.is_layer and each.off]
+    layers = [each for each in program.probe.layers.values() if each.draws and each.off]
     sites = [each.site for each in found] + [inactive(layer) for layer in layers]
     seconds = program.walk_seconds + time.perf_counter() - begin
     return Report(sites, selected(made, select, ignore), program.trace_seconds, seconds)

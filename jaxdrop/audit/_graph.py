@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -209,11 +209,17 @@ def ancestors(start: Node, limit: int = _LIMIT) -> Iterator[Node]:
     )
 
 
-def descendants(start: Node, limit: int = _LIMIT) -> Iterator[Node]:
-    """The values of the forward pass that are computed from a value, the nearest first."""
-    yield from _search(
-        (start,), lambda node: (user for user in node.users if not user.backward), limit
-    )
+def descendants(
+    start: Node, limit: int = _LIMIT, ends: Callable[[Node], bool] = lambda node: False
+) -> Iterator[Node]:
+    """The values of the forward pass that are computed from a value, the nearest first; behind a
+    value at which the search `ends` there are none.
+    """
+
+    def step(node: Node) -> Iterable[Node]:
+        return () if ends(node) else (user for user in node.users if not user.backward)
+
+    yield from _search((start,), step, limit)
 
 
 def _search(start: Iterable[Node], step: Any, limit: int) -> Iterator[Node]:

@@ -17,8 +17,18 @@ _RATE = re.compile(
     r"^(?:.*_)?(?:dropout(?:_[a-z]+)*|drop(?:path|_path|connect)?(?:_rate|_prob\w*|_p|_ratio)?"
     r"|[a-z]*pdrop|p_drop|stochastic_depth(?:_rate|_prob)?|layerdrop)$"
 )
-_LAYER = re.compile(r"drop(out|path|block|connect|key|head)?|stochasticdepth", re.IGNORECASE)
+_LAYER = re.compile(
+    r"drop(out|path|block|connect|key|head)?|stochasticdepth|zoneout", re.IGNORECASE
+)
 _FIELDS_OF_LAYERS = ("rate", "p", "drop_prob", "drop_rate", "dropout_rate")
+_RECURRENT = re.compile(r"^((input|recurrent|candidate|output|weight)_rate|(cell|hidden)_zoneout)$")
+# Modules whose classes, and what inherits from them, draw their masks themselves.
+_OF_ATTENTION = ("flax.linen.attention", "flax.nnx.nn.attention")
+_OF_RECURRENT_LAYERS = tuple(
+    f"jaxdrop.{framework}.{module}"
+    for framework in ("linen", "nnx")
+    for module in ("recurrent", "stacked")
+)
 _CONFIGS = re.compile(r"(^|_)(cfg|conf|config|configs|hparams|hps|args)$")
 
 
@@ -31,7 +41,9 @@ class Layer:
       path: where it stands in the model, joined by `/`.
       kind: the name of its class.
       rates: its rates, by the name of the field.
-      is_layer: whether it is a dropout layer, and not a module that contains some.
+      is_layer: whether it is a dropout layer, or a recurrent one of this library, and not a module
+        that contains some.
+      draws: whether its own code draws masks: that of such a layer, or of Flax's attention.
       called: whether it was called.
       off: whether all calls, if any, said that it is off.
       own_mode: whether `deterministic` came from the layer, and not from the call.
@@ -43,6 +55,7 @@ class Layer:
     kind: str
     rates: dict[str, float]
     is_layer: bool
+    draws: bool
     called: bool = False
     off: bool = True
     own_mode: bool = False
@@ -69,14 +82,17 @@ class Probe:
         for name, value in values.items():
             if _CONFIGS.search(name):
                 self.configuration(framework, value)
-        rates = rates_of(values, type(module).__name__)
+        is_recurrent = _comes_from(module, _OF_RECURRENT_LAYERS)
+        rates = rates_of(values, type(module).__name__, is_recurrent)
         if not rates:
             return None
-        is_layer = bool(_LAYER.search(type(module).__name__)) and any(
-            name in rates for name in _FIELDS_OF_LAYERS
+        is_layer = is_recurrent or (
+            bool(_LAYER.search(type(module).__name__))
+            and any(name in rates for name in _FIELDS_OF_LAYERS)
         )
+        draws = is_layer or _comes_from(module, _OF_ATTENTION)
         key = (framework, path, type(module).__name__)
-        return self.layers.setdefault(key, Layer(*key, rates, is_layer))
+        return self.layers.setdefault(key, Layer(*key, rates, is_layer, draws))
 
     def note_module(self, framework: str, path: str, module: Any, called: bool) -> None:
         """Notes a module that is no dropout layer, nor a layer around one."""
@@ -102,14 +118,15 @@ class Probe:
         if rates:
             kind = name or type(value).__name__
             key = (framework, "", f"{kind}@{id(value)}")
-            layer = Layer(framework, "", kind, rates, False, called=True, off=False)
+            layer = Layer(framework, "", kind, rates, False, False, called=True, off=False)
             self.layers.setdefault(key, layer)
 
     def named(self, name: str, value: Any) -> None:
         """Notes an argument that is a rate, or a configuration."""
         if is_rate(value) and _RATE.match(name):
             key = ("arguments", "", name)
-            self.layers[key] = Layer(*key, {name: float(value)}, False, called=True, off=False)
+            rates = {name: float(value)}
+            self.layers[key] = Layer(*key, rates, False, False, called=True, off=False)
         elif isinstance(value, Mapping) or dataclasses.is_dataclass(value):
             self.configuration("arguments", value, name)
 
@@ -132,14 +149,22 @@ def is_rate(value: Any) -> bool:
     return isinstance(value, float | np.floating) and 0 < float(value) <= 1
 
 
-def rates_of(fields: Mapping[str, Any], kind: str) -> dict[str, float]:
+def rates_of(fields: Mapping[str, Any], kind: str, is_recurrent: bool = False) -> dict[str, float]:
     """The rates among fields, by their names."""
     layer = bool(_LAYER.search(kind))
     return {
         name: float(value)
         for name, value in fields.items()
-        if is_rate(value) and (_RATE.match(name) or (layer and name in _FIELDS_OF_LAYERS))
+        if is_rate(value)
+        if _RATE.match(name)
+        or (layer and name in _FIELDS_OF_LAYERS)
+        or (is_recurrent and _RECURRENT.match(name))
     }
+
+
+def _comes_from(module: Any, places: tuple[str, ...]) -> bool:
+    """Whether a class of one of these Python modules is among those of an object."""
+    return any(base.__module__ in places for base in type(module).__mro__)
 
 
 @contextlib.contextmanager

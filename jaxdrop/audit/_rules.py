@@ -33,6 +33,17 @@ class Audit:
         """The sites whose rate is not 0."""
         return [each for each in self.found if each.site.rate != 0]
 
+    def drops_weights(self, found: Found) -> bool:
+        """Whether what is dropped are weights."""
+        data = found.first.data
+        return data.deps != 0 and self.only_weights(data)
+
+    def only_weights(self, node: Node) -> bool:
+        """Whether a value is computed from weights, and constants, alone."""
+        return all(
+            source.weights for bit, source in self.program.sources.items() if node.deps & bit
+        )
+
 
 Seen = tuple[str, str]
 """Where, and the evidence."""

@@ -22,11 +22,13 @@ def configured_never_drawn(audit: Audit) -> Iterator[Seen]:
         return
     layers = list(audit.program.probe.layers.values())
     for layer in layers:
+        unused: dict[str, list[str]] = {}
         for name, rate in layer.rates.items():
             reason = _unused(layer, name, rate, layers, audit)
             if reason:
-                where = f"{layer.path or layer.kind}"
-                yield where, f"{layer.kind}.{name} is {rate:g}, {reason}"
+                unused.setdefault(reason, []).append(f"{name} is {rate:g}")
+        for reason, rates in unused.items():
+            yield layer.path or layer.kind, f"{layer.kind}.{', '.join(rates)}, {reason}"
 
 
 def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Audit) -> str | None:
@@ -38,11 +40,12 @@ def _unused(layer: Layer, name: str, rate: float, layers: list[Layer], audit: Au
         if not layer.called:
             takes_part = audit.program.probe.takes_part(layer)
             return "and the layer is never called" if takes_part else None
-        if layer.off:
-            return "and all its calls are off" if audit.training and audit.found else None
-        return None if inside else "and its call draws nothing"
+        if not layer.off:
+            return None if inside else "and its call draws nothing"
     if not layer.called:
         return None
+    if layer.off and layer.draws:
+        return "and all its calls are off" if audit.training and audit.found else None
     off = [
         each
         for each in layers
@@ -84,7 +87,7 @@ def drawn_in_evaluation(audit: Audit) -> Iterator[Seen]:
 def nothing_drawn_in_training(audit: Audit) -> Iterator[Seen]:
     """No mask meets an array, and the caller says that this is training."""
     if audit.training and not audit.drawn():
-        layers = [each for each in audit.program.probe.layers.values() if each.is_layer]
+        layers = [each for each in audit.program.probe.layers.values() if each.draws]
         if any(each.without_rngs for each in layers):
             return
         off = [each.path for each in layers if each.called and each.off]

@@ -200,18 +200,24 @@ def _variant(first: Application, shared: tuple[int, ...]) -> str:
 
 def is_softmax(node: Node) -> bool:
     """Whether a value is a softmax, up to moves and constant factors."""
+    return logits_of(node) is not None
+
+
+def logits_of(node: Node) -> Node | None:
+    """The logits, less a constant, that a value is the softmax of, up to moves and constant
+    factors.
+    """
     while True:
         node = moved_from(node)
         if node.op == "div" and node.inputs[1].const is None:
             above, below = moved_from(node.inputs[0]), moved_from(node.inputs[1])
-            return above.op == "exp" and below.op == "reduce_sum"
-        if node.op in ("mul", "div", "select_n"):
-            rest = [each for each in node.inputs if not each.known and each.mask is None]
-            if len(rest) != 1:
-                return False
-            node = rest[0]
-        else:
-            return False
+            return above.inputs[0] if above.op == "exp" and below.op == "reduce_sum" else None
+        if node.op not in ("mul", "div", "select_n"):
+            return None
+        rest = [each for each in node.inputs if not each.known and each.mask is None]
+        if len(rest) != 1:
+            return None
+        (node,) = rest
 
 
 def shared_axes(application: Application) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ class Variant:
     docstring ends with the fields of the description; `Layer` adds its own to it, and `Raises`.
     """
 
-    function: ClassVar[Callable[..., Any]]
+    _function: ClassVar[Callable[..., Any]]
     """The function, `function(key, *operands, amount, **options)`: a keyword of the class."""
     amount: ClassVar[str] = "rate"
     """The field that says how much is dropped. Fields up to it may be given by position."""
@@ -52,7 +52,7 @@ class Variant:
         cls, *, function: Callable[..., Any] | None = None, **options: Any
     ) -> None:
         if function is not None:
-            cls.function = staticmethod(function)
+            cls._function = staticmethod(function)
         described = [base for base in cls.__mro__[1:] if base.__module__.startswith(_DESCRIPTIONS)]
         named = [base.__doc__ for base in described if base.__name__ == cls.__name__]
         own, cls.__doc__ = cls.__doc__, cls.__doc__ or (named[0] if named else inspect.getdoc(cls))
@@ -60,7 +60,7 @@ class Variant:
             dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False)(cls)
         if "__call__" in vars(cls) and cls.__module__.startswith("jaxdrop."):
             cls.__call__ = _told(vars(cls)["__call__"], cls.call)  # type: ignore[method-assign]
-        if hasattr(cls, "function"):
+        if hasattr(cls, "_function"):
             cls._learn_function()
             if named and own is None:
                 cls.__doc__ = cls._document(inspect.cleandoc(cls.__doc__ or ""))
@@ -71,9 +71,9 @@ class Variant:
         """Notes which fields go into the function, how they are checked, and by which name the
         caller of the layer knows the first operand.
         """
-        facts = facts_of(cls.function)
+        facts = facts_of(cls._function)
         fields = [field.name for field in dataclasses.fields(cast(Any, cls))]
-        taken = inspect.signature(cls.function).parameters
+        taken = inspect.signature(cls._function).parameters
         # A learned amount is an array, whose values are not looked at.
         cls._draws_nothing_at = () if cls.learned else facts.draws_nothing_at
         cls._options = tuple(
@@ -111,7 +111,7 @@ class Variant:
         meanings = {name: f"  {name}: {text}" for name, text in (MEANINGS | cls.shared).items()}
         fields = [field.name for field in dataclasses.fields(cast(Any, cls))]
         args = "\n".join((meanings | told)[name] for name in fields if name in meanings | told)
-        raises = f"  TypeError, ValueError: as `jaxdrop.{cls.function.__name__.lstrip('_')}`."
+        raises = f"  TypeError, ValueError: as `jaxdrop.{cls._function.__name__.lstrip('_')}`."
         return f"{head}\n\nArgs:\n{args}\n\nRaises:\n{raises}"
 
     @classmethod
@@ -138,7 +138,7 @@ class Variant:
     ) -> Any:
         """Calls the function, with the hyperparameters that are its options."""
         own = {name: getattr(self, name) for name in self._options if name not in further}
-        return self.function(key, *operands, amount, **own, **further)
+        return self._function(key, *operands, amount, **own, **further)
 
 
 def _told(call: Any, does: str) -> Any:

@@ -65,7 +65,8 @@ def with_options(
     Args:
       attention_fn: a function like `dot_product_attention` of Flax.
       layer: the layer's name or path, for messages.
-      **options: `dropout_rate` and `spec`. None leaves the option to the caller.
+      **options: `dropout_rate`, `spec`, and what a query sees. None leaves the option to the
+        caller.
 
     Returns:
       A function with the signature of `attention_fn`: Linen's layers pass the options that a

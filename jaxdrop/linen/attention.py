@@ -54,6 +54,9 @@ def dot_product_attention(
     spec: PartitionSpec | None = None,
     local_window_size: int | tuple[int, int] | None = None,
     query_offset: int | jax.Array | None = None,
+    query_seq_lengths: jax.Array | None = None,
+    key_value_seq_lengths: jax.Array | None = None,
+    segment_ids: jax.Array | tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.linen.dot_product_attention`, for
     its `attention_fn`.
@@ -95,6 +98,11 @@ def dot_product_attention(
         `attention_fn`.
       query_offset: as in `jaxdrop.dot_product_attention`; the layers of this module pass it when
         they decode.
+      query_seq_lengths: how many queries of each example are no padding, as in
+        `jaxdrop.dot_product_attention`. The layers of this module take it in the call, as they take
+        the next two.
+      key_value_seq_lengths: the same of the keys.
+      segment_ids: of packed sequences, as in `jaxdrop.dot_product_attention`.
 
     Returns:
       `(batch..., length, heads, depth)`.
@@ -131,6 +139,9 @@ def dot_product_attention(
         spec=spec,
         local_window_size=local_window_size,
         query_offset=query_offset,
+        query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths,
+        segment_ids=segment_ids,
         sow=(
             None
             if module is None
@@ -172,10 +183,15 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
         deterministic: bool | None = None,
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
+        query_seq_lengths: jax.Array | None = None,
+        key_value_seq_lengths: jax.Array | None = None,
+        segment_ids: jax.Array | tuple[jax.Array, jax.Array] | None = None,
         **kwargs: Any,
     ) -> jax.Array:
         """As Flax's layer is called. `rate` takes the place of `dropout_rate`; both may be traced:
-        `schedule(step)`. `spec` takes the place of the attribute.
+        `schedule(step)`. `spec` takes the place of the attribute. Padding and packed sequences are
+        told by `query_seq_lengths`, `key_value_seq_lengths` and `segment_ids`, as
+        `jaxdrop.dot_product_attention` is.
         """
         takes_rate = "dropout_rate" in inspect.signature(self.attention_fn).parameters
         if rate is not None and not takes_rate:
@@ -200,6 +216,9 @@ class MultiHeadDotProductAttention(Hinted, nn.MultiHeadDotProductAttention):
             name,
             dropout_rate=known if takes_rate else None,
             spec=self.spec if spec is None else spec,
+            query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths,
+            segment_ids=segment_ids,
         )
         from_cache = self.decode and knows_places(self.attention_fn)
         layer = with_attributes(

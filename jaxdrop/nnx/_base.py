@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, masks
 from jaxdrop.layers import Variant
+from jaxdrop.nnx._streams import stream_of
 from jaxdrop.nnx._told import Told, follow
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class Stochastic(nnx.Module):
         self.rng_collection = _checks.check_text(rng_collection, "rng_collection")
         self.spec = spec
         if isinstance(rngs, nnx.Rngs):
-            self.rngs = rngs[rng_collection].fork()
+            self.rngs = stream_of(rngs, rng_collection, type(self).__name__).fork()
         elif isinstance(rngs, nnx.RngStream):
             self.rngs = rngs.fork()
         elif rngs is None:
@@ -145,7 +146,7 @@ class Stochastic(nnx.Module):
 
     def _key(self, rngs: RngSource | None) -> jax.Array:
         if isinstance(rngs, nnx.Rngs):
-            return rngs[self.rng_collection]()
+            return stream_of(rngs, self.rng_collection, type(self).__name__)()
         if isinstance(rngs, nnx.RngStream):
             return rngs()
         name = type(self).__name__

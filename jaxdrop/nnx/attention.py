@@ -24,6 +24,7 @@ from jaxdrop.layers.attention import (
     with_options,
 )
 from jaxdrop.nnx._base import show_signature
+from jaxdrop.nnx._streams import stream_of
 from jaxdrop.nnx._told import Told, follow
 
 __all__ = ["MultiHeadAttention", "dot_product_attention"]
@@ -50,6 +51,9 @@ def dot_product_attention(
     spec: PartitionSpec | None = None,
     local_window_size: int | tuple[int, int] | None = None,
     query_offset: int | jax.Array | None = None,
+    query_seq_lengths: jax.Array | None = None,
+    key_value_seq_lengths: jax.Array | None = None,
+    segment_ids: jax.Array | tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """`jaxdrop.dot_product_attention` with the arguments of `flax.nnx.dot_product_attention`, for
     its `attention_fn`.
@@ -85,6 +89,11 @@ def dot_product_attention(
         `attention_fn`.
       query_offset: as in `jaxdrop.dot_product_attention`; the layers of this module pass it when
         they decode.
+      query_seq_lengths: how many queries of each example are no padding, as in
+        `jaxdrop.dot_product_attention`. The layers of this module take it in the call, as they take
+        the next two.
+      key_value_seq_lengths: the same of the keys.
+      segment_ids: of packed sequences, as in `jaxdrop.dot_product_attention`.
 
     Returns:
       `(batch..., length, heads, depth)`.
@@ -111,6 +120,9 @@ def dot_product_attention(
         spec=spec,
         local_window_size=local_window_size,
         query_offset=query_offset,
+        query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths,
+        segment_ids=segment_ids,
         sow=(
             None
             if module is None
@@ -163,6 +175,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 "rngs must be an nnx.Rngs, for parameters are made from it, got"
                 f" {_checks.quoted(kwargs['rngs'])}"
             )
+        if kwargs.get("keep_rngs", True) and stand_in(rate) and "rngs" in kwargs:
+            way = "take a key in each call: keep_rngs=False"
+            stream_of(kwargs["rngs"], "dropout", "MultiHeadAttention", way)
         given = {
             **kwargs,
             "dropout_rate": stand_in(rate),
@@ -185,13 +200,18 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         rate: masks.Rate | None = None,
         spec: PartitionSpec | None = None,
+        query_seq_lengths: jax.Array | None = None,
+        key_value_seq_lengths: jax.Array | None = None,
+        segment_ids: jax.Array | tuple[jax.Array, jax.Array] | None = None,
         **kwargs: Any,
     ) -> jax.Array:
         """As Flax's layer is called.
 
         `rngs` may also be a key. `rate` takes the place of `dropout_rate`; both may be traced:
         `schedule(step)`. `spec` takes the place of the constructor's. A layer that was made without
-        dropout has kept no `rngs`, and takes them in the call.
+        dropout has kept no `rngs`, and takes them in the call. Padding and packed sequences are
+        told by `query_seq_lengths`, `key_value_seq_lengths` and `segment_ids`, as
+        `jaxdrop.dot_product_attention` is.
         """
         rate = _checks.check_rate(self.dropout_rate if rate is None else rate)
         off = self.deterministic if kwargs.get("deterministic") is None else kwargs["deterministic"]
@@ -208,11 +228,23 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             # The mask of the cache is causal already. Flax before 0.12.12 would add one by which
             # the only query sees the first key alone.
             kwargs |= {"is_causal": False, "decode": not from_cache}
+        if isinstance(rngs, nnx.Rngs):
+            way = "pass a key: layer(x, rngs=key)"
+            draws = stand_in(rate) and not off
+            rngs = stream_of(rngs, "dropout", "MultiHeadAttention", way) if draws else None
         # Flax takes a key by calling `rngs`.
         is_key = isinstance(rngs, (jax.Array, np.ndarray))
         source = (lambda: _checks.check_key(rngs, "MultiHeadAttention", "rngs")) if is_key else rngs
         spec = self.spec if spec is None else spec
-        attend = with_options(self.attention_fn, "MultiHeadAttention", dropout_rate=rate, spec=spec)
+        attend = with_options(
+            self.attention_fn,
+            "MultiHeadAttention",
+            dropout_rate=rate,
+            spec=spec,
+            query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths,
+            segment_ids=segment_ids,
+        )
 
         def attention_fn(
             *operands: jax.Array, module: nnx.Module | None = None, **options: Any

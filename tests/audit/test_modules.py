@@ -18,12 +18,14 @@ from jax import lax
 
 import jaxdrop
 import jaxdrop.linen
+import jaxdrop.nnx
 from jaxdrop import audit
 from tests.audit.gallery import KEY, array
 from tests.audit.gallery._jax import W, X, dropout, model
 from tests.audit.gallery._linen import variables
 
 pytestmark = pytest.mark.usefixtures("relaxed")
+bernoulli = jax.random.bernoulli
 
 
 def found(fn: Callable[..., Any], *args: Any, **options: Any) -> list[str]:
@@ -63,6 +65,70 @@ def test_a_key_by_position_says_no_mode() -> None:
 
     sites = applied(Net()).sites
     assert [(site.rate, site.active) for site in sites] == [(0.2, True), (0.1, False)]
+
+
+def test_attention_that_is_off_is_listed_and_found() -> None:
+    """Its rate is not 0, and the dropout behind it is on."""
+
+    class Linen(nn.Module):
+        module: Any
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            attention = self.module.MultiHeadAttention(2, dropout_rate=0.3, deterministic=True)
+            return nn.Dropout(0.1, deterministic=False)(attention(x))
+
+    class Nnx(nnx.Module):
+        def __init__(self, module: Any) -> None:
+            options: dict[str, Any] = {"decode": False, "deterministic": True}
+            rngs = nnx.Rngs(0)
+            self.attention = module.MultiHeadAttention(2, 8, dropout_rate=0.3, rngs=rngs, **options)
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.dropout(self.attention(x))
+
+    x = jax.ShapeDtypeStruct((2, 4, 8), jnp.float32)
+    for module in (nn, jaxdrop.linen):
+        check_off(applied(Linen(module), x, training=True, select=["JD101"]), "MultiHeadAttention")
+    for module in (nnx, jaxdrop.nnx):
+        report = audit.check(lambda net, x: net(x), Nnx(module), x, training=True, select=["JD101"])
+        check_off(report, "MultiHeadAttention")
+
+
+def check_off(report: audit.Report, kind: str) -> None:
+    """One layer of this kind is off, and another one on."""
+    assert [(site.variant, site.active) for site in report.sites if not site.active] == [
+        (f"{kind} (off)", False)
+    ]
+    assert [each.id for each in report.findings] == ["JD101"]
+    assert "all its calls are off" in report.findings[0].evidence
+
+
+@pytest.mark.parametrize("kind", ["RNN", "StackedRNN"])
+def test_a_recurrent_layer_that_is_off_is_found_once(kind: str) -> None:
+    class Net(nnx.Module):
+        def __init__(self, deterministic: bool) -> None:
+            rngs = nnx.Rngs(0)
+            options: dict[str, Any] = {"input_rate": 0.3, "recurrent_rate": 0.2, "rngs": rngs}
+            options |= {"hidden_zoneout": 0.1, "deterministic": deterministic}
+            self.rnn: Any = (
+                jaxdrop.nnx.RNN(nnx.GRUCell(8, 8, rngs=rngs), **options)
+                if kind == "RNN"
+                else jaxdrop.nnx.StackedRNN(nnx.GRUCell, 8, 8, **options)
+            )
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.dropout(self.rnn(x))
+
+    x = jax.ShapeDtypeStruct((2, 4, 8), jnp.float32)
+
+    def checked(net: Net) -> audit.Report:
+        return audit.check(lambda net, x: net(x), net, x, training=True, select=["JD101"])
+
+    check_off(checked(Net(True)), kind)
+    assert not checked(Net(False)).findings
 
 
 @pytest.mark.parametrize(
@@ -189,6 +255,40 @@ def test_plain_functions_need_no_framework(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("flax.linen", "flax.nnx", "haiku", "equinox"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert len(audit.check(model, W, KEY, X).sites) == 1
+
+
+@pytest.mark.parametrize(
+    ("drop", "residual", "ids"),
+    [
+        (jaxdrop.drop_path, True, []),
+        (jaxdrop.drop_path, False, ["JD303"]),
+        (lambda key, x, rate: jaxdrop.shake_drop(key, x, rate, per="image"), True, []),
+        (lambda key, x, rate: jnp.where(bernoulli(key, 1 - rate, (8, 1)), x, 0), True, []),
+        (jaxdrop.dropout, True, ["JD303"]),
+    ],
+    ids=["drop_path", "without a stream", "shake_drop", "by hand", "dropout"],
+)
+def test_a_residual_branch_may_be_dropped_in_front_of_batch_norm(
+    drop: Callable[..., jax.Array], residual: bool, ids: list[str]
+) -> None:
+    """As the paper of stochastic depth has it. Entries of a branch, and paths that are not added
+    to a stream, may not.
+    """
+
+    def normalized(y: jax.Array) -> jax.Array:
+        return (y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5)
+
+    def block(key: jax.Array, x: jax.Array, w: jax.Array) -> jax.Array:
+        y = drop(key, jnp.tanh(normalized(x @ w)), 0.2)
+        return x + y if residual else y
+
+    def run(w: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        first, second = jax.random.split(key)
+        x = block(first, x, w["w"]) + w["b"]  # a bias is no stream
+        return jnp.tanh(block(second, x, w["w"])) @ w["v"]
+
+    weights = W | {"w": array(16, 16), "b": array(16)}
+    assert found(run, weights, KEY, array(8, 16)) == ids
 
 
 def test_dropped_weights_are_not_dropped_activations() -> None:
@@ -496,6 +596,16 @@ HELD = np.arange(128, dtype=np.float32).reshape(8, 16)
         (False, lambda w, x: x @ w["w"] + x[::-1] @ w["w"], lambda w, x, y: y),
         (False, lambda w, x: (x @ w["w"]) * jnp.tanh(x), lambda w, x, y: y),
         (False, lambda w, x: jax.nn.softmax(x @ x.T), lambda w, x, y: jnp.tanh(y)),
+        (False, lambda w, x: jax.nn.softmax((x @ w["w"]) @ x.T), lambda w, x, y: jnp.tanh(y)),
+        (False, lambda w, x: jax.nn.softmax(x @ w["w"]), lambda w, x, y: y @ w["v"]),
+        (False, lambda w, x: jax.nn.sigmoid(x @ w["w"]), lambda w, x, y: y),
+        (True, lambda w, x: jax.nn.softmax(x @ w["w"]), lambda w, x, y: y),
+        (True, lambda w, x: jax.nn.softmax(2 * (x @ w["w"] + w["b"])),
+         lambda w, x, y: jnp.log(y + 1e-8) * x),
+        (True, lambda w, x: nn.softmax(x @ w["w"]), lambda w, x, y: (y - x) ** 2),
+        (True, lambda w, x: jax.nn.log_softmax(x @ w["w"]), lambda w, x, y: y),
+        (False, lambda w, x: jax.nn.log_softmax(x @ x.T), lambda w, x, y: y),
+        (False, lambda w, x: x @ w["w"] - jnp.log(jnp.abs(x)), lambda w, x, y: y),
         (True, lambda w, x: x @ w["w"], lambda w, x, y: y + w["b"]),
         (True, lambda w, x: x @ w["w"], lambda w, x, y: y + w["bias"]),
         (True, lambda w, x: x @ w["w"], lambda w, x, y: y + HELD),

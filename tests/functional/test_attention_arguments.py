@@ -49,7 +49,7 @@ def traced(name: str, value: Any) -> Callable[[], Any]:
     ("bad", "error", "says"),
     [
         (call(q=X.astype(jnp.int32)), TypeError, ["q", "int32", "floating"]),
-        (call(k=[1.0]), TypeError, ["k", "list", "[1.0]"]),
+        (call(k=[1.0]), TypeError, ["k", "floating", "[1.0]"]),
         (call(key=X, q=KEY), TypeError, ["q", "key<", "key comes first"]),
         (call(key=X[0, 0]), TypeError, ["key", "float32[4, 8]", "Keys come first"]),
         (call(v=X.astype(jnp.bfloat16)), TypeError, ["one dtype", "float32", "bfloat16", "astype"]),

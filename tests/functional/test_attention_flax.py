@@ -35,6 +35,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 Q, K, V = normal(0, 2, 3, 5, 4, 8), normal(1, 2, 3, 7, 2, 8), normal(2, 2, 3, 7, 2, 6)
 BIAS, MASK = normal(3, 2, 1, 4, 5, 7), np.asarray(normal(4, 1, 3, 1, 5, 7)) > -1
 OFFSETS = jnp.asarray([[0, 1, 2], [2, 1, 0]])
+SEGMENTS = jnp.asarray(np.random.default_rng(5).integers(0, 2, (2, 3, 7)), jnp.int32)
 
 
 def sown(*arguments: Any, **options: Any) -> tuple[jax.Array, tuple[Any, ...]]:
@@ -51,8 +52,13 @@ def sown(*arguments: Any, **options: Any) -> tuple[jax.Array, tuple[Any, ...]]:
     [
         {"bias": BIAS, "mask": MASK, "local_window_size": (3, 1), "query_offset": OFFSETS},
         {"mask": MASK, "is_causal": True, "broadcast_dropout": True, "query_offset": 2},
+        {
+            "query_seq_lengths": jnp.asarray([[5, 3, 0], [1, 2, 5]]),
+            "key_value_seq_lengths": jnp.asarray([[7, 3, 2], [0, 1, 7]]),
+            "segment_ids": (SEGMENTS[..., :5], SEGMENTS),
+        },
     ],
-    ids=["bias, mask, window, offsets", "causal, a shared mask, an offset"],
+    ids=["bias, mask, window, offsets", "causal, a shared mask, an offset", "padding, segments"],
 )
 def test_an_array_of_weights_gives_what_blocks_give(options: dict[str, Any]) -> None:
     """Two batch axes, and heads in groups."""
@@ -170,6 +176,9 @@ def test_all_arguments_reach_the_function(framework: Any, monkeypatch: pytest.Mo
         "is_causal": True,
         "local_window_size": 3,
         "query_offset": 1,
+        "query_seq_lengths": OFFSETS,
+        "key_value_seq_lengths": OFFSETS + 1,
+        "segment_ids": (SEGMENTS[..., :5], SEGMENTS),
         "deterministic": True,
         "precision": "highest",
         "spec": P("a"),
@@ -200,6 +209,8 @@ def test_bad_input(framework: Any, sows: bool) -> None:
         (lambda: call(dropout_rate=jnp.full(5, 0.1)), ValueError, "one rate"),
         (lambda: call(dropout_rng=None), ValueError, "key is None"),
         (lambda: call(query_offset=1), ValueError, "the 5 queries, at most 0"),
+        (lambda: call(segment_ids=jnp.ones((2, 4), int)), ValueError, "an id for each query"),
+        (lambda: call(key_value_seq_lengths=3), ValueError, "one length for each example"),
         (lambda: call(q, q[:1], q[:1]), ValueError, "query and key must have the same batch"),
         (lambda: call(broadcast_dropout=1), TypeError, "broadcast_dropout must be True or False"),
         (lambda: call(deterministic=1), TypeError, "deterministic must be True or False"),

@@ -207,6 +207,28 @@ def test_a_part_of_the_batch() -> None:
     np.testing.assert_allclose(jax.jit(local)(X), apply(whole, X), rtol=1e-5, atol=2e-6)
 
 
+def test_a_layer_takes_padding_and_packed_sequences_in_its_call() -> None:
+    """As if a mask said what they say. What is padding may be NaN, and its output is 0."""
+    layer = jaxdrop.linen.MultiHeadAttention(4, dropout_rate=0.4, deterministic=False)
+    lengths = jnp.asarray([9, 4])
+    ids = jnp.asarray(np.arange(12) // 5 % 2)[None].repeat(2, 0)
+    inside = np.arange(12) < np.asarray(lengths)[:, None]
+    same = np.asarray(ids)[:, None, :, None] == np.asarray(ids)[:, None, None, :]
+    mask = same & inside[:, None, :, None] & inside[:, None, None, :]
+    variables = layer.init({"params": THREEFRY, "dropout": THREEFRY}, X)
+
+    def call(x: jax.Array, layer: nn.Module = layer, **options: Any) -> jax.Array:
+        return layer.apply(variables, x, rngs={"dropout": THREEFRY}, **options)
+
+    options = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths, "segment_ids": ids}
+    expected = call(X, mask=mask)
+    padded = jnp.where(inside[..., None], X, jnp.nan)
+    np.testing.assert_allclose(call(padded, **options), expected, rtol=1e-5, atol=2e-6)
+    other = layer.clone(attention_fn=nn.dot_product_attention, spec=None)
+    with pytest.raises(ValueError, match="attention_fn of MultiHeadAttention takes no segment_ids"):
+        call(X, layer=other, segment_ids=ids)
+
+
 def test_a_decoder_draws_the_masks_of_the_whole() -> None:
     """A prompt, and then token by token. The cache is that of Flax's layer."""
     window = functools.partial(jaxdrop.linen.dot_product_attention, local_window_size=(4, 0))

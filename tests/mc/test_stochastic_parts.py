@@ -84,6 +84,9 @@ def test_what_to_do_where_nothing_is_random() -> None:
     assert "It draws from a key that does not follow, made by its code." in some_layers
     assert "1. add a layer that drops" in none
     assert "It draws" not in none
+    given = str(messages.nothing_random("Net", some(1, 1), "among the inputs (input 2)"))
+    assert "3. if the model takes its key as an input" in given
+    assert "3. " not in some_layers + none
 
 
 def test_a_layer_is_its_path_its_class_and_its_rates() -> None:

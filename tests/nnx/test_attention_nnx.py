@@ -228,6 +228,37 @@ def test_options_are_those_of_flax() -> None:
     assert halved.dtype == jnp.bfloat16
 
 
+def test_a_layer_takes_padding_and_packed_sequences_in_its_call() -> None:
+    """As if a mask said what they say. What is padding may be NaN, and its output is 0."""
+    layer = jaxdrop.nnx.MultiHeadAttention(
+        4,
+        16,
+        dropout_rate=0.4,
+        decode=False,
+        deterministic=False,
+        keep_rngs=False,
+        rngs=nnx.Rngs(0),
+    )
+    lengths = jnp.asarray([9, 4])
+    ids = jnp.asarray(np.arange(12) // 5 % 2)[None].repeat(2, 0)
+    inside = np.arange(12) < np.asarray(lengths)[:, None]
+    same = np.asarray(ids)[:, None, :, None] == np.asarray(ids)[:, None, None, :]
+    mask = same & inside[:, None, :, None] & inside[:, None, None, :]
+
+    def call(x: jax.Array, layer: Any = layer, **options: Any) -> jax.Array:
+        return layer(x, rngs=KEY, **options)
+
+    options = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths, "segment_ids": ids}
+    expected = call(X, mask=mask)
+    padded = jnp.where(inside[..., None], X, jnp.nan)
+    np.testing.assert_allclose(call(padded, **options), expected, rtol=1e-5, atol=2e-6)
+    other = jaxdrop.nnx.MultiHeadAttention(
+        4, 16, decode=False, attention_fn=nnx.dot_product_attention, rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(ValueError, match="attention_fn of MultiHeadAttention takes no segment_ids"):
+        call(X, layer=other, segment_ids=ids)
+
+
 def test_decoding_is_causal_by_itself() -> None:
     layers = [
         jaxdrop.nnx.MultiHeadAttention(4, 16, decode=True, rngs=nnx.Rngs(0)) for _ in range(2)

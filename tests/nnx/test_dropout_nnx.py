@@ -324,3 +324,33 @@ def test_constructors_show_their_arguments() -> None:
             super().__init__(2, width, rngs=rngs)
 
     assert [*inspect.signature(Own).parameters] == ["width", "rngs"]
+
+
+def test_a_stream_that_is_not_there_is_named() -> None:
+    """With what there is. Flax's error is a KeyError, or an AttributeError, of the name alone."""
+
+    def other() -> nnx.Rngs:
+        return nnx.Rngs(params=0, noise=1)
+
+    def attention(**options: Any) -> nnx.Module:
+        options |= {"dropout_rate": 0.5, "deterministic": False, "decode": False}
+        return jaxdrop.nnx.MultiHeadAttention(2, 8, rngs=other(), **options)
+
+    def called(layer: Callable[[], Any], **options: Any) -> Any:
+        rngs = options.pop("rngs", other)
+        return nnx.eval_shape(lambda: layer()(jnp.ones((1, 3, 8)), rngs=rngs(), **options))
+
+    for name, made in {
+        "Dropout": lambda: Dropout(0.5, rngs=other()),
+        "StackedRNN": lambda: jaxdrop.nnx.StackedRNN(nnx.GRUCell, 8, 8, rngs=other()),
+        "MultiHeadAttention": attention,
+    }.items():
+        says = f"{name} takes its keys from the stream 'dropout' of rngs, which has only 'params', "
+        with pytest.raises(ValueError, match=says + "'noise'"):
+            nnx.eval_shape(made)
+    for layer in (lambda: Dropout(0.5), lambda: attention(keep_rngs=False)):
+        with pytest.raises(ValueError, match="'dropout' of rngs, which has no streams"):
+            called(layer, rngs=nnx.Rngs)
+        for off in ({"rate": 0.0}, {"deterministic": True}):
+            assert called(layer, **off).shape == (1, 3, 8)
+    assert called(lambda: Dropout(0.5, rng_collection="noise", rngs=other())).shape == (1, 3, 8)

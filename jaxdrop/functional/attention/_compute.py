@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     spec: PartitionSpec | None
 
 
-def _only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
+def only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
     """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding.
 
     Padding may hold anything, and in a product 0 times NaN is NaN: in the output for a value, in
@@ -74,7 +74,7 @@ def _by_blocks(settings: Settings, arrays: Arrays, spec: PartitionSpec | None) -
             is_causal=settings.after == 0,
         )
     of_queries, of_keys = arrays.inside
-    return blocked(_only(of_queries, arrays.q), _only(of_keys, arrays.k), _only(of_keys, arrays.v))
+    return blocked(only(of_queries, arrays.q), only(of_keys, arrays.k), only(of_keys, arrays.v))
 
 
 def _fused(

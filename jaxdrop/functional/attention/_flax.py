@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, masks
 from jaxdrop.functional.attention import _block_sizes, _weights
+from jaxdrop.functional.attention._compute import only
 from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._layout import Arrays
 from jaxdrop.functional.attention._shapes import Shapes, check_spec
@@ -34,6 +35,9 @@ def flax_dot_product_attention(
     spec: PartitionSpec | None,
     local_window_size: int | tuple[int, int] | None = None,
     query_offset: int | jax.Array | None = None,
+    query_seq_lengths: jax.Array | None = None,
+    key_value_seq_lengths: jax.Array | None = None,
+    segment_ids: jax.Array | tuple[jax.Array, jax.Array] | None = None,
     sow: Callable[[jax.Array], Any] | None,
     force_fp32_for_softmax: bool = False,
     products: Products | None = None,
@@ -76,6 +80,9 @@ def flax_dot_product_attention(
             is_causal=is_causal,
             local_window_size=local_window_size,
             query_offset=query_offset,
+            query_seq_lengths=query_seq_lengths,
+            key_value_seq_lengths=key_value_seq_lengths,
+            segment_ids=segment_ids,
             broadcast_dims=shared,
             deterministic=deterministic,
             precision=precision,
@@ -87,17 +94,24 @@ def flax_dot_product_attention(
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(rate, 0))
     distribution = masks.distribution(rate, dtype)
     layout = check_spec(spec, shapes)
-    parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])[1]
+    axes, parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])
+    of_queries, of_keys = shapes.padding(query_seq_lengths, key_value_seq_lengths, axes)
+    allowed = [] if mask is None else [shapes.like_weights("mask", mask, jnp.bool_)]
+    allowed += [] if of_queries is None else [jnp.expand_dims(of_queries, (-3, -1))]
+    allowed += [] if of_keys is None else [jnp.expand_dims(of_keys, (-3, -2))]
+    if segment_ids is not None:
+        mine, others = shapes.segments(segment_ids)
+        allowed.append(jnp.expand_dims(mine, (-3, -1)) == jnp.expand_dims(others, (-3, -2)))
     whole = shapes.queries * parts if draws else None
     arrays = Arrays(
         key=_checks.consume_key(dropout_rng, "dot_product_attention") if draws else None,
         threshold=distribution.threshold,
         scale=distribution.scale,
-        q=query,
-        k=key,
-        v=value,
+        q=only(of_queries, query),
+        k=only(of_keys, key),
+        v=only(of_keys, value),
         bias=None if bias is None else shapes.like_weights("bias", bias, jnp.inexact),
-        allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
+        allowed=tuple(allowed),
         inside=(None, None),
         segments=None,
         offset=None if query_offset is None else shapes.offset(query_offset, whole),

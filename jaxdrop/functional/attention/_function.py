@@ -148,13 +148,6 @@ def dot_product_attention(
     )
     draws = not (_checks.check_flag(deterministic, "deterministic") or masks.is_number(checked, 0))
     names, parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])
-    of_queries = of_keys = None
-    if query_seq_lengths is not None:
-        first = _mapped_axes.index_and_size(names)[0] * shapes.queries if names else 0
-        of_queries = shapes.within("query_seq_lengths", query_seq_lengths, shapes.queries, first)
-    if key_value_seq_lengths is not None:
-        of_keys = shapes.within("key_value_seq_lengths", key_value_seq_lengths, shapes.keys)
-
     all_zero = 0 in (*shapes.weights, *shapes.output) or (draws and masks.is_number(checked, 1))
     distribution = masks.distribution(checked if draws else 0.0, v.dtype)
     arrays = Arrays(
@@ -166,7 +159,7 @@ def dot_product_attention(
         v=v,
         bias=None if bias is None else shapes.like_weights("bias", bias),
         allowed=() if mask is None else (shapes.like_weights("mask", mask, jnp.bool_),),
-        inside=(of_queries, of_keys),
+        inside=shapes.padding(query_seq_lengths, key_value_seq_lengths, names),
         segments=None if segment_ids is None else shapes.segments(segment_ids),
         offset=(
             None

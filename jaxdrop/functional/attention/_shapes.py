@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxdrop import _checks
+from jaxdrop import _checks, _mapped_axes
 
 
 class Shapes(NamedTuple):
@@ -47,7 +47,7 @@ class Shapes(NamedTuple):
         for name, x in zip(names, (q, k, v), strict=True):
             if not hasattr(x, "dtype"):
                 raise TypeError(
-                    f"{name} must be an array of floating numbers, got {type(x).__name__} {x!r}"
+                    f"{name} must be an array of floating numbers, got {_checks.quoted(x)}"
                 )
             if not jnp.issubdtype(x.dtype, kind):
                 hint = (
@@ -58,6 +58,7 @@ class Shapes(NamedTuple):
                 raise TypeError(
                     f"{name} must be an array of floating numbers, got dtype {x.dtype}. {hint}"
                 )
+            _checks.check_dtype_of_jax(x, name)
         if len({q.dtype, k.dtype, v.dtype}) > 1:
             raise TypeError(
                 f"{every} must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}. Convert them"
@@ -142,6 +143,20 @@ class Shapes(NamedTuple):
             )
         place = lax.broadcasted_iota(jnp.int32, (*(1,) * len(self.batch), length), len(self.batch))
         return place + origin < jnp.expand_dims(lengths.astype(jnp.int32), -1)
+
+    def padding(
+        self, of_queries: Any, of_keys: Any, names: Sequence[str]
+    ) -> tuple[jax.Array | None, jax.Array | None]:
+        """Which queries, and which keys, lie within the arguments `query_seq_lengths` and
+        `key_value_seq_lengths`; None where there is none. `names` are the axes of the mesh that
+        divide the queries.
+        """
+        if of_queries is not None:
+            first = _mapped_axes.index_and_size(names)[0] * self.queries if names else 0
+            of_queries = self.within("query_seq_lengths", of_queries, self.queries, first)
+        if of_keys is not None:
+            of_keys = self.within("key_value_seq_lengths", of_keys, self.keys)
+        return of_queries, of_keys
 
     def segments(self, segment_ids: Any) -> tuple[jax.Array, jax.Array]:
         """The segments of the queries and of the keys, integers of one dtype, `(batch...,
