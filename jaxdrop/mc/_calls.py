@@ -54,7 +54,7 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
     @functools.wraps(fn)
     def called(*args: Any) -> Any:
         try:
-            return fn(*args)
+            found = fn(*args)
         except Exception as error:
             if _is_model(fn):
                 raise TypeError(
@@ -63,6 +63,11 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
             if isinstance(error, TypeError):
                 error.add_note(f"({caller} calls {call}.)")
             raise
+        if found is None:
+            raise TypeError(
+                f"{caller} calls {call}, but fn, {name}, returned None. Let it return its outputs."
+            )
+        return found
 
     return called
 

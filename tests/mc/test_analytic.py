@@ -517,6 +517,12 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(NotImplementedError, match=r"test_analytic\.py.*\n1\. sample"):
             mc.analytic(draws)()
+    with pytest.raises(NotImplementedError, match=r"complex numbers \(fft\), at .*test_analytic"):
+        mc.analytic(lambda key, x: jnp.fft.fft(jaxdrop.dropout(key, x, 0.5)).real)(X)
+    with pytest.raises(
+        ValueError, match=r"argmax of the means at .*test_analytic.* such as logits"
+    ):
+        mc.analytic(lambda key, x: jaxdrop.dropout(key, x, 0.5).argmax(-1))(X)
 
 
 def test_the_linear_part_is_a_control_variate() -> None:

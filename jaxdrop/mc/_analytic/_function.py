@@ -149,8 +149,12 @@ def analytic(
                 program.consts, batch.arrays
             )
         linearized, depends = told
-        if not (depends or allowed):
-            raise _execution.nothing_random("mc.analytic")
+        if not (depends or allowed or dependence.are_empty(jax.tree.leaves(shapes))):
+            raise (
+                _nothing_left(linearized)
+                if linearized
+                else _execution.nothing_random("mc.analytic")
+            )
         structure = jax.tree.structure(shapes)
         return Analytic(
             jax.tree.unflatten(structure, means),
@@ -261,6 +265,15 @@ class _Batch:
         return examples.over_examples(
             lambda constants, *arrays: run(constants, arrays), self.axes, out_axes, _ALONE
         )(constants, *arrays)
+
+
+def _nothing_left(linearized: tuple[str, ...]) -> ValueError:
+    """The error for random values of which nothing is followed, such as the place of a maximum."""
+    return ValueError(
+        "mc.analytic follows nothing random to what fn returns, since it has no mean and variance"
+        f" of places: {'; '.join(linearized)}. Return what they are taken of, such as logits in"
+        " place of classes, or sample the function: mc.predict(fn, keys)."
+    )
 
 
 _ALONE = 'mc.analytic with precision="linearized" or "enumerated"'
