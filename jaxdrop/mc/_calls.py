@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from jaxdrop import _checks
 
 
@@ -84,7 +86,13 @@ def check_keys(keys: Any) -> int:
     """The number of keys, if `keys` is a typed key array with one axis."""
     is_key = _checks.is_key(keys)
     if not is_key or keys.ndim != 1:
-        hint = ", which is one key: pass mc.keys(key, 100)" if is_key and not keys.ndim else ""
+        hint = ""
+        if is_key and not keys.ndim:
+            hint = ", which is one key: pass mc.keys(key, 100)"
+        elif getattr(keys, "dtype", None) == np.uint32 and keys.ndim == 2:
+            hint = ", which may be raw keys: pass jax.random.wrap_key_data(keys)"
+        elif isinstance(keys, (list, tuple)) and keys and all(map(_checks.is_key, keys)):
+            hint = f", {len(keys)} keys: pass jnp.stack(keys)"
         raise ValueError(
             "keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got"
             f" {_checks.quoted(keys)}{hint}"

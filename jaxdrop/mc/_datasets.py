@@ -94,6 +94,7 @@ def predict_dataset(
       ValueError: `keys` is not one axis of keys, `batches` is an array without `examples`, nothing
         depends on the key, results have no batch axis, or `path` holds the results of another run:
         with other keys, other weights, another summary, other shapes, or other batches.
+      NotADirectoryError: `path` is that of a file.
 
     References:
       Gal & Ghahramani, 2016, arXiv:1506.02142.

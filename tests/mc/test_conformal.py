@@ -295,6 +295,23 @@ def test_pixels_without_a_label_do_not_count() -> None:
         conformal.of_labels(labels, conformal.lac(probs))
 
 
+def test_a_key_that_is_no_key_is_told_the_order() -> None:
+    probs = np.full((2, 2), 0.5, np.float32)
+    for call, order in (
+        (lambda: conformal.aps(probs, 0), r"aps\(probs, key\)"),
+        (lambda: conformal.raps(probs, 0, penalty=0.1, rank=1), r"raps\(probs, key\)"),
+        (
+            lambda: mc.until(jax.random.uniform, 0, tolerance=0.1, max_samples=200),
+            r"mc.until\(fn, key\)",
+        ),
+    ):
+        with pytest.raises(TypeError, match=rf"The order of the arguments is {order}\.$"):
+            call()
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match=r"^mc\.until takes a single key"):
+        mc.until(jax.random.uniform, keys, tolerance=0.1, max_samples=200)
+
+
 def test_crossing_bounds_meet_in_the_middle() -> None:
     lower, upper = conformal.quantile_interval(np.zeros(2), np.array([1.0, 4.0]), -1.0)
     np.testing.assert_array_equal([lower, upper], [[0.5, 1], [0.5, 3]])

@@ -268,6 +268,15 @@ def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict[str, object], 
         _run(**{"batches": BATCHES, "path": tmp_path} | change)
 
 
+def test_a_path_is_that_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(
+        NotADirectoryError, match=r"path must be that of a directory, .*file is a f"
+    ):
+        _run(path=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 _PROGRAM = """
 import sys, time
 import jax, numpy as np, jaxdrop

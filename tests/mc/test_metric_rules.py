@@ -442,6 +442,35 @@ def test_what_logits_are_told(name: str, binary: bool) -> None:
     )
 
 
+def test_what_nan_is_told() -> None:
+    probs = np.where(np.arange(48)[:, None] == 3, np.nan, PROBS)
+    hint = r"4 of 192 entries are NaN: leave them out\.$"
+    for call in (
+        lambda: metrics.nll(LABELS, probs),
+        lambda: mc.conformal.lac(probs),
+        lambda: mc.classification(probs=probs[None]),
+    ):
+        with pytest.raises(ValueError, match=hint):
+            call()
+    with pytest.raises(ValueError, match=r"1 of 48 entries are NaN: leave them out\.$"):
+        metrics.nll(ONES[:, 0], probs[:, 0], binary=True)
+
+
+def test_a_number_that_is_nearly_one_is_no_one() -> None:
+    with pytest.raises(ValueError, match=r"cdf must lie in \[0, 1\], got 0.5 to 1.0000001$"):
+        metrics.mace(np.float32([0.5, 1 + 1.2e-7]))
+
+
+@pytest.mark.parametrize("name", ["probs", "log_probs"])
+def test_slopes_where_the_other_label_is_impossible(name: str) -> None:
+    labels, probs = np.array([0, 1, 1, 0]), np.float32([0, 1, 0.5, 0.5])
+    with np.errstate(divide="ignore"):
+        given = probs if name == "probs" else np.log(probs)
+    found = jax.grad(lambda x: metrics.nll(labels, **{name: x}, binary=True))(given)
+    expected = np.float32([1, -1, -2, 2]) * (1 if name == "probs" else probs) / 4
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 # -- the rest
 
 

@@ -15,7 +15,7 @@ from jaxdrop import _checks, random
 from jaxdrop._in_full import in_full
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop._references import cites
-from jaxdrop.mc import _calls, _execution
+from jaxdrop.mc import _calls, _describe, _execution
 
 # The modules with the rules are imported where a call needs them: they would add 6 % to the time of
 # `import jaxdrop` behind JAX.
@@ -39,6 +39,12 @@ class Analytic:
     """How both were computed."""
     linearized: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     """The operations that were approximated by linear functions, and where they stand."""
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.mean)
+        shape = f"shape {np.shape(leaves[0])}" if len(leaves) == 1 else f"{len(leaves)} arrays"
+        some = f"; linearized: {len(self.linearized)}" if self.linearized else ""
+        return _describe.parts(self, f"{self.precision}, {shape}{some}", ("std",))
 
     @property
     def std(self) -> Any:

@@ -120,7 +120,8 @@ def raps(
 def _uniform(caller: str, key: jax.Array | None, probs: jax.Array) -> jax.Array | None:
     if key is None:
         return None
-    return jax.random.uniform(_checks.check_key(key, caller), probs.shape[:-1], probs.dtype)
+    typed = _checks.check_key(key, caller, call=f"{caller}(probs, key)")
+    return jax.random.uniform(typed, probs.shape[:-1], probs.dtype)
 
 
 @kernel("aps", checkpoint=False)
