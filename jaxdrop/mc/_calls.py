@@ -66,8 +66,9 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
                 error.add_note(f"({caller} calls {call}.)")
             raise
         if found is None:
-            raise TypeError(
-                f"{caller} calls {call}, but fn, {name}, returned None. Let it return its outputs."
+            raise ValueError(
+                f"{caller} calls {call}, and fn must return an array or a pytree of arrays, got"
+                f" None: {name} needs a return."
             )
         return found
 

@@ -124,7 +124,7 @@ def test_a_return_that_was_forgotten(runner: Callable[..., Any]) -> None:
     def forgetful(key: jax.Array) -> None:
         jaxdrop.dropout(key, X, 0.5)
 
-    with pytest.raises(TypeError, match=r"mc\.\w+ calls fn\(key\), .*forgetful, returned None"):
+    with pytest.raises(ValueError, match=r"mc\.\w+ calls fn\(key\), .*forgetful needs a return"):
         runner(forgetful, KEYS)
 
 
