@@ -33,8 +33,7 @@ SUMS = {"drop_connect", "drop_connect_per_example", "drop_head", "rnn_input", "r
 PRECISIONS = ("diagonal", "linearized", "enumerated")
 UNKNOWN = {
     # The sequence becomes shorter, at least one is kept, or entries are moved.
-    *("drop_key", "embedding_dropout_per_sequence"),
-    *("modality_dropout", "random_ltd", "token_dropout"),
+    *("drop_key", "modality_dropout", "random_ltd", "token_dropout"),
 }
 
 

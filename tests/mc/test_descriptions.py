@@ -81,6 +81,7 @@ def test_several_outputs() -> None:
         mc.keys(jaxdrop.key(0), 4),
     )
     assert repr(found) == "Moments(4 samples, 2 arrays)"
+    jax.tree.map(lambda std, v: np.testing.assert_allclose(std**2, v), found.std, found.variance)
 
 
 def test_ensembles_and_moments_without_samples() -> None:
