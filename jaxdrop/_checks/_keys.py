@@ -23,7 +23,12 @@ def consume_key(key: jax.Array | None, caller: str) -> jax.Array:
 
 
 def check_key(
-    key: jax.Array | np.ndarray | None, caller: str, name: str = "key", *, always: bool = False
+    key: jax.Array | np.ndarray | None,
+    caller: str,
+    name: str = "key",
+    *,
+    always: bool = False,
+    call: str = "",
 ) -> jax.Array:
     """The argument as one typed key; legacy raw keys become threefry keys.
 
@@ -32,6 +37,7 @@ def check_key(
       caller: the function that takes it, for messages.
       name: that of the argument, for messages.
       always: whether `caller` has no deterministic mode, which the message would name as a way out.
+      call: the call, as in "until(fn, key)", for a caller that does not take the key first.
 
     Raises:
       TypeError: not a key at all.
@@ -47,7 +53,7 @@ def check_key(
             " Either\n1. pass one: jaxdrop.key(seed), jax.random.key(seed), or a fold_in or split"
             " of such a key;\n2. pass deterministic=True, for evaluation;\n3. pass rate=0."
         )
-    typed = check_keys(key, caller, name)
+    typed = check_keys(key, caller, name, call)
     if typed.ndim:
         raise ValueError(
             f"{caller} takes a single key, but {shown(name)} is an array of keys of shape"
@@ -56,9 +62,9 @@ def check_key(
     return typed
 
 
-def check_keys(key: Any, caller: str, name: str = "key") -> jax.Array:
+def check_keys(key: Any, caller: str, name: str = "key", call: str = "") -> jax.Array:
     """The argument as a typed key, or an array of typed keys; legacy raw keys become threefry
-    keys. `caller` and `name` are for messages.
+    keys. `caller`, `name` and `call` are for messages, as in `check_key`.
     """
     key = unwrapped(key)
     if is_key(key):
@@ -77,8 +83,8 @@ def check_keys(key: Any, caller: str, name: str = "key") -> jax.Array:
             f"{name} is an {type(key).__name__} of Flax, from which keys are taken:"
             f" {caller}({take}, ...)."
         )
-    order = f"{caller}(key, ...)" if name == "key" else ""
+    order = f" Keys come first: {caller}(key, ...)." if name == "key" else ""
     raise TypeError(
         f"{name} must be a JAX PRNG key, such as jaxdrop.key(0) or jax.random.key(0), but it is"
-        f" {quoted(key)}." + (f" Keys come first: {order}." if order else "")
+        f" {quoted(key)}.{f' The order of the arguments is {call}.' if call else order}"
     )

@@ -24,7 +24,8 @@ class Dependence(NamedTuple):
     """How a function depends on its input."""
 
     outputs: bool
-    """Whether any output depends on it."""
+    """Whether any output depends on it, or all are empty: of no examples there is nothing to draw.
+    """
     draws: int
     """The number of random draws whose key depends on it."""
     fixed: int
@@ -34,6 +35,7 @@ class Dependence(NamedTuple):
 def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
     """Traces `fn` at `x`, a pytree of arrays."""
     mapped: list[bool] = []
+    empty: list[bool] = []
 
     @jax.custom_batching.custom_vmap
     def watched(*outputs: jax.Array) -> tuple[jax.Array, ...]:
@@ -47,7 +49,9 @@ def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
         return outputs, tuple(is_mapped)
 
     def traced(x: Any) -> tuple[jax.Array, ...]:
-        return watched(*(leaf for leaf in jax.tree.leaves(fn(x)) if is_array(leaf)))
+        outputs = [leaf for leaf in jax.tree.leaves(fn(x)) if is_array(leaf)]
+        empty.append(are_empty(outputs))
+        return watched(*outputs)
 
     def many(x: Any) -> Any:
         copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (_LENGTH, *leaf.shape)), x)
@@ -55,7 +59,12 @@ def dependence(fn: Callable[[Any], Any], x: Any) -> Dependence:
 
     program = jax.make_jaxpr(many)(x)
     follow = [_LENGTH in shape for shape in _drawn_from(program.jaxpr)]
-    return Dependence(any(mapped), sum(follow), len(follow) - sum(follow))
+    return Dependence(any(mapped) or any(empty), sum(follow), len(follow) - sum(follow))
+
+
+def are_empty(outputs: Sequence[Any]) -> bool:
+    """Whether there are outputs, arrays or types of arrays, and none has an entry."""
+    return bool(outputs) and all(0 in x.shape for x in outputs)
 
 
 def is_array(x: Any) -> bool:

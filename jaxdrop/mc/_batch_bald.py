@@ -65,7 +65,8 @@ def batch_bald(
 
     Raises:
       TypeError: both or neither of `logits` and `probs` are given, or a number is not an integer.
-      ValueError: `num` is not in [1, N], or a key is needed and there is none.
+      ValueError: `num` is not in [1, N], a key is needed and there is none, or an input has NaN
+        (under `jit`, where values are not known, it is chosen last, with a score of NaN).
 
     References:
       Kirsch, van Amersfoort & Gal, "BatchBALD: efficient and diverse batch acquisition for deep
@@ -113,8 +114,9 @@ def _batch_bald(
 
         at_once = _pool.at_once(share.size * num_classes, num_inputs)
         entropies = lax.map(conditional_entropy, by_input, batch_size=at_once)
-        scores = jnp.maximum(entropies - summary.expected_entropy, 0) + free
-        best = scores.argmax()
+        scores = jnp.maximum(entropies - summary.expected_entropy, 0)
+        # What is unknown comes last: the largest of numbers with NaN is NaN, again and again.
+        best = (jnp.where(jnp.isnan(scores), -1, scores) + free).argmax()
         return best, scores[best], free.at[best].set(-jnp.inf)
 
     chosen: list[jax.Array] = []

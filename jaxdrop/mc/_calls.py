@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from jaxdrop import _checks
 
 
@@ -54,7 +56,7 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
     @functools.wraps(fn)
     def called(*args: Any) -> Any:
         try:
-            return fn(*args)
+            found = fn(*args)
         except Exception as error:
             if _is_model(fn):
                 raise TypeError(
@@ -63,6 +65,12 @@ def of_key(caller: str, fn: Callable[..., Any], num_inputs: int = 0) -> Callable
             if isinstance(error, TypeError):
                 error.add_note(f"({caller} calls {call}.)")
             raise
+        if found is None:
+            raise ValueError(
+                f"{caller} calls {call}, and fn must return an array or a pytree of arrays, got"
+                f" None: {name} needs a return."
+            )
+        return found
 
     return called
 
@@ -79,7 +87,13 @@ def check_keys(keys: Any) -> int:
     """The number of keys, if `keys` is a typed key array with one axis."""
     is_key = _checks.is_key(keys)
     if not is_key or keys.ndim != 1:
-        hint = ", which is one key: pass mc.keys(key, 100)" if is_key and not keys.ndim else ""
+        hint = ""
+        if is_key and not keys.ndim:
+            hint = ", which is one key: pass mc.keys(key, 100)"
+        elif getattr(keys, "dtype", None) == np.uint32 and keys.ndim == 2:
+            hint = ", which may be raw keys: pass jax.random.wrap_key_data(keys)"
+        elif isinstance(keys, (list, tuple)) and keys and all(map(_checks.is_key, keys)):
+            hint = f", {len(keys)} keys: pass jnp.stack(keys)"
         raise ValueError(
             "keys must be a key array of shape (S,), as jaxdrop.mc.keys(key, S) returns, got"
             f" {_checks.quoted(keys)}{hint}"

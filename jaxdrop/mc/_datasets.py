@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks
+from jaxdrop._mc_dropout.dependence import are_empty
 from jaxdrop._references import cites
 from jaxdrop.mc import (
     _calls,
@@ -75,7 +76,7 @@ def predict_dataset(
         `mc.classification` and `mc.regression` do. By default the samples are kept.
       batch_size: how many samples to run at once; all by default.
       examples: the number of examples in a batch, into which the arrays `batches` are cut; by
-        default `batches` is an iterable of batches.
+        default `batches` is an iterable of batches, and no array.
       path: a directory for the results, one `.npz` file a batch; they are kept in memory if None.
       progress: whether to show a bar, with its end if `batches` has a length. Without rich (`pip
         install 'jaxdrop[progress]'`) it shows lines of text.
@@ -90,9 +91,10 @@ def predict_dataset(
     Raises:
       TypeError: `fn` does not take a key and the inputs of a batch, `batch_size` is not an integer,
         or an input is no array.
-      ValueError: `keys` is not one axis of keys, nothing depends on the key, results have no batch
-        axis, or `path` holds the results of another run: with other keys, other weights, another
-        summary, other shapes, or other batches.
+      ValueError: `keys` is not one axis of keys, `batches` is an array without `examples`, nothing
+        depends on the key, results have no batch axis, or `path` holds the results of another run:
+        with other keys, other weights, another summary, other shapes, or other batches.
+      NotADirectoryError: `path` is that of a file.
 
     References:
       Gal & Ghahramani, 2016, arXiv:1506.02142.
@@ -114,6 +116,12 @@ def predict_dataset(
         batches = _cut(batches, _checks.check_count(examples, "examples"))
     if not _is_iterable(batches):
         raise TypeError(f"batches must be an iterable of inputs, got {_checks.quoted(batches)}")
+    if isinstance(batches, (jax.Array, np.ndarray)):
+        raise ValueError(
+            f"batches is an array of shape {batches.shape}, each row of which would be a batch."
+            " Either\n1. pass examples=..., the number of examples in a batch, into which it is"
+            " cut;\n2. if its rows are batches, say so: list(batches)."
+        )
     batch_axis = 1 if summary is None else 0
 
     def predict(keys: jax.Array, index: jax.Array, inputs: Sequence[Any]) -> Any:
@@ -140,7 +148,8 @@ def predict_dataset(
         if shapes not in programs:
             programs[shapes] = _trace(predict, keys, index, inputs)
             _check_batch_axis(programs[shapes].results, batch_axis, leaves)
-            if not allow_deterministic and programs[shapes].ignores_keys(keys, index, inputs):
+            checked = not (allow_deterministic or are_empty(leaves))
+            if checked and programs[shapes].ignores_keys(keys, index, inputs):
                 raise _execution.nothing_random(_CALLER)
         program = programs[shapes]
         if form is None:

@@ -42,8 +42,25 @@ def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, A
             said = [f"{name} {array.mean():.2g}" for name, array in means().items() if array.size]
     except _UnknownError:
         said = []
+    what = ", ".join(part for part in parts if part)
     values = f"; mean {', '.join(said)}" if said else ""
-    return f"{name}({', '.join(part for part in parts if part)}{values})"
+    return f"{name}({what}{values})"
+
+
+def parts(summary: Any, what: str, names: tuple[str, ...]) -> str:
+    """`Name(<what>; mean <name> 0.21, <name> 0.05)`, of fields that are single arrays."""
+    said = []
+    for name in names:
+        try:
+            (leaf,) = jax.tree.leaves(getattr(summary, name))
+            values = known(leaf)
+            if values.size:
+                with np.errstate(all="ignore"):
+                    said.append(f"{name} {values.mean():.2g}")
+        except (_UnknownError, AttributeError, TypeError, ValueError):  # several arrays, or none
+            pass
+    told = f"; mean {', '.join(said)}" if said else ""
+    return f"{type(summary).__name__}({what}{told})"
 
 
 def html(summary: Any) -> str:

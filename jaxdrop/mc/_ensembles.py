@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxdrop import _checks
 from jaxdrop._references import cites
-from jaxdrop.mc import _calls, _groups, _moments, _sampling
+from jaxdrop.mc import _calls, _describe, _groups, _moments, _sampling
 from jaxdrop.mc._classification import Classification
 from jaxdrop.mc._moments import Moments
 from jaxdrop.mc._observations import Regression
@@ -41,6 +41,9 @@ class Ensemble:
     """
     within: Any
     """The mean over members of the uncertainty that the samples of a member do not agree on."""
+
+    def __repr__(self) -> str:
+        return _describe.parts(self, repr(self.summary), ("between", "within"))
 
 
 @cites(Ensemble)

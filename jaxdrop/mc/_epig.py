@@ -39,7 +39,7 @@ def epig(
 
     Raises:
       TypeError: not either two arrays of logits or two of probabilities.
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, or an input has NaN (under `jit`, its score is NaN).
 
     References:
       Bickford Smith, Kirsch, Farquhar, Gal, Foster & Rainforth, "Prediction-oriented Bayesian

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdrop import _checks
+from jaxdrop._mc_dropout.dependence import are_empty
 from jaxdrop.mc import _calls, _prefix
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ def _over_keys(rest: Callable[[Any, jax.Array], Any]) -> Callable[[Any, jax.Arra
 
 
 def ignores_key(fn: Callable[[jax.Array], Any], keys: jax.Array) -> bool:
-    """Whether tracing shows that no output of `fn(key)` depends on the key.
+    """Whether tracing shows that no output of `fn(key)` depends on the key. Outputs without
+    entries, as those for a batch of no examples, show nothing.
 
     `jax.vmap` raises an error for `out_axes=None` if an output has the mapped axis. It finds also
     that the state of a loop does not depend on the key although an input of the loop does.
@@ -129,7 +131,8 @@ def ignores_key(fn: Callable[[jax.Array], Any], keys: jax.Array) -> bool:
         outputs = jax.eval_shape(jax.vmap(fn, out_axes=None), keys)
     except Exception:
         return False
-    return bool(jax.tree.leaves(outputs))
+    leaves = jax.tree.leaves(outputs)
+    return bool(leaves) and not are_empty(leaves)
 
 
 def nothing_random(caller: str) -> ValueError:

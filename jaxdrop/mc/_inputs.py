@@ -56,8 +56,7 @@ def bernoulli(name: str, probs: jax.Array) -> None:
     """Checks, where they are known, that probabilities of single events lie in [0, 1]."""
     if not holds(lambda x: (x >= 0) & (x <= 1), probs):
         raise ValueError(
-            f"{name} must lie in [0, 1], but they are {np.min(probs):g} to {np.max(probs):g}. Are"
-            " they logits?"
+            f"{name} must lie in [0, 1], but they are {range_of(probs)}.{nan_or_logits(probs)}"
         )
 
 
@@ -118,6 +117,18 @@ def entries(
     for name, x in zip(arrays, found, strict=True):
         not_nan(caller, name, x, selected)
     return found, selected
+
+
+def judged(
+    caller: str, where: ArrayLike | None, errors: Number, uncertainty: Number
+) -> tuple[list[jax.Array], jax.Array | None]:
+    """As `entries`, of errors and an uncertainty, which are told apart by their order alone."""
+    if getattr(uncertainty, "dtype", None) == np.bool_:
+        raise TypeError(
+            f"{caller} takes numbers as uncertainty, got booleans. The order of the arguments is"
+            f" {caller}(errors, uncertainty)."
+        )
+    return entries(caller, where, errors=errors, uncertainty=uncertainty)
 
 
 def not_nan(caller: str, name: str, x: jax.Array, where: jax.Array | None = None) -> None:
@@ -196,10 +207,12 @@ def positive(
         raise ValueError(f"{name} must lie in {allowed}, got {range_of(x)}")
 
 
-def fraction(name: str, x: Number) -> None:
-    """Checks, where `x` is known, that all of it lies between 0 and 1, both left out."""
-    if not holds(lambda x: (x > 0) & (x < 1), x):
-        raise ValueError(f"{name} must lie in (0, 1), got {range_of(x)}")
+def fraction(name: str, x: Number, *, whole: bool = False) -> None:
+    """Checks, where `x` is known, that all of it lies between 0 and 1, both left out, or 1 too if
+    `whole`.
+    """
+    if not holds(lambda x: (x > 0) & ((x <= 1) if whole else (x < 1)), x):
+        raise ValueError(f"{name} must lie in (0, 1{']' if whole else ')'}, got {range_of(x)}")
 
 
 def are_probabilities(probs: Any) -> Any:
@@ -216,15 +229,29 @@ def probabilities(name: str, probs: ArrayLike) -> None:
     if not holds(are_probabilities, probs):
         raise ValueError(
             f"{name} must not be negative and must sum to 1 along the last axis, but they are"
-            f" {range_of(probs)} and their sums {range_of(np.asarray(probs).sum(-1))}. Are they"
-            " logits? Probabilities are their softmax."
+            f" {range_of(probs)} and their sums {range_of(np.asarray(probs).sum(-1))}."
+            f"{nan_or_logits(probs, ' Probabilities are their softmax.')}"
         )
+
+
+def nan_or_logits(given: Number, advice: str = "") -> str:
+    """What was probably given in place of probabilities, for a message."""
+    number = np.isnan(np.asarray(given)).sum()
+    if number:
+        return f" {number} of {np.size(given)} entries are NaN: leave them out."
+    return f" Are they logits?{advice}"
 
 
 def range_of(x: Number) -> str:
     """The number `x`, or the least and the largest one, for a message."""
     found = np.asarray(x)
-    return f"{found}" if found.ndim == 0 else f"{found.min():g} to {found.max():g}"
+    return f"{found}" if found.ndim == 0 else f"{_short(found.min())} to {_short(found.max())}"
+
+
+def _short(number: Any) -> str:
+    """Six digits; all of them where six would make 0 or 1 of another number."""
+    text = f"{number:g}"
+    return text if text not in ("-0", "0", "1") or float(text) == number else str(number)
 
 
 def array(x: Any, caller: str, name: str, argument: str = "") -> jax.Array | np.ndarray[Any, Any]:

@@ -29,14 +29,15 @@ def predictions(
     given: _inputs.ArrayLike,
     *,
     name: str = "probs",
-    binary: bool = False,
+    binary: bool | None = False,
     where: _inputs.ArrayLike | None = None,
 ) -> Predictions:
     """Checks integer labels against probabilities, or their logarithms, in `given`, of name `name`.
 
     They are of shape (...) and (..., C); if `binary`, of one shape, and `given` is of the label 1.
+    `binary` is None for a caller that has no such argument, which no message may advise then.
     """
-    y = integers(caller, labels, boolean=binary)
+    y = integers(caller, labels, binary=binary)
     given = _inputs.floating(caller, name, given)
     if not given.size or not (binary or given.ndim):
         shape = "(...)" if binary else "(..., C)"
@@ -52,18 +53,27 @@ def predictions(
 
 
 def integers(
-    caller: str, labels: Any, *, boolean: bool = False
+    caller: str, labels: Any, *, binary: bool | None = False
 ) -> jax.Array | np.ndarray[Any, Any]:
-    """`labels` as integers of all bits; anything else is a TypeError. If `boolean`, booleans count
+    """`labels` as integers of all bits; anything else is a TypeError. If `binary`, booleans count
     as 0 and 1.
     """
     y = _inputs.array(labels, caller, "of integer labels", "labels")
-    if boolean and y.dtype == np.bool_:
+    if binary and y.dtype == np.bool_:
         return y.astype(np.int32)
     if not jnp.issubdtype(y.dtype, jnp.integer):
+        if binary:
+            advice = "Zeros and ones: pass labels.astype(int)."
+        elif binary is False and y.dtype == np.bool_:
+            advice = "Labels with two values: pass binary=True."
+        else:
+            advice = (
+                "Labels that are one-hot: pass labels.argmax(-1). Whole numbers: pass"
+                " labels.astype(int)."
+            )
         raise TypeError(
             f"{caller} takes integer labels, and takes them first, got {y.dtype}{list(y.shape)}."
-            " Labels that are one-hot: pass labels.argmax(-1)."
+            f" {advice}"
         )
     return y
 
@@ -74,7 +84,7 @@ def fit(
     shape: tuple[int, ...],
     *,
     name: str = "probs",
-    binary: bool = False,
+    binary: bool | None = False,
 ) -> None:
     """Checks that labels fit predictions of `shape`."""
     expected = shape if binary else shape[:-1]
@@ -84,17 +94,31 @@ def fit(
             f" {y.shape} for {name} of shape {shape}.{_way_out(y.shape, shape, name, binary)}"
         )
     if not binary and shape[-1] == 1:
+        advice = (
+            ""
+            if binary is None
+            else f" The probability of the label 1 alone: pass {name}[..., 0] and binary=True."
+        )
         raise ValueError(
-            f"{caller} takes {name} of two classes at least, got shape {shape}. The probability of"
-            f" the label 1 alone: pass {name}[..., 0] and binary=True."
+            f"{caller} takes {name} of two classes at least, got shape {shape}.{advice}"
         )
 
 
-def _way_out(labels: tuple[int, ...], shape: tuple[int, ...], name: str, binary: bool) -> str:
+def _way_out(
+    labels: tuple[int, ...], shape: tuple[int, ...], name: str, binary: bool | None
+) -> str:
     if not binary and labels == shape:
+        alone = (
+            ""
+            if binary is None
+            else " Predictions of the label 1 alone, or of several labels that do not exclude each"
+            " other: pass binary=True."
+        )
+        return f" One-hot labels: pass labels.argmax(-1).{alone}"
+    if len(shape) > 1 and labels == (shape[1:] if binary else shape[1:-1]):
         return (
-            " One-hot labels: pass labels.argmax(-1). Predictions of the label 1 alone, or of"
-            " several labels that do not exclude each other: pass binary=True."
+            f" If the first axis of {name} is that of samples, pass their mean, as in"
+            " mc.classification(probs=samples).mean."
         )
     if binary and (*labels, 1) == shape:
         return f" Pass {name}[..., 0]."
@@ -136,7 +160,9 @@ def _cut(numbers: jax.Array | np.ndarray[Any, Any], count: int) -> jax.Array:
     """Checked numbers, cut to 32 bits. Those out of range, which do not count, become -1."""
     if isinstance(numbers, jax.Array):
         return numbers
-    return jnp.asarray(np.where(_inside(numbers, count), numbers, -1).astype(np.int32))
+    # Signed and wide first: NumPy does not put -1 beside unsigned numbers.
+    wide = numbers.astype(np.int64)
+    return jnp.asarray(np.where(_inside(numbers, count), wide, -1).astype(np.int32))
 
 
 def valid(y: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
@@ -178,6 +204,8 @@ def group_numbers(
             )
         counted = np.asarray(given)[... if where is None else np.asarray(where)]
         num_groups = int(counted.max()) + 1
+        if num_groups < 1:
+            raise ValueError(f"groups must lie in [0, num_groups), got {_inputs.range_of(counted)}")
     count = _checks.check_count(num_groups, "num_groups")
 
     if not _inputs.holds(lambda x: _inside(x, count), given, where):

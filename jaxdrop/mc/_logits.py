@@ -23,8 +23,8 @@ def energy(logits: _inputs.ArrayLike, *, temperature: _inputs.Number = 1.0) -> j
         mc.metrics.auroc(mc.energy(inside), mc.energy(outside))
 
     Args:
-      logits: shape (S, ..., C): samples first, classes last. Those of a deterministic model are one
-        sample, `logits[None]`.
+      logits: shape (S, ..., C), three axes at least: samples first, classes last. Those of a
+        deterministic model are one sample, `logits[None]`.
       temperature: T, above 0; may be traced.
 
     Returns:
@@ -32,7 +32,7 @@ def energy(logits: _inputs.ArrayLike, *, temperature: _inputs.Number = 1.0) -> j
 
     Raises:
       TypeError: not floating numbers.
-      ValueError: no samples, no classes, or `temperature` is not one number above 0.
+      ValueError: no samples, no classes, two axes, or `temperature` is not one number above 0.
 
     References:
       Liu, Wang, Owens & Li, "Energy-based out-of-distribution detection", NeurIPS 2020,
@@ -70,6 +70,12 @@ def _max_logit(logits: jax.Array) -> jax.Array:
 
 def _given(caller: str, logits: _inputs.ArrayLike) -> jax.Array:
     given = _inputs.samples(caller, "logits", logits, "(S, ..., C)")
+    if given.ndim == 2:
+        raise ValueError(
+            f"logits of shape {given.shape} have two axes, of which the first one could be that of"
+            f" inputs or that of samples. Pass logits[None] for {given.shape[0]} inputs of a"
+            f" deterministic model, and logits[:, None] for {given.shape[0]} samples of one input."
+        )
     if not given.shape[-1]:
         raise ValueError(f"{caller} takes logits of one class at least, got shape {given.shape}")
     return given

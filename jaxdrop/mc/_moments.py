@@ -41,6 +41,11 @@ class Moments(_groups.Grouped):
     group_variance: Any = None
     """The variance of the groups' means; None if each sample is a group."""
 
+    @property
+    def std(self) -> Any:
+        """The standard deviation of the samples, the root of `variance`."""
+        return jax.tree.map(jnp.sqrt, self.variance)
+
     @_checks.hinted
     def merge(self, other: Moments) -> Moments:
         """The moments of these samples and of `other` ones together. Exact up to rounding.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
 
 from jaxdrop import _checks
 from jaxdrop.mc import _inputs, _probabilities
@@ -22,12 +23,26 @@ def checked(
             name = f"{prefix}{kind}"
             samples = _inputs.floating(caller, name, x)
             if samples.ndim != 3 or not samples.size:
+                sigmoids = (
+                    f" For the output of a sigmoid, pass both classes: {prefix}probs=jnp.stack([1 -"
+                    " p, p], axis=-1)."
+                    if samples.ndim == 2
+                    else ""
+                )
                 raise ValueError(
                     f"{caller} takes {name} of shape (S, N, C), with at least one input, got"
-                    f" {samples.shape}"
+                    f" {samples.shape}.{sigmoids}"
                 )
             if kind == "probs":
                 _inputs.probabilities(name, samples)
+            # A softmax has no value if its largest logit is infinite.
+            elif not _inputs.holds(lambda x: np.isfinite(x.max(-1)), samples):
+                unknown = ~np.isfinite(np.asarray(samples).max((0, 2)))
+                raise ValueError(
+                    f"{name} must be finite, or -inf for classes that are ruled out, but those of"
+                    f" {unknown.sum()} of {unknown.size} inputs are not, the first at index"
+                    f" {unknown.argmax()}. Leave out these inputs."
+                )
     return _probabilities.checked(caller, logits, probs)
 
 

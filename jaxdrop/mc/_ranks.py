@@ -14,7 +14,7 @@ _PARTS = 4096
 
 
 class Share(NamedTuple):
-    """A share in (0, 1), as `(whole + rest) / 4096` with `rest` in [0, 1).
+    """A share in (0, 1), or 1, as `(whole + rest) / 4096` with `rest` in [0, 1).
 
     The product of a count and a float32 share is off by a whole rank for counts of millions, and in
     float64 the product of 0.56 and 100 exceeds 56. With the share in two parts, most of the product
@@ -24,24 +24,26 @@ class Share(NamedTuple):
     whole: jax.Array
     """An integer scalar."""
     rest: jax.Array
-    """A scalar; NaN if the share is traced and does not lie in (0, 1)."""
+    """A scalar; NaN if the share is traced and out of range."""
     slack: jax.Array
     """The rounding error of `rest`, a scalar."""
 
     @classmethod
-    def of(cls, caller: str, name: str, value: _inputs.Number) -> Share:
-        """The argument `name`, checked."""
+    def of(cls, caller: str, name: str, value: _inputs.Number, *, whole: bool = False) -> Share:
+        """The argument `name`, checked. `whole`: whether it may be 1."""
         level = _inputs.single(caller, name, value)
-        _inputs.fraction(name, level if isinstance(value, jax.Array) else np.asarray(value))
+        given = level if isinstance(value, jax.Array) else np.asarray(value)
+        _inputs.fraction(name, given, whole=whole)
         if _inputs.is_known(value):
             scaled = np.float64(value) * _PARTS
-            whole = np.floor(scaled)
-            parts = np.int32(whole), np.float32(scaled - whole), np.float32(2.0**-22)
+            high = np.floor(scaled)
+            parts = np.int32(high), np.float32(scaled - high), np.float32(2.0**-22)
             return cls(*map(jnp.asarray, parts))
-        level = _inputs.nan_unless((level > 0) & (level < 1), level) * _PARTS
-        whole = jnp.floor(level)
+        inside = (level > 0) & ((level <= 1) if whole else (level < 1))
+        level = _inputs.nan_unless(inside, level) * _PARTS
+        floor = jnp.floor(level)
         slack = jnp.maximum(level * jnp.finfo(level.dtype).eps / 2, 2.0**-22).astype(jnp.float32)
-        return cls(whole.astype(jnp.int32), (level - whole).astype(jnp.float32), slack)
+        return cls(floor.astype(jnp.int32), (level - floor).astype(jnp.float32), slack)
 
     def of_count(self, count: jax.Array) -> jax.Array:
         """The least integer that is not below the share of `count`, integers below 2^31.

@@ -80,7 +80,10 @@ class DatasetResults(Sequence[Any]):
         return self._num_batches
 
     def __getitem__(self, index: Any) -> Any:
-        chosen = range(len(self))[index]
+        try:
+            chosen = range(len(self))[index]
+        except IndexError:
+            raise IndexError(f"there are {len(self)} batches, got {index}") from None
         return self._read(chosen) if isinstance(chosen, int) else [*map(self._read, chosen)]
 
     def __repr__(self) -> str:

@@ -163,6 +163,7 @@ def until(
       Gal & Ghahramani, 2016, arXiv:1506.02142.
     """
     _calls.check_function("mc.until", fn, "fn, key")
+    key = _checks.check_key(key, "mc.until", always=True, call="mc.until(fn, key)")
     size, most = (
         _checks.check_count(batch_size, "batch_size"),
         _checks.check_count(max_samples, "max_samples"),

@@ -90,8 +90,14 @@ class Directory:
         """The store of a run in a directory, with the results that an earlier run left there.
 
         Raises:
+          NotADirectoryError: there is a file of this name.
           ValueError: the directory was written under another manifest.
         """
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(
+                f"path must be that of a directory, for one file a batch, but {path} is a file."
+                f" results.save writes one file."
+            )
         path.mkdir(parents=True, exist_ok=True)
         if not (path / _MANIFEST).exists():
             directory = cls(path, {"format": _FORMAT, **manifest, _NUM_BATCHES: None})

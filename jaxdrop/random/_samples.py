@@ -48,7 +48,7 @@ def _not_a_sample(key: jax.Array) -> jax.Array:
     key = _checks.check_key(key, "keys", always=True)
     if _key_types.is_sample(key):
         raise ValueError(
-            f"{key} already is the key of one Monte Carlo sample; start from jaxdrop.key or"
+            "key already is the key of one Monte Carlo sample; start from jaxdrop.key or"
             " jax.random.key"
         )
     return key

@@ -276,6 +276,27 @@ def test_scores_that_are_not_finite() -> None:
     )
 
 
+def test_inputs_with_nan_are_not_chosen_twice() -> None:
+    logits = np.log(PROBS).astype(np.float32)
+    logits[2, 1, 0], logits[:, 3] = np.nan, -np.inf
+    known = [0, 2, 4]
+    best = acquisition.batch_bald(None, 3, logits=logits[:, known])
+    found = jax.jit(lambda logits: acquisition.batch_bald(None, 5, logits=logits))(logits)
+    assert [known[i] for i in best.indices] == found.indices[:3].tolist()
+    np.testing.assert_allclose(found.scores[:3], best.scores, rtol=1e-5)
+    assert sorted(found.indices.tolist()) == [*range(5)]
+    assert np.isnan(found.scores[3:]).all()
+    message = "2 of 5 inputs are not, the first at index 1"
+    with pytest.raises(ValueError, match=f"^logits must be finite, or -inf .* {message}"):
+        acquisition.batch_bald(None, 2, logits=logits)
+    with pytest.raises(ValueError, match=f"^target_logits must be finite, .* {message}"):
+        acquisition.epig(logits=logits[:, known], target_logits=logits)
+    ruled_out = np.where(np.arange(3) == 2, -np.inf, logits[:, known])
+    assert np.isfinite(acquisition.batch_bald(None, 2, logits=ruled_out).scores).all()
+    with pytest.raises(ValueError, match=r"both classes: probs=jnp.stack\(\[1 - p, p\], axis=-1"):
+        acquisition.batch_bald(None, 2, logits=logits[..., 0])
+
+
 def test_bad_batches() -> None:
     with pytest.raises(ValueError, match=r"num must lie in \[1, 5\], the number of inputs, got 6"):
         acquisition.batch_bald(KEY, 6, probs=PROBS)

@@ -33,8 +33,7 @@ SUMS = {"drop_connect", "drop_connect_per_example", "drop_head", "rnn_input", "r
 PRECISIONS = ("diagonal", "linearized", "enumerated")
 UNKNOWN = {
     # The sequence becomes shorter, at least one is kept, or entries are moved.
-    *("drop_key", "embedding_dropout_per_sequence"),
-    *("modality_dropout", "random_ltd", "token_dropout"),
+    *("drop_key", "modality_dropout", "random_ltd", "token_dropout"),
 }
 
 
@@ -517,6 +516,12 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(NotImplementedError, match=r"test_analytic\.py.*\n1\. sample"):
             mc.analytic(draws)()
+    with pytest.raises(NotImplementedError, match=r"complex numbers \(fft\), at .*test_analytic"):
+        mc.analytic(lambda key, x: jnp.fft.fft(jaxdrop.dropout(key, x, 0.5)).real)(X)
+    with pytest.raises(
+        ValueError, match=r"argmax of the means at .*test_analytic.* such as logits"
+    ):
+        mc.analytic(lambda key, x: jaxdrop.dropout(key, x, 0.5).argmax(-1))(X)
 
 
 def test_the_linear_part_is_a_control_variate() -> None:

@@ -279,6 +279,39 @@ def test_sets() -> None:
     np.testing.assert_allclose(every, scores + np.float32(0.1), rtol=1e-6)
 
 
+def test_pixels_without_a_label_do_not_count() -> None:
+    probs = RNG.dirichlet(np.ones(3), (2, 4, 5)).astype(np.float32)
+    labels = np.where(RNG.uniform(size=(2, 4, 5)) < 0.3, 255, RNG.integers(0, 3, (2, 4, 5)))
+    counts = labels != 255
+    scores = conformal.of_labels(labels, conformal.lac(probs), where=counts)
+    expected = 1 - np.take_along_axis(probs, np.where(counts, labels, 0)[..., None], -1)[..., 0]
+    np.testing.assert_array_equal(scores, np.where(counts, expected, np.nan))
+    threshold = conformal.calibrate(scores.ravel(), 0.8, where=counts.ravel())
+    assert threshold == conformal.calibrate(expected[counts], 0.8)
+    # What does not count is NaN, whatever its label is.
+    within = conformal.of_labels(0 * labels, conformal.lac(probs), where=counts)
+    np.testing.assert_array_equal(np.isnan(within), ~counts)
+    with pytest.raises(ValueError, match="such as where=labels != 255"):
+        conformal.of_labels(labels, conformal.lac(probs))
+
+
+def test_a_key_that_is_no_key_is_told_the_order() -> None:
+    probs = np.full((2, 2), 0.5, np.float32)
+    for call, order in (
+        (lambda: conformal.aps(probs, 0), r"aps\(probs, key\)"),
+        (lambda: conformal.raps(probs, 0, penalty=0.1, rank=1), r"raps\(probs, key\)"),
+        (
+            lambda: mc.until(jax.random.uniform, 0, tolerance=0.1, max_samples=200),
+            r"mc.until\(fn, key\)",
+        ),
+    ):
+        with pytest.raises(TypeError, match=rf"The order of the arguments is {order}\.$"):
+            call()
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match=r"^mc\.until takes a single key"):
+        mc.until(jax.random.uniform, keys, tolerance=0.1, max_samples=200)
+
+
 def test_crossing_bounds_meet_in_the_middle() -> None:
     lower, upper = conformal.quantile_interval(np.zeros(2), np.array([1.0, 4.0]), -1.0)
     np.testing.assert_array_equal([lower, upper], [[0.5, 1], [0.5, 3]])

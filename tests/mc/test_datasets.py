@@ -149,6 +149,11 @@ def test_whatever_can_be_iterated() -> None:
     for batches in ("text", b"text", 3, DATA[0, 0], np.array(3.0), None):
         with pytest.raises(TypeError, match="batches must be an iterable of inputs, got"):
             _run(batches)
+    for array in (DATA, jnp.asarray(DATA)):
+        with pytest.raises(ValueError, match=r"array of shape \(10, 6\), each row [^$]* examples="):
+            _run(array)
+    rows = _run(list(DATA.reshape(5, 2, 6))).concatenate()
+    assert rows.shape == (5, 10, 3)
 
 
 def test_keys_divided_among_devices() -> None:
@@ -263,6 +268,15 @@ def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict[str, object], 
         _run(**{"batches": BATCHES, "path": tmp_path} | change)
 
 
+def test_a_path_is_that_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(
+        NotADirectoryError, match=r"path must be that of a directory, .*file is a f"
+    ):
+        _run(path=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 _PROGRAM = """
 import sys, time
 import jax, numpy as np, jaxdrop
@@ -334,6 +348,8 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 def test_no_batches() -> None:
     results = _run([])
     assert len(results) == 0
+    with pytest.raises(IndexError, match="there are 0 batches, got 0"):
+        results[0]
     with pytest.raises(ValueError, match="nothing to concatenate"):
         results.concatenate()
 
@@ -355,6 +371,17 @@ def test_no_batches() -> None:
 def test_no_batch_axis(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _run(**options)
+
+
+def test_a_batch_of_no_examples() -> None:
+    """Nothing is random in it, which is no error; in evaluation, the other batches still are."""
+    found = _run([DATA[:4], DATA[:0], DATA[4:]], summary=_classified).concatenate()
+    assert found.mean.shape == (10, 3)
+    np.testing.assert_array_equal(
+        found.mean[:4], _run([DATA[:4]], summary=_classified).concatenate().mean
+    )
+    with pytest.raises(ValueError, match="nothing that fn returns depends on its key"):
+        _run([DATA[:0], DATA[:4]], fn=lambda key, x: x)
 
 
 def test_numbers_that_differ() -> None:

@@ -109,6 +109,7 @@ USED = {
         vmap_method="sequential",
     ),
     "itself": lambda key: key,
+    "no examples": lambda key: jaxdrop.dropout(key, X[:0], 0.5),
 }
 
 
@@ -116,6 +117,24 @@ USED = {
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_no_false_alarm(fn: Callable[..., Any], batch_size: int | None) -> None:
     jax.eval_shape(lambda: mc.predict(fn, KEYS, batch_size=batch_size))
+
+
+@pytest.mark.parametrize("runner", [mc.predict, mc.moments])
+def test_a_return_that_was_forgotten(runner: Callable[..., Any]) -> None:
+    def forgetful(key: jax.Array) -> None:
+        jaxdrop.dropout(key, X, 0.5)
+
+    with pytest.raises(ValueError, match=r"mc\.\w+ calls fn\(key\), .*forgetful needs a return"):
+        runner(forgetful, KEYS)
+
+
+def test_a_batch_of_no_examples_is_none_in_evaluation() -> None:
+    model = nnx.Sequential(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), jaxdrop.nnx.Dropout(0.5))
+    for shared in (False, True):
+        fn = jaxdrop.nnx.stochastic(model, shared_mask=shared)
+        assert fn(jaxdrop.key(0), np.ones((0, 6), np.float32)).shape == (0, 3)
+    found = mc.analytic(jaxdrop.nnx.stochastic(model))(np.ones((0, 6), np.float32))
+    assert found.mean.shape == found.variance.shape == (0, 3)
 
 
 # -- who calls what

@@ -81,6 +81,25 @@ def test_several_outputs() -> None:
         mc.keys(jaxdrop.key(0), 4),
     )
     assert repr(found) == "Moments(4 samples, 2 arrays)"
+    jax.tree.map(lambda std, v: np.testing.assert_allclose(std**2, v), found.std, found.variance)
+
+
+def test_ensembles_and_moments_without_samples() -> None:
+    x = np.ones((3, 2), np.float32)
+    found = mc.ensemble(
+        lambda member, key: member * jaxdrop.dropout(key, x, 0.5),
+        np.float32([1, 3]),
+        mc.keys(jaxdrop.key(0), 8, groups=2),
+    )
+    between, within = found.between.mean(), found.within.mean()
+    told = f"{found.summary!r}; mean between {between:.2g}, within {within:.2g}"
+    assert repr(found) == f"Ensemble({told})"
+    assert repr(jax.tree.map(np.shape, found)).startswith("Ensemble(Moments(")
+    fn = mc.analytic(lambda key, x: jaxdrop.dropout(key, x, 0.5))
+    assert repr(fn(x)) == "Analytic(diagonal, shape (3, 2); mean std 1)"
+    assert repr(fn(x[:0])) == "Analytic(diagonal, shape (0, 2))"
+    noisy = mc.analytic(lambda key, x: {"a": x, "b": jax.nn.softmax(jaxdrop.dropout(key, x, 0.5))})
+    assert repr(noisy(x)) == "Analytic(diagonal, 2 arrays; linearized: 1)"
 
 
 @pytest.mark.parametrize("which", range(3), ids=["Classification", "Regression", "Moments"])

@@ -70,6 +70,27 @@ def test_a_process_without_jaxdrop_gives_the_same_bits(tmp_path: Path) -> None:
                 np.testing.assert_allclose(part["mean"], mean[:2], rtol=1e-4, atol=1e-6)
 
 
+def test_moments_without_samples() -> None:
+    """For a symbolic batch: positions then depend on a number that the program holds back, and
+    sizes are no integers.
+    """
+
+    def analytic(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def fn(key: jax.Array, x: jax.Array) -> jax.Array:
+            first, second = jax.random.split(key)
+            hidden = jnp.tanh(jaxdrop.dropout(first, x, 0.3) @ W)
+            return jax.nn.softmax(jaxdrop.dropout(second, hidden, 0.5))
+
+        found = mc.analytic(fn)(x)
+        return found.mean, found.std
+
+    (batch,) = export.symbolic_shape("batch")
+    exported = export.export(jax.jit(analytic))(jax.ShapeDtypeStruct((batch, 8), jnp.float32))
+    for got, expected in zip(exported.call(X), analytic(X), strict=True):
+        assert np.all(np.asarray(expected) > 0)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 def test_a_file_holds_no_keys() -> None:
     """A key of this library is a type of this library: the exported function takes a seed."""
     with pytest.raises(Exception, match="key<"):

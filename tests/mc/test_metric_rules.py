@@ -322,6 +322,55 @@ def test_labels_are_checked_before_they_are_cut(labels: Any) -> None:
         metrics.brier(labels, PROBS[:1])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int8"])
+def test_labels_and_groups_of_any_integers(dtype: str) -> None:
+    """Labels of MNIST are bytes, and NumPy puts no -1 beside them."""
+    labels, groups = LABELS.astype(dtype), ONES[:, 0].astype(dtype)
+    assert metrics.brier(labels, PROBS) == metrics.brier(LABELS, PROBS)
+    assert metrics.brier(groups, CHANCES[:, 0], binary=True) == metrics.brier(
+        ONES[:, 0], CHANCES[:, 0], binary=True
+    )
+    found = metrics.coverage_by_group(LABELS == 0, groups)
+    np.testing.assert_array_equal(found.size, np.bincount(ONES[:, 0]))
+    ignored = np.where(np.arange(48) < 5, 100, LABELS).astype(dtype)
+    np.testing.assert_allclose(
+        metrics.brier(ignored, PROBS, where=ignored != 100),
+        metrics.brier(LABELS[5:], PROBS[5:]),
+        rtol=1e-6,
+    )
+
+
+def test_what_labels_of_another_dtype_or_shape_are_told() -> None:
+    """No advice names an argument that the function does not have."""
+    scores = mc.conformal.lac(PROBS)
+    sets = np.asarray(scores) < 0.5
+    hot = np.eye(4, dtype=int)[LABELS]
+    for call, hint in (
+        (lambda: metrics.nll(ONES + 0.0, CHANCES, binary=True), r"pass labels.astype\(int\)\.$"),
+        (lambda: metrics.nll(LABELS + 0.0, PROBS), r"Whole numbers: pass labels.astype\(int\)"),
+        (lambda: metrics.nll(ONES[:, 0] == 1, PROBS), "two values: pass binary=True"),
+        (lambda: metrics.set_coverage(LABELS == 1, sets), r"labels.argmax\(-1\)"),
+    ):
+        with pytest.raises(TypeError, match=hint):
+            call()
+    for call, hint in (
+        (
+            lambda: mc.conformal.of_labels(hot, scores),
+            r"One-hot labels: pass labels.argmax\(-1\)\.$",
+        ),
+        (lambda: metrics.set_coverage(hot, sets), r"One-hot labels: pass labels.argmax\(-1\)\.$"),
+        (lambda: metrics.set_coverage(hot[:, 0], sets[:, :1]), r"got shape \(48, 1\)\.$"),
+        (lambda: metrics.nll(LABELS, np.stack([PROBS] * 3)), r"mc.classification\(.*\).mean"),
+        (
+            lambda: metrics.nll(ONES, np.stack([CHANCES] * 3), binary=True),
+            r"mc.classification\(.*\).mean",
+        ),
+        (lambda: mc.conformal.calibrate(scores[:, 0], groups=0 * LABELS - 2), "got -2 to -2"),
+    ):
+        with pytest.raises(ValueError, match=hint):
+            call()
+
+
 def test_labels_that_are_known_where_what_counts_is_not() -> None:
     """Those that count must be in range: otherwise the metric is NaN."""
     labels, where = np.where(np.arange(48) == 7, 2**40, LABELS), np.arange(48) != 7
@@ -391,6 +440,35 @@ def test_what_logits_are_told(name: str, binary: bool) -> None:
         f"{told if name == 'probs' and not binary else ''}. Are they logits? Pass"
         f" {name}=jax.nn.{function}(logits)."
     )
+
+
+def test_what_nan_is_told() -> None:
+    probs = np.where(np.arange(48)[:, None] == 3, np.nan, PROBS)
+    hint = r"4 of 192 entries are NaN: leave them out\.$"
+    for call in (
+        lambda: metrics.nll(LABELS, probs),
+        lambda: mc.conformal.lac(probs),
+        lambda: mc.classification(probs=probs[None]),
+    ):
+        with pytest.raises(ValueError, match=hint):
+            call()
+    with pytest.raises(ValueError, match=r"1 of 48 entries are NaN: leave them out\.$"):
+        metrics.nll(ONES[:, 0], probs[:, 0], binary=True)
+
+
+def test_a_number_that_is_nearly_one_is_no_one() -> None:
+    with pytest.raises(ValueError, match=r"cdf must lie in \[0, 1\], got 0.5 to 1.0000001$"):
+        metrics.mace(np.float32([0.5, 1 + 1.2e-7]))
+
+
+@pytest.mark.parametrize("name", ["probs", "log_probs"])
+def test_slopes_where_the_other_label_is_impossible(name: str) -> None:
+    labels, probs = np.array([0, 1, 1, 0]), np.float32([0, 1, 0.5, 0.5])
+    with np.errstate(divide="ignore"):
+        given = probs if name == "probs" else np.log(probs)
+    found = jax.grad(lambda x: metrics.nll(labels, **{name: x}, binary=True))(given)
+    expected = np.float32([1, -1, -2, 2]) * (1 if name == "probs" else probs) / 4
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 # -- the rest

@@ -275,6 +275,10 @@ def test_selection_of_sklearn() -> None:
     for level in (0.001, 0.56, 0.8, 0.999):
         found = metrics.risk_at_coverage(errors, uncertainty, level)
         assert found == curve.risk[math.ceil(Fraction(f"{level}") * 300) - 1]
+    np.testing.assert_allclose(metrics.risk_at_coverage(errors, uncertainty, 1.0), errors.mean())
+    traced = jax.jit(metrics.risk_at_coverage)
+    np.testing.assert_allclose(traced(errors, uncertainty, 1.0), errors.mean(), rtol=1e-6)
+    assert np.isnan(traced(errors, uncertainty, 1.1))
     assert metrics.coverage_at_risk(np.ones(3), np.ones(3), 0.5) == 0
     assert metrics.coverage_at_risk(np.float32([0.1] * 7), np.zeros(7), 0.1) == 1
     assert metrics.augrc(np.zeros(3), np.ones(3)) == 0
@@ -309,6 +313,31 @@ def test_out_of_distribution() -> None:
         known, unknown = np.random.default_rng(seed).normal([[0.0], [1.0]], 1, (2, 20))
         expected = (known >= np.sort(unknown)[1]).mean()
         np.testing.assert_allclose(metrics.fpr95(known, unknown), expected)
+
+
+def test_arguments_that_are_told_apart_by_their_order_alone() -> None:
+    """What scikit-learn takes in these places gives no number that looks right."""
+    labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.2, 0.9])
+    for metric in (metrics.auroc, metrics.aupr, metrics.fpr95):
+        for arguments in ((labels, scores), (labels == 1, scores), (scores, labels == 1)):
+            with pytest.raises(
+                TypeError, match=r"Pass scores\[labels == 0\] and scores\[labels == 1"
+            ):
+                metric(*arguments)
+    assert metrics.auroc(labels, 2 * labels) == 13 / 18  # sizes of sets, say
+    assert metrics.auroc(jnp.asarray(scores, jnp.bfloat16), scores + 1) == 1
+    for curve in (
+        metrics.risk_coverage,
+        metrics.aurc,
+        metrics.augrc,
+        metrics.sparsification,
+        metrics.ause,
+        lambda errors, uncertainty: metrics.risk_at_coverage(errors, uncertainty, 0.5),
+        lambda errors, uncertainty: metrics.coverage_at_risk(errors, uncertainty, 0.5),
+        lambda errors, uncertainty: mc.conformal.selective(errors, uncertainty, 0.5),
+    ):
+        with pytest.raises(TypeError, match=r"order of the arguments is \w+\(errors, uncertainty"):
+            curve(scores, labels == 1)
 
 
 @pytest.mark.parametrize("metric", [metrics.auroc, metrics.aupr, metrics.fpr95])
@@ -485,6 +514,10 @@ def test_scores_of_logits() -> None:
         mc.energy(logits, temperature=0)
     with pytest.raises(ValueError, match=r"logits must have shape \(S, ..., C\)"):
         mc.energy(logits[0, 0])
+    # Of a deterministic model: the inputs are no samples.
+    for score in (mc.energy, mc.max_logit):
+        with pytest.raises(ValueError, match=r"logits\[None\] for 20 inputs .* logits\[:, None\]"):
+            score(logits[0])
 
 
 @pytest.mark.sweep(keep=1)

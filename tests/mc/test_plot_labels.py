@@ -486,6 +486,43 @@ def test_certainty_keeps_the_size_of_given_axes() -> None:
     assert figure.get_size_inches().tolist() == [4, 3]
 
 
+@pytest.mark.parametrize(("number", "shape"), [(3, (4, 6)), (1, (4, 4)), (2, (2, 9))])
+def test_maps_fill_their_figure(number: int, shape: tuple[int, int]) -> None:
+    images = RNG.random((number, *shape))
+    summary = mc.regression(RNG.normal(size=(4, number, *shape)).astype(np.float32), tau=4.0)
+    ax = plots.maps(images, summary)
+    ax.figure.draw_without_rendering()
+    boxes = [cell.get_window_extent() for cell in ax.child_axes]
+    for above, below in itertools.pairwise(boxes[:number]):
+        assert 0 < above.y0 - below.y1 < 0.4 * above.height
+    assert boxes[4 * number - 1].x1 - boxes[0].x0 > 0.8 * ax.figure.bbox.width
+    _, given = pyplot.subplots(figsize=(4, 3))
+    plots.maps(images, summary, ax=given)
+    assert given.figure.get_size_inches().tolist() == [4, 3]
+
+
+def test_names_of_groups_do_not_overlap() -> None:
+    groups = np.arange(len(ERRORS)) % 8
+    for names in (None, [*"abcdefgh"], [f"class number {i}" for i in range(8)]):
+        ax = plots.coverage_by_group(ERRORS == 0, groups, names=names)
+        ax.figure.draw_without_rendering()
+        ticks = ax.get_xticklabels()
+        turned = {tick.get_rotation() for tick in ticks}
+        assert turned == ({45.0} if names and len(names[0]) > 1 else {0.0})
+        assert [tick.get_text().split("n=")[0][:-1].rstrip(",") for tick in ticks] == (
+            [str(i) for i in range(8)] if names is None else names
+        )
+        if turned == {0.0}:
+            boxes = [tick.get_window_extent() for tick in ticks]
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_few_groups_of_samples_have_a_tick_each() -> None:
+    samples = RNG.normal(size=(100, 30))
+    assert plots.standard_error(samples, groups=5).get_xticks().tolist() == [40, 60, 80, 100]
+    assert plots.standard_error(samples).get_xticks()[0] < 2
+
+
 ARGUMENTS: dict[Callable[..., pyplot.Axes], dict[str, Any]] = {
     plots.reliability: {"labels": LABELS, "probs": PROBS, "where": ERRORS == 0},
     plots.calibration: {"cdf": CDF, "where": ERRORS == 0},

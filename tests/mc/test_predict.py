@@ -114,6 +114,15 @@ def test_one_key_is_told_how_to_become_several() -> None:
         assert ("which is one key: pass mc.keys(key, 100)" in str(caught.value)) == told
 
 
+def test_keys_that_are_no_array_of_keys() -> None:
+    raw = jax.random.split(jax.random.PRNGKey(0), 3)
+    with pytest.raises(ValueError, match=r"uint32\[3, 2\], .* jax.random.wrap_key_data\(keys\)$"):
+        mc.predict(jax.random.uniform, raw)
+    assert mc.predict(jax.random.uniform, jax.random.wrap_key_data(raw)).shape == (3,)
+    with pytest.raises(ValueError, match=r"2 keys: pass jnp.stack\(keys\)$"):
+        mc.predict(jax.random.uniform, [jaxdrop.key(0), jaxdrop.key(1)])
+
+
 def test_all_at_once_is_no_loop() -> None:
     for size, loops in ((None, 0), (7, 0), (8, 0), (6, 1)):
         program = jax.make_jaxpr(lambda keys, n=size: mc.predict(_outputs, keys, batch_size=n))

@@ -56,8 +56,11 @@ def hidden(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
         own = context.name(name, number, str(eqn.params), aval.shape, str(aval.dtype), *values)
         if _operations.is_number(aval.dtype):
             made.append(_floats(context, eqn, values, own, drawn[number]))
+            continue
+        count, bits = _count(eqn, values, aval.dtype), _set_bits(name, values)
+        if count == 1:  # of no bits: positions have it added, so that XLA computes them again
+            made.append(jnp.zeros(aval.shape, aval.dtype))
         else:
-            count, bits = _count(eqn, values, aval.dtype), _set_bits(name, values)
             value = drawn[number]
             words = Hidden(tuple(aval.shape), aval.dtype, own, count, bits, value)
             if name in ("convert_element_type", *_operations.SAME):
@@ -164,7 +167,7 @@ def _put(eqn: Any, values: Sequence[Any], place: int, end: Any) -> Any:
     operands = [end if i == place else value for i, value in enumerate(values)]
     traced = any(isinstance(operand, jax.core.Tracer) for operand in operands)
     with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
-        shape = np.broadcast_shapes(*(np.shape(operand) for operand in operands))
+        shape = jnp.broadcast_shapes(*(np.shape(operand) for operand in operands))
         return _operations.bind(eqn, [jnp.broadcast_to(real(x), shape) for x in operands])[0]
 
 

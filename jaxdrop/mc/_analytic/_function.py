@@ -15,7 +15,7 @@ from jaxdrop import _checks, random
 from jaxdrop._in_full import in_full
 from jaxdrop._mc_dropout import dependence, examples
 from jaxdrop._references import cites
-from jaxdrop.mc import _calls, _execution
+from jaxdrop.mc import _calls, _describe, _execution
 
 # The modules with the rules are imported where a call needs them: they would add 6 % to the time of
 # `import jaxdrop` behind JAX.
@@ -39,6 +39,12 @@ class Analytic:
     """How both were computed."""
     linearized: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     """The operations that were approximated by linear functions, and where they stand."""
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.mean)
+        shape = f"shape {np.shape(leaves[0])}" if len(leaves) == 1 else f"{len(leaves)} arrays"
+        some = f"; linearized: {len(self.linearized)}" if self.linearized else ""
+        return _describe.parts(self, f"{self.precision}, {shape}{some}", ("std",))
 
     @property
     def std(self) -> Any:
@@ -149,8 +155,12 @@ def analytic(
                 program.consts, batch.arrays
             )
         linearized, depends = told
-        if not (depends or allowed):
-            raise _execution.nothing_random("mc.analytic")
+        if not (depends or allowed or dependence.are_empty(jax.tree.leaves(shapes))):
+            raise (
+                _nothing_left(linearized)
+                if linearized
+                else _execution.nothing_random("mc.analytic")
+            )
         structure = jax.tree.structure(shapes)
         return Analytic(
             jax.tree.unflatten(structure, means),
@@ -261,6 +271,15 @@ class _Batch:
         return examples.over_examples(
             lambda constants, *arrays: run(constants, arrays), self.axes, out_axes, _ALONE
         )(constants, *arrays)
+
+
+def _nothing_left(linearized: tuple[str, ...]) -> ValueError:
+    """The error for random values of which nothing is followed, such as the place of a maximum."""
+    return ValueError(
+        "mc.analytic follows nothing random to what fn returns, since it has no mean and variance"
+        f" of places: {'; '.join(linearized)}. Return what they are taken of, such as logits in"
+        " place of classes, or sample the function: mc.predict(fn, keys)."
+    )
 
 
 _ALONE = 'mc.analytic with precision="linearized" or "enumerated"'

@@ -115,6 +115,7 @@ def _known(jaxpr: Jaxpr, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     since rules ask for their values: the limits of a uniform variable, the width of a shift.
     """
     size = sum(var.aval.size for var in eqn.outvars if hasattr(var.aval, "size"))
+    few = isinstance(size, int) and size <= _FEW  # or the size is a symbol, in an export
     plain = eqn.primitive.name in _operations.ELEMENTWISE | _operations.MOVES
     variables: dict[Any, Any] = {
         atom: value
@@ -125,5 +126,5 @@ def _known(jaxpr: Jaxpr, eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
         constvars=[], invars=list(variables), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
     )
     # Operations on tracers are traced all the same.
-    with jax.ensure_compile_time_eval() if plain and size <= _FEW else contextlib.nullcontext():
+    with jax.ensure_compile_time_eval() if plain and few else contextlib.nullcontext():
         return jax.core.eval_jaxpr(alone, (), *variables.values())

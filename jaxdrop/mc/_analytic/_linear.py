@@ -247,6 +247,8 @@ def by_jacobian(context: Context, eqn: Any, values: Sequence[Any]) -> list[Any]:
     found = run(*means)
     if not all(_operations.is_number(x.dtype) for x in found):
         raise unknown(f"whole numbers that {eqn.primitive.name} makes", context.where)
+    if any(jnp.iscomplexobj(x) for x in (*means, *found)):
+        raise unknown(f"complex numbers ({eqn.primitive.name})", context.where)
     context.note(f"{eqn.primitive.name} linearized")
     variances = [jnp.zeros(x.shape, jnp.float32) for x in found]
     for place, x in enumerate(moments):

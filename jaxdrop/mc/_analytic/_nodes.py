@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdrop.mc._analytic import _activations, _gaussian, _operations
 from jaxdrop.mc._analytic._context import Context
@@ -25,7 +24,7 @@ def at_nodes(context: Context, eqn: Any, values: Sequence[Any]) -> Points:
         dtype = jnp.result_type(*(real(x) for x in arrays[first:]))
         arrays[first:] = [jnp.asarray(x).astype(dtype) for x in arrays[first:]]
     number = len(points[0].values)
-    shape = (number, *np.broadcast_shapes(*(point.shape for point in points)))
+    shape = (number, *jnp.broadcast_shapes(*(point.shape for point in points)))
     arrays = [
         x if own else jnp.broadcast_to(x, shape) for x, own in zip(arrays, random, strict=True)
     ]

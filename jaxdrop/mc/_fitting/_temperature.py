@@ -83,7 +83,7 @@ def fit_temperature(
       2021, arXiv:2007.08792 (pooled or not).
     """
     pooled, binary = _checks.check_flag(pooled, "pooled"), _checks.check_flag(binary, "binary")
-    y = _labels.integers("fit_temperature", labels, boolean=binary)
+    y = _labels.integers("fit_temperature", labels, binary=binary)
     logits = _inputs.floating("fit_temperature", "logits", logits)
     axes = logits.ndim - y.ndim - (not binary)
     if axes not in (0, 1) or not logits.size:

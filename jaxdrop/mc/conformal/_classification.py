@@ -120,7 +120,8 @@ def raps(
 def _uniform(caller: str, key: jax.Array | None, probs: jax.Array) -> jax.Array | None:
     if key is None:
         return None
-    return jax.random.uniform(_checks.check_key(key, caller), probs.shape[:-1], probs.dtype)
+    typed = _checks.check_key(key, caller, call=f"{caller}(probs, key)")
+    return jax.random.uniform(typed, probs.shape[:-1], probs.dtype)
 
 
 @kernel("aps", checkpoint=False)
@@ -147,27 +148,37 @@ def adaptive(
 
 
 @_checks.hinted
-def of_labels(labels: _inputs.ArrayLike, scores: _inputs.ArrayLike) -> jax.Array:
+def of_labels(
+    labels: _inputs.ArrayLike,
+    scores: _inputs.ArrayLike,
+    *,
+    where: _inputs.ArrayLike | None = None,
+) -> jax.Array:
     """`scores[y]`: the score of the label of each example, to be passed to `calibrate`.
 
     Args:
       labels: integers in [0, C), shape (...).
       scores: of all classes, shape (..., C), from `lac`, `aps` or `raps`.
+      where: booleans, the labels that count, as in `mc.metrics`: `where=labels != 255`. Pass the
+        same to `calibrate`.
 
     Returns:
-      Shape (...).
+      Shape (...), NaN where a label does not count.
 
     Raises:
       TypeError: labels are not integers, or scores not floating numbers.
-      ValueError: shapes do not fit, or a label is out of range (under `jit`, where values are not
-        known, its score is NaN).
+      ValueError: shapes do not fit, or a label that counts is out of range (under `jit`, where
+        values are not known, its score is NaN).
     """
-    return _of_labels(_labels.predictions("of_labels", labels, scores, name="scores"))
+    return _of_labels(
+        _labels.predictions("of_labels", labels, scores, name="scores", binary=None, where=where)
+    )
 
 
 @kernel("of_labels", checkpoint=False)
 def _of_labels(judged: Predictions) -> jax.Array:
-    return _labels.of_labels(judged)
+    found = _labels.of_labels(judged)
+    return found if judged.where is None else _inputs.nan_unless(judged.where, found)
 
 
 @_checks.hinted

@@ -87,9 +87,7 @@ def selective(
       arXiv:1705.08500. Angelopoulos, Bates, Candès, Jordan & Lei, "Learn then test: calibrating
       predictive algorithms to achieve risk control", 2021, arXiv:2110.01052.
     """
-    (wrong, doubt), selected = _inputs.entries(
-        "selective", where, errors=errors, uncertainty=uncertainty
-    )
+    (wrong, doubt), selected = _inputs.judged("selective", where, errors, uncertainty)
     if not _inputs.holds(lambda x: (x == 0) | (x == 1), wrong, selected):
         raise ValueError(
             "errors must be 0 or 1, or booleans, such as summary.mean.argmax(-1) != labels, got"

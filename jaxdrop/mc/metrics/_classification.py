@@ -66,12 +66,14 @@ def _nll(judged: Predictions, *, binary: bool, logs: bool) -> jax.Array:
     if not binary:
         picked = jnp.take_along_axis(given, labels[..., None])[..., 0]
         return -_reduction.mean(picked if logs else jnp.log(picked), judged.where)
+    # The probability of the other label may be 0, where the logarithm has no slope.
+    half = jnp.asarray(np.log(0.5) if logs else 0.5, given.dtype)
+    yes = labels == 1
+    own, other = jnp.where(yes, given, half), jnp.where(yes, half, given)
     # Each form of log(1 - p) keeps all digits: one for p close to 1, given as a logarithm, the
     # other for p close to 0.
-    other = jnp.log(-jnp.expm1(given)) if logs else jnp.log1p(-given)
-    return -_reduction.mean(
-        jnp.where(labels == 1, given if logs else jnp.log(given), other), judged.where
-    )
+    no = jnp.log(-jnp.expm1(other)) if logs else jnp.log1p(-other)
+    return -_reduction.mean(jnp.where(yes, own if logs else jnp.log(own), no), judged.where)
 
 
 @cites("brier1950verification")
@@ -159,8 +161,8 @@ def predictions(
             else f" and their sums {_inputs.range_of(np.asarray(checked.given).sum(-1))}"
         )
         raise ValueError(
-            f"{subject} must {rule}, but {name} are {_inputs.range_of(checked.given)}{sums}. Are"
-            f" they logits? Pass {name}=jax.nn.{function}(logits)."
+            f"{subject} must {rule}, but {name} are {_inputs.range_of(checked.given)}{sums}."
+            + _inputs.nan_or_logits(checked.given, f" Pass {name}=jax.nn.{function}(logits).")
         )
     return checked
 
@@ -177,7 +179,8 @@ def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Ar
 
     given = jnp.where(along(possible), judged.given, jnp.nan)
     if binary:  # rounding may give more than 1
-        given = jnp.minimum(given, 0) if logs else jnp.clip(given, 0, 1)
+        given = jnp.where(given > (0 if logs else 1), 0 if logs else 1, given)
+        given = given if logs else jnp.where(given < 0, 0, given)
     where = None if judged.where is None else along(judged.where)
     return labels, masked(where, given, np.log(0.5) if logs else 0.5)
 

@@ -239,7 +239,7 @@ def _levels(
 ) -> tuple[jax.Array, jax.Array | None]:
     (cdf,), selected = _inputs.entries(caller, where, cdf=_inputs.floating(caller, "cdf", cdf))
     if not _inputs.holds(lambda cdf: (cdf >= 0) & (cdf <= 1), cdf, selected):
-        raise ValueError(f"cdf must lie in [0, 1], got {np.nanmin(cdf):g} to {np.nanmax(cdf):g}")
+        raise ValueError(f"cdf must lie in [0, 1], got {_inputs.range_of(cdf[~np.isnan(cdf)])}")
     return cdf, selected
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdrop import _checks, _optional
@@ -29,7 +30,8 @@ def auroc(inside: _inputs.ArrayLike, outside: _inputs.ArrayLike) -> float:
 
     Raises:
       ImportError: scikit-learn is not installed, as it is by `pip install 'jaxdrop[metrics]'`.
-      TypeError: under `jit`: this function needs values.
+      TypeError: under `jit`: this function needs values. Or one array holds booleans, or integers
+        where the other has floating numbers: labels and scores, as scikit-learn takes them.
       ValueError: an array is empty or holds NaN.
     """
     metrics, positive, score = _judged("auroc", inside, outside)
@@ -66,7 +68,7 @@ def _judged(
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """scikit-learn's metrics, which of all inputs are positives, and their scores."""
     metrics = _optional.load("sklearn.metrics", f"mc.metrics.{caller}", "scikit-learn", "metrics")
-    scores = []
+    scores, kinds = [], []
     for name, x in (("inside", inside), ("outside", outside)):
         if isinstance(x, jax.core.Tracer):
             raise TypeError(
@@ -75,6 +77,7 @@ def _judged(
         found = _inputs.array(x, f"mc.metrics.{caller}", f"{name} of real numbers")
         if np.issubdtype(found.dtype, np.complexfloating):
             raise TypeError(f"mc.metrics.{caller} takes real {name}, got {found.dtype}")
+        kinds.append(found.dtype)
         known = np.asarray(found, np.float64).ravel()
         if not known.size or np.isnan(known).any():
             raise ValueError(
@@ -85,4 +88,11 @@ def _judged(
         # scikit-learn takes finite scores only. Ranks do, since only the order of the scores
         # counts.
         scores.append(np.clip(known, np.finfo(np.float64).min, np.finfo(np.float64).max))
+    floating = {jnp.issubdtype(kind, jnp.floating) for kind in kinds}
+    if np.bool_ in kinds or len(floating) > 1:
+        raise TypeError(
+            f"mc.metrics.{caller} takes the uncertainty of known inputs, and the same of unknown"
+            " ones, got what looks like labels and scores. Pass scores[labels == 0] and"
+            " scores[labels == 1]."
+        )
     return metrics, np.repeat([False, True], [len(x) for x in scores]), np.concatenate(scores)

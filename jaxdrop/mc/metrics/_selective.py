@@ -77,7 +77,7 @@ def risk_coverage(
       A `RiskCoverage`.
 
     Raises:
-      TypeError: not real numbers.
+      TypeError: not real numbers, or `uncertainty` holds booleans.
       ValueError: shapes differ or are empty, or an entry that counts is NaN.
 
     References:
@@ -85,9 +85,7 @@ def risk_coverage(
       Geifman, Uziel & El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
       ICLR 2019, arXiv:1805.08206.
     """
-    return _risk_coverage(
-        *_inputs.entries("risk_coverage", where, errors=errors, uncertainty=uncertainty)
-    )
+    return _risk_coverage(*_inputs.judged("risk_coverage", where, errors, uncertainty))
 
 
 @_checks.hinted
@@ -102,9 +100,7 @@ def aurc(
     The mean over k = 1, ..., n of Geifman et al., not a trapezoid. Args, Raises and References are
     those of `risk_coverage`.
     """
-    return _risk_coverage(
-        *_inputs.entries("aurc", where, errors=errors, uncertainty=uncertainty)
-    ).aurc
+    return _risk_coverage(*_inputs.judged("aurc", where, errors, uncertainty)).aurc
 
 
 @cites("traub2024overcoming")
@@ -127,9 +123,7 @@ def augrc(
       Traub, Bungert, Lüth, Baumgartner, Maier-Hein, Maier-Hein & Jäger, "Overcoming common flaws in
       the evaluation of selective classification systems", NeurIPS 2024, arXiv:2407.01032.
     """
-    return _risk_coverage(
-        *_inputs.entries("augrc", where, errors=errors, uncertainty=uncertainty)
-    ).augrc
+    return _risk_coverage(*_inputs.judged("augrc", where, errors, uncertainty)).augrc
 
 
 @_checks.hinted
@@ -157,9 +151,7 @@ def coverage_at_risk(
     Raises:
       TypeError, ValueError: as `risk_coverage`, or `risk` is not a number.
     """
-    arrays, selected = _inputs.entries(
-        "coverage_at_risk", where, errors=errors, uncertainty=uncertainty
-    )
+    arrays, selected = _inputs.judged("coverage_at_risk", where, errors, uncertainty)
     level = _inputs.setting("coverage_at_risk", "risk", risk)
     if level.ndim or not _inputs.holds(lambda x: ~np.isnan(x), level):
         raise ValueError(f"risk must be a number, got {_checks.quoted(risk)}")
@@ -191,19 +183,17 @@ def risk_at_coverage(
     Args:
       errors: as in `risk_coverage`.
       uncertainty: as in `risk_coverage`.
-      coverage: the share of predictions to keep, in (0, 1).
+      coverage: the share of predictions to keep, in (0, 1].
       where: as in `risk_coverage`.
 
     Returns:
       A scalar array.
 
     Raises:
-      TypeError, ValueError: as `risk_coverage`, or `coverage` is not in (0, 1).
+      TypeError, ValueError: as `risk_coverage`, or `coverage` is not in (0, 1].
     """
-    arrays, selected = _inputs.entries(
-        "risk_at_coverage", where, errors=errors, uncertainty=uncertainty
-    )
-    share = Share.of("risk_at_coverage", "coverage", coverage)
+    arrays, selected = _inputs.judged("risk_at_coverage", where, errors, uncertainty)
+    share = Share.of("risk_at_coverage", "coverage", coverage, whole=True)
     return _risk_at_coverage(arrays, selected, share)
 
 

@@ -47,7 +47,9 @@ def set_coverage(
       ValueError: shapes do not fit or are empty, or a label that counts is out of range.
     """
     members = _members("set_coverage", sets)
-    judged = _labels.predictions("set_coverage", labels, members, name="sets", where=where)
+    judged = _labels.predictions(
+        "set_coverage", labels, members, name="sets", binary=None, where=where
+    )
     return _set_coverage(judged)
 
 

@@ -57,9 +57,7 @@ def sparsification(
       Ilg, Çiçek, Galesso, Klein, Makansi, Hutter & Brox, "Uncertainty estimates and
       multi-hypotheses networks for optical flow", ECCV 2018, arXiv:1802.07095.
     """
-    return _sparsification(
-        *_inputs.entries("sparsification", where, errors=errors, uncertainty=uncertainty)
-    )
+    return _sparsification(*_inputs.judged("sparsification", where, errors, uncertainty))
 
 
 @cites("ilg2018uncertainty")
@@ -88,9 +86,7 @@ def ause(
       Ilg et al., 2018, arXiv:1802.07095.
     """
     divided = _checks.check_flag(normalize, "normalize")
-    curves = _sparsification(
-        *_inputs.entries("ause", where, errors=errors, uncertainty=uncertainty)
-    )
+    curves = _sparsification(*_inputs.judged("ause", where, errors, uncertainty))
     return curves.ause / curves.error[0] if divided else curves.ause
 
 

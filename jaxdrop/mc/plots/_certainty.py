@@ -58,7 +58,7 @@ def certainty(
     images, probs = np.asarray(images), _axes.numbers("probs", probs)
     _inputs.probabilities("probs", probs)
     _axes.drawable(labels=labels)
-    labels = np.asarray(_labels.integers("certainty", labels))
+    labels = np.asarray(_labels.integers("certainty", labels, binary=None))
     values = _axes.numbers("uncertainty", uncertainty)
     if (
         images.ndim not in (3, 4)

@@ -14,6 +14,8 @@ from jaxdrop.mc.plots import _axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# The width of a letter below the axis, in inches.
+_LETTER = 0.09
 _MARKERS = "os^Dv"
 
 
@@ -68,6 +70,11 @@ def coverage_by_group(
     _line(ax, level)
     ticks = [f"{labels[group]}\nn={size[group]}" for group in filled]
     ax.set_xticks(place, ticks)
+    longest = max((len(line) for tick in ticks for line in tick.split("\n")), default=0)
+    letters = ax.bbox.width / ax.figure.dpi / _LETTER / max(len(filled), 1)
+    if longest >= letters:
+        one_line = [tick.replace("\n", ", ") for tick in ticks]
+        ax.set_xticks(place, one_line, rotation=45, ha="right", rotation_mode="anchor")
     ax.set(title=title, ylabel="coverage", xlim=(-0.5, len(filled) - 0.5))
     ticks_of_coverage = [tick for tick in ax.get_yticks() if tick <= 1 + 1e-9]
     _axes.legend_above(ax, "upper left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from jaxdrop.mc.plots import _axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+# The height of the titles of the columns, three lines, in inches.
+_TITLES = 0.7
 
 
 @_checks.hinted
@@ -82,7 +85,12 @@ def maps(
             "maps takes images (N, height, width), or with channels, and a summary and truth of"
             f" shape (N, height, width), got {shapes}"
         )
-    ax = _axes.axes(ax)
+    new, ax = ax is None, _axes.axes(ax)
+    if new:  # as high as all rows of images, and the titles
+        figure: Any = ax.figure
+        width, height = figure.get_size_inches()
+        rows = len(shown) * width / len(columns) * shown.shape[1] / shown.shape[2]
+        figure.set_figheight(np.clip(rows + _TITLES, 0.3 * height, 3 * height))
     ax.set_axis_off()
     # What is predicted and what is true have one scale.
     alike = np.stack([values for key, (values, _) in columns.items() if key in ("truth", name)])

@@ -13,6 +13,9 @@ from jaxdrop.mc.plots import _axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# So many points have a tick each.
+_FEW = 6
+
 
 @_checks.hinted
 def standard_error(
@@ -73,6 +76,8 @@ def standard_error(
     )
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
+    if len(passes) <= _FEW:  # between them there may be one power of two, or none
+        ax.set_xticks(passes)
     ax.set(yscale="log", xlabel="number of passes s", ylabel=f"standard error of the mean {name}")
     ax.set_title("What more passes bring")
     _axes.legend(ax)
