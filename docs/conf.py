@@ -49,6 +49,7 @@ default_role = "literal"
 add_module_names = False
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"
 # Longer ones have a line for each argument.
 python_maximum_signature_line_length = 100
 autodoc_default_options = {"no-value": True}

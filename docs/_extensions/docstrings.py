@@ -19,7 +19,7 @@ MODULES = (
     *(f"jaxdrop.mc.{name}" for name in ("acquisition", "conformal", "metrics", "plots")),
 )
 
-_FIELDS = ("attribute", "property")
+_FIELDS = ("attribute", "data", "property")
 _written: dict[str, list[str]] = {}
 
 # `nnx.Dropout` without the library's name in front may be Flax's.

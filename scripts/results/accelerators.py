@@ -143,7 +143,6 @@ def tpu_train(known: Figures) -> str | None:
             cells += ratios(estimate, names, "no dropout")
             cells += [ratio(over(kept, OWN, "no dropout")), f"{counts[0] - counts[1]:.0f}"]
             rows.append(cells)
-    head = ["chips, mesh", "estimated cycles", "temporaries of a device"]
-    head += ["parameters and optimizer", "dropout outside of attention: cycles"]
-    head += ["in the four places: cycles", "temporaries", "collectives more"]
+    head = ["chips, mesh", "cycles", "temporaries", "parameters, optimizer"]
+    head += ["three places: cycles", "four places: cycles", "temporaries", "collectives"]
     return table(head, rows) if rows else None
