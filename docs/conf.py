@@ -61,6 +61,7 @@ napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxdrop"
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_context = {"default_mode": "auto"}
 # All pages in the navigation of each would take minutes to write.

@@ -15,7 +15,7 @@ _UNITS = r"%|B|[KMGT]iB|s|ms|[uµn]s|M|x|±|GB|bits?|bytes?|cores?|tests|nats|pp
 _SPACES = re.compile(
     rf"(?<=\d) (?=(?:{_UNITS})(?![\w/]))|(?<= [x±]) (?=\d)|(?<=[≤≥=<>]) (?=\d)|(?<=\b[np]) (?==)"
 )
-_PARTS = re.compile(r"(?<=[\w)])\^(?P<power>-?\d+)|(?P<paper>arXiv:\d{4}\.\d{4,5})\b")
+_PARTS = re.compile(r"(?<=[\w)])(?:\^|\*\*)(?P<power>-?\d+)|(?P<paper>arXiv:\d{4}\.\d{4,5})\b")
 _AS_IT_IS = (nodes.literal, nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
 
 
