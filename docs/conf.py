@@ -10,12 +10,16 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 project, author = "jaxdrop", "the authors of jaxdrop"
 extensions = [
     "docstrings",
+    "members",
     "names",
     "notebooks",
+    "page_scripts",
     "pictures",
     "references",
     "results_page",
+    "signatures",
     "tables",
+    "typography",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -23,7 +27,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-html_static_path = ["_static", "../examples/ports"]
+html_static_path = ["_static"]
 exclude_patterns = ["_build", "results"]
 templates_path = ["_templates"]
 
@@ -45,6 +49,9 @@ default_role = "literal"
 add_module_names = False
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"
+# Longer ones have a line for each argument.
+python_maximum_signature_line_length = 100
 autodoc_default_options = {"no-value": True}
 autosummary_ignore_module_all = False
 napoleon_numpy_docstring = False
@@ -54,6 +61,7 @@ napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxdrop"
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_context = {"default_mode": "auto"}
 # All pages in the navigation of each would take minutes to write.

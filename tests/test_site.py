@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import jaxdrop
+import jaxdrop.mc
 from docs._extensions import docstrings
 from scripts import pages
 
@@ -100,6 +102,38 @@ def test_docstrings_are_rewritten() -> None:
         "Broken",
         "``a b``.",
     ]
+
+
+def test_attributes_that_share_a_text_have_an_entry_each() -> None:
+    text = [
+        "Attributes:",
+        "  a, b,",
+        "    c: as in `d`,",
+        "    which see.",
+        "  e: one.",
+        "",
+        "f, g: h",
+    ]
+    assert docstrings.rewritten(text) == [
+        "Attributes:",
+        *[
+            f"  {name}: as in ``d``," if line == 0 else "    which see."
+            for name in "abc"
+            for line in (0, 1)
+        ],
+        "  e: one.",
+        "",
+        "f, g: h",
+    ]
+
+
+def test_docstrings_link_their_neighbors_but_no_parameters() -> None:
+    near = docstrings.neighbors("jaxdrop.mc.metrics.ece", jaxdrop.mc.metrics.ece)
+    assert near["reliability"] == "jaxdrop.mc.metrics.reliability"
+    assert "ece" not in near
+    near = docstrings.neighbors("jaxdrop.dropout", jaxdrop.dropout)
+    assert near["drop_path"] == "jaxdrop.drop_path"
+    assert {"key", "zoneout"}.isdisjoint(near)
 
 
 def test_the_readme_takes_a_minute() -> None:

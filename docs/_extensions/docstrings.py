@@ -8,7 +8,8 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 MODULES = (
@@ -17,6 +18,9 @@ MODULES = (
     *(f"jaxdrop.{name}" for name in ("audit", "testing", "mc")),
     *(f"jaxdrop.mc.{name}" for name in ("acquisition", "conformal", "metrics", "plots")),
 )
+
+_FIELDS = ("attribute", "data", "property")
+_written: dict[str, list[str]] = {}
 
 # `nnx.Dropout` without the library's name in front may be Flax's.
 _FLAX = ("nnx.", "linen.")
@@ -43,31 +47,81 @@ def targets() -> dict[str, str]:
     return found
 
 
-def _marked(match: re.Match[str]) -> str:
-    """Code in one pair of backticks: a link if it is a public name, and literal text if not. Before
-    other signs that reStructuredText would read, a backslash.
+def _marked(match: re.Match[str], near: Mapping[str, str]) -> str:
+    """Code in one pair of backticks: a link if it is a public name, or one of those that are near,
+    and literal text if not. Before other signs that reStructuredText would read, a backslash.
     """
     text, behind = match.groups()
     if text is None:
         return "\\" + match[0]
-    full = targets().get(text.removesuffix("()"))
+    name = text.removesuffix("()")
+    full = targets().get(name) or near.get(name)
     found = f":py:obj:`{text} <{full}>`" if full else f"``{text}``"
     return found + ("\\ " + behind if behind else "")
 
 
-def _prose(line: str) -> str:
-    return re.sub(r"`([^`]+)`(\w?)|\*|(?<=\w)_(?!\w)", _marked, line)
+def _prose(line: str, near: Mapping[str, str]) -> str:
+    return re.sub(r"`([^`]+)`(\w?)|\*|(?<=\w)_(?!\w)", lambda match: _marked(match, near), line)
+
+
+def neighbors(full: str, obj: Any) -> dict[str, str]:
+    """What the docstring of an object may call by the last name alone: what is in its module, but
+    for the object itself and what has the name of a parameter. Without an underscore, a name of the
+    functions in `jaxdrop`, or of its layers, may be Flax's.
+    """
+    module = next((each for each in reversed(MODULES) if full.startswith(f"{each}.")), "")
+    if module in ("", "jaxdrop.nnx", "jaxdrop.linen"):
+        return {}
+    parameters = (
+        inspect.signature(obj).parameters if inspect.isroutine(obj) or inspect.isclass(obj) else {}
+    )
+    found = {name.removeprefix(f"{module}."): name for name in _in(module) if name != full}
+    return {
+        short: name
+        for short, name in found.items()
+        if short not in parameters and (module != "jaxdrop" or "_" in short)
+    }
+
+
+@functools.cache
+def _in(module: str) -> tuple[str, ...]:
+    return tuple(name for name in public_names() if name.rpartition(".")[0] == module)
+
+
+def _apart(lines: list[str]) -> Iterator[str]:
+    """Lines, with an entry for each attribute where several share one. Napoleon does so for
+    arguments alone.
+    """
+    rest = [*lines]
+    section: int | None = None
+    while rest:
+        line = rest.pop(0)
+        if line.strip() and section is not None and _indent(line) <= section:
+            section = None
+        if line.strip() == "Attributes:":
+            section = _indent(line)
+        while section is not None and rest and re.fullmatch(r" +(\w+, )*\w+,", line):
+            line = f"{line} {rest.pop(0).lstrip()}"
+        shared = re.fullmatch(r"( +)(\w+(?:, \w+)+):(.*)", line) if section is not None else None
+        if shared is None:
+            yield line
+            continue
+        more = []
+        while rest and rest[0].strip() and _indent(rest[0]) > len(shared[1]):
+            more.append(rest.pop(0))
+        for name in shared[2].split(", "):
+            yield from (f"{shared[1]}{name}:{shared[3]}", *more)
 
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def rewritten(lines: list[str]) -> list[str]:
+def rewritten(lines: list[str], near: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """The docstring in reStructuredText. Backticks may enclose what stands on two lines."""
     found: list[str] = []
     outer, code, blank, table = 0, 0, True, False
-    for line in _joined(lines):
+    for line in _joined([*_apart(lines)]):
         if not line.strip():
             found.append("")
             blank, table = True, False
@@ -85,7 +139,7 @@ def rewritten(lines: list[str]) -> list[str]:
             found.append(line)
         else:
             outer = indent
-            found.append(_prose(line) if not line.lstrip().startswith(">>>") else line)
+            found.append(_prose(line, near) if not line.lstrip().startswith(">>>") else line)
         blank = False
     return found
 
@@ -110,13 +164,22 @@ def _joined(lines: list[str]) -> list[str]:
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = (
-        ["The rules of `jaxdrop.audit.check`."] if name.endswith(".RULES") else rewritten(lines)
-    )
+    lines[:] = rewritten(lines, neighbors(name, obj))
+    if what in _FIELDS:
+        _written[name] = [*lines]
+
+
+def _restore(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon in the first line of a field for its type."""
+    from sphinx.ext.napoleon import GoogleDocstring
+
+    if what in _FIELDS:
+        lines[:] = GoogleDocstring(_written.pop(name), app.config).lines()
 
 
 def setup(app: Any) -> dict[str, Any]:
     app.setup_extension("sphinx.ext.autodoc")
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-process-docstring", _restore, priority=600)
     return {"parallel_read_safe": True}

@@ -18,6 +18,7 @@ from jaxdrop._checks._arrays import broadcasts, is_key, is_real, unwrapped
 from jaxdrop._checks._messages import check_not_traced, quoted, shown
 
 Rate: TypeAlias = float | jax.Array | np.ndarray
+"""The probability of dropping: a number, or an array, traced or not."""
 
 
 def check_rate(rate: Any, name: str = "rate") -> float | jax.Array:

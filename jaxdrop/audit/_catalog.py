@@ -183,3 +183,4 @@ _RULES = [
 ]  # fmt: skip
 
 RULES = {rule.id: rule for rule in _RULES}
+"""The rules of `check`, by id."""

@@ -15,6 +15,7 @@ from jaxdrop.mc import _calls, _chunks, _execution, _groups, _progress
 from jaxdrop.random import _samples
 
 Strategy = Literal["stratified", "antithetic", "independent"]
+"""How the samples of `keys` depend on each other."""
 
 _STRATEGIES = {
     "stratified": _samples.stratified_keys,

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 Kind = Literal["power", "softmax", "softrank"]
+"""How scores become probabilities of being chosen, in `power_sampling`."""
 
 
 @cites("houlsby2011bayesian", "gal2017deep")

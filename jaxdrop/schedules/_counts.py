@@ -12,7 +12,9 @@ import numpy as np
 from jaxdrop import _checks
 
 Count = int | float | jax.Array | np.ndarray
+"""The number of steps that were taken: a number, or a traced scalar."""
 Schedule = Callable[[Count], float | jax.Array]
+"""A function of the number of steps that gives the rate, as Optax's schedules give a step size."""
 
 
 def switch(before: float, after: float, step: int) -> Schedule:

@@ -17,6 +17,7 @@ from jaxdrop.subsets._moves import runs
 from jaxdrop.subsets._subset import Subset, check_groups
 
 Pattern = Literal["unit", "block", "slice"]
+"""Which sets are drawn: of single members, of blocks of them, or of consecutive members."""
 
 
 def draw(

@@ -4,8 +4,11 @@ holds `MEASUREMENTS`; and `DEVICES`, if it needs that many devices of a CPU.
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import pkgutil
+from pathlib import Path
 
 from benchmarks._figures import Measurement
 
@@ -27,6 +30,13 @@ def measurements(suite: str) -> dict[str, Measurement]:
         measure.__name__: measure
         for measure in importlib.import_module(f"benchmarks.{suite}").MEASUREMENTS
     }
+
+
+def about(suite: str) -> str:
+    """What a suite measures, in a sentence or two, by its docstring. Nothing is imported."""
+    found = importlib.util.find_spec(f"benchmarks.{suite}")
+    source = Path(str(found and found.origin)).read_text()
+    return " ".join((ast.get_docstring(ast.parse(source)) or "").split())
 
 
 def devices_of(suite: str) -> int | None:

@@ -118,7 +118,7 @@ def number(value: float | None, unit: str) -> str:
             if value >= 1
             else f"{value * 1e3:.3g} ms"
             if value >= 1e-3
-            else f"{value * 1e6:.3g} us"
+            else f"{value * 1e6:.3g} µs"
         )
     if unit == "B":
         return (
@@ -130,7 +130,7 @@ def number(value: float | None, unit: str) -> str:
         )
     if unit == "x":
         return f"{value:.4g}x"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.2e}"
+    return f"{value:,.0f}" if float(value).is_integer() or value >= 1000 else f"{value:.2e}"
 
 
 def spread(table: Table) -> dict[str, dict[str, dict[str, Any]]]:

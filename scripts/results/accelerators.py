@@ -17,7 +17,7 @@ def gpu(known: Figures) -> str | None:
     names = (OWN, SAME, FLAX, "flax.linen, rbg")
     rows = [
         [
-            f"forward, 2^28 bytes of {dtype}, by a multiplication",
+            f"forward, 256 MiB of {dtype}, over a multiplication",
             *ratios(known.row(GPU, "one call, forward", dtype), names, "multiply"),
         ]
         for dtype in ("bfloat16", "float32")
@@ -27,8 +27,8 @@ def gpu(known: Figures) -> str | None:
     step = known.row(GPU, "training step of the transformer")
     rows.append(
         [
-            "step of a transformer, dropout 0.1 in four places, by the same without (12 layers of"
-            " width 1024, 16 x 1024 tokens)",
+            "step of a transformer (12 layers of width 1024, 16 x 1024 tokens), dropout 0.1 in four"
+            " places, over the same without",
             ratio(over(step, OWN, "no dropout")),
             "",
             ratio(over(step, "flax.nnx", "flax.nnx, no dropout")),
@@ -109,7 +109,7 @@ def scale(known: Figures) -> str | None:
     for case, row in cycles.figures.items():
         none = next(iter(row))
         for name in [*row][1:]:
-            cells = [f"{row[none]:.3g}", ratio(over(row, name, none))]
+            cells = [f"{row[none] / 1e6:.3g} M", ratio(over(row, name, none))]
             pair = sizes(kept.figures[case], (none, name)) if kept else []
             cells.append(" and ".join(pair))
             added = exchanged.figures[case] if exchanged else {}
@@ -117,7 +117,7 @@ def scale(known: Figures) -> str | None:
             cells.append(ratio(over(spent.figures[case], name, none)) if spent else NONE)
             rows.append([f"{case}: {name}, over {none}", *cells])
     head = ["on 256 chips, v5e:16x16", "cycles without", "cycles with / without"]
-    return table([*head, "temporaries", "exchanges", "processor time of compiling"], rows)
+    return table([*head, "temporaries", "exchanges", "processor time to compile"], rows)
 
 
 def tpu_train(known: Figures) -> str | None:
@@ -143,7 +143,6 @@ def tpu_train(known: Figures) -> str | None:
             cells += ratios(estimate, names, "no dropout")
             cells += [ratio(over(kept, OWN, "no dropout")), f"{counts[0] - counts[1]:.0f}"]
             rows.append(cells)
-    head = ["chips, mesh", "estimated cycles", "temporaries of a device"]
-    head += ["parameters and optimizer", "dropout outside of attention: cycles"]
-    head += ["in the four places: cycles", "temporaries", "collectives more"]
+    head = ["chips, mesh", "cycles", "temporaries", "parameters, optimizer"]
+    head += ["three places: cycles", "four places: cycles", "temporaries", "collectives"]
     return table(head, rows) if rows else None

@@ -39,11 +39,11 @@ def readme(known: Figures) -> str | None:
         ],
         ["temporaries of a call, float32 4096 x 4096", *sizes(scratch, (FLAX, SAME, OWN))],
         [
-            "bfloat16, 2^28 bytes, on an NVIDIA H200, by a multiplication",
+            "256 MiB of bfloat16 on an NVIDIA H200, over a multiplication",
             *ratios(gpu, (FLAX, SAME, OWN), "multiply"),
         ],
         [
-            "training step of a transformer on that GPU, by that without dropout",
+            "training step of a transformer on that GPU, over one without dropout",
             ratio(over(step, "flax.nnx", "flax.nnx, no dropout")),
             "",
             ratio(over(step, OWN, "no dropout")),
@@ -77,7 +77,7 @@ def core(known: Figures) -> str | None:
             "1",
         ],
         [
-            "one forward call, float32 4096 x 4096, in multiplications",
+            "one forward call, float32 4096 x 4096, over a multiplication",
             *ratios(once, names, "multiply"),
         ],
         [
@@ -96,12 +96,12 @@ def core(known: Figures) -> str | None:
             *(NONE if each is None else f"{each:.1e}".replace("e-0", "e-") for each in biases),
         ],
         [
-            "compile time of 72 sites, forward and backward",
+            "compile time of 72 sites, forward and backward, over Flax's",
             *ratios(compiling, (OWN, SAME), FLAX),
             "1",
         ],
         [
-            "TPU v5e 2x2, bfloat16 forward, cycles of a multiplication",
+            "TPU v5e 2x2, bfloat16 forward, cycles over those of a multiplication",
             *ratios(tpu, names, "multiply"),
         ],
     ]

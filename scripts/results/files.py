@@ -39,6 +39,11 @@ class Run:
         return str(self.content["suite"])
 
     @property
+    def name(self) -> str:
+        """The suite, and for what it was compiled: there may be several files of such a one."""
+        return f"{self.suite}, {self.content['target']}" if self.compiled else self.suite
+
+    @property
     def quick(self) -> bool:
         """Whether shapes were so small that no figure is worth anything."""
         return bool(self.content.get("quick"))
@@ -58,7 +63,7 @@ class Run:
         """The device."""
         machine = self.content["machine"]
         if self.compiled:
-            return f"compiled for {self.content['target']}"
+            return f"Compiled for TPU {self.content['target']}, not run"
         if machine["backend"] != "cpu":
             return str(machine["device"])
         memory = machine.get("memory")

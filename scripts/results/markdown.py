@@ -8,7 +8,7 @@ from benchmarks._figures import number
 from results.files import Shown
 
 NONE = "not measured"
-# With more cases than these, each is a line in place of a column.
+# With more cases than these, and than candidates, each is a line in place of a column.
 _COLUMNS = 4
 
 
@@ -20,9 +20,13 @@ def ratio(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes."""
+    """Bytes. Number and unit stay on one line, also where a page is read on GitHub."""
     if value is None or value != value:
         return NONE
+    return _size(value).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _size(value: float) -> str:
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= unit:
             return (
@@ -55,7 +59,7 @@ def figures(measured: Shown) -> str:
     """
     made = measured.table
     names, cases = made.candidates, [*made.figures]
-    if len(cases) > _COLUMNS or made.axis:
+    if made.axis or _COLUMNS < len(cases) >= len(names):
         head = [made.axis or "", *names]
         rows = [[_power(case), *(_cell(measured, case, name) for name in names)] for case in cases]
     else:

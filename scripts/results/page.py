@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+import benchmarks
 from benchmarks._figures import Table, number
 from results.compare import LINE, Comparison, comparisons, line
 from results.files import Run
@@ -24,10 +25,12 @@ def provenance(runs: Sequence[Run], suites: Sequence[str]) -> str:
         commit = (run.code.get("commit") or "")[:9] + ("*" if run.code.get("changed") else "")
         minutes = f"{run.minutes:.1f}" if run.minutes is not None else ""
         other = "" if run.other_work is None or run.compiled else f"{run.other_work:.2f}"
-        name = f"[{run.suite}](results/{run.path.name})"
-        places.setdefault(f"{run.where}; {_versions(run)}", []).append(f"`{run.suite}`")
+        name = f"[{run.name}](results/{run.path.name})"
+        places.setdefault(f"{run.where}; {_versions(run)}", []).append(f"`{run.name}`")
         rows.append([name, run.date or "", commit, minutes, other, _state(run)])
-    head = ["suite", "date", "code", "minutes", "cores of other work", ""]
+    head = ["suite", "date", "code", "minutes", "cores of other work", "remarks"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     missing = [suite for suite in suites if suite not in {run.suite for run in runs}]
     lines = [table(head, rows) if rows else "Nothing has been measured."]
     lines.append("\n".join(f"- {place}: {', '.join(found)}" for place, found in places.items()))
@@ -61,7 +64,7 @@ def _ratios(found: Sequence[Comparison]) -> str:
     rows = [line(each) for each in found]
     above = sum(each.ratio > 1 for each in found)
     summary = (
-        f"{len(found)} ratios, {above} of them above 1; the middle one is"
+        f"{len(found)} ratios, {above} of them above 1; the median is"
         f" {ratio(found[len(found) // 2].ratio)}, the smallest {found[-1].ratio:.2g}."
     )
     rest = ""
@@ -78,13 +81,14 @@ def bars(runs: Sequence[Run]) -> str:
             reached = bar.get("reached")
             verdict = {True: "reached", False: "**missed**", None: "not judged"}[reached]
             value, bound = (number(bar[name], bar["unit"]) for name in ("value", "bound"))
-            rows.append((reached is not False, run, bar, value, f"{bar['sign']} {bound}", verdict))
+            sign = {"<=": "≤", ">=": "≥"}.get(bar["sign"], bar["sign"])
+            rows.append((reached is not False, run, bar, value, f"{sign} {bound}", verdict))
     rows.sort(key=lambda row: row[0])
     if not rows:
         return "Nothing has been measured."
     lines = [[run.suite, bar["figure"], v, b, verdict] for _, run, bar, v, b, verdict in rows]
     missed = sum(not row[0] for row in rows)
-    head = ["suite", "figure", "measured", "bar", ""]
+    head = ["suite", "figure", "measured", "bar", "verdict"]
     parts = [f"{missed} of {len(rows)} bars are missed."]
     if missed:
         parts.append(table(head, lines[:missed]))
@@ -124,7 +128,9 @@ def suites(runs: Sequence[Run]) -> str:
     """Every table of every suite."""
     parts = []
     for run in runs:
-        lines = [f"### {run.suite}", f"{run.where}. {_state(run)}".strip()]
+        lines = [f"### {run.name}", f"{_about(run)} {run.where}. {_state(run)}".strip()]
+        if any(each.table.axis for each in run.tables):
+            lines.append("[How it grows](#how-it-grows) has its curves.")
         for each in run.tables:
             if each.table.axis:
                 continue
@@ -132,6 +138,15 @@ def suites(runs: Sequence[Run]) -> str:
         lines += [f"- {_plain(note)}" for note in run.notes]
         parts.append("\n\n".join(filter(None, lines)))
     return "\n\n".join(parts) if parts else "Nothing has been measured."
+
+
+def _about(run: Run) -> str:
+    """What a suite measures, by the docstring of its module."""
+    if run.suite in benchmarks.names():
+        return benchmarks.about(run.suite)
+    if run.compiled:
+        return f"`python scripts/compile_tpu.py {run.suite.removeprefix('tpu-')}`."
+    return "`python scripts/check_accelerator.py`."
 
 
 def _state(run: Run) -> str:

@@ -8,14 +8,20 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterMathtext,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from benchmarks._figures import Table, number
 from results.markdown import size
 
 INKS = {"light": "#222832", "dark": "#dbe0e6"}
 """Of text and axes, in each theme of the site."""
-_AXES = {"s": "time of a call", "B": "bytes"}
 # This library's candidates in these colors, others in those; both are told apart on white and on
 # black, and so are markers, without colors.
 _OURS = ("#1f77d0", "#17a398", "#7b6ce0")
@@ -99,7 +105,7 @@ def _scale(axes: mpl.axes.Axes, table: Table, bottom: float) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     if table.unit == "B":
         top = max([*values, 2.0**10])
-        ticks = [bottom, *(2.0**power for power in range(10, 50, 5) if 2.0**power < 2 * top)]
+        ticks = [bottom, *(2.0**power for power in range(15, 50, 5) if 2.0**power < 2 * top)]
         axes.yaxis.set_major_locator(FixedLocator(ticks))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y <= bottom else size(y)))
@@ -108,10 +114,15 @@ def _scale(axes: mpl.axes.Axes, table: Table, bottom: float) -> None:
         low, high = min(values, default=1), max(values, default=1)
         if high < 200 * low:
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y, "s")))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _time(y)))
     else:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
-    axes.set_ylabel(_AXES.get(table.unit, table.title.split(",")[0]))
+        axes.yaxis.set_major_formatter(LogFormatterMathtext())
+    name = table.title.split(",")[0]
+    axes.set_ylabel("time of a call" if name == "time" else name)
+
+
+def _time(value: float) -> str:
+    return f"{value:g} s" if value >= 1 else number(value, "s")
 
 
 def _power(value: float) -> str:

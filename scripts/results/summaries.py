@@ -83,16 +83,16 @@ def samples(known: Figures) -> str | None:
     many, few = (next(iter(row.values()), math.nan) for row in memory)
     rows = [
         [
-            "time, by that of the matrix products alone",
+            "time over that of the matrix products alone",
             *ratios(times, ours, "matrix products alone"),
         ],
         [
-            "Flax under `vmap`; in a loop: time by this",
+            "time of Flax under `vmap`, and in a loop, over this",
             *by("flax.linen, vmap, threefry", "flax.linen, jit, loop"),
         ],
-        ["PyTorch in a loop; Keras: time by this", *by("torch, loop", "keras, loop")],
+        ["time of PyTorch in a loop, and of Keras, over this", *by("torch, loop", "keras, loop")],
         ["squared error of the mean of 32 samples, digits", "1", error],
-        ["temporaries of `mc.moments`, 10000 samples by 100", ratio(many / few), ""],
+        ["temporaries of `mc.moments`, 10000 samples over 100", ratio(many / few), ""],
     ]
     return table(["", "independent keys", "stratified keys"], rows)
 

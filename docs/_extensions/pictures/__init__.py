@@ -23,7 +23,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
-from . import graphs, images, models, sequences
+from . import diagrams, graphs, images, models, sequences
 from .panels import THEMES, Panels
 
 
@@ -99,6 +99,7 @@ class Gallery(SphinxDirective):
 def draw(app: Any) -> None:
     folder = _STATIC / _FOLDER
     folder.mkdir(exist_ok=True)
+    diagrams.figure().savefig(folder / "diagrams.png", dpi=160)
     for name, family in FAMILIES.items():
         panels = family.panels()
         for theme, colors in THEMES.items():

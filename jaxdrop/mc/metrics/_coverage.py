@@ -14,6 +14,7 @@ from jaxdrop.mc import _inputs, _reduction
 from jaxdrop.mc._reduction import masked, reduction
 
 Proportion = Literal["interval", "quantile"]
+"""What share is counted: of observations inside the central interval, or below the quantile."""
 
 
 @cites("kuleshov2018accurate", "chung2021uncertainty")
