@@ -103,7 +103,7 @@ def references_of(cited: Any) -> References:
     """The works of a function, a class or an object; none if it has none. A layer has those of its
     function.
     """
-    for each in (cited, getattr(cited, "function", None)):
+    for each in (cited, getattr(cited, "_function", None)):
         found = getattr(each, "_references", None)
         if isinstance(found, References):
             return found

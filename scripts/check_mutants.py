@@ -61,7 +61,7 @@ TESTS = {
     r"functional/attention/_linear": (
         "functional/test_attention_linear functional/test_attention_kernels"
     ),
-    r"functional/attention/_derivative": (
+    r"functional/attention/_(derivative|transpose)": (
         "functional/test_attention functional/test_attention_tpu functional/test_attention_kernels"
     ),
     r"functional/attention/.*": (

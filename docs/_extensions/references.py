@@ -71,7 +71,7 @@ def lines() -> list[str]:
     for name in public_names():
         module, _, short = name.rpartition(".")
         one = getattr(importlib.import_module(module), short)
-        if module != "jaxdrop.linen" and not hasattr(one, "function"):
+        if module != "jaxdrop.linen" and not hasattr(one, "_function"):
             for key in references_of(one).works():
                 users[key].append(name)
     return [line(entries()[key], names) for key, names in users.items()]

@@ -59,6 +59,7 @@ def transposed(
 
 
 def of(moving: Moving, *each: Any) -> Tangents:
+    """Of what belongs to each of `Tangents`, that of those that are moving."""
     return Tangents(*(x if moves else None for x, moves in zip(each, moving, strict=True)))
 
 
