@@ -153,6 +153,9 @@ def _over_queries(e: jax.Array, x: jax.Array, products: dict[str, Any]) -> jax.A
     if _target.platform() != "cpu":
         return jnp.einsum("...kgqs,...kgqd->...ksd", e, x, **products)
     # The product of a CPU would begin with a transpose of `e`. So `x` is transposed, and the
-    # result; the barrier keeps XLA from making one of both.
+    # result.
     found = jnp.einsum("...kgqd,...kgqs->...kds", x, e, **products)
-    return lax.optimization_barrier(found).mT
+    if x.dtype.itemsize == 2:
+        # XLA would make one product of both, which it then cannot compute of these dtypes.
+        found = lax.optimization_barrier(found)
+    return found.mT
