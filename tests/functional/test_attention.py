@@ -735,6 +735,14 @@ def test_gradients_of_many_blocks_are_as_exact_as_of_one(dtype: Any) -> None:
         assert error < 1.3 * of_one
 
 
+def test_a_negative_scale_is_a_scale_of_turned_queries() -> None:
+    """Also where exponentials overflow unless the maximum is that of the scaled scores."""
+    q, k, v, _ = Case().operands()
+    negative, positive = (Case(options={"scale": scale}).at(KEY) for scale in (-60.0, 60.0))
+    found, expected = quick(negative)(q, k, v), quick(positive)(-q, k, v)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_matrices_are_multiplied_in_the_precision_of_the_operands() -> None:
     """In the backward pass, too: a product of float32 takes a GPU several times as long."""
     case = Case(block_sizes=(16, 16), options={"is_causal": True})
