@@ -114,6 +114,17 @@ def test_sparsification() -> None:
     )
 
 
+@pytest.mark.parametrize("draw", [plots.risk_coverage, plots.sparsification])
+def test_errors_may_be_booleans(draw: Callable[..., pyplot.Axes]) -> None:
+    wrong = ERRORS > np.median(ERRORS)
+    drawn = [
+        lines(draw(errors, SUMMARY.predictive_entropy)) for errors in (wrong, wrong.astype(int))
+    ]
+    assert drawn[0].keys() == drawn[1].keys()
+    for name in drawn[0]:
+        close(drawn[0][name], drawn[1][name])
+
+
 @pytest.mark.parametrize("size", [(6.4, 4.8), (3.5, 2.5)])
 @pytest.mark.parametrize("draw", [plots.risk_coverage, plots.sparsification])
 def test_legends_hide_no_curve(draw: Callable[..., pyplot.Axes], size: tuple[float, float]) -> None:

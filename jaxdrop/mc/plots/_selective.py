@@ -49,7 +49,7 @@ def risk_coverage(
     curves = [
         (curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in several
     ]
-    oracle = metrics.risk_coverage(errors, errors, where=where)
+    oracle = metrics.risk_coverage(errors, 1 * np.asarray(errors), where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
         ax.plot(
@@ -109,7 +109,7 @@ def sparsification(
     curves = [
         (curve, metrics.sparsification(errors, curve.values, where=where)) for curve in several
     ]
-    best = metrics.sparsification(errors, errors, where=where)
+    best = metrics.sparsification(errors, 1 * np.asarray(errors), where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
         ax.plot(
