@@ -116,7 +116,7 @@ def test_sparsification() -> None:
 
 @pytest.mark.parametrize("draw", [plots.risk_coverage, plots.sparsification])
 def test_errors_may_be_booleans(draw: Callable[..., pyplot.Axes]) -> None:
-    wrong = ERRORS > np.median(ERRORS)
+    wrong = np.median(ERRORS) < ERRORS
     drawn = [
         lines(draw(errors, SUMMARY.predictive_entropy)) for errors in (wrong, wrong.astype(int))
     ]
