@@ -65,9 +65,9 @@ def _prose(line: str, near: Mapping[str, str]) -> str:
 
 
 def neighbors(full: str, obj: Any) -> dict[str, str]:
-    """What the docstring of an object may call by the last name alone: what is in its module, but
-    for the object itself and what has the name of a parameter. Without an underscore, a name of the
-    functions in `jaxdrop`, or of its layers, may be Flax's.
+    """Full names of the objects beside this one in its module, by their last names, which its
+    docstring may use alone. Names of its parameters mean these. Since `Dropout` or `relu` may be
+    Flax's, in `jaxdrop` only names with an underscore count, in `jaxdrop.nnx` and `.linen` none.
     """
     module = next((each for each in reversed(MODULES) if full.startswith(f"{each}.")), "")
     if module in ("", "jaxdrop.nnx", "jaxdrop.linen"):

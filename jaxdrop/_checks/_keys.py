@@ -83,8 +83,12 @@ def check_keys(key: Any, caller: str, name: str = "key", call: str = "") -> jax.
             f"{name} is an {type(key).__name__} of Flax, from which keys are taken:"
             f" {caller}({take}, ...)."
         )
-    order = f" Keys come first: {caller}(key, ...)." if name == "key" else ""
+    order = ""
+    if call:
+        order = f" The order of the arguments is {call}."
+    elif name == "key":
+        order = f" Keys come first: {caller}(key, ...)."
     raise TypeError(
         f"{name} must be a JAX PRNG key, such as jaxdrop.key(0) or jax.random.key(0), but it is"
-        f" {quoted(key)}.{f' The order of the arguments is {call}.' if call else order}"
+        f" {quoted(key)}.{order}"
     )

@@ -61,11 +61,14 @@ def argument(path: Sequence[Any]) -> str:
     return f"input {first.idx + 1}{inner}" if kind.idx == 0 else f"{first.key}{inner}"
 
 
+_AMONG_INPUTS = "among the inputs"
+
+
 def places(inputs: Sequence[str], held: Sequence[str]) -> str:
     """Where keys come from that do not follow the key of the function: some inputs, or variables
     of the model.
     """
-    found = [f"among the inputs ({', '.join(inputs)})"] * bool(inputs)
+    found = [f"{_AMONG_INPUTS} ({', '.join(inputs)})"] * bool(inputs)
     found += [f"held by the model ({', '.join(held)})"] * bool(held)
     return " or ".join(found or ["made or held by its code"])
 
@@ -153,7 +156,7 @@ def nothing_random(name: str, found: Collection[Layer], fixed: str) -> ValueErro
     itself = (
         "\n3. if the model takes its key as an input, it needs no stochastic: "
         "jaxdrop.mc.predict(lambda key: model(x, key), keys)."
-        if "among the inputs" in fixed
+        if _AMONG_INPUTS in fixed
         else ""
     )
     return ValueError(

@@ -11,7 +11,7 @@ from jaxdrop.audit._places import Place
 
 
 def other_draws(mask: Node) -> list[Draw]:
-    """The draws of the other masks in an array of which a mask is an element."""
+    """Several masks may stand in one array, of which a layer takes one: the draws of the others."""
     draws = (row.rand for part in parts_of(mask) for row in rows_of(part.inputs[0]))
     return [draw for draw in draws if draw is not None and draw is not mask.rand]
 

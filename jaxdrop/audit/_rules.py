@@ -34,7 +34,7 @@ class Audit:
         return [each for each in self.found if each.site.rate != 0]
 
     def drops_weights(self, found: Found) -> bool:
-        """Whether what is dropped are weights."""
+        """Whether a site drops weights, and not activations."""
         data = found.first.data
         return data.deps != 0 and self.only_weights(data)
 

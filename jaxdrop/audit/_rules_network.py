@@ -15,9 +15,9 @@ _PATHS = ("drop_path", "drop path", "shake_drop", "layer_drop", "layer drop")
 
 @rule("JD303")
 def before_batch_norm(audit: Audit) -> Iterator[Seen]:
-    """What is dropped reaches a product with an inverse deviation of channels. A residual branch
-    that is dropped as a whole may reach it by the residual stream: so the paper of stochastic depth
-    has it, and there is no other place for it.
+    """A BatchNorm, seen as a product with the inverse deviation of each channel, is computed from
+    what is dropped. A residual branch that is dropped as a whole is followed only up to its sum
+    with the stream: the next block may begin with a BatchNorm, as in the paper of stochastic depth.
     """
     norms = {node.number for node in audit.program.walk.graph.nodes if _is_batch_norm(node)}
     if not norms:
@@ -104,8 +104,8 @@ def _before(node: Node, inner: Node, axis: int) -> int | None:
 
 @rule("JD305")
 def behind_the_last_layer(audit: Audit) -> Iterator[Seen]:
-    """What is dropped comes from a linear map, or is its softmax, and reaches neither weights nor a
-    sum.
+    """The output of a linear map, or its softmax, is dropped, and no layer and no residual stream
+    takes it.
     """
     for found in audit.drawn():
         data = found.first.data

@@ -42,12 +42,10 @@ def line(summary: Any, shape: Callable[[], str], means: Callable[[], dict[str, A
             said = [f"{name} {array.mean():.2g}" for name, array in means().items() if array.size]
     except _UnknownError:
         said = []
-    what = ", ".join(part for part in parts if part)
-    values = f"; mean {', '.join(said)}" if said else ""
-    return f"{name}({what}{values})"
+    return _line(name, ", ".join(part for part in parts if part), said)
 
 
-def parts(summary: Any, what: str, names: tuple[str, ...]) -> str:
+def short_line(summary: Any, what: str, names: tuple[str, ...]) -> str:
     """`Name(<what>; mean <name> 0.21, <name> 0.05)`, of fields that are single arrays."""
     said = []
     for name in names:
@@ -59,8 +57,12 @@ def parts(summary: Any, what: str, names: tuple[str, ...]) -> str:
                     said.append(f"{name} {values.mean():.2g}")
         except (_UnknownError, AttributeError, TypeError, ValueError):  # several arrays, or none
             pass
-    told = f"; mean {', '.join(said)}" if said else ""
-    return f"{type(summary).__name__}({what}{told})"
+    return _line(type(summary).__name__, what, said)
+
+
+def _line(name: str, what: str, means: list[str]) -> str:
+    values = f"; mean {', '.join(means)}" if means else ""
+    return f"{name}({what}{values})"
 
 
 def html(summary: Any) -> str:

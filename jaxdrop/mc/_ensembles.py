@@ -43,7 +43,7 @@ class Ensemble:
     """The mean over members of the uncertainty that the samples of a member do not agree on."""
 
     def __repr__(self) -> str:
-        return _describe.parts(self, repr(self.summary), ("between", "within"))
+        return _describe.short_line(self, repr(self.summary), ("between", "within"))
 
 
 @cites(Ensemble)

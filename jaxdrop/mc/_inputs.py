@@ -211,8 +211,13 @@ def fraction(name: str, x: Number, *, whole: bool = False) -> None:
     """Checks, where `x` is known, that all of it lies between 0 and 1, both left out, or 1 too if
     `whole`.
     """
-    if not holds(lambda x: (x > 0) & ((x <= 1) if whole else (x < 1)), x):
+    if not holds(lambda x: is_fraction(x, whole), x):
         raise ValueError(f"{name} must lie in (0, 1{']' if whole else ')'}, got {range_of(x)}")
+
+
+def is_fraction(x: Any, whole: bool) -> Any:
+    """Whether each entry lies between 0 and 1, both left out, or 1 too if `whole`."""
+    return (x > 0) & ((x <= 1) if whole else (x < 1))
 
 
 def are_probabilities(probs: Any) -> Any:

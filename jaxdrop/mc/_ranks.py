@@ -39,8 +39,7 @@ class Share(NamedTuple):
             high = np.floor(scaled)
             parts = np.int32(high), np.float32(scaled - high), np.float32(2.0**-22)
             return cls(*map(jnp.asarray, parts))
-        inside = (level > 0) & ((level <= 1) if whole else (level < 1))
-        level = _inputs.nan_unless(inside, level) * _PARTS
+        level = _inputs.nan_unless(_inputs.is_fraction(level, whole), level) * _PARTS
         floor = jnp.floor(level)
         slack = jnp.maximum(level * jnp.finfo(level.dtype).eps / 2, 2.0**-22).astype(jnp.float32)
         return cls(floor.astype(jnp.int32), (level - floor).astype(jnp.float32), slack)

@@ -96,7 +96,7 @@ class Directory:
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(
                 f"path must be that of a directory, for one file a batch, but {path} is a file."
-                f" results.save writes one file."
+                " results.save writes one file."
             )
         path.mkdir(parents=True, exist_ok=True)
         if not (path / _MANIFEST).exists():

@@ -116,6 +116,11 @@ def lead_of(plan: Plan, operands: Operands) -> Lead | None:
     )
 
 
+def kept_of(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`x` with zeros where the mask drops; `x` itself without one."""
+    return x if mask is None else jnp.where(mask, x, 0)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -181,8 +186,8 @@ class Scores:
 
     def values(self, mask: jax.Array | None, p: jax.Array, v: jax.Array) -> jax.Array:
         """The weights `p` that the mask keeps, times the values."""
-        kept = p if mask is None else jnp.where(mask, p, 0)
-        return jnp.einsum("...kgqs,...ksd->...kgqd", kept.astype(v.dtype), v, **self.products)
+        kept = kept_of(p, mask).astype(v.dtype)
+        return jnp.einsum("...kgqs,...ksd->...kgqd", kept, v, **self.products)
 
     def start(self, q: jax.Array, tree: Any) -> tuple[jax.Array, jax.Array]:
         """Where a sum over blocks of keys starts: zeros, one for each query of `q`, and one for
@@ -214,11 +219,9 @@ class Scores:
             random.bits_at(self.operands.key, (*before, *place), shape), self.operands.threshold
         )
 
-    def over_columns(
-        self, i: jax.Array, block: Callable[[jax.Array | None, T, Any], T], carry: T, xs: Any
-    ) -> T:
-        """`carry = block(here, carry, x)` for each block of keys. `here` says whether a query of
-        block `i` may see one of its keys; None if nobody asked.
+    def over_columns(self, i: jax.Array, block: Callable[[T, Any], T], carry: T, xs: Any) -> T:
+        """`carry = block(carry, x)` for each block of keys of which a query of block `i` may see
+        one; the others leave the carry as it is.
 
         Each turn is under `jax.checkpoint`: the backward pass gets the carry of the turn and
         computes the rest again.
@@ -227,7 +230,10 @@ class Scores:
 
         @rematerialized
         def step(carry: T, x: tuple[jax.Array | None, Any]) -> tuple[T, None]:
-            return block(x[0], carry, x[1]), None
+            here, each = x
+            if here is None:
+                return block(carry, each), None
+            return lax.cond(here, lambda carry: block(carry, each), lambda same: same, carry), None
 
         if self.plan.counts[1] == 1:
             return step(carry, (None, jax.tree.map(lambda x: x[0], xs)))[0]

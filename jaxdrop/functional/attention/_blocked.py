@@ -110,11 +110,7 @@ def _forward(
     scores = Scores.of(plan, operands, lead)
 
     def rows(i: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        def block(here: jax.Array | None, carry: _Softmax, j: jax.Array) -> _Softmax:
-            more = functools.partial(seen, j)
-            return more(carry) if here is None else lax.cond(here, more, lambda same: same, carry)
-
-        def seen(j: jax.Array, carry: _Softmax) -> _Softmax:
+        def block(carry: _Softmax, j: jax.Array) -> _Softmax:
             top, total, out = carry
             s, factor = scores.logits(i, j, q)
             higher = jnp.maximum(top, s.max(-1) * factor)

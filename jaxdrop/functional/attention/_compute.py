@@ -32,6 +32,17 @@ class Settings(NamedTuple):
     spec: PartitionSpec | None
 
 
+def as_masks(*inside: jax.Array | None) -> list[jax.Array]:
+    """Which queries, and which keys, are no padding, as masks of the weights; those that there
+    are.
+    """
+    return [
+        jnp.expand_dims(x, axes)
+        for x, axes in zip(inside, ((-3, -1), (-3, -2)), strict=True)
+        if x is not None
+    ]
+
+
 def only(inside: jax.Array | None, x: jax.Array) -> jax.Array:
     """`x`, of shape `(batch..., length, heads, depth)`, with zeros where it is padding.
 
@@ -149,12 +160,8 @@ def _blocked_attention(
         kernels={None: None, "xla": False, "pallas": True}[settings.implementation],
         parts=parts,
     )
-    segments, offset, (of_queries, of_keys) = arrays.segments, arrays.offset, arrays.inside
-    allowed = list(arrays.allowed)
-    if of_queries is not None:
-        allowed.append(jnp.expand_dims(of_queries, (-3, -1)))
-    if of_keys is not None:
-        allowed.append(jnp.expand_dims(of_keys, (-3, -2)))
+    segments, offset = arrays.segments, arrays.offset
+    allowed = [*arrays.allowed, *as_masks(*arrays.inside)]
     if segments is not None:
         segments = (
             jnp.expand_dims(segments[0], (head, head + 1, -1)),

@@ -57,18 +57,12 @@ def _of_part(
         biases = _split(bias, -1, plan.counts[1])
 
         def block(
-            here: jax.Array | None,
-            carry: tuple[jax.Array, jax.Array],
-            x: tuple[jax.Array, Tangents],
+            carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, Tangents]
         ) -> tuple[jax.Array, jax.Array]:
             j, part = x
             part = part._replace(q=d.q, bias=bias if part.bias is None else part.bias)
-
-            def add(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-                found = _of_block(Block(scores, top, total, i, j), part)
-                return carry[0] + found[0], carry[1] + found[1]
-
-            return add(carry) if here is None else lax.cond(here, add, lambda same: same, carry)
+            found = _of_block(Block(scores, top, total, i, j), part)
+            return carry[0] + found[0], carry[1] + found[1]
 
         zeros, initial = scores.start(at(operands.q, i, plan.blocks[0], -2), (operands, moving))
         xs = jnp.arange(plan.counts[1], dtype=jnp.int32), Tangents(None, keys, values, biases)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdrop import _checks, _mapped_axes, masks
 from jaxdrop.functional.attention import _block_sizes, _weights
-from jaxdrop.functional.attention._compute import only
+from jaxdrop.functional.attention._compute import as_masks, only
 from jaxdrop.functional.attention._function import dot_product_attention
 from jaxdrop.functional.attention._layout import Arrays
 from jaxdrop.functional.attention._shapes import Shapes, check_spec
@@ -97,8 +97,7 @@ def flax_dot_product_attention(
     axes, parts = _mapped_axes.names_and_size(layout, [len(shapes.batch)])
     of_queries, of_keys = shapes.padding(query_seq_lengths, key_value_seq_lengths, axes)
     allowed = [] if mask is None else [shapes.like_weights("mask", mask, jnp.bool_)]
-    allowed += [] if of_queries is None else [jnp.expand_dims(of_queries, (-3, -1))]
-    allowed += [] if of_keys is None else [jnp.expand_dims(of_keys, (-3, -2))]
+    allowed += as_masks(of_queries, of_keys)
     if segment_ids is not None:
         mine, others = shapes.segments(segment_ids)
         allowed.append(jnp.expand_dims(mine, (-3, -1)) == jnp.expand_dims(others, (-3, -2)))

@@ -5,7 +5,8 @@ cotangents `a` of `(D W) v + (D P) dv` and `b` of `dL`,
 
 JAX derives the same from the derivative, but its sums over blocks have the dtype of the operands:
 with many blocks of bfloat16, much of a gradient would be rounding. Here they are of float32. And
-each block adds to its part of a sum in place, where JAX adds whole arrays that are else zero.
+JAX makes, for each block of queries, an array of what it adds to the gradients of all keys. Here
+each block adds to its part of the sum, in place.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jax import lax
 
 from jaxdrop import _numerics
 from jaxdrop.functional.attention import _target
-from jaxdrop.functional.attention._block import Lead, Operands, Plan, Scores
+from jaxdrop.functional.attention._block import Lead, Operands, Plan, Scores, kept_of
 from jaxdrop.functional.attention._derivative import Block, Tangents, weights
 from jaxdrop.functional.attention._parts import by_parts
 from jaxdrop.functional.attention._splitting import anchor, at, put
@@ -59,7 +60,7 @@ def transposed(
 
 
 def of(moving: Moving, *each: Any) -> Tangents:
-    """Of what belongs to each of `Tangents`, that of those that are moving."""
+    """`Tangents` of these, with None for what is not moving."""
     return Tangents(*(x if moves else None for x, moves in zip(each, moving, strict=True)))
 
 
@@ -77,10 +78,9 @@ def _of_part(
     zero = anchor((operands, given)).astype(wide)
 
     def row(sums: Tangents, i: jax.Array) -> tuple[Tangents, None]:
-        def block(here: jax.Array | None, sums: Tangents, j: jax.Array) -> Tangents:
+        def block(sums: Tangents, j: jax.Array) -> Tangents:
             add = functools.partial(_added, Block(scores, top, total, i, j), given)
-            within = functools.partial(_within, add, _OF_KEYS, j, columns)
-            return within(sums) if here is None else lax.cond(here, within, lambda same: same, sums)
+            return _within(add, _OF_KEYS, j, columns, sums)
 
         def over_columns(sums: Tangents) -> Tangents:
             return scores.over_columns(i, block, sums, jnp.arange(counts[1], dtype=jnp.int32))
@@ -125,13 +125,12 @@ def _added(block: Block, given: Cotangents, sums: Tangents) -> Tangents:
     operands, (rows, columns) = scores.operands, scores.plan.blocks
     (p, mask), a = weights(block, operands.scale), at(given.out, i, rows, -2)
     if sums.v is not None:
-        kept = (p if mask is None else jnp.where(mask, p, 0)).astype(a.dtype)
+        kept = kept_of(p, mask).astype(a.dtype)
         sums = sums._replace(v=sums.v + _over_queries(kept, a, products))
-    if sums._replace(v=None) == (None,) * 4:
+    if all(x is None for x in (sums.q, sums.k, sums.bias)):
         return sums
     e = jnp.einsum("...kgqd,...ksd->...kgqs", a, at(operands.v, j, columns, -2), **products)
-    e = e if mask is None else jnp.where(mask, e, 0)
-    e = p * (e + at(given.spread, i, rows, -1)[..., None])
+    e = p * (kept_of(e, mask) + at(given.spread, i, rows, -1)[..., None])
     if sums.bias is not None:
         shared = [axis for axis, of in enumerate(sums.bias.shape) if of != e.shape[axis]]
         more = e.sum(shared, keepdims=True)

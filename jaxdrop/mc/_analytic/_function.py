@@ -44,7 +44,7 @@ class Analytic:
         leaves = jax.tree.leaves(self.mean)
         shape = f"shape {np.shape(leaves[0])}" if len(leaves) == 1 else f"{len(leaves)} arrays"
         some = f"; linearized: {len(self.linearized)}" if self.linearized else ""
-        return _describe.parts(self, f"{self.precision}, {shape}{some}", ("std",))
+        return _describe.short_line(self, f"{self.precision}, {shape}{some}", ("std",))
 
     @property
     def std(self) -> Any:

@@ -178,9 +178,9 @@ def ready(judged: Predictions, binary: bool, logs: bool = False) -> tuple[jax.Ar
         return x if binary else x[..., None]
 
     given = jnp.where(along(possible), judged.given, jnp.nan)
-    if binary:  # rounding may give more than 1
-        given = jnp.where(given > (0 if logs else 1), 0 if logs else 1, given)
-        given = given if logs else jnp.where(given < 0, 0, given)
+    if binary:  # rounding may leave the range, at whose ends `clip` would halve the slope
+        least, most = (-jnp.inf, 0) if logs else (0, 1)
+        given = jnp.where(given > most, most, jnp.where(given < least, least, given))
     where = None if judged.where is None else along(judged.where)
     return labels, masked(where, given, np.log(0.5) if logs else 0.5)
 

@@ -49,7 +49,7 @@ def risk_coverage(
     curves = [
         (curve, metrics.risk_coverage(errors, curve.values, where=where)) for curve in several
     ]
-    oracle = metrics.risk_coverage(errors, 1 * np.asarray(errors), where=where)
+    oracle = metrics.risk_coverage(errors, _perfect(errors), where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
         ax.plot(
@@ -109,7 +109,7 @@ def sparsification(
     curves = [
         (curve, metrics.sparsification(errors, curve.values, where=where)) for curve in several
     ]
-    best = metrics.sparsification(errors, 1 * np.asarray(errors), where=where)
+    best = metrics.sparsification(errors, _perfect(errors), where=where)
     ax = _axes.axes(ax)
     for curve, found in curves:
         ax.plot(
@@ -131,3 +131,8 @@ def _random(ax: Axes, level: _inputs.Number, label: str) -> None:
     ax.axhline(
         float(np.asarray(level)), color=_axes.GRAY, linewidth=0.8, linestyle=":", label=label
     )
+
+
+def _perfect(errors: _inputs.ArrayLike) -> np.ndarray:
+    """The uncertainty that knows the errors: these as numbers, also where they are booleans."""
+    return 1 * np.asarray(errors)
